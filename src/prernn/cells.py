@@ -1,0 +1,125 @@
+"""Gate equations: pure functions of gate inputs, state and the recurrent products.
+
+A cell says how many gates and state tensors it has, which ranges of gates share a recurrent product
+(``groups``), and how a step goes. It holds no weights. Gate inputs ``u`` are ``(N, G, D)``, state tensors
+``(N, D)``; ``products[k](h)`` is ``W_hh h + b`` for the gates of ``groups[k]``, ``(N, last-first, D)``.
+
+A new cell is one class and one line in `CELLS`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+State = tuple[Tensor, ...]
+Product = Callable[[Tensor], Tensor]
+
+
+class Cell(Protocol):
+    """What every cell offers."""
+
+    @property
+    def gates(self) -> tuple[str, ...]:
+        """Names of the gates, in order."""
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Names of the state tensors; the first is the output."""
+
+    @property
+    def groups(self) -> tuple[tuple[int, int], ...]:
+        """Ranges of gates that share a recurrent product."""
+
+    @property
+    def own_gate(self) -> int:
+        """The gate that keeps the CNN's own weights when a layer is converted."""
+
+    def step(self, u: Tensor, state: State, products: list[Product]) -> State:
+        """The next state; its first tensor is also the output."""
+
+
+ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
+
+
+@dataclass(frozen=True)
+class VRNNCell:
+    """Vanilla recurrence ``h_t = H(u_t + W_hh h_{t-1})`` (PreRNN, eqs. 1 and 5)."""
+
+    activation: Callable[[Tensor], Tensor] = torch.tanh
+    gates: tuple[str, ...] = ("h",)
+    states: tuple[str, ...] = ("h",)
+    groups: tuple[tuple[int, int], ...] = ((0, 1),)
+    own_gate: int = 0
+
+    def step(self, u, state, products):
+        return (self.activation((u + products[0](state[0])).squeeze(1)),)
+
+
+@dataclass(frozen=True)
+class LSTMCell:
+    """Long short-term memory, gates in torch's order i, f, g, o (PreRNN, eqs. 2, 8 and 11; g is the paper's c~)."""
+
+    gates: tuple[str, ...] = ("i", "f", "g", "o")
+    states: tuple[str, ...] = ("h", "c")
+    groups: tuple[tuple[int, int], ...] = ((0, 4),)
+    own_gate: int = 2
+
+    def step(self, u, state, products):
+        h, c = state
+        i, f, g, o = (u + products[0](h)).unbind(1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+
+@dataclass(frozen=True)
+class GRUCell:
+    """Gated recurrent unit, gates in the order r, z, n (PreRNN, eqs. 3, 9 and 12; n is the paper's h~).
+
+    ``reset="before"`` (eq. 3) resets the state before the product, ``n = tanh(u_n + W_n (r*h))``;
+    ``reset="after"`` (torch, cuDNN) after it, ``n = tanh(u_n + r*(W_n h))``.
+    ``update="new"`` (eq. 3) lets z weigh the candidate, ``h_t = (1-z)*h + z*n``;
+    ``update="old"`` (torch) lets it weigh the old state, ``h_t = (1-z)*n + z*h``.
+    """
+
+    reset: str = "before"
+    update: str = "new"
+    gates: tuple[str, ...] = ("r", "z", "n")
+    states: tuple[str, ...] = ("h",)
+    groups: tuple[tuple[int, int], ...] = field(init=False)
+    own_gate: int = 2
+
+    def __post_init__(self):
+        if self.reset not in ("before", "after"):
+            raise ValueError(f"expected reset='before' or 'after', got {self.reset!r}")
+        if self.update not in ("new", "old"):
+            raise ValueError(f"expected update='new' or 'old', got {self.update!r}")
+        groups = ((0, 2), (2, 3)) if self.reset == "before" else ((0, 3),)
+        object.__setattr__(self, "groups", groups)
+
+    def step(self, u, state, products):
+        (h,) = state
+        if self.reset == "before":
+            r, z = torch.sigmoid(u[:, :2] + products[0](h)).unbind(1)
+            n = torch.tanh(u[:, 2] + products[1](r * h).squeeze(1))
+        else:
+            recurrent = products[0](h)  # (N, 3, D)
+            r, z = torch.sigmoid(u[:, :2] + recurrent[:, :2]).unbind(1)
+            n = torch.tanh(u[:, 2] + r * recurrent[:, 2])
+        return (torch.lerp(h, n, z) if self.update == "new" else torch.lerp(n, h, z),)
+
+
+CELLS: dict[str, Callable[..., Cell]] = {"vrnn": VRNNCell, "lstm": LSTMCell, "gru": GRUCell}
+
+
+def make_cell(name: str, **arguments) -> Cell:
+    """The cell called ``name``.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in CELLS:
+        raise ValueError(f"expected cell to be one of {', '.join(CELLS)}, got {name!r}")
+    return CELLS[name](**arguments)

@@ -1,0 +1,143 @@
+"""Input-to-hidden forms: where the gate inputs ``u_t`` of a recurrent layer come from.
+
+Each is a module from the layer's inputs for ``N`` frames to gate inputs ``(N, G, D)``, or ``(N, 1, D)`` where
+all gates share one. ``introduced`` counts the weights that the pre-trained network did not have.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import Conv1d, Conv2d, Conv3d, _ConvNd
+
+CONVOLUTIONS = (Conv1d.forward, Conv2d.forward, Conv3d.forward)
+
+
+class TraditionalInput(nn.Module):
+    """``u_t(g) = W_ig y_t + b_g``, all weights new: the RNN stacked on a CNN (PreRNN, eqs. 1-3)."""
+
+    def __init__(self, input_size: int, hidden_size: int, gates: int, *, device=None, dtype=None):
+        super().__init__()
+        self.linear = nn.Linear(input_size, gates * hidden_size, device=device, dtype=dtype)
+        bound = hidden_size**-0.5  # torch.nn.RNN's start
+        nn.init.uniform_(self.linear.weight, -bound, bound)
+        nn.init.uniform_(self.linear.bias, -bound, bound)
+        self.gates = gates
+
+    @property
+    def introduced(self) -> int:
+        """New weights: all of them."""
+        return self.linear.weight.numel()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, D_in)`` to ``(N, G, D)``."""
+        return self.linear(x).unflatten(1, (self.gates, -1))
+
+
+class SingleInput(nn.Module):
+    """``v_t = tail(W_xy x_t)`` for all gates: PreRNN-SIH (eq. 10).
+
+    ``tail`` is what stands between the layer and the hidden vector: nothing behind an fc layer; batch
+    normalization ``B``, shortcut ``gamma`` and pooling ``P`` behind a conv layer. Batch normalization uses its
+    pre-computed statistics, also in training.
+
+    Args:
+        layer: the CNN's own fc or conv layer.
+        tail: module from the layer's output and the shortcuts to the hidden vector, or None.
+        pool_first: the layer is pointwise and the tail affine up to its average pooling, so pooling its
+            inputs first gives the same result for one place instead of ``H*W``.
+    """
+
+    def __init__(self, layer: nn.Module, tail: nn.Module | None = None, *, pool_first: bool = False):
+        super().__init__()
+        self.layer, self.tail, self.pool_first = layer, tail, pool_first
+
+    @property
+    def introduced(self) -> int:
+        """New weights: none."""
+        return 0
+
+    def train(self, mode: bool = True):
+        """Sets the mode, but leaves batch normalization on its pre-computed statistics (eqs. 6, 7 and 10)."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
+
+    def forward(self, x: Tensor, *shortcuts: Tensor) -> Tensor:
+        """Layer input and shortcuts of ``N`` frames to ``(N, 1, D)``."""
+        x, shortcuts = self._pooled(x, shortcuts)
+        return self._finish(self.layer(x), shortcuts).unsqueeze(1)
+
+    def _pooled(self, x, shortcuts):
+        if not self.pool_first:
+            return x, shortcuts
+        return _average(x), tuple(_average(shortcut) for shortcut in shortcuts)
+
+    def _finish(self, y, shortcuts):
+        return y if self.tail is None else self.tail(y, *shortcuts)
+
+
+class GateInput(SingleInput):
+    """``u_t(g) = tail(W_g x_t)`` for each gate: PreRNN (eq. 7).
+
+    One gate keeps the CNN's own weights (the same memory), the others train copies of them; ``B``, shortcut
+    and bias are shared.
+
+    Args:
+        gates: number of gates ``G``.
+        own_gate: the gate that keeps the CNN's own weights.
+    """
+
+    def __init__(self, layer: nn.Module, tail: nn.Module | None, gates: int, own_gate: int, *, pool_first=False):
+        super().__init__(layer, tail, pool_first=pool_first)
+        weight = layer.weight.detach()
+        self.own_gate = own_gate
+        self.copies = nn.Parameter(weight.repeat(gates - 1, *[1] * weight.ndim))  # (G-1, *W_xy)
+
+    @property
+    def introduced(self) -> int:
+        """New weights: the copies for the other gates."""
+        return self.copies.numel()
+
+    def forward(self, x: Tensor, *shortcuts: Tensor) -> Tensor:
+        """Layer input and shortcuts of ``N`` frames to ``(N, G, D)``."""
+        x, shortcuts = self._pooled(x, shortcuts)
+        outputs = [with_weight(self.layer, weight, x) for weight in self.copies.unbind(0)]
+        outputs.insert(self.own_gate, self.layer(x))
+        return torch.stack([self._finish(y, shortcuts) for y in outputs], dim=1)
+
+
+def with_weight(layer: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
+    """The layer's output with ``weight`` in place of its own, whatever else its forward does."""
+    if type(layer).forward is nn.Linear.forward:
+        return F.linear(x, weight, layer.bias)
+    if isinstance(layer, _ConvNd) and type(layer).forward in CONVOLUTIONS:
+        return layer._conv_forward(x, weight, layer.bias)
+    return functional_call(layer, {"weight": weight}, (x,))
+
+
+def _average(x):
+    """Mean over all places, kept as a map of one place; what is no feature map passes."""
+    if not isinstance(x, Tensor) or x.ndim < 3:
+        return x
+    return x.mean(tuple(range(2, x.ndim)), keepdim=True)
+
+
+def gate_input(layer: nn.Module, tail: nn.Module | None, cell, pool_first: bool) -> nn.Module:
+    """Gate-dependent input for ``cell``; a cell of one gate has nothing to copy."""
+    if len(cell.gates) == 1:
+        return single_input(layer, tail, cell, pool_first)
+    return GateInput(layer, tail, len(cell.gates), cell.own_gate, pool_first=pool_first)
+
+
+def single_input(layer: nn.Module, tail: nn.Module | None, cell, pool_first: bool) -> nn.Module:
+    """One input for all gates of ``cell``."""
+    return SingleInput(layer, tail, pool_first=pool_first)
+
+
+INPUTS: dict[str, Callable[..., nn.Module]] = {"gate": gate_input, "single": single_input}

@@ -1,0 +1,230 @@
+"""A CNN with recurrent layers in it, over whole videos or frame by frame."""
+
+import copy
+import operator
+
+from torch import Tensor, fx, nn
+
+from prernn import tracing
+from prernn.recurrent import RecurrentLayer
+
+
+class RecurrentNetwork(nn.Module):
+    """A CNN whose graph takes frames and a state, and gives outputs and the next state.
+
+    The state is a value passed in and handed back: a tuple with one tuple of tensors, batch first, for each
+    recurrent layer in the order of ``recurrent_layers``. Build one with `prernn.convert`,
+    `prernn.traditional` or `prernn.framewise`.
+
+    Attributes:
+        cnn: the graph; its submodules keep the names they have in the CNN.
+        frame_shape: a frame ``(C, H, W)`` or snippet ``(C, D, H, W)`` that the CNN takes.
+        recipe: how it was built, for checkpoints; empty for a network built by hand.
+    """
+
+    def __init__(self, cnn: fx.GraphModule, frame_shape: tuple[int, ...]):
+        super().__init__()
+        self.cnn = cnn
+        self.frame_shape = frame_shape
+        self.recipe: dict = {}
+
+    @property
+    def recurrent_layers(self) -> list[RecurrentLayer]:
+        """The recurrent layers, in order."""
+        return [self.cnn.get_submodule(node.target) for node in recurrent_nodes(self.cnn)]
+
+    @property
+    def output_layer(self) -> nn.Module | None:
+        """The layer whose values are the outputs; None for a network that ends in features."""
+        node = tracing.find_output_layer(self.cnn)
+        return None if node is None else self.cnn.get_submodule(node.target)
+
+    def init_state(self, batch_size: int, image_size: tuple[int, int] | None = None) -> tuple:
+        """Zero state of ``batch_size`` streams; ``image_size`` (H, W) matters only to layers with feature maps."""
+        return tuple(layer.init_state(batch_size) for layer in self.recurrent_layers)
+
+    def forward(self, video: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
+        """A whole video, or the next chunk of one when ``state`` is given.
+
+        Args:
+            video: ``(B, T, C, H, W)``, snippets ``(B, T, C, D, H, W)``.
+            state: as returned before; None starts at zero.
+
+        Returns:
+            Outputs ``(B, T, K)``, causal in T, and the state after the last frame.
+
+        Raises:
+            ValueError: a video of another rank, or without frames.
+        """
+        rank = len(self.frame_shape) + 2
+        if video.ndim != rank or video.shape[1] == 0:
+            wanted = "(B, T, C, D, H, W)" if rank == 6 else "(B, T, C, H, W)"
+            raise ValueError(f"expected video {wanted} with at least one frame, got shape {tuple(video.shape)}")
+        batch, steps = video.shape[:2]
+        frames = video.transpose(0, 1).flatten(0, 1)  # (T*B, C, H, W): time first, as the recurrence wants it
+        out, state = self.cnn(frames, self.init_state(batch) if state is None else state)
+        return out.unflatten(0, (steps, batch)).transpose(0, 1), state  # (B, T, K)
+
+    def step(self, frame: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
+        """One frame of a stream, at constant cost.
+
+        Args:
+            frame: ``(B, C, H, W)``, snippets ``(B, C, D, H, W)``.
+            state: as returned before; None starts at zero.
+
+        Returns:
+            Outputs ``(B, K)`` and the next state.
+
+        Raises:
+            ValueError: a frame of another rank.
+        """
+        if frame.ndim != len(self.frame_shape) + 1:
+            wanted = "(B, C, D, H, W)" if len(self.frame_shape) == 4 else "(B, C, H, W)"
+            raise ValueError(f"expected frame {wanted}, got shape {tuple(frame.shape)}")
+        return self.cnn(frame, self.init_state(frame.shape[0]) if state is None else state)
+
+
+def recurrent_nodes(cnn: fx.GraphModule) -> list[fx.Node]:
+    """The graph's calls of recurrent layers, in order."""
+    calls = [node for node in cnn.graph.nodes if node.op == "call_module"]
+    return [node for node in calls if isinstance(cnn.get_submodule(node.target), RecurrentLayer)]
+
+
+def open_network(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> RecurrentNetwork:
+    """A network without recurrence that computes what ``cnn`` does, or a copy of one that is a network already.
+
+    Args:
+        cnn: any CNN that torch.fx can trace; it is copied.
+        image_size: ``(H, W)`` or ``(D, H, W)`` of a frame, only where no usual size fits.
+
+    Raises:
+        NotImplementedError: the CNN can't be traced, or takes none of the usual frame sizes.
+    """
+    if isinstance(cnn, RecurrentNetwork):
+        return copy.deepcopy(cnn)
+    module = tracing.trace(cnn)
+    shapes = tracing.frame_candidates(module)
+    if image_size is not None:
+        shapes = [(shapes[0][0], *image_size)]
+    shape = tracing.propagate(module, shapes)
+    tracing.make_output_linear(module)
+    _add_state(module)
+    return RecurrentNetwork(module, shape).train(cnn.training)
+
+
+def _add_state(module: fx.GraphModule) -> None:
+    """Gives the graph a second input, the state, and a second output, the next state: both empty tuples."""
+    frames, *others = [node for node in module.graph.nodes if node.op == "placeholder"]
+    for node in others:  # arguments that were fixed at their defaults
+        module.graph.erase_node(node)
+    with module.graph.inserting_after(frames):
+        module.graph.placeholder("state")
+    output = next(node for node in module.graph.nodes if node.op == "output")
+    output.args = ((output.args[0], ()),)
+    module.recompile()
+
+
+def insert_layer(
+    module: fx.GraphModule,
+    name: str,
+    layer: RecurrentLayer,
+    inputs: list[fx.Node],
+    end: fx.Node,
+    nodes: list[fx.Node],
+) -> fx.Node:
+    """Puts a recurrent layer into the graph in place of ``nodes``.
+
+    It reads ``inputs``; its output, which is returned, stands in for ``end``.
+    """
+    graph = module.graph
+    module.add_submodule(name, layer)
+    with graph.inserting_after(end):
+        call = graph.call_module(name, (tuple(inputs), None))
+    with graph.inserting_after(call):
+        output = graph.call_function(operator.getitem, (call, 0))
+    output.meta["shape"] = (2, layer.hidden_size)
+    end.replace_all_uses_with(output, delete_user_cb=lambda user: user is not call)
+    for node in reversed(nodes):
+        graph.erase_node(node)
+    _connect_states(module)
+    graph.eliminate_dead_code()
+    _forget_modules(module, nodes)
+    graph.lint()
+    module.recompile()
+    return output
+
+
+def _forget_modules(module: fx.GraphModule, nodes: list[fx.Node]) -> None:
+    """Removes the modules that only the erased nodes called; the recurrent layer holds those it needs."""
+    used = {node.target for node in module.graph.nodes if node.op == "call_module"}
+    for target in {node.target for node in nodes if node.op == "call_module"} - used:
+        module.delete_submodule(target)
+    module.delete_all_unused_submodules()
+
+
+def _connect_states(module: fx.GraphModule) -> None:
+    """Hands the i-th recurrent layer the i-th state and puts the new states out in the same order."""
+    graph = module.graph
+    state = [node for node in graph.nodes if node.op == "placeholder"][1]
+    output = next(node for node in graph.nodes if node.op == "output")
+    following = []
+    for count, call in enumerate(recurrent_nodes(module)):
+        with graph.inserting_before(call):
+            own = graph.call_function(operator.getitem, (state, count))
+        call.args = (call.args[0], own)
+        with graph.inserting_before(output):
+            following.append(graph.call_function(operator.getitem, (call, 1)))
+    output.args = ((output.args[0][0], tuple(following)),)
+
+
+def split(network: RecurrentNetwork) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """The network in two: ``trunk(frames) -> inputs`` and ``rest(inputs, state) -> (outputs, state)``.
+
+    ``inputs`` are those of the first recurrent layer, a tuple of tensors with ``T*B`` rows. Both parts share
+    their weights with the network, so a trunk that does not train can run once over a data set.
+
+    Raises:
+        ValueError: the network has no recurrent layer.
+        NotImplementedError: a value bypasses the first recurrent layer.
+    """
+    nodes = recurrent_nodes(network.cnn)
+    if not nodes:
+        raise ValueError("expected a network with a recurrent layer, got one without")
+    inputs = list(nodes[0].args[0])
+    before = _ancestors(inputs)
+    return _trunk(network.cnn, inputs, before), _rest(network.cnn, inputs, before)
+
+
+def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
+    found, todo = set(nodes), list(nodes)
+    while todo:
+        parents = [parent for parent in todo.pop().all_input_nodes if parent not in found]
+        found.update(parents)
+        todo.extend(parents)
+    return found
+
+
+def _trunk(cnn: fx.GraphModule, inputs: list[fx.Node], before: set[fx.Node]) -> fx.GraphModule:
+    graph, values = fx.Graph(), {}
+    for node in cnn.graph.nodes:
+        if node in before:
+            values[node] = graph.node_copy(node, values.__getitem__)
+    graph.output(tuple(values[node] for node in inputs))
+    return fx.GraphModule(cnn, graph, "Trunk")
+
+
+def _rest(cnn: fx.GraphModule, inputs: list[fx.Node], before: set[fx.Node]) -> fx.GraphModule:
+    graph, values = fx.Graph(), {}
+    packed = graph.placeholder("inputs")
+    for count, node in enumerate(inputs):
+        values[node] = graph.call_function(operator.getitem, (packed, count))
+    for node in cnn.graph.nodes:
+        if node in before:
+            continue
+        bypassing = [parent for parent in node.all_input_nodes if parent not in values and parent.op != "get_attr"]
+        if bypassing:
+            raise NotImplementedError(
+                f"value {bypassing[0]} bypasses the first recurrent layer; it can't be split there"
+            )
+        values[node] = graph.node_copy(node, values.__getitem__)
+    return fx.GraphModule(cnn, graph, "Rest")

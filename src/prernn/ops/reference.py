@@ -1,0 +1,30 @@
+"""The truth: a plain torch loop over time, for any dtype, twice differentiable, exportable."""
+
+import torch
+from torch import Tensor
+
+
+def sequence(cell, products: list, u: Tensor, state: tuple, lengths: Tensor | None = None) -> tuple[Tensor, tuple]:
+    """Steps ``cell`` through ``s_t = cell(u_t, s_{t-1})``.
+
+    Args:
+        cell: gate equations (`prernn.cells.Cell`).
+        products: recurrent products of the cell's groups of gates.
+        u: gate inputs ``(T, N, G, D)``; ``G`` may be 1 where all gates share one input.
+        state: tensors ``(N, D)``.
+        lengths: ``(N,)`` valid steps of each row. A row that has ended keeps its state and puts out zeros.
+
+    Returns:
+        Outputs ``(T, N, D)`` and the state after each row's last valid step.
+    """
+    outputs = []
+    for time, u_t in enumerate(u.unbind(0)):
+        following = cell.step(u_t, state, products)
+        if lengths is None:
+            outputs.append(following[0])
+        else:
+            active = (time < lengths).unsqueeze(1)  # (N, 1)
+            outputs.append(torch.where(active, following[0], 0))
+            following = tuple(torch.where(active, new, old) for new, old in zip(following, state, strict=True))
+        state = following
+    return torch.stack(outputs), state

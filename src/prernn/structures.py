@@ -1,0 +1,436 @@
+"""Hidden-to-hidden structures: which neurons feed which, stored compactly.
+
+A structure knows its connectivity for any hidden size ``D``: the ``mask``, the number of weights a gate,
+the shape of the compact weight, the product ``W_hh h`` and the dense matrix. Specification strings name
+them everywhere: ``full``, ``diagonal``, ``band:21``, ``band:5%``, ``grouped:4``, ``sparse:0.1``, ``paths:8``
+(BandRNN talk; "Structural Sparsity" talk, structurally sparse RNNs).
+
+A new structure is one class with the methods of `Structure` and one line in `STRUCTURES`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prernn.sobol import path_sources
+
+
+class Structure(Protocol):
+    """What every hidden-to-hidden structure offers. ``D`` is the hidden size, ``G`` the number of gates."""
+
+    def check(self, size: int) -> None:
+        """Raises ValueError where the structure makes no sense for ``size`` neurons."""
+
+    def mask(self, size: int) -> Tensor:
+        """Connectivity ``(D, D)`` bool, row = receiving neuron."""
+
+    def weight_count(self, size: int) -> int:
+        """Weights a gate, those outside the matrix not counted."""
+
+    def fan_in(self, size: int) -> int:
+        """Weights that a neuron away from the border receives."""
+
+    def weight_shape(self, size: int) -> tuple[int, ...]:
+        """Shape of one gate's compact weight."""
+
+    def index(self, size: int) -> Tensor | None:
+        """Constant positions that `prepare` and `matrix` need, or None."""
+
+    def prepare(self, weight: Tensor, index: Tensor | None) -> Tensor:
+        """Brings compact weights ``(G, *weight_shape)`` into the form `product` wants, once a sequence."""
+
+    def product(self, prepared: Tensor, h: Tensor, index: Tensor | None) -> Tensor:
+        """``W_hh h`` for ``h (N, D)``, giving ``(N, G, D)``."""
+
+    def matrix(self, weight: Tensor, index: Tensor | None) -> Tensor:
+        """Dense ``W_hh``, ``(G, D, D)``, differentiable in ``weight``."""
+
+
+@dataclass(frozen=True)
+class Full:
+    """Every neuron feeds every neuron: ``D*D`` weights a gate, ``(D, D)``."""
+
+    def __str__(self):
+        return "full"
+
+    def check(self, size):
+        _check_size(size)
+
+    def mask(self, size):
+        self.check(size)
+        return torch.ones(size, size, dtype=torch.bool)
+
+    def weight_count(self, size):
+        self.check(size)
+        return size * size
+
+    def fan_in(self, size):
+        return size
+
+    def weight_shape(self, size):
+        return (size, size)
+
+    def index(self, size):
+        return None
+
+    def prepare(self, weight, index):
+        return weight
+
+    def product(self, prepared, h, index):
+        gates, size, _ = prepared.shape
+        return F.linear(h, prepared.flatten(0, 1)).unflatten(1, (gates, size))  # (N, G, D)
+
+    def matrix(self, weight, index):
+        return weight
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """Every neuron feeds itself alone: ``D`` weights a gate, ``(D,)`` (IndRNN's recurrence)."""
+
+    def __str__(self):
+        return "diagonal"
+
+    def check(self, size):
+        _check_size(size)
+
+    def mask(self, size):
+        self.check(size)
+        return torch.eye(size, dtype=torch.bool)
+
+    def weight_count(self, size):
+        self.check(size)
+        return size
+
+    def fan_in(self, size):
+        return 1
+
+    def weight_shape(self, size):
+        return (size,)
+
+    def index(self, size):
+        return None
+
+    def prepare(self, weight, index):
+        return weight
+
+    def product(self, prepared, h, index):
+        return h.unsqueeze(1) * prepared  # (N, G, D)
+
+    def matrix(self, weight, index):
+        return torch.diag_embed(weight)
+
+
+@dataclass(frozen=True)
+class Band:
+    """Every neuron feeds its ``C-1`` nearest neighbours and itself; nothing wraps.
+
+    ``C*D - (C*C-1)/4`` weights a gate, stored as ``(D, C)``: entry ``[i, c]`` joins neuron ``i+c-(C-1)/2`` to
+    neuron ``i``; entries that would reach outside the matrix are never used. ``percent`` gives the odd ``C``
+    nearest to that share of ``D`` (the wider one when two are equally near).
+    """
+
+    width: int | None = None
+    percent: float | None = None
+
+    def __str__(self):
+        return f"band:{self.width}" if self.percent is None else f"band:{self.percent:g}%"
+
+    def columns(self, size: int) -> int:
+        """Width ``C`` of the band for ``size`` neurons."""
+        if self.width is not None:
+            return self.width
+        nearest = 2 * math.floor((self.percent / 100 * size - 1) / 2 + 0.5) + 1
+        return max(1, min(nearest, 2 * size - 1))
+
+    def check(self, size):
+        _check_size(size)
+        if self.columns(size) > 2 * size - 1:
+            raise ValueError(f"hidden={str(self)!r}: the width must be at most 2*D-1, got D={size}")
+
+    def mask(self, size):
+        self.check(size)
+        place = torch.arange(size)
+        return (place[:, None] - place[None, :]).abs() <= self.columns(size) // 2
+
+    def weight_count(self, size):
+        self.check(size)
+        columns = self.columns(size)
+        return columns * size - (columns * columns - 1) // 4
+
+    def fan_in(self, size):
+        return min(self.columns(size), size)
+
+    def weight_shape(self, size):
+        return (size, self.columns(size))
+
+    def index(self, size):
+        return None
+
+    def prepare(self, weight, index):
+        # where, not a product: whatever stands outside the matrix (even NaN) can never be used
+        return torch.where(self._inside(weight), weight, weight.new_zeros(()))
+
+    def product(self, prepared, h, index):
+        reach = prepared.shape[2] // 2
+        windows = F.pad(h, (reach, reach)).unfold(1, prepared.shape[2], 1)  # (N, D, C)
+        return torch.einsum("ndc,gdc->ngd", windows, prepared)
+
+    def matrix(self, weight, index):
+        gates, size, columns = weight.shape
+        padded = weight.new_zeros(gates, size, size + columns - 1)
+        neighbours = self._neighbours(weight).expand(gates, -1, -1)
+        padded = padded.scatter(2, neighbours + columns // 2, self.prepare(weight, index))
+        return padded[:, :, columns // 2 : columns // 2 + size]
+
+    def _neighbours(self, weight: Tensor) -> Tensor:
+        """Neuron that each entry reads, ``(D, C)``, negative or past ``D-1`` outside the matrix."""
+        _, size, columns = weight.shape
+        device = weight.device
+        return torch.arange(size, device=device)[:, None] + torch.arange(columns, device=device) - columns // 2
+
+    def _inside(self, weight: Tensor) -> Tensor:
+        neighbours = self._neighbours(weight)
+        return (neighbours >= 0) & (neighbours < weight.shape[1])
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """``groups`` independent groups of neighbours, full inside: ``D*D/groups`` weights a gate, ``(D, D/groups)``."""
+
+    groups: int
+
+    def __str__(self):
+        return f"grouped:{self.groups}"
+
+    def check(self, size):
+        _check_size(size)
+        if size % self.groups:
+            raise ValueError(f"hidden={str(self)!r}: the hidden size must be a multiple of the groups, got D={size}")
+
+    def mask(self, size):
+        self.check(size)
+        group = torch.arange(size) // (size // self.groups)
+        return group[:, None] == group[None, :]
+
+    def weight_count(self, size):
+        self.check(size)
+        return size * size // self.groups
+
+    def fan_in(self, size):
+        return size // self.groups
+
+    def weight_shape(self, size):
+        return (size, size // self.groups)
+
+    def index(self, size):
+        return None
+
+    def prepare(self, weight, index):
+        return weight.unflatten(1, (self.groups, -1))  # (G, groups, D/groups, D/groups)
+
+    def product(self, prepared, h, index):
+        return torch.einsum("nki,gkoi->ngko", h.unflatten(1, (self.groups, -1)), prepared).flatten(2)
+
+    def matrix(self, weight, index):
+        blocks = self.prepare(weight, index)  # (G, groups, d, d)
+        return torch.stack([torch.block_diag(*gate.unbind(0)) for gate in blocks.unbind(0)])
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A fixed random mask keeps the share ``density`` of the matrix: ``round(density*D*D)`` weights a gate.
+
+    The mask is a function of ``D`` and ``density`` alone (the smallest keys of an integer hash of the
+    positions), so a checkpoint need not carry it and no release of torch can change it. Storage is linear in
+    the number of weights; this reference product passes through the dense matrix.
+    """
+
+    density: float
+
+    def __str__(self):
+        return f"sparse:{self.density:g}"
+
+    def check(self, size):
+        _check_size(size)
+
+    def mask(self, size):
+        self.check(size)
+        mask = torch.zeros(size * size, dtype=torch.bool)
+        mask[self.index(size)] = True
+        return mask.view(size, size)
+
+    def weight_count(self, size):
+        self.check(size)
+        return max(1, round(self.density * size * size))
+
+    def fan_in(self, size):
+        return max(1, round(self.density * size))
+
+    def weight_shape(self, size):
+        return (self.weight_count(size),)
+
+    def index(self, size):
+        keys = _hash(torch.arange(size * size))
+        return keys.argsort()[: self.weight_count(size)].sort().values
+
+    def prepare(self, weight, index):
+        return self.matrix(weight, index)
+
+    def product(self, prepared, h, index):
+        return Full().product(prepared, h, index)
+
+    def matrix(self, weight, index):
+        size = self._size(weight.shape[1])
+        flat = weight.new_zeros(weight.shape[0], size * size)
+        return flat.index_copy(1, index, weight).unflatten(1, (size, size))
+
+    def _size(self, count: int) -> int:
+        """Hidden size that ``count`` weights belong to: near ``sqrt(count / density)``, found exactly."""
+        guess = round(math.sqrt(count / self.density))
+        near = sorted(range(max(1, guess - 2), guess + 3), key=lambda size: abs(size - guess))
+        return next(size for size in near if self.weight_count(size) == count)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Each neuron receives ``paths`` Sobol' connections: ``paths*D`` weights a gate, ``(D, paths)``.
+
+    Each neuron also sends exactly ``paths``, and no connection comes twice (see `prernn.sobol`).
+    """
+
+    paths: int
+
+    def __str__(self):
+        return f"paths:{self.paths}"
+
+    def check(self, size):
+        _check_size(size)
+        if self.paths > size:
+            raise ValueError(f"hidden={str(self)!r}: a neuron has at most D different sources, got D={size}")
+
+    def mask(self, size):
+        self.check(size)
+        mask = torch.zeros(size, size, dtype=torch.bool)
+        return mask.scatter(1, self.index(size), True)
+
+    def weight_count(self, size):
+        self.check(size)
+        return self.paths * size
+
+    def fan_in(self, size):
+        return self.paths
+
+    def weight_shape(self, size):
+        return (size, self.paths)
+
+    def index(self, size):
+        return path_sources(size, self.paths)
+
+    def prepare(self, weight, index):
+        return weight
+
+    def product(self, prepared, h, index):
+        return torch.einsum("ndp,gdp->ngd", h[:, index], prepared)
+
+    def matrix(self, weight, index):
+        gates, size, _ = weight.shape
+        return weight.new_zeros(gates, size, size).scatter(2, index.expand(gates, -1, -1), weight)
+
+
+def _check_size(size: int) -> None:
+    if size < 1:
+        raise ValueError(f"expected a hidden size of at least 1, got {size}")
+
+
+def _hash(values: Tensor) -> Tensor:
+    """Scrambles int64 positions (multiply and xor-shift rounds); bijective, hence without ties."""
+    for factor in (-7046029254386353131, -4658895280553007687):
+        values = values * factor  # odd factor, wraps modulo 2**64
+        values = values ^ ((values >> 31) & ((1 << 33) - 1))
+    return values
+
+
+def _parse_full(argument: str) -> Full:
+    _require(argument == "", "takes no argument")
+    return Full()
+
+
+def _parse_diagonal(argument: str) -> Diagonal:
+    _require(argument == "", "takes no argument")
+    return Diagonal()
+
+
+def _parse_band(argument: str) -> Band:
+    if argument.endswith("%"):
+        percent = _number(float, argument[:-1], "the share of D must be a percentage, as in 'band:5%'")
+        _require(0 < percent <= 100, "the share of D must lie above 0% and at most at 100%")
+        return Band(percent=percent)
+    width = _number(int, argument, "the width must be an odd positive integer or a percentage of D")
+    _require(width > 0 and width % 2 == 1, "the width must be an odd positive integer")
+    return Band(width=width)
+
+
+def _parse_grouped(argument: str) -> Grouped:
+    groups = _number(int, argument, "the number of groups must be a positive integer")
+    _require(groups > 0, "the number of groups must be a positive integer")
+    return Grouped(groups)
+
+
+def _parse_sparse(argument: str) -> Sparse:
+    density = _number(float, argument, "the density must be a number above 0 and at most 1")
+    _require(0 < density <= 1, "the density must be a number above 0 and at most 1")
+    return Sparse(density)
+
+
+def _parse_paths(argument: str) -> Paths:
+    paths = _number(int, argument, "the number of paths must be a positive integer")
+    _require(paths > 0, "the number of paths must be a positive integer")
+    return Paths(paths)
+
+
+def _require(holds: bool, rule: str) -> None:
+    if not holds:
+        raise ValueError(rule)
+
+
+def _number(kind: type, text: str, rule: str):
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(rule) from None
+
+
+STRUCTURES = {
+    "full": _parse_full,
+    "diagonal": _parse_diagonal,
+    "band": _parse_band,
+    "grouped": _parse_grouped,
+    "sparse": _parse_sparse,
+    "paths": _parse_paths,
+}
+
+EXAMPLES = "full, diagonal, band:21, band:5%, grouped:4, sparse:0.1, paths:8"
+
+
+def hidden_structure(spec: str | Structure) -> Structure:
+    """The structure that a specification string names; a structure passes through.
+
+    Raises:
+        ValueError: an unknown word or an argument that makes no sense, naming the spec and the rule.
+    """
+    if not isinstance(spec, str):
+        if not hasattr(spec, "weight_shape"):
+            raise ValueError(f"hidden={spec!r}: expected one of {EXAMPLES}")
+        return spec
+    word, _, argument = spec.strip().partition(":")
+    if word not in STRUCTURES:
+        raise ValueError(f"hidden={spec!r}: unknown structure, expected one of {EXAMPLES}")
+    try:
+        return STRUCTURES[word](argument.strip())
+    except ValueError as error:
+        raise ValueError(f"hidden={spec!r}: {error}") from None
