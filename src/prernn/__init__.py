@@ -1,5 +1,7 @@
 """prernn: make any pre-trained CNN recurrent, so that it understands video frame by frame."""
 
+import importlib
+
 from prernn.accounting import matched_hidden_size, recurrent_parameters
 from prernn.convert import convert, framewise, traditional
 from prernn.network import RecurrentNetwork
@@ -8,15 +10,34 @@ from prernn.structures import hidden_structure
 
 __version__ = "0.1.0"
 
+# these need more than torch to load, so they come when they are asked for
+_LAZY = {
+    "load": "prernn.checkpoint",
+    "save": "prernn.checkpoint",
+    "Stream": "prernn.streaming",
+    "export_onnx": "prernn.export",
+}
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'prernn' has no attribute {name!r}")
+
+
 __all__ = [
     "GRU",
     "LSTM",
     "VRNN",
     "RecurrentNetwork",
+    "Stream",
     "convert",
+    "export_onnx",
     "framewise",
     "hidden_structure",
+    "load",
     "matched_hidden_size",
     "recurrent_parameters",
+    "save",
     "traditional",
 ]

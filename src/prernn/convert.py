@@ -9,7 +9,10 @@ from prernn.cells import make_cell
 from prernn.input_to_hidden import INPUTS, TraditionalInput
 from prernn.network import RecurrentNetwork, insert_layer, open_network
 from prernn.recurrent import RecurrentLayer
-from prernn.structures import Structure
+from prernn.structures import Structure, hidden_structure
+
+# parts of a converted layer that pretrained=False draws anew
+REDRAWN = (".input_to_hidden.layer", ".input_to_hidden.copies")
 
 
 def convert(
@@ -53,8 +56,12 @@ def convert(
         raise ValueError(f"expected different layer names, got {names!r}")
     for name in names:
         _make_recurrent(network.cnn, name, cell, input, hidden, pretrained)
+    if not pretrained:
+        network.drawn_anew |= {name + suffix for name in names for suffix in REDRAWN}
     if outputs is not None:
         replace_output(network, outputs)
+    options = {"layer": list(names), "cell": cell, "input": input, "hidden": hidden, "pretrained": pretrained}
+    _note_step(network, "convert", outputs=outputs, image_size=image_size, **options)
     return network.train(cnn.training)
 
 
@@ -101,6 +108,8 @@ def traditional(
         replace_output(network, tracing.value_shape(head)[1] if outputs is None else outputs)
     elif head is None and outputs is not None:
         replace_output(network, outputs)
+    options = {"cell": cell, "hidden_size": hidden_size, "num_layers": num_layers, "hidden": hidden}
+    _note_step(network, "traditional", outputs=outputs, image_size=image_size, **options)
     return network.train(cnn.training)
 
 
@@ -111,7 +120,18 @@ def framewise(
     network = open_network(cnn, image_size)
     if outputs is not None:
         replace_output(network, outputs)
+    _note_step(network, "framewise", outputs=outputs, image_size=image_size)
     return network.train(cnn.training)
+
+
+def _note_step(network: RecurrentNetwork, step: str, *, image_size, **arguments) -> None:
+    """Adds what was done to the network's recipe, as plain data."""
+    if "hidden" in arguments:
+        arguments["hidden"] = str(hidden_structure(arguments["hidden"]))
+    if image_size is not None:
+        arguments["image_size"] = list(image_size)
+    steps = [*network.recipe.get("steps", []), {"step": step, **arguments}]
+    network.recipe = {**network.recipe, "steps": steps}
 
 
 def _make_recurrent(module: fx.GraphModule, name: str, cell_name: str, input: str, hidden, pretrained: bool) -> None:
@@ -166,11 +186,12 @@ def replace_output(network: RecurrentNetwork, outputs: int) -> None:
     module = network.cnn
     head = tracing.find_output_layer(module)
     if head is None:
-        _append_output(module, outputs)
+        network.drawn_anew.add(_append_output(module, outputs))
         return
     old = module.get_submodule(head.target)
     new = _resized(old, outputs, tracing.value_shape(head.args[0])[1])
     module.set_submodule(head.target, new.to(old.weight.dtype))
+    network.drawn_anew.add(head.target)
     _set_outputs(module, head, outputs)
 
 
@@ -181,7 +202,7 @@ def _resized(old: nn.Module, outputs: int, inputs: int) -> nn.Module:
     return type(old)(inputs, outputs, old.kernel_size, bias=bias, device=old.weight.device)
 
 
-def _append_output(module: fx.GraphModule, outputs: int) -> None:
+def _append_output(module: fx.GraphModule, outputs: int) -> str:
     vector = tracing.output_value(module)
     if not tracing.is_vector(vector):
         raise NotImplementedError(f"expected a network that ends in a vector, got {tracing.value_shape(vector)}")
@@ -195,6 +216,7 @@ def _append_output(module: fx.GraphModule, outputs: int) -> None:
     node.args = (vector,)
     node.meta["shape"] = (2, outputs)
     module.recompile()
+    return name
 
 
 def _set_outputs(module: fx.GraphModule, head: fx.Node, outputs: int) -> None:

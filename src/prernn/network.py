@@ -6,6 +6,7 @@ import operator
 from torch import Tensor, fx, nn
 
 from prernn import tracing
+from prernn.input_to_hidden import TraditionalInput
 from prernn.recurrent import RecurrentLayer
 
 
@@ -19,7 +20,8 @@ class RecurrentNetwork(nn.Module):
     Attributes:
         cnn: the graph; its submodules keep the names they have in the CNN.
         frame_shape: a frame ``(C, H, W)`` or snippet ``(C, D, H, W)`` that the CNN takes.
-        recipe: how it was built, for checkpoints; empty for a network built by hand.
+        recipe: how it was built, as plain data that checkpoints carry (see `prernn.recipe`).
+        drawn_anew: names of the modules, beside what recurrence introduced, that start at random.
     """
 
     def __init__(self, cnn: fx.GraphModule, frame_shape: tuple[int, ...]):
@@ -27,6 +29,7 @@ class RecurrentNetwork(nn.Module):
         self.cnn = cnn
         self.frame_shape = frame_shape
         self.recipe: dict = {}
+        self.drawn_anew: set[str] = set()
 
     @property
     def recurrent_layers(self) -> list[RecurrentLayer]:
@@ -38,6 +41,15 @@ class RecurrentNetwork(nn.Module):
         """The layer whose values are the outputs; None for a network that ends in features."""
         node = tracing.find_output_layer(self.cnn)
         return None if node is None else self.cnn.get_submodule(node.target)
+
+    def new_parameters(self) -> list[nn.Parameter]:
+        """The parameters that start at random, and so learn at a rate of their own; the others are pre-trained."""
+        fresh = {f"cnn.{name}" for name in self.drawn_anew}
+        for node, layer in zip(recurrent_nodes(self.cnn), self.recurrent_layers, strict=True):
+            fresh |= {f"cnn.{node.target}.hidden_to_hidden", f"cnn.{node.target}.bias"}
+            if isinstance(layer.input_to_hidden, TraditionalInput):
+                fresh.add(f"cnn.{node.target}.input_to_hidden")
+        return [p for name, p in self.named_parameters() if any(f"{name}.".startswith(f"{part}.") for part in fresh)]
 
     def init_state(self, batch_size: int, image_size: tuple[int, int] | None = None) -> tuple:
         """Zero state of ``batch_size`` streams; ``image_size`` (H, W) matters only to layers with feature maps."""
@@ -103,10 +115,7 @@ def open_network(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> R
     if isinstance(cnn, RecurrentNetwork):
         return copy.deepcopy(cnn)
     module = tracing.trace(cnn)
-    shapes = tracing.frame_candidates(module)
-    if image_size is not None:
-        shapes = [(shapes[0][0], *image_size)]
-    shape = tracing.propagate(module, shapes)
+    shape = tracing.propagate(module, tracing.frame_candidates(module, image_size))
     tracing.make_output_linear(module)
     _add_state(module)
     return RecurrentNetwork(module, shape).train(cnn.training)

@@ -162,8 +162,10 @@ def submodule_of(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return module.get_submodule(node.target) if node.op == "call_module" else None
 
 
-def frame_candidates(module: fx.GraphModule) -> list[tuple[int, ...]]:
+def frame_candidates(module: fx.GraphModule, image_size: tuple[int, ...] | None = None) -> list[tuple[int, ...]]:
     """Shapes ``(C, H, W)`` or ``(C, D, H, W)`` to try, from the kind and the channels of the first layer.
+
+    ``image_size`` leaves only the channels open.
 
     Raises:
         NotImplementedError: there is no convolution and no fc layer.
@@ -171,11 +173,14 @@ def frame_candidates(module: fx.GraphModule) -> list[tuple[int, ...]]:
     for node in module.graph.nodes:
         layer = submodule_of(module, node)
         if isinstance(layer, (nn.Conv3d, nn.Conv2d)):
-            sizes = SNIPPET_SIZES if isinstance(layer, nn.Conv3d) else IMAGE_SIZES
+            usual = SNIPPET_SIZES if isinstance(layer, nn.Conv3d) else IMAGE_SIZES
+            sizes = usual if image_size is None else [image_size]
             # colour last: some CNNs rearrange pixels into channels before their first layer
             return [(channels, *size) for channels in dict.fromkeys((layer.in_channels, 3)) for size in sizes]
         if isinstance(layer, nn.Linear):
             features = layer.in_features
+            if image_size is not None:
+                return [(features // math.prod(image_size), *image_size)]
             shapes = [(c, *size) for c in (1, 3) for size in IMAGE_SIZES if c * size[0] * size[1] == features]
             return [*shapes, (features, 1, 1), (features,)]
     raise NotImplementedError("expected a CNN with at least one convolution or fc layer, found none")

@@ -1,0 +1,101 @@
+"""Networks as files: weights as safetensors, with the recipe in the file's metadata."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from prernn.network import RecurrentNetwork
+from prernn.recipe import rebuild
+
+FILE_NAME = "model.safetensors"
+RECIPE_KEY = "prernn_recipe"
+
+
+def save(net: RecurrentNetwork, path: str | Path) -> Path:
+    """Writes a network's weights and recipe to ``path`` (``.safetensors``, or a folder for ``model.safetensors``).
+
+    The file appears whole or not at all.
+
+    Raises:
+        OSError: the file can't be written, a full disk for instance.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        path = path / FILE_NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in net.state_dict().items()}
+    try:
+        save_file(tensors, part, metadata={RECIPE_KEY: json.dumps(net.recipe)})
+        os.replace(part, path)
+    except (SafetensorError, OSError) as error:
+        raise OSError(f"can't write {path}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def load(path: str | Path, cnn: nn.Module | None = None) -> RecurrentNetwork:
+    """The network that a run folder, ``.safetensors`` or Lightning ``.ckpt`` file holds, in evaluation mode.
+
+    Args:
+        path: what `save` or ``prernn fit`` wrote. Nothing in it is executed.
+        cnn: the CNN that was made recurrent, where the recipe names no backbone (a CNN of your own).
+
+    Raises:
+        ValueError: an absent file, one that is no prernn checkpoint, or weights that don't fit the recipe.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / FILE_NAME
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a checkpoint or a run folder that holds {FILE_NAME}, found none")
+    recipe, weights = _read_lightning(path) if path.suffix == ".ckpt" else _read_safetensors(path)
+    network = rebuild(recipe, cnn)
+    load_weights(network, weights, path)
+    return network.eval()
+
+
+def load_weights(network: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
+    """Loads a state dict into a network; a ValueError of one line where it belongs to another network."""
+    own = network.state_dict()
+    odd = sorted(set(own) ^ set(weights)) + [
+        name for name in own if name in weights and own[name].shape != weights[name].shape
+    ]
+    if odd:
+        names = ", ".join(odd[:3]) + (", ..." if len(odd) > 3 else "")
+        raise ValueError(f"{source}: holds another network: {len(odd)} tensors don't fit ({names})")
+    network.load_state_dict(weights)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: expected a safetensors file: {error}") from None
+    if RECIPE_KEY not in metadata:
+        raise ValueError(f"{path}: expected a prernn checkpoint, found weights without a recipe")
+    return json.loads(metadata[RECIPE_KEY]), weights
+
+
+def _read_lightning(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: expected a Lightning checkpoint: {reason}") from None
+    if RECIPE_KEY not in content:
+        raise ValueError(f"{path}: expected a prernn checkpoint, found one without a recipe")
+    prefix = "network."
+    weights = {
+        name.removeprefix(prefix): tensor for name, tensor in content["state_dict"].items() if name.startswith(prefix)
+    }
+    return content[RECIPE_KEY], weights

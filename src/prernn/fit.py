@@ -1,0 +1,98 @@
+"""``prernn fit | validate | test | predict``: LightningCLI over `VideoModule` and `VideoData`."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from prernn.data import VideoData
+from prernn.run_folder import RunFolder
+from prernn.training import VideoModule
+
+COMMANDS = {
+    "fit": "train a network on videos",
+    "validate": "evaluate it on the validation videos",
+    "test": "evaluate it on the test videos, with a confusion matrix",
+    "predict": "write a label for each test video",
+}
+DEFAULT_ROOT = "runs/latest"
+HARMLESS_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*exists and is not empty.*",  # a run that is resumed or tested keeps its folder
+    ".*log_every_n_steps.*",
+    ".*args parameter is intended.*",
+    ".*in eval mode at the start of training.*",  # frozen batch normalization is meant
+    ".*LeafSpec.*",
+)
+
+
+class OneLineParser(LightningArgumentParser):
+    """A parser whose complaints are one line, raised as ValueError, in place of a usage text and an exit."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        """Raises ValueError with the message on one line."""
+        raise ValueError(" ".join(line.strip() for line in message.splitlines() if line.strip())) from ex
+
+
+class VideoCLI(LightningCLI):
+    """The configured command. A run lives in ``trainer.default_root_dir`` (default ``runs/latest``)."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Data and network share the backbone; the data tells labels and transform."""
+        parser.link_arguments("model.recipe.backbone", "data.backbone")
+        parser.link_arguments("data.labels", "model.labels", apply_on="instantiate")
+        parser.link_arguments("data.transform", "model.transform", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Keeps checkpoints and logs in the run's folder, where ``--ckpt_path last`` finds them."""
+        config = self.config[self.subcommand]
+        root = Path(config.trainer.default_root_dir or DEFAULT_ROOT)
+        config.trainer.default_root_dir = str(root)
+        if self.subcommand != "fit" and config.ckpt_path is None:
+            last = root / "checkpoints" / "last.ckpt"
+            if not last.is_file():
+                raise ValueError(f"expected a checkpoint at {last}, found none: run fit first, or pass --ckpt_path")
+            config.ckpt_path = str(last)
+        if config.ckpt_path not in (None, "last", "best") and not Path(config.ckpt_path).is_file():
+            raise ValueError(f"{config.ckpt_path}: expected a checkpoint file, found none")
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
+        root = Path(config["default_root_dir"])
+        folder = root / "checkpoints"
+        # two callbacks: Lightning's save_last follows the best score, not the last epoch
+        last = ModelCheckpoint(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
+        best = ModelCheckpoint(folder, filename="best", enable_version_counter=False, monitor="val_accuracy", mode="max")
+        callbacks = [*callbacks, RunFolder(), last, best]
+        if config.get("enable_progress_bar") is not False:
+            callbacks.append(RichProgressBar())
+        if config.get("logger") is None or config["logger"] is True:
+            config["logger"] = TensorBoardLogger(root, name="tensorboard", version="")
+        if config["logger"]:
+            callbacks.append(LearningRateMonitor("epoch"))
+        return super()._instantiate_trainer(config, callbacks)
+
+
+def main(arguments: list[str]) -> None:
+    """Runs ``fit``, ``validate``, ``test`` or ``predict`` with its arguments.
+
+    Raises:
+        ValueError: an argument, key or value that does not fit; a checkpoint of another network.
+    """
+    torch.set_float32_matmul_precision("high")
+    for message in HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message)
+    VideoCLI(
+        VideoModule,
+        VideoData,
+        args=arguments,
+        parser_class=OneLineParser,
+        seed_everything_default=0,
+        trainer_defaults={"use_distributed_sampler": False},
+        save_config_kwargs={"overwrite": True},
+        auto_configure_optimizers=False,
+    )

@@ -1,0 +1,82 @@
+"""Tables in the terminal: what recurrence costs on a backbone, and what this installation has."""
+
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from prernn import ops
+from prernn.accounting import RecurrentCount, matched_hidden_size, recurrent_parameters
+from prernn.backbones import backbone
+from prernn.convert import convert, traditional
+
+PACKAGES = ("prernn", "torch", "torchvision", "timm", "lightning", "av", "onnxruntime")
+
+
+def show(
+    name: str,
+    layer: str | Sequence[str] | None = None,
+    *,
+    cells: Sequence[str] = ("vrnn", "lstm", "gru"),
+    inputs: Sequence[str] = ("gate", "single"),
+    hiddens: Sequence[str] = ("full",),
+    num_layers: int = 1,
+    outputs: int | None = None,
+) -> None:
+    """Prints the weights that each combination introduces into a backbone, and the traditional RNN that matches it.
+
+    Nothing but shapes is built (torch's meta device).
+
+    Raises:
+        ValueError, NotImplementedError: what `backbone` and `convert` raise.
+    """
+    cnn = backbone(name, device="meta")
+    table = Table(title=f"{name}: weights that recurrence introduces (biases apart)")
+    for column in ("network", "cell", "hidden", "D"):
+        table.add_column(column, no_wrap=True)
+    for column in ("input-to-hidden", "hidden-to-hidden", "introduced", "to PreRNN full"):
+        table.add_column(column, justify="right", no_wrap=True)
+    layers: list[str] = []
+    for cell in cells:
+        prernn = recurrent_parameters(convert(cnn, layer, cell=cell, outputs=outputs))
+        layers, full = [count.name for count in prernn.layers], prernn.introduced
+        for input in inputs:
+            for hidden in hiddens:
+                count = recurrent_parameters(
+                    convert(cnn, layer, cell=cell, input=input, hidden=hidden, outputs=outputs)
+                )
+                _add_row(table, "PreRNN" if input == "gate" else "PreRNN-SIH", cell, hidden, count, full)
+        size = matched_hidden_size(cnn, layer, cell=cell, num_layers=num_layers, outputs=outputs)
+        stacked = traditional(cnn, cell=cell, hidden_size=size, num_layers=num_layers, outputs=outputs)
+        _add_row(table, "traditional, matched", cell, "full", recurrent_parameters(stacked), full)
+        table.add_section()
+    table.caption = f"PreRNN layers: {', '.join(layers)}"
+    console = Console()
+    # a narrow terminal or a pipe may wrap lines, but must not cut numbers
+    console.width = max(console.width, console.measure(table).maximum)
+    console.print(table)
+
+
+def _add_row(table: Table, network: str, cell: str, hidden: str, count: RecurrentCount, full: int) -> None:
+    sizes = ", ".join(str(size) for size in dict.fromkeys(layer.size for layer in count.layers))
+    weights = (f"{value:,}" for value in (count.input_to_hidden, count.hidden_to_hidden, count.introduced))
+    table.add_row(network, cell, hidden, sizes, *weights, f"{count.introduced / full:.3f}")
+
+
+def show_installation() -> None:
+    """Prints versions, devices and the kernels that are there."""
+    table = Table(show_header=False)
+    table.add_row("python", platform.python_version())
+    table.add_row("machine", f"{platform.machine()}, {torch.get_num_threads()} threads, {platform.system()}")
+    for name in PACKAGES:
+        try:
+            table.add_row(name, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            table.add_row(name, "not installed")
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    table.add_row("GPUs", ", ".join(devices) or "none")
+    table.add_row("kernels", ", ".join(ops.BACKENDS))
+    Console().print(table)

@@ -1,0 +1,103 @@
+"""How a network is built, as plain data: what a config says and what every checkpoint carries."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import nn
+
+from prernn.backbones import DEFAULT_BACKBONE, backbone
+from prernn.convert import convert, framewise, traditional
+from prernn.network import RecurrentNetwork
+
+STEPS: dict[str, Callable[..., RecurrentNetwork]] = {
+    "convert": convert,
+    "traditional": traditional,
+    "framewise": framewise,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A backbone and the way it becomes recurrent.
+
+    Attributes:
+        backbone: a name of `prernn.backbones.backbone`.
+        pretrained: load the weights that the backbone's library offers.
+        weights: or a local file of weights.
+        backbone_options: further arguments of the backbone, such as ``{"frames": 8}`` for C3D.
+        method: "prernn" (`convert`), "traditional" or "framewise" (no recurrence).
+        layer: dotted name or names of the layers that become recurrent; None takes the last.
+        cell: "vrnn", "lstm" or "gru".
+        input: "gate" (PreRNN) or "single" (PreRNN-SIH).
+        hidden: structure of ``W_hh``.
+        pretrained_layer: False draws the converted layer anew.
+        hidden_size: hidden size of a traditional RNN; None takes that of the features.
+        num_layers: layers of a traditional RNN.
+        layers_on_top: further random recurrent layers on a converted network (the supplement's 3-layer case).
+    """
+
+    backbone: str = DEFAULT_BACKBONE
+    pretrained: bool = False
+    weights: str | None = None
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    method: Literal["prernn", "traditional", "framewise"] = "prernn"
+    layer: str | list[str] | None = None
+    cell: Literal["vrnn", "lstm", "gru"] = "gru"
+    input: Literal["gate", "single"] = "gate"
+    hidden: str = "full"
+    pretrained_layer: bool = True
+    hidden_size: int | None = None
+    num_layers: int = 1
+    layers_on_top: int = 0
+
+    def build(self, outputs: int | None = None) -> RecurrentNetwork:
+        """The network, with a new output layer of size ``outputs``.
+
+        Raises:
+            ValueError: a name, structure or file that does not fit.
+            NotImplementedError: a backbone that can't become recurrent this way.
+        """
+        cnn = backbone(
+            self.backbone, pretrained=self.pretrained, weights=self.weights, device=None, **self.backbone_options
+        )
+        network = self._make_recurrent(cnn, outputs)
+        network.recipe |= {"backbone": self.backbone, "backbone_options": self.backbone_options}
+        return network
+
+    def _make_recurrent(self, cnn: nn.Module, outputs: int | None) -> RecurrentNetwork:
+        if self.method == "framewise":
+            return framewise(cnn, outputs=outputs)
+        kind = {"cell": self.cell, "hidden": self.hidden, "outputs": outputs}
+        if self.method == "traditional":
+            return traditional(cnn, hidden_size=self.hidden_size, num_layers=self.num_layers, **kind)
+        network = convert(cnn, self.layer, input=self.input, pretrained=self.pretrained_layer, **kind)
+        if self.layers_on_top:
+            network = traditional(network, num_layers=self.layers_on_top, cell=self.cell, hidden=self.hidden)
+        return network
+
+
+def rebuild(recipe: dict[str, Any], cnn: nn.Module | None = None) -> RecurrentNetwork:
+    """The network that a recipe describes, with random weights.
+
+    Args:
+        recipe: ``network.recipe`` as a checkpoint carries it.
+        cnn: the CNN that was made recurrent, for a recipe that names no backbone.
+
+    Raises:
+        ValueError: a recipe that is none, or one without a backbone and no ``cnn``.
+    """
+    steps = recipe.get("steps")
+    if not isinstance(steps, list) or not all(step.get("step") in STEPS for step in steps):
+        raise ValueError(f"expected a recipe with steps among {', '.join(STEPS)}, got {recipe!r:.200}")
+    if cnn is None:
+        if not recipe.get("backbone"):
+            raise ValueError("the network was made of a CNN of your own: expected load(path, cnn=...), got no cnn")
+        cnn = backbone(recipe["backbone"], **recipe.get("backbone_options", {}))
+    network: nn.Module = cnn
+    for step in steps:
+        arguments = {name: value for name, value in step.items() if name != "step"}
+        network = STEPS[step["step"]](network, **arguments)
+    assert isinstance(network, RecurrentNetwork)
+    network.recipe = recipe
+    return network

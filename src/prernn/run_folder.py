@@ -1,0 +1,129 @@
+"""What a run leaves behind: history, checkpoint with recipe, metrics, predictions, pictures."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from prernn import checkpoint
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Writes a file that appears whole or not at all.
+
+    Raises:
+        OSError: it can't be written, a full disk for instance.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Writes plain data as JSON; see `write_text`."""
+    return write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_table(path: str | Path, rows: Sequence[dict[str, Any]]) -> Path:
+    """Writes rows as CSV, with the first row's keys as heading; see `write_text`."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return write_text(path, text.getvalue())
+
+
+class RunFolder(L.Callback):
+    """Writes a run's results into ``trainer.default_root_dir``.
+
+    After each training epoch ``history.csv`` and ``model.safetensors`` (for `prernn.load`); at the end of
+    training ``curves.png``; after a test ``metrics.json`` and ``confusion.png``; after predicting
+    ``predictions.csv``; and a summary of the videos that were skipped.
+    """
+
+    def __init__(self) -> None:
+        self.history: list[dict[str, Any]] = []
+        self.predictions: list[dict[str, Any]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history, so that a resumed run continues it."""
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the history of the run that is resumed."""
+        self.history = list(state_dict["history"])
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Adds an epoch to the history and writes the checkpoint."""
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        rates = {f"lr_{group['name']}": group["lr"] for group in trainer.optimizers[0].param_groups}
+        self.history.append({"epoch": trainer.current_epoch + 1, **values, **rates})
+        keys = list(dict.fromkeys(key for row in self.history for key in row))
+        root = Path(trainer.default_root_dir)
+        write_table(root / "history.csv", [{key: row.get(key, "") for key in keys} for row in self.history])
+        checkpoint.save(module.network, root)
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Draws the curves."""
+        from prernn import plots
+
+        series = {}
+        for metric, names in (("loss", ("train_loss", "val_loss")), ("accuracy", ("val_accuracy",))):
+            lines = {name: [row[name] for row in self.history if name in row] for name in names}
+            series[metric] = {name: values for name, values in lines.items() if values}
+        if any(series.values()):
+            path = Path(trainer.default_root_dir) / "curves.png"
+            plots.curves({metric: lines for metric, lines in series.items() if lines}, path)
+        self._report_skipped(trainer)
+
+    @rank_zero_only
+    def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Writes the metrics and draws the confusion matrix."""
+        from prernn import plots
+
+        root, labels = Path(trainer.default_root_dir), module.network.recipe["labels"]
+        results = dict(module.test_results)
+        results["class_accuracy"] = dict(zip(labels, results["class_accuracy"], strict=True))
+        skipped = self._report_skipped(trainer)
+        write_json(root / "metrics.json", {**results, "labels": labels, "skipped": skipped})
+        plots.confusion(np.array(results["confusion"]), labels, root / "confusion.png")
+
+    def on_predict_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        """Collects a batch's predictions."""
+        self.predictions += outputs
+
+    def on_predict_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Writes the predictions of all processes, in the order of the paths."""
+        parts: list[Any] = [self.predictions]
+        if trainer.world_size > 1:
+            parts = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, self.predictions)
+        if trainer.is_global_zero:
+            rows = sorted((row for part in parts for row in part), key=lambda row: row["path"])
+            write_table(Path(trainer.default_root_dir) / "predictions.csv", rows)
+            self._report_skipped(trainer)
+
+    def _report_skipped(self, trainer: L.Trainer) -> dict[str, str]:
+        skipped = dict(getattr(trainer.datamodule, "skipped", {}))
+        if skipped:
+            print(f"skipped {len(skipped)} videos:")
+            for reason in skipped.values():
+                print(f"  {reason}")
+        return skipped

@@ -1,0 +1,233 @@
+"""Joint fine-tuning of a recurrent network: losses, learning rates, schedules, what is logged and predicted."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from prernn.checkpoint import RECIPE_KEY, load_weights
+from prernn.metrics import ClipMetrics
+from prernn.network import RecurrentNetwork
+from prernn.recipe import Recipe
+from prernn.tasks.action import clip_scores, masked_cross_entropy
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning-rate schedule (PreRNN supplement, section 1).
+
+    Attributes:
+        kind: "constant"; "step": times ``factor`` after every ``every`` epochs from epoch ``start`` on;
+            "plateau": times ``factor`` after ``every`` epochs without a lower training loss.
+        every: epochs.
+        start: epochs before the first interval begins.
+        factor: of the learning rate.
+        stop_below: end training when the new part's learning rate falls below this.
+
+    Action recognition: ``step``, every 10, factor 0.5. Face alignment: ``step``, every 5, start 10, factor 0.5.
+    Hand gestures: ``plateau``, every 40, factor 0.1, stop_below 3e-7.
+    """
+
+    kind: Literal["constant", "step", "plateau"] = "step"
+    every: int = 10
+    start: int = 0
+    factor: float = 0.5
+    stop_below: float = 0.0
+
+    def rate(self, epoch: int) -> float:
+        """Share of the base learning rate in an epoch (not for plateaus)."""
+        if self.kind == "constant" or epoch < self.start:
+            return 1.0
+        return self.factor ** ((epoch - self.start) // self.every)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a network learns: SGD with momentum, one learning rate for each part (PreRNN supplement, section 1).
+
+    Attributes:
+        lr: learning rate of the new part (``W_hh``, recurrent biases, new output layer, a traditional RNN).
+        pretrained_lr: learning rate of the pre-trained part; 0 leaves it as it is.
+        momentum: of SGD.
+        weight_decay: of SGD, on all weights.
+        schedule: of both learning rates.
+        frozen_statistics: keep batch normalization on its pre-computed statistics throughout.
+        loss_frames: "all" asks for the label at every frame, "last" at the last alone.
+    """
+
+    lr: float = 1e-2
+    pretrained_lr: float = 3e-4
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Schedule = field(default_factory=Schedule)
+    frozen_statistics: bool = True
+    loss_frames: Literal["all", "last"] = "all"
+
+
+class VideoModule(L.LightningModule):
+    """Clip classification with a recurrent network, for Lightning's Trainer.
+
+    Args:
+        recipe: the network.
+        learning: how it learns.
+        labels: names of the classes; their number is the number of outputs.
+        transform: the data's transform as plain data; both go into the checkpoint.
+        network: a network that is built already, in place of ``recipe``.
+
+    Raises:
+        ValueError, NotImplementedError: what `Recipe.build` raises.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        learning: Learning | None = None,
+        labels: list[str] | None = None,
+        transform: dict[str, Any] | None = None,
+        network: RecurrentNetwork | None = None,
+    ):
+        super().__init__()
+        self.learning = learning or Learning()
+        self.network = network if network is not None else recipe.build(len(labels) if labels else None)
+        self.network.recipe |= {"labels": labels, "transform": transform}
+        self.metrics = ClipMetrics(len(labels)) if labels else None
+        self.run_seed: int | None = None
+        self.test_results: dict[str, Any] = {}
+        if self.learning.pretrained_lr == 0:
+            self._freeze_pretrained()
+
+    def _freeze_pretrained(self) -> None:
+        new = {id(p) for p in self.network.new_parameters()}
+        for p in self.network.parameters():
+            p.requires_grad_(id(p) in new)
+
+    def train(self, mode: bool = True):
+        """Sets the mode; batch normalization stays on its statistics where they are frozen."""
+        super().train(mode)
+        if self.learning.frozen_statistics:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Video ``(B, T, C, H, W)`` to logits ``(B, T, K)``."""
+        return self.network(video)[0]
+
+    def configure_optimizers(self) -> Any:
+        """SGD with a group for the new and one for the pre-trained part."""
+        new = self.network.new_parameters()
+        known = {id(p) for p in new}
+        old = [p for p in self.network.parameters() if id(p) not in known and p.requires_grad]
+        rates = [("new", new, self.learning.lr), ("pretrained", old, self.learning.pretrained_lr)]
+        groups = [{"params": params, "lr": lr, "name": name} for name, params, lr in rates if params]
+        momentum, decay = self.learning.momentum, self.learning.weight_decay
+        optimizer = torch.optim.SGD(groups, lr=self.learning.lr, momentum=momentum, weight_decay=decay)
+        schedule = self.learning.schedule
+        if schedule.kind == "plateau":
+            plateau = ReduceLROnPlateau(optimizer, factor=schedule.factor, patience=schedule.every)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "train_loss"}}
+        return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, schedule.rate)}
+
+    def on_train_epoch_start(self) -> None:
+        """Makes an epoch's chance a function of the seed and its number, so that a resumed run repeats it."""
+        if self.run_seed is None:
+            self.run_seed = torch.initial_seed()
+        torch.manual_seed((self.run_seed + self.current_epoch) % 2**63)
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None and hasattr(data, "set_epoch"):
+            data.set_epoch(self.current_epoch)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Masked cross entropy of a batch, weighed so that processes with unequal batches average rightly."""
+        clips, logits = len(batch["label"]), self._logits(batch)
+        loss = masked_cross_entropy(logits, batch["label"], batch["lengths"], steps=self.learning.loss_frames)
+        # a batch whose videos were all skipped still takes part in the processes' gradient exchange
+        loss = loss if clips else sum(p.sum() for p in self.network.parameters() if p.requires_grad) * 0.0
+        self.log("train_loss", loss.detach(), on_epoch=True, on_step=False, batch_size=max(clips, 1), sync_dist=True)
+        if self.trainer.world_size == 1:
+            return loss
+        counts = self.all_gather(torch.tensor(float(clips), device=self.device))  # (processes,)
+        return loss * clips * self.trainer.world_size / counts.sum().clamp(min=1)
+
+    def on_train_epoch_end(self) -> None:
+        """Ends training once the schedule has brought the learning rate below its floor."""
+        if self.optimizers().param_groups[0]["lr"] < self.learning.schedule.stop_below:
+            self.trainer.should_stop = True
+
+    def _logits(self, batch: dict[str, Any]) -> Tensor:
+        self._note_skipped(batch)
+        if len(batch["label"]) == 0:
+            return batch["video"].new_zeros(0, 0, 1)
+        return self(batch["video"])
+
+    def _note_skipped(self, batch: dict[str, Any]) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None and batch.get("skipped"):
+            data.note_skipped(batch)
+
+    def _evaluate(self, batch: dict[str, Any], name: str) -> None:
+        logits = self._logits(batch)
+        loss = masked_cross_entropy(logits, batch["label"], batch["lengths"], steps=self.learning.loss_frames)
+        # logged for an empty batch too, with no weight: every process has to take part in the exchange
+        self.log(f"{name}_loss", loss, batch_size=len(logits), sync_dist=True)
+        self.metrics.update(logits.float(), batch["label"], batch["lengths"])
+
+    def _finish(self, name: str) -> dict[str, Tensor]:
+        values = self.metrics.compute()
+        self.metrics.reset()
+        self.log(f"{name}_accuracy", values["clip_accuracy"], prog_bar=True)
+        self.log(f"{name}_frame_accuracy", values["frame_accuracy"])
+        return values
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Adds a batch to the validation metrics."""
+        self._evaluate(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``val_accuracy`` (clips) and ``val_frame_accuracy``."""
+        self._finish("val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Adds a batch to the test metrics."""
+        self._evaluate(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs ``test_accuracy`` and keeps all metrics in ``test_results``, as plain numbers."""
+        values = self._finish("test")
+        self.test_results = {name: value.tolist() for name, value in values.items()}
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
+        """Path, label and probability of each clip of a batch."""
+        if len(batch["label"]) == 0:
+            self._note_skipped(batch)
+            return []
+        scores = clip_scores(self._logits(batch).float(), batch["lengths"])  # (B, K)
+        best = scores.max(1)
+        labels = self.network.recipe.get("labels")
+        rows = zip(batch["paths"], best.indices.tolist(), best.values.tolist(), strict=True)
+        return [{"path": path, "label": labels[k] if labels else k, "probability": p} for path, k, p in rows]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Puts the recipe and the run's seed into Lightning's checkpoint."""
+        checkpoint[RECIPE_KEY] = json.loads(json.dumps(self.network.recipe))
+        checkpoint["prernn_seed"] = self.run_seed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Checks that the checkpoint is of this network, and takes on its seed.
+
+        Raises:
+            ValueError: another network, or classes in another order.
+        """
+        self.run_seed = checkpoint.get("prernn_seed")
+        prefix = "network."
+        weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+        load_weights(self.network, weights, "checkpoint")
+        labels, own = checkpoint.get(RECIPE_KEY, {}).get("labels"), self.network.recipe.get("labels")
+        if labels != own:
+            raise ValueError(f"checkpoint: expected the classes {own}, got {labels}")

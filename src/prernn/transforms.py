@@ -1,0 +1,170 @@
+"""From decoded video to network input: which frames (`Sampling`, in time), and how each is resized, cropped,
+flipped and normalised (`TransformSpec`, in space). Both are plain records that go into JSON and back.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+Rule = Literal["uniform", "random", "consecutive", "all"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames make a clip.
+
+    rule: "uniform" takes the centre of each of `frames` equal segments; "random" one random frame of each;
+    "consecutive" a run of `frames` frames, `stride` apart; "all" every `stride`-th frame, at most `frames`.
+    fps: first resample to this rate, by the nearest frame in time. Above the video's own rate this repeats
+    frames for "consecutive" and "all", to keep the pace; "uniform" and "random" never repeat a frame.
+
+    Raises ValueError for an unknown rule, or numbers that the rule cannot use.
+    """
+
+    frames: int | None = 16
+    rule: Rule = "uniform"
+    fps: float | None = None
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        if self.rule not in get_args(Rule):
+            raise ValueError(f"sampling rule: expected one of {get_args(Rule)}, got {self.rule!r}")
+        if self.frames is None and self.rule != "all":
+            raise ValueError(f'sampling frames: expected a number for rule "{self.rule}", got None')
+        if self.frames is not None and self.frames < 1:
+            raise ValueError(f"sampling frames: expected at least 1, got {self.frames}")
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise ValueError(f"sampling fps: expected a rate above 0, got {self.fps}")
+        if self.stride < 1 or (self.stride > 1 and self.rule in ("uniform", "random")):
+            raise ValueError(f'sampling stride: expected at least 1, and 1 for "{self.rule}", got {self.stride}')
+
+
+def sample_indices(total: int, sampling: Sampling, generator: torch.Generator | None = None) -> list[int]:
+    """Return the indices, ascending and without repeats, that `sampling` picks out of `total` frames.
+
+    Without a generator nothing is random: "random" gives what "uniform" gives, "consecutive" is centred.
+    A video shorter than asked gives fewer indices. `sampling.fps` plays no part here.
+    Raises ValueError for a negative total.
+    """
+    if total < 0:
+        raise ValueError(f"total frames: expected 0 or more, got {total}")
+    if sampling.rule == "all":
+        return list(range(0, total, sampling.stride))[: sampling.frames]
+    assert sampling.frames is not None  # Sampling allows None for "all" only
+    if sampling.rule == "consecutive":
+        count = min(sampling.frames, math.ceil(total / sampling.stride))
+        starts = total - (count - 1) * sampling.stride  # how many places the run can start at
+        start = _draw(0, starts, generator) if generator else (starts - 1) // 2
+        return [start + i * sampling.stride for i in range(count)]
+    count = min(sampling.frames, total)
+    if sampling.rule == "uniform" or generator is None:
+        return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+    return [_draw(i * total // count, (i + 1) * total // count, generator) for i in range(count)]
+
+
+def sample_times(times: Sequence[float], sampling: Sampling, generator: torch.Generator | None = None) -> list[int]:
+    """Return the indices, ascending, that `sampling` picks out of frames shown at `times` (seconds, ascending).
+
+    As `sample_indices`, after resampling to `sampling.fps` from the first frame to the last.
+    """
+    nearest = list(range(len(times)))
+    if sampling.fps is not None and nearest:
+        shown = np.asarray(times) - times[0]
+        # The 1e-6 s keep a tick that falls exactly on a frame, or halfway, from rounding either way.
+        ticks = np.arange(math.floor((shown[-1] + 1e-6) * sampling.fps) + 1) / sampling.fps
+        nearest = np.searchsorted((shown[1:] + shown[:-1]) / 2, ticks - 1e-6).tolist()
+    picks = [nearest[i] for i in sample_indices(len(nearest), sampling, generator)]
+    return sorted(set(picks)) if sampling.rule in ("uniform", "random") else picks
+
+
+def _draw(low: int, high: int, generator: torch.Generator) -> int:
+    return int(torch.randint(low, max(high, low + 1), (), generator=generator))
+
+
+@dataclass(frozen=True)
+class TransformSpec:
+    """How frames become network input.
+
+    size: side in pixels of the square that the network sees.
+    resize: shorter side in pixels before the centre crop of evaluation; None means `size`.
+    mean, std: per channel, for pixel values in [0, 1].
+    scale: range of the area that a training crop takes of the frame; its aspect ratio is within 3/4 and 4/3.
+    flip: whether training mirrors half of the clips.
+
+    Raises ValueError for numbers that make no sense.
+    """
+
+    size: int = 224
+    resize: int | None = None
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    scale: tuple[float, float] = (0.6, 1.0)
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std", "scale"):  # JSON gives lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.size < 1:
+            raise ValueError(f"transform size: expected at least 1 pixel, got {self.size}")
+        if self.resize is not None and self.resize < self.size:
+            raise ValueError(f"transform resize: expected at least size {self.size}, got {self.resize}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f"transform mean, std: expected 3 numbers each, std > 0, got {self.mean}, {self.std}")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"transform scale: expected 0 < low <= high <= 1, got {self.scale}")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TransformSpec":
+        """Build a spec from `dataclasses.asdict` output, also after JSON. Raises ValueError for unknown keys."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise ValueError(f"transform: expected keys among {known}, got {unknown}")
+        return cls(**values)
+
+
+def clip_transform(spec: TransformSpec, train: bool) -> Callable[[Tensor], Tensor]:
+    """Return a function from a uint8 clip `(T, 3, H, W)` to a float32 clip `(T, 3, size, size)`.
+
+    Evaluation resizes the shorter side and crops the centre. Training takes a random crop of random scale
+    and mirrors at random, the same for every frame of a clip; torch's global generator supplies the chance.
+    """
+    if train:
+        crop = [v2.RandomResizedCrop(spec.size, scale=spec.scale, antialias=True)]
+        crop += [v2.RandomHorizontalFlip()] if spec.flip else []
+    else:
+        crop = [v2.Resize(spec.resize or spec.size, antialias=True), v2.CenterCrop(spec.size)]
+    steps = v2.Compose(
+        [*crop, v2.ToDtype(torch.float32, scale=True), v2.Normalize(spec.mean, spec.std), v2.ToPureTensor()]
+    )
+    return partial(_transform_clip, steps)  # not a nested function, which could not go to worker processes
+
+
+def frame_transform(spec: TransformSpec) -> Callable[[np.ndarray | Tensor], Tensor]:
+    """Return a function from one uint8 frame `(H, W, 3)` to float32 `(3, size, size)`.
+
+    It gives exactly what the evaluation `clip_transform` gives for that frame in a clip.
+    """
+    return partial(_transform_frame, clip_transform(spec, train=False))
+
+
+def _transform_clip(steps: Callable[[Tensor], Tensor], clip: Tensor) -> Tensor:
+    if clip.dtype != torch.uint8 or clip.ndim != 4 or clip.shape[1] != 3:
+        raise ValueError(f"clip: expected uint8 (T, 3, H, W), got {clip.dtype} {tuple(clip.shape)}")
+    # One memory layout for all, so that no resize kernel can tell a single frame from its clip.
+    return steps(tv_tensors.Video(clip.contiguous()))  # (T, 3, size, size)
+
+
+def _transform_frame(transform: Callable[[Tensor], Tensor], frame: np.ndarray | Tensor) -> Tensor:
+    image = torch.as_tensor(frame)
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"frame: expected uint8 (H, W, 3), got {image.dtype} {tuple(image.shape)}")
+    return transform(image.permute(2, 0, 1)[None])[0]  # (3, size, size)

@@ -1,0 +1,115 @@
+"""Checkpoints: what is saved is what is loaded, and a file that is something else says so in one line."""
+
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import prernn
+from prernn.checkpoint import FILE_NAME, load, save
+from prernn.recipe import Recipe
+
+TINY = "timm/test_resnet"
+
+
+def equal_outputs(first, second, video):
+    with torch.no_grad():
+        return torch.equal(first.eval()(video)[0], second(video)[0])
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(TINY, cell="lstm", hidden="band:3"),
+        Recipe(TINY, cell="gru", input="single", hidden="sparse:0.1"),
+        Recipe(TINY, method="traditional", cell="vrnn", hidden_size=7, num_layers=2),
+        Recipe(TINY, method="framewise"),
+        Recipe(TINY, cell="gru", layers_on_top=1, hidden="paths:2"),
+    ],
+    ids=lambda recipe: f"{recipe.method}-{recipe.cell}-{recipe.hidden}",
+)
+def test_a_network_comes_back_without_a_config(recipe, tmp_path):
+    net = recipe.build(5)
+    net.recipe |= {"labels": list("abcde"), "transform": {"size": 32}}
+    save(net, tmp_path)
+    again = load(tmp_path)
+    assert again.recipe == json.loads(json.dumps(net.recipe))
+    assert not again.training
+    assert equal_outputs(net, again, torch.randn(2, 3, 3, 32, 32))
+    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+
+
+def test_loading_never_asks_a_hub(tmp_path, monkeypatch):
+    save(Recipe(TINY).build(3), tmp_path)
+    build, asked = timm.create_model, []
+
+    def watch(name, pretrained=False, **options):
+        asked.append(pretrained)
+        return build(name, pretrained=pretrained, **options)
+
+    monkeypatch.setattr(timm, "create_model", watch)
+    load(tmp_path / FILE_NAME)
+    assert asked == [False]
+
+
+def test_a_cnn_of_ones_own_needs_the_cnn(tmp_path):
+    cnn = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+    net = prernn.convert(cnn, cell="gru", image_size=(2, 2))
+    path = save(net, tmp_path / "own.safetensors")
+    with pytest.raises(ValueError, match=r"load\(path, cnn=...\)"):
+        load(path)
+    assert equal_outputs(net, load(path, cnn=cnn), torch.randn(2, 3, 3, 2, 2))
+
+
+def test_what_is_no_checkpoint_is_one_clear_line(tmp_path):
+    (tmp_path / "text.safetensors").write_text("not a checkpoint")
+    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    (tmp_path / "text.ckpt").write_text("not a checkpoint")
+    for name, complaint in {
+        "absent.safetensors": "found none",
+        ".": "found none",
+        "text.safetensors": "expected a safetensors file",
+        "foreign.safetensors": "without a recipe",
+        "foreign.ckpt": "without a recipe",
+        "text.ckpt": "expected a Lightning checkpoint",
+    }.items():
+        with pytest.raises(ValueError, match=complaint) as caught:
+            load(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_is_never_executed(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    torch.save({"state_dict": {}, "bomb": Bomb()}, tmp_path / "evil.ckpt")
+    with pytest.raises(ValueError, match="expected a Lightning checkpoint"):
+        load(tmp_path / "evil.ckpt")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    net = Recipe(TINY, cell="gru").build(3)
+    net.recipe["steps"][0]["cell"] = "lstm"
+    with pytest.raises(ValueError, match="holds another network"):
+        load(save(net, tmp_path))
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    net = Recipe(TINY).build(3)
+    before = save(net, tmp_path).read_bytes()
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("prernn.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(net, tmp_path)
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
