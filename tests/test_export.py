@@ -6,24 +6,30 @@ import json
 
 import pytest
 import torch
-from conftest import CNNS, FcNet, ResidualNet, prepare, shake
+from conftest import CNNS, FcNet, ResidualNet, example_specs, prepare, shake
 from torch import nn
 from torchvision import models
 
 import prernn
 from prernn import export
+from prernn.cells import CELLS
 from prernn.export import export_onnx
+from prernn.input_to_hidden import INPUTS
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-CELLS, INPUTS = ("vrnn", "lstm", "gru"), ("gate", "single")
-STRUCTURES = ("full", "diagonal", "band:3", "grouped:2", "sparse:0.3", "paths:2")
+STRUCTURES = [examples[-1] for examples in example_specs().values() if examples]
 
 # every cell, input form and CNN together, each with one of the structures; all structures are slow
 MATRIX = [
-    pytest.param(*parts, hidden, id="-".join((*parts, hidden)), marks=[] if number % 6 == place else pytest.mark.slow)
+    pytest.param(
+        *parts,
+        hidden,
+        id="-".join((*parts, hidden)),
+        marks=[] if number % len(STRUCTURES) == place else pytest.mark.slow,
+    )
     for number, parts in enumerate(itertools.product(CNNS, CELLS, INPUTS))
     for place, hidden in enumerate(STRUCTURES)
 ]
@@ -85,7 +91,7 @@ def test_exported_step_is_the_networks(ending, cell, input, hidden, tmp_path):
 
 
 SEQUENCES = [  # a few, one for each cell; all together are slow
-    pytest.param(*case.values, id=case.id, marks=[] if number in (0, 27, 61) else pytest.mark.slow)
+    pytest.param(*case.values, id=case.id, marks=[] if number in (0, 56, 64) else pytest.mark.slow)
     for number, case in enumerate(MATRIX)
 ]
 

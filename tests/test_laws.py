@@ -31,10 +31,10 @@ from torch import nn
 import prernn
 from prernn import ops
 from prernn.cells import ACTIVATIONS, CELLS, GRUCell, make_cell
-from prernn.hidden import HiddenToHidden, gate_products
+from prernn.hidden import HiddenToHidden
 from prernn.input_to_hidden import INPUTS
 from prernn.recurrent import RecurrentLayer
-from prernn.structures import hidden_structure
+from prernn.rnn import RecurrentStack
 
 DOUBLE = {"dtype": torch.float64}
 COMBINATIONS = list(itertools.product(CELLS, INPUTS, SPECS, CNNS))
@@ -162,12 +162,6 @@ def test_2_product_equals_the_product_with_the_matrix(size, gates, batch, data):
     mask = module.structure.mask(size)
     assert bool((matrix[:, ~mask] == 0).all())
     assert module.weight_count() == gates * int(mask.sum()) == gates * module.structure.weight_count(size)
-    bias = torch.randn(gates, size, **DOUBLE)
-    ranges = ((0, gates), (gates - 1, gates), (0, 1))
-    for (first, last), product in zip(
-        ranges, gate_products(module.structure, module.weight, module.index, ranges, bias), strict=True
-    ):
-        close(product(h), torch.einsum("gij,nj->ngi", matrix[first:last], h) + bias[first:last])
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -190,9 +184,10 @@ def test_2_gradients_of_compact_weights_equal_those_through_a_dense_recurrence(c
         grads.append(torch.autograd.grad(loss, leaves))
     (compact, *others), (full, *expected) = grads
     close(others, expected)
-    hh = layer.hidden_to_hidden
-    mask = hh.structure.mask(SIZE)
-    close(hh.structure.matrix(compact, hh.index), full * mask)
+    mask = layer.hidden_to_hidden.structure.mask(SIZE)
+    with torch.no_grad():
+        layer.hidden_to_hidden.weight.copy_(compact)
+        close(layer.hidden_to_hidden.matrix(), full * mask)
     close(compact.abs().sum(), (full * mask).abs().sum())  # nothing outside the matrix has a gradient
 
 
@@ -345,55 +340,55 @@ CELL_VARIANTS = {
 FEW = ["full", "diagonal", "band:3", "grouped:2", "sparse:0.5", "paths:2"]
 
 
-def kernel(cell, spec, lengths=None, size=4):
-    """The reference over free inputs: function of u, weight, bias and state, and inputs for it."""
-    structure, gates = hidden_structure(spec), len(cell.gates)
-    index = structure.index(size)
+def free_function(cell, spec, lengths=None, size=4):
+    """A layer as a function of all that it computes with, and values for that."""
+    layer = RecurrentStack(cell, 3, size, hidden=spec, **DOUBLE)
+    parameters = dict(layer.named_parameters())
 
-    def run(u, weight, bias, *state):
-        products = gate_products(structure, weight, index, cell.groups, bias)
-        out, last = ops.reference.sequence(cell, products, u, state, lengths)
-        return out, *last
+    def run(x, *values):
+        weights = dict(zip(parameters, values, strict=False))
+        state = values[len(parameters) :]
+        state = state if len(state) > 1 else state[0]
+        out, last = torch.func.functional_call(layer, weights, (x, state, lengths))
+        return (out, *last) if isinstance(last, tuple) else (out, last)
 
-    shapes = [(3, 2, gates, size), (gates, *structure.weight_shape(size)), (gates, size)]
-    inputs = [torch.randn(shape, **DOUBLE, requires_grad=True) for shape in shapes]
-    return run, (*inputs, *(torch.randn(2, size, **DOUBLE, requires_grad=True) for _ in cell.states))
+    shapes = [(3, 2, 3), *(p.shape for p in parameters.values()), *[(1, 2, size)] * len(cell.states)]
+    return run, tuple(torch.randn(shape, **DOUBLE, requires_grad=True) for shape in shapes)
 
 
 @pytest.mark.parametrize("spec", FEW)
 @pytest.mark.parametrize("name", list(CELL_VARIANTS))
 def test_6_gradients_of_the_reference(name, spec):
-    run, inputs = kernel(CELL_VARIANTS[name], spec)
+    run, inputs = free_function(CELL_VARIANTS[name], spec)
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
     assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", list(CELL_VARIANTS))
 def test_6_gradients_of_the_reference_with_lengths_and_without_short_cuts(name):
-    run, inputs = kernel(CELL_VARIANTS[name], "band:3", lengths=torch.tensor([3, 1]), size=3)
+    run, inputs = free_function(CELL_VARIANTS[name], "band:3", lengths=torch.tensor([3, 1]), size=3)
     assert torch.autograd.gradcheck(run, inputs)
     assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", list(ACTIVATIONS))
 def test_6_gradients_of_the_activations(name):
-    run, inputs = kernel(make_cell("vrnn", activation=ACTIVATIONS[name]), "full")
+    run, inputs = free_function(make_cell("vrnn", activation=ACTIVATIONS[name]), "full")
     assert torch.autograd.gradcheck(run, inputs)
 
 
 @pytest.mark.parametrize("spec", FEW)
 @pytest.mark.parametrize("name", list(CELL_VARIANTS))
-@torch.no_grad()
 def test_6_every_backend_equals_the_reference(name, spec, monkeypatch):
-    run, inputs = kernel(CELL_VARIANTS[name], spec)
-    expected = run(*inputs)
-    cell, structure = CELL_VARIANTS[name], hidden_structure(spec)
-    u, weight, bias, *state = inputs
-    for backend in ops.BACKENDS:
+    run, inputs = free_function(CELL_VARIANTS[name], spec, lengths=torch.tensor([3, 2]))
+    results = {}
+    for backend in ("reference", *ops.BACKENDS):
         monkeypatch.setenv("PRERNN_OPS", backend)
-        products = gate_products(structure, weight, structure.index(4), cell.groups, bias)
-        out, last = ops.sequence(cell, products, u, tuple(state))
-        close((out, *last), expected)
+        out = run(*inputs)
+        grads = torch.autograd.grad(sum(t.square().sum() for t in out), inputs)
+        results[backend] = (out, grads)
+    for backend, result in results.items():
+        close(result, results["reference"], msg=lambda text, backend=backend: f"{backend}: {text}")
 
 
 # --- what the recurrence keeps besides

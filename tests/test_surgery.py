@@ -261,12 +261,6 @@ def setitem(net, x):
     return x
 
 
-def alias(net, x):
-    y = x
-    x += 1
-    return x * y
-
-
 CHANGES = {
     "module": in_place(lambda net, x: net.relu(x)),
     "relu_": in_place(lambda net, x: x.relu_()),
@@ -277,7 +271,6 @@ CHANGES = {
     "F.relu_": in_place(lambda net, x: F.relu_(x)),
     "view": in_place(lambda net, x: x[:, :2].add_(3)),
     "setitem": setitem,
-    "alias": alias,
     "returned": lambda net, x: net.relu(x.add_(1)).mul_(2),
     "iadd": lambda net, x: x.__iadd__(1),
 }
@@ -502,9 +495,7 @@ CONVERT = {
     "densenet121": ("features.denseblock4.denselayer16.conv2", 1024),
     "mobilenet_v2": ("features.18.0", 1280),
     "mobilenet_v3_small": ("classifier.0", 1024),
-    "mobilenet_v3_large": ("classifier.0", 1280),
     "efficientnet_b0": ("features.8.0", 1280),
-    "efficientnet_v2_s": ("features.7.0", 1280),
     "squeezenet1_0": ("classifier.1", 1000),
     "squeezenet1_1": ("classifier.1", 1000),
     "googlenet": ("inception5b.branch3.1.conv", 1024),
@@ -519,12 +510,10 @@ CONVERT = {
     "r2plus1d_18": ("layer4.1.conv2.0.3", 512),
     "s3d": ("features.15.branch2.1.1.0", 1024),
     "timm/tf_efficientnet_lite0": ("conv_head", 1280),
-    "timm/efficientnet_b0": ("conv_head", 1280),
     "timm/mobilenetv2_100": ("conv_head", 1280),
     "timm/mobilenetv3_small_100": ("conv_head", 1024),
     "timm/mobilenetv4_conv_small": ("conv_head", 1280),
     "timm/mnasnet_100": ("conv_head", 1280),
-    "timm/fbnetc_100": ("conv_head", 1984),
     "timm/lcnet_050": ("conv_head", 1280),
     "timm/ghostnet_100": ("conv_head", 1280),
     "timm/resnet18": ("layer4.1.conv2", 512),
