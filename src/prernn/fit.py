@@ -66,7 +66,9 @@ class VideoCLI(LightningCLI):
         folder = root / "checkpoints"
         # two callbacks: Lightning's save_last follows the best score, not the last epoch
         last = ModelCheckpoint(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
-        best = ModelCheckpoint(folder, filename="best", enable_version_counter=False, monitor="val_accuracy", mode="max")
+        best = ModelCheckpoint(
+            folder, filename="best", enable_version_counter=False, monitor="val_accuracy", mode="max"
+        )
         callbacks = [*callbacks, RunFolder(), last, best]
         if config.get("enable_progress_bar") is not False:
             callbacks.append(RichProgressBar())

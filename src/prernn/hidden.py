@@ -21,6 +21,8 @@ class HiddenToHidden(nn.Module):
         ValueError: a structure that makes no sense for ``size``.
     """
 
+    index: Tensor | None
+
     def __init__(self, size: int, gates: int, hidden: str | Structure = "full", *, device=None, dtype=None):
         super().__init__()
         self.structure = hidden_structure(hidden)
@@ -42,9 +44,16 @@ class HiddenToHidden(nn.Module):
         """Recurrent weights of all gates."""
         return self.gates * self.structure.weight_count(self.size)
 
+    def positions(self) -> Tensor | None:
+        """The structure's constant positions, drawn when a module that was built on meta gets its weights."""
+        if self.index is None and not self.weight.is_meta:
+            index = self.structure.index(self.size)
+            self.index = index if index is None else index.to(self.weight.device)
+        return self.index
+
     def matrix(self) -> Tensor:
         """Dense ``W_hh``, ``(G, D, D)``."""
-        return self.structure.matrix(self.weight, self.index)
+        return self.structure.matrix(self.weight, self.positions(), self.size)
 
     @torch.no_grad()
     def zero_(self) -> None:
@@ -53,7 +62,7 @@ class HiddenToHidden(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """``W_hh h``: ``h (B, D)`` gives ``(B, G, D)``; a feature map ``(B, D, H, W)`` gives ``(B, G, D, H, W)``."""
-        (product,) = gate_products(self.structure, self.weight, self.index, ((0, self.gates),))
+        (product,) = gate_products(self.structure, self.size, self.weight, self.positions(), ((0, self.gates),))
         if h.ndim == 2:
             return product(h)
         rows = h.movedim(1, -1)  # (B, H, W, D)
@@ -65,7 +74,7 @@ class HiddenToHidden(nn.Module):
 
 
 def gate_products(
-    structure: Structure, weight: Tensor, index: Tensor | None, groups, bias: Tensor | None = None
+    structure: Structure, size: int, weight: Tensor, index: Tensor | None, groups, bias: Tensor | None = None
 ) -> list[Callable[[Tensor], Tensor]]:
     """One function ``h (N, D) -> W_hh h + b (N, last-first, D)`` for each range ``(first, last)`` of gates.
 
@@ -74,7 +83,7 @@ def gate_products(
     """
 
     def bind(first: int, last: int):
-        prepared = structure.prepare(weight[first:last], index)
+        prepared = structure.prepare(weight[first:last], index, size)
         if bias is None:
             return lambda h: structure.product(prepared, h, index)
         offset = bias[first:last]

@@ -95,7 +95,7 @@ class GateInput(SingleInput):
 
     def __init__(self, layer: nn.Module, tail: nn.Module | None, gates: int, own_gate: int, *, pool_first=False):
         super().__init__(layer, tail, pool_first=pool_first)
-        weight = layer.weight.detach()
+        weight: Tensor = layer.weight.detach()  # type: ignore[operator, assignment]
         self.own_gate = own_gate
         self.copies = nn.Parameter(weight.repeat(gates - 1, *[1] * weight.ndim))  # (G-1, *W_xy)
 
@@ -114,7 +114,7 @@ class GateInput(SingleInput):
 
 def with_weight(layer: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
     """The layer's output with ``weight`` in place of its own, whatever else its forward does."""
-    if type(layer).forward is nn.Linear.forward:
+    if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
         return F.linear(x, weight, layer.bias)
     if isinstance(layer, _ConvNd) and type(layer).forward in CONVOLUTIONS:
         return layer._conv_forward(x, weight, layer.bias)

@@ -55,6 +55,26 @@ class RecurrentNetwork(nn.Module):
         """Zero state of ``batch_size`` streams; ``image_size`` (H, W) matters only to layers with feature maps."""
         return tuple(layer.init_state(batch_size) for layer in self.recurrent_layers)
 
+    def _open_state(self, state: tuple | None, batch: int) -> tuple:
+        """The state to start from; a ValueError where it belongs to another network or batch."""
+        expected = self.init_state(batch)
+        if state is None:
+            return expected
+        shapes, wanted = ([[tuple(t.shape) for t in layer] for layer in each] for each in (state, expected))
+        if shapes != wanted:
+            raise ValueError(f"expected a state of {batch} streams with shapes {wanted}, got {shapes}")
+        return state
+
+    def __getstate__(self):
+        # torch.fx pickles a graph as code, which forgets the shapes of its values
+        return {**self.__dict__, "shapes": [node.meta.get("shape") for node in self.cnn.graph.nodes]}
+
+    def __setstate__(self, state):
+        shapes = state.pop("shapes")
+        super().__setstate__(state)
+        for node, shape in zip(self.cnn.graph.nodes, shapes, strict=True):
+            node.meta["shape"] = shape
+
     def forward(self, video: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
         """A whole video, or the next chunk of one when ``state`` is given.
 
@@ -73,8 +93,9 @@ class RecurrentNetwork(nn.Module):
             wanted = "(B, T, C, D, H, W)" if rank == 6 else "(B, T, C, H, W)"
             raise ValueError(f"expected video {wanted} with at least one frame, got shape {tuple(video.shape)}")
         batch, steps = video.shape[:2]
+        state = self._open_state(state, batch)
         frames = video.transpose(0, 1).flatten(0, 1)  # (T*B, C, H, W): time first, as the recurrence wants it
-        out, state = self.cnn(frames, self.init_state(batch) if state is None else state)
+        out, state = self.cnn(frames, state)
         return out.unflatten(0, (steps, batch)).transpose(0, 1), state  # (B, T, K)
 
     def step(self, frame: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
@@ -93,7 +114,7 @@ class RecurrentNetwork(nn.Module):
         if frame.ndim != len(self.frame_shape) + 1:
             wanted = "(B, C, D, H, W)" if len(self.frame_shape) == 4 else "(B, C, H, W)"
             raise ValueError(f"expected frame {wanted}, got shape {tuple(frame.shape)}")
-        return self.cnn(frame, self.init_state(frame.shape[0]) if state is None else state)
+        return self.cnn(frame, self._open_state(state, frame.shape[0]))
 
 
 def recurrent_nodes(cnn: fx.GraphModule) -> list[fx.Node]:
@@ -214,7 +235,8 @@ def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
 
 
 def _trunk(cnn: fx.GraphModule, inputs: list[fx.Node], before: set[fx.Node]) -> fx.GraphModule:
-    graph, values = fx.Graph(), {}
+    graph = fx.Graph()
+    values: dict[fx.Node, fx.Node] = {}
     for node in cnn.graph.nodes:
         if node in before:
             values[node] = graph.node_copy(node, values.__getitem__)
@@ -223,7 +245,8 @@ def _trunk(cnn: fx.GraphModule, inputs: list[fx.Node], before: set[fx.Node]) -> 
 
 
 def _rest(cnn: fx.GraphModule, inputs: list[fx.Node], before: set[fx.Node]) -> fx.GraphModule:
-    graph, values = fx.Graph(), {}
+    graph = fx.Graph()
+    values: dict[fx.Node, fx.Node] = {}
     packed = graph.placeholder("inputs")
     for count, node in enumerate(inputs):
         values[node] = graph.call_function(operator.getitem, (packed, count))

@@ -77,7 +77,7 @@ def confusion(matrix: np.ndarray, labels: Sequence[str], path: str | Path, *, ti
     if len(labels) <= 30:  # more would be unreadable
         for (row, column), count in np.ndenumerate(matrix):
             shade = "white" if count > matrix[row].sum() / 2 else "black"
-            axis.text(column, row, int(count), ha="center", va="center", fontsize=8, color=shade)
+            axis.text(column, row, str(int(count)), ha="center", va="center", fontsize=8, color=shade)
         axis.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize=8)
         axis.set_yticks(range(len(labels)), labels, fontsize=8)
     axis.set_xlabel("predicted")

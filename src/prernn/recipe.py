@@ -68,7 +68,7 @@ class Recipe:
     def _make_recurrent(self, cnn: nn.Module, outputs: int | None) -> RecurrentNetwork:
         if self.method == "framewise":
             return framewise(cnn, outputs=outputs)
-        kind = {"cell": self.cell, "hidden": self.hidden, "outputs": outputs}
+        kind: dict[str, Any] = {"cell": self.cell, "hidden": self.hidden, "outputs": outputs}
         if self.method == "traditional":
             return traditional(cnn, hidden_size=self.hidden_size, num_layers=self.num_layers, **kind)
         network = convert(cnn, self.layer, input=self.input, pretrained=self.pretrained_layer, **kind)

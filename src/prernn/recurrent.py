@@ -71,11 +71,11 @@ class RecurrentLayer(nn.Module):
 
     def _run_vectors(self, u: Tensor, state: State) -> tuple[Tensor, State]:
         hh = self.hidden_to_hidden
-        products = gate_products(hh.structure, hh.weight, hh.index, self.cell.groups, self.bias)
+        products = gate_products(hh.structure, hh.size, hh.weight, hh.positions(), self.cell.groups, self.bias)
         u = u.expand(-1, -1, hh.gates, -1)  # one input for all gates is a view, not copies
         if u.shape[0] == 1:  # a stream: one step, none of a sequence's bookkeeping
             state = self.cell.step(u[0], state, products)
-            return state[0].unsqueeze(0), state
+            return state[0].clone().unsqueeze(0), state  # a copy: what follows may work in place
         return ops.sequence(self.cell, products, u, state)
 
     def forward(self, inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:

@@ -23,6 +23,9 @@ class RecurrentStack(nn.Module):
     ``hidden="full"`` a torch.nn ``state_dict`` loads as it is.
     """
 
+    index: Tensor | None
+    weight_hh_l0: nn.Parameter
+
     def __init__(
         self,
         cell: Cell,
@@ -90,9 +93,20 @@ class RecurrentStack(nn.Module):
             if name.startswith("bias_hh"):
                 nn.init.zeros_(parameter)
 
+    def flatten_parameters(self) -> None:
+        """Does nothing; torch.nn's layers have it."""
+
     def hidden_matrix(self, layer: int = 0, *, reverse: bool = False) -> Tensor:
         """Dense ``W_hh`` of one layer and direction, ``(G, D, D)``."""
-        return self.structure.matrix(self._recurrent_weight(f"_l{layer}{'_reverse' if reverse else ''}"), self.index)
+        weight = self._recurrent_weight(f"_l{layer}{'_reverse' if reverse else ''}")
+        return self.structure.matrix(weight, self._positions(), self.hidden_size)
+
+    def _positions(self) -> Tensor | None:
+        """The structure's constant positions, drawn when a module that was built on meta gets its weights."""
+        if self.index is None and not self.weight_hh_l0.is_meta:
+            index = self.structure.index(self.hidden_size)
+            self.index = index if index is None else index.to(self.weight_hh_l0.device)
+        return self.index
 
     def _recurrent_weight(self, suffix: str) -> Tensor:
         weight = getattr(self, f"weight_hh{suffix}")
@@ -101,7 +115,8 @@ class RecurrentStack(nn.Module):
     def _products(self, suffix: str) -> list:
         bias = getattr(self, f"bias_hh{suffix}")
         bias = None if bias is None else bias.unflatten(0, (len(self.cell.gates), -1))  # (G, D)
-        return gate_products(self.structure, self._recurrent_weight(suffix), self.index, self.cell.groups, bias)
+        weight = self._recurrent_weight(suffix)
+        return gate_products(self.structure, self.hidden_size, weight, self._positions(), self.cell.groups, bias)
 
     def _gate_inputs(self, x: Tensor, suffix: str) -> Tensor:
         u = F.linear(x, getattr(self, f"weight_ih{suffix}"), getattr(self, f"bias_ih{suffix}"))

@@ -9,6 +9,7 @@ A new structure is one class with the methods of `Structure` and one line in `ST
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,13 +41,13 @@ class Structure(Protocol):
     def index(self, size: int) -> Tensor | None:
         """Constant positions that `prepare` and `matrix` need, or None."""
 
-    def prepare(self, weight: Tensor, index: Tensor | None) -> Tensor:
+    def prepare(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
         """Brings compact weights ``(G, *weight_shape)`` into the form `product` wants, once a sequence."""
 
     def product(self, prepared: Tensor, h: Tensor, index: Tensor | None) -> Tensor:
         """``W_hh h`` for ``h (N, D)``, giving ``(N, G, D)``."""
 
-    def matrix(self, weight: Tensor, index: Tensor | None) -> Tensor:
+    def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
         """Dense ``W_hh``, ``(G, D, D)``, differentiable in ``weight``."""
 
 
@@ -77,14 +78,14 @@ class Full:
     def index(self, size):
         return None
 
-    def prepare(self, weight, index):
+    def prepare(self, weight, index, size):
         return weight
 
     def product(self, prepared, h, index):
         gates, size, _ = prepared.shape
         return F.linear(h, prepared.flatten(0, 1)).unflatten(1, (gates, size))  # (N, G, D)
 
-    def matrix(self, weight, index):
+    def matrix(self, weight, index, size):
         return weight
 
 
@@ -115,13 +116,13 @@ class Diagonal:
     def index(self, size):
         return None
 
-    def prepare(self, weight, index):
+    def prepare(self, weight, index, size):
         return weight
 
     def product(self, prepared, h, index):
         return h.unsqueeze(1) * prepared  # (N, G, D)
 
-    def matrix(self, weight, index):
+    def matrix(self, weight, index, size):
         return torch.diag_embed(weight)
 
 
@@ -138,11 +139,12 @@ class Band:
     percent: float | None = None
 
     def __str__(self):
-        return f"band:{self.width}" if self.percent is None else f"band:{self.percent:g}%"
+        return f"band:{self.width}" if self.percent is None else f"band:{_shortest(self.percent)}%"
 
     def columns(self, size: int) -> int:
         """Width ``C`` of the band for ``size`` neurons."""
-        if self.width is not None:
+        if self.percent is None:
+            assert self.width is not None  # one of the two is given
             return self.width
         nearest = 2 * math.floor((self.percent / 100 * size - 1) / 2 + 0.5) + 1
         return max(1, min(nearest, 2 * size - 1))
@@ -171,7 +173,7 @@ class Band:
     def index(self, size):
         return None
 
-    def prepare(self, weight, index):
+    def prepare(self, weight, index, size):
         # where, not a product: whatever stands outside the matrix (even NaN) can never be used
         return torch.where(self._inside(weight), weight, weight.new_zeros(()))
 
@@ -180,11 +182,11 @@ class Band:
         windows = F.pad(h, (reach, reach)).unfold(1, prepared.shape[2], 1)  # (N, D, C)
         return torch.einsum("ndc,gdc->ngd", windows, prepared)
 
-    def matrix(self, weight, index):
-        gates, size, columns = weight.shape
+    def matrix(self, weight, index, size):
+        gates, _, columns = weight.shape
         padded = weight.new_zeros(gates, size, size + columns - 1)
         neighbours = self._neighbours(weight).expand(gates, -1, -1)
-        padded = padded.scatter(2, neighbours + columns // 2, self.prepare(weight, index))
+        padded = padded.scatter(2, neighbours + columns // 2, self.prepare(weight, index, size))
         return padded[:, :, columns // 2 : columns // 2 + size]
 
     def _neighbours(self, weight: Tensor) -> Tensor:
@@ -230,14 +232,14 @@ class Grouped:
     def index(self, size):
         return None
 
-    def prepare(self, weight, index):
+    def prepare(self, weight, index, size):
         return weight.unflatten(1, (self.groups, -1))  # (G, groups, D/groups, D/groups)
 
     def product(self, prepared, h, index):
         return torch.einsum("nki,gkoi->ngko", h.unflatten(1, (self.groups, -1)), prepared).flatten(2)
 
-    def matrix(self, weight, index):
-        blocks = self.prepare(weight, index)  # (G, groups, d, d)
+    def matrix(self, weight, index, size):
+        blocks = self.prepare(weight, index, size)  # (G, groups, d, d)
         return torch.stack([torch.block_diag(*gate.unbind(0)) for gate in blocks.unbind(0)])
 
 
@@ -253,7 +255,7 @@ class Sparse:
     density: float
 
     def __str__(self):
-        return f"sparse:{self.density:g}"
+        return f"sparse:{_shortest(self.density)}"
 
     def check(self, size):
         _check_size(size)
@@ -278,22 +280,15 @@ class Sparse:
         keys = _hash(torch.arange(size * size))
         return keys.argsort()[: self.weight_count(size)].sort().values
 
-    def prepare(self, weight, index):
-        return self.matrix(weight, index)
+    def prepare(self, weight, index, size):
+        return self.matrix(weight, index, size)
 
     def product(self, prepared, h, index):
         return Full().product(prepared, h, index)
 
-    def matrix(self, weight, index):
-        size = self._size(weight.shape[1])
+    def matrix(self, weight, index, size):
         flat = weight.new_zeros(weight.shape[0], size * size)
         return flat.index_copy(1, index, weight).unflatten(1, (size, size))
-
-    def _size(self, count: int) -> int:
-        """Hidden size that ``count`` weights belong to: near ``sqrt(count / density)``, found exactly."""
-        guess = round(math.sqrt(count / self.density))
-        near = sorted(range(max(1, guess - 2), guess + 3), key=lambda size: abs(size - guess))
-        return next(size for size in near if self.weight_count(size) == count)
 
 
 @dataclass(frozen=True)
@@ -331,15 +326,20 @@ class Paths:
     def index(self, size):
         return path_sources(size, self.paths)
 
-    def prepare(self, weight, index):
+    def prepare(self, weight, index, size):
         return weight
 
     def product(self, prepared, h, index):
         return torch.einsum("ndp,gdp->ngd", h[:, index], prepared)
 
-    def matrix(self, weight, index):
-        gates, size, _ = weight.shape
+    def matrix(self, weight, index, size):
+        gates = weight.shape[0]
         return weight.new_zeros(gates, size, size).scatter(2, index.expand(gates, -1, -1), weight)
+
+
+def _shortest(number: float) -> str:
+    """The shortest text that reads back as the same number."""
+    return repr(number).removesuffix(".0")
 
 
 def _check_size(size: int) -> None:
@@ -405,7 +405,7 @@ def _number(kind: type, text: str, rule: str):
         raise ValueError(rule) from None
 
 
-STRUCTURES = {
+STRUCTURES: dict[str, Callable[[str], Structure]] = {
     "full": _parse_full,
     "diagonal": _parse_diagonal,
     "band": _parse_band,

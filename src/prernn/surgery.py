@@ -5,8 +5,10 @@
 Nothing here knows any architecture by name: what lies where follows from the graph.
 """
 
+import operator
 from dataclasses import dataclass
 
+import torch
 from torch import cat, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -27,6 +29,8 @@ from prernn.tracing import (
     submodule_of,
     value_shape,
 )
+
+SCALINGS = {operator.mul, torch.mul, "mul"}
 
 
 @dataclass
@@ -60,7 +64,7 @@ def find_layer(module: fx.GraphModule) -> Site:
     depth = _depths(module)
     reasons = []
     # the deepest first (a shortcut's convolution may come later in the graph), the later one where equal
-    for node in sorted(layers[::-1], key=lambda node: -depth[node]):
+    for _, node in sorted(enumerate(layers), key=lambda item: (depth[item[1]], item[0]), reverse=True):
         try:
             return find_site(module, node.target)
         except (NotImplementedError, ValueError) as error:
@@ -123,7 +127,8 @@ def _layer_node(module: fx.GraphModule, name: str) -> fx.Node:
 
 def _reaches(start: fx.Node, goal: fx.Node, blocked: set[fx.Node]) -> bool:
     """Whether a way leads from ``start`` to ``goal`` round the ``blocked`` nodes."""
-    seen, todo = set(), [start]
+    seen: set[fx.Node] = set()
+    todo = [start]
     while todo:
         node = todo.pop()
         if node is goal:
@@ -166,7 +171,8 @@ def _check_region(module: fx.GraphModule, node: fx.Node, end: fx.Node, region: l
     inside = set(region)
     layers = {other for other in region[1:] if holds_layer(module, other)}
     if not _reaches(node, end, layers):
-        names = ", ".join(repr(other.target) for other in layers)
+        last = [repr(other.target) for other in region if other in layers][-6:]
+        names = ", ".join(last)
         raise NotImplementedError(
             f"between layer {node.target!r} and the pooled vector stand further layers ({names}); pass the last of them"
         )
@@ -179,7 +185,7 @@ def _check_region(module: fx.GraphModule, node: fx.Node, end: fx.Node, region: l
     start = value_shape(node)
     if end is node or start is None:
         return
-    if places(start) > 1 and not any(averages(module, other) for other in region):
+    if places(start) > 1 and _reaches(node, end, {other for other in region if averages(module, other)}):
         raise NotImplementedError(
             f"no global average pooling lies behind layer {node.target!r}, whose output is {start[1:]}: looked for "
             "a mean or an average pooling to one place; pass an fc layer, or a conv layer that is pooled"
@@ -251,13 +257,31 @@ def _pools_first(module, node, region, without) -> bool:
     pointwise = isinstance(layer, _ConvNd) and set(layer.kernel_size) == {1} == set(layer.stride)
     if not pointwise or any(map(bool, layer.padding if isinstance(layer.padding, tuple) else ())):
         return False
+    small: set[fx.Node] = set()  # values of one place, such as the gates of squeeze-and-excitation
+    inside = set(region)
     for other in region[1:]:
+        parents = [parent for parent in other.all_input_nodes if parent in inside]
         if averages(module, other):
-            kind = submodule_of(module, other)
-            adaptive = isinstance(kind, POOL_MODULES[:3]) or "Adaptive" in type(kind).__name__
-            return adaptive or other.target in ADAPTIVE_POOLS
+            if not _averages_evenly(module, other):
+                return False
+            if not _reaches(node, region[-1], {other}):
+                return True
+            small.add(other)
+            continue
+        shape = value_shape(other)
+        if all(parent in small for parent in parents) and shape is not None and places(shape) == 1:
+            small.add(other)
+            continue
         kind = submodule_of(module, other)
         affine = isinstance(kind, (_BatchNorm, nn.Identity)) or other.target in ADDITIONS | {cat}
-        if not affine and other is not without:
+        gated = other.target in SCALINGS and len(parents) == 2 and sum(parent in small for parent in parents) == 1
+        if not affine and not gated and other is not without:
             return False
     return False
+
+
+def _averages_evenly(module, node: fx.Node) -> bool:
+    """Whether an averaging node takes the mean over all places, whatever their number."""
+    kind = submodule_of(module, node)
+    adaptive = isinstance(kind, POOL_MODULES[:3]) or "Adaptive" in type(kind).__name__
+    return adaptive or node.target in ADAPTIVE_POOLS

@@ -52,8 +52,19 @@ ADAPTIVE_POOLS = {F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_p
 ADDITIONS = {operator.add, torch.add, "add"}
 PRODUCTS = {operator.mul, torch.mul, torch.matmul, operator.matmul, torch.bmm, "mul", "matmul"}
 
+PLAIN = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    torch.relu_: torch.relu,
+}
+"""Functions that overwrite their first argument, and the plain form of each."""
+VIEWS = ("getitem", "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "transpose", "permute")
+VIEWS += ("chunk", "split", "narrow", "select", "expand", "expand_as", "movedim", "unbind", "detach", "contiguous")
+
 # frame shapes (C is read from the first layer) that are tried in turn when nothing says what the CNN takes
-IMAGE_SIZES = ((224, 224), (299, 299), (112, 112), (96, 96), (64, 64), (48, 48), (32, 32), (28, 28))
+IMAGE_SIZES = ((224, 224), (299, 299), (256, 256), (112, 112), (96, 96), (64, 64), (48, 48), (32, 32), (28, 28))
 SNIPPET_SIZES = ((16, 112, 112), (8, 112, 112), (16, 224, 224), (8, 224, 224), (4, 224, 224), (32, 224, 224))
 
 
@@ -95,8 +106,8 @@ def trace(cnn: nn.Module) -> fx.GraphModule:
             "that depends on the data: pass such a module, or wrap the part that branches in a module without children"
         ) from error
     module = fx.GraphModule(cnn, graph, type(cnn).__name__)
-    _drop_assertions(module)
     _avoid_overwriting(module)
+    _drop_assertions(module)
     _separate_activations(module)
     _make_dropout_modules(module)
     module.recompile()
@@ -116,14 +127,72 @@ def _drop_assertions(module: fx.GraphModule) -> None:
 
 
 def _avoid_overwriting(module: fx.GraphModule) -> None:
-    """``x += y`` becomes ``x + y``: a tail runs once for each gate, and none may change what the next one reads."""
-    functions = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
-    methods = {"add_": "add", "sub_": "sub", "mul_": "mul"}
-    for node in module.graph.nodes:
-        if node.op == "call_function":
-            node.target = functions.get(node.target, node.target)
-        elif node.op == "call_method":
-            node.target = methods.get(node.target, node.target)
+    """Makes in-place steps plain ones wherever a value that they overwrite has another reader.
+
+    Conversion moves steps about, a tail runs once for each gate, and a step whose result nobody uses would be
+    dropped: none of that may change what another step reads.
+
+    Raises:
+        NotImplementedError: a part of a value is overwritten, and the value read afterwards.
+    """
+    order = {node: count for count, node in enumerate(module.graph.nodes)}
+    for node in list(module.graph.nodes):
+        if not _works_in_place(module, node):
+            continue
+        value = node.all_input_nodes[0]
+        source = value
+        while _is_view(source):
+            source = source.all_input_nodes[0]
+            if any(order[user] > order[node] for user in source.users):
+                raise NotImplementedError(f"{node} overwrites a part of {source}, which is read afterwards")
+        if len(value.users) == 1 and source is value and value.op != "placeholder" and node.op == "call_module":
+            continue
+        _make_plain(module, node)
+        for user in list(value.users):
+            if order[user] > order[node]:
+                user.replace_input_with(value, node)
+
+
+def _works_in_place(module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(module.get_submodule(node.target), "inplace", False))
+    if node.op == "call_method":
+        return node.target.endswith("_") and not node.target.startswith("__") and hasattr(Tensor, node.target[:-1])
+    return node.op == "call_function" and (node.target in PLAIN or _inplace_argument(node) is not None)
+
+
+def _inplace_argument(node: fx.Node) -> inspect.BoundArguments | None:
+    """The arguments of a function called with ``inplace=True``, or None."""
+    if getattr(node.target, "__module__", "") != "torch.nn.functional":
+        return None
+    try:
+        bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)
+    except (TypeError, ValueError):
+        return None
+    return bound if bound.arguments.get("inplace") is True else None
+
+
+def _make_plain(module: fx.GraphModule, node: fx.Node) -> None:
+    if node.op == "call_module":
+        plain = copy.copy(module.get_submodule(node.target))  # others may call the same one
+        plain.inplace = False
+        name = f"{node.target}_plain"
+        module.add_submodule(name, plain)
+        node.target = name
+    elif node.op == "call_method":
+        node.target = node.target[:-1]
+    elif node.target in PLAIN:
+        node.target = PLAIN[node.target]
+    else:
+        bound = _inplace_argument(node)
+        bound.arguments["inplace"] = False
+        node.args, node.kwargs = bound.args, bound.kwargs
+
+
+def _is_view(node: fx.Node) -> bool:
+    """Whether the value may share memory with what it is made of."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.op in ("call_function", "call_method") and name in VIEWS
 
 
 def _separate_activations(module: fx.GraphModule) -> None:
@@ -333,6 +402,8 @@ def _ends_only(module: fx.GraphModule, node: fx.Node) -> bool:
     )
     if not node.all_input_nodes or value_shape(node.all_input_nodes[0]) is None:
         return False
+    if averages(module, node):
+        return places(value_shape(node.all_input_nodes[0])) == 1
     if node.op == "call_module":
         return isinstance(module.get_submodule(node.target), modules)
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
