@@ -65,8 +65,11 @@ def backbone(
     if meta and (pretrained or weights is not None):
         raise ValueError(f'{name}: device="meta" holds no numbers, so it takes neither pretrained nor weights')
     if meta:
-        with torch.device("meta"):
-            model = _build(library, key, False, options)
+        try:
+            with torch.device("meta"):
+                model = _build(library, key, False, options)
+        except (NotImplementedError, RuntimeError):  # it computes with its weights while it is built (RegNet)
+            model = _build(library, key, False, options).to("meta")
     else:
         model = _build(library, key, pretrained, options)
     if weights is not None:

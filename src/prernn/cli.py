@@ -117,7 +117,7 @@ def _stream(options) -> None:
     from prernn import checkpoint, streaming
 
     net = checkpoint.load(options.checkpoint)
-    streaming.stream_video(net, options.source, csv=options.csv or "-", video=options.video, limit=options.limit)
+    streaming.stream_video(net, options.source, csv=options.csv or sys.stdout, video=options.video, limit=options.limit)
 
 
 def _inspect(options) -> None:

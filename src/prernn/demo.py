@@ -261,7 +261,7 @@ def _row(row: Contestant) -> dict[str, Any]:
 
 def _table(contestants: Sequence[Contestant]) -> Table:
     table = Table(title="classes in reversed pairs, pictures not trained on")
-    table.add_column("network")
+    table.add_column("network", no_wrap=True)
     for name in ("accuracy", "recurrent weights introduced", "ms a frame, streaming"):
         table.add_column(name, justify="right")
     for row in contestants:
