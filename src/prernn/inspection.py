@@ -56,7 +56,7 @@ def show(
     table.caption = f"PreRNN layers: {', '.join(layers)}"
     console = Console()
     # a narrow terminal or a pipe may wrap lines, but must not cut numbers
-    console.width = max(console.width, console.measure(table).maximum)
+    console.width = max(console.width, Console(width=1000).measure(table).maximum)
     console.print(table)
 
 
