@@ -177,6 +177,23 @@ def test_a_bad_video_stops_the_run_or_is_skipped_as_the_user_chose(videos, tmp_p
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
+def test_a_full_disk_leaves_the_old_checkpoint(videos, tmp_path, capsys, monkeypatch):
+    file = write(tmp_path / "config.yaml", config(videos, tmp_path / "run"))
+    assert main(["fit", "--config", file, "--trainer.max_epochs", "1"]) == 0
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+
+    def full(self, checkpoint, path, storage_options=None):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lightning.pytorch.plugins.io.TorchCheckpointIO.save_checkpoint", full)
+    assert main(["fit", "--config", file, "--ckpt_path", "last"]) == 2
+    assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
+    assert last.read_bytes() == before
+    assert sorted(path.name for path in last.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
 WORKER = """
 import json, sys
 import lightning as L, torch

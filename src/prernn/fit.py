@@ -1,5 +1,6 @@
 """``prernn fit | validate | test | predict``: LightningCLI over `VideoModule` and `VideoData`."""
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from prernn.data import VideoData
-from prernn.run_folder import RunFolder
+from prernn.run_folder import RunFolder, WholeFiles
 from prernn.training import VideoModule
 
-COMMANDS = {
-    "fit": "train a network on videos",
-    "validate": "evaluate it on the validation videos",
-    "test": "evaluate it on the test videos, with a confusion matrix",
-    "predict": "write a label for each test video",
-}
 DEFAULT_ROOT = "runs/latest"
 HARMLESS_WARNINGS = (
     ".*does not have many workers.*",
@@ -76,6 +71,8 @@ class VideoCLI(LightningCLI):
             config["logger"] = TensorBoardLogger(root, name="tensorboard", version="")
         if config["logger"]:
             callbacks.append(LearningRateMonitor("epoch"))
+        plugins = config.get("plugins") or []
+        config["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), WholeFiles()]
         return super()._instantiate_trainer(config, callbacks)
 
 
@@ -86,6 +83,8 @@ def main(arguments: list[str]) -> None:
         ValueError: an argument, key or value that does not fit; a checkpoint of another network.
     """
     torch.set_float32_matmul_precision("high")
+    for name in ("lightning.pytorch", "lightning.fabric"):  # their tips and device lists crowd out what counts
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message)
     VideoCLI(

@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from prernn import checkpoint
@@ -46,6 +47,28 @@ def write_table(path: str | Path, rows: Sequence[dict[str, Any]]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return write_text(path, text.getvalue())
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Lightning's checkpoints, written beside their place and renamed.
+
+    Lightning moves them there from another file system, which on a full disk leaves half a file in place of the
+    checkpoint that was there before.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Writes a checkpoint that appears whole or not at all.
+
+        Raises:
+            OSError: it can't be written, a full disk for instance.
+        """
+        path = Path(path)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            super().save_checkpoint(checkpoint, part, storage_options)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 class RunFolder(L.Callback):
