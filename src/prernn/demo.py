@@ -32,7 +32,7 @@ from prernn.transforms import Sampling, TransformSpec, clip_transform
 from prernn.video import read_frames
 
 SIZE, FRAMES, BATCH = 96, 12, 32
-# for every row alike: of 0.1 and 0.3 the better one for each of them
+# for every row alike: of 0.1 and 0.3 the better one for every recurrent network
 LEARNING_RATE = 0.3
 MAIN = "PreGRU-SIH"
 
