@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
@@ -95,8 +95,9 @@ class VideoModule(L.LightningModule):
         self.learning = learning or Learning()
         self.network = network if network is not None else recipe.build(len(labels) if labels else None)
         self.network.recipe |= {"labels": labels, "transform": transform}
-        # convolutions run up to 1.5 times faster on the CPU with the channels last; checkpoints don't differ
-        self.network.to(memory_format=torch.channels_last)
+        for module in self.network.modules():
+            if isinstance(module, nn.Conv2d):  # faster with the channels last, on the CPU too; checkpoints don't differ
+                module.to(memory_format=torch.channels_last)
         self.metrics = ClipMetrics(len(labels)) if labels else None
         self.run_seed: int | None = None
         self.test_results: dict[str, Any] = {}
