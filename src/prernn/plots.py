@@ -27,7 +27,7 @@ def curves(series: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path
         axis.set_ylabel(metric)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
-    axes[0][-1].legend(fontsize=8, loc="best")
+        axis.legend(fontsize=8, loc="best")
     figure.suptitle(title)
     return _save(figure, path)
 
