@@ -463,15 +463,24 @@ def test_live_source_keeps_its_pace(camera, tmp_path):
     assert stream_video(network(), "camera:0", video=tmp_path / "b.mp4", limit=1) == 1
 
 
-def test_ctrl_c_ends_a_live_source_with_complete_files(camera, tmp_path):
-    before, modes = signal.getsignal(signal.SIGINT), []
+@pytest.fixture
+def listening():
+    """Ctrl-C with Python's own handler: pytest's worker processes ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_a_live_source_with_complete_files(camera, tmp_path, listening):
+    before, modes = listening, []
 
     def press(prediction):
         if prediction.index == 14:
             signal.raise_signal(signal.SIGINT)
             modes.append(signal.getsignal(signal.SIGINT))
 
-    count = stream_video(network(), "camera:0", csv=tmp_path / "a.csv", video=tmp_path / "a.mp4", on_prediction=press)
+    files = {"csv": tmp_path / "a.csv", "video": tmp_path / "a.mp4"}
+    count = stream_video(network(), "camera:0", **files, on_prediction=press, limit=50)  # 50: not for ever if it fails
     assert count == len(read_rows(tmp_path / "a.csv")) == 15
     assert video.probe(tmp_path / "a.mp4").frames == 15
     assert modes == [before]  # a second one interrupts
