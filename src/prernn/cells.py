@@ -4,6 +4,8 @@ A cell says how many gates and state tensors it has, which ranges of gates share
 (``groups``), and how a step goes. It holds no weights. Gate inputs ``u`` are ``(N, G, D)``, state tensors
 ``(N, D)``; ``products[k](h)`` is ``W_hh h + b`` for the gates of ``groups[k]``, ``(N, last-first, D)``.
 
+``kernel`` names the cell to the kernels of `prernn.ops`; None where they do not know it.
+
 A new cell is one class and one line in `CELLS`.
 """
 
@@ -12,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 State = tuple[Tensor, ...]
 Product = Callable[[Tensor], Tensor]
@@ -37,11 +40,24 @@ class Cell(Protocol):
     def own_gate(self) -> int:
         """The gate that keeps the CNN's own weights when a layer is converted."""
 
+    @property
+    def kernel(self) -> str | None:
+        """Name of the cell's kernels, or None."""
+
     def step(self, u: Tensor, state: State, products: list[Product]) -> State:
         """The next state; its first tensor is also the output."""
 
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
+KERNEL_ACTIVATIONS = {
+    torch.tanh: "tanh",
+    F.tanh: "tanh",
+    nn.Tanh: "tanh",
+    torch.relu: "relu",
+    F.relu: "relu",
+    nn.ReLU: "relu",
+}
+"""Functions, and classes of modules, that the kernels have."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +69,12 @@ class VRNNCell:
     states: tuple[str, ...] = ("h",)
     groups: tuple[tuple[int, int], ...] = ((0, 1),)
     own_gate: int = 0
+
+    @property
+    def kernel(self):
+        known = type(self.activation) if isinstance(self.activation, nn.Module) else self.activation
+        name = KERNEL_ACTIVATIONS.get(known)
+        return name and f"vrnn:{name}"
 
     def step(self, u, state, products):
         return (self.activation((u + products[0](state[0])).squeeze(1)),)
@@ -66,6 +88,7 @@ class LSTMCell:
     states: tuple[str, ...] = ("h", "c")
     groups: tuple[tuple[int, int], ...] = ((0, 4),)
     own_gate: int = 2
+    kernel: str = "lstm"
 
     def step(self, u, state, products):
         h, c = state
@@ -99,6 +122,10 @@ class GRUCell:
         groups = ((0, 2), (2, 3)) if self.reset == "before" else ((0, 3),)
         object.__setattr__(self, "groups", groups)
 
+    @property
+    def kernel(self):
+        return f"gru:{self.reset}:{self.update}"
+
     def step(self, u, state, products):
         (h,) = state
         if self.reset == "before":
@@ -109,6 +136,39 @@ class GRUCell:
             r, z = torch.sigmoid(u[:, :2] + recurrent[:, :2]).unbind(1)
             n = torch.tanh(u[:, 2] + r * recurrent[:, 2])
         return (torch.lerp(h, n, z) if self.update == "new" else torch.lerp(n, h, z),)
+
+
+@dataclass(frozen=True)
+class LinearCell:
+    """The hidden-state convolution of RCN: ``h_t = (u_t + W_hh h_{t-1}) / 2``, and ``h_1 = u_1``.
+
+    ``mix="sum"`` leaves out the half. ``started (N, 1)`` says of each row whether it has a state yet, 0 or 1. It
+    is no choice for `prernn.convert`, hence not in `CELLS`.
+    """
+
+    mix: str = "mean"
+    gates: tuple[str, ...] = ("h",)
+    states: tuple[str, ...] = ("h", "started")
+    groups: tuple[tuple[int, int], ...] = ((0, 1),)
+    own_gate: int = 0
+
+    def __post_init__(self):
+        if self.mix not in ("mean", "sum"):
+            raise ValueError(f"expected mix='mean' or 'sum', got {self.mix!r}")
+
+    @property
+    def scale(self) -> float:
+        """Factor of the sum."""
+        return 0.5 if self.mix == "mean" else 1.0
+
+    @property
+    def kernel(self):
+        return f"linear:{self.mix}"
+
+    def step(self, u, state, products):
+        h, started = state
+        mixed = (u + products[0](h)).squeeze(1) * self.scale
+        return torch.where(started > 0, mixed, u.squeeze(1)), torch.ones_like(started)
 
 
 CELLS: dict[str, Callable[..., Cell]] = {"vrnn": VRNNCell, "lstm": LSTMCell, "gru": GRUCell}

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prernn import ops
 from prernn.network import RecurrentNetwork
 
 KINDS = ("step", "sequence")
@@ -101,7 +102,7 @@ def _export_step(net: RecurrentNetwork, image_size: tuple[int, int], opset: int)
     shapes = ({0: batch}, tuple(tuple({0: batch} for _ in part) for part in state))
     arguments = 2 if state else 1  # torch.onnx.export stumbles over an empty tuple
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), ops.using("reference"), _quiet():  # ONNX knows torch's operators, not our kernels
             return torch.onnx.export(
                 step,
                 (frame, state)[:arguments],

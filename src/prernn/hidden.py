@@ -1,14 +1,46 @@
 """The recurrent product ``W_hh h`` as a module, for vectors and feature maps."""
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from prernn.structures import Structure, hidden_structure
+from prernn.structures import Product, Structure, hidden_structure
 
-__all__ = ["HiddenToHidden", "gate_products", "hidden_structure"]
+__all__ = ["HiddenToHidden", "RecurrentWeights", "draw_index", "hidden_structure", "late_index"]
+
+
+@dataclass(frozen=True)
+class RecurrentWeights:
+    """What a sequence needs of ``W_hh h + b``: ``weight (G, *weight_shape)``, ``bias (G, D)`` or None."""
+
+    structure: Structure
+    size: int
+    weight: Tensor
+    index: Tensor | None
+    bias: Tensor | None
+
+    def products(self, groups: tuple[tuple[int, int], ...]) -> list[Product]:
+        """One function ``h (N, D) -> W_hh h + b (N, last-first, D)`` for each range ``(first, last)`` of gates."""
+        return [self._product(first, last) for first, last in groups]
+
+    def _product(self, first: int, last: int) -> Product:
+        product = self.structure.product(self.weight[first:last], self.index, self.size)
+        if self.bias is None:
+            return product
+        offset = self.bias[first:last]
+        return lambda h: product(h) + offset
+
+    def band(self) -> Tensor | None:
+        """``W_hh`` as `prernn.ops.fused` takes it, ``(G, C, D)``, or None."""
+        return self.structure.band(self.weight)
+
+
+def draw_index(structure: Structure, size: int, weight: Tensor) -> Tensor | None:
+    """The structure's constant positions beside ``weight``; None on the meta device, where nothing is computed."""
+    index = None if weight.is_meta else structure.index(size)
+    return index if index is None else index.to(weight.device)
 
 
 class HiddenToHidden(nn.Module):
@@ -30,9 +62,7 @@ class HiddenToHidden(nn.Module):
         self.size, self.gates = size, gates
         shape = (gates, *self.structure.weight_shape(size))
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        # on the meta device nothing is computed, so the positions are not drawn either
-        index = None if self.weight.is_meta else self.structure.index(size)
-        self.register_buffer("index", index if index is None else index.to(device), persistent=False)
+        self.register_buffer("index", draw_index(self.structure, size, self.weight), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -46,10 +76,11 @@ class HiddenToHidden(nn.Module):
 
     def positions(self) -> Tensor | None:
         """The structure's constant positions, drawn when a module that was built on meta gets its weights."""
-        if self.index is None and not self.weight.is_meta:
-            index = self.structure.index(self.size)
-            self.index = index if index is None else index.to(self.weight.device)
-        return self.index
+        return late_index(self, self.structure, self.size, self.weight)
+
+    def weights(self, bias: Tensor | None = None) -> RecurrentWeights:
+        """The product's weights, with ``bias (G, D)``."""
+        return RecurrentWeights(self.structure, self.size, self.weight, self.positions(), bias)
 
     def matrix(self) -> Tensor:
         """Dense ``W_hh``, ``(G, D, D)``."""
@@ -62,7 +93,7 @@ class HiddenToHidden(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """``W_hh h``: ``h (B, D)`` gives ``(B, G, D)``; a feature map ``(B, D, H, W)`` gives ``(B, G, D, H, W)``."""
-        (product,) = gate_products(self.structure, self.size, self.weight, self.positions(), ((0, self.gates),))
+        (product,) = self.weights().products(((0, self.gates),))
         if h.ndim == 2:
             return product(h)
         rows = h.movedim(1, -1)  # (B, H, W, D)
@@ -73,20 +104,10 @@ class HiddenToHidden(nn.Module):
         return f"size={self.size}, gates={self.gates}, hidden={str(self.structure)!r}"
 
 
-def gate_products(
-    structure: Structure, size: int, weight: Tensor, index: Tensor | None, groups, bias: Tensor | None = None
-) -> list[Callable[[Tensor], Tensor]]:
-    """One function ``h (N, D) -> W_hh h + b (N, last-first, D)`` for each range ``(first, last)`` of gates.
-
-    ``weight`` is ``(G, *weight_shape)``, ``bias`` ``(G, D)``. What a product needs of the weights is prepared
-    here, once, so that the functions can run over a whole sequence.
-    """
-
-    def bind(first: int, last: int):
-        prepared = structure.prepare(weight[first:last], index, size)
-        if bias is None:
-            return lambda h: structure.product(prepared, h, index)
-        offset = bias[first:last]
-        return lambda h: structure.product(prepared, h, index) + offset
-
-    return [bind(first, last) for first, last in groups]
+def late_index(module: nn.Module, structure: Structure, size: int, weight: Tensor) -> Tensor | None:
+    """The module's ``index``, drawn when one that was built on meta gets its weights."""
+    if module.index is None:
+        index = draw_index(structure, size, weight)
+        if index is not None:  # setting None anew is a change in the eyes of torch.export
+            module.index = index
+    return module.index  # type: ignore[return-value]

@@ -12,6 +12,7 @@ from prernn import ops
 from prernn.accounting import RecurrentCount, matched_hidden_size, recurrent_parameters
 from prernn.backbones import backbone
 from prernn.convert import convert, traditional
+from prernn.ops import backends
 
 PACKAGES = ("prernn", "torch", "torchvision", "timm", "lightning", "av", "onnxruntime")
 
@@ -78,5 +79,12 @@ def show_installation() -> None:
             table.add_row(name, "not installed")
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     table.add_row("GPUs", ", ".join(devices) or "none")
-    table.add_row("kernels", ", ".join(ops.BACKENDS))
+    for name in ops.BACKENDS:
+        table.add_row(f"kernels: {name}", ops.missing(name) or _kernel_words(name))
     Console().print(table)
+
+
+def _kernel_words(name: str) -> str:
+    if name == "native":
+        return f"{backends.kernels(name).instructions()} instructions"
+    return "needs a CUDA device" if name == "triton" and not torch.cuda.is_available() else "yes"

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from prernn import ops
 from prernn.cells import Cell, State
-from prernn.hidden import HiddenToHidden, gate_products
+from prernn.hidden import HiddenToHidden
 from prernn.structures import Structure
 
 
@@ -70,13 +70,7 @@ class RecurrentLayer(nn.Module):
             return out, maps
 
     def _run_vectors(self, u: Tensor, state: State) -> tuple[Tensor, State]:
-        hh = self.hidden_to_hidden
-        products = gate_products(hh.structure, hh.size, hh.weight, hh.positions(), self.cell.groups, self.bias)
-        u = u.expand(-1, -1, hh.gates, -1)  # one input for all gates is a view, not copies
-        if u.shape[0] == 1:  # a stream: one step, none of a sequence's bookkeeping
-            state = self.cell.step(u[0], state, products)
-            return state[0].clone().unsqueeze(0), state  # a copy: what follows may work in place
-        return ops.sequence(self.cell, products, u, state)
+        return ops.sequence(self.cell, self.hidden_to_hidden.weights(self.bias), u, state)
 
     def forward(self, inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:
         """``T*B`` frames, time first, and the state of ``B`` streams to outputs ``(T*B, D...)`` and the last state."""

@@ -10,7 +10,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from prernn import ops
 from prernn.cells import ACTIVATIONS, Cell, GRUCell, LSTMCell, State, VRNNCell
-from prernn.hidden import gate_products
+from prernn.hidden import RecurrentWeights, draw_index, late_index
+from prernn.ops.linear import linear
 from prernn.structures import Structure, hidden_structure
 
 
@@ -57,12 +58,11 @@ class RecurrentStack(nn.Module):
             dropout,
             bidirectional,
         )
-        index = None if torch.device(device or "cpu").type == "meta" else self.structure.index(hidden_size)
-        self.register_buffer("index", index if index is None else index.to(device), persistent=False)
         for number, suffix in enumerate(self._suffixes()):
             layer = number // self.directions
             features = input_size if layer == 0 else hidden_size * self.directions
             self._add_parameters(suffix, features, {"device": device, "dtype": dtype})
+        self.register_buffer("index", draw_index(self.structure, hidden_size, self.weight_hh_l0), persistent=False)
         self.reset_parameters()
 
     @property
@@ -98,28 +98,19 @@ class RecurrentStack(nn.Module):
 
     def hidden_matrix(self, layer: int = 0, *, reverse: bool = False) -> Tensor:
         """Dense ``W_hh`` of one layer and direction, ``(G, D, D)``."""
-        weight = self._recurrent_weight(f"_l{layer}{'_reverse' if reverse else ''}")
-        return self.structure.matrix(weight, self._positions(), self.hidden_size)
+        weights = self._weights(f"_l{layer}{'_reverse' if reverse else ''}")
+        return self.structure.matrix(weights.weight, weights.index, self.hidden_size)
 
-    def _positions(self) -> Tensor | None:
-        """The structure's constant positions, drawn when a module that was built on meta gets its weights."""
-        if self.index is None and not self.weight_hh_l0.is_meta:
-            index = self.structure.index(self.hidden_size)
-            self.index = index if index is None else index.to(self.weight_hh_l0.device)
-        return self.index
-
-    def _recurrent_weight(self, suffix: str) -> Tensor:
-        weight = getattr(self, f"weight_hh{suffix}")
-        return weight.unflatten(0, (len(self.cell.gates), -1))  # (G, *weight_shape)
-
-    def _products(self, suffix: str) -> list:
-        bias = getattr(self, f"bias_hh{suffix}")
-        bias = None if bias is None else bias.unflatten(0, (len(self.cell.gates), -1))  # (G, D)
-        weight = self._recurrent_weight(suffix)
-        return gate_products(self.structure, self.hidden_size, weight, self._positions(), self.cell.groups, bias)
+    def _weights(self, suffix: str) -> RecurrentWeights:
+        index = late_index(self, self.structure, self.hidden_size, self.weight_hh_l0)
+        gates = (len(self.cell.gates), -1)
+        weight, bias = getattr(self, f"weight_hh{suffix}"), getattr(self, f"bias_hh{suffix}")
+        bias = None if bias is None else bias.unflatten(0, gates)  # (G, D)
+        weight = weight.unflatten(0, gates)  # (G, *weight_shape)
+        return RecurrentWeights(self.structure, self.hidden_size, weight, index, bias)
 
     def _gate_inputs(self, x: Tensor, suffix: str) -> Tensor:
-        u = F.linear(x, getattr(self, f"weight_ih{suffix}"), getattr(self, f"bias_ih{suffix}"))
+        u = linear(x, getattr(self, f"weight_ih{suffix}"), getattr(self, f"bias_ih{suffix}"))
         return u.unflatten(-1, (len(self.cell.gates), -1))  # (..., G, D)
 
     def forward(
@@ -177,7 +168,7 @@ class RecurrentStack(nn.Module):
                 source, outputs = x, []
             reverse = suffix.endswith("_reverse")
             u = self._gate_inputs(_flip(source, lengths) if reverse else source, suffix)
-            out, last = ops.sequence(self.cell, self._products(suffix), u, rows[number], lengths)
+            out, last = ops.sequence(self.cell, self._weights(suffix), u, rows[number], lengths)
             outputs.append(_flip(out, lengths) if reverse else out)
             following.append(last)
             if len(outputs) == self.directions:
@@ -200,8 +191,10 @@ class RecurrentStack(nn.Module):
         rows = self._open_state(state, x.unsqueeze(0), True)
         following = []
         for number, suffix in enumerate(self._suffixes()):
-            following.append(self.cell.step(self._gate_inputs(x, suffix), rows[number], self._products(suffix)))
-            x = following[-1][0]
+            u = self._gate_inputs(x, suffix).unsqueeze(0)  # (1, B, G, D)
+            out, last = ops.sequence(self.cell, self._weights(suffix), u, rows[number])
+            following.append(last)
+            x = out[0]
             if number + 1 < len(rows):
                 x = F.dropout(x, self.dropout, self.training)
         return x, self._close_state(following, True)

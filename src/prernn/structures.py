@@ -17,7 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from prernn.connections import random_count, random_entries
+from prernn.ops import rows
+from prernn.ops.linear import linear
 from prernn.sobol import path_sources
+
+Product = Callable[[Tensor], Tensor]
 
 
 class Structure(Protocol):
@@ -39,16 +44,16 @@ class Structure(Protocol):
         """Shape of one gate's compact weight."""
 
     def index(self, size: int) -> Tensor | None:
-        """Constant positions that `prepare` and `matrix` need, or None."""
+        """Constant positions that `product` and `matrix` need, or None."""
 
-    def prepare(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
-        """Brings compact weights ``(G, *weight_shape)`` into the form `product` wants, once a sequence."""
-
-    def product(self, prepared: Tensor, h: Tensor, index: Tensor | None) -> Tensor:
-        """``W_hh h`` for ``h (N, D)``, giving ``(N, G, D)``."""
+    def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
+        """A function ``h (N, D) -> W_hh h (N, G, D)``; what it needs of ``weight`` is prepared once."""
 
     def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
         """Dense ``W_hh``, ``(G, D, D)``, differentiable in ``weight``."""
+
+    def band(self, weight: Tensor) -> Tensor | None:
+        """``weight`` as `prernn.ops.fused` takes it, ``(G, C, D)``, or None where its kernels don't fit."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +83,15 @@ class Full:
     def index(self, size):
         return None
 
-    def prepare(self, weight, index, size):
-        return weight
-
-    def product(self, prepared, h, index):
-        gates, size, _ = prepared.shape
-        return F.linear(h, prepared.flatten(0, 1)).unflatten(1, (gates, size))  # (N, G, D)
+    def product(self, weight, index, size):
+        rows = weight.flatten(0, 1)  # (G*D, D)
+        return lambda h: linear(h, rows).unflatten(1, (-1, size))
 
     def matrix(self, weight, index, size):
         return weight
+
+    def band(self, weight):
+        return None
 
 
 @dataclass(frozen=True)
@@ -116,14 +121,14 @@ class Diagonal:
     def index(self, size):
         return None
 
-    def prepare(self, weight, index, size):
-        return weight
-
-    def product(self, prepared, h, index):
-        return h.unsqueeze(1) * prepared  # (N, G, D)
+    def product(self, weight, index, size):
+        return lambda h: h.unsqueeze(1) * weight
 
     def matrix(self, weight, index, size):
         return torch.diag_embed(weight)
+
+    def band(self, weight):
+        return weight.unsqueeze(1)
 
 
 @dataclass(frozen=True)
@@ -173,21 +178,24 @@ class Band:
     def index(self, size):
         return None
 
-    def prepare(self, weight, index, size):
-        # where, not a product: whatever stands outside the matrix (even NaN) can never be used
-        return torch.where(self._inside(weight), weight, weight.new_zeros(()))
+    def product(self, weight, index, size):
+        columns, inside = weight.shape[2], self._only_inside(weight)
 
-    def product(self, prepared, h, index):
-        reach = prepared.shape[2] // 2
-        windows = F.pad(h, (reach, reach)).unfold(1, prepared.shape[2], 1)  # (N, D, C)
-        return torch.einsum("ndc,gdc->ngd", windows, prepared)
+        def product(h):
+            windows = F.pad(h, (columns // 2, columns // 2)).unfold(1, columns, 1)  # (N, D, C)
+            return torch.einsum("ndc,gdc->ngd", windows, inside)
+
+        return product
 
     def matrix(self, weight, index, size):
         gates, _, columns = weight.shape
         padded = weight.new_zeros(gates, size, size + columns - 1)
         neighbours = self._neighbours(weight).expand(gates, -1, -1)
-        padded = padded.scatter(2, neighbours + columns // 2, self.prepare(weight, index, size))
+        padded = padded.scatter(2, neighbours + columns // 2, self._only_inside(weight))
         return padded[:, :, columns // 2 : columns // 2 + size]
+
+    def band(self, weight):
+        return self._only_inside(weight).transpose(1, 2)
 
     def _neighbours(self, weight: Tensor) -> Tensor:
         """Neuron that each entry reads, ``(D, C)``, negative or past ``D-1`` outside the matrix."""
@@ -195,9 +203,11 @@ class Band:
         device = weight.device
         return torch.arange(size, device=device)[:, None] + torch.arange(columns, device=device) - columns // 2
 
-    def _inside(self, weight: Tensor) -> Tensor:
+    def _only_inside(self, weight: Tensor) -> Tensor:
+        """The weights, 0 outside the matrix: whatever stands there (even NaN) can never be used."""
         neighbours = self._neighbours(weight)
-        return (neighbours >= 0) & (neighbours < weight.shape[1])
+        inside = (neighbours >= 0) & (neighbours < weight.shape[1])
+        return torch.where(inside, weight, weight.new_zeros(()))
 
 
 @dataclass(frozen=True)
@@ -232,24 +242,25 @@ class Grouped:
     def index(self, size):
         return None
 
-    def prepare(self, weight, index, size):
-        return weight.unflatten(1, (self.groups, -1))  # (G, groups, D/groups, D/groups)
-
-    def product(self, prepared, h, index):
-        return torch.einsum("nki,gkoi->ngko", h.unflatten(1, (self.groups, -1)), prepared).flatten(2)
+    def product(self, weight, index, size):
+        blocks = weight.unflatten(1, (self.groups, -1))  # (G, groups, d, d)
+        return lambda h: torch.einsum("nki,gkoi->ngko", h.unflatten(1, (self.groups, -1)), blocks).flatten(2)
 
     def matrix(self, weight, index, size):
-        blocks = self.prepare(weight, index, size)  # (G, groups, d, d)
+        blocks = weight.unflatten(1, (self.groups, -1))  # (G, groups, d, d)
         return torch.stack([torch.block_diag(*gate.unbind(0)) for gate in blocks.unbind(0)])
+
+    def band(self, weight):
+        return None
 
 
 @dataclass(frozen=True)
 class Sparse:
     """A fixed random mask keeps the share ``density`` of the matrix: ``round(density*D*D)`` weights a gate.
 
-    The mask is a function of ``D`` and ``density`` alone (the smallest keys of an integer hash of the
-    positions), so a checkpoint need not carry it and no release of torch can change it. Storage is linear in
-    the number of weights; this reference product passes through the dense matrix.
+    The mask is a function of ``D`` and ``density`` alone (`prernn.connections`). Storage is linear in the number of
+    weights; so is the product on the CPU (compressed rows), elsewhere and above `DENSE` it passes
+    through the dense matrix.
     """
 
     density: float
@@ -268,7 +279,7 @@ class Sparse:
 
     def weight_count(self, size):
         self.check(size)
-        return max(1, round(self.density * size * size))
+        return random_count(size, self.density)
 
     def fan_in(self, size):
         return max(1, round(self.density * size))
@@ -277,18 +288,20 @@ class Sparse:
         return (self.weight_count(size),)
 
     def index(self, size):
-        keys = _hash(torch.arange(size * size))
-        return keys.argsort()[: self.weight_count(size)].sort().values
+        receiver, sender = random_entries(size, self.density)
+        return receiver * size + sender
 
-    def prepare(self, weight, index, size):
-        return self.matrix(weight, index, size)
-
-    def product(self, prepared, h, index):
-        return Full().product(prepared, h, index)
+    def product(self, weight, index, size):
+        if self.density < DENSE and rows.usable(weight):
+            return lambda h: rows.product(h, weight, "sparse", self.density)
+        return Full().product(self.matrix(weight, index, size), None, size)
 
     def matrix(self, weight, index, size):
         flat = weight.new_zeros(weight.shape[0], size * size)
         return flat.index_copy(1, index, weight).unflatten(1, (size, size))
+
+    def band(self, weight):
+        return None
 
 
 @dataclass(frozen=True)
@@ -326,15 +339,22 @@ class Paths:
     def index(self, size):
         return path_sources(size, self.paths)
 
-    def prepare(self, weight, index, size):
-        return weight
-
-    def product(self, prepared, h, index):
-        return torch.einsum("ndp,gdp->ngd", h[:, index], prepared)
+    def product(self, weight, index, size):
+        if rows.usable(weight):
+            flat = weight.flatten(1)
+            return lambda h: rows.product(h, flat, "paths", self.paths)
+        return lambda h: torch.einsum("ndp,gdp->ngd", h[:, index], weight)
 
     def matrix(self, weight, index, size):
         gates = weight.shape[0]
         return weight.new_zeros(gates, size, size).scatter(2, index.expand(gates, -1, -1), weight)
+
+    def band(self, weight):
+        return None
+
+
+DENSE = 0.3
+"""Density above which a matrix product is faster than compressed rows (benchmarks/recurrence.py, --rows)."""
 
 
 def _shortest(number: float) -> str:
@@ -345,14 +365,6 @@ def _shortest(number: float) -> str:
 def _check_size(size: int) -> None:
     if size < 1:
         raise ValueError(f"expected a hidden size of at least 1, got {size}")
-
-
-def _hash(values: Tensor) -> Tensor:
-    """Scrambles int64 positions (multiply and xor-shift rounds); bijective, hence without ties."""
-    for factor in (-7046029254386353131, -4658895280553007687):
-        values = values * factor  # odd factor, wraps modulo 2**64
-        values = values ^ ((values >> 31) & ((1 << 33) - 1))
-    return values
 
 
 def _parse_full(argument: str) -> Full:

@@ -1,25 +1,41 @@
-"""Sequence kernels behind one signature; ``PRERNN_OPS`` forces a backend.
+"""Sequence kernels behind one signature.
 
-`sequence` runs a cell over time. Each backend is one file with a function of the same name and meaning;
-`reference` is the truth that the others are tested against.
+`sequence` runs a cell over time. `reference` is the truth, in plain torch, for every cell, structure and type.
+`native` (C, on the CPU) and `triton` (on a GPU) are the same in one pass, for diagonal and band structures
+(`prernn.ops.fused`). The choice is automatic; ``PRERNN_OPS`` forces one. A linear diagonal recurrence without a
+kernel runs as a parallel scan (`prernn.ops.scan`).
 """
-
-import os
 
 from torch import Tensor
 
-from prernn.ops import reference
+from prernn.ops import backends, fused, reference, scan
+from prernn.ops.backends import BACKENDS, forced, missing, using
 
-BACKENDS = {"reference": reference.sequence}
+__all__ = ["BACKENDS", "forced", "missing", "sequence", "using"]
 
 
-def sequence(cell, products: list, u: Tensor, state: tuple, lengths: Tensor | None = None) -> tuple[Tensor, tuple]:
-    """Runs ``cell`` over gate inputs ``u (T, N, G, D)`` from ``state``; see `reference.sequence`.
+def sequence(cell, weights, u: Tensor, state: tuple, lengths: Tensor | None = None) -> tuple[Tensor, tuple]:
+    """Runs ``cell`` over gate inputs from ``state``.
+
+    Args:
+        cell: gate equations (`prernn.cells.Cell`).
+        weights: hidden-to-hidden weights (`prernn.hidden.RecurrentWeights`).
+        u: gate inputs ``(T, N, G, D)``, or ``(T, N, 1, D)`` where all gates share one.
+        state: tensors ``(N, D)``.
+        lengths: ``(N,)`` valid steps of each row. A row that has ended keeps its state and puts out zeros.
+
+    Returns:
+        Outputs ``(T, N, D)`` and the state after each row's last valid step.
 
     Raises:
-        ValueError: ``PRERNN_OPS`` names no backend of this installation.
+        ValueError: ``PRERNN_OPS`` names a backend that there is not, or whose kernels don't take these tensors.
     """
-    name = os.environ.get("PRERNN_OPS", "reference")
-    if name not in BACKENDS:
-        raise ValueError(f"expected PRERNN_OPS to be one of {', '.join(BACKENDS)}, got {name!r}")
-    return BACKENDS[name](cell, products, u, state, lengths)
+    band = None if cell.kernel is None else weights.band()
+    if band is not None:
+        tensors = [u, weights.weight, *state]
+        if backends.choose(tensors if weights.bias is None else [*tensors, weights.bias]):
+            return fused.sequence(cell.kernel, band, weights.bias, u, state, lengths)
+        if cell.kernel.startswith("linear") and band.shape[1] == 1 and len(u) > 1 and forced() != "reference":
+            return scan.sequence(cell.scale, band[0, 0], weights.bias, u, state, lengths)
+    u = u.expand(-1, -1, len(weights.weight), -1)  # one input for all gates is a view, not copies
+    return reference.sequence(cell, weights.products(cell.groups), u, state, lengths)

@@ -17,6 +17,9 @@ def sequence(cell, products: list, u: Tensor, state: tuple, lengths: Tensor | No
     Returns:
         Outputs ``(T, N, D)`` and the state after each row's last valid step.
     """
+    if len(u) == 1 and lengths is None:  # a stream: one step, none of a sequence's bookkeeping
+        state = cell.step(u[0], state, products)
+        return state[0].clone().unsqueeze(0), state  # a copy: what follows may work in place
     outputs = []
     for time, u_t in enumerate(u.unbind(0)):
         following = cell.step(u_t, state, products)

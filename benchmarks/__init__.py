@@ -1,0 +1,1 @@
+"""Benchmarks, one file for each figure of speed: ``prernn bench NAME``."""

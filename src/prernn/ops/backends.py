@@ -1,0 +1,92 @@
+"""Which kernels there are, and which of them are asked for."""
+
+import contextlib
+import importlib
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("reference", "native", "triton")
+DEVICES = {"cpu": "native", "cuda": "triton"}
+DTYPES = {
+    "native": (torch.float32, torch.bfloat16),
+    "triton": (torch.float32, torch.bfloat16, torch.float16),
+}
+"""Types of tensors that the kernels take; all accumulate in float32."""
+
+_reasons: dict[str, str | None] = {"reference": None}
+_override: list[str] = []
+
+
+def kernels(name: str) -> Any:
+    """The module of the backend called ``name``.
+
+    Raises:
+        ImportError: this installation does not have it.
+    """
+    return importlib.import_module(f"prernn.ops.{name}")
+
+
+def missing(name: str) -> str | None:
+    """Why the backend called ``name`` can't run in this installation, or None where it can."""
+    if name not in _reasons:
+        try:
+            kernels(name)
+            _reasons[name] = None
+        except (ImportError, OSError, ValueError) as error:
+            _reasons[name] = str(error)
+    return _reasons[name]
+
+
+def forced() -> str | None:
+    """The backend that `using` or ``PRERNN_OPS`` asks for, or None.
+
+    Raises:
+        ValueError: there is none of that name, or it can't run in this installation.
+    """
+    name = _override[-1] if _override else os.environ.get("PRERNN_OPS")
+    if not name:
+        return None
+    if name not in BACKENDS:
+        raise ValueError(f"expected PRERNN_OPS to be one of {', '.join(BACKENDS)}, got {name!r}")
+    if missing(name):
+        raise ValueError(f"PRERNN_OPS={name} can't be had: {missing(name)}")
+    return name
+
+
+@contextlib.contextmanager
+def using(name: str):
+    """Forces a backend inside a with block, over ``PRERNN_OPS``."""
+    _override.append(name)
+    try:
+        yield
+    finally:
+        _override.pop()
+
+
+def choose(tensors: list[Tensor]) -> str | None:
+    """The kernels that take these tensors (the gate inputs first), or None for the reference.
+
+    Raises:
+        ValueError: the backend that is asked for does not take them.
+    """
+    name, first = forced(), tensors[0]
+    wanted = name or DEVICES.get(first.device.type)
+    if wanted is None or wanted == "reference":
+        return None
+    alike = all(tensor.dtype == first.dtype and tensor.device == first.device for tensor in tensors)
+    fits = alike and first.dtype in DTYPES[wanted] and _device_fits(wanted, first)
+    if name and not fits:
+        got = sorted({f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}" for tensor in tensors})
+        expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES[name])
+        device = next(device for device, backend in DEVICES.items() if backend == name)
+        raise ValueError(f"PRERNN_OPS={name}: expected all of {expected} on {device}, got {', '.join(got)}")
+    return wanted if fits and not missing(wanted) else None
+
+
+def _device_fits(name: str, tensor: Tensor) -> bool:
+    # Triton's interpreter computes on the CPU: that is how its kernels are tested without a GPU
+    interpreted = name == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    return DEVICES.get(tensor.device.type) == name or (interpreted and tensor.device.type == "cpu")

@@ -1,0 +1,80 @@
+/* The entries of the library: they take the widest instructions that the processor has. */
+#include "kernels.h"
+
+#include <string.h>
+
+#ifdef _WIN32
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+
+struct kernels {
+    const char *name;
+    int (*forward)(const struct recurrence *);
+    int (*backward)(const struct recurrence *);
+    int (*rows_product)(const struct rows_product *);
+    int (*rows_weight)(const struct rows_product *, float *, const float *);
+};
+
+#define KERNELS(name) {#name, name##_forward, name##_backward, name##_rows_product, name##_rows_weight}
+
+static const struct kernels available[] = {
+#ifdef PRERNN_X86
+    KERNELS(avx512),
+    KERNELS(avx2),
+#endif
+    KERNELS(baseline),
+};
+
+static int runs_here(const char *name)
+{
+#ifdef PRERNN_X86
+    __builtin_cpu_init();
+    if (!strcmp(name, "avx512"))
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
+    if (!strcmp(name, "avx2"))
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    return !strcmp(name, "baseline");
+}
+
+static const struct kernels *chosen;
+
+/* Takes the kernels called `name`, or the widest that run here where it is NULL; 0 where they do not. */
+EXPORT int prernn_choose(const char *name)
+{
+    for (size_t i = 0; i < sizeof available / sizeof *available; i++)
+        if ((!name || !strcmp(name, available[i].name)) && runs_here(available[i].name)) {
+            chosen = &available[i];
+            return 1;
+        }
+    return 0;
+}
+
+EXPORT const char *prernn_instructions(void)
+{
+    return chosen->name;
+}
+
+/* Each returns 0, or 1 where memory ran out. */
+EXPORT int prernn_forward(const struct recurrence *job)
+{
+    return chosen->forward(job);
+}
+
+EXPORT int prernn_backward(const struct recurrence *job)
+{
+    return chosen->backward(job);
+}
+
+EXPORT int prernn_rows_product(const struct rows_product *job)
+{
+    return chosen->rows_product(job);
+}
+
+EXPORT int prernn_rows_weight(const struct rows_product *job, float *d_weight, const float *d_y)
+{
+    return chosen->rows_weight(job, d_weight, d_y);
+}

@@ -1,0 +1,33 @@
+/* All kernels for one instruction set: compiled with NAME and WIDTH given, and the flags that go with them. */
+#include "cells.h"
+
+#include <stdlib.h>
+
+#include "diagonal.h"
+
+#include "band.h"
+
+#include "rows.h"
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+
+int JOIN(NAME, _forward)(const struct recurrence *job)
+{
+    return job->columns == 1 ? run_diagonal_forward(job) : run_band_forward(job);
+}
+
+int JOIN(NAME, _backward)(const struct recurrence *job)
+{
+    return job->columns == 1 ? run_diagonal_backward(job) : run_band_backward(job);
+}
+
+int JOIN(NAME, _rows_product)(const struct rows_product *job)
+{
+    return run_rows_product(job);
+}
+
+int JOIN(NAME, _rows_weight)(const struct rows_product *job, float *d_weight, const float *d_y)
+{
+    return run_rows_weight(job, d_weight, d_y);
+}

@@ -1,0 +1,65 @@
+/* What the kernels take: one job for a whole sequence, filled in by ops/native.py (keep the two alike). */
+#ifndef PRERNN_KERNELS_H
+#define PRERNN_KERNELS_H
+
+#include <stdint.h>
+
+enum cell { VRNN, LSTM, GRU_BEFORE, GRU_AFTER, LINEAR };
+enum activation { TANH, RELU };
+
+/* T steps, N rows, G gates, D units, C columns of the band (1: diagonal), S state tensors.
+   Arrays are dense and float32 unless told; d_ stands for the gradient with respect to. */
+struct recurrence {
+    int64_t steps, rows, size, columns;
+    int64_t u_time, u_row, u_gate; /* strides of u in elements; u_gate is 0 where all gates share one input */
+    int32_t cell;
+    int32_t activation; /* VRNN */
+    int32_t update_new; /* GRU: z weighs the candidate (PreRNN, eq. 3), not the old state (torch) */
+    int32_t bfloat16;   /* u, out, d_out and d_u are bfloat16 */
+    int32_t threads;
+    float scale;            /* LINEAR: h_t = scale (u_t + W h_{t-1}) */
+    const void *u;          /* (T, N, G or 1, D), strided */
+    const float *weight;    /* (G, C, D): [g, c, i] joins neuron i + c - C/2 to i; 0 outside the matrix */
+    const float *bias;      /* (G, D) or NULL */
+    const float *state;     /* (S, N, D) */
+    const uint8_t *started; /* (N) or NULL; LINEAR: a row that has not started takes h = u */
+    const int64_t *lengths; /* (N) or NULL: steps of each row */
+    void *out;              /* (T, N, D) */
+    float *last;            /* (S, N, D): state after each row's last step */
+    float *kept;            /* (T, N, S, D): states after each step, or NULL */
+    /* backward: what is above without out and last, and */
+    const float *turned;  /* (G, C, D): weights as the sender sees them, [g, c, j] joins j to j + c - C/2 */
+    const void *d_out;    /* (T, N, D) */
+    const float *d_last;  /* (S, N, D) */
+    void *d_u;            /* (T, N, G or 1, D), dense */
+    float *d_weight;      /* (G, C, D) */
+    float *d_bias;        /* (G, D) or NULL */
+    float *d_state;       /* (S, N, D) */
+};
+
+/* Product with a matrix of compressed rows, the same positions for all G gates:
+   y[n, g, i] = sum over k in row i of weight[g, k] h[n, column[k]]. */
+struct rows_product {
+    int64_t rows, gates, receivers, senders, entries;
+    int32_t threads;
+    const int64_t *row_start; /* (receivers + 1) */
+    const int32_t *column;    /* (entries) */
+    const float *weight;      /* (G, entries) */
+    const float *h;           /* (N, senders) */
+    float *y;                 /* (N, G, receivers) */
+};
+
+#define DECLARE(name)                                              \
+    int name##_forward(const struct recurrence *);                 \
+    int name##_backward(const struct recurrence *);                \
+    int name##_rows_product(const struct rows_product *);          \
+    int name##_rows_weight(const struct rows_product *, float *d_weight, const float *d_y)
+
+DECLARE(baseline);
+DECLARE(avx2);
+DECLARE(avx512);
+
+/* Runs task(context, i) for i = 0 .. count - 1 on up to `threads` threads. */
+void prernn_parallel(int threads, int64_t count, void (*task)(void *, int64_t), void *context);
+
+#endif

@@ -1,0 +1,53 @@
+"""The input projection: oneDNN's matrix product where torch's own is slower.
+
+Once the recurrence is cheap the projection is nearly all of a layer's time at inference, and on many processors the
+BLAS behind torch's linear does not use their widest instructions, while oneDNN does. oneDNN's operator has no gradient
+and no place in torch's public interface: it is looked for, tried against torch's product once, and left alone where
+either fails. It takes the weight as it is: packing it beforehand gains little more (benchmarks/recurrence.py,
+``--linear``) and would leave a second copy that goes stale when the weight changes.
+"""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prernn.ops.backends import forced
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x W^T + b`` for ``x (..., D_in)``; differentiable."""
+    if _suits(x, weight, bias) and _works():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """More than one row (a matrix times a vector waits for memory alone), float32 on the CPU, no gradient."""
+    tensors = [x, weight] if bias is None else [x, weight, bias]
+    return (
+        x.device.type == "cpu"
+        and x.ndim > 1
+        and x.numel() > x.shape[-1]
+        and weight.ndim == 2
+        and all(tensor.dtype == torch.float32 and type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
+        and forced() in (None, "native")
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+    )
+
+
+@functools.cache
+def _works() -> bool:
+    """Whether the operator is there and computes what torch does."""
+    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
+        return False
+    x, weight = torch.linspace(-1, 1, 3 * 40).view(3, 40), torch.linspace(-1, 1, 24 * 40).sin().view(24, 40)
+    bias = torch.linspace(-1, 1, 24)
+    try:
+        out = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return torch.allclose(out, F.linear(x, weight, bias), rtol=1e-4, atol=1e-4)

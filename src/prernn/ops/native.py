@@ -1,0 +1,270 @@
+"""The CPU's kernels: a small C library, called through ctypes (its sources are in ``kernels/``).
+
+One pass over time with the state in registers, forward and hand-written backward, for AVX-512, AVX2 or what every
+processor of the family has; ``PRERNN_INSTRUCTIONS`` forces one of them. Threads are as many as torch has, but one
+below about a millisecond of work.
+"""
+
+import ctypes
+import importlib.util
+import os
+from ctypes import c_char_p, c_float, c_int32, c_int64, c_void_p
+
+import torch
+from torch import Tensor
+
+CELLS = {"vrnn": 0, "lstm": 1, "gru:before": 2, "gru:after": 3, "linear": 4}
+GATES = {0: 1, 1: 4, 2: 3, 3: 3, 4: 1}
+NANOSECONDS = {0: 0.5, 1: 2.0, 2: 1.5, 3: 1.5, 4: 0.3}
+"""Rough time of a step of one unit on one core; with a band, 0.05 more for each of its weights."""
+WORTH_THREADS = 1e6
+"""Nanoseconds of work below which one thread does it."""
+
+
+class _Recurrence(ctypes.Structure):
+    """``struct recurrence`` of kernels.h."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("steps", "rows", "size", "columns", "u_time", "u_row", "u_gate")),
+        *((name, c_int32) for name in ("cell", "activation", "update_new", "bfloat16", "threads")),
+        ("scale", c_float),
+        *((name, c_void_p) for name in ("u", "weight", "bias", "state", "started", "lengths", "out", "last", "kept")),
+        *((name, c_void_p) for name in ("turned", "d_out", "d_last", "d_u", "d_weight", "d_bias", "d_state")),
+    )
+
+
+class _RowsProduct(ctypes.Structure):
+    """``struct rows_product`` of kernels.h."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("rows", "gates", "receivers", "senders", "entries")),
+        ("threads", c_int32),
+        *((name, c_void_p) for name in ("row_start", "column", "weight", "h", "y")),
+    )
+
+
+def _open() -> ctypes.CDLL:
+    spec = importlib.util.find_spec("prernn.ops._kernels")
+    if spec is None or spec.origin is None:
+        raise ImportError("prernn was installed without its C kernels: no C compiler was found when it was built")
+    library = ctypes.CDLL(spec.origin)
+    library.prernn_choose.argtypes = (c_char_p,)
+    library.prernn_instructions.restype = c_char_p
+    for function in (library.prernn_forward, library.prernn_backward, library.prernn_rows_product):
+        function.argtypes = (c_void_p,)
+    library.prernn_rows_weight.argtypes = (c_void_p, c_void_p, c_void_p)
+    wanted = os.environ.get("PRERNN_INSTRUCTIONS")
+    if not library.prernn_choose(wanted.encode() if wanted else None):
+        raise ValueError(f"expected PRERNN_INSTRUCTIONS to name what this processor has, got {wanted!r}")
+    return library
+
+
+_library = _open()
+
+
+def instructions() -> str:
+    """Instruction set of the kernels that run: avx512, avx2 or baseline."""
+    return _library.prernn_instructions().decode()
+
+
+def forward(
+    cell: str,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    started: Tensor | None,
+    lengths: Tensor | None,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A whole sequence of a diagonal or band recurrence.
+
+    Args:
+        cell: ``vrnn:tanh|relu``, ``lstm``, ``gru:before|after:new|old`` or ``linear:mean|sum`` (`prernn.cells`).
+        u: gate inputs ``(T, N, G, D)``, or ``(T, N, 1, D)`` shared by all gates; float32 or bfloat16.
+        weight: ``(G, C, D)``, see `prernn.ops.fused`.
+        bias: ``(G, D)`` or None, added to the recurrent product.
+        state: ``(S, N, D)``.
+        started: ``(N,)`` bool or None; a linear cell's row that has not started takes ``h = u``.
+        lengths: ``(N,)`` int64 or None. A row that has ended keeps its state and puts out zeros.
+        keep: whether to return the states after each step, which `backward` needs.
+
+    Returns:
+        Outputs ``(T, N, D)`` in the type of ``u``, state after each row's last step ``(S, N, D)``, states after
+        each step ``(T, N, S, D)`` or an empty tensor.
+
+    Raises:
+        ValueError: a type, device or shape that the kernels do not take.
+        MemoryError: no memory for the kernels' own buffers.
+    """
+    u = _check(cell, u, weight, bias, state, started, lengths)
+    steps, rows, _, size = u.shape
+    out = u.new_empty(steps, rows, size)
+    last = torch.empty_like(state, memory_format=torch.contiguous_format)
+    make = torch.empty if lengths is None else torch.zeros  # what lies past a row's length is never written
+    kept = make((steps, rows, state.shape[0], size) if keep else 0)
+    held = _contiguous(weight=weight, bias=bias, state=state, started=started, lengths=lengths)
+    job = _job(cell, u, weight, held, out=out, last=last, kept=kept if keep else None)
+    _run(_library.prernn_forward, job)
+    return out, last, kept
+
+
+def backward(
+    cell: str,
+    d_out: Tensor,
+    d_last: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    started: Tensor | None,
+    lengths: Tensor | None,
+    kept: Tensor,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Gradients of `forward` with respect to ``u`` (in its type), ``weight``, ``bias`` and ``state``.
+
+    The gates are computed again from ``u`` and ``kept``, so that nothing else need be saved.
+    """
+    u = _check(cell, u, weight, bias, state, started, lengths)
+    d_u = u.new_empty(u.shape)
+    d_weight, d_state = torch.empty_like(weight, memory_format=torch.contiguous_format), torch.empty_like(state)
+    d_bias = None if bias is None else torch.empty_like(bias)
+    held = _contiguous(
+        weight=weight,
+        bias=bias,
+        state=state,
+        started=started,
+        lengths=lengths,
+        kept=kept,
+        turned=None if weight.shape[1] == 1 else _turned(weight),
+        d_out=d_out.to(u.dtype),
+        d_last=d_last,
+    )
+    job = _job(cell, u, weight, held, d_u=d_u, d_weight=d_weight, d_bias=d_bias, d_state=d_state)
+    _run(_library.prernn_backward, job)
+    return d_u, d_weight, d_bias, d_state
+
+
+def _turned(weight: Tensor) -> Tensor:
+    """Weights as the sender sees them: ``[g, c, j]`` joins neuron j to neuron ``j + c - C//2``, 0 outside."""
+    _, columns, size = weight.shape
+    receiver = torch.arange(size) + torch.arange(columns).unsqueeze(1) - columns // 2  # (C, D)
+    inside = (receiver >= 0) & (receiver < size)
+    back = torch.arange(columns - 1, -1, -1).unsqueeze(1).expand(columns, size)
+    picked = weight.detach()[:, back, receiver.clamp(0, size - 1)]  # (G, C, D)
+    return torch.where(inside, picked, 0)
+
+
+def _check(cell, u, weight, bias, state, started, lengths) -> Tensor:
+    """Refuses what the kernels would read wrongly; returns ``u`` with its last dimension dense."""
+    if u.dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"expected gate inputs of float32 or bfloat16 for the native kernels, got {u.dtype}")
+    tensors = {"weight": weight, "bias": bias, "state": state, "started": started, "lengths": lengths}
+    wanted = {"started": torch.bool, "lengths": torch.int64}
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.dtype != wanted.get(name, torch.float32):
+            raise ValueError(f"expected {name} of {wanted.get(name, torch.float32)}, got {tensor.dtype}")
+    for name, tensor in {"u": u, **tensors}.items():
+        if tensor is not None and tensor.device.type != "cpu":
+            raise ValueError(f"expected {name} on the CPU for the native kernels, got {tensor.device}")
+    gates = GATES[_code(cell)]
+    _, rows, inputs, size = u.shape
+    shapes = {
+        "weight": (gates, weight.shape[1], size),
+        "bias": (gates, size),
+        "state": (2 if cell == "lstm" else 1, rows, size),
+        "started": (rows,),
+        "lengths": (rows,),
+    }
+    for name, shape in shapes.items():
+        if tensors[name] is not None and tuple(tensors[name].shape) != shape:
+            raise ValueError(f"expected {name} {shape}, got {tuple(tensors[name].shape)}")
+    if inputs not in (1, gates) or weight.shape[1] % 2 == 0:
+        raise ValueError(f"expected {gates} gates or 1 and an odd band, got {inputs} and {weight.shape[1]}")
+    if lengths is not None and rows and not 0 <= int(lengths.min()) <= int(lengths.max()) <= u.shape[0]:
+        raise ValueError(f"expected lengths between 0 and {u.shape[0]}, got {lengths.tolist()}")
+    # the kernels read units side by side, and gates that lie on top of each other as one shared input
+    dense = u.stride(3) == 1 or size == 1
+    return u if dense and (inputs == 1 or u.stride(2)) else u.contiguous()
+
+
+def _code(cell: str) -> int:
+    name = cell if cell in CELLS else cell.rpartition(":")[0]
+    if name not in CELLS:
+        raise ValueError(f"expected cell to be one of {', '.join(CELLS)}, got {cell!r}")
+    return CELLS[name]
+
+
+def _contiguous(**tensors: Tensor | None) -> dict[str, Tensor | None]:
+    return {name: None if tensor is None else tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _job(cell: str, u: Tensor, weight: Tensor, held: dict, **results: Tensor | None) -> _Recurrence:
+    """The C structure; ``held`` and ``results`` must outlive it."""
+    steps, rows, inputs, size = u.shape
+    gates, columns, _ = weight.shape
+    job = _Recurrence(steps, rows, size, columns, u.stride(0), u.stride(1), u.stride(2) if inputs > 1 else 0)
+    job.cell = code = _code(cell)
+    job.activation = cell == "vrnn:relu"
+    job.update_new = cell.endswith(":new")
+    job.scale = 0.5 if cell == "linear:mean" else 1.0
+    job.bfloat16 = u.dtype == torch.bfloat16
+    each = NANOSECONDS[code] + (0.05 * gates * columns if columns > 1 else 0)
+    job.threads = _threads(steps * rows * size * each)
+    job.u = u.data_ptr()
+    for name, tensor in (*held.items(), *results.items()):
+        setattr(job, name, None if tensor is None else tensor.data_ptr())
+    job.keep_alive = (u, held, results)
+    return job
+
+
+def _threads(nanoseconds: float) -> int:
+    return torch.get_num_threads() if nanoseconds > WORTH_THREADS else 1
+
+
+def _run(function, job, *arguments) -> None:
+    if function(ctypes.byref(job), *arguments):
+        raise MemoryError("the native kernels could not get memory for their buffers")
+
+
+def rows_product(h: Tensor, weight: Tensor, start: Tensor, column: Tensor) -> Tensor:
+    """``y[n, g, i] = sum of weight[g, k] h[n, column[k]]`` over the entries k of row i: ``(N, G, D)``.
+
+    Args:
+        h: ``(N, senders)``, float32.
+        weight: ``(G, E)``, float32.
+        start: ``(D+1,)`` int64, where each row's entries begin.
+        column: ``(E,)`` int32.
+
+    Raises:
+        ValueError: a type or device that the kernels do not take.
+        MemoryError: no memory for the kernels' own buffers.
+    """
+    h, weight = _dense("h", h), _dense("weight", weight)
+    y = h.new_empty(h.shape[0], weight.shape[0], start.shape[0] - 1)
+    _run(_library.prernn_rows_product, _rows_job(h, weight.shape[0], start, column, weight=weight, y=y))
+    return y
+
+
+def rows_weight(h: Tensor, d_y: Tensor, start: Tensor, column: Tensor) -> Tensor:
+    """Gradient of `rows_product` with respect to its weight, ``(G, E)``, from ``d_y (N, G, D)``."""
+    h, d_y = _dense("h", h), _dense("d_y", d_y)
+    d_weight = h.new_empty(d_y.shape[1], column.shape[0])
+    job = _rows_job(h, d_y.shape[1], start, column)
+    _run(_library.prernn_rows_weight, job, d_weight.data_ptr(), d_y.data_ptr())
+    return d_weight
+
+
+def _dense(name: str, tensor: Tensor) -> Tensor:
+    if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        raise ValueError(f"expected {name} of torch.float32 on the CPU, got {tensor.dtype} on {tensor.device}")
+    return tensor.contiguous()
+
+
+def _rows_job(h: Tensor, gates: int, start: Tensor, column: Tensor, **tensors: Tensor) -> _RowsProduct:
+    job = _RowsProduct(h.shape[0], gates, start.shape[0] - 1, h.shape[1], column.shape[0])
+    job.threads = _threads(h.shape[0] * gates * column.shape[0] * 0.1)
+    for name, tensor in {"row_start": start, "column": column, "h": h, **tensors}.items():
+        setattr(job, name, tensor.data_ptr())
+    job.keep_alive = (h, start, column, tensors)
+    return job

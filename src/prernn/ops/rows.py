@@ -1,0 +1,120 @@
+"""A product with compressed rows, linear in the number of weights: ``torch.ops.prernn.rows_product``.
+
+For the structures without a regular pattern, whose connections (`prernn.connections`) are the same for all gates.
+The operator looks them up itself: sorting takes long, so their layout is kept for the calls that follow.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prernn.connections import ENTRIES
+from prernn.ops.backends import forced, kernels, missing
+
+_library = torch.library.Library("prernn", "FRAGMENT")
+_library.define("rows_product(Tensor h, Tensor weight, str kind, float amount) -> Tensor")
+_library.define(
+    "rows_product_backward(Tensor d_y, Tensor h, Tensor weight, str kind, float amount) -> (Tensor, Tensor)"
+)
+
+
+def usable(weight: Tensor) -> bool:
+    """Whether `product` takes ``weight``: float32 on the CPU, with C kernels that are there and not ruled out.
+
+    Raises:
+        ValueError: ``PRERNN_OPS`` names a backend that there is not.
+    """
+    taken = weight.device.type == "cpu" and weight.dtype == torch.float32
+    return taken and forced() in (None, "native") and missing("native") is None
+
+
+def product(h: Tensor, weight: Tensor, kind: str, amount: float) -> Tensor:
+    """``W h`` for ``h (N, D)`` and the entries' weights ``(G, E)``, giving ``(N, G, D)``; float32 on the CPU.
+
+    ``kind`` and ``amount`` name the entries: ``"sparse"`` and a density, or ``"paths"`` and their number.
+    """
+    return torch.ops.prernn.rows_product(h, weight, kind, amount)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the entries of a sparse ``(D, D)`` matrix lie, by rows for the product and by columns for its gradient.
+
+    ``start (D+1,)`` and ``column (E,)`` are the compressed rows. Turned round, a sender's entries lie side by side,
+    those of all gates together: ``turned_column`` is ``gate*D + receiver``, ``turned_entry`` ``gate*E + entry``.
+    """
+
+    start: Tensor
+    column: Tensor
+    turned_start: Tensor
+    turned_column: Tensor
+    turned_entry: Tensor
+
+
+@functools.lru_cache(maxsize=64)
+def layout(kind: str, amount: float, size: int, gates: int) -> Layout:
+    """Layout of the entries that ``kind`` and ``amount`` name, for ``gates`` gates of ``size`` neurons."""
+    receiver, sender = ENTRIES[kind](size, amount)
+    order = sender.argsort(stable=True)
+    gate = torch.arange(gates)
+    return Layout(
+        start=_starts(receiver, size),
+        column=sender.int(),
+        turned_start=_starts(sender, size) * gates,
+        turned_column=(receiver[order].unsqueeze(1) + gate * size).flatten().int(),
+        turned_entry=(order.unsqueeze(1) + gate * len(sender)).flatten(),
+    )
+
+
+def _starts(owner: Tensor, size: int) -> Tensor:
+    counts = torch.bincount(owner, minlength=size)
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])  # (D+1,)
+
+
+def _product(h, weight, kind, amount):
+    own = layout(kind, amount, h.shape[1], weight.shape[0])
+    return kernels("native").rows_product(h, weight, own.start, own.column)
+
+
+def _product_backward(d_y, h, weight, kind, amount):
+    own, native = layout(kind, amount, h.shape[1], weight.shape[0]), kernels("native")
+    # on the way back a sender receives from any gate of any receiver
+    turned = weight.flatten()[own.turned_entry].unsqueeze(0)  # (1, E*G)
+    d_h = native.rows_product(d_y.flatten(1), turned, own.turned_start, own.turned_column)
+    return d_h.squeeze(1), native.rows_weight(h, d_y, own.start, own.column)
+
+
+_library.impl("rows_product", _product, "CPU")
+_library.impl("rows_product_backward", _product_backward, "CPU")
+
+
+@torch.library.register_fake("prernn::rows_product")
+def _(h, weight, kind, amount):
+    return h.new_empty(h.shape[0], weight.shape[0], h.shape[1])
+
+
+@torch.library.register_fake("prernn::rows_product_backward")
+def _(d_y, h, weight, kind, amount):
+    return h.new_empty(h.shape), weight.new_empty(weight.shape)
+
+
+def _save(ctx, inputs, output):
+    h, weight, ctx.kind, ctx.amount = inputs
+    ctx.save_for_backward(h, weight)
+
+
+def _gradients(ctx, d_y):
+    h, weight = ctx.saved_tensors
+    d_h, d_weight = torch.ops.prernn.rows_product_backward(d_y, h, weight, ctx.kind, ctx.amount)
+    return d_h, d_weight, None, None
+
+
+def _refuse(ctx, *gradients):
+    raise NotImplementedError("the compressed product's gradient has no gradient of its own: PRERNN_OPS=reference has")
+
+
+torch.library.register_autograd("prernn::rows_product", _gradients, setup_context=_save)
+# without this torch would warn and go on with zeros
+torch.library.register_autograd("prernn::rows_product_backward", _refuse)
