@@ -156,6 +156,23 @@ def test_2_the_kernels_product_is_that_of_the_matrix(spec):
     torch.testing.assert_close(out[0].double(), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", list(CELLS))
+def test_what_stands_outside_the_matrix_is_never_used_and_gets_no_gradient(name):
+    cell, structure = CELLS[name], hidden_structure("band:7")
+    _, values, _ = problem(cell, "band:7", size=5)
+    weight = values[0].clone()
+    neighbour = torch.arange(5).unsqueeze(1) + torch.arange(7) - 3
+    beyond = (neighbour < 0) | (neighbour > 4)
+    weight[:, beyond] = float("nan")
+    actual = solve(cell, structure, [weight, *values[1:]], None, "native", torch.float32)
+    expected = solve(cell, structure, values, None, "native", torch.float32)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    d_weight = actual[1 + len(cell.states)]
+    assert d_weight.shape == weight.shape
+    assert not d_weight[:, beyond].any()
+    assert d_weight[:, ~beyond].all() or name == "vrnn-relu"
+
+
 @pytest.mark.parametrize("spec", ["diagonal", "band:3"])
 @pytest.mark.parametrize("name", list(CELLS))
 def test_7_a_later_input_changes_nothing_before(name, spec):
@@ -239,7 +256,7 @@ def call(**changes):
     arguments = {
         "cell": "lstm",
         "u": torch.randn(2, 3, 4, 5),
-        "weight": torch.randn(4, 1, 5),
+        "weight": torch.randn(4, 5, 1),
         "bias": torch.randn(4, 5),
         "state": torch.randn(2, 3, 5),
         "started": None,
@@ -255,9 +272,9 @@ def call(**changes):
         ({"u": torch.zeros(2, 3, 4, 5).double()}, "float32 or bfloat16.*float64"),
         ({"u": torch.zeros(2, 3, 4, 5).half()}, "float32 or bfloat16.*float16"),
         ({"u": torch.zeros(2, 3, 4, 5, device="meta")}, "u on the CPU.*meta"),
-        ({"weight": torch.zeros(4, 1, 5).double()}, "weight of torch.float32.*float64"),
-        ({"weight": torch.zeros(3, 1, 5)}, r"weight \(4, 1, 5\).*\(3, 1, 5\)"),
-        ({"weight": torch.zeros(4, 2, 5)}, "odd band.*2"),
+        ({"weight": torch.zeros(4, 5, 1).double()}, "weight of torch.float32.*float64"),
+        ({"weight": torch.zeros(3, 5, 1)}, r"weight \(4, 5, 1\).*\(3, 5, 1\)"),
+        ({"weight": torch.zeros(4, 5, 2)}, "odd band.*2"),
         ({"bias": torch.zeros(4, 5).bfloat16()}, "bias of torch.float32.*bfloat16"),
         ({"state": torch.zeros(1, 3, 5)}, r"state \(2, 3, 5\).*\(1, 3, 5\)"),
         ({"state": torch.zeros(2, 4, 5)}, r"state \(2, 3, 5\).*\(2, 4, 5\)"),
@@ -348,7 +365,7 @@ OPERATORS = {
         torch.ops.prernn.recurrence.default,
         (
             torch.randn(3, 2, 4, 5, requires_grad=True),
-            torch.randn(4, 3, 5, requires_grad=True),
+            torch.randn(4, 5, 3, requires_grad=True),
             torch.randn(4, 5, requires_grad=True),
             torch.randn(2, 2, 5, requires_grad=True),
             None,

@@ -1,5 +1,6 @@
 """prernn.VRNN, LSTM and GRU against torch.nn's, eq. 3 of PreRNN, lengths, packed sequences, errors."""
 
+import contextlib
 import copy
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 import prernn
+from prernn import ops, rnn
 from prernn.cells import CELLS, GRUCell, make_cell
 from prernn.rnn import RecurrentStack
 
@@ -59,9 +61,10 @@ layers = st.fixed_dictionaries(
     batch=st.one_of(st.none(), st.integers(1, 3)),
     given_state=st.booleans(),
     training=st.booleans(),
+    backend=st.sampled_from(["reference", None]),
 )
-def test_equals_torch(kind, sizes, options, steps, batch, given_state, training):
-    """Law 3: outputs, states and gradients; batch None is input without a batch."""
+def test_equals_torch(kind, sizes, options, steps, batch, given_state, training, backend):
+    """Law 3: outputs, states and gradients; batch None is input without a batch, backend None the choice."""
     theirs, ours = pair(kind, *sizes, **options)
     theirs.train(training)
     ours.train(training)
@@ -73,12 +76,39 @@ def test_equals_torch(kind, sizes, options, steps, batch, given_state, training)
         state_shape = (rows, batch, sizes[1])
     x = torch.randn(*shape, sizes[0], **DOUBLE, requires_grad=True)
     state = draw_state(kind, *state_shape) if given_state else None
-    expected, actual = theirs(x, state), ours(x, state)
+    with ops.using(backend) if backend else contextlib.nullcontext():
+        expected, actual = theirs(x, state), ours(x, state)
     close(actual, expected)
     assert isinstance(actual[1], tuple) == (kind == "lstm")
     seed = torch.randn_like(expected[0])
     wanted = torch.autograd.grad((expected[0] * seed).sum(), [x, *theirs.parameters()])
     close(torch.autograd.grad((actual[0] * seed).sum(), [x, *ours.parameters()]), wanted, atol=1e-11)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("kind", list(PAIRS))
+def test_full_layers_take_torchs_kernel_where_it_is_faster(kind, bidirectional, monkeypatch):
+    layer = pair(kind, 3, 4, num_layers=2, bidirectional=bidirectional)[1]
+    calls = []
+    for name, kernel in rnn.TORCH_KERNELS.items():
+        monkeypatch.setitem(rnn.TORCH_KERNELS, name, lambda *a, kernel=kernel: calls.append(1) or kernel(*a))
+    long, short = torch.randn(40, 2, 3, **DOUBLE), torch.randn(4, 2, 3, **DOUBLE)
+    with torch.no_grad():
+        for x, taken in ((long, 1), (short, 0), (long[:, 0], 1)):
+            calls.clear()
+            actual = layer(x)
+            assert len(calls) == taken
+            with ops.using("reference"):
+                close(actual, layer(x))
+        layer(long, lengths=torch.tensor([40, 3]))
+        layer(pack_sequence([long[:, 0], long[:3, 1]]))
+    assert len(calls) == 1
+    layer(short)
+    assert len(calls) == 2
+    calls.clear()
+    prernn.GRU(3, 4)(long.float())
+    prernn.LSTM(3, 4, hidden="grouped:2")(long.float())
+    assert not calls
 
 
 @settings(max_examples=40)

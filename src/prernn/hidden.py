@@ -33,7 +33,7 @@ class RecurrentWeights:
         return lambda h: product(h) + offset
 
     def band(self) -> Tensor | None:
-        """``W_hh`` as `prernn.ops.fused` takes it, ``(G, C, D)``, or None."""
+        """``W_hh`` as `prernn.ops.fused` takes it, ``(G, D, C)``, or None."""
         return self.structure.band(self.weight)
 
 

@@ -7,11 +7,12 @@ all gates share one. ``introduced`` counts the weights that the pre-trained netw
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import Conv1d, Conv2d, Conv3d, _ConvNd
+
+from prernn.ops.linear import linear
 
 CONVOLUTIONS = (Conv1d.forward, Conv2d.forward, Conv3d.forward)
 
@@ -34,7 +35,7 @@ class TraditionalInput(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, D_in)`` to ``(N, G, D)``."""
-        return self.linear(x).unflatten(1, (self.gates, -1))
+        return apply(self.linear, x).unflatten(1, (self.gates, -1))
 
 
 class SingleInput(nn.Module):
@@ -71,7 +72,7 @@ class SingleInput(nn.Module):
     def forward(self, x: Tensor, *shortcuts: Tensor) -> Tensor:
         """Layer input and shortcuts of ``N`` frames to ``(N, 1, D)``."""
         x, shortcuts = self._pooled(x, shortcuts)
-        return self._finish(self.layer(x), shortcuts).unsqueeze(1)
+        return self._finish(apply(self.layer, x), shortcuts).unsqueeze(1)
 
     def _pooled(self, x, shortcuts):
         if not self.pool_first:
@@ -108,14 +109,21 @@ class GateInput(SingleInput):
         """Layer input and shortcuts of ``N`` frames to ``(N, G, D)``."""
         x, shortcuts = self._pooled(x, shortcuts)
         outputs = [with_weight(self.layer, weight, x) for weight in self.copies.unbind(0)]
-        outputs.insert(self.own_gate, self.layer(x))
+        outputs.insert(self.own_gate, apply(self.layer, x))
         return torch.stack([self._finish(y, shortcuts) for y in outputs], dim=1)
+
+
+def apply(layer: nn.Module, x: Tensor) -> Tensor:
+    """The layer's output; a plain fc layer takes the faster matrix product (`prernn.ops.linear`)."""
+    if type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks):
+        return linear(x, layer.weight, layer.bias)
+    return layer(x)
 
 
 def with_weight(layer: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
     """The layer's output with ``weight`` in place of its own, whatever else its forward does."""
     if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
-        return F.linear(x, weight, layer.bias)
+        return linear(x, weight, layer.bias)
     if isinstance(layer, _ConvNd) and type(layer).forward in CONVOLUTIONS:
         return layer._conv_forward(x, weight, layer.bias)
     return functional_call(layer, {"weight": weight}, (x,))

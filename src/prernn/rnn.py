@@ -1,7 +1,7 @@
 """Drop-ins for torch.nn.RNN, LSTM and GRU whose hidden-to-hidden weights have any structure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,17 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from prernn import ops
 from prernn.cells import ACTIVATIONS, Cell, GRUCell, LSTMCell, State, VRNNCell
 from prernn.hidden import RecurrentWeights, draw_index, late_index
+from prernn.ops.backends import forced
 from prernn.ops.linear import linear
 from prernn.structures import Structure, hidden_structure
+
+TORCH_KERNELS: dict[str | None, Callable] = {
+    "vrnn:tanh": torch._VF.rnn_tanh,
+    "vrnn:relu": torch._VF.rnn_relu,
+    "lstm": torch._VF.lstm,
+    "gru:after:old": torch._VF.gru,
+}
+"""torch.nn's own recurrences, by the kernel name of the cell that they compute."""
 
 
 class RecurrentStack(nn.Module):
@@ -142,9 +151,14 @@ class RecurrentStack(nn.Module):
             x = x.unsqueeze(1)
         elif self.batch_first:
             x = x.transpose(0, 1)
-        rows = self._open_state(state, x, batched)
-        out, rows = self._run(x, rows, _check_lengths(lengths, x))
-        following = self._close_state(rows, batched)
+        rows, lengths = self._open_state(state, x, batched), _check_lengths(lengths, x)
+        if lengths is None and self._torch_is_faster(x):
+            out, following = self._run_torch(x, self._close_state(rows, batched=True))
+            if not batched:
+                following = torch.utils._pytree.tree_map(lambda tensor: tensor.squeeze(1), following)
+        else:
+            out, rows = self._run(x, rows, lengths)
+            following = self._close_state(rows, batched)
         if not batched:
             return out.squeeze(1), following
         return (out.transpose(0, 1) if self.batch_first else out), following
@@ -157,6 +171,30 @@ class RecurrentStack(nn.Module):
         data = pack_padded_sequence(out, lengths).data
         repacked = PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
         return repacked, self._close_state(rows, True)
+
+    def _torch_is_faster(self, x: Tensor) -> bool:
+        """Whether torch's own kernel computes this layer, and sooner than one matrix product a step.
+
+        cuDNN always does. On the CPU oneDNN brings the weights into its own order first, at every call, which
+        pays over many steps or in training.
+        """
+        if self.cell.kernel not in TORCH_KERNELS or str(self.structure) != "full" or forced() is not None:
+            return False
+        if torch.compiler.is_compiling() or len(x) == 0 or x.shape[1] == 0:
+            return False
+        if x.device.type == "cuda":
+            return True
+        trains = torch.is_grad_enabled() and (x.requires_grad or self.weight_hh_l0.requires_grad)
+        return x.device.type == "cpu" and (len(x) >= 32 or (trains and len(x) > 1))
+
+    def _run_torch(self, x: Tensor, state: Tensor | State) -> tuple[Tensor, Tensor | State]:
+        """All layers by torch.nn's kernel; the parameters have its names and order."""
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
+        weights = [getattr(self, f"{name}{suffix}") for suffix in self._suffixes() for name in names]
+        run = TORCH_KERNELS[self.cell.kernel]
+        options = (self.bias, self.num_layers, self.dropout, self.training, self.bidirectional, False)
+        out, *last = run(x, state, weights, *options)
+        return out, last[0] if len(last) == 1 else tuple(last)
 
     def _run(self, x: Tensor, rows: list[State], lengths: Tensor | None) -> tuple[Tensor, list[State]]:
         """All layers over ``x (T, B, input_size)``; ``rows`` holds one state for each layer and direction."""

@@ -53,7 +53,7 @@ class Structure(Protocol):
         """Dense ``W_hh``, ``(G, D, D)``, differentiable in ``weight``."""
 
     def band(self, weight: Tensor) -> Tensor | None:
-        """``weight`` as `prernn.ops.fused` takes it, ``(G, C, D)``, or None where its kernels don't fit."""
+        """``weight`` as `prernn.ops.fused` takes it, ``(G, D, C)``, or None where its kernels don't fit."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Diagonal:
         return torch.diag_embed(weight)
 
     def band(self, weight):
-        return weight.unsqueeze(1)
+        return weight.unsqueeze(2)
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Band:
         return padded[:, :, columns // 2 : columns // 2 + size]
 
     def band(self, weight):
-        return self._only_inside(weight).transpose(1, 2)
+        return weight
 
     def _neighbours(self, weight: Tensor) -> Tensor:
         """Neuron that each entry reads, ``(D, C)``, negative or past ``D-1`` outside the matrix."""

@@ -35,7 +35,7 @@ def sequence(cell, weights, u: Tensor, state: tuple, lengths: Tensor | None = No
         tensors = [u, weights.weight, *state]
         if backends.choose(tensors if weights.bias is None else [*tensors, weights.bias]):
             return fused.sequence(cell.kernel, band, weights.bias, u, state, lengths)
-        if cell.kernel.startswith("linear") and band.shape[1] == 1 and len(u) > 1 and forced() != "reference":
-            return scan.sequence(cell.scale, band[0, 0], weights.bias, u, state, lengths)
+        if cell.kernel.startswith("linear") and band.shape[2] == 1 and len(u) > 1 and forced() != "reference":
+            return scan.sequence(cell.scale, band[0, :, 0], weights.bias, u, state, lengths)
     u = u.expand(-1, -1, len(weights.weight), -1)  # one input for all gates is a view, not copies
     return reference.sequence(cell, weights.products(cell.groups), u, state, lengths)

@@ -4,8 +4,8 @@ The operator is the seam between torch and the kernels: it has a shape function 
 torch.export pass over it. `prernn.ops.native` computes it on the CPU, `prernn.ops.triton` on a GPU; both have the
 functions ``forward`` and ``backward`` of the same signature.
 
-Its structures are the diagonal and the band, with compact weights turned to ``(G, C, D)``: entry ``[g, c, i]`` joins
-neuron ``i + c - C//2`` to neuron ``i``.
+Its structures are the diagonal and the band, with compact weights ``(G, D, C)`` (C columns, 1 for the diagonal): entry
+``[g, i, c]`` joins neuron ``i + c - C//2`` to neuron ``i``; entries outside the matrix are never used.
 """
 
 import torch
@@ -99,7 +99,7 @@ torch.library.register_autograd("prernn::recurrence_backward", _refuse)
 def sequence(kernel: str, band: Tensor, bias: Tensor | None, u: Tensor, state: tuple, lengths: Tensor | None) -> tuple:
     """Runs the cell called ``kernel`` over ``u (T, N, G or 1, D)``; the rest as `prernn.ops.reference.sequence`.
 
-    ``band`` is the hidden-to-hidden weight ``(G, C, D)``. Whatever the inputs' type, the state is float32 inside.
+    ``band`` is the hidden-to-hidden weight ``(G, D, C)``. Whatever the inputs' type, the state is float32 inside.
     """
     dtype = u.dtype
     started = None

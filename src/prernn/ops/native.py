@@ -29,7 +29,7 @@ class _Recurrence(ctypes.Structure):
         *((name, c_int32) for name in ("cell", "activation", "update_new", "bfloat16", "threads")),
         ("scale", c_float),
         *((name, c_void_p) for name in ("u", "weight", "bias", "state", "started", "lengths", "out", "last", "kept")),
-        *((name, c_void_p) for name in ("turned", "d_out", "d_last", "d_u", "d_weight", "d_bias", "d_state")),
+        *((name, c_void_p) for name in ("d_out", "d_last", "d_u", "d_weight", "d_bias", "d_state")),
     )
 
 
@@ -82,7 +82,7 @@ def forward(
     Args:
         cell: ``vrnn:tanh|relu``, ``lstm``, ``gru:before|after:new|old`` or ``linear:mean|sum`` (`prernn.cells`).
         u: gate inputs ``(T, N, G, D)``, or ``(T, N, 1, D)`` shared by all gates; float32 or bfloat16.
-        weight: ``(G, C, D)``, see `prernn.ops.fused`.
+        weight: ``(G, D, C)``, see `prernn.ops.fused`.
         bias: ``(G, D)`` or None, added to the recurrent product.
         state: ``(S, N, D)``.
         started: ``(N,)`` bool or None; a linear cell's row that has not started takes ``h = u``.
@@ -136,23 +136,12 @@ def backward(
         started=started,
         lengths=lengths,
         kept=kept,
-        turned=None if weight.shape[1] == 1 else _turned(weight),
         d_out=d_out.to(u.dtype),
         d_last=d_last,
     )
     job = _job(cell, u, weight, held, d_u=d_u, d_weight=d_weight, d_bias=d_bias, d_state=d_state)
     _run(_library.prernn_backward, job)
     return d_u, d_weight, d_bias, d_state
-
-
-def _turned(weight: Tensor) -> Tensor:
-    """Weights as the sender sees them: ``[g, c, j]`` joins neuron j to neuron ``j + c - C//2``, 0 outside."""
-    _, columns, size = weight.shape
-    receiver = torch.arange(size) + torch.arange(columns).unsqueeze(1) - columns // 2  # (C, D)
-    inside = (receiver >= 0) & (receiver < size)
-    back = torch.arange(columns - 1, -1, -1).unsqueeze(1).expand(columns, size)
-    picked = weight.detach()[:, back, receiver.clamp(0, size - 1)]  # (G, C, D)
-    return torch.where(inside, picked, 0)
 
 
 def _check(cell, u, weight, bias, state, started, lengths) -> Tensor:
@@ -170,7 +159,7 @@ def _check(cell, u, weight, bias, state, started, lengths) -> Tensor:
     gates = GATES[_code(cell)]
     _, rows, inputs, size = u.shape
     shapes = {
-        "weight": (gates, weight.shape[1], size),
+        "weight": (gates, size, weight.shape[2]),
         "bias": (gates, size),
         "state": (2 if cell == "lstm" else 1, rows, size),
         "started": (rows,),
@@ -179,8 +168,8 @@ def _check(cell, u, weight, bias, state, started, lengths) -> Tensor:
     for name, shape in shapes.items():
         if tensors[name] is not None and tuple(tensors[name].shape) != shape:
             raise ValueError(f"expected {name} {shape}, got {tuple(tensors[name].shape)}")
-    if inputs not in (1, gates) or weight.shape[1] % 2 == 0:
-        raise ValueError(f"expected {gates} gates or 1 and an odd band, got {inputs} and {weight.shape[1]}")
+    if inputs not in (1, gates) or weight.shape[2] % 2 == 0:
+        raise ValueError(f"expected {gates} gates or 1 and an odd band, got {inputs} and {weight.shape[2]}")
     if lengths is not None and rows and not 0 <= int(lengths.min()) <= int(lengths.max()) <= u.shape[0]:
         raise ValueError(f"expected lengths between 0 and {u.shape[0]}, got {lengths.tolist()}")
     # the kernels read units side by side, and gates that lie on top of each other as one shared input
@@ -202,7 +191,7 @@ def _contiguous(**tensors: Tensor | None) -> dict[str, Tensor | None]:
 def _job(cell: str, u: Tensor, weight: Tensor, held: dict, **results: Tensor | None) -> _Recurrence:
     """The C structure; ``held`` and ``results`` must outlive it."""
     steps, rows, inputs, size = u.shape
-    gates, columns, _ = weight.shape
+    gates, _, columns = weight.shape
     job = _Recurrence(steps, rows, size, columns, u.stride(0), u.stride(1), u.stride(2) if inputs > 1 else 0)
     job.cell = code = _code(cell)
     job.activation = cell == "vrnn:relu"

@@ -1,6 +1,6 @@
 /* Band recurrences: neighbours meet at every step, so a group of rows goes through time together and shares the
    weights that a tile of WIDTH units loads. Rows stand in zero-padded buffers: neuron j at C/2 + j, so that the
-   product of column c reads from unit + c and nothing wraps. */
+   product of column c reads from unit + c and nothing wraps. Weights are turned to (G, C, D) first. */
 
 #define GROUP 4          /* rows that share a load of weights */
 #define WEIGHT_UNITS 256 /* units of a task of d_weight */
@@ -9,10 +9,13 @@ struct band_tasks {
     const struct recurrence *job;
     int64_t padded, whole;  /* length of a padded row; size rounded up to WIDTH */
     int64_t groups, single; /* groups of GROUP rows, then single rows */
+    float *weight;          /* (G, C, D): [g, c, i] joins neuron i + c - C/2 to i; 0 outside the matrix */
     float *h[2];            /* (N, padded): state before and after a step, taking turns */
     float *c, *z, *r;       /* (N, whole): c of LSTM (backward: dc); z and r of GRU_BEFORE */
     float *reset;           /* (N, padded) forward, (T, N, padded) backward: r h of GRU_BEFORE */
     /* backward */
+    float *returned; /* (G, C, D): as the sender sees them, [g, c, j] joins j to j + c - C/2 */
+    float *d_weight; /* (G, C, D) */
     float *before; /* (T, N, padded): state before each step */
     float *dq;     /* (T, N, G, padded): gradient with respect to the recurrent products */
     float *dh;     /* (N, whole) */
@@ -85,7 +88,7 @@ INLINE void band_tile(const struct band_tasks *tasks, int cell, int64_t t, int64
     int G = gates_of(cell);
     lanes q[MOST_GATES][GROUP];
     const float *h = tasks->h[t % 2] + row * tasks->padded;
-    band_products(job, job->weight, h, tasks->padded, unit, G, rows, count, q);
+    band_products(job, tasks->weight, h, tasks->padded, unit, G, rows, count, q);
     add_bias(job, unit, 0, G, rows, count, q);
     for (int n = 0; n < rows; n++) {
         if (ended(tasks, t, row + n, unit, count))
@@ -113,7 +116,7 @@ INLINE void before_gates(const struct band_tasks *tasks, const float *h, float *
     const struct recurrence *job = tasks->job;
     int64_t reach = job->columns / 2;
     lanes q[MOST_GATES][GROUP];
-    band_products(job, job->weight, h, tasks->padded, unit, 2, rows, count, q);
+    band_products(job, tasks->weight, h, tasks->padded, unit, 2, rows, count, q);
     add_bias(job, unit, 0, 2, rows, count, q);
     for (int n = 0; n < rows; n++) {
         if (t >= steps_of(job, row + n))
@@ -137,7 +140,7 @@ INLINE void before_candidate(const struct band_tasks *tasks, const float *reset,
 {
     const struct recurrence *job = tasks->job;
     lanes q[MOST_GATES][GROUP];
-    band_products(job, job->weight + 2 * job->columns * job->size, reset, tasks->padded, unit, 1, rows, count, q);
+    band_products(job, tasks->weight + 2 * job->columns * job->size, reset, tasks->padded, unit, 1, rows, count, q);
     add_bias(job, unit, 2, 1, rows, count, q);
     for (int n = 0; n < rows; n++) {
         int64_t at = t * job->u_time + (row + n) * job->u_row + 2 * job->u_gate + unit;
@@ -195,7 +198,7 @@ INLINE void band_tile_backward(const struct band_tasks *tasks, int cell, int64_t
     int G = gates_of(cell), Gu = job->u_gate ? G : 1;
     lanes q[MOST_GATES][GROUP];
     const float *h = tasks->before + (t * N + row) * P;
-    band_products(job, job->weight, h, P, unit, G, rows, count, q);
+    band_products(job, tasks->weight, h, P, unit, G, rows, count, q);
     add_bias(job, unit, 0, G, rows, count, q);
     for (int n = 0; n < rows; n++) {
         int64_t at = t * N + row + n;
@@ -238,12 +241,14 @@ INLINE void band_return(const struct band_tasks *tasks, int cell, int first, int
 {
     const struct recurrence *job = tasks->job;
     int64_t G = gates_of(cell), P = tasks->padded;
+    for (int n = 0; n < rows; n++)
+        sum[n] = fill(0);
     for (int g = first; g < last; g++) {
         lanes part[MOST_GATES][GROUP];
         const float *dq = tasks->dq + ((t * job->rows + row) * G + g) * P;
-        band_products(job, job->turned + g * job->columns * job->size, dq, G * P, unit, 1, rows, count, part);
+        band_products(job, tasks->returned + g * job->columns * job->size, dq, G * P, unit, 1, rows, count, part);
         for (int n = 0; n < rows; n++)
-            sum[n] = g == first ? part[0][n] : sum[n] + part[0][n];
+            sum[n] += part[0][n];
     }
 }
 
@@ -334,7 +339,7 @@ INLINE void band_weight(const struct band_tasks *tasks, int cell, int first, int
     const struct recurrence *job = tasks->job;
     int64_t G = gates_of(cell), P = tasks->padded, D = job->size, C = job->columns;
     const float *dq = tasks->dq + first * P + C / 2 + unit;
-    float *d_weight = job->d_weight + first * C * D + unit, *d_bias = job->d_bias + first * D + unit;
+    float *d_weight = tasks->d_weight + first * C * D + unit, *d_bias = job->d_bias + first * D + unit;
     for (int64_t c = 0; c < C; c += COLUMNS) {
         int columns = C - c < COLUMNS ? (int)(C - c) : COLUMNS;
         lanes sum[MOST_GATES][COLUMNS], bias[MOST_GATES];
@@ -430,18 +435,53 @@ static void copy_rows(float *to, int64_t to_stride, const float *from, int64_t f
         memcpy(to + row * to_stride, from + row * from_stride, sizeof(float) * (size_t)size);
 }
 
+/* Turns the weights of all gates, (G, D, C) to (G, C, D) and, where asked, to what the sender sees. */
+static void turn_weights(const struct recurrence *job, float *weight, float *returned)
+{
+    enum { BLOCK = 16 };
+    int64_t D = job->size, C = job->columns, reach = C / 2;
+    for (int64_t g = 0; g < gates_of(job->cell); g++) {
+        const float *from = job->weight + g * D * C;
+        for (int64_t begin = 0; begin < D; begin += BLOCK) /* a block of rows stays in the cache */
+            for (int64_t c = 0; c < C; c++)
+                for (int64_t i = begin; i < begin + BLOCK && i < D; i++) {
+                    int64_t j = i + c - reach;
+                    if (j < 0 || j >= D)
+                        continue;
+                    weight[(g * C + c) * D + i] = from[i * C + c];
+                    if (returned)
+                        returned[(g * C + C - 1 - c) * D + j] = from[i * C + c];
+                }
+    }
+}
+
+/* d_weight back to (G, D, C), 0 outside the matrix. */
+static void turn_back(const struct recurrence *job, const float *d_weight)
+{
+    int64_t D = job->size, C = job->columns, reach = C / 2;
+    for (int64_t g = 0; g < gates_of(job->cell); g++)
+        for (int64_t i = 0; i < D; i++)
+            for (int64_t c = 0; c < C; c++) {
+                int inside = i + c >= reach && i + c - reach < D;
+                job->d_weight[(g * D + i) * C + c] = inside ? d_weight[(g * C + c) * D + i] : 0;
+            }
+}
+
 static int run_band_forward(const struct recurrence *job)
 {
     struct band_tasks tasks = group(job);
     int64_t N = job->rows, D = job->size, P = tasks.padded, reach = job->columns / 2;
     int before = job->cell == GRU_BEFORE, lstm = job->cell == LSTM;
-    float *memory = zeros(2 * N * P + before * N * (P + tasks.whole) + lstm * N * tasks.whole);
+    int64_t weights = gates_of(job->cell) * job->columns * D;
+    float *memory = zeros(weights + 2 * N * P + before * N * (P + tasks.whole) + lstm * N * tasks.whole);
     if (!memory)
         return 1;
-    tasks.h[0] = memory;
-    tasks.h[1] = memory + N * P;
-    tasks.reset = tasks.c = memory + 2 * N * P;
+    tasks.weight = memory;
+    tasks.h[0] = tasks.weight + weights;
+    tasks.h[1] = tasks.h[0] + N * P;
+    tasks.reset = tasks.c = tasks.h[1] + N * P;
     tasks.z = tasks.reset + N * P;
+    turn_weights(job, tasks.weight, NULL);
     copy_rows(tasks.h[0] + reach, P, job->state, D, N, D);
     if (lstm)
         copy_rows(tasks.c, tasks.whole, job->state + N * D, D, N, D);
@@ -459,16 +499,21 @@ static int run_band_backward(const struct recurrence *job)
     int64_t T = job->steps, N = job->rows, D = job->size, P = tasks.padded, reach = job->columns / 2;
     int64_t S = states_of(job->cell), G = gates_of(job->cell);
     int before = job->cell == GRU_BEFORE;
-    float *memory = zeros((1 + G + before) * T * N * P + (2 + 2 * before) * N * tasks.whole);
+    int64_t weights = G * job->columns * D;
+    float *memory = zeros(3 * weights + (1 + G + before) * T * N * P + (2 + 2 * before) * N * tasks.whole);
     if (!memory)
         return 1;
-    tasks.before = memory;
+    tasks.weight = memory;
+    tasks.returned = tasks.weight + weights;
+    tasks.d_weight = tasks.returned + weights;
+    tasks.before = tasks.d_weight + weights;
     tasks.dq = tasks.before + T * N * P;
     tasks.reset = tasks.dq + T * N * G * P;
     tasks.dh = tasks.reset + before * T * N * P;
     tasks.c = tasks.dh + N * tasks.whole;
     tasks.z = tasks.c + N * tasks.whole;
     tasks.r = tasks.z + N * tasks.whole;
+    turn_weights(job, tasks.weight, tasks.returned);
     copy_rows(tasks.before + reach, P, job->state, D, N, D);
     for (int64_t row = 0; row < N; row++) /* of a row that has ended nothing is kept: its products stay 0 */
         for (int64_t t = 1; t < steps_of(job, row); t++)
@@ -478,10 +523,10 @@ static int run_band_backward(const struct recurrence *job)
     if (S > 1)
         copy_rows(tasks.c, tasks.whole, job->d_last + N * D, D, N, D);
     prernn_parallel(job->threads, tasks.groups + tasks.single, band_of[job->cell][1], &tasks);
-    memset(job->d_weight, 0, sizeof(float) * (size_t)(G * job->columns * D));
     if (job->d_bias)
         memset(job->d_bias, 0, sizeof(float) * (size_t)(G * D));
     prernn_parallel(job->threads, (D + WEIGHT_UNITS - 1) / WEIGHT_UNITS, band_of[job->cell][2], &tasks);
+    turn_back(job, tasks.d_weight);
     copy_rows(job->d_state, D, tasks.dh, tasks.whole, N, D);
     if (S > 1)
         copy_rows(job->d_state + N * D, D, tasks.c, tasks.whole, N, D);

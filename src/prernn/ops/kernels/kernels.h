@@ -19,7 +19,7 @@ struct recurrence {
     int32_t threads;
     float scale;            /* LINEAR: h_t = scale (u_t + W h_{t-1}) */
     const void *u;          /* (T, N, G or 1, D), strided */
-    const float *weight;    /* (G, C, D): [g, c, i] joins neuron i + c - C/2 to i; 0 outside the matrix */
+    const float *weight;    /* (G, D, C): [g, i, c] joins neuron i + c - C/2 to i; not read outside the matrix */
     const float *bias;      /* (G, D) or NULL */
     const float *state;     /* (S, N, D) */
     const uint8_t *started; /* (N) or NULL; LINEAR: a row that has not started takes h = u */
@@ -28,11 +28,10 @@ struct recurrence {
     float *last;            /* (S, N, D): state after each row's last step */
     float *kept;            /* (T, N, S, D): states after each step, or NULL */
     /* backward: what is above without out and last, and */
-    const float *turned;  /* (G, C, D): weights as the sender sees them, [g, c, j] joins j to j + c - C/2 */
     const void *d_out;    /* (T, N, D) */
     const float *d_last;  /* (S, N, D) */
     void *d_u;            /* (T, N, G or 1, D), dense */
-    float *d_weight;      /* (G, C, D) */
+    float *d_weight;      /* (G, D, C), 0 outside the matrix */
     float *d_bias;        /* (G, D) or NULL */
     float *d_state;       /* (S, N, D) */
 };
