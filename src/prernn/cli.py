@@ -1,7 +1,9 @@
 """The command line: ``prernn COMMAND``."""
 
 import argparse
+import importlib
 import os
+import pkgutil
 import sys
 from collections.abc import Sequence
 
@@ -53,7 +55,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser("prernn", description="Make any pre-trained CNN recurrent, train it on video, stream it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    for add in (_add_demo, _add_fit_commands, _add_stream, _add_inspect, _add_info):
+    for add in (_add_demo, _add_fit_commands, _add_stream, _add_inspect, _add_info, _add_bench):
         add(commands)
     return parser
 
@@ -106,6 +108,15 @@ def _add_info(commands) -> None:
     info.set_defaults(run=_info)
 
 
+def _add_bench(commands) -> None:
+    folder = importlib.import_module("prernn.benchmarks").__path__
+    names = sorted(module.name for module in pkgutil.iter_modules(folder) if not module.name.startswith("_"))
+    bench = commands.add_parser("bench", help="measure speed on this machine: tables, CSV and pictures")
+    bench.add_argument("name", choices=names, help="what to measure; NAME --help lists its options")
+    bench.add_argument("rest", nargs=argparse.REMAINDER, help="its options", metavar="...")
+    bench.set_defaults(run=_bench)
+
+
 def _demo(options) -> None:
     from prernn import demo
 
@@ -138,6 +149,13 @@ def _info(options) -> None:
     from prernn import inspection
 
     inspection.show_installation()
+
+
+def _bench(options) -> None:
+    module = importlib.import_module(f"prernn.benchmarks.{options.name}")
+    parser = _Parser(f"prernn bench {options.name}", description=module.__doc__)
+    module.add_arguments(parser)
+    module.run(parser.parse_args(options.rest))
 
 
 if __name__ == "__main__":

@@ -243,8 +243,15 @@ class Grouped:
         return None
 
     def product(self, weight, index, size):
-        blocks = weight.unflatten(1, (self.groups, -1))  # (G, groups, d, d)
-        return lambda h: torch.einsum("nki,gkoi->ngko", h.unflatten(1, (self.groups, -1)), blocks).flatten(2)
+        gates, width = weight.shape[0], size // self.groups
+        blocks = weight.reshape(-1, width, width).transpose(1, 2)  # (G*groups, d, d), the weights as they lie
+
+        def product(h):
+            rows = h.unflatten(1, (self.groups, width)).transpose(0, 1).repeat(gates, 1, 1)  # (G*groups, N, d)
+            out = torch.bmm(rows, blocks).unflatten(0, (gates, self.groups))  # (G, groups, N, d)
+            return out.permute(2, 0, 1, 3).flatten(2)  # (N, G, D)
+
+        return product
 
     def matrix(self, weight, index, size):
         blocks = weight.unflatten(1, (self.groups, -1))  # (G, groups, d, d)
