@@ -1,12 +1,10 @@
 """Figures as tables, CSV and pictures."""
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -14,10 +12,8 @@ from rich.table import Table
 
 from prernn.benchmarks._candidates import PROJECTION, TORCH, Shape
 from prernn.benchmarks._timing import Times
-from prernn.plots import COLOURS
-
-matplotlib.use("Agg")  # no window: this runs on servers and in tests
-import matplotlib.pyplot as plt
+from prernn.files import write_text
+from prernn.plots import COLOURS, plt, save_figure
 
 BASE = {"layer": TORCH, "recurrence": "full"}
 """What the other candidates of a group are compared with."""
@@ -56,14 +52,6 @@ def milliseconds(times: Times | None) -> dict:
     return {**dict(zip(("median_ms", "low_ms", "high_ms"), texts, strict=True)), "calls": times.count if times else 0}
 
 
-def write_csv(path: Path, lines: Sequence[dict]) -> None:
-    """Writes lines of equal columns."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, lines[0] if lines else ())
-        writer.writeheader()
-        writer.writerows(lines)
-
-
 def show(parts: Iterable[RenderableType], path: Path) -> None:
     """Prints tables and lines, and writes the same as Markdown."""
     whole = Group(*parts)
@@ -72,7 +60,7 @@ def show(parts: Iterable[RenderableType], path: Path) -> None:
     console.width = max(console.width, Console(width=1000).measure(whole).maximum)
     console.print(whole, highlight=False)
     lines = console.export_text().splitlines()
-    path.write_text("\n".join(line.rstrip() for line in lines) + "\n")
+    write_text(path, "\n".join(line.rstrip() for line in lines) + "\n")
 
 
 def table(title: str, lines: Sequence[dict], texts: Sequence[str] = ()) -> Group:
@@ -156,7 +144,7 @@ def growth_plot(found: Mapping[str, Mapping[int, Times]], path: Path, title: str
     axis.grid(alpha=0.3, which="both")
     axis.legend(fontsize=9)
     axis.set_title(title, fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def ratio_plot(rows: Sequence[Row], path: Path, title: str) -> None:
@@ -172,7 +160,7 @@ def ratio_plot(rows: Sequence[Row], path: Path, title: str) -> None:
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=8, ncols=4, loc="outside lower center")
     figure.suptitle(f"{rows[0].cell.upper()} layers; {title}", fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _bars(axis, rows: Sequence[Row], names: Sequence[str]) -> None:
@@ -199,8 +187,3 @@ def _short(ratio: float) -> str:
     if math.isnan(ratio):
         return ""
     return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}"
-
-
-def _save(figure, path: Path) -> None:
-    figure.savefig(path, dpi=110, bbox_inches="tight")
-    plt.close(figure)

@@ -28,6 +28,7 @@ from prernn.benchmarks import _candidates as candidates
 from prernn.benchmarks import _goals, _report
 from prernn.benchmarks._report import Row
 from prernn.benchmarks._timing import Ceilings, Stopwatch, Times, threads
+from prernn.files import write_table
 from prernn.ops import backends, rows
 from prernn.ops.linear import linear
 from prernn.structures import Sparse
@@ -161,9 +162,9 @@ def recurrences(stopwatch: Stopwatch, counts: Sequence[int], targets: Sequence, 
             reached.append({"threads": count, **ceilings[count].measured()})
             if count == 1:
                 checked = _goals.check(found, _goals.GOALS[stopwatch.device], ceilings[count])
-    _report.write_csv(out / "recurrence.csv", [row.line() for row in found])
-    _report.write_csv(out / "ceilings.csv", reached)
-    _report.write_csv(out / "goals.csv", checked)
+    write_table(out / "recurrence.csv", [row.line() for row in found])
+    write_table(out / "ceilings.csv", reached)
+    write_table(out / "goals.csv", checked)
     _report.ratio_plot(found, out / "ratios.png", machine(stopwatch.device))
     tables = [*_report.row_tables(found), _report.table("Ceilings of this machine", reached)]
     texts = ("part", "mode", "ours", "theirs", "floor set by")
@@ -223,7 +224,7 @@ def growth(stopwatch: Stopwatch, count: int, sizes: Sequence[int], out: Path, tr
         for hidden, values in found.items()
         for size, times in values.items()
     ]
-    _report.write_csv(out / "growth.csv", lines)
+    write_table(out / "growth.csv", lines)
     _report.growth_plot(found, out / "growth.png", f"LSTM recurrence alone, forward, T=16, B=8, threads: {count}")
     return [_report.growth_table(found, count)]
 
@@ -237,7 +238,7 @@ def products(stopwatch: Stopwatch, counts: Sequence[int], sizes: Sequence[int], 
             times = stopwatch.interleaved(_linear_operators(frames, inputs, outputs))
         size = {"threads": count, "rows": frames, "in": inputs, "out": outputs}
         lines.append(size | {name: f"{1e3 * value.median:.4g}" for name, value in times.items()})
-    _report.write_csv(out / "linear.csv", lines)
+    write_table(out / "linear.csv", lines)
     return [_report.table("Input projection, forward, ms", lines)]
 
 
@@ -272,5 +273,5 @@ def row_products(
             line = {"threads": count, "D": size, "density": density, "batch": batch}
             line |= {name: f"{1e3 * value:.4g}" for name, value in times.items()}
             lines.append(line | {"dense / compressed": f"{gain:.2f}"})
-    _report.write_csv(out / "rows.csv", lines)
+    write_table(out / "rows.csv", lines)
     return [_report.table("Recurrent product of four gates, forward, ms", lines)]

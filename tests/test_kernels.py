@@ -98,6 +98,20 @@ def test_6_native_equals_the_reference_in_bfloat16(name, spec, instructions):
     compare(CELLS[name], *problem(CELLS[name], spec, lengths=lengths, dtype=torch.bfloat16), dtype=torch.bfloat16)
 
 
+@pytest.mark.parametrize("spec", ["diagonal", "band:3"])
+def test_bfloat16_is_float32_inside_and_rounded_to_nearest_outside(spec, instructions):
+    cell = LSTMCell()
+    structure, values, _ = problem(cell, spec, batch=16, size=40, dtype=torch.bfloat16)
+    weight, bias, u, h, c = (value.bfloat16() for value in values)
+    results = []
+    for dtype in (torch.bfloat16, torch.float32):
+        weights = RecurrentWeights(structure, 40, weight.to(dtype), None, bias.to(dtype))
+        results.append(ops.sequence(cell, weights, u.to(dtype), (h.to(dtype), c.to(dtype))))
+    (out, last), (expected, expected_last) = results
+    torch.testing.assert_close(out, expected.bfloat16(), rtol=0, atol=0)
+    torch.testing.assert_close(last, tuple(t.bfloat16() for t in expected_last), rtol=0, atol=0)
+
+
 @given(st.integers(1, 6), st.integers(0, 10), st.integers(1, 70), st.integers(0, 6), st.data())
 def test_6_native_equals_the_reference_at_any_shape(steps, batch, size, reach, data):
     cell = CELLS[data.draw(st.sampled_from(list(CELLS)))]
@@ -436,6 +450,21 @@ def test_the_linear_cell_is_rcns_recurrence(spec, mix):
     assert begun.eq(1).all()
     with pytest.raises(ValueError, match=r"mean.*'max'"):
         LinearCell("max")
+
+
+@pytest.mark.parametrize("spec", ["full", "diagonal", "band:3"])
+def test_6_gradients_of_the_linear_cells_reference(spec):
+    structure, (weight, bias, u, h, started), _ = problem(LinearCell(), spec, 3, 2, 4)
+
+    def run(weight, bias, u, h):
+        with ops.using("reference"):
+            weights = RecurrentWeights(structure, 4, weight, None, bias)
+            out, last = ops.sequence(LinearCell(), weights, u, (h, started))
+        return out, last[0]
+
+    inputs = tuple(value.requires_grad_() for value in (weight, bias, u, h))
+    assert torch.autograd.gradcheck(run, inputs)
+    assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
 
 
 @given(st.integers(1, 20), st.booleans(), st.sampled_from(["mean", "sum"]), st.data())

@@ -12,7 +12,7 @@ import prernn
 
 PACKAGE = Path(prernn.__file__).parent
 LEVELS = (
-    ("structures", "hidden", "connections", "sobol", "ops"),
+    ("structures", "hidden", "connections", "sobol", "ops", "files"),
     ("cells", "input_to_hidden"),
     ("recurrent", "rnn"),
     ("tracing", "surgery", "network", "convert", "rcn", "paths", "quantize", "online", "accounting"),

@@ -1,7 +1,6 @@
 """Networks as files: weights as safetensors, with the recipe in the file's metadata."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from prernn.files import whole_file
 from prernn.network import RecurrentNetwork
 from prernn.recipe import rebuild
 
@@ -29,15 +29,12 @@ def save(net: RecurrentNetwork, path: str | Path) -> Path:
     if path.suffix != ".safetensors":
         path = path / FILE_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in net.state_dict().items()}
     try:
-        save_file(tensors, part, metadata={RECIPE_KEY: json.dumps(net.recipe)})
-        os.replace(part, path)
+        with whole_file(path) as part:
+            save_file(tensors, part, metadata={RECIPE_KEY: json.dumps(net.recipe)})
     except (SafetensorError, OSError) as error:
         raise OSError(f"can't write {path}: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from prernn import checkpoint, plots, sample_videos
 from prernn.accounting import matched_hidden_size, recurrent_parameters
 from prernn.backbones import backbone, input_spec
+from prernn.files import write_json, write_table
 from prernn.metrics import ClipMetrics
 from prernn.network import RecurrentNetwork, split
 from prernn.recipe import Recipe
-from prernn.run_folder import write_json, write_table
 from prernn.streaming import Stream, predictions
 from prernn.tasks.action import ClipDataset, class_folder, masked_cross_entropy
 from prernn.transforms import Sampling, TransformSpec, clip_transform

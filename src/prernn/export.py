@@ -97,7 +97,6 @@ def _export_step(net: RecurrentNetwork, image_size: tuple[int, int], opset: int)
     weight = next(net.parameters())
     frame = weight.new_zeros(2, *net.frame_shape[:-2], *image_size)  # torch.export takes a size of 1 for constant
     state = net.init_state(2, image_size)
-    names = [f"state_{i}_{name}" for i, layer in enumerate(net.recurrent_layers) for name in layer.cell.states]
     batch = torch.export.Dim("batch")
     shapes = ({0: batch}, tuple(tuple({0: batch} for _ in part) for part in state))
     arguments = 2 if state else 1  # torch.onnx.export stumbles over an empty tuple
@@ -106,8 +105,8 @@ def _export_step(net: RecurrentNetwork, image_size: tuple[int, int], opset: int)
             return torch.onnx.export(
                 step,
                 (frame, state)[:arguments],
-                input_names=["frame", *names],
-                output_names=["output", *(f"next_{name}" for name in names)],
+                input_names=["frame", *net.state_names],
+                output_names=["output", *(f"next_{name}" for name in net.state_names)],
                 dynamic_shapes=shapes[:arguments],
                 opset_version=opset,
                 dynamo=True,

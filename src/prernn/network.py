@@ -55,6 +55,11 @@ class RecurrentNetwork(nn.Module):
         """Zero state of ``batch_size`` streams; ``image_size`` (H, W) matters only to layers with feature maps."""
         return tuple(layer.init_state(batch_size) for layer in self.recurrent_layers)
 
+    @property
+    def state_names(self) -> list[str]:
+        """Names of the state's leaves, in pytree order."""
+        return [f"state_{i}_{name}" for i, layer in enumerate(self.recurrent_layers) for name in layer.cell.states]
+
     def _open_state(self, state: tuple | None, batch: int) -> tuple:
         """The state to start from; a ValueError where it belongs to another network or batch."""
         expected = self.init_state(batch)

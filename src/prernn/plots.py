@@ -9,6 +9,8 @@ import numpy as np
 matplotlib.use("Agg")  # no window: these run on servers and in tests
 import matplotlib.pyplot as plt
 
+from prernn.files import whole_file
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8B5A2B", "#7F7F7F", "#9ACD32")
 
 
@@ -29,7 +31,7 @@ def curves(series: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="best")
     figure.suptitle(title)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def strip(
@@ -66,7 +68,7 @@ def strip(
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7, ncols=2, loc="best")
     figure.suptitle(title, fontsize=10)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def confusion(matrix: np.ndarray, labels: Sequence[str], path: str | Path, *, title: str = "") -> Path:
@@ -83,22 +85,20 @@ def confusion(matrix: np.ndarray, labels: Sequence[str], path: str | Path, *, ti
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
     axis.set_title(title, fontsize=10)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _cycle(count: int) -> list[str]:
     return [COLOURS[k % len(COLOURS)] for k in range(count)]
 
 
-def _save(figure, path: str | Path) -> Path:
-    """Writes to a temporary name first, so that a broken-off run leaves no half picture."""
+def save_figure(figure, path: str | Path) -> Path:
+    """Writes a figure as PNG and closes it; see `prernn.files.whole_file`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.part.png")
     try:
-        figure.savefig(part, dpi=110, bbox_inches="tight")
-        part.replace(path)
+        with whole_file(path) as part:
+            figure.savefig(part, format="png", dpi=110, bbox_inches="tight")
     finally:
         plt.close(figure)
-        part.unlink(missing_ok=True)
     return path

@@ -12,6 +12,8 @@ from typing import TextIO
 import numpy as np
 from torch import Tensor
 
+from prernn.files import whole_file
+
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
@@ -54,16 +56,11 @@ def csv_rows(target: str | os.PathLike | TextIO) -> Iterator[Callable[[Predictio
         yield _row_writer(target)
         return
     path = Path(target)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path) as part:
         with _naming(path):
             file = open(part, "w", newline="", encoding="utf-8")  # noqa: SIM115 (closed below)
         with file:
             yield _naming(path)(_row_writer(file))
-            os.fsync(file.fileno())  # a disk may report that it is full only now
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _row_writer(file: TextIO) -> Callable[[Prediction], None]:

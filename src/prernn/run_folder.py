@@ -1,10 +1,5 @@
 """What a run leaves behind: history, checkpoint with recipe, metrics, predictions, pictures."""
 
-import csv
-import io
-import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +10,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from prernn import checkpoint
-
-
-def write_text(path: str | Path, text: str) -> Path:
-    """Writes a file that appears whole or not at all.
-
-    Raises:
-        OSError: it can't be written, a full disk for instance.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
-
-
-def write_json(path: str | Path, value: Any) -> Path:
-    """Writes plain data as JSON; see `write_text`."""
-    return write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_table(path: str | Path, rows: Sequence[dict[str, Any]]) -> Path:
-    """Writes rows as CSV, with the first row's keys as heading; see `write_text`."""
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return write_text(path, text.getvalue())
+from prernn.files import whole_file, write_json, write_table
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -62,13 +26,8 @@ class WholeFiles(TorchCheckpointIO):
         Raises:
             OSError: it can't be written, a full disk for instance.
         """
-        path = Path(path)
-        part = path.with_name(f".{path.name}.part")
-        try:
+        with whole_file(path) as part:
             super().save_checkpoint(checkpoint, part, storage_options)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 class RunFolder(L.Callback):

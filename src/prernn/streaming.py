@@ -102,7 +102,7 @@ class Stream:
         collected for the next snippet.
         """
         leaves = [leaf for part in self._state or () for leaf in part]
-        values = dict(zip(_state_names(self.net), leaves, strict=True)) if leaves else {}
+        values = dict(zip(self.net.state_names, leaves, strict=True)) if leaves else {}
         if self._pending:
             values["pending"] = torch.stack(self._pending, dim=2)
         return {name: value.clone(memory_format=torch.contiguous_format) for name, value in values.items()}
@@ -123,7 +123,7 @@ class Stream:
         self._state, self._pending = state, pending
 
     def _checked_state(self, leaves: dict[str, Tensor]) -> tuple:
-        names = _state_names(self.net)
+        names = self.net.state_names
         if set(leaves) != set(names):
             raise ValueError(f"expected the state {names}, got {sorted(leaves)}")
         rest = iter(names)
@@ -195,11 +195,6 @@ def _evaluating(net: RecurrentNetwork) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _state_names(net: RecurrentNetwork) -> list[str]:
-    """Names of the state's leaves in pytree order."""
-    return [f"state_{i}_{name}" for i, layer in enumerate(net.recurrent_layers) for name in layer.cell.states]
 
 
 def _fitted(leaves: dict[str, Tensor], name: str, template: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from av.error import FFmpegError
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from prernn.files import whole_file
 from prernn.transforms import Sampling, sample_times
 
 Source = str | Path | int
@@ -132,17 +133,11 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> i
     path = Path(path)
     if path.suffix.lower() != ".mp4" or not 0 < fps < math.inf:
         raise ValueError(f"expected a name that ends in .mp4 and fps above 0, got {path} and {fps}")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        count = _encode(part, frames, fps)
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())  # a disk may report that it is full only now
-        os.replace(part, path)
+        with whole_file(path) as part:
+            return _encode(part, frames, fps)
     except OSError as error:
         raise OSError(error.errno, f"not written: {error.strerror}", str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)
-    return count
 
 
 def _encode(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:

@@ -260,8 +260,7 @@ INLINE void band_return_tile(const struct band_tasks *tasks, int cell, int64_t t
     band_return(tasks, cell, 0, gates, t, row, rows, unit, count, sum);
     for (int n = 0; n < rows; n++) {
         float *dh = tasks->dh + (row + n) * tasks->whole + unit;
-        if (t < steps_of(tasks->job, row + n))
-            store_some(dh, load_some(dh, count) + sum[n], count);
+        store_some(dh, load_some(dh, count) + sum[n], count); /* nothing for a row that has ended: its dq is 0 */
     }
 }
 

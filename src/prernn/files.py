@@ -1,0 +1,52 @@
+"""Files that appear whole or not at all."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Gives a path beside ``path`` to write to, renamed at the end of the block and removed where it raises.
+
+    Raises:
+        OSError: the file can't be written, a full disk for instance.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())  # a disk may report that it is full only now
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Writes a text file, and its folder where there is none; see `whole_file`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Writes plain data as JSON; see `whole_file`."""
+    return write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_table(path: str | Path, rows: Sequence[dict[str, Any]]) -> Path:
+    """Writes rows as CSV, with the first row's keys as heading; see `whole_file`."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return write_text(path, text.getvalue())
