@@ -98,6 +98,17 @@ def test_6_native_equals_the_reference_in_bfloat16(name, spec, instructions):
     compare(CELLS[name], *problem(CELLS[name], spec, lengths=lengths, dtype=torch.bfloat16), dtype=torch.bfloat16)
 
 
+@pytest.mark.parametrize("spec", ["band:17", "band:33", "band:47", "band:95"])
+@pytest.mark.parametrize("name", list(CELLS))
+def test_6_wide_bands_in_a_stream_which_are_read_as_they_are_stored(name, spec, instructions):
+    cell = CELLS[name]
+    for batch in (1, 5):
+        structure, values, _ = problem(cell, spec, 1, batch, 48)
+        neighbour = torch.arange(48).unsqueeze(1) + torch.arange(structure.width) - structure.width // 2
+        values[0][:, (neighbour < 0) | (neighbour > 47)] = float("nan")
+        compare(cell, structure, values, None)
+
+
 @pytest.mark.parametrize("spec", ["diagonal", "band:3"])
 def test_bfloat16_is_float32_inside_and_rounded_to_nearest_outside(spec, instructions):
     cell = LSTMCell()

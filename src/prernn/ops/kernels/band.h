@@ -4,12 +4,15 @@
 
 #define GROUP 4          /* rows that share a load of weights */
 #define WEIGHT_UNITS 256 /* units of a task of d_weight */
+#define STORED_STEPS 8   /* steps of rows up to which weights of wide bands are not worth turning */
+#define STORED_COLUMNS (2 * WIDTH + 1)
 
 struct band_tasks {
     const struct recurrence *job;
     int64_t padded, whole;  /* length of a padded row; size rounded up to WIDTH */
     int64_t groups, single; /* groups of GROUP rows, then single rows */
-    float *weight;          /* (G, C, D): [g, c, i] joins neuron i + c - C/2 to i; 0 outside the matrix */
+    float *weight;          /* (G, C, D): [g, c, i] joins neuron i + c - C/2 to i; 0 outside the matrix; NULL: the
+                               stored ones serve */
     float *h[2];            /* (N, padded): state before and after a step, taking turns */
     float *c, *z, *r;       /* (N, whole): c of LSTM (backward: dc); z and r of GRU_BEFORE */
     float *reset;           /* (N, padded) forward, (T, N, padded) backward: r h of GRU_BEFORE */
@@ -40,9 +43,44 @@ INLINE void band_products(const struct recurrence *job, const float *weight, con
     }
 }
 
-INLINE void add_bias(const struct recurrence *job, int64_t unit, int first, int gates, int rows, int count,
-                     lanes q[MOST_GATES][GROUP])
+/* The same from weights as they are stored, (G, D, C), for a few steps that are not worth turning them. */
+INLINE void stored_products(const struct recurrence *job, int first, const float *x, int64_t stride, int64_t unit,
+                            int gates, int rows, int count, lanes q[MOST_GATES][GROUP])
 {
+    int64_t D = job->size, C = job->columns, reach = C / 2;
+    bits number;
+    for (int k = 0; k < WIDTH; k++)
+        number[k] = k;
+    for (int g = 0; g < gates; g++)
+        for (int lane = 0; lane < count; lane++) {
+            int64_t i = unit + lane, begin = i < reach ? reach - i : 0, end = D + reach - i < C ? D + reach - i : C;
+            const float *weight = job->weight + ((first + g) * D + i) * C;
+            for (int n = 0; n < rows; n++) {
+                const float *neighbour = x + n * stride + i;
+                lanes sum = fill(0);
+                int64_t c = begin;
+                for (; c + WIDTH <= end; c += WIDTH)
+                    sum += load(weight + c) * load(neighbour + c);
+                if (c < end) { /* the last WIDTH, without those that have been: there are at least C/2 + 1 > WIDTH */
+                    bits fresh = number >= (int)(WIDTH - (end - c));
+                    lanes w = load(weight + end - WIDTH);
+                    sum += choose(fresh, w * load(neighbour + end - WIDTH), fill(0));
+                }
+                q[g][n][lane] = total(sum);
+            }
+        }
+}
+
+/* The recurrent products of `gates` gates from `first` on, with their biases. */
+INLINE void gate_products(const struct band_tasks *tasks, int first, const float *x, int64_t unit, int gates, int rows,
+                          int count, lanes q[MOST_GATES][GROUP])
+{
+    const struct recurrence *job = tasks->job;
+    if (tasks->weight)
+        band_products(job, tasks->weight + first * job->columns * job->size, x, tasks->padded, unit, gates, rows, count,
+                      q);
+    else
+        stored_products(job, first, x, tasks->padded, unit, gates, rows, count, q);
     if (job->bias)
         for (int g = 0; g < gates; g++) {
             lanes b = load_some(job->bias + (first + g) * job->size + unit, count);
@@ -88,8 +126,7 @@ INLINE void band_tile(const struct band_tasks *tasks, int cell, int64_t t, int64
     int G = gates_of(cell);
     lanes q[MOST_GATES][GROUP];
     const float *h = tasks->h[t % 2] + row * tasks->padded;
-    band_products(job, tasks->weight, h, tasks->padded, unit, G, rows, count, q);
-    add_bias(job, unit, 0, G, rows, count, q);
+    gate_products(tasks, 0, h, unit, G, rows, count, q);
     for (int n = 0; n < rows; n++) {
         if (ended(tasks, t, row + n, unit, count))
             continue;
@@ -116,8 +153,7 @@ INLINE void before_gates(const struct band_tasks *tasks, const float *h, float *
     const struct recurrence *job = tasks->job;
     int64_t reach = job->columns / 2;
     lanes q[MOST_GATES][GROUP];
-    band_products(job, tasks->weight, h, tasks->padded, unit, 2, rows, count, q);
-    add_bias(job, unit, 0, 2, rows, count, q);
+    gate_products(tasks, 0, h, unit, 2, rows, count, q);
     for (int n = 0; n < rows; n++) {
         if (t >= steps_of(job, row + n))
             continue;
@@ -140,8 +176,7 @@ INLINE void before_candidate(const struct band_tasks *tasks, const float *reset,
 {
     const struct recurrence *job = tasks->job;
     lanes q[MOST_GATES][GROUP];
-    band_products(job, tasks->weight + 2 * job->columns * job->size, reset, tasks->padded, unit, 1, rows, count, q);
-    add_bias(job, unit, 2, 1, rows, count, q);
+    gate_products(tasks, 2, reset, unit, 1, rows, count, q);
     for (int n = 0; n < rows; n++) {
         int64_t at = t * job->u_time + (row + n) * job->u_row + 2 * job->u_gate + unit;
         candidate[n] = hyperbolic_tangent(load_any(job->u, at, job->bfloat16, count) + q[0][n]);
@@ -198,8 +233,7 @@ INLINE void band_tile_backward(const struct band_tasks *tasks, int cell, int64_t
     int G = gates_of(cell), Gu = job->u_gate ? G : 1;
     lanes q[MOST_GATES][GROUP];
     const float *h = tasks->before + (t * N + row) * P;
-    band_products(job, tasks->weight, h, P, unit, G, rows, count, q);
-    add_bias(job, unit, 0, G, rows, count, q);
+    gate_products(tasks, 0, h, unit, G, rows, count, q);
     for (int n = 0; n < rows; n++) {
         int64_t at = t * N + row + n;
         lanes u[MOST_GATES], own[MOST_GATES], du[MOST_GATES], dq[MOST_GATES];
@@ -434,36 +468,65 @@ static void copy_rows(float *to, int64_t to_stride, const float *from, int64_t f
         memcpy(to + row * to_stride, from + row * from_stride, sizeof(float) * (size_t)size);
 }
 
-/* Turns the weights of all gates, (G, D, C) to (G, C, D) and, where asked, to what the sender sees. */
-static void turn_weights(const struct recurrence *job, float *weight, float *returned)
+/* Column c of a band joins the neurons [first, end) to others inside the matrix. */
+static void inside(int64_t D, int64_t C, int64_t c, int64_t *first, int64_t *end)
 {
-    enum { BLOCK = 16 };
-    int64_t D = job->size, C = job->columns, reach = C / 2;
-    for (int64_t g = 0; g < gates_of(job->cell); g++) {
-        const float *from = job->weight + g * D * C;
-        for (int64_t begin = 0; begin < D; begin += BLOCK) /* a block of rows stays in the cache */
-            for (int64_t c = 0; c < C; c++)
-                for (int64_t i = begin; i < begin + BLOCK && i < D; i++) {
-                    int64_t j = i + c - reach;
-                    if (j < 0 || j >= D)
-                        continue;
-                    weight[(g * C + c) * D + i] = from[i * C + c];
-                    if (returned)
-                        returned[(g * C + C - 1 - c) * D + j] = from[i * C + c];
-                }
+    int64_t shift = c - C / 2;
+    *first = shift < 0 ? -shift : 0;
+    *end = shift > 0 ? D - shift : D;
+}
+
+static void clear_outside(float *weight, int64_t D, int64_t C)
+{
+    for (int64_t c = 0; c < C; c++) {
+        int64_t first, end;
+        inside(D, C, c, &first, &end);
+        memset(weight + c * D, 0, sizeof(float) * (size_t)first);
+        memset(weight + c * D + end, 0, sizeof(float) * (size_t)(D - end));
     }
 }
 
-/* d_weight back to (G, D, C), 0 outside the matrix. */
-static void turn_back(const struct recurrence *job, const float *d_weight)
+/* Turns the weights of one gate, (D, C) to (C, D), and to what the sender sees where `returned` is asked for. */
+static void turn_gate(const float *from, int64_t D, int64_t C, float *weight, float *returned)
 {
-    int64_t D = job->size, C = job->columns, reach = C / 2;
-    for (int64_t g = 0; g < gates_of(job->cell); g++)
-        for (int64_t i = 0; i < D; i++)
-            for (int64_t c = 0; c < C; c++) {
-                int inside = i + c >= reach && i + c - reach < D;
-                job->d_weight[(g * D + i) * C + c] = inside ? d_weight[(g * C + c) * D + i] : 0;
-            }
+    enum { BLOCK = 64 };
+    clear_outside(weight, D, C);
+    if (returned)
+        clear_outside(returned, D, C);
+    for (int64_t begin = 0; begin < D; begin += BLOCK) /* a block of rows stays in the cache */
+        for (int64_t c = 0; c < C; c++) {
+            int64_t first, end;
+            inside(D, C, c, &first, &end);
+            first = first > begin ? first : begin;
+            end = end < begin + BLOCK ? end : begin + BLOCK;
+            for (int64_t i = first; i < end; i++)
+                weight[c * D + i] = from[i * C + c];
+            if (returned)
+                for (int64_t i = first; i < end; i++)
+                    returned[(C - 1 - c) * D + i + c - C / 2] = from[i * C + c];
+        }
+}
+
+/* d_weight of one gate back to (D, C), 0 outside the matrix. */
+static void turn_back(const float *from, int64_t D, int64_t C, float *d_weight)
+{
+    memset(d_weight, 0, sizeof(float) * (size_t)(D * C));
+    for (int64_t c = 0; c < C; c++) {
+        int64_t first, end;
+        inside(D, C, c, &first, &end);
+        for (int64_t i = first; i < end; i++)
+            d_weight[i * C + c] = from[c * D + i];
+    }
+}
+
+/* The weights of all gates, turned; `returned` too where it is there. */
+static void turn_weights(struct band_tasks *tasks)
+{
+    const struct recurrence *job = tasks->job;
+    int64_t part = job->size * job->columns;
+    for (int g = 0; g < gates_of(job->cell); g++)
+        turn_gate(job->weight + g * part, job->size, job->columns, tasks->weight + g * part,
+                  tasks->returned ? tasks->returned + g * part : NULL);
 }
 
 static int run_band_forward(const struct recurrence *job)
@@ -472,15 +535,20 @@ static int run_band_forward(const struct recurrence *job)
     int64_t N = job->rows, D = job->size, P = tasks.padded, reach = job->columns / 2;
     int before = job->cell == GRU_BEFORE, lstm = job->cell == LSTM;
     int64_t weights = gates_of(job->cell) * job->columns * D;
-    float *memory = zeros(weights + 2 * N * P + before * N * (P + tasks.whole) + lstm * N * tasks.whole);
-    if (!memory)
+    float *memory = zeros(2 * N * P + before * N * (P + tasks.whole) + lstm * N * tasks.whole);
+    int stored = job->columns >= STORED_COLUMNS && job->steps * N <= STORED_STEPS;
+    tasks.weight = stored ? NULL : malloc(sizeof(float) * (size_t)weights);
+    if (!memory || (!stored && !tasks.weight)) {
+        free(memory);
+        free(tasks.weight);
         return 1;
-    tasks.weight = memory;
-    tasks.h[0] = tasks.weight + weights;
+    }
+    tasks.h[0] = memory;
     tasks.h[1] = tasks.h[0] + N * P;
     tasks.reset = tasks.c = tasks.h[1] + N * P;
     tasks.z = tasks.reset + N * P;
-    turn_weights(job, tasks.weight, NULL);
+    if (!stored)
+        turn_weights(&tasks);
     copy_rows(tasks.h[0] + reach, P, job->state, D, N, D);
     if (lstm)
         copy_rows(tasks.c, tasks.whole, job->state + N * D, D, N, D);
@@ -489,6 +557,7 @@ static int run_band_forward(const struct recurrence *job)
     if (lstm)
         copy_rows(job->last + N * D, D, tasks.c, tasks.whole, N, D);
     free(memory);
+    free(tasks.weight);
     return 0;
 }
 
@@ -512,7 +581,7 @@ static int run_band_backward(const struct recurrence *job)
     tasks.c = tasks.dh + N * tasks.whole;
     tasks.z = tasks.c + N * tasks.whole;
     tasks.r = tasks.z + N * tasks.whole;
-    turn_weights(job, tasks.weight, tasks.returned);
+    turn_weights(&tasks);
     copy_rows(tasks.before + reach, P, job->state, D, N, D);
     for (int64_t row = 0; row < N; row++) /* of a row that has ended nothing is kept: its products stay 0 */
         for (int64_t t = 1; t < steps_of(job, row); t++)
@@ -525,7 +594,8 @@ static int run_band_backward(const struct recurrence *job)
     if (job->d_bias)
         memset(job->d_bias, 0, sizeof(float) * (size_t)(G * D));
     prernn_parallel(job->threads, (D + WEIGHT_UNITS - 1) / WEIGHT_UNITS, band_of[job->cell][2], &tasks);
-    turn_back(job, tasks.d_weight);
+    for (int64_t g = 0; g < G; g++)
+        turn_back(tasks.d_weight + g * job->columns * D, D, job->columns, job->d_weight + g * job->columns * D);
     copy_rows(job->d_state, D, tasks.dh, tasks.whole, N, D);
     if (S > 1)
         copy_rows(job->d_state + N * D, D, tasks.c, tasks.whole, N, D);

@@ -67,6 +67,17 @@ INLINE void store(float *p, lanes x)
     memcpy(p, &x, sizeof x);
 }
 
+/* Sum of all lanes, in halves: a chain of WIDTH additions would wait for each of them. */
+INLINE float total(lanes x)
+{
+    float part[WIDTH];
+    store(part, x);
+    for (int half = WIDTH / 2; half; half /= 2)
+        for (int k = 0; k < half; k++)
+            part[k] += part[k + half];
+    return part[0];
+}
+
 /* The first `count` lanes, the rest 0. `count` is a constant WIDTH but at the end of a row. */
 INLINE lanes load_some(const float *p, int count)
 {

@@ -78,10 +78,7 @@ static void rows_weight_task(void *context, int64_t task)
                 for (int64_t chunk = 0; chunk < tasks->chunks; chunk++)
                     sum += load(tasks->d_y + (chunk * outputs + g * job->receivers + i) * WIDTH) *
                            load(tasks->h + (chunk * job->senders + job->column[k]) * WIDTH);
-                float total = 0;
-                for (int j = 0; j < WIDTH; j++)
-                    total += sum[j];
-                tasks->d_weight[g * job->entries + k] = total;
+                tasks->d_weight[g * job->entries + k] = total(sum);
             }
 }
 
