@@ -159,7 +159,11 @@ INLINE void before_gates(const struct band_tasks *tasks, const float *h, float *
             continue;
         lanes u[MOST_GATES];
         int64_t from = t * job->u_time + (row + n) * job->u_row + unit;
-        fetch_gates(job, GRU_BEFORE, from + (tasks->r ? -job->u_time : job->u_time));
+        if (tasks->r) { /* on the way back */
+            FETCH(h + (n - job->rows) * tasks->padded + reach + unit);
+            FETCH(reset + (n - job->rows) * tasks->padded + reach + unit);
+        } else
+            fetch_gates(job, GRU_BEFORE, from + job->u_time);
         load_gates(job, GRU_BEFORE, from, count, u);
         lanes r = sigmoid(u[0] + q[0][n]), z = sigmoid(u[1] + q[1][n]);
         int64_t at = n * tasks->padded + reach + unit;
@@ -243,7 +247,10 @@ INLINE void band_tile_backward(const struct band_tasks *tasks, int cell, int64_t
             continue;
         }
         int64_t from = t * job->u_time + (row + n) * job->u_row + unit;
-        fetch_gates(job, cell, from - job->u_time);
+        fetch_gradients(job, cell, t, row + n, unit);
+        FETCH(h + (n - N) * P + reach + unit);
+        for (int g = 0; g < G; g++)
+            FETCH(tasks->dq + ((at - N) * G + g) * P + reach + unit);
         load_gates(job, cell, from, count, u);
         for (int g = 0; g < G; g++)
             own[g] = q[g][n];
@@ -310,6 +317,9 @@ INLINE void before_update_backward(const struct band_tasks *tasks, int64_t t, in
         int64_t at = t * N + row + n;
         if (t >= steps_of(job, row + n))
             continue;
+        fetch_gradients(job, GRU_BEFORE, t, row + n, unit);
+        for (int g = 0; g < 3; g++)
+            FETCH(tasks->dq + ((at - N) * 3 + g) * P + reach + unit);
         float *d_state = tasks->dh + (row + n) * tasks->whole + unit;
         lanes dh = load_some(d_state, count) + load_any(job->d_out, at * job->size + unit, job->bfloat16, count);
         lanes h = load_some(tasks->before + at * P + reach + unit, count);

@@ -53,11 +53,14 @@ INLINE int64_t ahead(const struct recurrence *job, int64_t row, int64_t first, i
     return row + 1 < end ? job->u_row : step * job->u_time - (row - first) * job->u_row;
 }
 
+/* Into the second-level cache: lines of many runs at equal distances would drive each other out of the first. */
+#define FETCH(place) __builtin_prefetch(place, 0, 2)
+
 INLINE void fetch_gates(const struct recurrence *job, int cell, int64_t at)
 {
     const char *u = job->u;
     for (int g = 0; g < (job->u_gate ? gates_of(cell) : 1); g++)
-        __builtin_prefetch(u + (at + g * job->u_gate) * (job->bfloat16 ? 2 : 4), 0, 2);
+        FETCH(u + (at + g * job->u_gate) * (job->bfloat16 ? 2 : 4));
 }
 
 /* One step of one vector of units. */
@@ -131,9 +134,25 @@ INLINE void diagonal_forward(const struct recurrence *job, int64_t unit, int uni
         });
 }
 
+/* What the step before t reads and writes, the last one of the way back. */
+INLINE void fetch_gradients(const struct recurrence *job, int cell, int64_t t, int64_t row, int64_t unit)
+{
+    if (!t)
+        return;
+    int64_t D = job->size, S = states_of(cell), Gu = job->u_gate ? gates_of(cell) : 1;
+    int64_t at = (t - 1) * job->rows + row, bytes = job->bfloat16 ? 2 : 4;
+    const float *before = t > 1 ? job->kept + (at - job->rows) * S * D : job->state;
+    fetch_gates(job, cell, (t - 1) * job->u_time + row * job->u_row + unit);
+    FETCH((const char *)job->d_out + (at * D + unit) * bytes);
+    for (int s = 0; s < S; s++)
+        FETCH(before + s * D + unit);
+    for (int g = 0; g < Gu; g++)
+        FETCH((const char *)job->d_u + ((at * Gu + g) * D + unit) * bytes);
+}
+
 /* Back through one step of one vector of units. w, b, dw and db are `stride` apart for each gate. */
 INLINE void diagonal_step_backward(const struct recurrence *job, int cell, int64_t t, int64_t row, int64_t unit,
-                                   int64_t next, const lanes *w, const lanes *b, lanes *dw, lanes *db, int stride,
+                                   const lanes *w, const lanes *b, lanes *dw, lanes *db, int stride,
                                    lanes *dh, lanes *dc, int count)
 {
     int64_t D = job->size, N = job->rows, S = states_of(cell), G = gates_of(cell), Gu = job->u_gate ? G : 1;
@@ -142,7 +161,7 @@ INLINE void diagonal_step_backward(const struct recurrence *job, int cell, int64
     const float *now = job->kept + at * S * D + unit;
     lanes h = load_some(before, count), c = S > 1 ? load_some(before + (t ? D : N * D), count) : fill(0);
     lanes u[MOST_GATES], q[MOST_GATES], du[MOST_GATES], dq[MOST_GATES], source[MOST_GATES];
-    fetch_gates(job, cell, from + next);
+    fetch_gradients(job, cell, t, row, unit);
     load_gates(job, cell, from, count, u);
     products(cell, w, b, stride, h, q);
     *dh += load_any(job->d_out, at * D + unit, job->bfloat16, count);
@@ -194,7 +213,7 @@ INLINE void diagonal_backward(const struct recurrence *job, int64_t unit, int un
         });
     for (int64_t t = steps - 1; t >= 0; t--)
         FOR_EACH_VECTOR(units,
-                        diagonal_step_backward(job, cell, t, row, unit + v * WIDTH, t ? -job->u_time : 0, w + v, b + v,
+                        diagonal_step_backward(job, cell, t, row, unit + v * WIDTH, w + v, b + v,
                                                dw + v, db + v, VECTORS, dh + v, dc + v, count));
     FOR_EACH_VECTOR(units, {
         store_some(job->d_state + row * D + unit + v * WIDTH, dh[v], count);
