@@ -360,7 +360,7 @@ class Paths:
         return None
 
 
-DENSE = 0.3
+DENSE = 0.2
 """Density above which a matrix product is faster than compressed rows (benchmarks/recurrence.py, --rows)."""
 
 

@@ -109,7 +109,12 @@ def sequence(kernel: str, band: Tensor, bias: Tensor | None, u: Tensor, state: t
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     rows = torch.stack([tensor.float() for tensor in state])  # (S, N, D)
     bias = None if bias is None else bias.float().contiguous()
-    out, last, _ = torch.ops.prernn.recurrence(u, band.float().contiguous(), bias, rows, started, lengths, kernel, keep)
+    band = band.float().contiguous()
+    if keep or torch.compiler.is_compiling():
+        out, last, _ = torch.ops.prernn.recurrence(u, band, bias, rows, started, lengths, kernel, keep)
+    else:  # a stream has no use for torch's dispatcher, which takes as long as a small step
+        run = _on_cpu if u.device.type == "cpu" else _on_gpu
+        out, last, _ = run("forward")(kernel, u, band, bias, rows, started, lengths, False)
     following = tuple(last[i].to(dtype) for i in range(last.shape[0]))
     if started is not None:
         following = (*following, _begun(started, lengths, u))

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from prernn.ops.backends import forced
 
+LEAST = 2**22
+"""Multiplications from which oneDNN is faster (benchmarks/recurrence.py, --linear)."""
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x W^T + b`` for ``x (..., D_in)``; differentiable."""
@@ -24,13 +27,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """More than one row (a matrix times a vector waits for memory alone), float32 on the CPU, no gradient."""
+    """A product worth choosing for, of float32 on the CPU, without a gradient."""
     tensors = [x, weight] if bias is None else [x, weight, bias]
     return (
         x.device.type == "cpu"
         and x.ndim > 1
-        and x.numel() > x.shape[-1]
         and weight.ndim == 2
+        and x.numel() * weight.shape[0] >= LEAST
         and all(tensor.dtype == torch.float32 and type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
         and forced() in (None, "native")
         and not torch.compiler.is_compiling()

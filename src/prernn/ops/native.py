@@ -145,36 +145,36 @@ def backward(
 
 
 def _check(cell, u, weight, bias, state, started, lengths) -> Tensor:
-    """Refuses what the kernels would read wrongly; returns ``u`` with its last dimension dense."""
+    """Refuses what the kernels would read wrongly; returns ``u`` as they read it."""
     if u.dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"expected gate inputs of float32 or bfloat16 for the native kernels, got {u.dtype}")
-    tensors = {"weight": weight, "bias": bias, "state": state, "started": started, "lengths": lengths}
-    wanted = {"started": torch.bool, "lengths": torch.int64}
-    for name, tensor in tensors.items():
-        if tensor is not None and tensor.dtype != wanted.get(name, torch.float32):
-            raise ValueError(f"expected {name} of {wanted.get(name, torch.float32)}, got {tensor.dtype}")
-    for name, tensor in {"u": u, **tensors}.items():
-        if tensor is not None and tensor.device.type != "cpu":
-            raise ValueError(f"expected {name} on the CPU for the native kernels, got {tensor.device}")
     gates = GATES[_code(cell)]
-    _, rows, inputs, size = u.shape
-    shapes = {
-        "weight": (gates, size, weight.shape[2]),
-        "bias": (gates, size),
-        "state": (2 if cell == "lstm" else 1, rows, size),
-        "started": (rows,),
-        "lengths": (rows,),
-    }
-    for name, shape in shapes.items():
-        if tensors[name] is not None and tuple(tensors[name].shape) != shape:
-            raise ValueError(f"expected {name} {shape}, got {tuple(tensors[name].shape)}")
-    if inputs not in (1, gates) or weight.shape[2] % 2 == 0:
-        raise ValueError(f"expected {gates} gates or 1 and an odd band, got {inputs} and {weight.shape[2]}")
-    if lengths is not None and rows and not 0 <= int(lengths.min()) <= int(lengths.max()) <= u.shape[0]:
-        raise ValueError(f"expected lengths between 0 and {u.shape[0]}, got {lengths.tolist()}")
+    steps, rows, inputs, size = u.shape
+    columns = weight.shape[2] if weight.ndim == 3 else 1
+    _expect("u", u, u.dtype, (steps, rows, inputs, size))
+    _expect("weight", weight, torch.float32, (gates, size, columns))
+    _expect("bias", bias, torch.float32, (gates, size))
+    _expect("state", state, torch.float32, (2 if cell == "lstm" else 1, rows, size))
+    _expect("started", started, torch.bool, (rows,))
+    _expect("lengths", lengths, torch.int64, (rows,))
+    if inputs not in (1, gates) or columns % 2 == 0:
+        raise ValueError(f"expected {gates} gates or 1 and an odd band, got {inputs} and {columns}")
+    if lengths is not None and rows and not 0 <= int(lengths.min()) <= int(lengths.max()) <= steps:
+        raise ValueError(f"expected lengths between 0 and {steps}, got {lengths.tolist()}")
     # the kernels read units side by side, and gates that lie on top of each other as one shared input
     dense = u.stride(3) == 1 or size == 1
     return u if dense and (inputs == 1 or u.stride(2)) else u.contiguous()
+
+
+def _expect(name: str, tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    if tensor is None:
+        return
+    if tensor.dtype != dtype:
+        raise ValueError(f"expected {name} of {dtype}, got {tensor.dtype}")
+    if tensor.device.type != "cpu":
+        raise ValueError(f"expected {name} on the CPU for the native kernels, got {tensor.device}")
+    if tensor.shape != shape:
+        raise ValueError(f"expected {name} {shape}, got {tuple(tensor.shape)}")
 
 
 def _code(cell: str) -> int:
@@ -189,20 +189,23 @@ def _contiguous(**tensors: Tensor | None) -> dict[str, Tensor | None]:
 
 
 def _job(cell: str, u: Tensor, weight: Tensor, held: dict, **results: Tensor | None) -> _Recurrence:
-    """The C structure; ``held`` and ``results`` must outlive it."""
+    """The C structure; it keeps alive what it points to."""
     steps, rows, inputs, size = u.shape
     gates, _, columns = weight.shape
-    job = _Recurrence(steps, rows, size, columns, u.stride(0), u.stride(1), u.stride(2) if inputs > 1 else 0)
-    job.cell = code = _code(cell)
-    job.activation = cell == "vrnn:relu"
-    job.update_new = cell.endswith(":new")
-    job.scale = 0.5 if cell == "linear:mean" else 1.0
-    job.bfloat16 = u.dtype == torch.bfloat16
+    time, row, gate, _ = u.stride()
+    code = _code(cell)
     each = NANOSECONDS[code] + (0.05 * gates * columns if columns > 1 else 0)
-    job.threads = _threads(steps * rows * size * each)
-    job.u = u.data_ptr()
-    for name, tensor in (*held.items(), *results.items()):
-        setattr(job, name, None if tensor is None else tensor.data_ptr())
+    job = _Recurrence(
+        *(steps, rows, size, columns, time, row, gate if inputs > 1 else 0),
+        *(code, cell == "vrnn:relu", cell.endswith(":new"), u.dtype == torch.bfloat16),
+        _threads(steps * rows * size * each),
+        0.5 if cell == "linear:mean" else 1.0,
+        u.data_ptr(),
+    )
+    for tensors in (held, results):
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                setattr(job, name, tensor.data_ptr())
     job.keep_alive = (u, held, results)
     return job
 
