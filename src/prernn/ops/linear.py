@@ -30,13 +30,13 @@ def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """A product worth choosing for, of float32 on the CPU, without a gradient."""
     tensors = [x, weight] if bias is None else [x, weight, bias]
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()  # first: what follows would fix a symbolic batch size
+        and x.device.type == "cpu"
         and x.ndim > 1
         and weight.ndim == 2
         and x.numel() * weight.shape[0] >= LEAST
         and all(tensor.dtype == torch.float32 and type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
         and forced() in (None, "native")
-        and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
         and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
     )
