@@ -318,6 +318,37 @@ def test_what_the_kernels_would_read_wrongly_is_refused(changes, message):
         call(**changes)
 
 
+@pytest.mark.parametrize(
+    ("given", "own"),
+    [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.bfloat16, torch.bfloat16)],
+)
+def test_gate_inputs_of_another_type_give_the_common_type_as_in_the_reference(given, own):
+    structure, values, _ = problem(GRUCell(), "diagonal", dtype=torch.bfloat16)
+    weight, bias, u, h = (value.to(own) for value in values)
+    results = []
+    for backend in ("native", "reference"):
+        with ops.using(backend):
+            weights = RecurrentWeights(structure, 21, weight, None, bias)
+            results.append(ops.sequence(GRUCell(), weights, u.to(given), (h,)))
+    (out, (last,)), (expected, (expected_last,)) = results
+    assert (out.dtype, last.dtype) == (expected.dtype, expected_last.dtype)
+    torch.testing.assert_close((out, last), (expected, expected_last), rtol=0.03, atol=0.06)
+    other = h.to(torch.bfloat16 if own == torch.float32 else torch.float32)
+    with pytest.raises(ValueError, match="bfloat16 on cpu, float32 on cpu"), ops.using("native"):
+        ops.sequence(GRUCell(), weights, u.to(given), (other,))
+
+
+def test_a_drop_in_under_autocast_runs_the_kernels(monkeypatch):
+    layer, x = prernn.LSTM(4, 8, hidden="band:3"), torch.randn(5, 2, 4)
+    expected, seen = layer(x)[0], []
+    forward = native.forward
+    monkeypatch.setattr(native, "forward", lambda *a: seen.append(a[1].dtype) or forward(*a))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(x)[0]
+    assert seen == [torch.float32]
+    torch.testing.assert_close(out, expected, rtol=0.03, atol=0.03)
+
+
 def test_other_types_and_cells_run_the_reference():
     layer = prernn.LSTM(4, 8, hidden="diagonal").double()
     assert layer(torch.randn(3, 2, 4).double())[0].dtype == torch.float64

@@ -1,6 +1,7 @@
 """Which kernels there are, and which of them are asked for."""
 
 import contextlib
+import functools
 import importlib
 import os
 from typing import Any
@@ -67,7 +68,7 @@ def using(name: str):
 
 
 def choose(tensors: list[Tensor]) -> str | None:
-    """The kernels that take these tensors (the gate inputs first), or None for the reference.
+    """The kernels that take these tensors (the gate inputs first) in their common type, or None for the reference.
 
     Raises:
         ValueError: the backend that is asked for does not take them.
@@ -76,14 +77,20 @@ def choose(tensors: list[Tensor]) -> str | None:
     wanted = name or DEVICES.get(first.device.type)
     if wanted is None or wanted == "reference":
         return None
-    alike = all(tensor.dtype == first.dtype and tensor.device == first.device for tensor in tensors)
-    fits = alike and first.dtype in DTYPES[wanted] and _device_fits(wanted, first)
+    # under autocast gate inputs have fewer bits than the weights and the state, which must be alike
+    alike = all(tensor.device == first.device and tensor.dtype == tensors[1].dtype for tensor in tensors[1:])
+    fits = alike and common_type(tensors) in DTYPES[wanted] and _device_fits(wanted, first)
     if name and not fits:
         got = sorted({f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}" for tensor in tensors})
         expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES[name])
         device = next(device for device, backend in DEVICES.items() if backend == name)
         raise ValueError(f"PRERNN_OPS={name}: expected all of {expected} on {device}, got {', '.join(got)}")
     return wanted if fits and not missing(wanted) else None
+
+
+def common_type(tensors: list[Tensor]) -> torch.dtype:
+    """The type that torch's arithmetic gives these tensors together."""
+    return functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
 
 
 def _device_fits(name: str, tensor: Tensor) -> bool:

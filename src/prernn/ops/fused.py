@@ -11,7 +11,7 @@ Its structures are the diagonal and the band, with compact weights ``(G, D, C)``
 import torch
 from torch import Tensor
 
-from prernn.ops.backends import forced, kernels
+from prernn.ops.backends import common_type, forced, kernels
 
 _library = torch.library.Library("prernn", "DEF")
 _library.define(
@@ -99,13 +99,15 @@ torch.library.register_autograd("prernn::recurrence_backward", _refuse)
 def sequence(kernel: str, band: Tensor, bias: Tensor | None, u: Tensor, state: tuple, lengths: Tensor | None) -> tuple:
     """Runs the cell called ``kernel`` over ``u (T, N, G or 1, D)``; the rest as `prernn.ops.reference.sequence`.
 
-    ``band`` is the hidden-to-hidden weight ``(G, D, C)``. Whatever the inputs' type, the state is float32 inside.
+    ``band`` is the hidden-to-hidden weight ``(G, D, C)``. The state is float32 inside; outputs and state have the type
+    that torch's arithmetic gives the arguments together.
     """
-    dtype = u.dtype
     started = None
     if kernel.startswith("linear"):
         state, started = state[:1], state[1].flatten() > 0
     tensors = [tensor for tensor in (u, band, bias, *state) if tensor is not None]
+    dtype = common_type(tensors)
+    u = u.to(dtype)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     rows = torch.stack([tensor.float() for tensor in state])  # (S, N, D)
     bias = None if bias is None else bias.float().contiguous()
