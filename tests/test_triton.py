@@ -39,15 +39,17 @@ def interpreter_fault():
         negate = triton.jit(_negate)
     x = torch.arange(4.0)
     try:
-        negate[(4,)](x)
+        negate[(2,)](x, 2)
     except Exception as error:
         return f"Triton {triton.__version__}: {error}"
     return None if torch.equal(x, -torch.arange(4.0)) else "wrong numbers"
 
 
-def _negate(x):
-    place = x + tl.program_id(0)
-    tl.store(place, -tl.load(place))
+def _negate(x, count):
+    """A loop whose end is known when it runs, as those over time are."""
+    for step in range(count):
+        place = x + tl.program_id(0) * count + step
+        tl.store(place, -tl.load(place))
 
 
 FAULT = interpreter_fault()
