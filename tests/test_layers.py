@@ -18,7 +18,7 @@ LEVELS = (
     ("tracing", "surgery", "network", "convert", "rcn", "paths", "quantize", "online", "accounting"),
     ("backbones", "c3d", "recipe", "video", "flow", "transforms", "sample_videos", "metrics", "tasks", "prediction"),
     ("data", "training", "checkpoint", "run_folder", "streaming", "export", "analysis", "plots", "inspection"),
-    ("fit", "demo", "cli", "web", "__main__"),
+    ("fit", "demo", "cli", "web", "benchmarks", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 HEAVY = ("lightning", "pytorch_lightning", "av", "cv2", "matplotlib", "timm", "torchvision")
