@@ -84,8 +84,8 @@ class Full:
         return None
 
     def product(self, weight, index, size):
-        rows = weight.flatten(0, 1)  # (G*D, D)
-        return lambda h: linear(h, rows).unflatten(1, (-1, size))
+        stacked = weight.flatten(0, 1)  # (G*D, D)
+        return lambda h: linear(h, stacked).unflatten(1, (-1, size))
 
     def matrix(self, weight, index, size):
         return weight
@@ -247,8 +247,8 @@ class Grouped:
         blocks = weight.reshape(-1, width, width).transpose(1, 2)  # (G*groups, d, d), the weights as they lie
 
         def product(h):
-            rows = h.unflatten(1, (self.groups, width)).transpose(0, 1).repeat(gates, 1, 1)  # (G*groups, N, d)
-            out = torch.bmm(rows, blocks).unflatten(0, (gates, self.groups))  # (G, groups, N, d)
+            parts = h.unflatten(1, (self.groups, width)).transpose(0, 1).repeat(gates, 1, 1)  # (G*groups, N, d)
+            out = torch.bmm(parts, blocks).unflatten(0, (gates, self.groups))  # (G, groups, N, d)
             return out.permute(2, 0, 1, 3).flatten(2)  # (N, G, D)
 
         return product

@@ -34,8 +34,9 @@ def sequence(cell, weights, u: Tensor, state: tuple, lengths: Tensor | None = No
     band = None if cell.kernel is None else weights.band()
     if band is not None:
         tensors = [u, weights.weight, *state]
-        if backends.choose(tensors if weights.bias is None else [*tensors, weights.bias]):
-            return fused.sequence(cell.kernel, band, weights.bias, u, state, lengths)
+        name = backends.choose(asked, tensors if weights.bias is None else [*tensors, weights.bias])
+        if name is not None:
+            return fused.sequence(name, cell.kernel, band, weights.bias, u, state, lengths)
         if cell.kernel.startswith("linear") and band.shape[2] == 1 and len(u) > 1 and asked != "reference":
             return scan.sequence(cell.scale, band[0, :, 0], weights.bias, u, state, lengths)
     u = u.expand(-1, -1, len(weights.weight), -1)  # one input for all gates is a view, not copies

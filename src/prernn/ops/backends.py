@@ -67,13 +67,15 @@ def using(name: str):
         _override.pop()
 
 
-def choose(tensors: list[Tensor]) -> str | None:
+def choose(name: str | None, tensors: list[Tensor]) -> str | None:
     """The kernels that take these tensors (the gate inputs first) in their common type, or None for the reference.
 
+    ``name`` is the backend that is asked for (`forced`).
+
     Raises:
-        ValueError: the backend that is asked for does not take them.
+        ValueError: it does not take them.
     """
-    name, first = forced(), tensors[0]
+    first = tensors[0]
     wanted = name or DEVICES.get(first.device.type)
     if wanted is None or wanted == "reference":
         return None

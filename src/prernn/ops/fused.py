@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from prernn.ops.backends import common_type, forced, kernels
+from prernn.ops.scan import begun
 
 _library = torch.library.Library("prernn", "DEF")
 _library.define(
@@ -24,36 +25,24 @@ _library.define(
 )
 
 
-def _on_cpu(function: str):
-    def run(*arguments):
-        name = "triton" if forced() == "triton" else "native"  # in Triton's interpreter
-        return getattr(kernels(name), function)(*arguments)
-
-    return run
+def _kernels_for(u: Tensor):
+    # Triton's interpreter computes on the CPU
+    return kernels("triton" if u.is_cuda or forced() == "triton" else "native")
 
 
-def _on_gpu(function: str):
-    return lambda *arguments: getattr(kernels("triton"), function)(*arguments)
+def _forward(u, weight, bias, state, started, lengths, cell, keep):
+    return _kernels_for(u).forward(cell, u, weight, bias, state, started, lengths, keep)
 
 
-def _forward(run):
-    def forward(u, weight, bias, state, started, lengths, cell, keep):
-        return run(cell, u, weight, bias, state, started, lengths, keep)
-
-    return forward
-
-
-def _backward(run):
-    def backward(d_out, d_last, u, weight, bias, state, started, lengths, kept, cell):
-        d_u, d_weight, d_bias, d_state = run(cell, d_out, d_last, u, weight, bias, state, started, lengths, kept)
-        return d_u, d_weight, weight.new_empty(0) if d_bias is None else d_bias, d_state
-
-    return backward
+def _backward(d_out, d_last, u, weight, bias, state, started, lengths, kept, cell):
+    run = _kernels_for(u).backward
+    d_u, d_weight, d_bias, d_state = run(cell, d_out, d_last, u, weight, bias, state, started, lengths, kept)
+    return d_u, d_weight, weight.new_empty(0) if d_bias is None else d_bias, d_state
 
 
-for _device, _on in (("CPU", _on_cpu), ("CUDA", _on_gpu)):
-    _library.impl("recurrence", _forward(_on("forward")), _device)
-    _library.impl("recurrence_backward", _backward(_on("backward")), _device)
+for _device in ("CPU", "CUDA"):
+    _library.impl("recurrence", _forward, _device)
+    _library.impl("recurrence_backward", _backward, _device)
 
 
 @torch.library.register_fake("prernn::recurrence")
@@ -96,15 +85,19 @@ torch.library.register_autograd("prernn::recurrence", _gradients, setup_context=
 torch.library.register_autograd("prernn::recurrence_backward", _refuse)
 
 
-def sequence(kernel: str, band: Tensor, bias: Tensor | None, u: Tensor, state: tuple, lengths: Tensor | None) -> tuple:
+def sequence(
+    name: str, kernel: str, band: Tensor, bias: Tensor | None, u: Tensor, state: tuple, lengths: Tensor | None
+) -> tuple[Tensor, tuple]:
     """Runs the cell called ``kernel`` over ``u (T, N, G or 1, D)``; the rest as `prernn.ops.reference.sequence`.
 
-    ``band`` is the hidden-to-hidden weight ``(G, D, C)``. The state is float32 inside; outputs and state have the type
-    that torch's arithmetic gives the arguments together.
+    ``name`` is the backend that `prernn.ops.backends.choose` found for these tensors, ``band`` is the hidden-to-hidden
+    weight ``(G, D, C)``. The state is float32 inside; outputs and state have the type that torch's arithmetic gives the
+    arguments together.
     """
-    started = None
+    started: Tensor | None = None
+    flags: tuple[Tensor, ...] = ()
     if kernel.startswith("linear"):
-        state, started = state[:1], state[1].flatten() > 0
+        started, flags, state = state[1].flatten() > 0, (begun(state[1], lengths),), state[:1]
     tensors = [tensor for tensor in (u, band, bias, *state) if tensor is not None]
     dtype = common_type(tensors)
     u = u.to(dtype)
@@ -115,15 +108,5 @@ def sequence(kernel: str, band: Tensor, bias: Tensor | None, u: Tensor, state: t
     if keep or torch.compiler.is_compiling():
         out, last, _ = torch.ops.prernn.recurrence(u, band, bias, rows, started, lengths, kernel, keep)
     else:  # a stream has no use for torch's dispatcher, which takes as long as a small step
-        run = _on_cpu if u.device.type == "cpu" else _on_gpu
-        out, last, _ = run("forward")(kernel, u, band, bias, rows, started, lengths, False)
-    following = tuple(last[i].to(dtype) for i in range(last.shape[0]))
-    if started is not None:
-        following = (*following, _begun(started, lengths, u))
-    return out, following
-
-
-def _begun(started: Tensor, lengths: Tensor | None, u: Tensor) -> Tensor:
-    """Which rows have started after the sequence, ``(N, 1)``: those that had and those with a step."""
-    begun = torch.ones_like(started) if lengths is None else started | (lengths > 0)
-    return begun.unsqueeze(1).to(u.dtype)
+        out, last, _ = kernels(name).forward(kernel, u, band, bias, rows, started, lengths, False)
+    return out, (*(last[i].to(dtype) for i in range(last.shape[0])), *flags)

@@ -13,6 +13,8 @@ from ctypes import c_char_p, c_float, c_int32, c_int64, c_void_p
 import torch
 from torch import Tensor
 
+from prernn.ops.backends import DTYPES
+
 CELLS = {"vrnn": 0, "lstm": 1, "gru:before": 2, "gru:after": 3, "linear": 4}
 GATES = {0: 1, 1: 4, 2: 3, 3: 3, 4: 1}
 NANOSECONDS = {0: 0.5, 1: 2.0, 2: 1.5, 3: 1.5, 4: 0.3}
@@ -146,7 +148,7 @@ def backward(
 
 def _check(cell, u, weight, bias, state, started, lengths) -> Tensor:
     """Refuses what the kernels would read wrongly; returns ``u`` as they read it."""
-    if u.dtype not in (torch.float32, torch.bfloat16):
+    if u.dtype not in DTYPES["native"]:
         raise ValueError(f"expected gate inputs of float32 or bfloat16 for the native kernels, got {u.dtype}")
     gates = GATES[_code(cell)]
     steps, rows, inputs, size = u.shape
@@ -248,8 +250,7 @@ def rows_weight(h: Tensor, d_y: Tensor, start: Tensor, column: Tensor) -> Tensor
 
 
 def _dense(name: str, tensor: Tensor) -> Tensor:
-    if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-        raise ValueError(f"expected {name} of torch.float32 on the CPU, got {tensor.dtype} on {tensor.device}")
+    _expect(name, tensor, torch.float32, tuple(tensor.shape))
     return tensor.contiguous()
 
 

@@ -40,10 +40,16 @@ def sequence(
         x = torch.cat([x[:reach], x[reach:] + reached])
         factor, reach = factor * factor, 2 * reach
     if lengths is None:
-        return x, (x[-1].clone(), torch.ones_like(started))
+        return x, (x[-1].clone(), begun(started, lengths))
     time = torch.arange(len(x), device=x.device).unsqueeze(1)  # (T, 1)
     out = torch.where((time < lengths).unsqueeze(2), x, 0)
     rows = torch.arange(x.shape[1], device=x.device)
     last = torch.where((lengths > 0).unsqueeze(1), x[(lengths - 1).clamp(min=0), rows], h)
-    begun = (started > 0) | (lengths > 0).unsqueeze(1)
-    return out, (last, begun.to(started.dtype))
+    return out, (last, begun(started, lengths))
+
+
+def begun(started: Tensor, lengths: Tensor | None) -> Tensor:
+    """Which rows have started after a sequence, ``(N, 1)``: those that had and those with a step."""
+    if lengths is None:
+        return torch.ones_like(started)
+    return ((started > 0) | (lengths > 0).unsqueeze(1)).to(started.dtype)

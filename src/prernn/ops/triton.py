@@ -31,6 +31,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from prernn.ops.backends import DTYPES
+
 GATES = {
     "vrnn:tanh": 1,
     "vrnn:relu": 1,
@@ -43,9 +45,6 @@ GATES = {
     "linear:sum": 1,
 }
 """Gates of each cell."""
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""What gate inputs and outputs may be in."""
 
 MAX_BAND_SIZE = 16384
 """Most neurons with a band, whose rows have one program each (from 4096 on some of them leave its registers)."""
@@ -135,7 +134,7 @@ def backward(
     _check(cell, u, weight, bias, state, started, lengths)
     steps, rows, inputs, size = u.shape
     states, gates, columns = state.shape[0], weight.shape[0], weight.shape[2]
-    _expect("d_out", d_out, DTYPES, (steps, rows, size), u.device)
+    _expect("d_out", d_out, DTYPES["triton"], (steps, rows, size), u.device)
     _expect("d_last", d_last, (torch.float32,), (states, rows, size), u.device)
     _expect("kept", kept, (torch.float32,), (steps, rows, states, size), u.device)
     d_u = u.new_empty(steps, rows, inputs, size)
@@ -249,7 +248,7 @@ def _check(
     gates, states = GATES[cell], 2 if cell == "lstm" else 1
     if u.ndim != 4 or u.shape[2] not in (1, gates):
         raise ValueError(f"expected u of shape (T, N, 1 or {gates}, D), got {tuple(u.shape)}")
-    _expect("u", u, DTYPES, tuple(u.shape), u.device)
+    _expect("u", u, DTYPES["triton"], tuple(u.shape), u.device)
     _, rows, _, size = u.shape
     if weight.ndim != 3 or weight.shape[2] % 2 == 0:
         raise ValueError(f"expected weight of shape (G, D, C) with an odd C, got {tuple(weight.shape)}")

@@ -242,8 +242,7 @@ INLINE void band_tile_backward(const struct band_tasks *tasks, int cell, int64_t
         int64_t at = t * N + row + n;
         lanes u[MOST_GATES], own[MOST_GATES], du[MOST_GATES], dq[MOST_GATES];
         if (t >= steps_of(job, row + n)) {
-            for (int g = 0; g < Gu; g++)
-                store_any(job->d_u, (at * Gu + g) * D + unit, fill(0), job->bfloat16, count);
+            store_no_gradients(job, cell, at * Gu * D + unit, count);
             continue;
         }
         int64_t from = t * job->u_time + (row + n) * job->u_row + unit;

@@ -47,10 +47,17 @@ INLINE void store_gradients(const struct recurrence *job, int cell, int64_t at, 
         store_any(job->d_u, at + g * job->size, du[g], job->bfloat16, count);
 }
 
-/* What a run of one row reads next: the row after it, or the first row one step on. */
-INLINE int64_t ahead(const struct recurrence *job, int64_t row, int64_t first, int64_t end, int step)
+/* ... of a row that has ended. */
+INLINE void store_no_gradients(const struct recurrence *job, int cell, int64_t at, int count)
 {
-    return row + 1 < end ? job->u_row : step * job->u_time - (row - first) * job->u_row;
+    for (int g = 0; g < (job->u_gate ? gates_of(cell) : 1); g++)
+        store_any(job->d_u, at + g * job->size, fill(0), job->bfloat16, count);
+}
+
+/* What a run of one row reads next: the row after it, or the first row one step on. */
+INLINE int64_t ahead(const struct recurrence *job, int64_t row, int64_t first, int64_t end)
+{
+    return row + 1 < end ? job->u_row : job->u_time - (row - first) * job->u_row;
 }
 
 /* Into the second-level cache: lines of many runs at equal distances would drive each other out of the first. */
@@ -117,7 +124,7 @@ INLINE void diagonal_forward(const struct recurrence *job, int64_t unit, int uni
         });
     for (int64_t t = 0; t < job->steps; t++)
         for (int64_t row = first; row < end; row++) {
-            int64_t next = ahead(job, row, first, end, 1);
+            int64_t next = ahead(job, row, first, end);
             lanes *own_h = h[row - first], *own_c = c[row - first];
             if (t < steps_of(job, row))
                 FOR_EACH_VECTOR(units, diagonal_step(job, cell, t, row, unit + v * WIDTH, next, w + v, b + v, VECTORS,
@@ -199,18 +206,13 @@ INLINE void diagonal_backward(const struct recurrence *job, int64_t unit, int un
     enum { VECTORS = BACKWARD_TILE / WIDTH };
     int64_t D = job->size, N = job->rows, S = states_of(cell), steps = steps_of(job, row);
     int64_t Gu = job->u_gate ? gates_of(cell) : 1;
-    const lanes nothing[MOST_GATES] = {0};
     lanes dh[VECTORS], dc[VECTORS];
     FOR_EACH_VECTOR(units, {
         dh[v] = load_some(job->d_last + row * D + unit + v * WIDTH, count);
         dc[v] = S > 1 ? load_some(job->d_last + (N + row) * D + unit + v * WIDTH, count) : fill(0);
     });
     for (int64_t t = job->steps - 1; t >= steps; t--)
-        FOR_EACH_VECTOR(units, {
-            lanes du[MOST_GATES];
-            memcpy(du, nothing, sizeof du);
-            store_gradients(job, cell, (t * N + row) * Gu * D + unit + v * WIDTH, du, count);
-        });
+        FOR_EACH_VECTOR(units, store_no_gradients(job, cell, (t * N + row) * Gu * D + unit + v * WIDTH, count));
     for (int64_t t = steps - 1; t >= 0; t--)
         FOR_EACH_VECTOR(units,
                         diagonal_step_backward(job, cell, t, row, unit + v * WIDTH, w + v, b + v,
