@@ -1,9 +1,4 @@
-"""Clip classification: lists on disk, data set, batches, loss and scores."""
-
-import os
-import pickle
-import warnings
-from pathlib import Path
+"""Action recognition: the task, its loss, scores and metrics."""
 
 import numpy as np
 import pytest
@@ -11,369 +6,98 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from torch.utils.data import DataLoader
 
-from prernn.tasks.action import (
-    Clip,
-    ClipDataset,
-    LengthBucketSampler,
-    class_folder,
-    clip_scores,
-    collate,
-    masked_cross_entropy,
-    ucf101,
-)
-from prernn.transforms import Sampling, TransformSpec, clip_transform
-from prernn.video import VideoError, write_video
+from prernn.tasks import restore
+from prernn.tasks.action import Action, ClipMetrics, clip_scores, masked_cross_entropy
+from prernn.transforms import Sampling
+from prernn.video import write_video
 
-SHARED = Path(os.environ.get("PRERNN_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
-SPEC = TransformSpec(size=16)
+# ------------------------------------------------------------------------------------------------ task
 
 
-def make_video(path, frames=8, seed=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    images = np.random.default_rng(seed).integers(0, 256, (frames, 24, 32, 3), dtype=np.uint8)
-    write_video(path.with_suffix(".mp4"), images, 25)
-    path.with_suffix(".mp4").rename(path)
-    return str(path)
+SPEC = {"size": 16, "mean": (0.5,) * 3, "std": (0.25,) * 3}
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    root = tmp_path_factory.mktemp("clips")
-    return [Clip(make_video(root / f"{i}.mp4", frames=6 + 2 * i, seed=i), i % 2) for i in range(5)]
+def folders(tmp_path_factory):
+    """Two classes; train and test folders, a video of 9 frames in each class."""
+    root = tmp_path_factory.mktemp("folders")
+    for part in ("train", "test"):
+        for seed, name in enumerate(("down", "up")):
+            (root / part / name).mkdir(parents=True)
+            images = np.random.default_rng(seed).integers(0, 256, (9, 24, 32, 3), dtype=np.uint8)
+            write_video(root / part / name / "a.mp4", images, 25)
+    return root
 
 
-@pytest.fixture
-def bad(tmp_path):
-    (tmp_path / "bad.mp4").write_text("no video")
-    return Clip(str(tmp_path / "bad.mp4"), 1)
+def opened(root, **options):
+    task = Action(**options)
+    task.open(root, SPEC)
+    return task
 
 
-def dataset(records, sampling=None, *, train=False, **options):
-    return ClipDataset(records, sampling or Sampling(4), clip_transform(SPEC, train), train=train, **options)
+def test_the_task_reads_what_its_options_say(folders):
+    task = opened(folders, sampling=Sampling(4), size=8)
+    assert (task.labels, task.outputs) == (["down", "up"], 2)
+    (_, up), val = task.records("test"), task.records("val")
+    assert val == task.records("test")
+    item = task.read(up, None)
+    assert item["video"].shape == (4, 3, 8, 8)
+    assert item["label"] == 1
+    assert task.transform["size"] == 8
+    assert task.transform["std"] == (0.25,) * 3
+    chance = torch.Generator().manual_seed(0)
+    assert not torch.equal(task.read(up, chance)["video"], item["video"])
 
 
-# ------------------------------------------------------------------------------------------------ class folders
-
-
-def test_class_folder_lists_classes_and_videos_in_order(tmp_path):
-    for name in ("walk/b.mp4", "walk/a.AVI", "run/c.mkv", "run/notes.txt", "run/.hidden.mp4"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "run" / "frames").mkdir()
-    Image.new("RGB", (4, 4)).save(tmp_path / "run" / "frames" / "0.png")
-    (tmp_path / "run" / "other").mkdir()
-    (tmp_path / ".cache").mkdir()
-    classes, records = class_folder(str(tmp_path))
-    assert classes == ["run", "walk"]
-    found = [(Path(path).relative_to(tmp_path).as_posix(), label) for path, label in records]
-    assert found == [("run/c.mkv", 0), ("run/frames", 0), ("walk/a.AVI", 1), ("walk/b.mp4", 1)]
-
-
-def test_class_folder_splits_share_their_labels(tmp_path):
-    for name in ("train/a/1.mp4", "train/b/2.mp4", "test/a/3.mp4", "test/b/4.mp4"):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).touch()
-    assert class_folder(tmp_path, "test") == (
-        ["a", "b"],
-        [Clip(str(tmp_path / "test/a/3.mp4"), 0), Clip(str(tmp_path / "test/b/4.mp4"), 1)],
+def test_views_are_clips_at_other_places(folders):
+    task = opened(folders, sampling=Sampling(2, "random"), views=3)
+    records = task.records("test")
+    assert len(records) == 6
+    videos = [task.read(record, None)["video"] for record in records[:3]]
+    assert all(
+        torch.equal(a, b) for a, b in zip(videos, [task.read(r, None)["video"] for r in records[:3]], strict=True)
     )
-    with pytest.raises(ValueError, match=r"holds the splits .* expected split"):
-        class_folder(tmp_path)
-    with pytest.raises(ValueError, match="expected a folder for split 'val'"):
-        class_folder(tmp_path, "val")
-    (tmp_path / "test/a/3.mp4").unlink()
-    (tmp_path / "test/a").rmdir()
-    with pytest.raises(ValueError, match="class 'a' has no videos"):
-        class_folder(tmp_path, "test")
+    assert not torch.equal(videos[0], videos[1])
+    assert len(task.records("train")) == 2
+    with pytest.raises(ValueError, match="expected views of 1"):
+        Action(views=2, sampling=Sampling(4, "uniform"))
 
 
-def test_class_folder_errors(tmp_path):
-    with pytest.raises(ValueError, match="expected a folder"):
-        class_folder(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="expected one folder a class, found none"):
-        class_folder(tmp_path)
-    (tmp_path / "jump").mkdir()
-    with pytest.raises(ValueError, match="class 'jump' has no videos"):
-        class_folder(tmp_path)
+def test_a_checkpoints_recipe_restores_the_task(folders):
+    task = opened(folders, stack=5)
+    again = restore(task.recipe())
+    assert isinstance(again, Action)
+    assert again.labels == task.labels
+    assert again.transform == task.transform
+    assert (again.stack, again.flow) == (5, task.flow)
+    with pytest.raises(ValueError, match="expected a recipe with a task"):
+        restore({"labels": ["a"]})
 
 
-# ------------------------------------------------------------------------------------------------ UCF101
+def test_classes_of_a_subset_that_differ(folders, tmp_path):
+    for part, names in (("train", "ab"), ("val", "ac")):
+        for name in names:
+            (tmp_path / part / name).mkdir(parents=True)
+            (tmp_path / part / name / "x.mp4").touch()
+    with pytest.raises(ValueError, match="class 'c' has no videos"):
+        opened(tmp_path)
 
 
-@pytest.fixture
-def ucf(tmp_path):
-    """UCF101's layout: train lists have labels, test lists have none."""
-    lists = {
-        "classInd.txt": "1 Run\r\n2 ApplyLipstick\r\n",  # not in alphabetical order
-        "trainlist01.txt": "Run/v_Run_g01_c01.avi 1\nApplyLipstick/v_x.avi 2\n\n",
-        "testlist01.txt": "ApplyLipstick/v_y.avi\nRun/v_Run_g02_c01.avi\n",
-    }
-    (tmp_path / "ucfTrainTestlist").mkdir()
-    for name, text in lists.items():
-        (tmp_path / "ucfTrainTestlist" / name).write_text(text)
-    for name in ("Run/v_Run_g01_c01.avi", "Run/v_Run_g02_c01.avi", "ApplyLipstick/v_x.avi", "ApplyLipstick/v_y.avi"):
-        (tmp_path / "UCF-101" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "UCF-101" / name).touch()
-    return tmp_path
+def test_flow_wants_its_cache(folders):
+    with pytest.raises(ValueError, match="expected flow_cache"):
+        opened(folders, stream="flow")
+    with pytest.raises(ValueError, match="expected a stack of at least 1"):
+        Action(stack=0)
 
 
-def test_ucf101_lists(ucf):
-    classes, train = ucf101(ucf, 1, "train")
-    assert classes == ["Run", "ApplyLipstick"]
-    assert train == [
-        Clip(str(ucf / "UCF-101/Run/v_Run_g01_c01.avi"), 0),
-        Clip(str(ucf / "UCF-101/ApplyLipstick/v_x.avi"), 1),
-    ]
-    assert [label for _, label in ucf101(str(ucf), 1, "test")[1]] == [1, 0]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "subset", "message"),
-    [
-        (
-            "testlist01.txt",
-            "Run/v_Run_g02_c01.avi\nRun/v_z.avi\n",
-            "test",
-            "testlist01.txt:2: file UCF-101/Run/v_z.avi is absent",
-        ),
-        ("testlist01.txt", "\nv_z.avi\n", "test", "testlist01.txt:2: expected '<Class>/<file>', got 'v_z.avi'"),
-        ("testlist01.txt", "../Run/v_z.avi\n", "test", "testlist01.txt:1: expected '<Class>/<file>'"),
-        ("testlist01.txt", "Fly/v_z.avi\n", "test", "testlist01.txt:1: class Fly is not in classInd.txt"),
-        (
-            "testlist01.txt",
-            "Run/v_Run_g01_c01.avi\n" * 2,
-            "test",
-            "testlist01.txt:2: Run/v_Run_g01_c01.avi is listed twice",
-        ),
-        (
-            "testlist01.txt",
-            "Run/v_Run_g01_c01.avi 2\n",
-            "test",
-            "testlist01.txt:1: expected label 1 for class Run, got 2",
-        ),
-        ("testlist01.txt", " \n", "test", "testlist01.txt: expected at least one line, got none"),
-        ("trainlist01.txt", "Run/v_Run_g01_c01.avi\n", "train", "trainlist01.txt:1: expected '<Class>/<file> <label>'"),
-        (
-            "trainlist01.txt",
-            "Run/v_Run_g01_c01.avi 1 7\n",
-            "train",
-            "trainlist01.txt:1: expected '<Class>/<file> <label>'",
-        ),
-        (
-            "trainlist01.txt",
-            "Run/v_Run_g01_c01.avi 3\n",
-            "train",
-            "trainlist01.txt:1: expected a label from 1 to 2, got '3'",
-        ),
-        (
-            "trainlist01.txt",
-            "Run/v_Run_g01_c01.avi 0\n",
-            "train",
-            "trainlist01.txt:1: expected a label from 1 to 2, got '0'",
-        ),
-        ("trainlist01.txt", "Run/v_Run_g01_c01.avi one\n", "train", "expected a label from 1 to 2, got 'one'"),
-        (
-            "trainlist01.txt",
-            "Run/v_Run_g01_c01.avi 2\n",
-            "train",
-            "trainlist01.txt:1: expected label 1 for class Run, got 2",
-        ),
-        ("classInd.txt", "1 Run\n3 Jump\n", "test", "classInd.txt:2: expected '2 <Class>', got '3 Jump'"),
-        ("classInd.txt", "1 Run\n2 Run\n", "test", "classInd.txt:2: class Run is listed twice"),
-        ("classInd.txt", "Run 1\n", "test", "classInd.txt:1: expected '1 <Class>', got 'Run 1'"),
-    ],
-)
-def test_ucf101_problems_are_named_with_their_line(ucf, name, text, subset, message):
-    (ucf / "ucfTrainTestlist" / name).write_text(text)
-    with pytest.raises(ValueError) as caught:
-        ucf101(ucf, 1, subset)
-    assert message in str(caught.value)
-
-
-def test_ucf101_lists_that_are_not_there(ucf):
-    with pytest.raises(ValueError, match=r"testlist03\.txt: list is absent"):
-        ucf101(ucf, 3, "test")
-    with pytest.raises(ValueError, match=r"classInd\.txt: list is absent"):
-        ucf101(ucf / "UCF-101", 1, "test")
-    with pytest.raises(ValueError, match='expected "train" or "test", got \'val\''):
-        ucf101(ucf, 1, "val")
-
-
-# ------------------------------------------------------------------------------------------------ data set
-
-
-def test_items_of_the_data_set(records):
-    item = dataset(records)[3]
-    assert item["video"].shape == (4, 3, 16, 16)
-    assert item["video"].dtype == torch.float32
-    assert (item["label"], item["path"]) == (1, records[3].path)
-    assert dataset(records, Sampling(None, "all")).lengths() == [6, 8, 10, 12, 14]
-    assert dataset(records, Sampling(None, "all", fps=12.5)).lengths() == [3, 4, 5, 6, 7]
-    assert dataset(records, Sampling(None, "all", fps=12.5))[2]["video"].shape[0] == 5
-
-
-def videos(loader):
-    return [video for batch in loader for video in batch["video"]]
-
-
-def test_items_do_not_depend_on_workers_order_or_other_random_numbers(records):
-    data = dataset(records, Sampling(3, "random"), train=True, seed=7)
-    data.set_epoch(2)
-    alone = [data[i]["video"] for i in range(5)]
-    torch.manual_seed(123)
-    before = torch.get_rng_state()
-    backwards = [data[i]["video"] for i in reversed(range(5))][::-1]
-    assert torch.equal(torch.get_rng_state(), before)  # others' random numbers are left alone
-    in_workers = videos(DataLoader(data, 2, num_workers=2, collate_fn=collate))
-    for a, b, c in zip(alone, backwards, in_workers, strict=True):
-        assert torch.equal(a, b)
-        assert torch.equal(a, c)
-
-
-def test_seed_epoch_and_index_each_change_the_draw(records):
-    same = [records[4]] * 3
-    first = dataset(same, Sampling(3, "random"), train=True, seed=1)
-    second = dataset(same, Sampling(3, "random"), train=True, seed=2)
-    draws = [first[0]["video"], first[1]["video"], second[0]["video"]]
-    first.set_epoch(1)
-    draws += [first[0]["video"]]
-    for i in range(len(draws)):
-        for j in range(i):
-            assert not torch.equal(draws[i], draws[j])
-    still = dataset(same, Sampling(3, "random"))
-    assert torch.equal(still[0]["video"], still[1]["video"])  # evaluation draws nothing
-
-
-def test_workers_that_stay_see_the_next_epoch(records):
-    data = dataset(records, Sampling(3, "random"), train=True)
-    loader = DataLoader(data, 5, num_workers=1, persistent_workers=True, collate_fn=collate)
-    for epoch in range(2):
-        data.set_epoch(epoch)
-        assert torch.equal(next(iter(loader))["video"], collate([data[i] for i in range(5)])["video"])
-
-
-def test_a_bad_video_raises_or_is_skipped_once(records, bad, monkeypatch):
-    with pytest.raises(VideoError, match="not a video"):
-        dataset([bad])[0]
-    with pytest.raises(ValueError, match='expected "raise" or "skip"'):
-        dataset([bad], on_error="ignore")
-    data = dataset([*records[:2], bad], on_error="skip")
-    with pytest.warns(RuntimeWarning, match=r"skipped .*bad\.mp4: not a video"):
-        item = data[2]
-    assert item["path"] == bad.path
-    with warnings.catch_warnings(), monkeypatch.context() as patch:
-        warnings.simplefilter("error")
-        patch.setattr("prernn.tasks.action.read_clip", None)  # it is not read again either
-        assert data[2] == item
-    assert list(data.skipped) == [bad.path]
-    batch = collate([data[i] for i in range(3)])
-    assert batch["paths"] == [records[0].path, records[1].path]
-    assert batch["skipped"] == [(bad.path, data.skipped[bad.path])]
-    assert pickle.loads(pickle.dumps(data)).skipped == data.skipped
-
-
-def test_what_workers_skip_reaches_the_main_process(records, bad):
-    data = dataset([*records, bad], on_error="skip")
-    for batch in DataLoader(data, 2, num_workers=2, collate_fn=collate):
-        data.note_skipped(batch)
-    assert list(data.skipped) == [bad.path]
-
-
-def test_lengths_skip_what_cannot_be_read(records, bad):
-    with pytest.raises(VideoError):
-        dataset([bad]).lengths()
-    data = dataset([records[0], bad], on_error="skip")
-    with pytest.warns(RuntimeWarning, match="skipped"):
-        assert data.lengths() == [4, 0]
-
-
-# ------------------------------------------------------------------------------------------------ batches
-
-
-def item(length, label=0, size=4):
-    return {"video": torch.ones(length, 3, size, size), "label": label, "path": f"{length}.mp4"}
-
-
-def test_collate_pads_with_zeros_at_the_end():
-    batch = collate([item(2, 5), item(4, 6), item(1, 7)])
-    assert batch["video"].shape == (3, 4, 3, 4, 4)
-    assert batch["lengths"].tolist() == [2, 4, 1]
-    assert batch["lengths"].dtype == batch["label"].dtype == torch.int64
-    assert batch["label"].tolist() == [5, 6, 7]
-    assert batch["paths"] == ["2.mp4", "4.mp4", "1.mp4"]
-    assert batch["video"].mean((2, 3, 4)).tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
-
-
-def test_collate_of_skipped_items_only():
-    batch = collate([{"path": "a.mp4", "reason": "a.mp4: empty file"}])
-    assert batch["video"].shape[0] == len(batch["lengths"]) == len(batch["label"]) == len(batch["paths"]) == 0
-    assert batch["video"].ndim == 5
-    assert batch["skipped"] == [("a.mp4", "a.mp4: empty file")]
-
-
-def test_collate_of_different_sizes():
-    with pytest.raises(ValueError, match="expected frames of one shape"):
-        collate([item(2), item(2, size=5)])
-
-
-@settings(deadline=None)
-@given(st.data())
-def test_every_clip_comes_once_over_all_ranks(data):
-    world = data.draw(st.integers(1, 5))
-    lengths = data.draw(st.lists(st.integers(0, 50), min_size=world, max_size=120))
-    size, pool, shuffle = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 4)), data.draw(st.booleans())
-
-    def epoch(number):
-        samplers = [
-            LengthBucketSampler(lengths, size, seed=3, shuffle=shuffle, pool=pool, rank=rank, world_size=world)
-            for rank in range(world)
-        ]
-        for sampler in samplers:
-            sampler.set_epoch(number)
-        batches = [list(sampler) for sampler in samplers]
-        assert [len(sampler) for sampler in samplers] == [len(part) for part in batches]
-        return batches
-
-    ranks = epoch(0)
-    assert len({len(batches) for batches in ranks}) == 1
-    batches = [batch for part in ranks for batch in part]
-    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-    sizes = {len(batch) for batch in batches}
-    assert max(sizes) - min(sizes) <= 1
-    assert min(sizes) >= 1
-    if size > 1 and len(lengths) >= 2 * world:
-        assert max(sizes) <= size
-    assert ranks == epoch(0)
-    if not shuffle:
-        assert ranks == epoch(1)
-
-
-def test_buckets_cut_padding_and_shuffle():
-    lengths = np.random.default_rng(0).integers(10, 200, 400).tolist()
-    sampler = LengthBucketSampler(lengths, 8)
-    padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in sampler)
-    assert sum(lengths) / padded > 0.95  # 0.6 in random batches
-    first = list(sampler)
-    sampler.set_epoch(1)
-    assert {tuple(sorted(batch)) for batch in first} != {tuple(sorted(batch)) for batch in sampler}
-    assert [max(lengths[i] for i in batch) for batch in first] != sorted(max(lengths[i] for i in b) for b in first)
-
-
-def test_buckets_serve_a_loader(records):
-    data = dataset(records, Sampling(None, "all"))
-    loader = DataLoader(data, batch_sampler=LengthBucketSampler(data.lengths(), 2), collate_fn=collate)
-    assert sorted(path for batch in loader for path in batch["paths"]) == sorted(clip.path for clip in records)
-
-
-@pytest.mark.parametrize(
-    "options", [{"batch_size": 0}, {"batch_size": 1, "rank": 2, "world_size": 2}, {"batch_size": 1, "world_size": 4}]
-)
-def test_buckets_that_make_no_sense(options):
-    with pytest.raises(ValueError, match=r"expected .* got"):
-        LengthBucketSampler([1, 2, 3], **options)
+def test_report(folders, tmp_path):
+    task = opened(folders)
+    results = {"confusion": [[3, 1], [0, 2]], "class_accuracy": [0.75, 1.0], "clip_accuracy": 5 / 6}
+    assert task.report(results, tmp_path)["class_accuracy"] == {"down": 0.75, "up": 1.0}
+    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    lines = (tmp_path / "classes.csv").read_text().splitlines()
+    assert lines[1:] == ["down,4,3,0.7500,up", "up,2,2,1.0000,"]
 
 
 # ------------------------------------------------------------------------------------------------ loss and scores
@@ -454,18 +178,104 @@ def test_arguments_that_do_not_fit():
         clip_scores(logits, ones, "max")
 
 
-# ------------------------------------------------------------------------------------------------ shared clips
+# ------------------------------------------------------------------------------------------------ metrics
 
 
-@pytest.mark.skipif(not (SHARED / "action-ucf101-layout").is_dir(), reason="the shared action clips are not here")
-def test_shared_action_clips():
-    root = SHARED / "action-ucf101-layout"
-    for split, counts in ((1, (150, 48)), (2, (142, 56))):
-        classes, train = ucf101(root, split, "train")
-        assert classes == ["Jump", "Run", "Sit", "Stand", "Turn", "Walk"]
-        test = ucf101(root, split, "test")[1]
-        assert (len(train), len(test)) == counts
-        assert not {clip.path for clip in train} & {clip.path for clip in test}
-    assert {clip.path for clip in class_folder(root / "UCF-101")[1]} == {clip.path for clip in train + test}
-    data = dataset(test[:6], Sampling(None, "all"))
-    assert [len(data[i]["video"]) for i in range(6)] == data.lengths()
+def random_batch(seed, count=6, steps=5, classes=3):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(count, steps, classes, generator=generator)
+    label = torch.randint(0, classes, (count,), generator=generator)
+    lengths = torch.randint(1, steps + 1, (count,), generator=generator)
+    return logits, {"label": label, "lengths": lengths, "path": [f"{seed}-{i}.mp4" for i in range(count)]}
+
+
+def part_of(batch, rows):
+    logits, rest = batch
+    return logits[rows], {name: value[rows] for name, value in rest.items()}
+
+
+def measure(*batches):
+    metrics = ClipMetrics(3)
+    for batch in batches:
+        metrics.update(*batch)
+    return metrics.compute()
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, equal_nan=True)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 999))
+def test_metrics_counted_by_hand(seed):
+    logits, rest = random_batch(seed)
+    label, lengths = rest["label"], rest["lengths"]
+    confusion, hits, total = torch.zeros(3, 3, dtype=torch.int64), 0, 0
+    for x, y, n in zip(logits, label, lengths, strict=True):
+        confusion[y, x[:n].softmax(-1).mean(0).argmax()] += 1
+        hits += int((x[:n].argmax(-1) == y).sum())
+        total += int(n)
+    found = measure((logits, rest))
+    assert torch.equal(found["confusion"], confusion)
+    assert found["clip_accuracy"] == pytest.approx(confusion.diagonal().sum() / 6)
+    assert found["frame_accuracy"] == pytest.approx(hits / total)
+    for k in range(3):
+        of_class = confusion[k].sum()
+        if of_class:
+            assert found["class_accuracy"][k] == pytest.approx(confusion[k, k] / of_class)
+        else:
+            assert found["class_accuracy"][k].isnan()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 999), st.integers(0, 3), st.sampled_from([0.0, 99.0, float("nan")]))
+def test_padding_changes_no_metric(seed, more, filler):
+    logits, rest = random_batch(seed)
+    padded = F.pad(logits, (0, 0, 0, more))
+    padding = torch.arange(padded.shape[1]) >= rest["lengths"][:, None]
+    padded = padded.masked_fill(padding[..., None], filler)
+    assert_same(measure((padded, rest)), measure((logits, rest)))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 999), st.integers(1, 5))
+def test_batches_add_up(seed, at):
+    whole = random_batch(seed)
+    parts = [part_of(whole, slice(at)), part_of(whole, slice(at, None))]
+    empty = part_of(whole, slice(0))
+    assert_same(measure(parts[0], empty, parts[1]), measure(whole))
+
+
+def test_reset_forgets():
+    metrics = ClipMetrics(3)
+    metrics.update(*random_batch(0))
+    metrics.compute()
+    metrics.reset()
+    metrics.update(*random_batch(1))
+    assert_same(metrics.compute(), measure(random_batch(1)))
+
+
+def test_numbers_of_classes_that_do_not_fit():
+    with pytest.raises(ValueError, match="expected at least 2, got 1"):
+        ClipMetrics(1)
+    with pytest.raises(ValueError, match="expected 4 classes, got 3"):
+        ClipMetrics(4).update(*random_batch(0))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 999))
+def test_a_video_counts_by_the_mean_of_its_clips(seed):
+    logits, rest = random_batch(seed, count=9)
+    video = np.random.default_rng(seed).integers(0, 4, 9)
+    label = torch.tensor([int(v) % 3 for v in video])
+    batch = {**rest, "label": label, "path": [f"v{v}.mp4" for v in video]}
+    hits = []
+    for v in set(video.tolist()):
+        rows = np.flatnonzero(video == v)
+        scores = torch.stack([logits[r, : rest["lengths"][r]].softmax(-1).mean(0) for r in rows]).mean(0)
+        hits.append(int(scores.argmax()) == v % 3)
+    assert measure((logits, batch))["video_accuracy"] == pytest.approx(np.mean(hits))
+    whole = (logits, batch)
+    assert_same(measure(part_of(whole, slice(4)), part_of(whole, slice(4, None))), measure(whole))

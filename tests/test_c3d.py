@@ -2,6 +2,8 @@ import pytest
 import torch
 from torch import fx, nn
 
+import prernn
+from prernn.backbones import backbone, input_spec
 from prernn.c3d import C3D, swap_red_blue
 
 LAYERS = ["conv1", "conv2", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b", "fc6", "fc7", "fc8"]
@@ -71,7 +73,46 @@ def test_swapping_red_and_blue_of_weights_and_picture_cancels_out():
     assert not torch.allclose(model.conv1(x), before)
 
 
-@pytest.mark.parametrize(("options", "got"), [({"frames": 7}, "7"), ({"classes": 0}, "0")])
+@pytest.mark.parametrize("size", [16, 31, 32, 47, 48, 64, 111, 112, 113, 171])
+def test_fc6_fits_every_size_of_picture(size):
+    model = on_meta(size=size, frames=8, width=2, units=6, classes=3)
+    assert model(torch.empty(2, 3, 8, size, size, device="meta")).shape == (2, 3)
+    with pytest.raises(RuntimeError):
+        model(torch.empty(2, 3, 8, size + 32, size + 32, device="meta"))
+
+
+def test_a_narrow_network_keeps_the_published_proportions():
+    shapes = {key: tuple(value.shape) for key, value in on_meta(width=8, units=40, size=64).state_dict().items()}
+    assert [shapes[f"{layer}.weight"][0] for layer in LAYERS[:8]] == [8, 16, 32, 32, 64, 64, 64, 64]
+    assert [shapes[f"{layer}.weight"] for layer in LAYERS[8:]] == [(40, 64 * 3 * 3), (40, 40), (487, 40)]
+
+
+def test_a_small_network_says_its_size_and_can_be_converted():
+    model = backbone("c3d", width=2, units=12, size=32, frames=8, classes=5)
+    assert input_spec(model)["size"] == 32
+    net = prernn.convert(model, ["fc6", "fc7"], cell="gru", image_size=(8, 32, 32))
+    assert net(torch.randn(2, 3, 3, 8, 32, 32))[0].shape == (2, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "got"),
+    [
+        ({"frames": 7}, "7"),
+        ({"classes": 0}, "0"),
+        ({"size": 15}, "size 16, got 15"),
+        ({"width": 0}, "width: .* got 0"),
+        ({"units": 0}, "units: .* got 0"),
+    ],
+)
 def test_impossible_sizes_are_refused(options, got):
     with pytest.raises(ValueError, match=got):
         C3D(**options)
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_small_one_becomes_recurrent(batch_norm):
+    cnn = C3D(5, frames=8, size=48, width=2, units=6, batch_norm=batch_norm)
+    assert sum(isinstance(module, torch.nn.BatchNorm3d) for module in cnn.modules()) == 8 * batch_norm
+    net = prernn.convert(cnn, "fc6", outputs=3)
+    assert net.frame_shape == (3, 8, 48, 48)
+    assert net(torch.randn(1, 2, 3, 8, 48, 48))[0].shape == (1, 2, 3)

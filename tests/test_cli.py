@@ -104,7 +104,7 @@ def test_a_full_disk_is_one_line(run, clip, tmp_path, capsys, monkeypatch):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("prernn.streaming.stream_video", full)
+    monkeypatch.setattr("prernn.watching.watch", full)
     assert main(["stream", str(clip), "--checkpoint", str(run)]) == 2
     assert "No space left on device" in capsys.readouterr().err
 

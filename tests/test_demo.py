@@ -11,8 +11,10 @@ pytest.importorskip("skimage")
 
 import prernn
 from prernn import demo
-from prernn.tasks.action import class_folder
-from prernn.transforms import TransformSpec, clip_transform
+from prernn.backbones import input_spec
+from prernn.tasks.action import Action
+from prernn.tasks.action_lists import class_folder
+from prernn.transforms import Sampling, clip_transform
 from prernn.video import read_frames
 
 
@@ -55,15 +57,17 @@ def test_the_checkpoint_repeats_the_streamed_predictions(results):
 
 def test_training_on_cached_features_is_training_the_network(results):
     root, values = results
-    spec = TransformSpec.from_dict(prernn.load(root).recipe["transform"])
+    task = Action(sampling=Sampling(frames=demo.FRAMES), size=demo.SIZE)
+    task.open(root / "data", input_spec("efficientnet_lite0"))
+    assert task.spec.mean == tuple(prernn.load(root).recipe["transform"]["mean"])
     contestants = demo._contestants(len(values["labels"]), seed=1)
     from rich.console import Console
 
     with demo._progress(Console(quiet=True)) as progress:
-        features = demo._features(root / "data", "test", spec, contestants, progress)
-    _, records = class_folder(root / "data", "test")
+        features = demo._features(task, "test", contestants, progress)
+    records = task.records("test")
     frames = torch.stack([torch.as_tensor(frame) for _, frame in read_frames(records[0].path)]).permute(0, 3, 1, 2)
-    video = clip_transform(spec, train=False)(frames)[None]
+    video = clip_transform(task.spec, train=False)(frames)[None]
     for row in contestants:
         logits, _ = demo._head(row)
         row.net.eval()

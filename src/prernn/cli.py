@@ -55,7 +55,18 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser("prernn", description="Make any pre-trained CNN recurrent, train it on video, stream it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    for add in (_add_demo, _add_fit_commands, _add_stream, _add_inspect, _add_info, _add_bench):
+    parts = (
+        _add_demo,
+        _add_fit_commands,
+        _add_stream,
+        _add_compare,
+        _add_fuse,
+        _add_flow,
+        _add_analyze,
+        _add_inspect,
+        _add_info,
+    )
+    for add in (*parts, _add_bench):
         add(commands)
     return parser
 
@@ -84,11 +95,57 @@ def _add_stream(commands) -> None:
         "stream", help="run a trained network on a file, folder, camera or URL, frame by frame"
     )
     stream.add_argument("source", help="video file, folder of frames, camera:0, or rtsp/http URL")
-    stream.add_argument("--checkpoint", required=True, help="run folder or checkpoint file")
-    stream.add_argument("--csv", help="write the lines to this file")
+    stream.add_argument(
+        "--checkpoint",
+        required=True,
+        nargs="+",
+        help="run folder or checkpoint; the answers of several are averaged",
+    )
+    stream.add_argument("--task", choices=sorted(WATCHERS), help="what to look for (default: what the network learnt)")
+    stream.add_argument("--csv", help="action: write the lines to this file")
+    stream.add_argument("--json", help="gesture, face: write the lines to this file")
     stream.add_argument("--video", help="write an annotated mp4")
     stream.add_argument("--limit", type=int, help="stop after so many frames")
+    stream.add_argument("--commands", help="gesture: table of commands, YAML or JSON, such as configs/player.yaml")
+    stream.add_argument("--decoder", choices=("greedy", "beam"), default="greedy", help="gesture: default %(default)s")
+    stream.add_argument("--detector", default="cascade", help="face: cascade or yunet:FILE (default %(default)s)")
     stream.set_defaults(run=_stream)
+
+
+def _add_compare(commands) -> None:
+    compare = commands.add_parser(
+        "compare", help="frame-wise, traditional, PreRNN and sparse networks on one frozen trunk, as one table"
+    )
+    compare.add_argument("--out", required=True, help="folder for table and curves")
+    compare.add_argument("--epochs", type=int, help="of every training")
+    compare.add_argument("--rates", type=float, nargs="+", help="learning rates to search")
+    compare.add_argument("--seeds", type=int, nargs="+", help="of the final trainings")
+    compare.add_argument("--passes", type=int, help="times the trunk runs over the training videos, with other crops")
+    compare.add_argument("--structures", nargs="+", default=["band:21", "diagonal"], help="sparse W_hh to try")
+    compare.add_argument("--jobs", type=int, default=2, help="trainings at a time (default %(default)s)")
+    compare.add_argument("rest", nargs=argparse.REMAINDER, help="-- --config FILE --data.root DIR ..., as for fit")
+    compare.set_defaults(run=_compare)
+
+
+def _add_fuse(commands) -> None:
+    fuse = commands.add_parser("fuse", help="average the answers of several tested runs (two streams, modalities)")
+    fuse.add_argument("runs", nargs="+", metavar="RUN", help="run folders that prernn test has been through")
+    fuse.add_argument("--out", required=True, help="folder for metrics and pictures")
+    fuse.add_argument("--weights", type=float, nargs="+", help="of the runs (default: all alike)")
+    fuse.set_defaults(run=_fuse)
+
+
+def _add_analyze(commands) -> None:
+    analyze = commands.add_parser("analyze", help="look inside trained runs: gates, curves and weights on one page")
+    analyze.add_argument("runs", nargs="+", metavar="RUN", help="run folders or checkpoint files")
+    analyze.add_argument("--out", required=True, help="folder for pictures, tables and index.html")
+    videos = "videos, folders of frames or of videos (default: the test videos of each run)"
+    analyze.add_argument("--videos", nargs="+", metavar="PATH", help=videos)
+    analyze.add_argument("--limit", type=int, help="look at so many videos for each run")
+    analyze.add_argument(
+        "--gates", action=argparse.BooleanOptionalAction, default=True, help="look at the gates over the videos"
+    )
+    analyze.set_defaults(run=_analyze)
 
 
 def _add_inspect(commands) -> None:
@@ -117,6 +174,19 @@ def _add_bench(commands) -> None:
     bench.set_defaults(run=_bench)
 
 
+def _add_flow(commands) -> None:
+    flow = commands.add_parser("flow", help="compute the optical flow of all videos in a folder, in advance")
+    flow.add_argument("root", help="folder of videos, searched to its depth")
+    flow.add_argument("--cache", required=True, help="folder for the flow, one file a video; what is there is kept")
+    flow.add_argument("--processes", type=int, help="worker processes (default: one a core)")
+    flow.add_argument("--short-side", type=int, default=256, help="shrink frames to this; 0: never (default 256)")
+    flow.add_argument("--bound", type=float, default=20.0, help="clip flow to so many pixels (default 20)")
+    flow.add_argument("--on-error", choices=("skip", "raise"), default="skip", help="default: skip")
+    flow.add_argument("--tolerate-truncation", action="store_true", help="take what decodes of videos that end early")
+    flow.add_argument("--overwrite", action="store_true", help="replace files that were made with other settings")
+    flow.set_defaults(run=_flow)
+
+
 def _demo(options) -> None:
     from prernn import demo
 
@@ -125,10 +195,84 @@ def _demo(options) -> None:
 
 
 def _stream(options) -> None:
-    from prernn import checkpoint, streaming
+    from prernn import checkpoint, watching
 
-    net = checkpoint.load(options.checkpoint)
-    streaming.stream_video(net, options.source, csv=options.csv or sys.stdout, video=options.video, limit=options.limit)
+    nets = [checkpoint.load(path) for path in options.checkpoint]
+    task = options.task or (nets[0].recipe.get("task") or {}).get("name", "action")
+    if task not in WATCHERS:
+        raise ValueError(f"{options.checkpoint[0]}: expected a task among {', '.join(WATCHERS)}, got {task!r}")
+    watcher, rows = WATCHERS[task](nets, options)
+    watching.watch(watcher, options.source, rows=rows, video=options.video, limit=options.limit)
+
+
+def _watch_action(nets, options):
+    from prernn import prediction, watching
+
+    return watching.ClassWatcher(*nets), prediction.csv_rows(options.csv or sys.stdout)
+
+
+def _watch_gesture(nets, options):
+    from prernn import gesture_events, prediction
+
+    table = gesture_events.load_commands(options.commands) if options.commands else None
+    watcher = gesture_events.GestureWatcher(_only(nets), commands=table, decoder=options.decoder)
+    return watcher, prediction.json_rows(options.json or sys.stdout)
+
+
+def _watch_face(nets, options):
+    from prernn import face_tracking, prediction
+
+    watcher = face_tracking.FaceWatcher(_only(nets), detector=face_tracking.detector_from(options.detector))
+    return watcher, prediction.json_rows(options.json or sys.stdout)
+
+
+def _only(nets):
+    if len(nets) > 1:
+        raise NotImplementedError(f"expected one checkpoint for this task, got {len(nets)}")
+    return nets[0]
+
+
+WATCHERS = {"action": _watch_action, "gesture": _watch_gesture, "face": _watch_face}
+"""What follows a source, by task, and what writes its rows."""
+
+
+def _compare(options) -> None:
+    from prernn import compare, fit
+
+    module, data = fit.read_config([word for word in options.rest if word != "--"])
+    names = ("epochs", "rates", "seeds", "passes")
+    chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    budget = compare.Budget(**{name: tuple(v) if isinstance(v, list) else v for name, v in chosen.items()})  # type: ignore[arg-type]
+    structures, jobs = options.structures, options.jobs
+    compare.compare(data, module.recipe, options.out, budget, structures=structures, jobs=jobs)
+
+
+def _fuse(options) -> None:
+    from prernn import inspection, outputs
+
+    inspection.show_metrics(outputs.fuse(options.runs, options.out, options.weights), title=" + ".join(options.runs))
+
+
+def _analyze(options) -> None:
+    from prernn import analysis, runs
+
+    batches = (runs.video_batches(options.videos) if options.videos else _own_videos) if options.gates else None
+    print(analysis.analyze(options.runs, options.out, batches=batches, limit=options.limit, say=print))
+
+
+def _own_videos(folder, net):
+    """The test videos of the data that a run was trained on, as its config.yaml says."""
+    from prernn import fit
+
+    config = folder / "config.yaml"
+    if not config.is_file():
+        raise NotImplementedError(f"no {config} says which videos; give some with --videos")
+    try:
+        _, data = fit.read_config(["--config", str(config)])
+        data.setup("test")
+    except ValueError as error:
+        raise ValueError(f"{config}: {error} (--videos and --no-gates do without its data)") from error
+    return data.test_dataloader()
 
 
 def _inspect(options) -> None:
@@ -142,6 +286,20 @@ def _inspect(options) -> None:
         hiddens=options.hidden,
         num_layers=options.num_layers,
         outputs=options.outputs,
+    )
+
+
+def _flow(options) -> None:
+    from prernn import flow
+
+    flow.precompute(
+        options.root,
+        options.cache,
+        flow.FlowSettings(short_side=options.short_side or None, bound=options.bound),
+        processes=options.processes,
+        on_error=options.on_error,
+        overwrite=options.overwrite,
+        tolerate_truncation=options.tolerate_truncation,
     )
 
 

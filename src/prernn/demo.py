@@ -8,7 +8,7 @@ pictures that were not trained on; and streams one held-out video frame by frame
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,15 @@ from torch import Tensor, nn
 from prernn import checkpoint, plots, sample_videos
 from prernn.accounting import matched_hidden_size, recurrent_parameters
 from prernn.backbones import backbone, input_spec
+from prernn.dataset import VideoDataset, collate
 from prernn.files import write_json, write_table
-from prernn.metrics import ClipMetrics
 from prernn.network import RecurrentNetwork, split
 from prernn.recipe import Recipe
 from prernn.streaming import Stream, predictions
-from prernn.tasks.action import ClipDataset, class_folder, masked_cross_entropy
-from prernn.transforms import Sampling, TransformSpec, clip_transform
+from prernn.tasks.action import Action, ClipMetrics, masked_cross_entropy
+from prernn.tasks.action_lists import class_folder
+from prernn.tasks.task import Subset
+from prernn.transforms import Sampling
 from prernn.video import read_frames
 
 SIZE, FRAMES, BATCH = 96, 12, 32
@@ -77,17 +79,18 @@ def run(root: str | Path = "runs/demo", *, clips: int = 140, epochs: int = 5, se
     begin = time.perf_counter()
     with _progress(console) as progress:
         data = _render(root / "data", clips, seed, progress)
-        spec = TransformSpec(**{**input_spec("efficientnet_lite0"), "size": SIZE}, flip=False)
-        labels = class_folder(data, "train")[0]
+        task = Action(sampling=Sampling(frames=FRAMES, rule="uniform"), size=SIZE, flip=False)
+        task.open(data, input_spec("efficientnet_lite0"))
+        labels = task.labels or []
         contestants = _contestants(len(labels), seed)
-        train, test = (_features(data, part, spec, contestants, progress) for part in ("train", "test"))
+        train, test = (_features(task, part, contestants, progress) for part in ("train", "test"))
         for contestant in contestants:
             _train(contestant, train, test, len(labels), epochs, seed, progress)
     main = next(contestant for contestant in contestants if contestant.name == MAIN)
-    main.net.recipe |= {"labels": labels, "transform": asdict(spec)}
+    main.net.recipe |= task.recipe()
     checkpoint.save(main.net, root)
     _time_streams(contestants)
-    results = _write(root, contestants, labels, spec, data)
+    results = _write(root, contestants, labels, data)
     results["seconds"] = time.perf_counter() - begin
     results |= {"seed": seed, "clips": clips, "epochs": epochs, "threads": torch.get_num_threads()}
     write_json(root / "metrics.json", results)
@@ -130,30 +133,26 @@ def _contestants(classes: int, seed: int) -> list[Contestant]:
     return rows
 
 
-def _features(data: Path, part: str, spec: TransformSpec, contestants: Sequence[Contestant], progress) -> Features:
+def _features(task: Action, part: Subset, contestants: Sequence[Contestant], progress) -> Features:
     """Runs the frozen trunk once over all frames; both things that the contestants read come from one pass."""
     by_name = {contestant.name: contestant.net for contestant in contestants}
     layer = by_name[MAIN].recipe["steps"][0]["layer"][0]
     trunk = split(by_name["traditional GRU, matched"])[0].eval().to(memory_format=torch.channels_last)
     seen: list[Tensor] = []
     hook = trunk.get_submodule(layer).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    _, records = class_folder(data, part)
-    dataset = ClipDataset(records, Sampling(frames=FRAMES, rule="uniform"), clip_transform(spec, train=False))
-    loader = torch.utils.data.DataLoader(dataset, batch_size=8, num_workers=0, collate_fn=_stack)
-    task = progress.add_task(f"features, {part}", total=len(dataset), note="")
+    dataset = VideoDataset(task, task.records(part))
+    loader = torch.utils.data.DataLoader(dataset, batch_size=8, num_workers=0, collate_fn=collate)
+    bar = progress.add_task(f"features, {part}", total=len(dataset), note="")
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with torch.inference_mode():
-        for video, label in loader:
+        for batch in loader:
+            video, label = batch["video"], batch["label"]
             (vector,) = trunk(video.flatten(0, 1).contiguous(memory_format=torch.channels_last))  # (B*T, D)
             pooled = seen.pop().mean((2, 3))  # (B*T, C): the layer is pointwise, so pooling may come first
             parts.append((pooled.unflatten(0, video.shape[:2]), vector.unflatten(0, video.shape[:2]), label))
-            progress.advance(task, len(label))
+            progress.advance(bar, len(label))
     hook.remove()
     return Features(*(torch.cat(column).clone() for column in zip(*parts, strict=True)))
-
-
-def _stack(items: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
-    return torch.stack([item["video"] for item in items]), torch.tensor([item["label"] for item in items])
 
 
 def _head(contestant: Contestant) -> tuple[Callable[[Features, Tensor], Tensor], list[nn.Parameter]]:
@@ -207,7 +206,9 @@ def _evaluate(row: Contestant, logits, test: Features, classes: int) -> dict[str
     row.net.eval()
     with torch.inference_mode():
         for rows in torch.arange(len(test.label)).split(64):
-            metrics.update(logits(test, rows), test.label[rows], torch.full((len(rows),), FRAMES))
+            lengths = torch.full((len(rows),), FRAMES)
+            batch = {"label": test.label[rows], "lengths": lengths, "path": [str(int(row)) for row in rows]}
+            metrics.update(logits(test, rows), batch)
     row.net.train()
     return {name: value.tolist() for name, value in metrics.compute().items()}
 
@@ -227,7 +228,7 @@ def _time_streams(contestants: Sequence[Contestant], frames: int = 60) -> None:
         row.milliseconds = statistics.median(measured[frames // 6 :])
 
 
-def _write(root: Path, contestants, labels, spec: TransformSpec, data: Path) -> dict[str, Any]:
+def _write(root: Path, contestants, labels, data: Path) -> dict[str, Any]:
     """Curves, the streamed video as CSV and picture strip, and the figures as plain data."""
     series = {m: {row.name: row.history[m] for row in contestants} for m in ("train loss", "test accuracy")}
     plots.curves(series, root / "curves.png", title="embedded data set, EfficientNet-Lite0, frozen trunk")

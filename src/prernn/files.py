@@ -50,3 +50,19 @@ def write_table(path: str | Path, rows: Sequence[dict[str, Any]]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return write_text(path, text.getvalue())
+
+
+def list_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields ("file:line", text) for the lines of a list that are not blank.
+
+    Raises:
+        ValueError: the list is absent, or holds nothing.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path.name}: list is absent from {path.parent}")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    if not any(line.strip() for line in lines):
+        raise ValueError(f"{path.name}: expected at least one line, got none")
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield f"{path.name}:{number}", line.strip()

@@ -26,6 +26,10 @@ HARMLESS_WARNINGS = (
 )
 
 
+SHORT = {"--backbone": "--model.recipe.backbone", "--weights": "--model.recipe.weights"}
+"""Short names of options that are often changed."""
+
+
 class OneLineParser(LightningArgumentParser):
     """A parser whose complaints are one line, raised as ValueError, in place of a usage text and an exit."""
 
@@ -38,10 +42,10 @@ class VideoCLI(LightningCLI):
     """The configured command. A run lives in ``trainer.default_root_dir`` (default ``runs/latest``)."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Data and network share the backbone; the data tells labels and transform."""
+        """Data and network share the backbone; the task, which has read the labels, goes from one to the other."""
+        parser.set_defaults({"data.task": {"class_path": "prernn.tasks.action.Action"}})
         parser.link_arguments("model.recipe.backbone", "data.backbone")
-        parser.link_arguments("data.labels", "model.labels", apply_on="instantiate")
-        parser.link_arguments("data.transform", "model.transform", apply_on="instantiate")
+        parser.link_arguments("data.opened", "model.task", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
         """Keeps checkpoints and logs in the run's folder, where ``--ckpt_path last`` finds them."""
@@ -61,9 +65,8 @@ class VideoCLI(LightningCLI):
         folder = root / "checkpoints"
         # two callbacks: Lightning's save_last follows the best score, not the last epoch
         last = ModelCheckpoint(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
-        best = ModelCheckpoint(
-            folder, filename="best", enable_version_counter=False, monitor="val_accuracy", mode="max"
-        )
+        score, mode = self._get(self.config_init, "data").task.score
+        best = ModelCheckpoint(folder, filename="best", enable_version_counter=False, monitor=f"val_{score}", mode=mode)
         callbacks = [*callbacks, RunFolder(), last, best]
         if config.get("enable_progress_bar") is not False:
             callbacks.append(RichProgressBar())
@@ -74,6 +77,47 @@ class VideoCLI(LightningCLI):
         plugins = config.get("plugins") or []
         config["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), WholeFiles()]
         return super()._instantiate_trainer(config, callbacks)
+
+
+_OPTIONS: dict[str, Any] = {
+    "parser_class": OneLineParser,
+    "seed_everything_default": 0,
+    "trainer_defaults": {"use_distributed_sampler": False},
+    "auto_configure_optimizers": False,
+}
+
+
+class _ReadCLI(VideoCLI):
+    """Reads a configuration and makes what it says, without a trainer."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """As `VideoCLI`; what a run's own config.yaml says beside is read past."""
+        super().add_arguments_to_parser(parser)
+        for name in ("ckpt_path", "weights_only", "return_predictions", "verbose"):
+            parser.add_argument(f"--{name}", default=None, type=Any)
+
+    def before_instantiate_classes(self) -> None:
+        """Nothing to prepare without a trainer."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """None is needed."""
+
+
+def _long(arguments: list[str]) -> list[str]:
+    """Arguments with the long names of `SHORT`, as ``--name value`` or ``--name=value``."""
+    parts = [argument.partition("=") for argument in arguments]
+    return [SHORT.get(name, name) + equals + value for name, equals, value in parts]
+
+
+def read_config(arguments: list[str]) -> tuple[VideoModule, VideoData]:
+    """The network with its recipe, and the data, that arguments such as ``--config FILE --data.root DIR`` say.
+
+    Raises:
+        ValueError: as `main`.
+    """
+    warnings.filterwarnings("ignore", ".*args parameter is intended.*")
+    cli = _ReadCLI(VideoModule, VideoData, args=_long(arguments), run=False, **_OPTIONS)
+    return cli.model, cli.datamodule
 
 
 def main(arguments: list[str]) -> None:
@@ -87,13 +131,4 @@ def main(arguments: list[str]) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    VideoCLI(
-        VideoModule,
-        VideoData,
-        args=arguments,
-        parser_class=OneLineParser,
-        seed_everything_default=0,
-        trainer_defaults={"use_distributed_sampler": False},
-        save_config_kwargs={"overwrite": True},
-        auto_configure_optimizers=False,
-    )
+    VideoCLI(VideoModule, VideoData, args=_long(arguments), save_config_kwargs={"overwrite": True}, **_OPTIONS)

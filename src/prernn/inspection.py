@@ -3,6 +3,7 @@
 import importlib.metadata
 import platform
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -55,8 +56,12 @@ def show(
         _add_row(table, "traditional, matched", cell, "full", recurrent_parameters(stacked), full)
         table.add_section()
     table.caption = f"PreRNN layers: {', '.join(layers)}"
+    print_whole(table)
+
+
+def print_whole(table: Table) -> None:
+    """Prints a table at its full width: a narrow terminal or a pipe may wrap lines, but must not cut numbers."""
     console = Console()
-    # a narrow terminal or a pipe may wrap lines, but must not cut numbers
     console.width = max(console.width, Console(width=1000).measure(table).maximum)
     console.print(table)
 
@@ -65,6 +70,15 @@ def _add_row(table: Table, network: str, cell: str, hidden: str, count: Recurren
     sizes = ", ".join(str(size) for size in dict.fromkeys(layer.size for layer in count.layers))
     weights = (f"{value:,}" for value in (count.input_to_hidden, count.hidden_to_hidden, count.introduced))
     table.add_row(network, cell, hidden, sizes, *weights, f"{count.introduced / full:.3f}")
+
+
+def show_metrics(metrics: dict[str, Any], *, title: str) -> None:
+    """Prints the scalars of a ``metrics.json``."""
+    table = Table(title=title, show_header=False)
+    for name, value in metrics.items():
+        if isinstance(value, float | int):
+            table.add_row(name, f"{value:.4f}")
+    Console().print(table)
 
 
 def show_installation() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import operator
+from collections.abc import Sequence
 
 from torch import Tensor, fx, nn
 
@@ -141,7 +142,9 @@ def open_network(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> R
     if isinstance(cnn, RecurrentNetwork):
         return copy.deepcopy(cnn)
     module = tracing.trace(cnn)
-    shape = tracing.propagate(module, tracing.frame_candidates(module, image_size))
+    # a network of a fixed frame size may say so itself, as those of prernn do
+    size = getattr(cnn, "frame_size", None) if image_size is None else image_size
+    shape = tracing.propagate(module, tracing.frame_candidates(module, size))
     tracing.make_output_linear(module)
     _add_state(module)
     return RecurrentNetwork(module, shape).train(cnn.training)
@@ -212,22 +215,36 @@ def _connect_states(module: fx.GraphModule) -> None:
     output.args = ((output.args[0][0], tuple(following)),)
 
 
-def split(network: RecurrentNetwork) -> tuple[fx.GraphModule, fx.GraphModule]:
+def split(network: RecurrentNetwork, at: Sequence[str] | None = None) -> tuple[fx.GraphModule, fx.GraphModule]:
     """The network in two: ``trunk(frames) -> inputs`` and ``rest(inputs, state) -> (outputs, state)``.
 
     ``inputs`` are those of the first recurrent layer, a tuple of tensors with ``T*B`` rows. Both parts share
     their weights with the network, so a trunk that does not train can run once over a data set.
 
+    Args:
+        network: any network.
+        at: names of values of its graph to cut at instead, such as `inputs_of` gives for another network that was
+            made of the same CNN.
+
     Raises:
-        ValueError: the network has no recurrent layer.
-        NotImplementedError: a value bypasses the first recurrent layer.
+        ValueError: the network has no recurrent layer, or no value of such a name.
+        NotImplementedError: a value bypasses the cut.
     """
+    names = inputs_of(network) if at is None else list(at)
+    values = {node.name: node for node in network.cnn.graph.nodes}
+    if unknown := [name for name in names if name not in values]:
+        raise ValueError(f"expected values of the network's graph, got {', '.join(unknown)}")
+    inputs = [values[name] for name in names]
+    before = _ancestors(inputs)
+    return _trunk(network.cnn, inputs, before), _rest(network.cnn, inputs, before)
+
+
+def inputs_of(network: RecurrentNetwork) -> list[str]:
+    """Names of the values that the first recurrent layer reads. ValueError for a network without one."""
     nodes = recurrent_nodes(network.cnn)
     if not nodes:
         raise ValueError("expected a network with a recurrent layer, got one without")
-    inputs = list(nodes[0].args[0])
-    before = _ancestors(inputs)
-    return _trunk(network.cnn, inputs, before), _rest(network.cnn, inputs, before)
+    return [node.name for node in nodes[0].args[0]]
 
 
 def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
@@ -260,8 +277,6 @@ def _rest(cnn: fx.GraphModule, inputs: list[fx.Node], before: set[fx.Node]) -> f
             continue
         bypassing = [parent for parent in node.all_input_nodes if parent not in values and parent.op != "get_attr"]
         if bypassing:
-            raise NotImplementedError(
-                f"value {bypassing[0]} bypasses the first recurrent layer; it can't be split there"
-            )
+            raise NotImplementedError(f"value {bypassing[0]} bypasses the cut; the network can't be split there")
         values[node] = graph.node_copy(node, values.__getitem__)
     return fx.GraphModule(cnn, graph, "Rest")

@@ -1,6 +1,6 @@
 """Pictures of runs: training curves and per-frame predictions, as PNG."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -8,6 +8,7 @@ import numpy as np
 
 matplotlib.use("Agg")  # no window: these run on servers and in tests
 import matplotlib.pyplot as plt
+from matplotlib.patches import Patch
 
 from prernn.files import whole_file
 
@@ -86,6 +87,220 @@ def confusion(matrix: np.ndarray, labels: Sequence[str], path: str | Path, *, ti
     axis.set_ylabel("true")
     axis.set_title(title, fontsize=10)
     return save_figure(figure, path)
+
+
+def training(
+    series: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    path: str | Path,
+    *,
+    title: str = "",
+    names: Sequence[str] = (),
+) -> Path:
+    """Training curves of several runs side by side: a panel for each metric, a line for each run (PreRNN, Figure 4).
+
+    Args:
+        series: ``{metric: {run: (epochs, values)}}``.
+        path: of the PNG.
+        names: of the networks of a page, each of which then has one colour in all pictures.
+    """
+    across = 2 if len(series) == 4 else min(3, len(series))
+    figure, axes = _panels(-(-len(series) // across), across, 4.4, 3.3)
+    colours = _colours((name for lines in series.values() for name in lines), names)
+    for axis, (metric, lines) in zip(axes.flat, series.items(), strict=False):
+        for name, (epochs, values) in lines.items():
+            axis.plot(epochs, values, label=name, color=colours[name], marker="o", markersize=3)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(metric.replace("_", " "))
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(series) :]:
+        axis.set_axis_off()
+    _legend(figure, colours)
+    figure.suptitle(title)
+    return save_figure(figure, path)
+
+
+def cumulative_errors(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    path: str | Path,
+    *,
+    title: str = "",
+    names: Sequence[str] = (),
+) -> Path:
+    """Cumulative error curves: the share of frames with an error of at most so much (PreRNN, Figure 3).
+
+    Args:
+        series: ``{network: (normalised errors, shares of frames from 0 to 1)}``.
+        path: of the PNG.
+        names: of the networks of a page, each of which then has one colour in all pictures.
+    """
+    figure, axes = _panels(1, 1, 5.6, 4.2)
+    colours = _colours(series, names)
+    for name, (errors, shares) in series.items():
+        axes[0, 0].plot(errors, shares, label=name, color=colours[name])
+    axes[0, 0].set_xlabel("normalised point-to-point error")
+    axes[0, 0].set_ylabel("share of frames")
+    axes[0, 0].set_xlim(left=0)
+    axes[0, 0].set_ylim(0, 1.02)
+    axes[0, 0].grid(alpha=0.3)
+    _legend(figure, colours)
+    figure.suptitle(title)
+    return save_figure(figure, path)
+
+
+Units = tuple[np.ndarray, np.ndarray]
+
+
+def saturation(
+    grid: Mapping[str, Mapping[str, Mapping[str, Units]]],
+    path: str | Path,
+    *,
+    title: str = "",
+    names: Sequence[str] = (),
+) -> Path:
+    """Saturation plots of gates (PreRNN, Figure 2): a point for each unit, a row a layer, a column a gate.
+
+    Units on the diagonal are saturated all the time, units at the origin never. A large point with a white rim is
+    the mean of a network's units.
+
+    Args:
+        grid: ``{layer: {gate: {network: (left, right)}}}``, fractions of time ``(D,)`` that each unit is saturated.
+        path: of the PNG.
+        names: of the networks of a page, each of which then has one colour in all pictures.
+    """
+    gates = list(dict.fromkeys(gate for row in grid.values() for gate in row))
+    figure, axes = _panels(len(grid), len(gates), 3.3, 3.3)
+    colours = _colours((name for row in grid.values() for networks in row.values() for name in networks), names)
+    for (layer, row), line in zip(grid.items(), axes, strict=True):
+        for gate, axis in zip(gates, line, strict=True):
+            _draw_saturation(axis, row.get(gate, {}), colours)
+            axis.set_title(f"{layer}, gate {gate}", fontsize=10)
+    for axis in axes[-1]:
+        axis.set_xlabel("fraction right saturated (> 0.9)")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("fraction left saturated (< 0.1)")
+    _legend(figure, colours)
+    figure.suptitle(title)
+    return save_figure(figure, path)
+
+
+def _draw_saturation(axis, networks: Mapping[str, Units], colours: Mapping[str, str]) -> None:
+    axis.plot((0, 1), (1, 0), color="0.6", linewidth=1, zorder=1)
+    for name, (left, right) in networks.items():
+        size = float(np.clip(4000 / len(left), 4, 20))  # small points for many units
+        axis.scatter(right, left, s=size, alpha=0.45, color=colours[name], linewidths=0, zorder=2)
+    for name, (left, right) in networks.items():  # above all the units
+        axis.scatter(right.mean(), left.mean(), s=70, color=colours[name], edgecolors="white", linewidths=1.2, zorder=3)
+    axis.set_xlim(-0.03, 1.03)
+    axis.set_ylim(-0.03, 1.03)
+    axis.set_xticks(np.linspace(0, 1, 6))
+    axis.set_aspect("equal")
+    axis.grid(alpha=0.3)
+
+
+def histograms(
+    grid: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]],
+    ranges: Mapping[str, tuple[float, float]],
+    path: str | Path,
+    *,
+    title: str = "",
+    names: Sequence[str] = (),
+) -> Path:
+    """Histograms of gate activations, networks side by side (PreRNN, Figure 2): a row a layer, a column a gate.
+
+    Args:
+        grid: ``{layer: {gate: {network: shares}}}``, the share of activations in each of ``K`` bins of equal width.
+        ranges: lowest and highest activation of each gate.
+        path: of the PNG.
+        names: of the networks of a page, each of which then has one colour in all pictures.
+    """
+    gates = list(dict.fromkeys(gate for row in grid.values() for gate in row))
+    figure, axes = _panels(len(grid), len(gates), 3.9, 2.7)
+    colours = _colours((name for row in grid.values() for networks in row.values() for name in networks), names)
+    for (layer, row), line in zip(grid.items(), axes, strict=True):
+        for gate, axis in zip(gates, line, strict=True):
+            _draw_histogram(axis, row.get(gate, {}), ranges[gate], colours)
+            axis.set_title(f"{layer}, gate {gate}", fontsize=10)
+    for axis in axes[-1]:
+        axis.set_xlabel("activation")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("share of activations")
+    _legend(figure, colours)
+    figure.suptitle(title)
+    return save_figure(figure, path)
+
+
+def _draw_histogram(axis, networks: Mapping[str, np.ndarray], bounds: tuple[float, float], colours) -> None:
+    bins = max((len(shares) for shares in networks.values()), default=1)
+    width = (bounds[1] - bounds[0]) / bins
+    bar = 0.85 * width / max(len(networks), 1)
+    centres = bounds[0] + width * (np.arange(bins) + 0.5)
+    for place, (name, shares) in enumerate(networks.items()):
+        axis.bar(centres + (place - (len(networks) - 1) / 2) * bar, shares, bar, color=colours[name])
+    axis.set_xlim(*bounds)
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3, axis="y")
+    axis.set_axisbelow(True)
+
+
+def ratio_bars(groups: Mapping[str, Mapping[str, float]], path: str | Path, *, label: str, title: str = "") -> Path:
+    """Ratios as bars with their values (PreRNN, Table 3; BandRNN).
+
+    Args:
+        groups: ``{group: {bar: ratio}}``; bars of one name have one colour.
+        path: of the PNG.
+        label: what the ratio is of, at the axis.
+    """
+    names = list(dict.fromkeys(name for bars in groups.values() for name in bars))
+    colours = _colours(names)
+    figure, axes = _panels(1, 1, max(4.5, 1.2 + 0.75 * sum(map(len, groups.values()))), 3.6)
+    axis, place, ticks = axes[0, 0], 0.0, []
+    for bars in groups.values():
+        for name, ratio in bars.items():
+            axis.bar(place, ratio, 0.9, color=colours[name])
+            axis.text(place, ratio, _ratio_text(ratio), ha="center", va="bottom", fontsize=8)
+            place += 1
+        ticks.append(place - (len(bars) + 1) / 2)
+        place += 0.6
+    long = max(map(len, groups), default=0) > 12 * max(map(len, groups.values()), default=1)
+    turn = {"rotation": 30, "ha": "right"} if long else {}
+    axis.set_xticks(ticks, list(groups), **turn)
+    axis.set_ylabel(label)
+    highest = max((ratio for bars in groups.values() for ratio in bars.values()), default=0.0)
+    axis.set_ylim(0, 1.12 * highest or 1.0)
+    axis.grid(alpha=0.3, axis="y")
+    axis.set_axisbelow(True)
+    if len(names) > 1:
+        _legend(figure, colours)
+    figure.suptitle(title)
+    return save_figure(figure, path)
+
+
+def _ratio_text(ratio: float) -> str:
+    """Two decimals, or two digits of what is smaller."""
+    return f"{ratio:.2f}" if ratio >= 0.1 or ratio == 0 else f"{ratio:.2g}"
+
+
+def _panels(rows: int, columns: int, width: float, height: float):
+    """A figure and its axes ``(rows, columns)``, each panel of so many inches."""
+    size = (width * columns, height * rows)
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+
+
+def _colours(shown: Iterable[str], names: Sequence[str] = ()) -> dict[str, str]:
+    """A colour for each name that is shown, by its place in ``names`` where it stands there."""
+    used = set(shown := list(shown))
+    unique = list(dict.fromkeys([*names, *shown]))
+    colours = dict(zip(unique, _cycle(len(unique)), strict=True))
+    return {name: colour for name, colour in colours.items() if name in used}
+
+
+def _legend(figure, colours: Mapping[str, str]) -> None:
+    """One legend below all panels, as many entries a line as fit."""
+    handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
+    longest = max((len(name) for name in colours), default=1)
+    across = int(figure.get_size_inches()[0] * 11 / (longest + 6))  # about 11 characters an inch
+    figure.legend(handles=handles, loc="outside lower center", ncols=max(1, across), fontsize=8, frameon=False)
 
 
 def _cycle(count: int) -> list[str]:

@@ -3,11 +3,12 @@
 import contextlib
 import csv
 import functools
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from torch import Tensor
@@ -52,26 +53,43 @@ def write_csv(target: str | os.PathLike | TextIO, predictions: Iterable[Predicti
 @contextlib.contextmanager
 def csv_rows(target: str | os.PathLike | TextIO) -> Iterator[Callable[[Prediction], None]]:
     """Gives a function that writes a prediction's row to ``target``; paths and files as in `write_csv`."""
+    with _lines(target) as line:
+        line("index", "time_s", "label", "probability", "latency_ms")
+        yield lambda p: line(str(p.index), f"{p.time:.3f}", p.label, f"{p.probability:.4f}", f"{p.latency_ms:.2f}")
+
+
+@contextlib.contextmanager
+def json_rows(target: str | os.PathLike | TextIO) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Gives a function that writes a dict as one line of JSON to ``target``; paths and files as in `write_csv`."""
+    with _lines(target) as line:
+        yield lambda row: line(json.dumps(row))
+
+
+@contextlib.contextmanager
+def _lines(target: str | os.PathLike | TextIO) -> Iterator[Callable[..., None]]:
+    """Gives a function that writes one line of cells, at once in an open file."""
     if not isinstance(target, str | os.PathLike):
-        yield _row_writer(target)
+        yield _line_writer(target)
         return
     path = Path(target)
     with whole_file(path) as part:
         with _naming(path):
             file = open(part, "w", newline="", encoding="utf-8")  # noqa: SIM115 (closed below)
         with file:
-            yield _naming(path)(_row_writer(file))
+            yield _naming(path)(_line_writer(file))
 
 
-def _row_writer(file: TextIO) -> Callable[[Prediction], None]:
+def _line_writer(file: TextIO) -> Callable[..., None]:
     rows = csv.writer(file, lineterminator="\n")
 
-    def write(*row: str) -> None:
-        rows.writerow(row)
+    def write(*cells: str) -> None:
+        if len(cells) == 1:  # a line as it is
+            file.write(cells[0] + "\n")
+        else:
+            rows.writerow(cells)
         file.flush()
 
-    write("index", "time_s", "label", "probability", "latency_ms")
-    return lambda p: write(str(p.index), f"{p.time:.3f}", p.label, f"{p.probability:.4f}", f"{p.latency_ms:.2f}")
+    return write
 
 
 @contextlib.contextmanager

@@ -24,8 +24,11 @@ class Recipe:
     Attributes:
         backbone: a name of `prernn.backbones.backbone`.
         pretrained: load the weights that the backbone's library offers.
-        weights: or a local file of weights.
+        weights: or a local file of weights, or the run folder of a frame-wise network: see
+            `prernn.backbones.load_weights`. Where ``outputs`` are given, its output layer may be another.
         backbone_options: further arguments of the backbone, such as ``{"frames": 8}`` for C3D.
+        channels: input channels where they are not the 3 of colour, such as 20 for ten frames of optical flow: see
+            `prernn.backbones.adapt_channels`.
         method: "prernn" (`convert`), "traditional" or "framewise" (no recurrence).
         layer: dotted name or names of the layers that become recurrent; None takes the last.
         cell: "vrnn", "lstm" or "gru".
@@ -41,6 +44,7 @@ class Recipe:
     pretrained: bool = False
     weights: str | None = None
     backbone_options: dict[str, Any] = field(default_factory=dict)
+    channels: int | None = None
     method: Literal["prernn", "traditional", "framewise"] = "prernn"
     layer: str | list[str] | None = None
     cell: Literal["vrnn", "lstm", "gru"] = "gru"
@@ -56,13 +60,21 @@ class Recipe:
 
         Raises:
             ValueError: a name, structure or file that does not fit.
-            NotImplementedError: a backbone that can't become recurrent this way.
+            NotImplementedError: a backbone that can't become recurrent this way, or take so many channels.
+            OSError: a file that is absent, or weights that can't be downloaded.
         """
         cnn = backbone(
-            self.backbone, pretrained=self.pretrained, weights=self.weights, device=None, **self.backbone_options
+            self.backbone,
+            pretrained=self.pretrained,
+            weights=self.weights,
+            channels=self.channels,
+            new_output=outputs is not None,
+            **self.backbone_options,
         )
         network = self._make_recurrent(cnn, outputs)
         network.recipe |= {"backbone": self.backbone, "backbone_options": self.backbone_options}
+        if self.channels is not None:
+            network.recipe |= {"channels": self.channels}
         return network
 
     def _make_recurrent(self, cnn: nn.Module, outputs: int | None) -> RecurrentNetwork:
@@ -93,7 +105,7 @@ def rebuild(recipe: dict[str, Any], cnn: nn.Module | None = None) -> RecurrentNe
     if cnn is None:
         if not recipe.get("backbone"):
             raise ValueError("the network was made of a CNN of your own: expected load(path, cnn=...), got no cnn")
-        cnn = backbone(recipe["backbone"], **recipe.get("backbone_options", {}))
+        cnn = backbone(recipe["backbone"], channels=recipe.get("channels"), **recipe.get("backbone_options", {}))
     network: nn.Module = cnn
     for step in steps:
         arguments = {name: value for name, value in step.items() if name != "step"}

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from prernn import checkpoint
 from prernn.files import whole_file, write_json, write_table
+from prernn.outputs import Outputs
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -34,13 +34,14 @@ class RunFolder(L.Callback):
     """Writes a run's results into ``trainer.default_root_dir``.
 
     After each training epoch ``history.csv`` and ``model.safetensors`` (for `prernn.load`); at the end of
-    training ``curves.png``; after a test ``metrics.json`` and ``confusion.png``; after predicting
-    ``predictions.csv``; and a summary of the videos that were skipped.
+    training ``curves.png``; after a test ``metrics.json``, ``outputs.safetensors`` (for `prernn fuse`) and what the
+    task reports; after predicting ``predictions.csv``; and a summary of the videos that were skipped.
     """
 
     def __init__(self) -> None:
         self.history: list[dict[str, Any]] = []
         self.predictions: list[dict[str, Any]] = []
+        self.outputs = Outputs()
 
     def state_dict(self) -> dict[str, Any]:
         """The history, so that a resumed run continues it."""
@@ -66,8 +67,9 @@ class RunFolder(L.Callback):
         """Draws the curves."""
         from prernn import plots
 
+        score = module.task.score[0]
         series = {}
-        for metric, names in (("loss", ("train_loss", "val_loss")), ("accuracy", ("val_accuracy",))):
+        for metric, names in (("loss", ("train_loss", "val_loss")), (score, (f"val_{score}",))):
             lines = {name: [row[name] for row in self.history if name in row] for name in names}
             series[metric] = {name: values for name, values in lines.items() if values}
         if any(series.values()):
@@ -75,17 +77,20 @@ class RunFolder(L.Callback):
             plots.curves({metric: lines for metric, lines in series.items() if lines}, path)
         self._report_skipped(trainer)
 
-    @rank_zero_only
-    def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Writes the metrics and draws the confusion matrix."""
-        from prernn import plots
+    def on_test_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        """Collects a batch's outputs."""
+        if outputs is not None:
+            self.outputs.add(outputs, batch)
 
-        root, labels = Path(trainer.default_root_dir), module.network.recipe["labels"]
-        results = dict(module.test_results)
-        results["class_accuracy"] = dict(zip(labels, results["class_accuracy"], strict=True))
-        skipped = self._report_skipped(trainer)
-        write_json(root / "metrics.json", {**results, "labels": labels, "skipped": skipped})
-        plots.confusion(np.array(results["confusion"]), labels, root / "confusion.png")
+    def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Writes metrics, outputs and the task's report."""
+        parts = _gathered(trainer, self.outputs)
+        if trainer.is_global_zero:
+            root, recipe = Path(trainer.default_root_dir), module.network.recipe
+            Outputs.joined(parts).save(root, recipe)
+            results = module.task.report(dict(module.test_results), root)
+            skipped = self._report_skipped(trainer)
+            write_json(root / "metrics.json", {**results, "labels": recipe["labels"], "skipped": skipped})
 
     def on_predict_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         """Collects a batch's predictions."""
@@ -93,10 +98,7 @@ class RunFolder(L.Callback):
 
     def on_predict_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Writes the predictions of all processes, in the order of the paths."""
-        parts: list[Any] = [self.predictions]
-        if trainer.world_size > 1:
-            parts = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, self.predictions)
+        parts = _gathered(trainer, self.predictions)
         if trainer.is_global_zero:
             rows = sorted((row for part in parts for row in part), key=lambda row: row["path"])
             write_table(Path(trainer.default_root_dir) / "predictions.csv", rows)
@@ -109,3 +111,12 @@ class RunFolder(L.Callback):
             for reason in skipped.values():
                 print(f"  {reason}")
         return skipped
+
+
+def _gathered(trainer: L.Trainer, value: Any) -> list[Any]:
+    """What every process has of a value."""
+    parts: list[Any] = [value]
+    if trainer.world_size > 1:
+        parts = [None] * trainer.world_size
+        torch.distributed.all_gather_object(parts, value)
+    return parts

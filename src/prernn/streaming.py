@@ -1,27 +1,19 @@
 """A recurrent network over a live stream: one frame in, one answer out, at constant cost and memory.
 
-`Stream` holds the state of a stream between frames. `predictions` and `stream_video` run one over anything that
-`prernn.video` reads.
+`Stream` holds the state of a stream between frames. `predictions` runs one over anything that `prernn.video` reads.
 """
 
 import contextlib
-import itertools
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from prernn.network import RecurrentNetwork
-from prernn.prediction import Prediction, annotate, csv_rows, write_csv
-
-__all__ = ["Prediction", "Stream", "annotate", "predictions", "stream_video", "write_csv"]
+from prernn.prediction import Prediction
 
 if TYPE_CHECKING:  # at run time they, and with them PyAV and torchvision, load when first used
     from prernn.transforms import TransformSpec
@@ -221,138 +213,41 @@ def predictions(stream: Stream, source: "Source", *, fps: float = 25.0) -> Itera
     from prernn.video import read_frames
 
     for index, (time, frame) in enumerate(read_frames(source, fps=fps)):
-        prediction = _predict(stream, index, time, frame)
+        prediction = predict([stream], index, time, frame)
         if prediction is not None:
             yield prediction
 
 
-def _predict(stream: Stream, index: int, time: float, frame: np.ndarray) -> Prediction | None:
-    if stream.batch_size != 1:
-        raise ValueError(f"expected one stream for one source, got batch_size={stream.batch_size}")
+def predict(
+    streams: list[Stream], index: int, time: float, frame: Frame, more: Mapping[int, Frame] | None = None
+) -> Prediction | None:
+    """What streams say of a frame together, the mean of their probabilities; None while one collects a snippet.
+
+    Args:
+        streams: single streams with the same labels.
+        index: number of the frame.
+        time: of the frame, in seconds.
+        frame: the frame.
+        more: other inputs for some of the streams, by their place in the list (optical flow).
+
+    Raises:
+        ValueError: several streams side by side, labels that don't fit the outputs.
+    """
     start = perf_counter()
-    probabilities = stream.probabilities(frame)
-    if probabilities is None:
+    answers = [(stream, _single(stream).probabilities((more or {}).get(i, frame))) for i, stream in enumerate(streams)]
+    known = [answer.cpu() for _, answer in answers if answer is not None]  # waits for the device
+    if len(known) < len(streams):
         return None
-    probabilities = probabilities.cpu()  # waits for the device
+    probabilities = torch.stack(known).mean(0)  # (K,)
     latency = (perf_counter() - start) * 1e3
-    best = int(probabilities.argmax())
-    if stream.labels is not None and len(stream.labels) != len(probabilities):
-        raise ValueError(f"expected {len(probabilities)} labels, one an output, got {len(stream.labels)}")
-    label = str(best) if stream.labels is None else str(stream.labels[best])
+    best, labels = int(probabilities.argmax()), streams[0].labels
+    if labels is not None and len(labels) != len(probabilities):
+        raise ValueError(f"expected {len(probabilities)} labels, one an output, got {len(labels)}")
+    label = str(best) if labels is None else str(labels[best])
     return Prediction(index, time, label, float(probabilities[best]), latency, probabilities)
 
 
-def stream_video(
-    net: RecurrentNetwork | Stream,
-    source: "Source",
-    *,
-    csv: str | os.PathLike | TextIO | None = None,
-    video: str | os.PathLike | None = None,
-    on_prediction: Callable[[Prediction], None] | None = None,
-    limit: int | None = None,
-    fps: float = 25.0,
-) -> int:
-    """Runs a network over a source in one pass, at constant memory, and returns how many frames it was.
-
-    Ctrl-C ends it after the current frame, with complete files (pressed twice it interrupts at once). A source
-    that breaks off leaves the files of the frames before, then raises.
-
-    Args:
-        net: the network, or a stream to go on from.
-        source: anything that `prernn.video.read_frames` reads.
-        csv: where to write rows, see `write_csv`.
-        video: an mp4 with the annotated frames, at the mean rate of the source.
-        on_prediction: called with each prediction as it arrives.
-        limit: stop after so many frames.
-        fps: the rate of a folder of frames.
-
-    Raises:
-        ValueError: ``limit < 1``, a network without a transform; VideoError, which is one, for a source that
-            can't be read or breaks off.
-        OSError: a file can't be written.
-    """
-    from prernn import video as videos
-
-    if limit is not None and limit < 1:
-        raise ValueError(f"expected a limit of at least 1 frame, got {limit}")
-    stream = net if isinstance(net, Stream) else Stream(net)
-    broken: list[videos.VideoError] = []
-    reader = videos.read_frames(source, fps=fps)
-    with contextlib.closing(reader), contextlib.ExitStack() as stack:  # type: ignore[type-var]  # a generator
-        frames = itertools.chain([next(reader)], _until_broken(reader, broken))  # raises where nothing is readable
-        receivers = [stack.enter_context(csv_rows(csv))] if csv is not None else []
-        receivers += [on_prediction] if on_prediction is not None else []
-        interrupted = stack.enter_context(_noting_interrupt())
-        results = _run(stream, itertools.islice(frames, limit), receivers, interrupted)
-        if video is None:
-            count = sum(1 for _ in results)
-        else:
-            rate, results = _output_rate(source, fps, results)
-            drawn = (frame if latest is None else annotate(frame, latest) for _, frame, latest in results)
-            count = videos.write_video(Path(video), drawn, rate)
-    if broken:
-        raise broken[0]
-    return count
-
-
-Result = tuple[float, np.ndarray, Prediction | None]
-
-
-def _run(
-    stream: Stream,
-    frames: Iterable[tuple[float, np.ndarray]],
-    receivers: list[Callable[[Prediction], None]],
-    interrupted: Callable[[], bool],
-) -> Iterator[Result]:
-    """Yields the time and image of each frame and the latest prediction, once the receivers have it."""
-    latest = None
-    for index, (time, frame) in enumerate(frames):
-        prediction = _predict(stream, index, time, frame)
-        if prediction is not None:
-            latest = prediction
-            for receive in receivers:
-                receive(prediction)
-        yield time, frame, latest
-        if interrupted():
-            return
-
-
-def _until_broken(frames: Iterator, broken: list) -> Iterator:
-    """The frames up to where the source breaks off; the error goes into ``broken``."""
-    from prernn.video import VideoError
-
-    try:
-        yield from frames
-    except VideoError as error:
-        broken.append(error)
-
-
-def _output_rate(source: "Source", fps: float, results: Iterator[Result]) -> tuple[float, Iterator[Result]]:
-    """Mean frames per second of the source, and the results, none of which is lost."""
-    from prernn.video import probe
-
-    if not isinstance(source, int) and (os.path.isfile(source) or os.path.isdir(source)):
-        return probe(source, fps=fps).fps, results
-    head = list(itertools.islice(results, 10))  # a live source may not open twice: its first frames tell
-    span = head[-1][0] - head[0][0]
-    return (len(head) - 1) / span if span > 0 else fps, itertools.chain(head, results)
-
-
-@contextlib.contextmanager
-def _noting_interrupt() -> Iterator[Callable[[], bool]]:
-    """Says whether Ctrl-C was pressed, which interrupts nothing here the first time."""
-    before = signal.getsignal(signal.SIGINT)
-    if not callable(before) or threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # ignored by the caller, or not ours to take
-        return
-    pressed = threading.Event()
-
-    def note(number, stack) -> None:
-        pressed.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield pressed.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _single(stream: Stream) -> Stream:
+    if stream.batch_size != 1:
+        raise ValueError(f"expected one stream for one source, got batch_size={stream.batch_size}")
+    return stream

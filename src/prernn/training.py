@@ -11,10 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from prernn.checkpoint import RECIPE_KEY, load_weights
-from prernn.metrics import ClipMetrics
 from prernn.network import RecurrentNetwork
 from prernn.recipe import Recipe
-from prernn.tasks.action import clip_scores, masked_cross_entropy
+from prernn.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,6 @@ class Learning:
         weight_decay: of SGD, on all weights.
         schedule: of both learning rates.
         frozen_statistics: keep batch normalization on its pre-computed statistics throughout.
-        loss_frames: "all" asks for the label at every frame, "last" at the last alone.
     """
 
     lr: float = 1e-2
@@ -66,17 +64,15 @@ class Learning:
     weight_decay: float = 5e-4
     schedule: Schedule = field(default_factory=Schedule)
     frozen_statistics: bool = True
-    loss_frames: Literal["all", "last"] = "all"
 
 
 class VideoModule(L.LightningModule):
-    """Clip classification with a recurrent network, for Lightning's Trainer.
+    """A task learnt by a recurrent network, for Lightning's Trainer.
 
     Args:
         recipe: the network.
         learning: how it learns.
-        labels: names of the classes; their number is the number of outputs.
-        transform: the data's transform as plain data; both go into the checkpoint.
+        task: what it learns: outputs, loss and metrics; labels and transform go into the checkpoint.
         network: a network that is built already, in place of ``recipe``.
 
     Raises:
@@ -87,18 +83,22 @@ class VideoModule(L.LightningModule):
         self,
         recipe: Recipe,
         learning: Learning | None = None,
-        labels: list[str] | None = None,
-        transform: dict[str, Any] | None = None,
+        task: Task | None = None,
         network: RecurrentNetwork | None = None,
     ):
         super().__init__()
-        self.learning = learning or Learning()
-        self.network = network if network is not None else recipe.build(len(labels) if labels else None)
-        self.network.recipe |= {"labels": labels, "transform": transform}
+        self.recipe, self.learning = recipe, learning or Learning()
+        self.network = network if network is not None else recipe.build(task.outputs if task else None)
+        self.task = task
+        self.metrics: Any = None
+        if task is not None:
+            self.network.recipe |= task.recipe()
+            self.metrics = task.metrics()
         for module in self.network.modules():
             if isinstance(module, nn.Conv2d):  # faster with the channels last, on the CPU too; checkpoints don't differ
                 module.to(memory_format=torch.channels_last)
-        self.metrics = ClipMetrics(len(labels)) if labels else None
+            elif isinstance(module, nn.Conv3d):
+                module.to(memory_format=torch.channels_last_3d)
         self.run_seed: int | None = None
         self.test_results: dict[str, Any] = {}
         if self.learning.pretrained_lr == 0:
@@ -119,7 +119,7 @@ class VideoModule(L.LightningModule):
         return self
 
     def forward(self, video: Tensor) -> Tensor:
-        """Video ``(B, T, C, H, W)`` to logits ``(B, T, K)``."""
+        """Video ``(B, T, C, H, W)`` to outputs ``(B, T, K)``."""
         return self.network(video)[0]
 
     def configure_optimizers(self) -> Any:
@@ -147,49 +147,54 @@ class VideoModule(L.LightningModule):
             data.set_epoch(self.current_epoch)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Masked cross entropy of a batch, weighed so that processes with unequal batches average rightly."""
-        clips, logits = len(batch["label"]), self._logits(batch)
-        loss = masked_cross_entropy(logits, batch["label"], batch["lengths"], steps=self.learning.loss_frames)
+        """The task's loss of a batch, weighed so that processes with unequal batches average rightly."""
+        videos = len(batch["path"])
+        self._note_skipped(batch)
         # a batch whose videos were all skipped still takes part in the processes' gradient exchange
-        if clips == 0:
-            loss = torch.stack([p.sum() for p in self.network.parameters() if p.requires_grad]).sum() * 0.0
-        self.log("train_loss", loss.detach(), on_epoch=True, on_step=False, batch_size=max(clips, 1), sync_dist=True)
+        loss = self._loss(self(batch["video"]), batch) if videos else self._nothing()
+        self.log("train_loss", loss.detach(), on_epoch=True, on_step=False, batch_size=max(videos, 1), sync_dist=True)
         if self.trainer.world_size == 1:
             return loss
-        counts = self.all_gather(torch.tensor(float(clips), device=self.device))  # (processes,)
+        counts = self.all_gather(torch.tensor(float(videos), device=self.device))  # (processes,)
         assert isinstance(counts, Tensor)
-        return loss * clips * self.trainer.world_size / counts.sum().clamp(min=1)
+        return loss * videos * self.trainer.world_size / counts.sum().clamp(min=1)
+
+    def _loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
+        assert self.task is not None  # training and evaluation need a task
+        return self.task.loss(out, batch)
+
+    def _nothing(self) -> Tensor:
+        return torch.stack([p.sum() for p in self.network.parameters() if p.requires_grad]).sum() * 0.0
 
     def on_train_epoch_end(self) -> None:
         """Ends training once the schedule has brought the learning rate below its floor."""
         if self.trainer.optimizers[0].param_groups[0]["lr"] < self.learning.schedule.stop_below:
             self.trainer.should_stop = True
 
-    def _logits(self, batch: dict[str, Any]) -> Tensor:
-        self._note_skipped(batch)
-        if len(batch["label"]) == 0:
-            return batch["video"].new_zeros(0, 0, 1)
-        return self(batch["video"])
-
     def _note_skipped(self, batch: dict[str, Any]) -> None:
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and batch.get("skipped"):
             data.note_skipped(batch)
 
-    def _evaluate(self, batch: dict[str, Any], name: str) -> None:
-        logits = self._logits(batch)
-        loss = masked_cross_entropy(logits, batch["label"], batch["lengths"], steps=self.learning.loss_frames)
+    def _evaluate(self, batch: dict[str, Any], name: str) -> Tensor | None:
+        """Adds a batch to loss and metrics; gives its outputs ``(B, T, K)``, None where all videos were skipped."""
+        self._note_skipped(batch)
+        videos = len(batch["path"])
+        out = self(batch["video"]).float() if videos else None
+        loss = torch.zeros((), device=self.device) if out is None else self._loss(out, batch)
         # logged for an empty batch too, with no weight: every process has to take part in the exchange
-        self.log(f"{name}_loss", loss, batch_size=len(logits), sync_dist=True)
-        assert self.metrics is not None  # evaluation needs labels
-        self.metrics.update(logits.float(), batch["label"], batch["lengths"])
+        self.log(f"{name}_loss", loss, batch_size=videos, sync_dist=True)
+        if out is not None:
+            self.metrics.update(out, batch)
+        return out
 
     def _finish(self, name: str) -> dict[str, Tensor]:
-        assert self.metrics is not None
+        assert self.task is not None
         values = self.metrics.compute()
         self.metrics.reset()
-        self.log(f"{name}_accuracy", values["clip_accuracy"], prog_bar=True)
-        self.log(f"{name}_frame_accuracy", values["frame_accuracy"])
+        for key, value in values.items():
+            if value.ndim == 0:
+                self.log(f"{name}_{key}", value, prog_bar=key == self.task.score[0])
         return values
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -197,28 +202,24 @@ class VideoModule(L.LightningModule):
         self._evaluate(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
-        """Logs ``val_accuracy`` (clips) and ``val_frame_accuracy``."""
+        """Logs the task's metrics as ``val_...``."""
         self._finish("val")
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Adds a batch to the test metrics."""
-        self._evaluate(batch, "test")
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
+        """Adds a batch to the test metrics; gives its outputs ``(B, T, K)``."""
+        return self._evaluate(batch, "test")
 
     def on_test_epoch_end(self) -> None:
-        """Logs ``test_accuracy`` and keeps all metrics in ``test_results``, as plain numbers."""
-        values = self._finish("test")
-        self.test_results = {name: value.tolist() for name, value in values.items()}
+        """Logs the task's metrics as ``test_...`` and keeps them all in ``test_results``, as plain numbers."""
+        self.test_results = {name: value.tolist() for name, value in self._finish("test").items()}
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
-        """Path, label and probability of each clip of a batch."""
-        if len(batch["label"]) == 0:
-            self._note_skipped(batch)
+        """The task's prediction for each video of a batch."""
+        self._note_skipped(batch)
+        if not batch["path"]:
             return []
-        scores = clip_scores(self._logits(batch).float(), batch["lengths"])  # (B, K)
-        best = scores.max(1)
-        labels = self.network.recipe.get("labels")
-        rows = zip(batch["paths"], best.indices.tolist(), best.values.tolist(), strict=True)
-        return [{"path": path, "label": labels[k] if labels else k, "probability": p} for path, k, p in rows]
+        assert self.task is not None
+        return self.task.predictions(self(batch["video"]).float(), batch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Puts the recipe and the run's seed into Lightning's checkpoint."""

@@ -28,6 +28,8 @@ from prernn.transforms import Sampling, sample_times
 Source = str | Path | int
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+VIDEO_SUFFIXES = {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"}
+VIDEO_SUFFIXES |= {".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"}
 STREAM_TIMEOUT = 10.0  # seconds without data before a network stream counts as lost
 _URL = re.compile(r"(rtsps?|https?|rtmps?|udp|rtp|srt|tcp)://", re.IGNORECASE)
 _CAMERA = re.compile(r"camera:(.+)|(\d+)|/dev/video(\d+)")
@@ -102,6 +104,15 @@ def read_clip(
             break
     clip = np.stack([kept[i] for i in picks])  # (T, H, W, 3)
     return torch.from_numpy(clip).permute(0, 3, 1, 2).contiguous()  # (T, 3, H, W)
+
+
+def is_video(path: Path) -> bool:
+    """Whether a path is a file with a video's suffix or a folder of frames, and not hidden."""
+    if path.name.startswith("."):
+        return False
+    if path.is_dir():
+        return any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.iterdir())
+    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def probe(source: Source, *, fps: float = 25.0) -> VideoInfo:

@@ -1,314 +1,277 @@
-"""Clip classification (one label for a video): data sets, batching, loss and scores.
+"""Action recognition: one label for a video, from its colours or from its optical flow (PreRNN, section 4.3)."""
 
-A data set is a list of `Clip` records; `class_folder` and `ucf101` make that list from files on disk.
-"""
-
-import re
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics.utilities import dim_zero_cat
 
-from prernn.transforms import Sampling, sample_indices
-from prernn.video import IMAGE_SUFFIXES, VideoError, probe, read_clip
+from prernn.files import write_table
+from prernn.flow import FlowSettings, flow_file, read_flow_clip
+from prernn.tasks.action_lists import Clip, class_folder, hmdb51, ucf101
+from prernn.tasks.task import Subset, Task, valid_steps
+from prernn.transforms import FLOW_MEAN, FLOW_STD, Sampling, TransformSpec, clip_transform, sample_indices
+from prernn.video import probe, read_clip
 
-VIDEO_SUFFIXES = {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"}
-VIDEO_SUFFIXES |= {".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"}
-SPLIT_FOLDERS = ("train", "val", "test")
+LISTS: dict[str, Callable[..., tuple[list[str], list[Clip]]]] = {"ucf101": ucf101, "hmdb51": hmdb51}
+"""Data sets whose splits are lists."""
+
+DEFAULT_SAMPLING = Sampling(frames=16, rule="uniform")
+DEFAULT_FLOW = FlowSettings()
 
 
-class Clip(NamedTuple):
-    """One labelled video: a file or a folder of frames, and the index of its class."""
+@dataclass(eq=False)
+class Action(Task):
+    """Clip classification with the cross entropy of every frame, as colour or as flow stream.
 
-    path: str
-    label: int
+    A video's class is the best of its mean softmax over frames; of several clips (``views``), over all of them.
 
-
-class ClipDataset(Dataset[dict[str, Any]]):
-    """Labelled clips as `dict(video=float32 (T, C, H, W), label=int, path=str)`.
-
-    transform: from uint8 `(T, 3, H, W)` to float `(T, C, H, W)`, such as `transforms.clip_transform` gives.
-    train: lets the sampling rule and the transform be random, by (seed, epoch, index) alone: the same items
-    whatever the number of workers, and after a resume. Call `set_epoch` before each epoch.
-    on_error: "raise" lets VideoError through; "skip" warns, notes the clip in `skipped` (path: reason) and
-    returns `dict(path=str, reason=str)`, which `collate` leaves out of the batch. With worker processes, give
-    each batch to `note_skipped` to gather the summary in the main process.
-    short_side, tolerate_truncation: as in `video.read_frames`.
+    Attributes:
+        layout: "folders" (``root/train/<class>/``, ``root/test/<class>/``, optionally ``val``), "ucf101" (``UCF-101/``
+            and ``ucfTrainTestlist/``) or "hmdb51" (``<class>/`` and ``testTrainMulti_7030_splits/``). Without a
+            ``val`` folder, validation sees the test videos.
+        split: which of the splits of UCF101 or HMDB51.
+        stream: "color", or "flow" for optical flow that `prernn flow` has put into ``flow_cache``.
+        flow_cache: folder of the flow.
+        flow: the settings that the flow was made with.
+        stack: frames of flow that make one input, two channels each.
+        sampling: frames of a clip in training; evaluation takes the same number, evenly where training is random.
+        views: clips of a video to average over in evaluation.
+        size: side in pixels of the network's input; None takes what the backbone expects, as the next three.
+        resize: shorter side in pixels before the centre crop of evaluation.
+        mean: of each channel, for pixel values in [0, 1].
+        std: likewise.
+        scale: range of the area that a training crop takes.
+        flip: whether training mirrors half of the clips; not for classes that left and right tell apart.
+        loss_frames: "all" asks for the label at every frame, "last" at the last alone.
     """
 
-    def __init__(
-        self,
-        records: Sequence[Clip],
-        sampling: Sampling,
-        transform: Callable[[Tensor], Tensor],
-        *,
-        train: bool = False,
-        seed: int = 0,
-        on_error: Literal["raise", "skip"] = "raise",
-        short_side: int | None = None,
-        tolerate_truncation: bool = False,
-    ) -> None:
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f'on_error: expected "raise" or "skip", got {on_error!r}')
-        self.records = list(records)
-        self.sampling = sampling
-        self.transform = transform
-        self.train = train
-        self.seed = seed
-        self.on_error = on_error
-        self.short_side = short_side
-        self.tolerate_truncation = tolerate_truncation
-        self.skipped: dict[str, str] = {}
-        self._lengths: list[int] = []
-        # Shared memory, so that workers that outlive an epoch see the next one.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+    name: ClassVar[str] = "action"
+    score: ClassVar[tuple[str, Literal["max", "min"]]] = ("clip_accuracy", "max")
+    kept_options: ClassVar[tuple[str, ...]] = ("stream", "stack", "flow")
 
-    def __len__(self) -> int:
-        return len(self.records)
+    layout: Literal["folders", "ucf101", "hmdb51"] = "folders"
+    split: int = 1
+    stream: Literal["color", "flow"] = "color"
+    flow_cache: str | None = None
+    flow: FlowSettings = DEFAULT_FLOW
+    stack: int = 10
+    sampling: Sampling = DEFAULT_SAMPLING
+    views: int = 1
+    size: int | None = None
+    resize: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    scale: tuple[float, float] = (0.6, 1.0)
+    flip: bool = True
+    loss_frames: Literal["all", "last"] = "all"
+    labels: list[str] | None = field(init=False, default=None)
+    transform: dict[str, Any] | None = field(init=False, default=None)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the random draws of this epoch, in the workers as well. Call it between epochs."""
-        self._epoch.fill_(epoch)
+    def __post_init__(self) -> None:
+        if isinstance(self.flow, dict):  # as a checkpoint has it
+            self.flow = FlowSettings(**self.flow)
+        if self.views < 1 or (self.views > 1 and self.sampling.rule in ("uniform", "all")):
+            raise ValueError(f'expected views of 1, or more with the rule "random" or "consecutive", got {self.views}')
+        if self.stack < 1:
+            raise ValueError(f"expected a stack of at least 1 frame of flow, got {self.stack}")
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        path, label = self.records[index]
-        path = str(path)
-        if path in self.skipped:
-            return {"path": path, "reason": self.skipped[path]}
-        try:
-            return {"video": self._read(index, path), "label": label, "path": path}
-        except VideoError as error:
-            if self.on_error == "raise":
-                raise
-            self._skip(path, str(error))
-            return {"path": path, "reason": str(error)}
+    def open(self, root: str | Path, spec: dict[str, Any]) -> None:
+        """Reads the train list; see `Task.open`."""
+        self.root = Path(root)
+        if self.stream == "flow":
+            if self.flow_cache is None:
+                raise ValueError("stream 'flow': expected flow_cache, the folder that `prernn flow` wrote to, got None")
+            spec = {**spec, "mean": (FLOW_MEAN,), "std": (FLOW_STD,)}
+        own = {key: getattr(self, key) for key in ("size", "mean", "std") if getattr(self, key) is not None}
+        flow = {"flow": True} if self.stream == "flow" else {}
+        self.spec = TransformSpec(**{**spec, **own}, resize=self.resize, scale=self.scale, flip=self.flip, **flow)
+        self.transform = asdict(self.spec)
+        self.labels, self._train = self._list("train")
 
-    def _read(self, index: int, path: str) -> Tensor:
-        read = partial(read_clip, path, short_side=self.short_side, tolerate_truncation=self.tolerate_truncation)
-        if not self.train:
-            return self.transform(read(self.sampling))
-        entropy = np.random.SeedSequence([self.seed, int(self._epoch), index])
-        first, second = (int(word) for word in entropy.generate_state(2, np.uint32))
-        clip = read(self.sampling, torch.Generator().manual_seed(first))
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(second)  # torch.manual_seed would reseed the GPUs too
-            return self.transform(clip)
+    def _list(self, subset: Subset) -> tuple[list[str], list[Clip]]:
+        if self.layout in LISTS:
+            return LISTS[self.layout](self.root, self.split, "train" if subset == "train" else "test")
+        if subset == "val" and not (self.root / "val").is_dir():
+            subset = "test"
+        return class_folder(self.root, subset)
 
-    def _skip(self, path: str, reason: str) -> None:
-        if path not in self.skipped:
-            self.skipped[path] = reason
-            warnings.warn(f"skipped {reason}", RuntimeWarning, stacklevel=3)
+    def records(self, subset: Subset) -> list[Clip]:
+        """The clips of a subset; in evaluation each video ``views`` times."""
+        if subset == "train":
+            return self._train
+        labels, clips = self._list(subset)
+        if labels != self.labels:
+            raise ValueError(f"{self.root}: expected the classes {self.labels} in {subset}, got {labels}")
+        return [clip._replace(view=view) for clip in clips for view in range(self.views)]
 
-    def note_skipped(self, batch: dict[str, Any]) -> None:
-        """Add what a batch's workers skipped to `skipped`, so that it is not read, or warned of, again."""
-        self.skipped.update(batch["skipped"])
+    def read(self, record: Clip, chance: torch.Generator | None, *, tolerate_truncation: bool = False):
+        """``video (T, C, H, W)`` and ``label``; see `Task.read`."""
+        train = chance is not None
+        if chance is None and record.view:
+            chance = torch.Generator().manual_seed(record.view)
+        clip = self._frames(
+            record.path, chance, None if train else self.spec.resize or self.spec.size, tolerate_truncation
+        )
+        return {"video": clip_transform(self.spec, train)(clip), "label": record.label}
 
-    def lengths(self) -> list[int]:
-        """Frames that each clip will have, by `probe` (kept in memory); 0 for a clip that is skipped."""
-        if not self._lengths:
-            self._lengths = [self._length(str(path)) for path, _ in self.records]
-        return self._lengths
+    def _frames(self, path: str, chance: torch.Generator | None, short_side: int | None, tolerate: bool) -> Tensor:
+        read = partial(read_clip, path, self.sampling, chance, short_side=short_side)
+        if self.stream == "flow":
+            assert self.flow_cache is not None  # open() has seen to it
+            cached = flow_file(path, self.root, self.flow_cache)
+            read = partial(read_flow_clip, cached, self.sampling, chance, stack=self.stack, settings=self.flow)
+        return read(tolerate_truncation=tolerate)
 
-    def _length(self, path: str) -> int:
-        try:
-            info = probe(path)
-        except VideoError as error:
-            if self.on_error == "raise":
-                raise
-            self._skip(path, str(error))
+    def length(self, record: Clip) -> int:
+        """Frames of a clip, where the sampling rule lets them differ by more than a few short videos."""
+        if self.sampling.rule not in ("all", "consecutive"):
             return 0
+        info = probe(record.path)
         total = info.frames or 0
         if total and self.sampling.fps:
             total = int((total - 1) / info.fps * self.sampling.fps + 1e-6) + 1
         return len(sample_indices(total, self.sampling))
 
+    def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
+        """`masked_cross_entropy` at the frames that ``loss_frames`` says."""
+        return masked_cross_entropy(out, batch["label"], batch["lengths"], steps=self.loss_frames)
 
-def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join data set items into a batch, zero padded at the end to the longest clip.
+    def metrics(self) -> "ClipMetrics":
+        """Accuracies of clips, videos, frames and classes."""
+        return ClipMetrics(self.outputs)
 
-    Returns `video` `(B, T, C, H, W)`, `lengths` `(B,)` int64, `label` `(B,)` int64, `paths` (B of them), and
-    `skipped`, a list of (path, reason) for the items left out. Where all are left out, B is 0.
-    Raises ValueError for frames of different shapes.
+    def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        """Path, label and probability of each clip."""
+        assert self.labels is not None
+        best = clip_scores(out, batch["lengths"]).max(1)
+        rows = zip(batch["path"], best.indices.tolist(), best.values.tolist(), strict=True)
+        return [{"path": path, "label": self.labels[k], "probability": p} for path, k, p in rows]
+
+    def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
+        """``confusion.png`` and ``classes.csv``; class accuracies by name."""
+        return report_classes(results, self.labels or [], root)
+
+
+def report_classes(results: dict[str, Any], labels: list[str], root: Path) -> dict[str, Any]:
+    """Writes ``confusion.png`` and ``classes.csv`` (class, videos, hits, accuracy, most often taken for).
+
+    Args:
+        results: with ``confusion``, K rows of K counts, true classes as rows, and ``class_accuracy``, K numbers.
+        labels: K names.
+        root: the folder.
+
+    Returns:
+        The results, with ``class_accuracy`` by name.
     """
-    skipped = [(item["path"], item["reason"]) for item in items if "reason" in item]
-    items = [item for item in items if "reason" not in item]
-    if len(shapes := {tuple(item["video"].shape[1:]) for item in items}) > 1:
-        raise ValueError(f"batch: expected frames of one shape (C, H, W), got {sorted(shapes)}")
-    videos = [item["video"] for item in items]
-    pad = torch.nn.utils.rnn.pad_sequence
-    return {
-        "video": pad(videos, batch_first=True) if videos else torch.zeros(0, 0, 0, 0, 0),  # (B, T, C, H, W)
-        "lengths": torch.tensor([len(video) for video in videos], dtype=torch.int64),
-        "label": torch.tensor([item["label"] for item in items], dtype=torch.int64),
-        "paths": [item["path"] for item in items],
-        "skipped": skipped,
-    }
+    from prernn import plots
+
+    confusion = torch.tensor(results["confusion"])  # (K, K)
+    plots.confusion(confusion.numpy(), labels, root / "confusion.png")
+    accuracy = dict(zip(labels, results["class_accuracy"], strict=True))
+    rows = []
+    for k, label in enumerate(labels):
+        wrong = confusion[k].clone()
+        wrong[k] = 0
+        taken = labels[int(wrong.argmax())] if wrong.sum() else ""
+        count = {"videos": int(confusion[k].sum()), "hits": int(confusion[k, k])}
+        rows.append({"class": label, **count, "accuracy": f"{accuracy[label]:.4f}", "most often taken for": taken})
+    write_table(root / "classes.csv", rows)
+    return {**results, "class_accuracy": accuracy}
 
 
-def class_folder(root: str | Path, split: str | None = None) -> tuple[list[str], list[Clip]]:
-    """List `root/<class>/<video>`, or `root/<split>/<class>/<video>`: (class names, records), both sorted.
+class ClipMetrics(nn.Module):
+    """Running accuracy of frame logits `(B, T, K)` against clip labels `(B,)`.
 
-    A video is a file with a video suffix or a folder of frames; other files are left alone. With a split,
-    the classes are those of all the folders train, val and test together, so that labels agree among them.
-    Raises ValueError for an absent folder, no classes, a class without videos, or a split that is missing
-    from the arguments.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise ValueError(f"{root}: expected a folder with one folder a class, found none")
-    if split is None:
-        base, classes = root, _folders(root)
-        if classes and set(classes) <= set(SPLIT_FOLDERS):
-            raise ValueError(f"{root}: holds the splits {classes}: expected split to name one, got None")
-    else:
-        base = root / split
-        if not base.is_dir():
-            raise ValueError(f"{root}: expected a folder for split {split!r}, found {_folders(root)}")
-        splits = {*SPLIT_FOLDERS, split}
-        classes = sorted({name for part in splits if (root / part).is_dir() for name in _folders(root / part)})
-    if not classes:
-        raise ValueError(f"{base}: expected one folder a class, found none")
-    records = []
-    for label, name in enumerate(classes):
-        folder = base / name
-        paths = sorted(path for path in folder.iterdir() if _is_video(path)) if folder.is_dir() else []
-        if not paths:
-            raise ValueError(f"{folder}: class {name!r} has no videos")
-        records += [Clip(str(path), label) for path in paths]
-    return classes, records
-
-
-def _folders(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _is_video(path: Path) -> bool:
-    if path.name.startswith("."):
-        return False
-    if path.is_dir():
-        return any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.iterdir())
-    return path.suffix.lower() in VIDEO_SUFFIXES
-
-
-def ucf101(root: str | Path, split: int, subset: Literal["train", "test"]) -> tuple[list[str], list[Clip]]:
-    """List one subset of one of UCF101's splits: (class names by classInd.txt, records in list order).
-
-    Reads `ucfTrainTestlist/classInd.txt` and `<subset>list<split>.txt`, with videos in `UCF-101/<Class>/`.
-    A train list has a 1-based label after each name, a test list may leave it out.
-    Raises ValueError, naming list and line, for anything in them that is malformed, absent or contradictory.
-    """
-    if subset not in ("train", "test"):
-        raise ValueError(f'subset: expected "train" or "test", got {subset!r}')
-    root = Path(root)
-    classes = _ucf_classes(root / "ucfTrainTestlist" / "classInd.txt")
-    index = {name: label for label, name in enumerate(classes)}
-    records: dict[str, Clip] = {}
-    for where, line in _lines(root / "ucfTrainTestlist" / f"{subset}list{split:02d}.txt"):
-        match = re.fullmatch(r"(([^\s/]+)/[^\s/]+)(?:\s+(\S+))?", line)
-        if not match or (subset == "train" and match[3] is None):
-            form = "<Class>/<file>" + (" <label>" if subset == "train" else "")
-            raise ValueError(f"{where}: expected '{form}', got {line!r}")
-        name, folder, label = match.groups()
-        if folder not in index:
-            raise ValueError(f"{where}: class {folder} is not in classInd.txt")
-        if label is not None and label not in map(str, range(1, len(classes) + 1)):
-            raise ValueError(f"{where}: expected a label from 1 to {len(classes)}, got {label!r}")
-        if label is not None and int(label) != index[folder] + 1:
-            raise ValueError(f"{where}: expected label {index[folder] + 1} for class {folder}, got {label}")
-        if name in records:
-            raise ValueError(f"{where}: {name} is listed twice")
-        if not (root / "UCF-101" / name).exists():
-            raise ValueError(f"{where}: file UCF-101/{name} is absent")
-        records[name] = Clip(str(root / "UCF-101" / name), index[folder])
-    return classes, list(records.values())
-
-
-def _ucf_classes(path: Path) -> list[str]:
-    classes: list[str] = []
-    for where, line in _lines(path):
-        number, _, name = line.partition(" ")
-        if number != str(len(classes) + 1) or not re.fullmatch(r"[^\s/]+", name := name.strip()):
-            raise ValueError(f"{where}: expected '{len(classes) + 1} <Class>', got {line!r}")
-        if name in classes:
-            raise ValueError(f"{where}: class {name} is listed twice")
-        classes.append(name)
-    return classes
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield ("file:line", text) for the lines of a list that are not blank."""
-    if not path.is_file():
-        raise ValueError(f"{path.name}: list is absent from {path.parent}")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    if not any(line.strip() for line in lines):
-        raise ValueError(f"{path.name}: expected at least one line, got none")
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield f"{path.name}:{number}", line.strip()
-
-
-class LengthBucketSampler(Sampler[list[int]]):
-    """Batches of clips of similar length, to cut padding: a `batch_sampler` for one or several processes.
-
-    Every epoch shuffles anew by (seed, epoch), then sorts by length within pools of `pool` batches. Each
-    index comes exactly once an epoch over all ranks, and all ranks get the same number of batches. Batches
-    hold at most `batch_size` clips, in sizes that differ by one at most; they are larger only where there are
-    too few clips to give every rank one in the last step. `rank` is this process out of `world_size`.
-    Raises ValueError for a bad batch size or rank, or fewer clips than ranks.
+    A clip's class is the best of its mean softmax over valid frames, a video's the best of its clips' mean. Frames
+    from `lengths` `(B,)` on are padding and count for nothing. Move it with `.to(device)`; torchmetrics sums over
+    processes in `compute`. Raises ValueError for fewer than 2 classes, or logits of another K.
     """
 
-    def __init__(
-        self,
-        lengths: Sequence[int],
-        batch_size: int,
-        *,
-        seed: int = 0,
-        shuffle: bool = True,
-        pool: int = 50,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        if batch_size < 1 or pool < 1:
-            raise ValueError(f"batch size and pool: expected at least 1, got {batch_size} and {pool}")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank: expected 0 to {world_size - 1}, got {rank}")
-        if len(lengths) < world_size:
-            raise ValueError(f"lengths: expected at least one clip for each of {world_size} ranks, got {len(lengths)}")
-        self.lengths = np.asarray(lengths, dtype=np.int64)
-        self.batch_size, self.seed, self.shuffle, self.pool = batch_size, seed, shuffle, pool
-        self.rank, self.world_size = rank, world_size
-        self.epoch = 0
-        # Whole steps of all ranks: enough for the batch size, but no more than leave every batch a clip.
-        steps = -(-len(lengths) // (batch_size * world_size))
-        self.steps = min(steps, len(lengths) // world_size)
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
+        self.num_classes = num_classes
+        self.clips = MulticlassConfusionMatrix(num_classes)
+        self.frames = MulticlassAccuracy(num_classes, average="micro")
+        self.videos = VideoAccuracy()
 
-    def __len__(self) -> int:
-        return self.steps
+    def update(self, out: Tensor, batch: dict[str, Any]) -> None:
+        """Add a batch with `label`, `lengths` and `path`; an empty one (B = 0) adds nothing."""
+        if out.shape[0] == 0:
+            return
+        if out.shape[-1] != self.num_classes:
+            raise ValueError(f"logits: expected {self.num_classes} classes, got {out.shape[-1]}")
+        label, lengths = batch["label"], batch["lengths"]
+        scores = clip_scores(out, lengths)  # (B, K)
+        mask = valid_steps(lengths, out.shape[1])  # (B, T)
+        self.clips.update(scores.argmax(-1), label)
+        self.frames.update(out.argmax(-1)[mask], label[:, None].expand_as(mask)[mask])
+        self.videos.update(scores, label, batch["path"])
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the shuffle of this epoch."""
-        self.epoch = epoch
+    def compute(self) -> dict[str, Tensor]:
+        """Return clip_accuracy, video_accuracy and frame_accuracy (scalars), class_accuracy `(K,)`, confusion `(K, K)`.
 
-    def __iter__(self) -> Iterator[list[int]]:
-        chance = np.random.default_rng([self.seed, self.epoch])
-        order = chance.permutation(len(self.lengths)) if self.shuffle else np.arange(len(self.lengths))
-        size = self.pool * self.batch_size if self.shuffle else len(order)
-        pools = [order[start : start + size] for start in range(0, len(order), size)]
-        # Every second pool runs from long to short, so that a batch across two pools is of one length too.
-        ordered = [
-            part[np.argsort(self.lengths[part], kind="stable")][:: -1 if i % 2 else 1] for i, part in enumerate(pools)
-        ]
-        batches = np.array_split(np.concatenate(ordered), self.steps * self.world_size)
-        steps = chance.permutation(self.steps) if self.shuffle else np.arange(self.steps)
-        for step in steps:  # ranks take neighbours, so that none waits long for another
-            yield batches[step * self.world_size + self.rank].tolist()
+        Rows of the confusion matrix are true classes of clips, columns predicted ones. A class without clips has an
+        accuracy of NaN.
+        """
+        confusion = self.clips.compute()  # (K, K)
+        hits = confusion.diagonal().float()
+        return {
+            "clip_accuracy": hits.sum() / confusion.sum(),
+            "video_accuracy": self.videos.compute(),
+            "frame_accuracy": self.frames.compute(),
+            "class_accuracy": hits / confusion.sum(1),
+            "confusion": confusion,
+        }
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        for metric in (self.clips, self.frames, self.videos):
+            metric.reset()
+
+
+class VideoAccuracy(Metric):
+    """Share of videos whose class is the best of the mean of their clips' scores."""
+
+    full_state_update = False
+    scores: list[Tensor]
+    label: list[Tensor]
+    video: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("scores", "label", "video"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, scores: Tensor, label: Tensor, path: list[str]) -> None:
+        """Add clips: `scores` `(B, K)`, `label` `(B,)`, and the B videos that they are of."""
+        self.scores.append(scores.float())
+        self.label.append(label)
+        self.video.append(torch.tensor([_number(name) for name in path], device=label.device))
+
+    def compute(self) -> Tensor:
+        """The share, a scalar."""
+        scores, label, video = (dim_zero_cat(value) for value in (self.scores, self.label, self.video))
+        _, group = video.unique(return_inverse=True)  # (N,)
+        count = int(group.max()) + 1
+        total = scores.new_zeros(count, scores.shape[1]).index_add_(0, group, scores)  # (videos, K)
+        truth = label.new_zeros(count).index_put_((group,), label)  # (videos,)
+        return (total.argmax(1) == truth).float().mean()
+
+
+def _number(name: str) -> int:
+    """A number for a path that is the same in every process."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "big")
 
 
 def masked_cross_entropy(
@@ -322,7 +285,7 @@ def masked_cross_entropy(
     """
     if steps not in ("all", "last"):
         raise ValueError(f'steps: expected "all" or "last", got {steps!r}')
-    mask = valid_frames(logits, lengths)  # (B, T)
+    mask = _valid(logits, lengths)  # (B, T)
     if label.shape != lengths.shape:
         raise ValueError(f"label: expected shape {tuple(lengths.shape)}, got {tuple(label.shape)}")
     if logits.shape[0] == 0:
@@ -343,23 +306,17 @@ def clip_scores(logits: Tensor, lengths: Tensor, mode: Literal["mean", "last"] =
     """
     if mode not in ("mean", "last"):
         raise ValueError(f'mode: expected "mean" or "last", got {mode!r}')
-    mask = valid_frames(logits, lengths)  # (B, T)
+    mask = _valid(logits, lengths)  # (B, T)
     if mode == "last" or logits.shape[0] == 0:
         return _last(logits, lengths).softmax(-1)
     return logits.softmax(-1).masked_fill(~mask[..., None], 0).sum(1) / lengths[:, None]
 
 
-def valid_frames(logits: Tensor, lengths: Tensor) -> Tensor:
-    """Return `(B, T)`, True where a frame of `logits` `(B, T, K)` is no padding.
-
-    Raises ValueError for shapes that do not match and lengths outside 1..T.
-    """
+def _valid(logits: Tensor, lengths: Tensor) -> Tensor:
     if logits.ndim != 3 or lengths.shape != logits.shape[:1]:
         shapes = f"{tuple(logits.shape)} and {tuple(lengths.shape)}"
         raise ValueError(f"expected logits (B, T, K) and lengths (B,), got {shapes}")
-    if bool(((lengths < 1) | (lengths > logits.shape[1])).any()):
-        raise ValueError(f"lengths: expected 1 to {logits.shape[1]}, got {lengths.tolist()}")
-    return torch.arange(logits.shape[1], device=logits.device) < lengths[:, None]
+    return valid_steps(lengths, logits.shape[1])
 
 
 def _last(logits: Tensor, lengths: Tensor) -> Tensor:

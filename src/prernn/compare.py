@@ -1,0 +1,323 @@
+"""``prernn compare``: one table for an application, every network with the same data, budget and search.
+
+All networks stand on the same frozen trunk: everything before the layer that PreRNN converts. It runs once over the
+videos (`prernn.features`). What is behind it trains: in the frame-wise CNN and below a traditional RNN that layer too,
+with its pre-trained weights, so that no network has more to fine-tune than another.
+
+Learning rates are searched for each network on its own, on a part of the training videos that is held out for it; the
+networks are then trained on all training videos with the rate found, once for each seed, and tested once.
+"""
+
+import contextlib
+import math
+import multiprocessing
+import statistics
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from torch import nn
+
+from prernn import plots
+from prernn.accounting import matched_hidden_size, recurrent_parameters
+from prernn.backbones import backbone
+from prernn.data import VideoData
+from prernn.dataset import VideoDataset, collate
+from prernn.features import cached, evaluate, outputs
+from prernn.files import write_json, write_table
+from prernn.inspection import print_whole
+from prernn.network import inputs_of, split
+from prernn.recipe import Recipe
+from prernn.tasks.task import Task
+
+CELLS: tuple[Literal["gru", "lstm"], ...] = ("gru", "lstm")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every network gets.
+
+    epochs: over the training videos.
+    batch_size: videos.
+    rates: learning rates that the search tries, the same for the new and the pre-trained part.
+    seeds: of the final trainings.
+    passes: times that the trunk runs over the training videos, each with other crops; epoch n takes pass n mod passes.
+    held_out: share of the training videos that the search is judged by.
+    clip: gradient norm at most.
+    """
+
+    epochs: int = 20
+    batch_size: int = 16
+    rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    passes: int = 4
+    held_out: float = 0.25
+    clip: float = 1.0
+
+
+@dataclass
+class Row:
+    """A network of the table."""
+
+    name: str
+    recipe: Recipe
+    weights: int = 0
+    rate: float = math.nan
+    search: dict[float, float] = field(default_factory=dict)
+    finals: list[dict[str, Any]] = field(default_factory=list)
+
+
+def compare(
+    data: VideoData,
+    recipe: Recipe,
+    out: str | Path,
+    budget: Budget = Budget(),
+    *,
+    structures: Sequence[str] = ("band:21", "diagonal"),
+    jobs: int = 2,
+) -> list[dict[str, Any]]:
+    """Compares frame-wise, traditional, PreRNN and PreRNN-SIH networks with GRU and LSTM, and sparse ones.
+
+    Args:
+        data: the videos and their task.
+        recipe: backbone, its weights and the layer to convert; the rest is varied.
+        out: folder for ``comparison.csv``, ``comparison.json`` and ``convergence.png``.
+        budget: of every network.
+        structures: of ``W_hh``, tried on the PreRNN network that did best in the search.
+        jobs: trainings at a time, one thread each.
+
+    Returns:
+        The rows of ``comparison.csv``.
+
+    Raises:
+        ValueError: fewer than two seeds or no rate, a held-out share that leaves nothing.
+        NotImplementedError: a value bypasses the converted layer.
+    """
+    out = Path(out)
+    if len(budget.seeds) < 1 or not budget.rates or not 0 < budget.held_out < 1:
+        raise ValueError(f"expected seeds, rates and a held-out share between 0 and 1, got {budget}")
+    columns = (TextColumn("{task.description:34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}")) as progress:
+        rows = _base_rows(recipe, data.task)
+        at = inputs_of(rows[-1].recipe.build(data.task.outputs))
+        train, test = (_features(data, part, rows[0].recipe, at, budget, progress) for part in ("train", "test"))
+        with _pool(jobs, data.task, at, train, test, budget) as pool:
+            _search(pool, rows, budget, data.task, progress)
+            best = _best([row for row in rows if row.recipe.method == "prernn"], data.task)
+            sparse = [_sparse_row(best, hidden, data.task) for hidden in structures]
+            _search(pool, sparse, budget, data.task, progress)
+            rows += sparse
+            _train_all(pool, rows, budget, data.task, progress)
+    table = [_summary(row, data.task) for row in rows]
+    write_table(out / "comparison.csv", table)
+    write_json(out / "comparison.json", {"budget": asdict(budget), "rows": [_record(row) for row in rows]})
+    _plot(rows, data.task, out)
+    print_whole(_table(table, data.task))
+    return table
+
+
+def _base_rows(recipe: Recipe, task: Task) -> list[Row]:
+    cnn = backbone(recipe.backbone, device="meta", **recipe.backbone_options)
+    rows = [Row("frame-wise CNN", replace(recipe, method="framewise"))]
+    for cell in CELLS:
+        size = matched_hidden_size(cnn, recipe.layer, cell=cell, outputs=task.outputs)
+        stacked = replace(recipe, method="traditional", cell=cell, hidden_size=size, hidden="full")
+        rows.append(Row(f"traditional {cell.upper()}, {size} units", stacked))
+    for cell in CELLS:
+        base = replace(recipe, method="prernn", cell=cell, hidden="full")
+        rows.append(Row(f"Pre{cell.upper()}", replace(base, input="gate")))
+        rows.append(Row(f"Pre{cell.upper()}-SIH", replace(base, input="single")))
+    for row in rows:
+        row.weights = _introduced(row.recipe, task)
+    return rows
+
+
+def _introduced(recipe: Recipe, task: Task) -> int:
+    return recurrent_parameters(recipe.build(task.outputs)).introduced
+
+
+def _sparse_row(best: Row, hidden: str, task: Task) -> Row:
+    recipe = replace(best.recipe, hidden=hidden)
+    return Row(f"{best.name}, {hidden}", recipe, _introduced(recipe, task))
+
+
+def _features(data: VideoData, part, recipe: Recipe, at, budget: Budget, progress: Progress) -> list[dict[str, Any]]:
+    train = part == "train"
+    trunk, _ = split(recipe.build(data.task.outputs), at)
+    trunk.eval().to(memory_format=torch.channels_last)
+    dataset = VideoDataset(data.task, data.task.records(part), train=train, seed=data.seed, **data.reading)
+    passes = budget.passes if train else 1
+    bar = progress.add_task(f"trunk, {part} videos", total=passes * len(dataset), note="")
+    return cached(trunk, dataset, passes=passes, advance=lambda: progress.advance(bar))
+
+
+# what the training processes share
+_shared: dict[str, Any] = {}
+
+
+@contextlib.contextmanager
+def _pool(jobs: int, task: Task, at, train, test, budget: Budget) -> Iterator[ProcessPoolExecutor]:
+    """Processes that have the features, by way of a file: through a pipe each tensor would take an open file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "features.pt"
+        torch.save({"train": train, "test": test}, path)
+        shared = {"task": task, "at": at, "budget": budget}
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, context, initializer=_share, initargs=(shared, path)) as pool:
+            yield pool
+
+
+def _share(values: dict[str, Any], features: Path) -> None:
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", ".*not loaded.*")  # said once, when the features were made
+    _shared.update(values)
+    _shared.update(torch.load(features, weights_only=True))
+
+
+def _job(recipe: Recipe, rate: float, seed: int, search: bool) -> dict[str, Any]:
+    """Trains and evaluates one network; the metrics' scalars and a history of loss and score."""
+    task, budget = _shared["task"], _shared["budget"]
+    train, test = _held_out(budget) if search else (_shared["train"], _shared["test"])
+    torch.manual_seed(seed)
+    net = recipe.build(task.outputs)
+    _, rest = split(net, _shared["at"])
+    parameters = list(rest.parameters())
+    optimizer = torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=5e-4)
+    steps = budget.epochs * -(-len({item["number"] for item in train}) // budget.batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    history: dict[str, list[float]] = {"train loss": [], task.score[0]: []}
+    for epoch in range(budget.epochs):
+        rest.train()
+        for module in rest.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()  # pre-computed statistics, as in eqs. 6, 7 and 10
+        losses = []
+        for batch in _batches(train, epoch, seed, budget):
+            optimizer.zero_grad()
+            loss = task.loss(outputs(rest, net.init_state(len(batch["path"])), batch), batch)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, budget.clip)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        rest.eval()
+        values = evaluate(rest, net.init_state, task, test, 32)
+        history["train loss"].append(statistics.fmean(losses))
+        history[task.score[0]].append(float(values[task.score[0]]))
+    scalars = {name: float(value) for name, value in values.items() if value.ndim == 0}
+    return {"metrics": scalars, "history": history, "rate": rate, "seed": seed}
+
+
+def _held_out(budget: Budget) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The training items in two, apart by video; the part that judges in its first pass alone."""
+    items = _shared["train"]
+    numbers = sorted({item["number"] for item in items})
+    count = max(1, round(budget.held_out * len(numbers)))
+    judges = set(np.random.default_rng(0).permutation(numbers)[:count].tolist())
+    seen, judged = set(), []
+    for item in items:
+        if item["number"] in judges and item["number"] not in seen:
+            seen.add(item["number"])
+            judged.append(item)
+    return [item for item in items if item["number"] not in judges], judged
+
+
+def _batches(items: list[dict[str, Any]], epoch: int, seed: int, budget: Budget) -> Iterator[dict[str, Any]]:
+    """Every video once, in the pass of this epoch."""
+    passes: dict[int, list[dict[str, Any]]] = {}
+    for item in items:
+        passes.setdefault(item["number"], []).append(item)
+    numbers = np.random.default_rng([seed, epoch]).permutation(sorted(passes)).tolist()
+    chosen = [passes[number][epoch % len(passes[number])] for number in numbers]
+    for first in range(0, len(chosen), budget.batch_size):
+        yield collate(chosen[first : first + budget.batch_size])
+
+
+def _search(pool: ProcessPoolExecutor, rows: list[Row], budget: Budget, task: Task, progress: Progress) -> None:
+    """Finds each row's learning rate by the score on the held-out videos."""
+    bar = progress.add_task("search for learning rates", total=len(rows) * len(budget.rates), note="")
+    futures = {pool.submit(_job, row.recipe, rate, 100, True): (row, rate) for row in rows for rate in budget.rates}
+    for future in as_completed(futures):
+        row, rate = futures[future]
+        row.search[rate] = future.result()["metrics"][task.score[0]]
+        _say(progress, bar, f"{row.name} at {rate:g}: {task.score[0]} {row.search[rate]:.3f} on held-out videos")
+    for row in rows:
+        row.rate = _best_rate(row.search, task)
+
+
+def _say(progress: Progress, bar: TaskID, text: str) -> None:
+    """Advances a bar; where there is no terminal to show it, a line says how far it is."""
+    progress.update(bar, advance=1, note=text)
+    if not progress.console.is_terminal:
+        print(text, flush=True)
+
+
+def _best_rate(search: dict[float, float], task: Task) -> float:
+    sign = 1 if task.score[1] == "max" else -1
+    # a rate that diverged gives NaN; of equal scores the lower rate
+    return max(sorted(search), key=lambda rate: -math.inf if math.isnan(search[rate]) else sign * search[rate])
+
+
+def _best(rows: list[Row], task: Task) -> Row:
+    sign = 1 if task.score[1] == "max" else -1
+    return max(rows, key=lambda row: sign * row.search[row.rate])
+
+
+def _train_all(pool: ProcessPoolExecutor, rows: list[Row], budget: Budget, task: Task, progress: Progress) -> None:
+    bar = progress.add_task("final trainings", total=len(rows) * len(budget.seeds), note="")
+    futures = {pool.submit(_job, row.recipe, row.rate, seed, False): row for row in rows for seed in budget.seeds}
+    for future in as_completed(futures):
+        row, result = futures[future], future.result()
+        row.finals.append(result)
+        score = result["metrics"][task.score[0]]
+        _say(progress, bar, f"{row.name}, seed {result['seed']}: {task.score[0]} {score:.3f} on test videos")
+    for row in rows:
+        row.finals.sort(key=lambda result: result["seed"])
+
+
+def _summary(row: Row, task: Task) -> dict[str, Any]:
+    """Mean and spread (standard deviation over seeds) of every metric."""
+    values: dict[str, Any] = {"network": row.name, "recurrent weights": row.weights, "learning rate": row.rate}
+    for name in row.finals[0]["metrics"]:
+        found = [result["metrics"][name] for result in row.finals]
+        values[name] = statistics.fmean(found)
+        values[f"{name} spread"] = statistics.stdev(found) if len(found) > 1 else 0.0
+    last = [result["history"]["train loss"][-1] for result in row.finals]
+    return {**values, "train loss": statistics.fmean(last)}
+
+
+def _record(row: Row) -> dict[str, Any]:
+    values = {"network": row.name, "recipe": asdict(row.recipe), "weights": row.weights, "rate": row.rate}
+    search = {str(rate): score for rate, score in sorted(row.search.items())}
+    return {**values, "search": search, "finals": row.finals}
+
+
+def _plot(rows: list[Row], task: Task, out: Path) -> None:
+    """Mean curves over the seeds."""
+    series: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        for name in ("train loss", task.score[0]):
+            curves = np.array([result["history"][name] for result in row.finals])
+            series.setdefault(name, {})[row.name] = curves.mean(0).tolist()
+    plots.curves(series, out / "convergence.png", title=f"{task.name}: mean of {len(rows[0].finals)} seeds")
+
+
+def _table(rows: list[dict[str, Any]], task: Task) -> Table:
+    metrics = [name for name in rows[0] if f"{name} spread" in rows[0]]
+    table = Table(title=f"{task.name}: mean and standard deviation over seeds")
+    table.add_column("network", no_wrap=True)
+    for name in ("recurrent weights", "learning rate", *metrics, "train loss"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        cells = [f"{row[name]:.3f} ±{row[f'{name} spread']:.3f}" for name in metrics]
+        weights = f"{row['recurrent weights']:,}"
+        table.add_row(row["network"], weights, f"{row['learning rate']:g}", *cells, f"{row['train loss']:.3f}")
+    return table

@@ -1,0 +1,386 @@
+"""Gestures out of the outputs of a network trained with CTC, as the outputs arrive.
+
+CTC (Graves, Fernandez, Gomez and Schmidhuber, "Connectionist Temporal Classification", ICML 2006) reads an output a
+step, over K - 1 labels and the blank 0, here "no gesture". A path, one output a step, stands for the labels that are
+left when repeats are joined and blanks dropped; the probability of a labelling is that of all its paths together.
+
+A decoder takes the log-probabilities of one step after the other and gives `Event`s. What it has given is never taken
+back. All numbers of steps count from 0 at the decoder's making or `reset`.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+BLANK = 0
+"""The output that stands for no gesture."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """A gesture begins, or one that began before has ended. Begins and ends alternate; gestures don't overlap.
+
+    Attributes:
+        kind: "begin", as early as the decoder is certain of the label, or "end".
+        label: 1 to K - 1.
+        begin: step in which the gesture began, at most `step`.
+        end: the step after its last one; None in a "begin".
+        step: at whose arrival the event was given (the number of steps, for one that `Decoder.finish` gave).
+        probability: of the label. Greedy: the highest of its steps so far. Beam: the share of the beam that agreed.
+    """
+
+    kind: Literal["begin", "end"]
+    label: int
+    begin: int
+    end: int | None
+    step: int
+    probability: float
+
+
+class Decoder:
+    """What decoders have in common. The state is all in plain attributes: `copy.deepcopy` keeps it."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what it has seen."""
+        self.steps = 0
+        self.open: Event | None = None
+        """The gesture that has begun and not ended."""
+        self._outputs = 0  # K, known from the first step on
+
+    def push(self, log_probs: Tensor) -> list[Event]:
+        """Takes the log-probabilities ``(K,)`` of the next step; gives the events that are now certain.
+
+        Raises:
+            ValueError: another shape, or NaN.
+        """
+        scores = self._checked(log_probs)
+        events = self._step(scores)
+        self.steps += 1
+        return events
+
+    def finish(self) -> list[Event]:
+        """Gives the events that are left when the last step has come; then the decoder is as new."""
+        events = self._last()
+        self.reset()
+        return events
+
+    def events(self, log_probs: Tensor) -> list[Event]:
+        """All events of a sequence ``(T, K)``, from a fresh start. Raises ValueError as `push` does."""
+        if log_probs.ndim != 2:
+            raise ValueError(f"expected log-probabilities (T, K), got shape {tuple(log_probs.shape)}")
+        self.reset()
+        events = [event for step in log_probs.detach().cpu() for event in self.push(step)]
+        return events + self.finish()
+
+    def decode(self, log_probs: Tensor) -> list[int]:
+        """The labels of a sequence ``(T, K)``, from a fresh start. Raises ValueError as `push` does."""
+        return [event.label for event in self.events(log_probs) if event.kind == "begin"]
+
+    def _step(self, scores: list[float]) -> list[Event]:
+        raise NotImplementedError
+
+    def _last(self) -> list[Event]:
+        raise NotImplementedError
+
+    def _checked(self, log_probs: Tensor) -> list[float]:
+        if log_probs.ndim != 1 or len(log_probs) < 2 or self._outputs not in (0, len(log_probs)):
+            wanted = f"({self._outputs},)" if self._outputs else "(K,) of at least 2 outputs"
+            raise ValueError(f"expected log-probabilities {wanted}, got shape {tuple(log_probs.shape)}")
+        scores = [float(score) for score in log_probs.tolist()]
+        if any(map(math.isnan, scores)):
+            raise ValueError(f"step {self.steps}: expected log-probabilities, got NaN")
+        self._outputs = len(scores)
+        return scores
+
+    def _begin(self, label: int, begin: int, probability: float) -> Event:
+        self.open = Event("begin", label, begin, None, self.steps, probability)
+        return self.open
+
+    def _end(self, end: int) -> Event:
+        assert self.open is not None
+        event = replace(self.open, kind="end", end=end, step=self.steps)
+        self.open = None
+        return event
+
+
+class GreedyDecoder(Decoder):
+    """The most probable output of each step; repeats are joined and blanks dropped.
+
+    A gesture begins in the first step in which its label is the most probable, and ends when another output is.
+
+    Args:
+        threshold: a label less probable than this counts as no gesture.
+
+    Raises:
+        ValueError: a threshold outside 0 to 1.
+    """
+
+    def __init__(self, threshold: float = 0.0) -> None:
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold: expected 0 to 1, got {threshold}")
+        self.threshold = threshold
+        super().__init__()
+
+    def _step(self, scores: list[float]) -> list[Event]:
+        best = max(range(len(scores)), key=scores.__getitem__)  # the first of several
+        probability = math.exp(scores[best])
+        label = best if probability >= self.threshold else BLANK
+        if self.open is not None and label == self.open.label:
+            self.open = replace(self.open, probability=max(self.open.probability, probability))
+            return []
+        events = [self._end(self.steps)] if self.open is not None else []
+        return [*events, self._begin(label, self.steps, probability)] if label != BLANK else events
+
+    def _last(self) -> list[Event]:
+        return [self._end(self.steps)] if self.open is not None else []
+
+
+class _Ending(NamedTuple):
+    """The paths of one labelling that end alike, in a blank or in the last label.
+
+    mass: logarithm of their probabilities' sum.
+    best: logarithm of the greatest of them.
+    spans: (first step, step after the last) of each label in that one.
+    """
+
+    mass: float = -math.inf
+    best: float = -math.inf
+    spans: tuple[tuple[int, int], ...] = ()
+
+
+class _Prefix(NamedTuple):
+    """A labelling so far: its paths that end in a blank, and those that end in its last label."""
+
+    blank: _Ending = _Ending()
+    label: _Ending = _Ending()
+
+    @property
+    def mass(self) -> float:
+        return _log_add(self.blank.mass, self.label.mass)
+
+    @property
+    def likelier(self) -> _Ending:
+        """The ending that holds the most probable path."""
+        return max(self, key=lambda ending: ending.best)
+
+
+class BeamDecoder(Decoder):
+    """The most probable labelling, by prefix beam search: the `width` most probable labellings are followed.
+
+    A label is given as soon as the labellings that agree on it, and on all labels before it, hold the share
+    `certainty` of the beam; the others are dropped. The steps in which it begins and ends are those of the most
+    probable path of the most probable labelling; its end is given once most of that labelling's paths have left it.
+    With ``width=None, certainty=1, patience=None`` the result is the exact most probable labelling.
+
+    Args:
+        width: labellings to follow; None for all of them, whose number grows as K to the power of T.
+        certainty: share above 0.5, up to 1.
+        patience: steps after which the most probable labelling is believed about what began, and what did not. It
+            bounds the memory and the delay on a stream without end, in which an open question would hold up all
+            later gestures and a faint label adds up to a gesture; None waits for certainty.
+
+    Raises:
+        ValueError: numbers out of these ranges.
+    """
+
+    def __init__(self, width: int | None = 10, *, certainty: float = 0.9, patience: int | None = 12) -> None:
+        if width is not None and width < 1:
+            raise ValueError(f"width: expected at least 1 labelling, got {width}")
+        if not 0.5 < certainty <= 1:
+            raise ValueError(f"certainty: expected a share above 0.5, up to 1, got {certainty}")
+        if patience is not None and patience < 1:
+            raise ValueError(f"patience: expected at least 1 step, got {patience}")
+        self.width, self.certainty, self.patience = width, certainty, patience
+        super().__init__()
+
+    def reset(self) -> None:
+        """Forgets what it has seen."""
+        super().reset()
+        # Labellings without what was given before, except for the last label, which a repeat has to be told from.
+        self._beam: dict[tuple[int, ...], _Prefix] = {(): _Prefix(blank=_Ending(0.0, 0.0))}
+        self._given = 0  # leading labels of every labelling in the beam that were given: 0 or 1
+        self._free = 0  # step from which on a gesture can begin
+
+    def _step(self, scores: list[float]) -> list[Event]:
+        grown = _grown(self._beam, scores, self.steps)
+        order = sorted(grown.items(), key=lambda item: -item[1].mass)[: self.width]
+        top = order[0][1].mass
+        # Relative to the most probable one, as the logarithms would lose digits over a long stream.
+        self._beam = {
+            labels: _Prefix(*(ending._replace(mass=ending.mass - top, best=ending.best - top) for ending in prefix))
+            for labels, prefix in order
+        }
+        return self._old() + self._certain() + self._ended()
+
+    def _last(self) -> list[Event]:
+        events: list[Event] = []
+        labels = next(iter(self._beam))
+        for label in labels[self._given :]:
+            events += self._give(label)
+        if self.open is not None:
+            end = self._beam[labels[-1:]].likelier.spans[0][1]
+            events.append(self._end(max(end, self.open.begin + 1)))
+        return events
+
+    def _old(self) -> list[Event]:
+        """Gives what began too long ago in the best labelling; labellings that claim more of it are dropped."""
+        if self.patience is None:
+            return []
+        old = self.steps - self.patience
+        labels = next(iter(self._beam))
+        events = []
+        while len(labels) > self._given and self._next_begin(labels) <= old:
+            given = self._given
+            events += self._give(labels[given])
+            labels = labels[given:]
+        self._beam = {
+            labels: prefix
+            for labels, prefix in self._beam.items()
+            if len(labels) == self._given or self._next_begin(labels) > old
+        }
+        return events
+
+    def _certain(self) -> list[Event]:
+        """Gives the labels that enough of the beam agrees on."""
+        events: list[Event] = []
+        while True:
+            shares: dict[int, float] = {}  # by the next label, BLANK where there is none
+            for labels, prefix in self._beam.items():
+                label = labels[self._given] if len(labels) > self._given else BLANK
+                shares[label] = shares.get(label, 0.0) + math.exp(prefix.mass)
+            label = max(shares, key=shares.__getitem__)
+            others = math.fsum(share for other, share in shares.items() if other != label)
+            # By what is left, which keeps its digits. Certainty 1 is reached where nothing else is possible.
+            doubt = others > (1 - self.certainty) * (others + shares[label])
+            if label == BLANK or doubt or (self.certainty == 1 and len(shares) > 1):
+                return events
+            events += self._give(label)
+
+    def _ended(self) -> list[Event]:
+        """Gives the end of the gesture that is going on, where most of the best labelling's paths have left it."""
+        if self.open is None:
+            return []
+        labels, prefix = next(iter(self._beam.items()))
+        if len(labels) == self._given and prefix.label.mass > prefix.blank.mass:
+            return []
+        ending = prefix.likelier if len(labels) > self._given else prefix.blank
+        return [self._end(max(ending.spans[0][1], self.open.begin + 1))]
+
+    def _next_begin(self, labels: tuple[int, ...]) -> int:
+        """The step in which the first label that was not given yet begins."""
+        return self._beam[labels].likelier.spans[self._given][0]
+
+    def _give(self, label: int) -> list[Event]:
+        """The event that `label` begins, after the end of the gesture before; drops all that disagree."""
+        place = self._given
+        agree = {labels: prefix for labels, prefix in self._beam.items() if labels[place : place + 1] == (label,)}
+        everything, those = (sum(math.exp(x.mass) for x in beam.values()) for beam in (self._beam, agree))
+        spans = next(iter(agree.values())).likelier.spans
+        # The gesture before may have been given by another labelling's path: it yields where the two overlap.
+        begin = max(spans[place][0], self._free, self.open.begin if self.open else 0)
+        events = [self._end(min(max(spans[0][1], self.open.begin + 1), begin))] if self.open is not None else []
+        self._beam = {
+            labels[place:]: _Prefix(*(ending._replace(spans=ending.spans[place:]) for ending in prefix))
+            for labels, prefix in agree.items()
+        }
+        self._given = 1
+        return [*events, self._begin(label, begin, those / everything)]
+
+    def _end(self, end: int) -> Event:
+        event = super()._end(end)
+        self._free = event.end or 0
+        return event
+
+
+DECODERS: dict[str, type[Decoder]] = {"greedy": GreedyDecoder, "beam": BeamDecoder}
+
+
+def make_decoder(kind: str, options: dict[str, Any] | None = None) -> Decoder:
+    """A decoder by its name in `DECODERS`, with its constructor's options.
+
+    Raises:
+        ValueError: an unknown name, options that this decoder does not have or take.
+    """
+    if kind not in DECODERS:
+        raise ValueError(f"decoder: expected one of {sorted(DECODERS)}, got {kind!r}")
+    try:
+        return DECODERS[kind](**(options or {}))
+    except TypeError as error:
+        raise ValueError(f"decoder {kind!r}: {error}") from error
+
+
+def label_scores(log_probs: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """``log p([k])`` of every labelling of one label, ``(K - 1,)`` from ``(T, K)``; ``(B, K - 1)`` from ``(B, T, K)``.
+
+    The paths of the labelling ``[k]`` are blanks, then ``k`` at least once, then blanks.
+
+    Args:
+        log_probs: log-probabilities with the blank at 0.
+        lengths: ``(B,)`` steps of each sequence; what comes after them is padding. None takes all.
+
+    Raises:
+        ValueError: shapes that don't match, lengths outside 1..T.
+    """
+    if log_probs.ndim == 2 and lengths is None:
+        return label_scores(log_probs[None])[0]
+    if log_probs.ndim != 3 or log_probs.shape[1] < 1 or log_probs.shape[2] < 2:
+        raise ValueError(f"expected log-probabilities (T, K), or (B, T, K), got shape {tuple(log_probs.shape)}")
+    batch, steps, outputs = log_probs.shape
+    lengths = torch.full((batch,), steps) if lengths is None else lengths
+    if lengths.shape != (batch,) or bool(((lengths < 1) | (lengths > steps)).any()):
+        raise ValueError(f"lengths: expected {batch} of 1 to {steps}, got {lengths.tolist()}")
+    lengths = lengths.to(log_probs.device)[:, None]
+    before = log_probs.new_zeros(batch, 1)  # the sum of the paths that have not come to the label yet
+    within = log_probs.new_full((batch, outputs - 1), -math.inf)  # ... that are in it
+    after = within  # ... that have left it
+    for step in range(steps):
+        blank, label = log_probs[:, step, :1], log_probs[:, step, 1:]
+        valid = step < lengths
+        after, within, before = (
+            torch.where(valid, torch.logaddexp(after, within) + blank, after),
+            torch.where(valid, torch.logaddexp(within, before) + label, within),
+            before + blank,
+        )
+    return torch.logaddexp(within, after)  # (B, K - 1)
+
+
+def _grown(beam: dict[tuple[int, ...], _Prefix], scores: list[float], step: int) -> dict[tuple[int, ...], _Prefix]:
+    """The labellings that come of a beam with one step more; impossible ones are left out."""
+    grown: dict[tuple[int, ...], _Prefix] = {}
+
+    def add(labels: tuple[int, ...], place: int, paths: _Ending, score: float, spans: tuple) -> None:
+        if paths.mass + score == -math.inf:
+            return
+        endings = list(grown.get(labels, _Prefix()))
+        endings[place] = _joined(endings[place], _Ending(paths.mass + score, paths.best + score, spans))
+        grown[labels] = _Prefix(*endings)
+
+    for labels, prefix in beam.items():
+        likelier = prefix.likelier
+        both = _Ending(prefix.mass, likelier.best, likelier.spans)
+        add(labels, 0, both, scores[BLANK], both.spans)
+        for label in range(1, len(scores)):
+            paths = both
+            if labels[-1:] == (label,):
+                if prefix.label.spans:
+                    longer = (*prefix.label.spans[:-1], (prefix.label.spans[-1][0], step + 1))
+                    add(labels, 1, prefix.label, scores[label], longer)
+                paths = prefix.blank  # the same label anew, which a blank has to part from the one before
+            add((*labels, label), 1, paths, scores[label], (*paths.spans, (step, step + 1)))
+    return grown
+
+
+def _joined(first: _Ending, second: _Ending) -> _Ending:
+    best = max(first, second, key=lambda ending: ending.best)
+    return best._replace(mass=_log_add(first.mass, second.mass))
+
+
+def _log_add(first: float, second: float) -> float:
+    low, high = sorted((first, second))
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))

@@ -1,0 +1,45 @@
+"""A VGG small enough to train from nothing on a machine without a GPU, with fc6 and fc7 as VGG16 has them."""
+
+from torch import Tensor, nn
+from torchvision.models.vgg import make_layers
+
+
+class SmallVGG(nn.Module):
+    """Four stages of one 3x3 convolution with batch normalization and a max pooling, then three fc layers.
+
+    Takes pictures ``(B, 3, size, size)`` and returns ``(B, classes)``. Unlike networks with global average pooling it
+    keeps where things are, as VGG16 does, which landmarks need.
+
+    Args:
+        classes: number of outputs.
+        width: channels of the first stage; the others have 2, 4 and 8 times as many.
+        units: of fc6 and fc7.
+        size: side of the picture in pixels, a multiple of 16.
+        dropout: probability with which each output of fc6 and fc7 is dropped in training.
+
+    Raises:
+        ValueError: a size that is no multiple of 16, or numbers below 1.
+    """
+
+    def __init__(
+        self, classes: int = 1000, *, width: int = 16, units: int = 512, size: int = 64, dropout: float = 0.2
+    ) -> None:
+        super().__init__()
+        if size < 16 or size % 16:
+            raise ValueError(f"small VGG halves the picture four times: expected size a multiple of 16, got {size}")
+        if min(classes, width, units) < 1:
+            raise ValueError(f"small VGG: expected classes, width, units from 1 on, got {classes}, {width}, {units}")
+        self.frame_size, self.image_size = (size, size), size
+        self.features = make_layers([width, "M", 2 * width, "M", 4 * width, "M", 8 * width, "M"], batch_norm=True)
+        self.fc6 = nn.Linear(8 * width * (size // 16) ** 2, units)
+        self.fc7 = nn.Linear(units, units)
+        self.fc8 = nn.Linear(units, classes)
+        self.relu = nn.ReLU()
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs ``(B, classes)`` of pictures ``(B, 3, size, size)``."""
+        x = self.features(x).flatten(1)  # (B, 8 width size**2 / 256)
+        x = self.dropout(self.relu(self.fc6(x)))  # (B, units)
+        x = self.dropout(self.relu(self.fc7(x)))  # (B, units)
+        return self.fc8(x)  # (B, classes)
