@@ -107,7 +107,7 @@ def _add_stream(commands) -> None:
     stream.add_argument("--video", help="write an annotated mp4")
     stream.add_argument("--limit", type=int, help="stop after so many frames")
     stream.add_argument("--commands", help="gesture: table of commands, YAML or JSON, such as configs/player.yaml")
-    stream.add_argument("--decoder", choices=("greedy", "beam"), default="greedy", help="gesture: default %(default)s")
+    stream.add_argument("--decoder", choices=("greedy", "beam"), help="gesture: default that of the run")
     stream.add_argument("--detector", default="cascade", help="face: cascade or yunet:FILE (default %(default)s)")
     stream.set_defaults(run=_stream)
 
@@ -214,7 +214,9 @@ def _watch_action(nets, options):
 def _watch_gesture(nets, options):
     from prernn import gesture_events, prediction
 
-    table = gesture_events.load_commands(options.commands) if options.commands else None
+    table = (
+        gesture_events.load_commands(options.commands, _only(nets).recipe.get("labels")) if options.commands else None
+    )
     watcher = gesture_events.GestureWatcher(_only(nets), commands=table, decoder=options.decoder)
     return watcher, prediction.json_rows(options.json or sys.stdout)
 

@@ -71,6 +71,10 @@ class RecurrentNetwork(nn.Module):
             raise ValueError(f"expected a state of {batch} streams with shapes {wanted}, got {shapes}")
         return state
 
+    def _check_channels(self, channels: int) -> None:
+        if channels != self.frame_shape[0]:
+            raise ValueError(f"expected frames of {self.frame_shape[0]} channels, got {channels}")
+
     def __getstate__(self):
         # torch.fx pickles a graph as code, which forgets the shapes of its values
         return {**self.__dict__, "shapes": [node.meta.get("shape") for node in self.cnn.graph.nodes]}
@@ -92,12 +96,13 @@ class RecurrentNetwork(nn.Module):
             Outputs ``(B, T, K)``, causal in T, and the state after the last frame.
 
         Raises:
-            ValueError: a video of another rank, or without frames.
+            ValueError: a video of another rank or number of channels, or without frames.
         """
         rank = len(self.frame_shape) + 2
         if video.ndim != rank or video.shape[1] == 0:
             wanted = "(B, T, C, D, H, W)" if rank == 6 else "(B, T, C, H, W)"
             raise ValueError(f"expected video {wanted} with at least one frame, got shape {tuple(video.shape)}")
+        self._check_channels(video.shape[2])
         batch, steps = video.shape[:2]
         state = self._open_state(state, batch)
         frames = video.transpose(0, 1).flatten(0, 1)  # (T*B, C, H, W): time first, as the recurrence wants it
@@ -115,11 +120,12 @@ class RecurrentNetwork(nn.Module):
             Outputs ``(B, K)`` and the next state.
 
         Raises:
-            ValueError: a frame of another rank.
+            ValueError: a frame of another rank or number of channels.
         """
         if frame.ndim != len(self.frame_shape) + 1:
             wanted = "(B, C, D, H, W)" if len(self.frame_shape) == 4 else "(B, C, H, W)"
             raise ValueError(f"expected frame {wanted}, got shape {tuple(frame.shape)}")
+        self._check_channels(frame.shape[1])
         return self.cnn(frame, self._open_state(state, frame.shape[0]))
 
 

@@ -14,6 +14,9 @@ from prernn.files import whole_file
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8B5A2B", "#7F7F7F", "#9ACD32")
 
+MOST_INSIDE = 5
+"""Lines whose legend still fits into a panel."""
+
 
 def curves(series: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path, *, title: str = "") -> Path:
     """Curves over epochs, one panel a metric, one line a network.
@@ -30,7 +33,11 @@ def curves(series: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path
         axis.set_ylabel(metric)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8, loc="best")
+        if len(lines) <= MOST_INSIDE:
+            axis.legend(fontsize=8, loc="best")
+    if max(len(lines) for lines in series.values()) > MOST_INSIDE:  # one legend beside the panels
+        handles, labels = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, fontsize=8, loc="center left", bbox_to_anchor=(0.91, 0.5))
     figure.suptitle(title)
     return save_figure(figure, path)
 
