@@ -123,7 +123,9 @@ def test_every_layer_of_a_deep_network_is_recorded(cell):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("cell", [*map(make_cell, CELLS), GRUCell("after", "old"), LinearCell("sum")], ids=repr)
+@pytest.mark.parametrize(
+    "cell", [*map(make_cell, CELLS), GRUCell("after", "old"), LinearCell("sum")], ids=lambda cell: cell.kernel
+)
 @pytest.mark.parametrize("shared", [False, True])
 def test_feature_maps_are_recorded_place_by_place(cell, shared):
     layer = RecurrentLayer(nn.Identity(), cell, 5, "band:3", **DOUBLE)

@@ -34,7 +34,7 @@ from prernn.dataset import VideoDataset, collate
 from prernn.features import cached, evaluate, outputs
 from prernn.files import write_json, write_table
 from prernn.inspection import print_whole
-from prernn.network import inputs_of, split
+from prernn.network import channels_last, inputs_of, split
 from prernn.recipe import Recipe
 from prernn.tasks.task import Task
 
@@ -152,11 +152,10 @@ def _sparse_row(best: Row, hidden: str, task: Task) -> Row:
 def _features(data: VideoData, part, recipe: Recipe, at, budget: Budget, progress: Progress) -> list[dict[str, Any]]:
     train = part == "train"
     trunk, _ = split(recipe.build(data.task.outputs), at)
-    trunk.eval().to(memory_format=torch.channels_last)
     dataset = VideoDataset(data.task, data.task.records(part), train=train, seed=data.seed, **data.reading)
     passes = budget.passes if train else 1
     bar = progress.add_task(f"trunk, {part} videos", total=passes * len(dataset), note="")
-    return cached(trunk, dataset, passes=passes, advance=lambda: progress.advance(bar))
+    return cached(channels_last(trunk.eval()), dataset, passes=passes, advance=lambda: progress.advance(bar))
 
 
 # what the training processes share

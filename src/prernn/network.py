@@ -4,6 +4,7 @@ import copy
 import operator
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, fx, nn
 
 from prernn import tracing
@@ -251,6 +252,16 @@ def inputs_of(network: RecurrentNetwork) -> list[str]:
     if not nodes:
         raise ValueError("expected a network with a recurrent layer, got one without")
     return [node.name for node in nodes[0].args[0]]
+
+
+def channels_last(module: nn.Module) -> nn.Module:
+    """Lays the weights of convolutions out with the channels last, in place: faster, on the CPU too."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            part.to(memory_format=torch.channels_last)
+        elif isinstance(part, nn.Conv3d):
+            part.to(memory_format=torch.channels_last_3d)
+    return module
 
 
 def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
