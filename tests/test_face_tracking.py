@@ -380,3 +380,28 @@ def test_landmarks_that_drift_into_a_part_of_the_face_are_found_out():
     assert not watcher._confirmed(frame)
     watcher.detector = lambda frame: [(0, 0, 30, 30)]  # somebody else: this one may just not be seen
     assert watcher._confirmed(frame)
+
+
+class CreepingNet(DiscNet):
+    """Gives the same points in every box, a little smaller or larger than those that the box is made of."""
+
+    def __init__(self, factor):
+        super().__init__()
+        points = face().float()
+        middle = (points.amin(0) + points.amax(0)) / 2
+        side = face_box(points.double(), self.recipe["task"]["margin"])
+        self.points = factor * (points - middle) / float(side[2] - side[0])
+
+    def step(self, frame, state):
+        return self.points.flatten()[None], 1
+
+
+@pytest.mark.parametrize("factor", [0.97, 1.03])
+def test_a_box_that_creeps_is_found_anew(factor):
+    """Each step is a small one, but a network that errs to one side would end in a dot, or beyond the picture."""
+    finder = Finder()
+    watcher = FaceWatcher(CreepingNet(factor), detector=finder, check_every=None)
+    rows = [row for i in range(60) for row in watcher.see(i, i / 25, disc(100, 60, 20))]
+    sides = [row["box"][2] - row["box"][0] for row in rows]
+    assert finder.calls == 3  # 23 steps of 3 % make a factor of 2
+    assert max(sides) < 2.2 * min(sides)

@@ -106,6 +106,9 @@ def test_a_run_leaves_its_results(videos, finished):
     with (run / "history.csv").open() as lines:
         history = list(csv.DictReader(lines))
     assert [row["epoch"] for row in history] == ["1", "2", "3"]
+    kept = yaml.safe_load((run / "config.yaml").read_text())  # of the training, after a test too
+    assert kept["trainer"]["max_epochs"] == 3
+    assert kept["model"]["recipe"]["backbone"] == TINY
     for picture in ("curves.png", "confusion.png"):
         assert (run / picture).read_bytes().startswith(b"\x89PNG")
 

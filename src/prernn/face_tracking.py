@@ -34,6 +34,9 @@ Medians over the first frames of 149 sequences of face-300vw-layout (every secon
 LEAST_INSIDE = 0.5
 """A face is lost when less of its box lies in the picture."""
 
+MOST_CHANGE = 2.0
+"""Factor by which a tracked box may differ from the one that was found: more is drift, or time for another look."""
+
 MOST_GROWTH = 1.5
 """A face is lost when its box grows or shrinks by more than this factor from one frame to the next."""
 
@@ -52,11 +55,12 @@ class FaceWatcher:
     each frame's box is that of the landmarks in the frame before, and the network's state goes on.
 
     The face is lost, and the detector asked anew in the same frame, when the box round the new landmarks is not
-    finite, lies outside the picture by more than half, grows or shrinks by more than a factor of 1.5, or moves by
-    more than half its side from the box before. As a network gives points for anything, the detector also looks
-    every ``check_every`` frames whether a face is there; when it found none at ``patience`` such checks in a row (a
-    cascade does not see faces from the side), the face is lost too, and so it is at once when the detector's face
-    holds the middle of the box but is another box: the landmarks have drifted.
+    finite, lies outside the picture by more than half, grows or shrinks by more than a factor of 1.5 from the box
+    before or of 2 from the one that was found (small errors add up), or moves by more than half its side. As a network
+    gives points for anything, the detector also looks every ``check_every`` frames whether a face is there; when it
+    found none at ``patience`` such checks in a row (a cascade does not see faces from the side), the face is lost too,
+    and so it is at once when the detector's face holds the middle of the box but is another box: the landmarks have
+    drifted.
 
     Rows: ``index``, ``time_s``, ``points`` (68 of ``[x, y]`` in 0-based pixels), ``box`` (that the network looked
     into), ``tracked`` (False where a detector gave the box), ``latency_ms`` (detection and network). Without a face
@@ -98,6 +102,7 @@ class FaceWatcher:
     def _forget(self) -> None:
         self.points: Tensor | None = None  # (68, 2), of the frame before
         self.box: Tensor | None = None  # (4,), that they were found in
+        self._side: float | None = None  # of the box when the detector found the face
         self._age = self._misses = 0  # frames, and checks without a face, since the face was found
         self.stream.reset()
 
@@ -146,7 +151,11 @@ class FaceWatcher:
             found = self._look(frame, face_box(self.points, self.margin))
         if not found:
             self._forget()
-        return found
+            return False
+        assert self.points is not None
+        box = face_box(self.points, self.margin)
+        self._side = float(box[2] - box[0])
+        return True
 
     def _look(self, frame: np.ndarray, box: Tensor, *, first: bool = False) -> bool:
         """Runs the network in a box; takes the landmarks unless they can't be those of the face in it."""
@@ -157,6 +166,9 @@ class FaceWatcher:
         new = face_box(points, self.margin)
         # a detector's box is no measure: other detectors draw theirs round more or less of the head
         if not _in_picture(new, frame) or not (first or _steady(new, box)):
+            return False
+        side = float(new[2] - new[0])
+        if self._side is not None and not self._side / MOST_CHANGE <= side <= self._side * MOST_CHANGE:
             return False
         self.points, self.box = points, box
         return True

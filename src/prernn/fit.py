@@ -8,10 +8,11 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from prernn.data import VideoData
+from prernn.files import write_text
 from prernn.run_folder import RunFolder, WholeFiles
 from prernn.training import VideoModule
 
@@ -36,6 +37,20 @@ class OneLineParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         """Raises ValueError with the message on one line."""
         raise ValueError(" ".join(line.strip() for line in message.splitlines() if line.strip())) from ex
+
+
+class RunConfig(SaveConfigCallback):
+    """Keeps the configuration of a training as ``config.yaml`` in the run's folder, wherever the logger writes."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Any, **options: Any) -> None:
+        super().__init__(parser, config, **{**options, "save_to_log_dir": False})
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Writes it; a test or a prediction leaves that of the training."""
+        if stage != "fit":
+            return
+        text = self.parser.dump(self.config, skip_none=False)
+        write_text(Path(trainer.default_root_dir) / "config.yaml", text)
 
 
 class VideoCLI(LightningCLI):
@@ -131,4 +146,4 @@ def main(arguments: list[str]) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    VideoCLI(VideoModule, VideoData, args=_long(arguments), save_config_kwargs={"overwrite": True}, **_OPTIONS)
+    VideoCLI(VideoModule, VideoData, args=_long(arguments), save_config_callback=RunConfig, **_OPTIONS)

@@ -54,7 +54,9 @@ class RunFolder(L.Callback):
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Adds an epoch to the history and writes the checkpoint."""
-        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        # the learning rates as the logger calls them come again below
+        logged = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("lr-")}
+        values = {name: float(value) for name, value in logged.items()}
         rates = {f"lr_{group['name']}": group["lr"] for group in trainer.optimizers[0].param_groups}
         self.history.append({"epoch": trainer.current_epoch + 1, **values, **rates})
         keys = list(dict.fromkeys(key for row in self.history for key in row))
