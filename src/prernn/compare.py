@@ -98,7 +98,7 @@ def compare(
         The rows of ``comparison.csv``.
 
     Raises:
-        ValueError: fewer than two seeds or no rate, a held-out share that leaves nothing.
+        ValueError: no seed, no rate, a held-out share that leaves nothing.
         NotImplementedError: a value bypasses the converted layer.
     """
     out = Path(out)
