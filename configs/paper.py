@@ -41,7 +41,7 @@ GESTURE = {
     "layers": ("fc6", "fc7"),
     "recipe": {"backbone": "c3d", "weights": GESTURE_WEIGHTS, "backbone_options": {"frames": 8, "bgr": True}},
     "lr": 3e-3,
-    "schedule": {"kind": "plateau", "every": 40, "factor": 0.1, "stop_below": 3e-7},
+    "schedule": {"kind": "plateau", "every": 40, "factor": 0.1, "stop_at": 3e-7},
     "task": {"class_path": "prernn.tasks.gesture.Gesture", "init_args": {"modality": "depth", "snippet": 8}},
     "batch_size": 8,
     "epochs": 1000,  # the learning rate ends it

@@ -312,12 +312,12 @@ def test_schedules_of_the_supplement():
     assert Schedule("constant").rate(100) == 1
 
 
-def test_a_plateau_ends_training_below_its_floor(videos):
-    learning = Learning(lr=1e-3, schedule=Schedule("plateau", every=0, factor=0.1, stop_below=1e-4))
-    learning = Learning(lr=1e-9, pretrained_lr=0.0, schedule=learning.schedule)
+@pytest.mark.parametrize(("lr", "epochs"), [(1e-9, 1), (1e-4 * (1 + 1e-12), 1), (2e-4, 2)])
+def test_a_plateau_ends_training_at_its_floor(videos, lr, epochs):
+    schedule = Schedule("plateau", every=40, factor=0.1, stop_at=1e-4)
     data = VideoData(str(videos), Action(sampling=Sampling(frames=2), size=32), batch_size=8, num_workers=0)
-    module = VideoModule(Recipe(TINY), learning, data.task)
+    module = VideoModule(Recipe(TINY), Learning(lr=lr, pretrained_lr=0.0, schedule=schedule), data.task)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = L.Trainer(max_epochs=5, accelerator="cpu", enable_model_summary=False, **quiet)
+    trainer = L.Trainer(max_epochs=2, accelerator="cpu", enable_model_summary=False, **quiet)
     trainer.fit(module, data)
-    assert trainer.current_epoch == 1
+    assert trainer.current_epoch == epochs

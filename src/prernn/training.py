@@ -26,17 +26,17 @@ class Schedule:
         every: epochs.
         start: epochs before the first interval begins.
         factor: of the learning rate.
-        stop_below: end training when the new part's learning rate falls below this.
+        stop_at: end training when the new part's learning rate has come down to this.
 
     Action recognition: ``step``, every 10, factor 0.5. Face alignment: ``step``, every 5, start 10, factor 0.5.
-    Hand gestures: ``plateau``, every 40, factor 0.1, stop_below 3e-7.
+    Hand gestures: ``plateau``, every 40, factor 0.1, stop_at 3e-7.
     """
 
     kind: Literal["constant", "step", "plateau"] = "step"
     every: int = 10
     start: int = 0
     factor: float = 0.5
-    stop_below: float = 0.0
+    stop_at: float = 0.0
 
     def rate(self, epoch: int) -> float:
         """Share of the base learning rate in an epoch (not for plateaus)."""
@@ -163,8 +163,9 @@ class VideoModule(L.LightningModule):
         return torch.stack([p.sum() for p in self.network.parameters() if p.requires_grad]).sum() * 0.0
 
     def on_train_epoch_end(self) -> None:
-        """Ends training once the schedule has brought the learning rate below its floor."""
-        if self.trainer.optimizers[0].param_groups[0]["lr"] < self.learning.schedule.stop_below:
+        """Ends training once the schedule has brought the learning rate down to its floor."""
+        floor = self.learning.schedule.stop_at * (1 + 1e-6)  # 3e-3 divided by 10 four times is a hair above 3e-7
+        if self.trainer.optimizers[0].param_groups[0]["lr"] <= floor:
             self.trainer.should_stop = True
 
     def _note_skipped(self, batch: dict[str, Any]) -> None:
