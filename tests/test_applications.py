@@ -150,7 +150,8 @@ def test_faces_are_learnt_tested_and_predicted(face_run):
     metrics = json.loads((face_run / "metrics.json").read_text())
     assert {"nme", "auc", "failure_rate", "jitter", "distance"} <= set(metrics)
     assert "errors" not in metrics
-    assert len(rows_of(face_run / "predictions.csv")) == 3  # one of five videos is for testing
+    rows = rows_of(face_run / "predictions.csv")  # one of five videos is for testing
+    assert [row["frame"] for row in rows] == ["1", "2", "3"]
     assert (face_run / "ced.png").read_bytes().startswith(b"\x89PNG")
     assert rows_of(face_run / "ced.csv")
     assert prernn.load(face_run).recipe["task"]["name"] == "face"
@@ -162,6 +163,8 @@ def test_a_stream_without_a_face_says_so(face_run, tmp_path, capsys):
     assert main(["stream", str(tmp_path / "clip.mp4"), "--checkpoint", str(face_run)]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["index"] for row in rows] == [0, 1, 2]
+    assert main(["stream", str(tmp_path / "clip.mp4"), "--checkpoint", str(face_run), "--csv", "out.csv"]) == 2
+    assert "--csv: task face expects --json --detector alone" in capsys.readouterr().err
     assert main(["stream", str(tmp_path / "clip.mp4"), "--checkpoint", str(face_run), "--detector", "eyes"]) == 2
     assert "eyes" in capsys.readouterr().err
     assert main(["stream", str(tmp_path / "clip.mp4"), "--checkpoint", str(face_run), str(face_run)]) == 2

@@ -3,6 +3,7 @@
 import errno
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -119,3 +120,17 @@ def test_the_installed_command_runs():
     done = subprocess.run([sys.executable, "-m", "prernn.cli", "--help"], capture_output=True, text=True, check=True)
     for command in ("demo", "fit", "test", "stream", "inspect", "info"):
         assert command in done.stdout
+
+
+@pytest.mark.parametrize(("error", "code"), [(BrokenProcessPool("a process died"), 2), (RuntimeError("a bug"), None)])
+def test_a_process_that_dies_is_one_line_and_a_bug_is_not_hidden(error, code, monkeypatch, capsys):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("prernn.inspection.show_installation", fail)
+    if code is None:
+        with pytest.raises(RuntimeError, match="a bug"):
+            main(["info"])
+    else:
+        assert main(["info"]) == code
+        assert capsys.readouterr().err == "prernn: error: a process died\n"

@@ -111,6 +111,8 @@ def test_the_best_rate():
     assert compare._best_rate({0.1: 0.5, 0.01: 0.7, 0.03: math.nan}, task) == 0.1
     rows = [Row(name, TINY, rate=0.1, search={0.1: score}) for name, score in (("a", 0.3), ("b", 0.2))]
     assert compare._best(rows, task).name == "b"
+    diverged = Row("c", TINY, rate=0.1, search={0.1: math.nan})
+    assert compare._best([diverged, *rows], task).name == "b"
 
 
 def test_the_command(root, tmp_path, capsys):

@@ -659,3 +659,10 @@ def test_real_faces_read():
     item = task.read(task.records("test")[0], None)
     assert item["video"].shape == (3, 3, 96, 96)
     assert float(item["points"].abs().max()) == pytest.approx(0.5 / 1.4, abs=1e-6)
+
+
+def test_a_bad_annotation_leaves_out_all_clips_of_its_video(lone):
+    put_outside(lone / "x")  # in frame 2
+    for frame in range(3):
+        with pytest.raises(VideoError, match="outside the picture"):
+            opened(lone).read(video(lone, "x", range(frame, frame + 1)), None)

@@ -321,3 +321,14 @@ def test_a_plateau_ends_training_at_its_floor(videos, lr, epochs):
     trainer = L.Trainer(max_epochs=2, accelerator="cpu", enable_model_summary=False, **quiet)
     trainer.fit(module, data)
     assert trainer.current_epoch == epochs
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_padding_repeats_the_last_frame_where_batch_statistics_are_learnt(frozen):
+    video = torch.randn(2, 3, 3, 4, 4)
+    video[0, 2:] = 0
+    batch = {"video": video, "lengths": torch.tensor([2, 3])}
+    seen = module_of(frozen_statistics=frozen)._video(batch)
+    assert torch.equal(seen[1], video[1])
+    assert torch.equal(seen[0, :2], video[0, :2])
+    assert torch.equal(seen[0, 2], video[0, 2 if frozen else 1])

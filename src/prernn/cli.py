@@ -26,12 +26,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.run(options)
     except KeyboardInterrupt:
         return 130
-    except (ValueError, NotImplementedError, OSError, ImportError) as error:
+    except (ValueError, NotImplementedError, OSError, ImportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError) and not _died(error):
+            raise
         if os.environ.get("PRERNN_TRACEBACK"):
             raise
         print(f"prernn: error: {_one_line(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _died(error: RuntimeError) -> bool:
+    """Whether a process or a device ran out of memory, which is no mistake in the program."""
+    return type(error).__name__ in ("BrokenProcessPool", "OutOfMemoryError") or "exited unexpectedly" in str(error)
 
 
 def _one_line(error: BaseException) -> str:
@@ -108,7 +115,7 @@ def _add_stream(commands) -> None:
     stream.add_argument("--limit", type=int, help="stop after so many frames")
     stream.add_argument("--commands", help="gesture: table of commands, YAML or JSON, such as configs/player.yaml")
     stream.add_argument("--decoder", choices=("greedy", "beam"), help="gesture: default that of the run")
-    stream.add_argument("--detector", default="cascade", help="face: cascade or yunet:FILE (default %(default)s)")
+    stream.add_argument("--detector", help="face: cascade (default) or yunet:FILE")
     stream.set_defaults(run=_stream)
 
 
@@ -201,6 +208,9 @@ def _stream(options) -> None:
     task = options.task or (nets[0].recipe.get("task") or {}).get("name", "action")
     if task not in WATCHERS:
         raise ValueError(f"{options.checkpoint[0]}: expected a task among {', '.join(WATCHERS)}, got {task!r}")
+    for name in ("csv", "json", "commands", "decoder", "detector"):
+        if getattr(options, name) is not None and name not in OPTIONS[task]:
+            raise ValueError(f"--{name}: task {task} expects {' '.join('--' + other for other in OPTIONS[task])} alone")
     watcher, rows = WATCHERS[task](nets, options)
     watching.watch(watcher, options.source, rows=rows, video=options.video, limit=options.limit)
 
@@ -224,7 +234,9 @@ def _watch_gesture(nets, options):
 def _watch_face(nets, options):
     from prernn import face_tracking, prediction
 
-    watcher = face_tracking.FaceWatcher(_only(nets), detector=face_tracking.detector_from(options.detector))
+    watcher = face_tracking.FaceWatcher(
+        _only(nets), detector=face_tracking.detector_from(options.detector or "cascade")
+    )
     return watcher, prediction.json_rows(options.json or sys.stdout)
 
 
@@ -236,6 +248,9 @@ def _only(nets):
 
 WATCHERS = {"action": _watch_action, "gesture": _watch_gesture, "face": _watch_face}
 """What follows a source, by task, and what writes its rows."""
+
+OPTIONS = {"action": ("csv",), "gesture": ("json", "commands", "decoder"), "face": ("json", "detector")}
+"""Options of ``prernn stream`` that belong to a task."""
 
 
 def _compare(options) -> None:

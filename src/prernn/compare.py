@@ -11,6 +11,7 @@ networks are then trained on all training videos with the rate found, once for e
 import contextlib
 import math
 import multiprocessing
+import signal
 import statistics
 import tempfile
 import warnings
@@ -170,11 +171,15 @@ def _pool(jobs: int, task: Task, at, train, test, budget: Budget) -> Iterator[Pr
         torch.save({"train": train, "test": test}, path)
         shared = {"task": task, "at": at, "budget": budget}
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, context, initializer=_share, initargs=(shared, path)) as pool:
+        pool = ProcessPoolExecutor(jobs, context, initializer=_share, initargs=(shared, path))
+        try:
             yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _share(values: dict[str, Any], features: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's, which then starts no further training
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", ".*not loaded.*")  # said once, when the features were made
     _shared.update(values)
@@ -260,14 +265,18 @@ def _say(progress: Progress, bar: TaskID, text: str) -> None:
 
 
 def _best_rate(search: dict[float, float], task: Task) -> float:
-    sign = 1 if task.score[1] == "max" else -1
-    # a rate that diverged gives NaN; of equal scores the lower rate
-    return max(sorted(search), key=lambda rate: -math.inf if math.isnan(search[rate]) else sign * search[rate])
+    return max(sorted(search), key=lambda rate: _merit(search[rate], task))  # of equal scores the lower rate
 
 
 def _best(rows: list[Row], task: Task) -> Row:
-    sign = 1 if task.score[1] == "max" else -1
-    return max(rows, key=lambda row: sign * row.search[row.rate])
+    return max(rows, key=lambda row: _merit(row.search[row.rate], task))
+
+
+def _merit(score: float, task: Task) -> float:
+    """A score as a number of which more is better; that of a network that diverged is worst."""
+    if math.isnan(score):
+        return -math.inf
+    return score if task.score[1] == "max" else -score
 
 
 def _train_all(pool: ProcessPoolExecutor, rows: list[Row], budget: Budget, task: Task, progress: Progress) -> None:

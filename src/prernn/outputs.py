@@ -36,7 +36,7 @@ class Outputs:
     @classmethod
     def joined(cls, parts: Sequence["Outputs"]) -> "Outputs":
         """Those of several processes, in the order of their paths."""
-        return cls(sorted((item for part in parts for item in part.items), key=lambda item: item["path"]))
+        return cls(sorted((item for part in parts for item in part.items), key=_place))
 
     def save(self, folder: Path, recipe: dict[str, Any]) -> Path:
         """Writes ``outputs.safetensors`` with the network's recipe; whole or not at all."""
@@ -71,6 +71,11 @@ class Outputs:
         except (SafetensorError, KeyError, OSError) as error:
             raise ValueError(f"{path}: expected outputs of prernn test: {error}") from None
         return cls(items), recipe
+
+
+def _place(item: dict[str, Any]) -> tuple[str, int]:
+    """Which video an item is of, and which clip of it."""
+    return item["path"], item.get("view", 0)
 
 
 def _row(value: Any, row: int, steps: int, longest: int) -> Any:
@@ -128,7 +133,7 @@ def _check(run: str | Path, first: Outputs, other: Outputs, recipe: dict[str, An
         raise ValueError(f"{run}: expected outputs that are classes, got those of task {recipe.get('task')}")
     if own.get("labels") != recipe["labels"]:
         raise ValueError(f"{run}: expected the labels {recipe['labels']}, got {own.get('labels')}")
-    mine, theirs = ([item["path"] for item in outputs.items] for outputs in (first, other))
+    mine, theirs = ([_place(item) for item in outputs.items] for outputs in (first, other))
     if mine != theirs:
         odd = sorted(set(mine) ^ set(theirs))
         raise ValueError(

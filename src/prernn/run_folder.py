@@ -64,9 +64,14 @@ class RunFolder(L.Callback):
         write_table(root / "history.csv", [{key: row.get(key, "") for key in keys} for row in self.history])
         checkpoint.save(module.network, root)
 
-    @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Draws the curves."""
+        """Draws the curves, and says what was skipped."""
+        skipped = _skipped(trainer)
+        if trainer.is_global_zero:
+            self._draw_curves(trainer, module)
+            _report(skipped)
+
+    def _draw_curves(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         from prernn import plots
 
         score = module.task.score[0]
@@ -77,7 +82,6 @@ class RunFolder(L.Callback):
         if any(series.values()):
             path = Path(trainer.default_root_dir) / "curves.png"
             plots.curves({metric: lines for metric, lines in series.items() if lines}, path)
-        self._report_skipped(trainer)
 
     def on_test_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         """Collects a batch's outputs."""
@@ -86,12 +90,12 @@ class RunFolder(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Writes metrics, outputs and the task's report."""
-        parts = _gathered(trainer, self.outputs)
+        parts, skipped = _gathered(trainer, self.outputs), _skipped(trainer)
         if trainer.is_global_zero:
             root, recipe = Path(trainer.default_root_dir), module.network.recipe
             Outputs.joined(parts).save(root, recipe)
             results = module.task.report(dict(module.test_results), root)
-            skipped = self._report_skipped(trainer)
+            _report(skipped)
             write_json(root / "metrics.json", {**results, "labels": recipe["labels"], "skipped": skipped})
 
     def on_predict_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
@@ -100,19 +104,24 @@ class RunFolder(L.Callback):
 
     def on_predict_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Writes the predictions of all processes, in the order of the paths."""
-        parts = _gathered(trainer, self.predictions)
+        parts, skipped = _gathered(trainer, self.predictions), _skipped(trainer)
         if trainer.is_global_zero:
-            rows = sorted((row for part in parts for row in part), key=lambda row: row["path"])
+            rows = sorted((row for part in parts for row in part), key=lambda row: (row["path"], row.get("frame", 0)))
             write_table(Path(trainer.default_root_dir) / "predictions.csv", rows)
-            self._report_skipped(trainer)
+            _report(skipped)
 
-    def _report_skipped(self, trainer: L.Trainer) -> dict[str, str]:
-        skipped = dict(getattr(trainer.datamodule, "skipped", {}))
-        if skipped:
-            print(f"skipped {len(skipped)} videos:")
-            for reason in skipped.values():
-                print(f"  {reason}")
-        return skipped
+
+def _skipped(trainer: L.Trainer) -> dict[str, str]:
+    """Videos that any process left out, with the reason."""
+    own = dict(getattr(trainer.datamodule, "skipped", {}))
+    return {path: reason for part in _gathered(trainer, own) for path, reason in part.items()}
+
+
+def _report(skipped: dict[str, str]) -> None:
+    if skipped:
+        print(f"skipped {len(skipped)} videos:")
+        for reason in skipped.values():
+            print(f"  {reason}")
 
 
 def _gathered(trainer: L.Trainer, value: Any) -> list[Any]:

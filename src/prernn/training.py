@@ -147,13 +147,22 @@ class VideoModule(L.LightningModule):
         videos = len(batch["path"])
         self._note_skipped(batch)
         # a batch whose videos were all skipped still takes part in the processes' gradient exchange
-        loss = self._loss(self(batch["video"]), batch) if videos else self._nothing()
+        loss = self._loss(self(self._video(batch)), batch) if videos else self._nothing()
         self.log("train_loss", loss.detach(), on_epoch=True, on_step=False, batch_size=max(videos, 1), sync_dist=True)
         if self.trainer.world_size == 1:
             return loss
         counts = self.all_gather(torch.tensor(float(videos), device=self.device))  # (processes,)
         assert isinstance(counts, Tensor)
         return loss * videos * self.trainer.world_size / counts.sum().clamp(min=1)
+
+    def _video(self, batch: dict[str, Any]) -> Tensor:
+        """The videos; where batch statistics are learnt, padded with their last frames, as zeros would distort them."""
+        video, lengths = batch["video"], batch["lengths"]
+        if self.learning.frozen_statistics or int(lengths.min()) == video.shape[1]:
+            return video
+        steps = torch.arange(video.shape[1], device=video.device).expand(len(lengths), -1)  # (B, T)
+        steps = torch.minimum(steps, lengths[:, None] - 1)
+        return video[torch.arange(len(lengths), device=video.device)[:, None], steps]
 
     def _loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
         assert self.task is not None  # training and evaluation need a task

@@ -114,14 +114,14 @@ class Action(Task):
         return [clip._replace(view=view) for clip in clips for view in range(self.views)]
 
     def read(self, record: Clip, chance: torch.Generator | None, *, tolerate_truncation: bool = False):
-        """``video (T, C, H, W)`` and ``label``; see `Task.read`."""
+        """``video (T, C, H, W)``, ``label`` and ``view``; see `Task.read`."""
         train = chance is not None
         if chance is None and record.view:
             chance = torch.Generator().manual_seed(record.view)
         clip = self._frames(
             record.path, chance, None if train else self.spec.resize or self.spec.size, tolerate_truncation
         )
-        return {"video": clip_transform(self.spec, train)(clip), "label": record.label}
+        return {"video": clip_transform(self.spec, train)(clip), "label": record.label, "view": record.view}
 
     def _frames(self, path: str, chance: torch.Generator | None, short_side: int | None, tolerate: bool) -> Tensor:
         read = partial(read_clip, path, self.sampling, chance, short_side=short_side)

@@ -161,11 +161,15 @@ class Face(Task):
         """A video's annotations, one a frame."""
         if path not in self._checked:
             files = numbered(annotations(path))
-            frames = probe(path).frames or 0
+            info = probe(path)
+            frames = info.frames or 0
             if frames > len(files):
                 raise VideoError(f"{path}: frame {len(files) + 1} of {frames} has no annotation")
             if frames < len(files) and not tolerate:
                 raise VideoError(f"{path}: {len(files)} annotations for {frames} frames: {files[frames]} has none")
+            # all of them at once, so that a video with a bad annotation is left out as a whole, not some clips of it
+            for file in files[:frames]:
+                self._points(file, info.height, info.width)
             self._checked[path] = files
         return self._checked[path]
 
