@@ -31,13 +31,13 @@ from prernn import plots
 from prernn.accounting import matched_hidden_size, recurrent_parameters
 from prernn.backbones import backbone
 from prernn.data import VideoData
-from prernn.dataset import VideoDataset, collate
+from prernn.dataset import collate
 from prernn.features import cached, evaluate, outputs
 from prernn.files import write_json, write_table
 from prernn.inspection import print_whole
-from prernn.network import channels_last, inputs_of, split
+from prernn.network import channels_last, freeze_statistics, inputs_of, split
 from prernn.recipe import Recipe
-from prernn.tasks.task import Task
+from prernn.tasks.task import Subset, Task
 
 CELLS: tuple[Literal["gru", "lstm"], ...] = ("gru", "lstm")
 
@@ -103,13 +103,16 @@ def compare(
         NotImplementedError: a value bypasses the converted layer.
     """
     out = Path(out)
-    if len(budget.seeds) < 1 or not budget.rates or not 0 < budget.held_out < 1:
+    if not budget.seeds or not budget.rates or not 0 < budget.held_out < 1:
         raise ValueError(f"expected seeds, rates and a held-out share between 0 and 1, got {budget}")
+    parts: tuple[tuple[Subset, int], ...] = (("train", budget.passes), ("test", 1))
     columns = (TextColumn("{task.description:34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}")) as progress:
         rows = _base_rows(recipe, data.task)
         at = inputs_of(rows[-1].recipe.build(data.task.outputs))
-        train, test = (_features(data, part, rows[0].recipe, at, budget, progress) for part in ("train", "test"))
+        trunk, _ = split(rows[0].recipe.build(data.task.outputs), at)
+        channels_last(trunk.eval())
+        train, test = (_features(data, part, trunk, passes, progress) for part, passes in parts)
         with _pool(jobs, data.task, at, train, test, budget) as pool:
             _search(pool, rows, budget, data.task, progress)
             best = _best([row for row in rows if row.recipe.method == "prernn"], data.task)
@@ -150,13 +153,10 @@ def _sparse_row(best: Row, hidden: str, task: Task) -> Row:
     return Row(f"{best.name}, {hidden}", recipe, _introduced(recipe, task))
 
 
-def _features(data: VideoData, part, recipe: Recipe, at, budget: Budget, progress: Progress) -> list[dict[str, Any]]:
-    train = part == "train"
-    trunk, _ = split(recipe.build(data.task.outputs), at)
-    dataset = VideoDataset(data.task, data.task.records(part), train=train, seed=data.seed, **data.reading)
-    passes = budget.passes if train else 1
+def _features(data: VideoData, part: Subset, trunk: nn.Module, passes: int, progress: Progress) -> list[dict[str, Any]]:
+    dataset = data.dataset(part)
     bar = progress.add_task(f"trunk, {part} videos", total=passes * len(dataset), note="")
-    return cached(channels_last(trunk.eval()), dataset, passes=passes, advance=lambda: progress.advance(bar))
+    return cached(trunk, dataset, passes=passes, advance=lambda: progress.advance(bar))
 
 
 # what the training processes share
@@ -200,9 +200,7 @@ def _job(recipe: Recipe, rate: float, seed: int, search: bool) -> dict[str, Any]
     history: dict[str, list[float]] = {"train loss": [], task.score[0]: []}
     for epoch in range(budget.epochs):
         rest.train()
-        for module in rest.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()  # pre-computed statistics, as in eqs. 6, 7 and 10
+        freeze_statistics(rest)
         losses = []
         for batch in _batches(train, epoch, seed, budget):
             optimizer.zero_grad()

@@ -47,14 +47,15 @@ class VideoData(L.LightningDataModule):
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.reading: dict[str, Any] = {"on_error": on_error, "tolerate_truncation": tolerate_truncation}
         self.task.open(root, input_spec(backbone))
-        self.datasets: dict[str, VideoDataset] = {"train": self._dataset("train")}
+        self.datasets: dict[str, VideoDataset] = {"train": self.dataset("train")}
 
     @property
     def opened(self) -> Task:
         """The task, which has read its lists."""
         return self.task
 
-    def _dataset(self, subset: Subset) -> VideoDataset:
+    def dataset(self, subset: Subset) -> VideoDataset:
+        """The videos of a subset, read as this data is; those of "train" with chance."""
         train = subset == "train"
         return VideoDataset(self.task, self.task.records(subset), train=train, seed=self.seed, **self.reading)
 
@@ -62,7 +63,7 @@ class VideoData(L.LightningDataModule):
         """Lists what a stage needs."""
         subset = SUBSETS[stage]
         if subset not in self.datasets:
-            self.datasets[subset] = self._dataset(subset)
+            self.datasets[subset] = self.dataset(subset)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the shuffling, sampling and augmentation of an epoch."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from prernn import tracing
 from prernn.input_to_hidden import TraditionalInput
@@ -262,6 +263,13 @@ def channels_last(module: nn.Module) -> nn.Module:
         elif isinstance(part, nn.Conv3d):
             part.to(memory_format=torch.channels_last_3d)
     return module
+
+
+def freeze_statistics(module: nn.Module) -> None:
+    """Keeps batch normalization on its pre-computed statistics in training too (PreRNN, eqs. 6, 7 and 10), in place."""
+    for part in module.modules():
+        if isinstance(part, _BatchNorm):
+            part.eval()
 
 
 def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:

@@ -142,7 +142,7 @@ def _check(run: str | Path, first: Outputs, other: Outputs, recipe: dict[str, An
 
 
 def _fused(rows: Sequence[dict[str, Any]], shares: Sequence[float]) -> dict[str, Any]:
-    """One video's item with the log of its mean probabilities; runs may differ in their number of steps' ends."""
+    """One video's item with the log of its mean probabilities."""
     steps = {len(row["out"]) for row in rows}
     if len(steps) > 1:
         raise ValueError(f"{rows[0]['path']}: expected outputs of one length, got {sorted(steps)}")

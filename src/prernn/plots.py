@@ -175,18 +175,12 @@ def saturation(
         path: of the PNG.
         names: of the networks of a page, each of which then has one colour in all pictures.
     """
-    gates = list(dict.fromkeys(gate for row in grid.values() for gate in row))
-    figure, axes = _panels(len(grid), len(gates), 3.3, 3.3)
-    colours = _colours((name for row in grid.values() for networks in row.values() for name in networks), names)
-    for (layer, row), line in zip(grid.items(), axes, strict=True):
-        for gate, axis in zip(gates, line, strict=True):
-            _draw_saturation(axis, row.get(gate, {}), colours)
-            axis.set_title(f"{layer}, gate {gate}", fontsize=10)
-    for axis in axes[-1]:
-        axis.set_xlabel("fraction right saturated (> 0.9)")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("fraction left saturated (< 0.1)")
-    _legend(figure, colours)
+    labels = ("fraction right saturated (> 0.9)", "fraction left saturated (< 0.1)")
+
+    def draw(axis, gate, units, colours):
+        _draw_saturation(axis, units, colours)
+
+    figure = _gate_panels(grid, names, 3.3, 3.3, labels, draw)
     figure.suptitle(title)
     return save_figure(figure, path)
 
@@ -221,20 +215,34 @@ def histograms(
         path: of the PNG.
         names: of the networks of a page, each of which then has one colour in all pictures.
     """
+    labels = ("activation", "share of activations")
+
+    def draw(axis, gate, shares, colours):
+        _draw_histogram(axis, shares, ranges[gate], colours)
+
+    figure = _gate_panels(grid, names, 3.9, 2.7, labels, draw)
+    figure.suptitle(title)
+    return save_figure(figure, path)
+
+
+def _gate_panels(grid, names: Sequence[str], width: float, height: float, labels: tuple[str, str], draw):
+    """A panel for each gate in a row for each layer, with titles, labels of x and y at the edges, and a legend.
+
+    ``draw(axis, gate, networks, colours)`` fills one panel.
+    """
     gates = list(dict.fromkeys(gate for row in grid.values() for gate in row))
-    figure, axes = _panels(len(grid), len(gates), 3.9, 2.7)
+    figure, axes = _panels(len(grid), len(gates), width, height)
     colours = _colours((name for row in grid.values() for networks in row.values() for name in networks), names)
     for (layer, row), line in zip(grid.items(), axes, strict=True):
         for gate, axis in zip(gates, line, strict=True):
-            _draw_histogram(axis, row.get(gate, {}), ranges[gate], colours)
+            draw(axis, gate, row.get(gate, {}), colours)
             axis.set_title(f"{layer}, gate {gate}", fontsize=10)
     for axis in axes[-1]:
-        axis.set_xlabel("activation")
+        axis.set_xlabel(labels[0])
     for axis in axes[:, 0]:
-        axis.set_ylabel("share of activations")
+        axis.set_ylabel(labels[1])
     _legend(figure, colours)
-    figure.suptitle(title)
-    return save_figure(figure, path)
+    return figure
 
 
 def _draw_histogram(axis, networks: Mapping[str, np.ndarray], bounds: tuple[float, float], colours) -> None:

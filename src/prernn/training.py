@@ -7,11 +7,10 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from prernn.checkpoint import RECIPE_KEY, load_weights
-from prernn.network import RecurrentNetwork, channels_last
+from prernn.network import RecurrentNetwork, channels_last, freeze_statistics
 from prernn.recipe import Recipe
 from prernn.tasks.task import Task
 
@@ -109,9 +108,7 @@ class VideoModule(L.LightningModule):
         """Sets the mode; batch normalization stays on its statistics where they are frozen."""
         super().train(mode)
         if self.learning.frozen_statistics:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+            freeze_statistics(self)
         return self
 
     def forward(self, video: Tensor) -> Tensor:
