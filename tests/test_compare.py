@@ -10,9 +10,10 @@ import torch
 
 from prernn import compare
 from prernn.cli import main
-from prernn.compare import Budget, Row
+from prernn.compare import Budget
 from prernn.data import VideoData
 from prernn.features import cached, evaluate, outputs
+from prernn.lineup import Row
 from prernn.network import inputs_of, split
 from prernn.recipe import Recipe
 from prernn.tasks.action import Action
@@ -65,7 +66,7 @@ def test_evaluation_is_the_tasks(features):
     data, at, items = features
     net = TINY.build(2).eval()
     _, rest = split(net, at)
-    found = evaluate(rest, net.init_state, data.task, items, 3)
+    found = evaluate(lambda batch: outputs(rest, net.init_state(len(batch["path"])), batch), data.task, items, 3)
     assert int(found["confusion"].sum()) == 4
 
 

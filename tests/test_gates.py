@@ -138,7 +138,8 @@ def test_feature_maps_are_recorded_place_by_place(cell, shared):
     assert list(maps) == list(cell.gates)
     for place in itertools.product(*map(range, extent)):
         at = (..., *place)
-        alone = gate_activations(layer, u[at], tuple(t[at] for t in state), out[at])
+        own = tuple(t[at] if t.ndim > 2 else t for t in state)  # a flag belongs to the stream, not to a place
+        alone = gate_activations(layer, u[at], own, out[at])
         close({gate: values[at] for gate, values in maps.items()}, alone)
 
 

@@ -4,7 +4,9 @@ import importlib
 
 from prernn.accounting import matched_hidden_size, recurrent_parameters
 from prernn.convert import convert, framewise, traditional
+from prernn.inflate import inflate
 from prernn.network import RecurrentNetwork
+from prernn.rcn import convert_rcn
 from prernn.rnn import GRU, LSTM, VRNN
 from prernn.structures import hidden_structure
 
@@ -32,9 +34,11 @@ __all__ = [
     "RecurrentNetwork",
     "Stream",
     "convert",
+    "convert_rcn",
     "export_onnx",
     "framewise",
     "hidden_structure",
+    "inflate",
     "load",
     "matched_hidden_size",
     "recurrent_parameters",

@@ -4,14 +4,18 @@ Counts are of weights; biases are left out, as in the papers.
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from prernn import ops
 from prernn.cells import make_cell
 from prernn.convert import convert, traditional
-from prernn.network import RecurrentNetwork, recurrent_nodes
+from prernn.network import RecurrentNetwork, gate_inputs, recurrent_nodes
+from prernn.recurrent import RecurrentLayer
 from prernn.structures import Structure
 
 
@@ -82,6 +86,87 @@ def recurrent_parameters(net: RecurrentNetwork) -> RecurrentCount:
         introduced = layer.input_to_hidden.introduced
         counts.append(LayerCount(node.target, cell, str(hh.structure), hh.size, introduced, hh.weight_count()))
     return RecurrentCount(tuple(counts))
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one recurrent layer holds and does a frame.
+
+    Attributes:
+        places: of its feature maps, ``H*W``; 1 for a vector.
+        state: numbers in the state of one stream.
+        multiply_adds: of the recurrent product ``W_hh h`` at all places.
+    """
+
+    name: str
+    hidden: str
+    size: int
+    map: tuple[int, ...]
+    places: int
+    weights: int
+    state: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network holds and does for each frame of a stream.
+
+    Attributes:
+        layers: the recurrent ones.
+        feedforward: multiply-adds of everything but the recurrent products.
+        bytes_each: of a number in the state.
+    """
+
+    layers: tuple[LayerCost, ...]
+    feedforward: int
+    bytes_each: int
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds a frame (a snippet, for a network of snippets)."""
+        return self.feedforward + sum(layer.multiply_adds for layer in self.layers)
+
+    @property
+    def state(self) -> int:
+        """Numbers in the state of one stream."""
+        return sum(layer.state for layer in self.layers)
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory of the state of one stream."""
+        return self.state * self.bytes_each
+
+
+def frame_cost(net: RecurrentNetwork, image_size: tuple[int, int] | None = None) -> Cost:
+    """Counts multiply-adds and state for one frame of a stream; nothing is computed.
+
+    Convolutions and matrix products count, elementwise steps do not; a recurrent product counts the weights that its
+    structure has, once for each place of the feature map.
+
+    Args:
+        net: any network, on the meta device too.
+        image_size: ``(H, W)`` of the frame; None means that of ``net.frame_shape``.
+
+    Raises:
+        ValueError: a size that the network does not take.
+    """
+    counter = FlopCounterMode(display=False)
+    with ops.using("reference"):  # whose operators the counter knows
+        inputs = gate_inputs(net, image_size or net.frame_shape[-2:], counter)
+    names = [str(node.target) for node in recurrent_nodes(net.cnn)]
+    layers = [
+        _layer_cost(name, layer, tuple(u.shape[3:]))
+        for name, layer, u in zip(names, net.recurrent_layers, inputs, strict=True)
+    ]
+    return Cost(tuple(layers), counter.get_total_flops() // 2, next(net.parameters()).element_size())
+
+
+def _layer_cost(name: str, layer: RecurrentLayer, extent: tuple[int, ...]) -> LayerCost:
+    hh = layer.hidden_to_hidden
+    places, weights = math.prod(extent), hh.weight_count()
+    state = sum(math.prod(shape) for shape in layer.state_shapes(1, *extent))
+    return LayerCost(name, str(hh.structure), hh.size, extent, places, weights, state, weights * places)
 
 
 def total_weights(net: nn.Module) -> int:

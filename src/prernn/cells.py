@@ -59,6 +59,9 @@ class Cell(Protocol):
         """The next state; its first tensor is also the output."""
 
 
+ROW_STATES = ("started",)
+"""State tensors with one number a stream, ``(B, 1)``, where the others have one a unit and place."""
+
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 KERNEL_ACTIVATIONS = {
     torch.tanh: "tanh",
@@ -169,7 +172,7 @@ class LinearCell:
     """The hidden-state convolution of RCN: ``h_t = (u_t + W_hh h_{t-1}) / 2``, and ``h_1 = u_1``.
 
     ``mix="sum"`` leaves out the half. ``started (N, 1)`` says of each row whether it has a state yet, 0 or 1. It
-    is no choice for `prernn.convert`, hence not in `CELLS`.
+    is `prernn.convert_rcn`'s and no choice for `prernn.convert`, hence not in `CELLS`.
     """
 
     mix: str = "mean"

@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_fuse,
         _add_flow,
         _add_analyze,
+        _add_early,
         _add_inspect,
         _add_info,
     )
@@ -121,13 +122,16 @@ def _add_stream(commands) -> None:
 
 def _add_compare(commands) -> None:
     compare = commands.add_parser(
-        "compare", help="frame-wise, traditional, PreRNN and sparse networks on one frozen trunk, as one table"
+        "compare", help="train networks of an application side by side: PreRNN's table, or RCN's"
     )
     compare.add_argument("--out", required=True, help="folder for table and curves")
     compare.add_argument("--epochs", type=int, help="of every training")
     compare.add_argument("--rates", type=float, nargs="+", help="learning rates to search")
     compare.add_argument("--seeds", type=int, nargs="+", help="of the final trainings")
     compare.add_argument("--passes", type=int, help="times the trunk runs over the training videos, with other crops")
+    compare.add_argument("--networks", default="prernn", help="which table: prernn (default) or rcn")
+    compare.add_argument("--also", nargs="+", default=[], help="rcn: further backbones as they are, such as r3d_18")
+    compare.add_argument("--batch-size", type=int, help="videos")
     compare.add_argument("--structures", nargs="+", default=["band:21", "diagonal"], help="sparse W_hh to try")
     compare.add_argument("--jobs", type=int, default=2, help="trainings at a time (default %(default)s)")
     compare.add_argument("rest", nargs=argparse.REMAINDER, help="-- --config FILE --data.root DIR ..., as for fit")
@@ -143,16 +147,33 @@ def _add_fuse(commands) -> None:
 
 
 def _add_analyze(commands) -> None:
-    analyze = commands.add_parser("analyze", help="look inside trained runs: gates, curves and weights on one page")
-    analyze.add_argument("runs", nargs="+", metavar="RUN", help="run folders or checkpoint files")
+    analyze = commands.add_parser(
+        "analyze",
+        help="look inside trained runs: gates, curves and weights on one page",
+        usage="%(prog)s [hidden] RUN [RUN ...] --out OUT [--videos PATH ...] [--limit LIMIT] [--no-gates]",
+    )
+    runs = (
+        "run folders or checkpoint files; with the word hidden before them, what is in their hidden-to-hidden weights "
+        "alone (a run folder of this name is ./hidden)"
+    )
+    analyze.add_argument("runs", nargs="+", metavar="RUN", help=runs)
     analyze.add_argument("--out", required=True, help="folder for pictures, tables and index.html")
     videos = "videos, folders of frames or of videos (default: the test videos of each run)"
     analyze.add_argument("--videos", nargs="+", metavar="PATH", help=videos)
     analyze.add_argument("--limit", type=int, help="look at so many videos for each run")
-    analyze.add_argument(
-        "--gates", action=argparse.BooleanOptionalAction, default=True, help="look at the gates over the videos"
-    )
+    gates = "look at the gates over the videos (default: yes)"
+    analyze.add_argument("--gates", action=argparse.BooleanOptionalAction, help=gates)
     analyze.set_defaults(run=_analyze)
+
+
+def _add_early(commands) -> None:
+    early = commands.add_parser(
+        "early", help="accuracy after each tenth of the test videos: how early trained runs know the class"
+    )
+    early.add_argument("runs", nargs="+", metavar="RUN", help="run folders or checkpoint files, of action recognition")
+    early.add_argument("--out", required=True, help="folder for early.csv and early.png")
+    early.add_argument("--limit", type=int, help="so many videos for each run, spread over its test list")
+    early.set_defaults(run=_early)
 
 
 def _add_inspect(commands) -> None:
@@ -162,6 +183,8 @@ def _add_inspect(commands) -> None:
     inspect.add_argument("--cell", nargs="+", default=["vrnn", "lstm", "gru"], help="default: all")
     inspect.add_argument("--input", nargs="+", default=["gate", "single"], help="default: both")
     inspect.add_argument("--hidden", nargs="+", default=["full"], help="structures of W_hh (default: full)")
+    inspect.add_argument("--rcn", action="store_true", help="as RCN: its units, their state and cost a frame")
+    inspect.add_argument("--size", type=int, help="RCN: side of the picture (default: what the backbone expects)")
     inspect.add_argument("--num-layers", type=int, default=1, help="layers of the traditional RNN that is matched")
     inspect.add_argument("--outputs", type=int, help="size of a new output layer")
     inspect.set_defaults(run=_inspect)
@@ -257,11 +280,11 @@ def _compare(options) -> None:
     from prernn import compare, fit
 
     module, data = fit.read_config([word for word in options.rest if word != "--"])
-    names = ("epochs", "rates", "seeds", "passes")
+    names = ("epochs", "rates", "seeds", "passes", "batch_size")
     chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     budget = compare.Budget(**{name: tuple(v) if isinstance(v, list) else v for name, v in chosen.items()})  # type: ignore[arg-type]
-    structures, jobs = options.structures, options.jobs
-    compare.compare(data, module.recipe, options.out, budget, structures=structures, jobs=jobs)
+    further = {name: getattr(options, name) for name in ("networks", "structures", "also", "jobs")}
+    compare.compare(data, module.recipe, options.out, budget, **further)
 
 
 def _fuse(options) -> None:
@@ -271,10 +294,25 @@ def _fuse(options) -> None:
 
 
 def _analyze(options) -> None:
+    if options.runs[0] == "hidden":
+        _analyze_hidden(options)
+        return
     from prernn import analysis, runs
 
-    batches = (runs.video_batches(options.videos) if options.videos else _own_videos) if options.gates else None
+    look = options.gates is None or options.gates
+    batches = (runs.video_batches(options.videos) if options.videos else _own_videos) if look else None
     print(analysis.analyze(options.runs, options.out, batches=batches, limit=options.limit, say=print))
+
+
+def _analyze_hidden(options) -> None:
+    from prernn import hidden_weights
+
+    given = {"--videos": options.videos, "--limit": options.limit, "--no-gates": options.gates}
+    if words := [word for word, value in given.items() if value is not None]:
+        raise ValueError(f"analyze hidden looks at weights alone: expected no {' or '.join(words)}")
+    if len(options.runs) == 1:
+        raise ValueError("analyze hidden: expected checkpoints after it, got none (a run folder hidden is ./hidden)")
+    print(hidden_weights.analyze_hidden(options.runs[1:], options.out, say=print))
 
 
 def _own_videos(folder, net):
@@ -292,9 +330,59 @@ def _own_videos(folder, net):
     return data.test_dataloader()
 
 
+def _early(options) -> None:
+    import logging
+    from functools import partial
+    from pathlib import Path
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from prernn import analysis, checkpoint, early, inspection
+
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # says for each config that it sets the seed
+    paths = [Path(path) for path in options.runs]
+    names = analysis.short_names(paths)
+    nets = [checkpoint.load(path) for path in paths]
+    loaders = [_early_videos(path, net, options.limit) for path, net in zip(paths, nets, strict=True)]
+    results = {}
+    with Progress(TextColumn("{task.description:34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()) as bars:
+        for name, net, loader in zip(names, nets, loaders, strict=True):
+            bar = bars.add_task(name, total=len(loader.dataset))
+            results[name] = early.early_accuracy(net, loader, advance=partial(bars.advance, bar))
+    curves = {name: [result["accuracy"]] for name, result in results.items()}
+    videos, frames = ({name: result[key] for name, result in results.items()} for key in ("videos", "frames"))
+    path = early.write_curves(curves, Path(options.out), videos=videos, frames=frames)
+    inspection.print_whole(early.curve_table(curves))
+    print(path)
+
+
+def _early_videos(path, net, limit):
+    """Test videos of a run of action recognition, whose classes are the network's."""
+    from prernn import early, runs
+
+    task, folder = (net.recipe.get("task") or {}).get("name"), runs._folder(path)
+    if task != "action":
+        raise NotImplementedError(f"{path}: expected a run of task action for early prediction, got {task!r}")
+    if not (folder / "config.yaml").is_file():
+        raise NotImplementedError(f"{path}: no config.yaml in {folder} says which videos are its test videos")
+    try:
+        loader = _own_videos(folder, net)
+    except ValueError as error:  # without the options of analyze
+        raise ValueError(f"{folder / 'config.yaml'}: {error.__cause__ or error}") from error
+    labels = loader.dataset.task.labels
+    if net.recipe.get("labels") not in (None, labels):
+        raise ValueError(f"{path}: expected the classes {net.recipe['labels']} in its test videos, got {labels}")
+    return early.some_videos(loader, limit)
+
+
 def _inspect(options) -> None:
     from prernn import inspection
 
+    if options.rcn:
+        inspection.show_rcn(
+            options.backbone, options.layer, hiddens=options.hidden, size=options.size, outputs=options.outputs
+        )
+        return
     inspection.show(
         options.backbone,
         options.layer,

@@ -1,8 +1,9 @@
 """``prernn compare``: one table for an application, every network with the same data, budget and search.
 
-All networks stand on the same frozen trunk: everything before the layer that PreRNN converts. It runs once over the
-videos (`prernn.features`). What is behind it trains: in the frame-wise CNN and below a traditional RNN that layer too,
-with its pre-trained weights, so that no network has more to fine-tune than another.
+The networks (`prernn.lineup`) of PreRNN's table stand on the same frozen trunk: everything before the layer that PreRNN
+converts. It runs once over the videos (`prernn.features`). What is behind it trains: in the frame-wise CNN and below a
+traditional RNN that layer too, with its pre-trained weights, so that no network has more to fine-tune than another.
+Those of RCN's table train as a whole, batch normalization with the statistics of its batches.
 
 Learning rates are searched for each network on its own, on a part of the training videos that is held out for it; the
 networks are then trained on all training videos with the rate found, once for each seed, and tested once.
@@ -15,31 +16,29 @@ import signal
 import statistics
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
-from prernn import plots
-from prernn.accounting import matched_hidden_size, recurrent_parameters
-from prernn.backbones import backbone
+from prernn import early, lineup, plots
 from prernn.data import VideoData
 from prernn.dataset import collate
-from prernn.features import cached, evaluate, outputs
+from prernn.features import cached, evaluate, outputs, whole_outputs
 from prernn.files import write_json, write_table
 from prernn.inspection import print_whole
-from prernn.network import channels_last, freeze_statistics, inputs_of, split
+from prernn.lineup import Row
+from prernn.network import RecurrentNetwork, channels_last, freeze_statistics, inputs_of, split
 from prernn.recipe import Recipe
 from prernn.tasks.task import Subset, Task
-
-CELLS: tuple[Literal["gru", "lstm"], ...] = ("gru", "lstm")
 
 
 @dataclass(frozen=True)
@@ -64,98 +63,82 @@ class Budget:
     clip: float = 1.0
 
 
-@dataclass
-class Row:
-    """A network of the table."""
-
-    name: str
-    recipe: Recipe
-    weights: int = 0
-    rate: float = math.nan
-    search: dict[float, float] = field(default_factory=dict)
-    finals: list[dict[str, Any]] = field(default_factory=list)
-
-
 def compare(
     data: VideoData,
     recipe: Recipe,
     out: str | Path,
     budget: Budget = Budget(),
     *,
+    networks: str = "prernn",
     structures: Sequence[str] = ("band:21", "diagonal"),
+    also: Sequence[str] = (),
     jobs: int = 2,
 ) -> list[dict[str, Any]]:
-    """Compares frame-wise, traditional, PreRNN and PreRNN-SIH networks with GRU and LSTM, and sparse ones.
+    """Compares networks on one task, each with the same data, budget and search.
 
     Args:
         data: the videos and their task.
         recipe: backbone, its weights and the layer to convert; the rest is varied.
-        out: folder for ``comparison.csv``, ``comparison.json`` and ``convergence.png``.
+        out: folder for ``comparison.csv``, ``comparison.json`` and ``convergence.png``; for actions also ``early.csv``
+            and ``early.png``, the accuracy over the share of the video seen.
         budget: of every network.
-        structures: of ``W_hh``, tried on the PreRNN network that did best in the search.
+        networks: "prernn" (frame-wise, traditional, PreRNN and PreRNN-SIH with GRU and LSTM) or "rcn" (the four
+            initialisations of the supplement's Table 1 and the inflated network).
+        structures: of ``W_hh``; tried on the PreRNN network that did best in the search, or on the RCN that starts
+            pre-trained and at the identity.
+        also: backbones that join RCN's table as they are, with random weights, such as "r3d_18".
         jobs: trainings at a time, one thread each.
 
     Returns:
         The rows of ``comparison.csv``.
 
     Raises:
-        ValueError: no seed, no rate, a held-out share that leaves nothing.
+        ValueError: no seed, no rate, a held-out share that leaves nothing, networks of another name.
         NotImplementedError: a value bypasses the converted layer.
     """
     out = Path(out)
     if not budget.seeds or not budget.rates or not 0 < budget.held_out < 1:
         raise ValueError(f"expected seeds, rates and a held-out share between 0 and 1, got {budget}")
+    if networks not in lineup.LINEUPS:
+        raise ValueError(f"expected networks to be one of {', '.join(lineup.LINEUPS)}, got {networks!r}")
+    if also and networks != "rcn":
+        raise ValueError(f"expected further backbones beside networks='rcn' alone, got {', '.join(also)}")
     parts: tuple[tuple[Subset, int], ...] = (("train", budget.passes), ("test", 1))
     columns = (TextColumn("{task.description:34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}")) as progress:
-        rows = _base_rows(recipe, data.task)
-        at = inputs_of(rows[-1].recipe.build(data.task.outputs))
-        trunk, _ = split(rows[0].recipe.build(data.task.outputs), at)
-        channels_last(trunk.eval())
+        frozen = networks == "prernn"
+        rows = lineup.prernn_rows(recipe, data.task) if frozen else lineup.rcn_rows(recipe, data.task, structures, also)
+        at = inputs_of(rows[-1].recipe.build(data.task.outputs)) if frozen else None
+        trunk = None if at is None else split(rows[0].recipe.build(data.task.outputs), at)[0]
         train, test = (_features(data, part, trunk, passes, progress) for part, passes in parts)
         with _pool(jobs, data.task, at, train, test, budget) as pool:
-            _search(pool, rows, budget, data.task, progress)
-            best = _best([row for row in rows if row.recipe.method == "prernn"], data.task)
-            sparse = [_sparse_row(best, hidden, data.task) for hidden in structures]
-            _search(pool, sparse, budget, data.task, progress)
-            rows += sparse
+            if frozen or len(budget.rates) > 1:
+                _search(pool, rows, budget, data.task, progress)
+            else:
+                rows = [replace(row, rate=budget.rates[0]) for row in rows]
+            if frozen:
+                best = _best([row for row in rows if row.recipe.method == "prernn"], data.task)
+                sparse = [lineup.sparse_row(best, hidden, data.task) for hidden in structures]
+                _search(pool, sparse, budget, data.task, progress)
+                rows += sparse
             _train_all(pool, rows, budget, data.task, progress)
     table = [_summary(row, data.task) for row in rows]
     write_table(out / "comparison.csv", table)
     write_json(out / "comparison.json", {"budget": asdict(budget), "rows": [_record(row) for row in rows]})
     _plot(rows, data.task, out)
+    if all("early" in result for row in rows for result in row.finals):
+        early.write_curves({row.name: [result["early"] for result in row.finals] for row in rows}, out)
     print_whole(_table(table, data.task))
     return table
 
 
-def _base_rows(recipe: Recipe, task: Task) -> list[Row]:
-    cnn = backbone(recipe.backbone, device="meta", **recipe.backbone_options)
-    rows = [Row("frame-wise CNN", replace(recipe, method="framewise"))]
-    for cell in CELLS:
-        size = matched_hidden_size(cnn, recipe.layer, cell=cell, outputs=task.outputs)
-        stacked = replace(recipe, method="traditional", cell=cell, hidden_size=size, hidden="full")
-        rows.append(Row(f"traditional {cell.upper()}, {size} units", stacked))
-    for cell in CELLS:
-        base = replace(recipe, method="prernn", cell=cell, hidden="full")
-        rows.append(Row(f"Pre{cell.upper()}", replace(base, input="gate")))
-        rows.append(Row(f"Pre{cell.upper()}-SIH", replace(base, input="single")))
-    for row in rows:
-        row.weights = _introduced(row.recipe, task)
-    return rows
-
-
-def _introduced(recipe: Recipe, task: Task) -> int:
-    return recurrent_parameters(recipe.build(task.outputs)).introduced
-
-
-def _sparse_row(best: Row, hidden: str, task: Task) -> Row:
-    recipe = replace(best.recipe, hidden=hidden)
-    return Row(f"{best.name}, {hidden}", recipe, _introduced(recipe, task))
-
-
-def _features(data: VideoData, part: Subset, trunk: nn.Module, passes: int, progress: Progress) -> list[dict[str, Any]]:
+def _features(
+    data: VideoData, part: Subset, trunk: nn.Module | None, passes: int, progress: Progress
+) -> list[dict[str, Any]]:
     dataset = data.dataset(part)
-    bar = progress.add_task(f"trunk, {part} videos", total=passes * len(dataset), note="")
+    bar = progress.add_task(f"{part} videos", total=passes * len(dataset), note="")
+    if trunk is not None:
+        channels_last(trunk.eval())
     return cached(trunk, dataset, passes=passes, advance=lambda: progress.advance(bar))
 
 
@@ -192,30 +175,55 @@ def _job(recipe: Recipe, rate: float, seed: int, search: bool) -> dict[str, Any]
     train, test = _held_out(budget) if search else (_shared["train"], _shared["test"])
     torch.manual_seed(seed)
     net = recipe.build(task.outputs)
-    _, rest = split(net, _shared["at"])
-    parameters = list(rest.parameters())
+    channels_last(net)
+    part, forward = _learner(net, _shared["at"])
+    parameters = list(part.parameters())
     optimizer = torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=5e-4)
     steps = budget.epochs * -(-len({item["number"] for item in train}) // budget.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     history: dict[str, list[float]] = {"train loss": [], task.score[0]: []}
     for epoch in range(budget.epochs):
-        rest.train()
-        freeze_statistics(rest)
+        part.train()
+        if _shared["at"] is not None:
+            freeze_statistics(part)
         losses = []
         for batch in _batches(train, epoch, seed, budget):
             optimizer.zero_grad()
-            loss = task.loss(outputs(rest, net.init_state(len(batch["path"])), batch), batch)
+            loss = task.loss(forward(batch), batch)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, budget.clip)
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
-        rest.eval()
-        values = evaluate(rest, net.init_state, task, test, 32)
+        part.eval()
+        values = evaluate(forward, task, test, 32)
         history["train loss"].append(statistics.fmean(losses))
         history[task.score[0]].append(float(values[task.score[0]]))
     scalars = {name: float(value) for name, value in values.items() if value.ndim == 0}
-    return {"metrics": scalars, "history": history, "rate": rate, "seed": seed}
+    result = {"metrics": scalars, "history": history, "rate": rate, "seed": seed}
+    if _asks_early(task) and not search:
+        result["early"] = _early(net, test)
+    return result
+
+
+def _asks_early(task: Task) -> bool:
+    """Whether a part of a video has an answer, and whole networks are compared, which see the frames."""
+    return task.name == "action" and _shared["at"] is None
+
+
+def _early(net: RecurrentNetwork, items: list[dict[str, Any]]) -> list[float]:
+    """Accuracy after each tenth of the videos; a clip network gets clips of the length that it was trained on."""
+    batches = [collate(items[first : first + 32]) for first in range(0, len(items), 32)]
+    frames = max(batch["video"].shape[1] for batch in batches)
+    return early.early_accuracy(net, batches, frames=frames)["accuracy"]
+
+
+def _learner(net: RecurrentNetwork, at: list[str] | None) -> tuple[nn.Module, Callable[[dict[str, Any]], Tensor]]:
+    """What trains of a network that is cut at values of its graph, or all of it, and its outputs for a batch."""
+    if at is None:
+        return net, partial(whole_outputs, net)
+    _, rest = split(net, at)
+    return rest, lambda batch: outputs(rest, net.init_state(len(batch["path"])), batch)
 
 
 def _held_out(budget: Budget) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -291,7 +299,8 @@ def _train_all(pool: ProcessPoolExecutor, rows: list[Row], budget: Budget, task:
 
 def _summary(row: Row, task: Task) -> dict[str, Any]:
     """Mean and spread (standard deviation over seeds) of every metric."""
-    values: dict[str, Any] = {"network": row.name, "recurrent weights": row.weights, "learning rate": row.rate}
+    weights = {"recurrent weights": row.weights, "weights": row.total}
+    values: dict[str, Any] = {"network": row.name, **weights, "learning rate": row.rate}
     for name in row.finals[0]["metrics"]:
         found = [result["metrics"][name] for result in row.finals]
         values[name] = statistics.fmean(found)
@@ -301,7 +310,8 @@ def _summary(row: Row, task: Task) -> dict[str, Any]:
 
 
 def _record(row: Row) -> dict[str, Any]:
-    values = {"network": row.name, "recipe": asdict(row.recipe), "weights": row.weights, "rate": row.rate}
+    weights = {"recurrent_weights": row.weights, "weights": row.total}
+    values = {"network": row.name, "recipe": asdict(row.recipe), **weights, "rate": row.rate}
     search = {str(rate): score for rate, score in sorted(row.search.items())}
     return {**values, "search": search, "finals": row.finals}
 
@@ -320,10 +330,10 @@ def _table(rows: list[dict[str, Any]], task: Task) -> Table:
     metrics = [name for name in rows[0] if f"{name} spread" in rows[0]]
     table = Table(title=f"{task.name}: mean and standard deviation over seeds")
     table.add_column("network", no_wrap=True)
-    for name in ("recurrent weights", "learning rate", *metrics, "train loss"):
+    for name in ("recurrent weights", "weights", "learning rate", *metrics, "train loss"):
         table.add_column(name, justify="right")
     for row in rows:
         cells = [f"{row[name]:.3f} ±{row[f'{name} spread']:.3f}" for name in metrics]
-        weights = f"{row['recurrent weights']:,}"
-        table.add_row(row["network"], weights, f"{row['learning rate']:g}", *cells, f"{row['train loss']:.3f}")
+        weights = (f"{row['recurrent weights']:,}", f"{row['weights']:,}")
+        table.add_row(row["network"], *weights, f"{row['learning rate']:g}", *cells, f"{row['train loss']:.3f}")
     return table

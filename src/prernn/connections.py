@@ -3,6 +3,9 @@
 Pure functions of the number of neurons and one parameter, so that a checkpoint need not carry them.
 """
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -29,7 +32,18 @@ def path_entries(size: int, paths: float) -> tuple[Tensor, Tensor]:
     return torch.arange(size).repeat_interleave(int(paths)), sources.flatten()
 
 
-ENTRIES = {"sparse": random_entries, "paths": path_entries}
+ENTRIES: dict[str, Callable[[int, float], tuple[Tensor, Tensor]]] = {"sparse": random_entries, "paths": path_entries}
+
+
+@functools.lru_cache(maxsize=64)
+def own_and_entries(kind: str, size: int, amount: float) -> tuple[Tensor, Tensor]:
+    """Receivers and senders of the connections that ``kind`` names and of every neuron to itself, each once."""
+    receiver, sender = ENTRIES[kind](size, amount)
+    positions = torch.cat([receiver * size + sender, torch.arange(size) * (size + 1)]).unique()  # sorted
+    return positions // size, positions % size
+
+
+ENTRIES |= {f"{kind}+self": functools.partial(own_and_entries, kind) for kind in list(ENTRIES)}
 
 
 def _hash(values: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import fx, nn
 from prernn import surgery, tracing
 from prernn.cells import make_cell
 from prernn.input_to_hidden import INPUTS, TraditionalInput
-from prernn.network import RecurrentNetwork, insert_layer, open_network
+from prernn.network import RecurrentNetwork, insert_layer, open_network, remove_unit, unit_of, without_units
 from prernn.recurrent import RecurrentLayer
 from prernn.structures import Structure, hidden_structure
 
@@ -34,7 +34,8 @@ def convert(
     ``W_hh`` starts at random. Layers behind the recurrent one run frame by frame.
 
     Args:
-        cnn: any image or snippet CNN, or a network that is recurrent already; it is copied, never changed.
+        cnn: any image or snippet CNN, or a network that is recurrent already; it is copied, never changed. A layer that
+            is a unit of an RCN gives up that recurrence for this one; the other units keep theirs.
         layer: dotted name of an fc or conv layer, or several; None takes the last before the output layer.
         cell: "vrnn", "lstm" or "gru".
         input: "gate", a copy of the weights for each gate (PreRNN), or "single", one input for all (PreRNN-SIH).
@@ -51,7 +52,7 @@ def convert(
         raise ValueError(f"expected input to be one of {', '.join(INPUTS)}, got {input!r}")
     make_cell(cell)
     network = open_network(cnn, image_size)
-    names = [surgery.find_layer(network.cnn).name] if layer is None else [layer] if isinstance(layer, str) else layer
+    names = [_last_layer(network)] if layer is None else [layer] if isinstance(layer, str) else layer
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"expected different layer names, got {names!r}")
     for name in names:
@@ -61,7 +62,7 @@ def convert(
     if outputs is not None:
         replace_output(network, outputs)
     options = {"layer": list(names), "cell": cell, "input": input, "hidden": hidden, "pretrained": pretrained}
-    _note_step(network, "convert", outputs=outputs, image_size=image_size, **options)
+    note_step(network, "convert", outputs=outputs, image_size=image_size, **options)
     return network.train(cnn.training)
 
 
@@ -109,7 +110,7 @@ def traditional(
     elif head is None and outputs is not None:
         replace_output(network, outputs)
     options = {"cell": cell, "hidden_size": hidden_size, "num_layers": num_layers, "hidden": hidden}
-    _note_step(network, "traditional", outputs=outputs, image_size=image_size, **options)
+    note_step(network, "traditional", outputs=outputs, image_size=image_size, **options)
     return network.train(cnn.training)
 
 
@@ -120,11 +121,16 @@ def framewise(
     network = open_network(cnn, image_size)
     if outputs is not None:
         replace_output(network, outputs)
-    _note_step(network, "framewise", outputs=outputs, image_size=image_size)
+    note_step(network, "framewise", outputs=outputs, image_size=image_size)
     return network.train(cnn.training)
 
 
-def _note_step(network: RecurrentNetwork, step: str, *, image_size, **arguments) -> None:
+def _last_layer(network: RecurrentNetwork) -> str:
+    """The layer to convert where none is named; the convolutions of an RCN count as the CNN's own."""
+    return unit_of(surgery.find_layer(without_units(network.cnn)).name)
+
+
+def note_step(network: RecurrentNetwork, step: str, *, image_size, **arguments) -> None:
     """Adds what was done to the network's recipe, as plain data."""
     if "hidden" in arguments:
         arguments["hidden"] = str(hidden_structure(arguments["hidden"]))
@@ -135,6 +141,7 @@ def _note_step(network: RecurrentNetwork, step: str, *, image_size, **arguments)
 
 
 def _make_recurrent(module: fx.GraphModule, name: str, cell_name: str, input: str, hidden, pretrained: bool) -> None:
+    remove_unit(module, name)  # of an RCN: the layer can have one recurrence
     site = surgery.find_site(module, name)
     activation = (site.activation or nn.Identity()) if cell_name == "vrnn" else None
     cell = make_cell(cell_name) if activation is None else make_cell(cell_name, activation=activation)

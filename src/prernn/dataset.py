@@ -179,3 +179,10 @@ class LengthBucketSampler(Sampler[list[int]]):
         steps = chance.permutation(self.steps) if self.shuffle else np.arange(self.steps)
         for step in steps:  # ranks take neighbours, so that none waits long for another
             yield batches[step * self.world_size + self.rank].tolist()
+
+
+def hold_last(video: Tensor, lengths: Tensor) -> Tensor:
+    """``video (B, T, ...)`` with each clip's last frame in place of its padding, from ``lengths (B,)`` on."""
+    steps = torch.arange(video.shape[1], device=video.device).expand(len(lengths), -1)  # (B, T)
+    steps = torch.minimum(steps, lengths[:, None] - 1)
+    return video[torch.arange(len(lengths), device=video.device)[:, None], steps]

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from prernn.dataset import VideoDataset, collate
+from prernn.clip_network import clip_outputs, is_clip_network
+from prernn.dataset import VideoDataset, collate, hold_last
+from prernn.network import RecurrentNetwork
 from prernn.tasks.task import Task
 
 INPUTS = "input_"
@@ -19,12 +21,13 @@ INPUTS = "input_"
 
 @torch.no_grad()  # not inference_mode, whose tensors nothing could be trained on
 def cached(
-    trunk: nn.Module, dataset: VideoDataset, *, passes: int = 1, advance: Callable[[], None] = lambda: None
+    trunk: nn.Module | None, dataset: VideoDataset, *, passes: int = 1, advance: Callable[[], None] = lambda: None
 ) -> list[dict[str, Any]]:
     """The data set's items with the trunk's outputs in place of the videos, ``passes`` of them for each video.
 
     Args:
-        trunk: as `prernn.network.split` gives it: frames ``(T, C, H, W)`` to a tuple of tensors with T rows.
+        trunk: as `prernn.network.split` gives it: frames ``(T, C, H, W)`` to a tuple of tensors with T rows; None
+            keeps the videos.
         dataset: of videos; pass n reads them as epoch n does. Videos that can't be read are left out as it says.
         passes: how often to run over it; more than one makes sense for training items alone.
         advance: called after each video.
@@ -40,7 +43,7 @@ def cached(
             advance()
             if "reason" in item:
                 continue
-            first, *others = trunk(item["video"])  # (T, C...) each
+            first, *others = (item["video"],) if trunk is None else trunk(item["video"])  # (T, C...) each
             more = {f"{INPUTS}{i}": value for i, value in enumerate(others)}
             items.append({**item, "video": first, **more, "number": number})
     return items
@@ -55,13 +58,21 @@ def outputs(rest: fx.GraphModule, state: tuple, batch: dict[str, Any]) -> Tensor
     return out.unflatten(0, (steps, size)).transpose(0, 1)
 
 
+def whole_outputs(net: RecurrentNetwork, batch: dict[str, Any]) -> Tensor:
+    """Outputs ``(B, T, K)`` of a network for a batch of videos; a clip network's one answer stands at every frame."""
+    video, lengths = batch["video"], batch["lengths"]
+    if is_clip_network(net):
+        return clip_outputs(net, video, lengths).unsqueeze(1).expand(-1, video.shape[1], -1)
+    return net(hold_last(video, lengths))[0]
+
+
 def evaluate(
-    rest: fx.GraphModule, begin: Callable[[int], tuple], task: Task, items: Sequence[dict[str, Any]], batch_size: int
+    forward: Callable[[dict[str, Any]], Tensor], task: Task, items: Sequence[dict[str, Any]], batch_size: int
 ) -> dict[str, Tensor]:
-    """The task's metrics over cached items; ``begin`` gives the first state of B streams."""
+    """The task's metrics over cached items; ``forward`` gives the outputs ``(B, T, K)`` of a batch."""
     metrics = task.metrics()
     with torch.inference_mode():
         for first in range(0, len(items), batch_size):
             batch = collate(list(items[first : first + batch_size]))
-            metrics.update(outputs(rest, begin(len(batch["path"])), batch).float(), batch)
+            metrics.update(forward(batch).float(), batch)
     return metrics.compute()

@@ -91,6 +91,24 @@ class HiddenToHidden(nn.Module):
         """Sets ``W_hh = 0``."""
         self.weight.zero_()
 
+    @torch.no_grad()
+    def identity_(self) -> None:
+        """Sets ``W_hh`` to the identity.
+
+        Raises:
+            NotImplementedError: a structure in which a neuron is not connected to itself.
+        """
+        if self.weight.is_meta:
+            return
+        with torch.enable_grad():
+            weight = self.weight.detach().requires_grad_()
+            trace = self.structure.matrix(weight, self.positions(), self.size).diagonal(dim1=1, dim2=2).sum()
+            # 1 for the weights on the diagonal, 0 for all others
+            (diagonal,) = torch.autograd.grad(trace, weight)
+        if round(float(diagonal.sum())) != self.gates * self.size:
+            raise NotImplementedError(f"the identity does not lie in {str(self.structure)!r}: a neuron lacks itself")
+        self.weight.copy_(diagonal)
+
     def forward(self, h: Tensor) -> Tensor:
         """``W_hh h``: ``h (B, D)`` gives ``(B, G, D)``; a feature map ``(B, D, H, W)`` gives ``(B, G, D, H, W)``."""
         (product,) = self.weights().products(((0, self.gates),))

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from prernn import ops
-from prernn.accounting import RecurrentCount, matched_hidden_size, recurrent_parameters
-from prernn.backbones import backbone
-from prernn.convert import convert, traditional
+from prernn.accounting import RecurrentCount, frame_cost, matched_hidden_size, recurrent_parameters, total_weights
+from prernn.backbones import backbone, input_spec
+from prernn.convert import convert, framewise, traditional
 from prernn.ops import backends
+from prernn.rcn import convert_rcn
 
 PACKAGES = ("prernn", "torch", "torchvision", "timm", "lightning", "av", "onnxruntime")
 
@@ -57,6 +58,52 @@ def show(
         table.add_section()
     table.caption = f"PreRNN layers: {', '.join(layers)}"
     print_whole(table)
+
+
+def show_rcn(
+    name: str,
+    layers: str | Sequence[str] | None = None,
+    *,
+    hiddens: Sequence[str] = ("full",),
+    size: int | None = None,
+    outputs: int | None = None,
+) -> None:
+    """Prints the units of an RCN of the backbone: weights, state and multiply-adds a frame, and the totals.
+
+    Args:
+        name: of the backbone.
+        layers: as in `convert_rcn`.
+        hiddens: structures of ``W_hh``; the units are listed for the first of them.
+        size: side of the picture in pixels; None takes what the backbone expects.
+        outputs: size of a new output layer.
+
+    Raises:
+        ValueError, NotImplementedError: what `backbone` and `convert_rcn` raise.
+    """
+    cnn = backbone(name, device="meta")
+    side = size or input_spec(name)["size"]
+    nets = [convert_rcn(cnn, layers=layers, hidden=hidden, outputs=outputs) for hidden in hiddens]
+    costs = [frame_cost(net, (side, side)) for net in nets]
+    table = Table(title=f"{name} as RCN, {side} pixels, W_hh {hiddens[0]}")
+    table.add_column("layer", no_wrap=True)
+    for column in ("D", "map", "W_hh", "state", "multiply-adds of W_hh"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for unit in costs[0].layers:
+        extent = "x".join(map(str, unit.map))
+        table.add_row(
+            unit.name, str(unit.size), extent, f"{unit.weights:,}", f"{unit.state:,}", f"{unit.multiply_adds:,}"
+        )
+    print_whole(table)
+    totals = Table(title="a stream, each frame")
+    totals.add_column("W_hh", no_wrap=True)
+    for column in ("weights of W_hh", "weights", "state", "state, MB", "multiply-adds", "to the CNN's own"):
+        totals.add_column(column, justify="right", no_wrap=True)
+    own = frame_cost(framewise(cnn, outputs=outputs), (side, side)).multiply_adds
+    for hidden, net, cost in zip(hiddens, nets, costs, strict=True):
+        counts = (recurrent_parameters(net).introduced, total_weights(net), cost.state)
+        memory = (f"{cost.state_bytes / 1e6:.1f}", f"{cost.multiply_adds:,}", f"{cost.multiply_adds / own:.3f}")
+        totals.add_row(hidden, *(f"{count:,}" for count in counts), *memory)
+    print_whole(totals)
 
 
 def print_whole(table: Table) -> None:

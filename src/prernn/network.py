@@ -1,14 +1,18 @@
 """A CNN with recurrent layers in it, over whole videos or frame by frame."""
 
+import contextlib
 import copy
 import operator
 from collections.abc import Sequence
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prernn import tracing
+from prernn.cells import LinearCell
 from prernn.input_to_hidden import TraditionalInput
 from prernn.recurrent import RecurrentLayer
 
@@ -33,6 +37,7 @@ class RecurrentNetwork(nn.Module):
         self.frame_shape = frame_shape
         self.recipe: dict = {}
         self.drawn_anew: set[str] = set()
+        self._map_sizes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
 
     @property
     def recurrent_layers(self) -> list[RecurrentLayer]:
@@ -55,22 +60,45 @@ class RecurrentNetwork(nn.Module):
         return [p for name, p in self.named_parameters() if any(f"{name}.".startswith(f"{part}.") for part in fresh)]
 
     def init_state(self, batch_size: int, image_size: tuple[int, int] | None = None) -> tuple:
-        """Zero state of ``batch_size`` streams; ``image_size`` (H, W) matters only to layers with feature maps."""
-        return tuple(layer.init_state(batch_size) for layer in self.recurrent_layers)
+        """Zero state of ``batch_size`` streams.
+
+        Args:
+            batch_size: number of streams B.
+            image_size: ``(H, W)`` of the frames, where a state holds feature maps; None means that of ``frame_shape``.
+        """
+        sizes = self.map_sizes(image_size)
+        return tuple(
+            layer.init_state(batch_size, *size) for layer, size in zip(self.recurrent_layers, sizes, strict=True)
+        )
+
+    def map_sizes(self, image_size: tuple[int, int] | None = None) -> list[tuple[int, ...]]:
+        """Size ``(H, W)`` of each recurrent layer's feature maps, ``()`` where it has vectors, for frames of a size."""
+        known = [output_value(node).meta["shape"][2:] for node in recurrent_nodes(self.cnn)]
+        size = self.frame_shape[-2:] if image_size is None else tuple(image_size)
+        if size == self.frame_shape[-2:] or not any(known):
+            return known
+        if size not in self._map_sizes:
+            self._map_sizes[size] = [tuple(u.shape[3:]) for u in gate_inputs(self, size)]
+        return self._map_sizes[size]
 
     @property
     def state_names(self) -> list[str]:
         """Names of the state's leaves, in pytree order."""
         return [f"state_{i}_{name}" for i, layer in enumerate(self.recurrent_layers) for name in layer.cell.states]
 
-    def _open_state(self, state: tuple | None, batch: int) -> tuple:
+    def _open_state(self, state: tuple | None, frames: Tensor, batch: int) -> tuple:
         """The state to start from; a ValueError where it belongs to another network or batch."""
-        expected = self.init_state(batch)
         if state is None:
-            return expected
-        shapes, wanted = ([[tuple(t.shape) for t in layer] for layer in each] for each in (state, expected))
-        if shapes != wanted:
-            raise ValueError(f"expected a state of {batch} streams with shapes {wanted}, got {shapes}")
+            return self.init_state(batch, tuple(frames.shape[-2:]))
+        layers = self.recurrent_layers
+        maps = [len(output_value(node).meta["shape"]) > 2 for node in recurrent_nodes(self.cnn)]
+        given = [[tuple(tensor.shape) for tensor in part] for part in state]
+        # the size of maps is the layer's to check, which knows that of its frames
+        sizes = [shapes[0][2:] if many and shapes else () for many, shapes in zip(maps, given, strict=False)]
+        wanted = [layer.state_shapes(batch, *size) for layer, size in zip(layers, sizes, strict=False)]
+        if given != wanted or len(given) != len(layers):
+            wanted = [layer.state_shapes(batch, *size) for layer, size in zip(layers, self.map_sizes(), strict=True)]
+            raise ValueError(f"expected a state of {batch} streams with shapes {wanted}, got {given}")
         return state
 
     def _check_channels(self, channels: int) -> None:
@@ -87,29 +115,48 @@ class RecurrentNetwork(nn.Module):
         for node, shape in zip(self.cnn.graph.nodes, shapes, strict=True):
             node.meta["shape"] = shape
 
-    def forward(self, video: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
+    def forward(
+        self, video: Tensor, state: tuple | None = None, *, checkpoint: int | None = None
+    ) -> tuple[Tensor, tuple]:
         """A whole video, or the next chunk of one when ``state`` is given.
 
         Args:
             video: ``(B, T, C, H, W)``, snippets ``(B, T, C, D, H, W)``.
             state: as returned before; None starts at zero.
+            checkpoint: activation checkpointing for long clips: of so many frames at a time only the state at their
+                start is kept for the gradient, and they are computed again on the way back. Outputs and gradients are
+                the same; memory grows with ``T / checkpoint`` states and ``checkpoint`` frames.
 
         Returns:
             Outputs ``(B, T, K)``, causal in T, and the state after the last frame.
 
         Raises:
             ValueError: a video of another rank or number of channels, or without frames.
+            NotImplementedError: checkpoints where batch normalization learns statistics, which would be of parts.
         """
+        if checkpoint is not None:
+            return self._in_parts(video, state, checkpoint)
         rank = len(self.frame_shape) + 2
         if video.ndim != rank or video.shape[1] == 0:
             wanted = "(B, T, C, D, H, W)" if rank == 6 else "(B, T, C, H, W)"
             raise ValueError(f"expected video {wanted} with at least one frame, got shape {tuple(video.shape)}")
         self._check_channels(video.shape[2])
         batch, steps = video.shape[:2]
-        state = self._open_state(state, batch)
+        state = self._open_state(state, video, batch)
         frames = video.transpose(0, 1).flatten(0, 1)  # (T*B, C, H, W): time first, as the recurrence wants it
         out, state = self.cnn(frames, state)
         return out.unflatten(0, (steps, batch)).transpose(0, 1), state  # (B, T, K)
+
+    def _in_parts(self, video: Tensor, state: tuple | None, frames: int) -> tuple[Tensor, tuple]:
+        if frames < 1:
+            raise ValueError(f"expected checkpoint to be at least 1 frame, got {frames}")
+        if any(isinstance(part, _BatchNorm) and part.training for part in self.modules()):
+            raise NotImplementedError("checkpoint needs batch normalization on frozen statistics, got some in training")
+        outputs = []
+        for part in video.split(frames, dim=1):
+            out, state = torch.utils.checkpoint.checkpoint(self, part, state, use_reentrant=False)
+            outputs.append(out)
+        return torch.cat(outputs, dim=1), state  # type: ignore[return-value]  # a state, as T >= 1
 
     def step(self, frame: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
         """One frame of a stream, at constant cost.
@@ -128,13 +175,58 @@ class RecurrentNetwork(nn.Module):
             wanted = "(B, C, D, H, W)" if len(self.frame_shape) == 4 else "(B, C, H, W)"
             raise ValueError(f"expected frame {wanted}, got shape {tuple(frame.shape)}")
         self._check_channels(frame.shape[1])
-        return self.cnn(frame, self._open_state(state, frame.shape[0]))
+        return self.cnn(frame, self._open_state(state, frame, frame.shape[0]))
 
 
 def recurrent_nodes(cnn: fx.GraphModule) -> list[fx.Node]:
     """The graph's calls of recurrent layers, in order."""
     calls = [node for node in cnn.graph.nodes if node.op == "call_module"]
     return [node for node in calls if isinstance(cnn.get_submodule(node.target), RecurrentLayer)]
+
+
+def output_value(node: fx.Node) -> fx.Node:
+    """The output of a recurrent layer that ``node`` calls."""
+    return next(user for user in node.users if user.target is operator.getitem and user.args[1] == 0)
+
+
+def gate_inputs(
+    network: RecurrentNetwork, image_size: tuple[int, ...], watch: contextlib.AbstractContextManager | None = None
+) -> list[Tensor]:
+    """Gate inputs ``(1, G, D...)`` of every recurrent layer for one frame of a size: shapes alone, nothing is computed.
+
+    ``watch`` is entered around everything feedforward, such as torch's counter of operations.
+
+    Raises:
+        ValueError: frames of a size that the network does not take.
+    """
+    parameter = next(network.parameters())
+    shape = (*network.frame_shape[:-2], *image_size)
+    feedforward = _Feedforward(network.cnn)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        frame = torch.empty(1, *shape, dtype=parameter.dtype, device=parameter.device)
+        try:
+            with watch or contextlib.nullcontext():
+                feedforward.run(frame, [None] * len(network.recurrent_layers), enable_io_processing=False)
+        except RuntimeError as error:
+            raise ValueError(f"the network takes no frames {shape}: {tracing.first_line(error)}") from error
+    return feedforward.inputs
+
+
+class _Feedforward(fx.Interpreter):
+    """Runs a network's graph without its recurrence: a layer puts out the first gate's input."""
+
+    def __init__(self, cnn: fx.GraphModule):
+        super().__init__(cnn)
+        self.extra_traceback = False
+        self.inputs: list[Tensor] = []
+
+    def call_module(self, target, args, kwargs):
+        """As fx.Interpreter's, but for recurrent layers."""
+        layer = self.fetch_attr(target)
+        if not isinstance(layer, RecurrentLayer):
+            return super().call_module(target, args, kwargs)
+        self.inputs.append(layer.input_to_hidden(*args[0]))
+        return self.inputs[-1][:, 0], None
 
 
 def open_network(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> RecurrentNetwork:
@@ -188,7 +280,7 @@ def insert_layer(
         call = graph.call_module(name, (tuple(inputs), None))
     with graph.inserting_after(call):
         output = graph.call_function(operator.getitem, (call, 0))
-    output.meta["shape"] = (2, layer.hidden_size)
+    output.meta["shape"] = (2, layer.hidden_size, *end.meta["shape"][2:])
     end.replace_all_uses_with(output, delete_user_cb=lambda user: user is not call)
     for node in reversed(nodes):
         graph.erase_node(node)
@@ -221,6 +313,59 @@ def _connect_states(module: fx.GraphModule) -> None:
         with graph.inserting_before(output):
             following.append(graph.call_function(operator.getitem, (call, 1)))
     output.args = ((output.args[0][0], tuple(following)),)
+
+
+def without_units(cnn: fx.GraphModule) -> fx.GraphModule:
+    """The graph with a plain convolution in place of every unit of an RCN, sharing all modules.
+
+    The convolution is called by its name inside the unit: see `unit_of`.
+    """
+    plain = fx.GraphModule(cnn, copy.deepcopy(cnn.graph))
+    for call in recurrent_nodes(plain):
+        if isinstance(plain.get_submodule(call.target).cell, LinearCell):
+            _call_layer(plain, call, f"{call.target}.{UNIT_LAYER}")
+    return plain
+
+
+UNIT_LAYER = "input_to_hidden.layer"
+"""Where a recurrent layer keeps the CNN's own layer."""
+
+
+def unit_of(name: str) -> str:
+    """The name of an RCN's unit, from that of the convolution inside it; other names pass."""
+    return name.removesuffix(f".{UNIT_LAYER}")
+
+
+def remove_unit(cnn: fx.GraphModule, name: str) -> None:
+    """Puts the CNN's own convolution in the place of the RCN's unit called ``name``, if that is one."""
+    for call in recurrent_nodes(cnn):
+        unit = cnn.get_submodule(call.target)
+        if call.target == name and isinstance(unit.cell, LinearCell):
+            cnn.set_submodule(name, unit.get_submodule(UNIT_LAYER))
+            _call_layer(cnn, call, name)
+            _connect_states(cnn)
+            cnn.graph.eliminate_dead_code()
+            cnn.recompile()
+
+
+def _call_layer(cnn: fx.GraphModule, call: fx.Node, name: str) -> None:
+    """Calls the layer called ``name`` in place of a recurrent one, whose input it takes."""
+    output = output_value(call)
+    with cnn.graph.inserting_before(call):
+        layer = cnn.graph.call_module(name, (call.args[0][0],))
+    layer.meta["shape"] = output.meta["shape"]
+    output.replace_all_uses_with(layer)
+    _drop_state(cnn, call)
+    for user in [*call.users]:
+        cnn.graph.erase_node(user)
+    cnn.graph.erase_node(call)
+
+
+def _drop_state(cnn: fx.GraphModule, call: fx.Node) -> None:
+    """Takes a recurrent layer's next state out of the graph's outputs."""
+    output = next(node for node in cnn.graph.nodes if node.op == "output")
+    value, states = output.args[0]
+    output.args = ((value, tuple(state for state in states if state.args[0] is not call)),)
 
 
 def split(network: RecurrentNetwork, at: Sequence[str] | None = None) -> tuple[fx.GraphModule, fx.GraphModule]:

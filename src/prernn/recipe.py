@@ -8,12 +8,15 @@ from torch import nn
 
 from prernn.backbones import DEFAULT_BACKBONE, backbone
 from prernn.convert import convert, framewise, traditional
+from prernn.inflate import inflate
 from prernn.network import RecurrentNetwork
+from prernn.rcn import convert_rcn
 
 STEPS: dict[str, Callable[..., RecurrentNetwork]] = {
     "convert": convert,
     "traditional": traditional,
     "framewise": framewise,
+    "rcn": convert_rcn,
 }
 
 
@@ -29,11 +32,15 @@ class Recipe:
         backbone_options: further arguments of the backbone, such as ``{"frames": 8}`` for C3D.
         channels: input channels where they are not the 3 of colour, such as 20 for ten frames of optical flow: see
             `prernn.backbones.adapt_channels`.
-        method: "prernn" (`convert`), "traditional" or "framewise" (no recurrence).
+        inflate: makes a 3-D network of the CNN first: arguments of `prernn.inflate`, such as ``{"frames": 8}``.
+        method: "prernn" (`convert`), "traditional", "rcn" (`convert_rcn`) or "framewise" (no recurrence).
         layer: dotted name or names of the layers that become recurrent; None takes the last.
         cell: "vrnn", "lstm" or "gru".
         input: "gate" (PreRNN) or "single" (PreRNN-SIH).
         hidden: structure of ``W_hh``.
+        rcn: further arguments of `convert_rcn`, such as ``{"init": "random", "mix": "sum"}``; its ``layers`` and
+            ``hidden`` are ``layer`` and ``hidden`` here.
+        rcn_below: convert the CNN to an RCN first and then by ``method``: PreRNN on top of RCN.
         pretrained_layer: False draws the converted layer anew.
         hidden_size: hidden size of a traditional RNN; None takes that of the features.
         num_layers: layers of a traditional RNN.
@@ -45,11 +52,14 @@ class Recipe:
     weights: str | None = None
     backbone_options: dict[str, Any] = field(default_factory=dict)
     channels: int | None = None
-    method: Literal["prernn", "traditional", "framewise"] = "prernn"
+    inflate: dict[str, Any] | None = None
+    method: Literal["prernn", "traditional", "framewise", "rcn"] = "prernn"
     layer: str | list[str] | None = None
     cell: Literal["vrnn", "lstm", "gru"] = "gru"
     input: Literal["gate", "single"] = "gate"
     hidden: str = "full"
+    rcn: dict[str, Any] = field(default_factory=dict)
+    rcn_below: bool = False
     pretrained_layer: bool = True
     hidden_size: int | None = None
     num_layers: int = 1
@@ -71,8 +81,14 @@ class Recipe:
             new_output=outputs is not None,
             **self.backbone_options,
         )
+        if self.inflate is not None:
+            cnn = inflate(cnn, **self.inflate)
+        if self.rcn_below:
+            cnn = convert_rcn(cnn, hidden=self.hidden, **self.rcn)
         network = self._make_recurrent(cnn, outputs)
         network.recipe |= {"backbone": self.backbone, "backbone_options": self.backbone_options}
+        if self.inflate is not None:
+            network.recipe |= {"inflate": self.inflate}
         if self.channels is not None:
             network.recipe |= {"channels": self.channels}
         return network
@@ -80,6 +96,8 @@ class Recipe:
     def _make_recurrent(self, cnn: nn.Module, outputs: int | None) -> RecurrentNetwork:
         if self.method == "framewise":
             return framewise(cnn, outputs=outputs)
+        if self.method == "rcn":
+            return convert_rcn(cnn, layers=self.layer, hidden=self.hidden, outputs=outputs, **self.rcn)
         kind: dict[str, Any] = {"cell": self.cell, "hidden": self.hidden, "outputs": outputs}
         if self.method == "traditional":
             return traditional(cnn, hidden_size=self.hidden_size, num_layers=self.num_layers, **kind)
@@ -106,7 +124,7 @@ def rebuild(recipe: dict[str, Any], cnn: nn.Module | None = None) -> RecurrentNe
         if not recipe.get("backbone"):
             raise ValueError("the network was made of a CNN of your own: expected load(path, cnn=...), got no cnn")
         cnn = backbone(recipe["backbone"], channels=recipe.get("channels"), **recipe.get("backbone_options", {}))
-    network: nn.Module = cnn
+    network: nn.Module = cnn if recipe.get("inflate") is None else inflate(cnn, **recipe["inflate"])
     for step in steps:
         arguments = {name: value for name, value in step.items() if name != "step"}
         network = STEPS[step["step"]](network, **arguments)

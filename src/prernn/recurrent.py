@@ -1,10 +1,12 @@
 """Recurrence over time: a cell and a hidden-to-hidden structure, for vectors and for feature maps."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from prernn import ops
-from prernn.cells import Cell, State
+from prernn.cells import ROW_STATES, Cell, State
 from prernn.hidden import HiddenToHidden
 from prernn.structures import Structure
 
@@ -44,10 +46,14 @@ class RecurrentLayer(nn.Module):
         """``D``."""
         return self.hidden_to_hidden.size
 
+    def state_shapes(self, batch_size: int, *map_size: int) -> list[tuple[int, ...]]:
+        """Shapes of the cell's state tensors: ``(B, D)``, for feature maps ``(B, D, H, W)``; flags are ``(B, 1)``."""
+        unit = (batch_size, self.hidden_size, *map_size)
+        return [(batch_size, 1) if name in ROW_STATES else unit for name in self.cell.states]
+
     def init_state(self, batch_size: int, *map_size: int) -> State:
-        """Zeros ``(B, D)``, or ``(B, D, H, W)`` for feature maps, one for each state tensor of the cell."""
-        shape = (batch_size, self.hidden_size, *map_size)
-        return tuple(self.bias.new_zeros(shape) for _ in self.cell.states)
+        """Zeros of `state_shapes`."""
+        return tuple(self.bias.new_zeros(shape) for shape in self.state_shapes(batch_size, *map_size))
 
     def run(self, u: Tensor, state: State) -> tuple[Tensor, State]:
         """Gate inputs ``(T, B, G, D)`` or maps ``(T, B, G, D, H, W)`` to outputs ``(T, B, D...)`` and the last state.
@@ -61,13 +67,29 @@ class RecurrentLayer(nn.Module):
             u = u.to(self.bias.dtype)
             if u.ndim == 4:
                 return self._run_vectors(u, state)
-            steps, batch, _, size, *extent = u.shape
-            u = u.flatten(4).permute(0, 1, 4, 2, 3).flatten(1, 2)  # (T, B*H*W, G, D)
-            rows = tuple(tensor.flatten(2).transpose(1, 2).flatten(0, 1) for tensor in state)  # (B*H*W, D)
-            out, rows = self._run_vectors(u, rows)
-            out = out.unflatten(1, (batch, -1)).transpose(2, 3).reshape(steps, batch, size, *extent)
-            maps = tuple(row.unflatten(0, (batch, -1)).transpose(1, 2).reshape(batch, size, *extent) for row in rows)
-            return out, maps
+            return self._run_maps(u, state)
+
+    def _run_maps(self, u: Tensor, state: State) -> tuple[Tensor, State]:
+        """Every place of a map is a row of its own."""
+        steps, batch, _, size, *extent = u.shape
+        shapes, wanted = [tuple(tensor.shape) for tensor in state], self.state_shapes(batch, *extent)
+        if shapes != wanted:
+            raise ValueError(f"expected a state with shapes {wanted} for maps of these frames, got {shapes}")
+        places = math.prod(extent)
+        u = u.flatten(4).permute(0, 1, 4, 2, 3).flatten(1, 2)  # (T, B*H*W, G, D)
+        rows = tuple(
+            tensor.flatten(2).transpose(1, 2).flatten(0, 1)  # (B*H*W, D)
+            if tensor.ndim > 2
+            else tensor.repeat_interleave(places, dim=0)  # (B*H*W, 1)
+            for tensor in state
+        )
+        out, rows = self._run_vectors(u, rows)
+        out = out.unflatten(1, (batch, -1)).transpose(2, 3).reshape(steps, batch, size, *extent)
+        split = [row.unflatten(0, (batch, -1)) for row in rows]  # (B, H*W, D) or (B, H*W, 1)
+        return out, tuple(
+            row.transpose(1, 2).reshape(shape) if len(shape) > 2 else row[:, 0]
+            for row, shape in zip(split, wanted, strict=True)
+        )
 
     def _run_vectors(self, u: Tensor, state: State) -> tuple[Tensor, State]:
         return ops.sequence(self.cell, self.hidden_to_hidden.weights(self.bias), u, state)

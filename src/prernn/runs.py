@@ -221,6 +221,8 @@ def describe(recipe: dict[str, Any]) -> str:
 def _describe_step(step: dict[str, Any]) -> str:
     if step["step"] == "framewise":
         return "frame-wise"
+    if step["step"] == "rcn":
+        return _describe_rcn(step)
     cell, hidden = step["cell"].upper(), step.get("hidden", "full")
     structure = "" if hidden == "full" else f", {hidden}"
     if step["step"] == "traditional":
@@ -230,6 +232,15 @@ def _describe_step(step: dict[str, Any]) -> str:
     form = "-SIH" if step["input"] == "single" and cell != "VRNN" else ""
     drawn = "" if step.get("pretrained", True) else ", drawn anew"
     return f"Pre{cell}{form} at {', '.join(step['layer'])}{structure}{drawn}"
+
+
+def _describe_rcn(step: dict[str, Any]) -> str:
+    hidden, mix = step.get("hidden", "full"), step.get("mix", "mean")
+    parts = [f"RCN of {len(step['layers'])} layers"]
+    parts += [hidden] if hidden != "full" else []
+    parts += [mix] if mix != "mean" else []
+    parts += [f"{step['init']} start"] if step.get("init", "identity") != "identity" else []
+    return ", ".join(parts + ([] if step.get("pretrained", True) else ["drawn anew"]))
 
 
 def _read_metrics(path: Path) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 A structure knows its connectivity for any hidden size ``D``: the ``mask``, the number of weights a gate,
 the shape of the compact weight, the product ``W_hh h`` and the dense matrix. Specification strings name
-them everywhere: ``full``, ``diagonal``, ``band:21``, ``band:5%``, ``grouped:4``, ``sparse:0.1``, ``paths:8``
+them everywhere: ``full``, ``diagonal``, ``band:21``, ``band:5%``, ``grouped:4``, ``sparse:0.1``, ``paths:8``, the last
+two also as ``sparse:0.1+self`` and ``paths:8+self``, with a connection of every neuron to itself
 (BandRNN talk; "Structural Sparsity" talk, structurally sparse RNNs).
 
 A new structure is one class with the methods of `Structure` and one line in `STRUCTURES`.
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prernn.connections import random_count, random_entries
+from prernn.connections import ENTRIES, random_count, random_entries
 from prernn.ops import rows
 from prernn.ops.linear import linear
 from prernn.sobol import path_sources
@@ -360,6 +361,66 @@ class Paths:
         return None
 
 
+@dataclass(frozen=True)
+class SelfConnected:
+    """The connections of ``base`` and one of every neuron to itself, its memory ("Structural Sparsity" talk).
+
+    ``(E,)`` weights a gate, by receiver, then sender; a connection that ``base`` has already counts once. The identity
+    lies in this structure, as an RCN's start needs it.
+    """
+
+    base: "Sparse | Paths"
+
+    def __str__(self):
+        return f"{self.base}{SELF}"
+
+    def _entries(self, size: int) -> tuple[Tensor, Tensor]:
+        kind, amount = self._named
+        return ENTRIES[kind](size, amount)
+
+    @property
+    def _named(self) -> tuple[str, float]:
+        """Name and amount of the connections in `prernn.connections`."""
+        if isinstance(self.base, Sparse):
+            return f"sparse{SELF}", self.base.density
+        return f"paths{SELF}", self.base.paths
+
+    def check(self, size):
+        self.base.check(size)
+
+    def mask(self, size):
+        return self.base.mask(size) | torch.eye(size, dtype=torch.bool)
+
+    def weight_count(self, size):
+        self.check(size)
+        return len(self._entries(size)[0])
+
+    def fan_in(self, size):
+        return self.base.fan_in(size) + 1
+
+    def weight_shape(self, size):
+        return (self.weight_count(size),)
+
+    def index(self, size):
+        receiver, sender = self._entries(size)
+        return receiver * size + sender
+
+    def product(self, weight, index, size):
+        if weight.shape[1] < DENSE * size * size and rows.usable(weight):
+            return lambda h: rows.product(h, weight, *self._named)
+        return Full().product(self.matrix(weight, index, size), None, size)
+
+    def matrix(self, weight, index, size):
+        flat = weight.new_zeros(weight.shape[0], size * size)
+        return flat.index_copy(1, index, weight).unflatten(1, (size, size))
+
+    def band(self, weight):
+        return None
+
+
+SELF = "+self"
+"""End of the specification string of `SelfConnected`."""
+
 DENSE = 0.2
 """Density above which a matrix product is faster than compressed rows (benchmarks/recurrence.py, --rows)."""
 
@@ -436,6 +497,11 @@ STRUCTURES: dict[str, Callable[[str], Structure]] = {
 EXAMPLES = "full, diagonal, band:21, band:5%, grouped:4, sparse:0.1, paths:8"
 
 
+def self_connected(structure: Structure) -> Structure:
+    """The structure, with every neuron's connection to itself where it might lack them."""
+    return SelfConnected(structure) if isinstance(structure, (Sparse, Paths)) else structure
+
+
 def hidden_structure(spec: str | Structure) -> Structure:
     """The structure that a specification string names; a structure passes through.
 
@@ -446,10 +512,14 @@ def hidden_structure(spec: str | Structure) -> Structure:
         if not hasattr(spec, "weight_shape"):
             raise ValueError(f"hidden={spec!r}: expected one of {EXAMPLES}")
         return spec
-    word, _, argument = spec.strip().partition(":")
+    plain, own = spec.strip().removesuffix(SELF), spec.strip().endswith(SELF)
+    word, _, argument = plain.partition(":")
     if word not in STRUCTURES:
         raise ValueError(f"hidden={spec!r}: unknown structure, expected one of {EXAMPLES}")
     try:
-        return STRUCTURES[word](argument.strip())
+        structure = STRUCTURES[word](argument.strip())
     except ValueError as error:
         raise ValueError(f"hidden={spec!r}: {error}") from None
+    if own and self_connected(structure) is structure:
+        raise ValueError(f"hidden={spec!r}: every neuron of {plain!r} is connected to itself already")
+    return self_connected(structure) if own else structure

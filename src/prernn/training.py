@@ -10,6 +10,9 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from prernn.checkpoint import RECIPE_KEY, load_weights
+from prernn.clip_network import is_clip_network
+from prernn.dataset import hold_last
+from prernn.features import whole_outputs
 from prernn.network import RecurrentNetwork, channels_last, freeze_statistics
 from prernn.recipe import Recipe
 from prernn.tasks.task import Task
@@ -55,6 +58,7 @@ class Learning:
         weight_decay: of SGD, on all weights.
         schedule: of both learning rates.
         frozen_statistics: keep batch normalization on its pre-computed statistics throughout.
+        checkpoint: frames at a time that are computed again on the way back, for long clips; see `RecurrentNetwork`.
     """
 
     lr: float = 1e-2
@@ -63,6 +67,7 @@ class Learning:
     weight_decay: float = 5e-4
     schedule: Schedule = field(default_factory=Schedule)
     frozen_statistics: bool = True
+    checkpoint: int | None = None
 
 
 class VideoModule(L.LightningModule):
@@ -113,7 +118,7 @@ class VideoModule(L.LightningModule):
 
     def forward(self, video: Tensor) -> Tensor:
         """Video ``(B, T, C, H, W)`` to outputs ``(B, T, K)``."""
-        return self.network(video)[0]
+        return self.network(video, checkpoint=self.learning.checkpoint if self.training else None)[0]
 
     def configure_optimizers(self) -> Any:
         """SGD with a group for the new and one for the pre-trained part."""
@@ -144,7 +149,7 @@ class VideoModule(L.LightningModule):
         videos = len(batch["path"])
         self._note_skipped(batch)
         # a batch whose videos were all skipped still takes part in the processes' gradient exchange
-        loss = self._loss(self(self._video(batch)), batch) if videos else self._nothing()
+        loss = self._loss(self._outputs(batch, self._video(batch)), batch) if videos else self._nothing()
         self.log("train_loss", loss.detach(), on_epoch=True, on_step=False, batch_size=max(videos, 1), sync_dist=True)
         if self.trainer.world_size == 1:
             return loss
@@ -157,9 +162,12 @@ class VideoModule(L.LightningModule):
         video, lengths = batch["video"], batch["lengths"]
         if self.learning.frozen_statistics or int(lengths.min()) == video.shape[1]:
             return video
-        steps = torch.arange(video.shape[1], device=video.device).expand(len(lengths), -1)  # (B, T)
-        steps = torch.minimum(steps, lengths[:, None] - 1)
-        return video[torch.arange(len(lengths), device=video.device)[:, None], steps]
+        return hold_last(video, lengths)
+
+    def _outputs(self, batch: dict[str, Any], video: Tensor) -> Tensor:
+        """Outputs ``(B, T, K)``; a network of clips sees each video as one."""
+        whole = video.ndim == 5 and is_clip_network(self.network)
+        return whole_outputs(self.network, batch) if whole else self(video)
 
     def _loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
         assert self.task is not None  # training and evaluation need a task
@@ -183,7 +191,7 @@ class VideoModule(L.LightningModule):
         """Adds a batch to loss and metrics; gives its outputs ``(B, T, K)``, None where all videos were skipped."""
         self._note_skipped(batch)
         videos = len(batch["path"])
-        out = self(batch["video"]).float() if videos else None
+        out = self._outputs(batch, batch["video"]).float() if videos else None
         loss = torch.zeros((), device=self.device) if out is None else self._loss(out, batch)
         # logged for an empty batch too, with no weight: every process has to take part in the exchange
         self.log(f"{name}_loss", loss, batch_size=videos, sync_dist=True)
@@ -222,7 +230,7 @@ class VideoModule(L.LightningModule):
         if not batch["path"]:
             return []
         assert self.task is not None
-        return self.task.predictions(self(batch["video"]).float(), batch)
+        return self.task.predictions(self._outputs(batch, batch["video"]).float(), batch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Puts the recipe and the run's seed into Lightning's checkpoint."""
