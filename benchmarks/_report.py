@@ -1,18 +1,24 @@
 """Figures as tables, CSV and pictures."""
 
+import datetime
 import math
+import os
+import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
+from prernn import ops
 from prernn.benchmarks._candidates import PROJECTION, TORCH, Shape
 from prernn.benchmarks._timing import Times
 from prernn.files import write_text
+from prernn.ops import backends
 from prernn.plots import COLOURS, plt, save_figure
 
 BASE = {"layer": TORCH, "recurrence": "full"}
@@ -50,6 +56,23 @@ def milliseconds(times: Times | None) -> dict:
     values = (times.median, times.low, times.high) if times else (math.nan,) * 3
     texts = ["" if math.isnan(value) else f"{1e3 * value:.5g}" for value in values]
     return {**dict(zip(("median_ms", "low_ms", "high_ms"), texts, strict=True)), "calls": times.count if times else 0}
+
+
+def machine(device: str) -> str:
+    """Date, processor or GPU, versions and kernels, in one line."""
+    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    kernels = "triton" if device == "cuda" else "native"
+    had = ops.missing(kernels) or kernels
+    if had == "native":
+        had = f"native, {backends.kernels('native').instructions()}"
+    return f"{datetime.date.today()}, {name}, {os.cpu_count()} cores, torch {torch.__version__}, kernels: {had}"
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def show(parts: Iterable[RenderableType], path: Path) -> None:

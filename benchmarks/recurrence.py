@@ -7,12 +7,9 @@ training is forward and backward with gradients to inputs and weights. How the f
 """
 
 import argparse
-import datetime
 import functools
 import itertools
 import math
-import os
-import platform
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -29,7 +26,7 @@ from prernn.benchmarks import _goals, _report
 from prernn.benchmarks._report import Row
 from prernn.benchmarks._timing import Ceilings, Stopwatch, Times, threads
 from prernn.files import write_table
-from prernn.ops import backends, rows
+from prernn.ops import rows
 from prernn.ops.linear import linear
 from prernn.structures import Sparse
 
@@ -108,7 +105,7 @@ def run(options: argparse.Namespace) -> None:
             tables += products(stopwatch, counts, options.sizes or PRODUCT_SIZES, out, progress.track)
         if options.rows:
             tables += row_products(stopwatch, counts, options.sizes or PRODUCT_SIZES, out, progress.track)
-    _report.show([machine(options.device), *tables], out / "tables.md")
+    _report.show([_report.machine(options.device), *tables], out / "tables.md")
     print(f"written to {out}")
 
 
@@ -130,23 +127,6 @@ def _targets(options: argparse.Namespace) -> list[tuple[str, candidates.Shape]]:
     return [("lstm", shape) for shape in SHAPES] + [(name, _goals.MAIN) for name in candidates.KINDS if name != "lstm"]
 
 
-def machine(device: str) -> str:
-    """Date, processor or GPU, versions and kernels, in one line."""
-    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
-    kernels = "triton" if device == "cuda" else "native"
-    had = ops.missing(kernels) or kernels
-    if had == "native":
-        had = f"native, {backends.kernels('native').instructions()}"
-    return f"{datetime.date.today()}, {name}, {os.cpu_count()} cores, torch {torch.__version__}, kernels: {had}"
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def recurrences(stopwatch: Stopwatch, counts: Sequence[int], targets: Sequence, out: Path, track: Track) -> list[Group]:
     """Layers and recurrences alone, with the goals and the machine's ceilings."""
     found: list[Row] = []
@@ -165,7 +145,7 @@ def recurrences(stopwatch: Stopwatch, counts: Sequence[int], targets: Sequence, 
     write_table(out / "recurrence.csv", [row.line() for row in found])
     write_table(out / "ceilings.csv", reached)
     write_table(out / "goals.csv", checked)
-    _report.ratio_plot(found, out / "ratios.png", machine(stopwatch.device))
+    _report.ratio_plot(found, out / "ratios.png", _report.machine(stopwatch.device))
     tables = [*_report.row_tables(found), _report.table("Ceilings of this machine", reached)]
     texts = ("part", "mode", "ours", "theirs", "floor set by")
     return [*tables, _report.table("Goals, LSTM, one thread", checked, texts)] if checked else tables

@@ -1,8 +1,9 @@
 """Writes the configurations of the papers' tables, one file a published cell: ``python configs/paper.py``.
 
 Sources: Yang, Molchanov and Kautz, "Making Convolutional Networks Recurrent for Visual Sequence Learning" (CVPR 2018),
-its supplement (learning rates, epochs, hidden sizes), and the talk "PreRNN and BandRNN for Video Understanding". What
-they leave open, such as the frames of a clip and the batch size, is our choice and marked so in each file.
+its supplement (learning rates, epochs, hidden sizes), the talk "PreRNN and BandRNN for Video Understanding", and the
+supplement of Singh and Cuzzolin, "Recurrent Convolutions for Causal 3D CNNs" (clips, batches, augmentation). What they
+leave open, such as the frames of a clip and the batch size, is our choice and marked so in each file.
 """
 
 from pathlib import Path
@@ -75,6 +76,7 @@ def config(application: dict[str, Any], recipe: dict[str, Any], run: str) -> dic
     """A complete configuration."""
     rate = application["lr"]
     learning = {"lr": rate, "pretrained_lr": rate, "momentum": 0.9, "weight_decay": 5e-4}
+    learning |= {key: application[key] for key in ("frozen_statistics",) if key in application}
     return {
         "seed_everything": 0,
         "model": {
@@ -109,6 +111,42 @@ def _fc_table(layers: tuple[str, str], sizes: dict[str, dict[int, int]]) -> dict
     }
 
 
+def _rcn(frames: int, batch: int) -> dict[str, Any]:
+    """The recipe of the RCN supplement, section 2, for clips of 8 or 16 frames."""
+    task = {"layout": "folders", "sampling": {"frames": frames, "rule": "random"}, "size": 112, "resize": 128}
+    task |= {"scale": [0.5, 1.0], "flip": True, "rotation": 10.0, "shear": 5.0}
+    return {
+        "recipe": {"backbone": "resnet18", "pretrained": True},
+        "lr": 1e-2,
+        "schedule": {"kind": "step", "every": 10, "factor": 0.1},
+        "task": {"class_path": "prernn.tasks.action.Action", "init_args": task},
+        "batch_size": batch,
+        "epochs": 30,
+        "frozen_statistics": False,
+        "data": "Kinetics, one folder a class",
+        "open": "learning rate and epochs, picture size, rotation and shear, gradient clipping",
+    }
+
+
+def _rcn_rows(frames: int) -> dict[str, dict[str, Any]]:
+    """Table 1's four initialisations, and the networks that the supplement compares RCN with."""
+    starts = {
+        f"{spatial}-{hidden}": {"pretrained": spatial == "imagenet", "method": "rcn", "rcn": {"init": hidden}}
+        for spatial in ("random", "imagenet")
+        for hidden in ("random", "identity")
+    }
+    base = {"method": "rcn", "rcn": {"init": "identity"}}
+    rows = {f"rcn18-{name}": row for name, row in starts.items()}
+    rows |= {f"rcn18-{name}": {**base, "hidden": hidden} for name, hidden in SPARSE.items()}
+    rows["rcn34"] = {**base, "backbone": "resnet34"}
+    rows["i3d18"] = {"method": "framewise", "inflate": {"frames": frames, "init": "mean"}}
+    clips = {name: {"backbone": name, "pretrained": False} for name in ("r3d_18", "r2plus1d_18", "mc3_18")}
+    return rows | {name: {"method": "framewise", **row} for name, row in clips.items()}
+
+
+SPARSE = {"band5percent": "band:5%", "diagonal": "diagonal"}
+
+
 def tables() -> dict[str, tuple[str, dict[str, Any], dict[str, Any]]]:
     """``{table/cell: (what it is, application, recipe)}``."""
     found: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {}
@@ -140,6 +178,9 @@ def tables() -> dict[str, tuple[str, dict[str, Any], dict[str, Any]]]:
             for hidden in ("diagonal", "band:21", "band:101", "band:201")
         }
         add("bandrnn", "PreRNN and BandRNN talk (band 1 %, 5 %, 10 % of 2048)", action, band)
+    for frames, batch in ((8, 64), (16, 32)):
+        rows = {f"{name}-{frames}": row for name, row in _rcn_rows(frames).items()}
+        add("rcn", "RCN supplement, Table 1 and section 2", _rcn(frames, batch), rows)
     return found
 
 

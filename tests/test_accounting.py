@@ -9,7 +9,7 @@ from conftest import SIZE, SPECS, DenseNet, FcNet, PlainNet, ResidualNet
 from torchvision.models import get_model
 
 import prernn
-from prernn.accounting import total_weights
+from prernn.accounting import frame_cost, total_weights
 from prernn.c3d import C3D
 from prernn.cells import CELLS, make_cell
 from prernn.input_to_hidden import INPUTS
@@ -191,3 +191,96 @@ def test_a_network_without_recurrence_introduces_nothing():
     count = prernn.recurrent_parameters(prernn.framewise(FcNet(), **SMALL))
     assert (count.introduced, count.layers) == (0, ())
     assert "total" in count.table()
+
+
+# --- what a frame costs
+
+RESNET18 = 1_814_073_344
+"""Multiply-adds of ResNet-18 at 224 pixels."""
+
+
+@pytest.fixture(scope="module")
+def resnet18():
+    with torch.device("meta"):
+        return get_model("resnet18")
+
+
+def test_cost_of_resnet18_and_of_its_rcn(resnet18):
+    plain, rcn = frame_cost(prernn.framewise(resnet18)), frame_cost(prernn.convert_rcn(resnet18))
+    assert plain.layers == ()
+    assert (plain.feedforward, plain.multiply_adds, plain.state) == (RESNET18, RESNET18, 0)
+    assert rcn.feedforward == RESNET18
+    assert len(rcn.layers) == 17
+    first = rcn.layers[0]
+    assert (first.name, first.hidden, first.size, first.map) == ("conv1", "full", 64, (112, 112))
+    assert (first.places, first.weights, first.state) == (112 * 112, 64 * 64, 64 * 112 * 112 + 1)
+    assert first.multiply_adds == 64 * 64 * 112 * 112
+    # conv1, and the 4 units of each stage
+    stages = [(64, 56), (128, 28), (256, 14), (512, 7)]
+    assert rcn.state == 64 * 112**2 + 4 * sum(size * side**2 for size, side in stages) + 17 == 2_308_113
+    assert rcn.state_bytes == 4 * rcn.state
+    recurrent = 64**2 * 112**2 + 4 * sum(size**2 * side**2 for size, side in stages)
+    assert rcn.multiply_adds == RESNET18 + recurrent
+
+
+@pytest.mark.parametrize("spec", ["diagonal", "band:3", "grouped:4", "sparse:0.1+self", "paths:3"])
+def test_cost_follows_the_structure(resnet18, spec):
+    cost = frame_cost(prernn.convert_rcn(resnet18, layers="layer4.1.*", hidden=spec, init="random"))
+    each = hidden_structure(spec).weight_count(512)
+    assert [layer.multiply_adds for layer in cost.layers] == [each * 49] * 2
+    assert [layer.weights for layer in cost.layers] == [each] * 2
+    assert [layer.hidden for layer in cost.layers] == [spec] * 2
+    assert cost.feedforward == RESNET18
+    assert cost.state == 2 * (512 * 49 + 1)
+
+
+def test_cost_at_another_size_and_in_another_type(resnet18):
+    net = prernn.convert_rcn(resnet18).double()
+    cost = frame_cost(net, (64, 96))
+    assert cost.layers[0].map == (32, 48)
+    assert cost.layers[-1].map == (2, 3)
+    places = 64 * 96 / 224**2
+    assert abs(cost.multiply_adds / (frame_cost(net).multiply_adds * places) - 1) < 0.01  # all but the output layer
+    assert cost.state == sum(math.prod(t.shape) for layer in net.init_state(1, (64, 96)) for t in layer)
+    assert cost.state_bytes == 8 * cost.state
+
+
+def test_cost_of_a_3d_network():
+    with torch.device("meta"):
+        cnn = get_model("r3d_18")
+    cost = frame_cost(prernn.framewise(cnn, image_size=(16, 112, 112)))
+    assert abs(cost.multiply_adds / 40.7e9 - 1) < 0.005
+    assert cost.state == 0
+
+
+@pytest.mark.parametrize(("input", "products"), [("gate", 3), ("single", 1)])
+def test_cost_of_prernn(input, products):
+    """fc7 runs once for each gate, or once for all; W_hh of all gates at one place."""
+    cnn = FcNet()
+    plain = frame_cost(prernn.framewise(cnn, **SMALL))
+    cost = frame_cost(prernn.convert(cnn, cell="gru", input=input, **SMALL))
+    assert plain.multiply_adds == 8 * 8 * 3 * 4 * 9 + 16 * SIZE + SIZE * SIZE + SIZE * 5
+    (layer,) = cost.layers
+    assert (layer.map, layer.places, layer.weights, layer.state) == ((), 1, 3 * SIZE * SIZE, SIZE)
+    assert layer.multiply_adds == 3 * SIZE * SIZE
+    assert cost.feedforward == plain.feedforward + (products - 1) * SIZE * SIZE
+    lstm = frame_cost(prernn.convert(cnn, cell="lstm", hidden="band:3", **SMALL))
+    assert (lstm.state, lstm.layers[0].multiply_adds) == (2 * SIZE, 4 * (3 * SIZE - 2))
+
+
+@pytest.mark.parametrize("make", [FcNet, ResidualNet, DenseNet, PlainNet])
+def test_cost_on_meta_is_the_cost_for_real(make):
+    with torch.device("meta"):
+        empty = make()
+    costs = []
+    for cnn in (make(), empty):
+        nets = [prernn.convert_rcn(cnn, layers="*", **SMALL), prernn.convert(cnn, cell="lstm", **SMALL)]
+        costs.append([frame_cost(each, size) for each in nets for size in (None, (12, 10))])
+    assert costs[0] == costs[1]
+    assert all(cost.multiply_adds > cost.feedforward > 0 for cost in costs[0])
+
+
+def test_cost_of_frames_that_a_network_does_not_take_is_an_error():
+    net = prernn.framewise(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 5), torch.nn.Flatten()), image_size=(8, 8))
+    with pytest.raises(ValueError, match="takes no frames"):
+        frame_cost(net, (4, 4))

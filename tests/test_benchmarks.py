@@ -111,7 +111,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(tmp_path, capsys, monkeypat
 
 def test_bench_lists_benchmarks_alone(capsys):
     assert main(["bench", "nothing"]) == 2
-    assert "choose from 'recurrence'" in capsys.readouterr().err
+    assert "choose from 'rcn', 'recurrence'" in capsys.readouterr().err
 
 
 def test_work_of_a_recurrence():

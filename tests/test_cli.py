@@ -42,6 +42,20 @@ def test_inspect_prints_the_papers_numbers(capsys):
     assert "16,384" in text  # four diagonals
 
 
+def test_inspect_prints_the_state_of_an_rcn(capsys):
+    assert main(["inspect", "resnet18", "--rcn", "--hidden", "full", "diagonal", "--layer", "layer4.?.conv?"]) == 0
+    text = capsys.readouterr().out
+    assert "layer4.1.conv2" in text
+    assert "layer3" not in text
+    assert "25,089" in text  # 512 x 7 x 7, and whether it has started
+    assert "100,356" in text  # four of them ...
+    assert "0.4" in text  # ... in MB
+    assert "1,865,453,568" in text  # 1,814,073,344 of ResNet-18 and 4 x 512 x 512 x 49
+    assert main(["inspect", "resnet18", "--rcn", "--size", "112", "--hidden", "diagonal"]) == 0
+    assert "56x56" in capsys.readouterr().out
+    assert main(["inspect", "resnet18", "--rcn", "--layer", "nothing"]) == 2
+
+
 def test_inspect_builds_no_weights(monkeypatch):
     built = []
     empty = torch.empty

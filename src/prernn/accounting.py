@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from prernn import ops
 from prernn.cells import make_cell
 from prernn.convert import convert, traditional
-from prernn.network import RecurrentNetwork, gate_inputs, recurrent_nodes
+from prernn.network import FRAMES_OF_SHAPES, RecurrentNetwork, gate_inputs, recurrent_nodes
 from prernn.recurrent import RecurrentLayer
 from prernn.structures import Structure
 
@@ -138,7 +138,7 @@ class Cost:
         return self.state * self.bytes_each
 
 
-def frame_cost(net: RecurrentNetwork, image_size: tuple[int, int] | None = None) -> Cost:
+def frame_cost(net: RecurrentNetwork, image_size: tuple[int, ...] | None = None) -> Cost:
     """Counts multiply-adds and state for one frame of a stream; nothing is computed.
 
     Convolutions and matrix products count, elementwise steps do not; a recurrent product counts the weights that its
@@ -146,7 +146,7 @@ def frame_cost(net: RecurrentNetwork, image_size: tuple[int, int] | None = None)
 
     Args:
         net: any network, on the meta device too.
-        image_size: ``(H, W)`` of the frame; None means that of ``net.frame_shape``.
+        image_size: ``(H, W)`` of the frame, or ``(D, H, W)`` of a snippet; None means that of ``net.frame_shape``.
 
     Raises:
         ValueError: a size that the network does not take.
@@ -159,7 +159,8 @@ def frame_cost(net: RecurrentNetwork, image_size: tuple[int, int] | None = None)
         _layer_cost(name, layer, tuple(u.shape[3:]))
         for name, layer, u in zip(names, net.recurrent_layers, inputs, strict=True)
     ]
-    return Cost(tuple(layers), counter.get_total_flops() // 2, next(net.parameters()).element_size())
+    feedforward = counter.get_total_flops() // 2 // FRAMES_OF_SHAPES  # a multiply-add is two operations
+    return Cost(tuple(layers), feedforward, next(net.parameters()).element_size())
 
 
 def _layer_cost(name: str, layer: RecurrentLayer, extent: tuple[int, ...]) -> LayerCost:

@@ -121,10 +121,11 @@ def compare(
                 sparse = [lineup.sparse_row(best, hidden, data.task) for hidden in structures]
                 _search(pool, sparse, budget, data.task, progress)
                 rows += sparse
-            _train_all(pool, rows, budget, data.task, progress)
+            # written after each training, so that a long comparison that is ended early leaves what it found
+            _train_all(pool, rows, budget, data.task, progress, lambda: _write_record(rows, budget, out))
     table = [_summary(row, data.task) for row in rows]
     write_table(out / "comparison.csv", table)
-    write_json(out / "comparison.json", {"budget": asdict(budget), "rows": [_record(row) for row in rows]})
+    _write_record(rows, budget, out)
     _plot(rows, data.task, out)
     if all("early" in result for row in rows for result in row.finals):
         early.write_curves({row.name: [result["early"] for result in row.finals] for row in rows}, out)
@@ -285,12 +286,20 @@ def _merit(score: float, task: Task) -> float:
     return score if task.score[1] == "max" else -score
 
 
-def _train_all(pool: ProcessPoolExecutor, rows: list[Row], budget: Budget, task: Task, progress: Progress) -> None:
+def _train_all(
+    pool: ProcessPoolExecutor,
+    rows: list[Row],
+    budget: Budget,
+    task: Task,
+    progress: Progress,
+    record: Callable[[], None],
+) -> None:
     bar = progress.add_task("final trainings", total=len(rows) * len(budget.seeds), note="")
     futures = {pool.submit(_job, row.recipe, row.rate, seed, False): row for row in rows for seed in budget.seeds}
     for future in as_completed(futures):
         row, result = futures[future], future.result()
         row.finals.append(result)
+        record()
         score = result["metrics"][task.score[0]]
         _say(progress, bar, f"{row.name}, seed {result['seed']}: {task.score[0]} {score:.3f} on test videos")
     for row in rows:
@@ -307,6 +316,10 @@ def _summary(row: Row, task: Task) -> dict[str, Any]:
         values[f"{name} spread"] = statistics.stdev(found) if len(found) > 1 else 0.0
     last = [result["history"]["train loss"][-1] for result in row.finals]
     return {**values, "train loss": statistics.fmean(last)}
+
+
+def _write_record(rows: list[Row], budget: Budget, out: Path) -> None:
+    write_json(out / "comparison.json", {"budget": asdict(budget), "rows": [_record(row) for row in rows]})
 
 
 def _record(row: Row) -> dict[str, Any]:

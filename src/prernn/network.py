@@ -59,23 +59,24 @@ class RecurrentNetwork(nn.Module):
                 fresh.add(f"cnn.{node.target}.input_to_hidden")
         return [p for name, p in self.named_parameters() if any(f"{name}.".startswith(f"{part}.") for part in fresh)]
 
-    def init_state(self, batch_size: int, image_size: tuple[int, int] | None = None) -> tuple:
+    def init_state(self, batch_size: int, image_size: tuple[int, ...] | None = None) -> tuple:
         """Zero state of ``batch_size`` streams.
 
         Args:
             batch_size: number of streams B.
-            image_size: ``(H, W)`` of the frames, where a state holds feature maps; None means that of ``frame_shape``.
+            image_size: ``(H, W)`` of the frames or ``(D, H, W)`` of snippets, where a state holds feature maps; None
+                means that of ``frame_shape``.
         """
         sizes = self.map_sizes(image_size)
         return tuple(
             layer.init_state(batch_size, *size) for layer, size in zip(self.recurrent_layers, sizes, strict=True)
         )
 
-    def map_sizes(self, image_size: tuple[int, int] | None = None) -> list[tuple[int, ...]]:
-        """Size ``(H, W)`` of each recurrent layer's feature maps, ``()`` where it has vectors, for frames of a size."""
+    def map_sizes(self, image_size: tuple[int, ...] | None = None) -> list[tuple[int, ...]]:
+        """Size of each recurrent layer's feature maps, ``()`` for vectors; ``image_size`` as in `init_state`."""
         known = [output_value(node).meta["shape"][2:] for node in recurrent_nodes(self.cnn)]
         size = self.frame_shape[-2:] if image_size is None else tuple(image_size)
-        if size == self.frame_shape[-2:] or not any(known):
+        if size == self.frame_shape[-len(size) :] or not any(known):
             return known
         if size not in self._map_sizes:
             self._map_sizes[size] = [tuple(u.shape[3:]) for u in gate_inputs(self, size)]
@@ -89,7 +90,7 @@ class RecurrentNetwork(nn.Module):
     def _open_state(self, state: tuple | None, frames: Tensor, batch: int) -> tuple:
         """The state to start from; a ValueError where it belongs to another network or batch."""
         if state is None:
-            return self.init_state(batch, tuple(frames.shape[-2:]))
+            return self.init_state(batch, tuple(frames.shape[1 - len(self.frame_shape) :]))
         layers = self.recurrent_layers
         maps = [len(output_value(node).meta["shape"]) > 2 for node in recurrent_nodes(self.cnn)]
         given = [[tuple(tensor.shape) for tensor in part] for part in state]
@@ -189,10 +190,14 @@ def output_value(node: fx.Node) -> fx.Node:
     return next(user for user in node.users if user.target is operator.getitem and user.args[1] == 0)
 
 
+FRAMES_OF_SHAPES = 2
+"""Frames that `gate_inputs` takes: batch normalization refuses to learn from one whose map is down to one place."""
+
+
 def gate_inputs(
     network: RecurrentNetwork, image_size: tuple[int, ...], watch: contextlib.AbstractContextManager | None = None
 ) -> list[Tensor]:
-    """Gate inputs ``(1, G, D...)`` of every recurrent layer for one frame of a size: shapes alone, nothing is computed.
+    """Gate inputs ``(2, G, D...)`` of every recurrent layer for two frames of a size: shapes alone, nothing runs.
 
     ``watch`` is entered around everything feedforward, such as torch's counter of operations.
 
@@ -200,10 +205,10 @@ def gate_inputs(
         ValueError: frames of a size that the network does not take.
     """
     parameter = next(network.parameters())
-    shape = (*network.frame_shape[:-2], *image_size)
+    shape = (*network.frame_shape[: -len(image_size)], *image_size)
     feedforward = _Feedforward(network.cnn)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        frame = torch.empty(1, *shape, dtype=parameter.dtype, device=parameter.device)
+        frame = torch.empty(FRAMES_OF_SHAPES, *shape, dtype=parameter.dtype, device=parameter.device)
         try:
             with watch or contextlib.nullcontext():
                 feedforward.run(frame, [None] * len(network.recurrent_layers), enable_io_processing=False)
@@ -240,7 +245,9 @@ def open_network(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> R
         NotImplementedError: the CNN can't be traced, or takes none of the usual frame sizes.
     """
     if isinstance(cnn, RecurrentNetwork):
-        return copy.deepcopy(cnn)
+        network = copy.deepcopy(cnn)
+        network._map_sizes = {}  # a layer may be about to become recurrent
+        return network
     module = tracing.trace(cnn)
     # a network of a fixed frame size may say so itself, as those of prernn do
     size = getattr(cnn, "frame_size", None) if image_size is None else image_size

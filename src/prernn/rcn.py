@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from prernn import tracing
@@ -111,7 +110,8 @@ def _check(name: str, nodes: list[fx.Node]) -> None:
     if len(nodes) > 1:
         raise NotImplementedError(f"convolution {name!r} is used {len(nodes)} times in a frame; expected once")
     shape = tracing.value_shape(nodes[0])
-    if shape is None or shape[0] != 2:  # the batch that shapes were found with
+    # 2 is the batch that shapes were found with; a layer of several inputs knows of more than this frame
+    if shape is None or shape[0] != 2 or len(nodes[0].all_input_nodes) != 1:
         raise NotImplementedError(f"convolution {name!r} sees parts of frames, or several at once; expected one whole")
 
 
@@ -146,7 +146,7 @@ def _draw_anew(network: RecurrentNetwork) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 module.bias.zero_()
-        elif isinstance(module, (nn.Linear, _BatchNorm)):
+        elif isinstance(module, (nn.Linear, *tracing.NORMS)):
             module.reset_parameters()
         else:
             continue

@@ -1,5 +1,6 @@
 """How a network is built, as plain data: what a config says and what every checkpoint carries."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -39,7 +40,7 @@ class Recipe:
         input: "gate" (PreRNN) or "single" (PreRNN-SIH).
         hidden: structure of ``W_hh``.
         rcn: further arguments of `convert_rcn`, such as ``{"init": "random", "mix": "sum"}``; its ``layers`` and
-            ``hidden`` are ``layer`` and ``hidden`` here.
+            ``hidden`` are ``layer`` and ``hidden`` here, unless they stand in ``rcn``.
         rcn_below: convert the CNN to an RCN first and then by ``method``: PreRNN on top of RCN.
         pretrained_layer: False draws the converted layer anew.
         hidden_size: hidden size of a traditional RNN; None takes that of the features.
@@ -65,6 +66,12 @@ class Recipe:
     num_layers: int = 1
     layers_on_top: int = 0
 
+    def __post_init__(self) -> None:
+        for name, function in (("rcn", convert_rcn), ("inflate", inflate)):
+            known = [key for key in inspect.signature(function).parameters if key not in ("cnn", "outputs")]
+            if unknown := [key for key in getattr(self, name) or {} if key not in known]:
+                raise ValueError(f"recipe {name}: expected keys among {', '.join(known)}, got {', '.join(unknown)}")
+
     def build(self, outputs: int | None = None) -> RecurrentNetwork:
         """The network, with a new output layer of size ``outputs``.
 
@@ -84,7 +91,7 @@ class Recipe:
         if self.inflate is not None:
             cnn = inflate(cnn, **self.inflate)
         if self.rcn_below:
-            cnn = convert_rcn(cnn, hidden=self.hidden, **self.rcn)
+            cnn = convert_rcn(cnn, **{"hidden": self.hidden, **self.rcn})
         network = self._make_recurrent(cnn, outputs)
         network.recipe |= {"backbone": self.backbone, "backbone_options": self.backbone_options}
         if self.inflate is not None:
@@ -97,7 +104,7 @@ class Recipe:
         if self.method == "framewise":
             return framewise(cnn, outputs=outputs)
         if self.method == "rcn":
-            return convert_rcn(cnn, layers=self.layer, hidden=self.hidden, outputs=outputs, **self.rcn)
+            return convert_rcn(cnn, outputs=outputs, **{"layers": self.layer, "hidden": self.hidden, **self.rcn})
         kind: dict[str, Any] = {"cell": self.cell, "hidden": self.hidden, "outputs": outputs}
         if self.method == "traditional":
             return traditional(cnn, hidden_size=self.hidden_size, num_layers=self.num_layers, **kind)

@@ -396,7 +396,7 @@ class SelfConnected:
         return len(self._entries(size)[0])
 
     def fan_in(self, size):
-        return self.base.fan_in(size) + 1
+        return min(self.base.fan_in(size) + 1, size)
 
     def weight_shape(self, size):
         return (self.weight_count(size),)

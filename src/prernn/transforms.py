@@ -106,6 +106,8 @@ class TransformSpec:
     mean, std: a number for each channel, or one for all, for pixel values in [0, 1]; kept as tuples.
     scale: range of the area that a training crop takes of the frame; its aspect ratio is within 3/4 and 4/3.
     flip: whether training mirrors half of the clips.
+    rotation, shear: training turns and shears each clip by up to so many degrees to either side (with the crop, the
+    affine transformations of the RCN supplement, section 2); what comes in from outside is black.
     flow: the channels are optical flow, x and y in turn, with 128 for no motion: a clip that is mirrored has its x
     negated too. See `prernn.flow`.
 
@@ -118,6 +120,8 @@ class TransformSpec:
     std: tuple[float, ...] | float = (0.229, 0.224, 0.225)
     scale: tuple[float, float] = (0.6, 1.0)
     flip: bool = True
+    rotation: float = 0.0
+    shear: float = 0.0
     flow: bool = False
 
     def __post_init__(self) -> None:
@@ -134,6 +138,11 @@ class TransformSpec:
             raise ValueError(f"transform mean, std: expected {wanted}, got {self.mean}, {self.std}")
         if self.flow and self.channels and self.channels % 2:
             raise ValueError(f"transform flow: expected mean, std of an even number of channels, got {self.channels}")
+        if not 0 <= self.rotation <= 180 or not 0 <= self.shear < 90:
+            wanted, got = "rotation of 0 to 180 and shear below 90 degrees", f"{self.rotation} and {self.shear}"
+            raise ValueError(f"transform: expected {wanted}, got {got}")
+        if self.flow and (self.rotation or self.shear):
+            raise ValueError("transform flow: expected no rotation and no shear, which would turn the motion itself")
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"transform scale: expected 0 < low <= high <= 1, got {self.scale}")
 
@@ -180,11 +189,17 @@ def clip_transform(spec: TransformSpec, train: bool) -> Callable[[Tensor], Tenso
     if train:
         crop = [v2.RandomResizedCrop(spec.size, scale=spec.scale, antialias=True)]
         crop += [_FlowFlip() if spec.flow else v2.RandomHorizontalFlip()] if spec.flip else []
+        crop += [_affine(spec)] if spec.rotation or spec.shear else []
     else:
         crop = [v2.Resize(spec.resize or spec.size, antialias=True), v2.CenterCrop(spec.size)]
     normalize = v2.Normalize(*spec._statistics)
     steps = v2.Compose([*crop, v2.ToDtype(torch.float32, scale=True), normalize, v2.ToPureTensor()])
     return partial(_transform_clip, steps, spec)  # not a nested function, which could not go to worker processes
+
+
+def _affine(spec: TransformSpec) -> v2.Transform:
+    both = (-spec.shear, spec.shear, -spec.shear, spec.shear)
+    return v2.RandomAffine(spec.rotation, shear=both, interpolation=v2.InterpolationMode.BILINEAR)
 
 
 def frame_transform(spec: TransformSpec) -> Callable[[np.ndarray | Tensor], Tensor]:

@@ -51,6 +51,8 @@ class Action(Task):
         std: likewise.
         scale: range of the area that a training crop takes.
         flip: whether training mirrors half of the clips; not for classes that left and right tell apart.
+        rotation: training turns each clip by up to so many degrees.
+        shear: training shears each clip by up to so many degrees.
         loss_frames: "all" asks for the label at every frame, "last" at the last alone.
     """
 
@@ -72,6 +74,8 @@ class Action(Task):
     std: tuple[float, ...] | None = None
     scale: tuple[float, float] = (0.6, 1.0)
     flip: bool = True
+    rotation: float = 0.0
+    shear: float = 0.0
     loss_frames: Literal["all", "last"] = "all"
     labels: list[str] | None = field(init=False, default=None)
     transform: dict[str, Any] | None = field(init=False, default=None)
@@ -93,7 +97,8 @@ class Action(Task):
             spec = {**spec, "mean": (FLOW_MEAN,), "std": (FLOW_STD,)}
         own = {key: getattr(self, key) for key in ("size", "mean", "std") if getattr(self, key) is not None}
         flow = {"flow": True} if self.stream == "flow" else {}
-        self.spec = TransformSpec(**{**spec, **own}, resize=self.resize, scale=self.scale, flip=self.flip, **flow)
+        chance = {name: getattr(self, name) for name in ("scale", "flip", "rotation", "shear")}
+        self.spec = TransformSpec(**{**spec, **own, **chance, **flow}, resize=self.resize)
         self.transform = asdict(self.spec)
         self.labels, self._train = self._list("train")
 
