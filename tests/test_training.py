@@ -91,6 +91,15 @@ def test_a_resumed_run_ends_in_the_weights_of_an_unbroken_one(videos, finished, 
     assert (tmp_path / "run" / "history.csv").read_text() == (finished[0] / "history.csv").read_text()
 
 
+def test_a_run_keeps_batch_statistics_frozen(finished):
+    """Lightning trains in the mode that it finds, so the module has to be in the right one from the start."""
+    state = checkpoint.load(finished[0]).state_dict()
+    means = [value for name, value in state.items() if name.endswith("running_mean")]
+    assert means
+    assert not any(value.any() for value in means)
+    assert not any(value for name, value in state.items() if name.endswith("num_batches_tracked"))
+
+
 def test_a_run_leaves_its_results(videos, finished):
     run, file = finished
     assert main(["test", "--config", file]) == 0
@@ -294,7 +303,7 @@ def test_zero_rate_freezes_the_pretrained_part():
 @pytest.mark.parametrize("frozen", [True, False])
 def test_batch_statistics_stay_frozen_if_asked(frozen):
     module = module_of(frozen_statistics=frozen)
-    module.train()
+    assert module.training
     trunk = [m for name, m in module.network.cnn.named_modules() if isinstance(m, _BatchNorm) and "tail" not in name]
     before = trunk[0].running_mean.clone()
     module(torch.randn(2, 2, 3, 32, 32))

@@ -103,6 +103,7 @@ class VideoModule(L.LightningModule):
         self.test_results: dict[str, Any] = {}
         if self.learning.pretrained_lr == 0:
             self._freeze_pretrained()
+        self.train()  # Lightning takes the mode that it finds
 
     def _freeze_pretrained(self) -> None:
         new = {id(p) for p in self.network.new_parameters()}
