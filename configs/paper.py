@@ -140,8 +140,8 @@ def _rcn_rows(frames: int) -> dict[str, dict[str, Any]]:
     rows |= {f"rcn18-{name}": {**base, "hidden": hidden} for name, hidden in SPARSE.items()}
     rows["rcn34"] = {**base, "backbone": "resnet34"}
     rows["i3d18"] = {"method": "framewise", "inflate": {"frames": frames, "init": "mean"}}
-    clips = {name: {"backbone": name, "pretrained": False} for name in ("r3d_18", "r2plus1d_18", "mc3_18")}
-    return rows | {name: {"method": "framewise", **row} for name, row in clips.items()}
+    clip = {"method": "framewise", "pretrained": False, "frames": frames}
+    return rows | {name: {**clip, "backbone": name} for name in ("r3d_18", "r2plus1d_18", "mc3_18")}
 
 
 SPARSE = {"band5percent": "band:5%", "diagonal": "diagonal"}

@@ -22,7 +22,7 @@ from prernn.training import VideoModule
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "player.yaml")
-CLIPS = ("r3d_18", "r2plus1d_18", "mc3_18")
+CLIPS = ("r3d_18", "r2plus1d_18", "mc3_18", "c3d")
 UNITS = {"resnet18": 17, "resnet34": 33, "efficientnet_lite0": 17}
 """Convolutions with a kernel larger than 1."""
 OUTPUTS = {"Action": 101, "Gesture": 26, "Face": 136}
@@ -84,7 +84,8 @@ def test_its_network_can_be_built(name, on_meta):
     net = Recipe(**values).build(OUTPUTS[task])
     assert len(net.recurrent_layers) == expected_layers(values)
     assert all(str(layer.hidden_to_hidden.structure) == values.get("hidden", "full") for layer in net.recurrent_layers)
-    assert is_clip_network(net) == (values.get("inflate") is not None or values["backbone"] in CLIPS)
+    clips = values.get("inflate") is not None or values["backbone"] in CLIPS
+    assert is_clip_network(net) == (clips and values["method"] == "framewise")
     assert next(iter(net.cnn.parameters())).is_meta
 
 

@@ -31,8 +31,10 @@ from torchvision.models import get_model
 
 import prernn
 from prernn import ops
-from prernn.accounting import recurrent_parameters
+from prernn.accounting import frame_cost, recurrent_parameters
+from prernn.backbones import backbone
 from prernn.cells import LinearCell
+from prernn.input_to_hidden import GateInput
 from prernn.recipe import Recipe
 from prernn.recurrent import RecurrentLayer
 from prernn.streaming import Stream
@@ -687,7 +689,7 @@ def test_a_new_output_layer():
     cnn, _ = converted("wide")
     net = prernn.convert_rcn(cnn, outputs=9, **SMALL)
     assert net(film(2, 3))[0].shape == (2, 3, 9)
-    assert net.drawn_anew == {"fc"}
+    assert net.drawn_anew == set(net.output_layer.parameters())
     assert {net.output_layer.weight.shape} == {(9, SIZE)}
 
 
@@ -938,3 +940,41 @@ def test_a_network_in_two_parts_is_the_whole(spec, steps, batch):
     expected, last = net(video)
     close(out.unflatten(0, (steps, batch)).transpose(0, 1), expected)
     close(state, last)
+
+
+def test_drawing_anew_reaches_the_copies_of_a_converted_layer_and_says_what_it_can_not_reach():
+    torch.manual_seed(0)
+    converted = prernn.convert(prepare(CNNS["conv"]()), cell="lstm", **SMALL)
+    net = prernn.convert_rcn(converted, pretrained=False)
+    form = next(x.input_to_hidden for x in net.recurrent_layers if isinstance(x.input_to_hidden, GateInput))
+    old = next(x.input_to_hidden for x in converted.recurrent_layers)
+    assert not torch.equal(form.layer.weight, old.layer.weight)
+    assert torch.equal(form.copies, form.layer.weight.expand_as(form.copies))  # gates start alike
+    new = set(net.new_parameters())
+    assert {form.copies, form.layer.weight} <= new
+    assert new == set(net.parameters())
+    with pytest.raises(NotImplementedError, match=r"can't draw .*gamma.* anew"):
+        prernn.convert_rcn(backbone("timm/convnext_atto"), pretrained=False)
+
+
+def test_what_was_drawn_anew_is_new_after_a_further_conversion():
+    net = prernn.convert(prernn.convert_rcn(prepare(CNNS["conv"]()), pretrained=False, **SMALL), cell="gru")
+    assert set(net.new_parameters()) == set(net.parameters())
+
+
+def test_units_in_few_bits_and_under_inference_mode():
+    wide = nn.Sequential(nn.Conv2d(3, 301, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(301, 2)).bfloat16()
+    (layer,) = prernn.convert_rcn(wide, **SMALL).recurrent_layers
+    assert torch.equal(layer.hidden_to_hidden.matrix()[0], torch.eye(301, dtype=torch.bfloat16))
+    with torch.inference_mode():
+        (layer,) = prernn.convert_rcn(wide.float(), hidden="paths:2", **SMALL).recurrent_layers
+        assert torch.equal(layer.hidden_to_hidden.matrix()[0], torch.eye(301))
+
+
+def test_the_size_of_a_state_leaves_the_network_as_it_is():
+    net = prernn.convert_rcn(prepare(CNNS["conv"]()).train(), **SMALL)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    net.init_state(1, (12, 10))
+    frame_cost(net, (12, 10))
+    assert net.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from prernn import ops
 from prernn.cells import make_cell
 from prernn.convert import convert, traditional
-from prernn.network import FRAMES_OF_SHAPES, RecurrentNetwork, gate_inputs, recurrent_nodes
+from prernn.network import RecurrentNetwork, gate_inputs, recurrent_nodes
 from prernn.recurrent import RecurrentLayer
 from prernn.structures import Structure
 
@@ -159,7 +159,7 @@ def frame_cost(net: RecurrentNetwork, image_size: tuple[int, ...] | None = None)
         _layer_cost(name, layer, tuple(u.shape[3:]))
         for name, layer, u in zip(names, net.recurrent_layers, inputs, strict=True)
     ]
-    feedforward = counter.get_total_flops() // 2 // FRAMES_OF_SHAPES  # a multiply-add is two operations
+    feedforward = counter.get_total_flops() // 2  # a multiply-add is two operations
     return Cost(tuple(layers), feedforward, next(net.parameters()).element_size())
 
 

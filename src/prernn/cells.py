@@ -169,7 +169,7 @@ class GRUCell:
 
 @dataclass(frozen=True)
 class LinearCell:
-    """The hidden-state convolution of RCN: ``h_t = (u_t + W_hh h_{t-1}) / 2``, and ``h_1 = u_1``.
+    """The hidden-state convolution of RCN: ``h_t = (u_t + W_hh h_{t-1} + b) / 2``, and ``h_1 = u_1``.
 
     ``mix="sum"`` leaves out the half. ``started (N, 1)`` says of each row whether it has a state yet, 0 or 1. It
     is `prernn.convert_rcn`'s and no choice for `prernn.convert`, hence not in `CELLS`.

@@ -15,16 +15,18 @@ def is_clip_network(net: RecurrentNetwork) -> bool:
     return len(net.frame_shape) == 4 and not net.recurrent_layers
 
 
-def clip_outputs(net: RecurrentNetwork, video: Tensor, lengths: Tensor, frames: int | None = None) -> Tensor:
+def answers_once(net: RecurrentNetwork, video: Tensor) -> bool:
+    """Whether the network sees ``video`` as one clip: a clip network and frames ``(B, T, C, H, W)``, no snippets."""
+    return video.ndim == 5 and is_clip_network(net)
+
+
+def clip_outputs(net: RecurrentNetwork, video: Tensor, lengths: Tensor) -> Tensor:
     """Outputs ``(B, K)`` of a clip network that sees the first ``lengths (B,)`` frames of ``video (B, T, C, H, W)``.
 
-    Args:
-        net: a clip network.
-        video: frames; those from ``lengths`` on are not looked at.
-        lengths: frames of each video.
-        frames: frames of the clip that the network gets, spread evenly; None takes T.
+    They are spread evenly over the D frames of the network's clip (``net.frame_shape``), so that an answer does not
+    depend on what else is in the batch. Frames from ``lengths`` on are not looked at.
     """
-    clip = spread(video, lengths, frames or video.shape[1])  # (B, D, C, H, W)
+    clip = spread(video, lengths, net.frame_shape[1])  # (B, D, C, H, W)
     out, _ = net(clip.transpose(1, 2).unsqueeze(1))  # (B, 1, C, D, H, W)
     return out[:, 0]
 

@@ -167,7 +167,7 @@ def _share(values: dict[str, Any], features: Path) -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", ".*not loaded.*")  # said once, when the features were made
     _shared.update(values)
-    _shared.update(torch.load(features, weights_only=True))
+    _shared.update(torch.load(features, weights_only=True, mmap=True))
 
 
 def _job(recipe: Recipe, rate: float, seed: int, search: bool) -> dict[str, Any]:
@@ -213,10 +213,9 @@ def _asks_early(task: Task) -> bool:
 
 
 def _early(net: RecurrentNetwork, items: list[dict[str, Any]]) -> list[float]:
-    """Accuracy after each tenth of the videos; a clip network gets clips of the length that it was trained on."""
+    """Accuracy after each tenth of the videos."""
     batches = [collate(items[first : first + 32]) for first in range(0, len(items), 32)]
-    frames = max(batch["video"].shape[1] for batch in batches)
-    return early.early_accuracy(net, batches, frames=frames)["accuracy"]
+    return early.early_accuracy(net, batches)["accuracy"]
 
 
 def _learner(net: RecurrentNetwork, at: list[str] | None) -> tuple[nn.Module, Callable[[dict[str, Any]], Tensor]]:

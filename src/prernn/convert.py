@@ -11,9 +11,6 @@ from prernn.network import RecurrentNetwork, insert_layer, open_network, remove_
 from prernn.recurrent import RecurrentLayer
 from prernn.structures import Structure, hidden_structure
 
-# parts of a converted layer that pretrained=False draws anew
-REDRAWN = (".input_to_hidden.layer", ".input_to_hidden.copies")
-
 
 def convert(
     cnn: nn.Module,
@@ -56,9 +53,7 @@ def convert(
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"expected different layer names, got {names!r}")
     for name in names:
-        _make_recurrent(network.cnn, name, cell, input, hidden, pretrained)
-    if not pretrained:
-        network.drawn_anew |= {name + suffix for name in names for suffix in REDRAWN}
+        _make_recurrent(network, name, cell, input, hidden, pretrained)
     if outputs is not None:
         replace_output(network, outputs)
     options = {"layer": list(names), "cell": cell, "input": input, "hidden": hidden, "pretrained": pretrained}
@@ -140,22 +135,21 @@ def note_step(network: RecurrentNetwork, step: str, *, image_size, **arguments) 
     network.recipe = {**network.recipe, "steps": steps}
 
 
-def _make_recurrent(module: fx.GraphModule, name: str, cell_name: str, input: str, hidden, pretrained: bool) -> None:
+def _make_recurrent(network: RecurrentNetwork, name: str, cell_name: str, input: str, hidden, pretrained: bool) -> None:
+    module = network.cnn
     remove_unit(module, name)  # of an RCN: the layer can have one recurrence
     site = surgery.find_site(module, name)
     activation = (site.activation or nn.Identity()) if cell_name == "vrnn" else None
     cell = make_cell(cell_name) if activation is None else make_cell(cell_name, activation=activation)
     if not pretrained:
         site.layer.reset_parameters()
+        network.drawn_anew |= set(site.layer.parameters())
     weight = site.layer.weight
+    form = INPUTS[input](site.layer, site.tail, cell, site.pool_first)
+    if weight in network.drawn_anew:  # and so are its copies for other gates
+        network.drawn_anew |= set(form.parameters(recurse=False))
     recurrent = RecurrentLayer(
-        INPUTS[input](site.layer, site.tail, cell, site.pool_first),
-        cell,
-        site.size,
-        hidden,
-        activation=activation,
-        device=weight.device,
-        dtype=weight.dtype,
+        form, cell, site.size, hidden, activation=activation, device=weight.device, dtype=weight.dtype
     )
     insert_layer(module, name, recurrent, site.inputs, site.end, site.nodes)
 
@@ -193,12 +187,12 @@ def replace_output(network: RecurrentNetwork, outputs: int) -> None:
     module = network.cnn
     head = tracing.find_output_layer(module)
     if head is None:
-        network.drawn_anew.add(_append_output(module, outputs))
+        network.drawn_anew |= set(module.get_submodule(_append_output(module, outputs)).parameters())
         return
     old = module.get_submodule(head.target)
     new = _resized(old, outputs, tracing.value_shape(head.args[0])[1])
     module.set_submodule(head.target, new.to(old.weight.dtype))
-    network.drawn_anew.add(head.target)
+    network.drawn_anew |= set(module.get_submodule(head.target).parameters())
     _set_outputs(module, head, outputs)
 
 

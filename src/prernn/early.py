@@ -1,22 +1,21 @@
 """Early prediction: how often a network is right when it has seen only the first part of each video."""
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from torchmetrics import Metric
 
 from prernn import plots
-from prernn.clip_network import clip_outputs, is_clip_network
+from prernn.clip_network import answers_once, clip_outputs
 from prernn.files import write_table
-from prernn.network import RecurrentNetwork
+from prernn.network import RecurrentNetwork, evaluating
 from prernn.tasks.action import clip_scores
 from prernn.tasks.task import valid_steps
 
@@ -46,7 +45,6 @@ def early_scores(
     video: Tensor,
     lengths: Tensor,
     fractions: Sequence[float] = FRACTIONS,
-    frames: int | None = None,
 ) -> Tensor:
     """Class probabilities ``(B, F, K)`` from the first ``n = ceil(fraction * length)`` frames of each video.
 
@@ -59,21 +57,19 @@ def early_scores(
         video: ``(B, T, C, H, W)``, snippets ``(B, T, C, D, H, W)``.
         lengths: valid steps of each video ``(B,)``; what follows is padding and counts for nothing.
         fractions: F shares of a video.
-        frames: of a clip network's clip, over which those seen are spread; None takes D of its ``frame_shape``.
 
     Raises:
         ValueError: lengths outside 1..T, a fraction outside (0, 1], a video that does not fit the network.
     """
     valid_steps(lengths, video.shape[1])
     seen = [frames_seen(lengths, fraction) for fraction in fractions]
-    if not is_clip_network(net) or video.ndim == 6:  # snippets of a network without recurrence are its steps too
+    if not answers_once(net, video):  # snippets of a network without recurrence are its steps too
         out, _ = net(video)  # (B, T, K)
         return torch.stack([clip_scores(out, count) for count in seen], dim=1)
-    frames = frames or net.frame_shape[1]
     known: dict[tuple[int, ...], Tensor] = {}
     for count in seen:
         if (key := tuple(count.tolist())) not in known:  # a short video has fewer frames than there are fractions
-            known[key] = clip_outputs(net, video, count, frames).softmax(-1)  # (B, K)
+            known[key] = clip_outputs(net, video, count).softmax(-1)  # (B, K)
     return torch.stack([known[tuple(count.tolist())] for count in seen], dim=1)
 
 
@@ -116,7 +112,6 @@ def early_accuracy(
     batches: Iterable[dict[str, Any]],
     fractions: Sequence[float] = FRACTIONS,
     *,
-    frames: int | None = None,
     advance: Callable[[int], None] = lambda videos: None,
 ) -> dict[str, Any]:
     """Runs a network over videos in evaluation mode, and asks it after each fraction of them.
@@ -126,7 +121,6 @@ def early_accuracy(
         batches: as `prernn.dataset.collate` makes them, with ``video``, ``lengths`` and ``label``; those where every
             video was skipped are left out. Of several clips of a video each counts for itself.
         fractions: F shares of a video.
-        frames: as in `early_scores`.
         advance: called with the number of videos, read or skipped, after each batch.
 
     Returns:
@@ -139,11 +133,11 @@ def early_accuracy(
     device = next(net.parameters()).device
     metric = EarlyAccuracy(len(fractions)).to(device)
     total = torch.zeros(len(fractions), dtype=torch.int64)
-    with _evaluating(net):
+    with evaluating(net):
         for batch in batches:
             if "video" in batch:
                 video, lengths, label = (batch[key].to(device) for key in ("video", "lengths", "label"))
-                metric.update(early_scores(net, video, lengths, fractions, frames), label)
+                metric.update(early_scores(net, video, lengths, fractions), label)
                 total += torch.stack([frames_seen(batch["lengths"], fraction).sum() for fraction in fractions])
             advance(len(batch["path"]) + len(batch.get("skipped", ())))
     accuracy, videos = metric.compute().reshape(-1).tolist(), int(metric.videos)
@@ -153,18 +147,6 @@ def early_accuracy(
         "frames": (total / videos).tolist(),
         "videos": videos,
     }
-
-
-@contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; one ``train()`` behind it would also wake frozen batch normalization."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def some_videos(loader: DataLoader, limit: int | None) -> DataLoader:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from prernn.clip_network import clip_outputs, is_clip_network
+from prernn.clip_network import answers_once, clip_outputs
 from prernn.dataset import VideoDataset, collate, hold_last
 from prernn.network import RecurrentNetwork
 from prernn.tasks.task import Task
@@ -61,7 +61,7 @@ def outputs(rest: fx.GraphModule, state: tuple, batch: dict[str, Any]) -> Tensor
 def whole_outputs(net: RecurrentNetwork, batch: dict[str, Any]) -> Tensor:
     """Outputs ``(B, T, K)`` of a network for a batch of videos; a clip network's one answer stands at every frame."""
     video, lengths = batch["video"], batch["lengths"]
-    if is_clip_network(net):
+    if answers_once(net, video):
         return clip_outputs(net, video, lengths).unsqueeze(1).expand(-1, video.shape[1], -1)
     return net(hold_last(video, lengths))[0]
 

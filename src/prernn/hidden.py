@@ -100,14 +100,15 @@ class HiddenToHidden(nn.Module):
         """
         if self.weight.is_meta:
             return
-        with torch.enable_grad():
-            weight = self.weight.detach().requires_grad_()
-            trace = self.structure.matrix(weight, self.positions(), self.size).diagonal(dim1=1, dim2=2).sum()
-            # 1 for the weights on the diagonal, 0 for all others
-            (diagonal,) = torch.autograd.grad(trace, weight)
-        if round(float(diagonal.sum())) != self.gates * self.size:
+        # every weight has one place in the matrix: numbered, they say which of them lie on the diagonal
+        count = self.weight.numel()
+        numbers = torch.arange(1, count + 1, dtype=torch.float64, device=self.weight.device).view_as(self.weight)
+        matrix = self.structure.matrix(numbers, self.positions(), self.size)  # (G, D, D)
+        places = matrix.diagonal(dim1=1, dim2=2).flatten().long()  # (G*D,)
+        if not bool(places.all()):
             raise NotImplementedError(f"the identity does not lie in {str(self.structure)!r}: a neuron lacks itself")
-        self.weight.copy_(diagonal)
+        self.weight.zero_()
+        self.weight.view(-1)[places - 1] = 1
 
     def forward(self, h: Tensor) -> Tensor:
         """``W_hh h``: ``h (B, D)`` gives ``(B, G, D)``; a feature map ``(B, D, H, W)`` gives ``(B, G, D, H, W)``."""

@@ -50,6 +50,8 @@ class InflatedConv2d(nn.Conv3d):
                 self.weight[:, :, time // 2] = weight[:, :, 0]
             if self.bias is not None and conv.bias is not None:
                 self.bias.copy_(conv.bias)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(conv.get_parameter(name).requires_grad)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]  # nobody calls it as a Conv3d
         """Clips of ``frames`` frames, ``(B*T, C, H, W)`` to ``(B*T, O, H', W')``."""

@@ -80,6 +80,8 @@ def show_rcn(
     Raises:
         ValueError, NotImplementedError: what `backbone` and `convert_rcn` raise.
     """
+    if size is not None and size < 1:
+        raise ValueError(f"expected a picture of at least 1 pixel, got {size}")
     cnn = backbone(name, device="meta")
     side = size or input_spec(name)["size"]
     nets = [convert_rcn(cnn, layers=layers, hidden=hidden, outputs=outputs) for hidden in hiddens]

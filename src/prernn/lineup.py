@@ -74,13 +74,16 @@ def rcn_rows(recipe: Recipe, task: Task, structures: Sequence[str], also: Sequen
         also: backbones for whole clips, with random weights.
     """
     frames = getattr(getattr(task, "sampling", None), "frames", None) or 16
-    base = replace(recipe, method="rcn", hidden="full")
-    rows = [("frame-wise CNN", replace(recipe, method="framewise"))]
-    rows += [(f"RCN, {name}", replace(base, rcn=options)) for name, options in RCN_STARTS.items()]
-    rows += [(f"RCN, pre-trained, identity, {hidden}", replace(base, hidden=hidden)) for hidden in structures]
-    inflated = {"frames": frames, "init": "mean"}
-    rows.append(("inflated to 3-D", replace(recipe, method="framewise", layer=None, inflate=inflated)))
-    rows += [(f"{name}, random", Recipe(name, method="framewise")) for name in also]
+    plain = replace(recipe, method="framewise", layer=None, rcn={}, rcn_below=False, inflate=None)
+    kept = {key: value for key, value in recipe.rcn.items() if key not in ("init", "pretrained", "hidden")}
+    base = replace(plain, method="rcn", layer=recipe.layer, hidden="full")
+    rows = [("frame-wise CNN", plain)]
+    rows += [(f"RCN, {name}", replace(base, rcn={**kept, **options})) for name, options in RCN_STARTS.items()]
+    identity = replace(base, rcn={**kept, "init": "identity"})
+    rows += [(f"RCN, pre-trained, identity, {hidden}", replace(identity, hidden=hidden)) for hidden in structures]
+    rows.append(("inflated to 3-D", replace(plain, inflate={"frames": frames, "init": "mean"})))
+    clips = Recipe(method="framewise", channels=recipe.channels, frames=frames)
+    rows += [(f"{name}, random", replace(clips, backbone=name)) for name in also]
     return [_counted(name, each, task) for name, each in rows]
 
 

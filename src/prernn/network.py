@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.utils.checkpoint
@@ -28,7 +28,7 @@ class RecurrentNetwork(nn.Module):
         cnn: the graph; its submodules keep the names they have in the CNN.
         frame_shape: a frame ``(C, H, W)`` or snippet ``(C, D, H, W)`` that the CNN takes.
         recipe: how it was built, as plain data that checkpoints carry (see `prernn.recipe`).
-        drawn_anew: names of the modules, beside what recurrence introduced, that start at random.
+        drawn_anew: the parameters, beside those that recurrence introduced, that start at random.
     """
 
     def __init__(self, cnn: fx.GraphModule, frame_shape: tuple[int, ...]):
@@ -36,7 +36,7 @@ class RecurrentNetwork(nn.Module):
         self.cnn = cnn
         self.frame_shape = frame_shape
         self.recipe: dict = {}
-        self.drawn_anew: set[str] = set()
+        self.drawn_anew: set[nn.Parameter] = set()
         self._map_sizes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
 
     @property
@@ -52,12 +52,14 @@ class RecurrentNetwork(nn.Module):
 
     def new_parameters(self) -> list[nn.Parameter]:
         """The parameters that start at random, and so learn at a rate of their own; the others are pre-trained."""
-        fresh = {f"cnn.{name}" for name in self.drawn_anew}
+        fresh: set[str] = set()
         for node, layer in zip(recurrent_nodes(self.cnn), self.recurrent_layers, strict=True):
             fresh |= {f"cnn.{node.target}.hidden_to_hidden", f"cnn.{node.target}.bias"}
             if isinstance(layer.input_to_hidden, TraditionalInput):
                 fresh.add(f"cnn.{node.target}.input_to_hidden")
-        return [p for name, p in self.named_parameters() if any(f"{name}.".startswith(f"{part}.") for part in fresh)]
+        new = (any(f"{name}.".startswith(f"{part}.") for part in fresh) for name, _ in self.named_parameters())
+        pairs = zip(new, self.parameters(), strict=True)
+        return [p for is_new, p in pairs if is_new or p in self.drawn_anew]
 
     def init_state(self, batch_size: int, image_size: tuple[int, ...] | None = None) -> tuple:
         """Zero state of ``batch_size`` streams.
@@ -190,14 +192,23 @@ def output_value(node: fx.Node) -> fx.Node:
     return next(user for user in node.users if user.target is operator.getitem and user.args[1] == 0)
 
 
-FRAMES_OF_SHAPES = 2
-"""Frames that `gate_inputs` takes: batch normalization refuses to learn from one whose map is down to one place."""
+@contextlib.contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; modules that were in training mode return to it."""
+    training = [module for module in net.modules() if module.training] if net.training else []
+    if training:
+        net.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def gate_inputs(
     network: RecurrentNetwork, image_size: tuple[int, ...], watch: contextlib.AbstractContextManager | None = None
 ) -> list[Tensor]:
-    """Gate inputs ``(2, G, D...)`` of every recurrent layer for two frames of a size: shapes alone, nothing runs.
+    """Gate inputs ``(1, G, D...)`` of every recurrent layer for one frame of a size: shapes alone, nothing runs.
 
     ``watch`` is entered around everything feedforward, such as torch's counter of operations.
 
@@ -207,8 +218,9 @@ def gate_inputs(
     parameter = next(network.parameters())
     shape = (*network.frame_shape[: -len(image_size)], *image_size)
     feedforward = _Feedforward(network.cnn)
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        frame = torch.empty(FRAMES_OF_SHAPES, *shape, dtype=parameter.dtype, device=parameter.device)
+    # in evaluation mode, as batch normalization would count even this frame
+    with evaluating(network), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        frame = torch.empty(1, *shape, dtype=parameter.dtype, device=parameter.device)
         try:
             with watch or contextlib.nullcontext():
                 feedforward.run(frame, [None] * len(network.recurrent_layers), enable_io_processing=False)

@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from prernn import tracing
 from prernn.cells import LinearCell
 from prernn.convert import note_step, replace_output
-from prernn.input_to_hidden import SingleInput
+from prernn.input_to_hidden import GateInput, SingleInput
 from prernn.network import RecurrentNetwork, channels_last, insert_layer, open_network
 from prernn.recurrent import RecurrentLayer
 from prernn.structures import Structure, hidden_structure, self_connected
@@ -37,12 +37,12 @@ def convert_rcn(
     outputs: int | None = None,
     image_size: tuple[int, ...] | None = None,
 ) -> RecurrentNetwork:
-    """Gives convolutions of a CNN a recurrent hidden state, ``h_t = (W_hh h_{t-1} + u_t) / 2``, ``h_1 = u_1``.
+    """Gives convolutions of a CNN a recurrent hidden state, ``h_t = (W_hh h_{t-1} + b + u_t) / 2``, ``h_1 = u_1``.
 
-    ``u_t (B, D, H, W)`` is what the convolution puts out, ``W_hh (D, D)`` a 1x1 convolution; normalization and
-    activation follow as in the CNN. With ``init="identity"`` and ``mix="mean"`` a still video gives the CNN's own
-    output at every frame, and the pre-trained weights keep their meaning. The temporal resolution is kept and the
-    network is causal.
+    ``u_t (B, D, H, W)`` is what the convolution puts out, ``W_hh (D, D)`` a 1x1 convolution, ``b`` a bias that starts
+    at 0 as every recurrence's here; normalization and activation follow as in the CNN. With ``init="identity"`` and
+    ``mix="mean"`` a still video gives the CNN's own output at every frame, and the pre-trained weights keep their
+    meaning. The temporal resolution is kept and the network is causal.
 
     Args:
         cnn: any image or snippet CNN, or a network that is recurrent already; it is copied, never changed.
@@ -60,7 +60,8 @@ def convert_rcn(
     Raises:
         ValueError: an unknown initialisation, mix or structure, a structure that a layer's channels don't allow, or a
             selection without a convolution.
-        NotImplementedError: a convolution that is used more than once in a frame.
+        NotImplementedError: a convolution that is used more than once in a frame; with ``pretrained=False`` weights
+            of a module that does not know how to draw them.
     """
     if init not in INITS:
         raise ValueError(f"expected init to be one of {', '.join(INITS)}, got {init!r}")
@@ -141,13 +142,23 @@ def _start(unit: RecurrentLayer, init: str) -> None:
 @torch.no_grad()
 def _draw_anew(network: RecurrentNetwork) -> None:
     """Draws all weights but ``W_hh`` anew, as in a network that was never trained."""
-    for name, module in network.cnn.named_modules():
+    kept = {p for layer in network.recurrent_layers for p in (layer.bias, *layer.hidden_to_hidden.parameters())}
+    wanted = set(network.parameters()) - kept
+    for module in network.modules():
+        own = set(module.parameters(recurse=False)) & wanted
+        if isinstance(module, GateInput):
+            continue
+        reset = getattr(module, "reset_parameters", None)
+        if own and reset is not None:
+            reset()
+        elif own:
+            names = [name for name, p in network.cnn.named_parameters() if p in own]
+            raise NotImplementedError(f"can't draw {', '.join(names)} anew; give an untrained network instead")
         if isinstance(module, _ConvNd) and "weight" in module._parameters:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 module.bias.zero_()
-        elif isinstance(module, (nn.Linear, *tracing.NORMS)):
-            module.reset_parameters()
-        else:
-            continue
-        network.drawn_anew.add(name)
+    for module in network.modules():
+        if isinstance(module, GateInput):  # gates start alike, as just after a conversion
+            module.copies.copy_(module.layer.get_parameter("weight").expand_as(module.copies))
+    network.drawn_anew |= wanted

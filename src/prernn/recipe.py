@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from prernn.backbones import DEFAULT_BACKBONE, backbone
+from prernn.backbones import DEFAULT_BACKBONE, backbone, input_spec
 from prernn.convert import convert, framewise, traditional
 from prernn.inflate import inflate
 from prernn.network import RecurrentNetwork
@@ -34,6 +34,7 @@ class Recipe:
         channels: input channels where they are not the 3 of colour, such as 20 for ten frames of optical flow: see
             `prernn.backbones.adapt_channels`.
         inflate: makes a 3-D network of the CNN first: arguments of `prernn.inflate`, such as ``{"frames": 8}``.
+        frames: of a clip, for a 3-D backbone that takes clips of any length, such as "r3d_18".
         method: "prernn" (`convert`), "traditional", "rcn" (`convert_rcn`) or "framewise" (no recurrence).
         layer: dotted name or names of the layers that become recurrent; None takes the last.
         cell: "vrnn", "lstm" or "gru".
@@ -54,6 +55,7 @@ class Recipe:
     backbone_options: dict[str, Any] = field(default_factory=dict)
     channels: int | None = None
     inflate: dict[str, Any] | None = None
+    frames: int | None = None
     method: Literal["prernn", "traditional", "framewise", "rcn"] = "prernn"
     layer: str | list[str] | None = None
     cell: Literal["vrnn", "lstm", "gru"] = "gru"
@@ -71,6 +73,8 @@ class Recipe:
             known = [key for key in inspect.signature(function).parameters if key not in ("cnn", "outputs")]
             if unknown := [key for key in getattr(self, name) or {} if key not in known]:
                 raise ValueError(f"recipe {name}: expected keys among {', '.join(known)}, got {', '.join(unknown)}")
+        if self.rcn and self.method != "rcn" and not self.rcn_below:
+            raise ValueError(f"recipe rcn: expected method 'rcn' or rcn_below beside it, got method {self.method!r}")
 
     def build(self, outputs: int | None = None) -> RecurrentNetwork:
         """The network, with a new output layer of size ``outputs``.
@@ -100,9 +104,13 @@ class Recipe:
             network.recipe |= {"channels": self.channels}
         return network
 
+    def _clip_size(self) -> tuple[int, ...] | None:
+        side = input_spec(self.backbone)["size"]
+        return None if self.frames is None else (self.frames, side, side)
+
     def _make_recurrent(self, cnn: nn.Module, outputs: int | None) -> RecurrentNetwork:
         if self.method == "framewise":
-            return framewise(cnn, outputs=outputs)
+            return framewise(cnn, outputs=outputs, image_size=self._clip_size())
         if self.method == "rcn":
             return convert_rcn(cnn, outputs=outputs, **{"layers": self.layer, "hidden": self.hidden, **self.rcn})
         kind: dict[str, Any] = {"cell": self.cell, "hidden": self.hidden, "outputs": outputs}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prernn import checkpoint
 from prernn.accounting import recurrent_parameters
+from prernn.cells import LinearCell
 from prernn.gates import GateCounts, bounded_gates, gate_counts
 from prernn.input_to_hidden import SingleInput
 from prernn.network import RecurrentNetwork
@@ -96,7 +97,7 @@ def _gates(run: Run, net: RecurrentNetwork, batches: Batches, limit: int | None)
         run.notes.append("no recurrent layer, hence no gates")
         return []
     if not any(map(bounded_gates, net.recurrent_layers)):
-        run.notes.append("the activation of its VRNN has no bounds, hence no histogram")
+        run.notes.append("none of its gates has bounds, hence no histogram")
         return []
     try:
         counts = list(gate_counts(net, first_videos(batches(run.folder, net), limit)).values())
@@ -187,7 +188,11 @@ def weight_grid(net: RecurrentNetwork, structures: Sequence[str] = BANDS) -> dic
         ``{structure: {"PreLSTM": weights, "PreLSTM-SIH": weights}}``, VRNN with one bar; empty where no layer is
         converted or where the converted layers have different cells.
     """
-    converted = [layer for layer in net.recurrent_layers if isinstance(layer.input_to_hidden, SingleInput)]
+    converted = [
+        layer
+        for layer in net.recurrent_layers
+        if isinstance(layer.input_to_hidden, SingleInput) and not isinstance(layer.cell, LinearCell)
+    ]
     cells = {_cell(layer) for layer in converted}
     if len(cells) != 1:
         return {}
@@ -215,7 +220,8 @@ def _layer_weights(layer: RecurrentLayer) -> int:
 
 def describe(recipe: dict[str, Any]) -> str:
     """A network's steps in words: "PreLSTM-SIH at fc7, band:1%"."""
-    return " + ".join(_describe_step(step) for step in recipe.get("steps", []))
+    steps = " + ".join(_describe_step(step) for step in recipe.get("steps", []))
+    return f"inflated to 3-D, {steps}" if recipe.get("inflate") is not None else steps
 
 
 def _describe_step(step: dict[str, Any]) -> str:

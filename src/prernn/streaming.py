@@ -3,7 +3,6 @@
 `Stream` holds the state of a stream between frames. `predictions` runs one over anything that `prernn.video` reads.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prernn.network import RecurrentNetwork
+from prernn.network import RecurrentNetwork, evaluating
 from prernn.prediction import Prediction
 
 if TYPE_CHECKING:  # at run time they, and with them PyAV and torchvision, load when first used
@@ -75,7 +74,7 @@ class Stream:
         Raises:
             ValueError: a dtype or shape that doesn't fit, uint8 frames for a network without a transform.
         """
-        with torch.inference_mode(), _evaluating(self.net):
+        with torch.inference_mode(), evaluating(self.net):
             batch = self._batch(frame)
             if batch is None:
                 return None
@@ -174,19 +173,6 @@ def _frame_transform(transform: Any) -> FrameTransform | None:
     from prernn.transforms import TransformSpec, frame_transform
 
     return frame_transform(TransformSpec.from_dict(dict(transform)) if isinstance(transform, Mapping) else transform)
-
-
-@contextlib.contextmanager
-def _evaluating(net: RecurrentNetwork) -> Iterator[None]:
-    """Evaluation mode for a while; modules that were in training mode return to it."""
-    training = [module for module in net.modules() if module.training] if net.training else []
-    if training:
-        net.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _fitted(leaves: dict[str, Tensor], name: str, template: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from prernn.checkpoint import RECIPE_KEY, load_weights
-from prernn.clip_network import is_clip_network
+from prernn.clip_network import answers_once, is_clip_network
 from prernn.dataset import hold_last
 from prernn.features import whole_outputs
 from prernn.network import RecurrentNetwork, channels_last, freeze_statistics
@@ -80,7 +80,7 @@ class VideoModule(L.LightningModule):
         network: a network that is built already, in place of ``recipe``.
 
     Raises:
-        ValueError, NotImplementedError: what `Recipe.build` raises.
+        ValueError, NotImplementedError: what `Recipe.build` raises; checkpoints for a network of whole clips.
     """
 
     def __init__(
@@ -103,6 +103,8 @@ class VideoModule(L.LightningModule):
         self.test_results: dict[str, Any] = {}
         if self.learning.pretrained_lr == 0:
             self._freeze_pretrained()
+        if self.learning.checkpoint is not None and is_clip_network(self.network):
+            raise NotImplementedError("learning.checkpoint is for networks that go through a video frame by frame")
         self.train()  # Lightning takes the mode that it finds
 
     def _freeze_pretrained(self) -> None:
@@ -167,8 +169,7 @@ class VideoModule(L.LightningModule):
 
     def _outputs(self, batch: dict[str, Any], video: Tensor) -> Tensor:
         """Outputs ``(B, T, K)``; a network of clips sees each video as one."""
-        whole = video.ndim == 5 and is_clip_network(self.network)
-        return whole_outputs(self.network, batch) if whole else self(video)
+        return whole_outputs(self.network, batch) if answers_once(self.network, video) else self(video)
 
     def _loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
         assert self.task is not None  # training and evaluation need a task
