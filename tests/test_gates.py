@@ -15,7 +15,7 @@ import prernn
 from prernn import gates
 from prernn.cells import CELLS, GRUCell, LinearCell, make_cell
 from prernn.gates import GateCounts, bounded_gates, gate_activations, gate_counts, recording
-from prernn.network import recurrent_nodes
+from prernn.graft import recurrent_nodes
 from prernn.recurrent import RecurrentLayer
 
 DOUBLE = {"dtype": torch.float64}

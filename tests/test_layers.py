@@ -15,7 +15,7 @@ LEVELS = (
     ("structures", "hidden", "connections", "sobol", "ops", "files"),
     ("cells", "input_to_hidden", "ctc"),
     ("recurrent", "rnn"),
-    ("tracing", "surgery", "network", "convert", "rcn", "inflate", "clip_network", "accounting"),
+    ("tracing", "surgery", "graft", "network", "convert", "rcn", "inflate", "clip_network", "accounting"),
     ("backbones", "c3d", "small_vgg", "recipe", "video", "flow", "transforms", "sample_videos"),
     ("plots", "page", "prediction"),
     ("tasks", "dataset", "landmarks", "face_box", "gates"),

@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from prernn import ops
 from prernn.cells import make_cell
 from prernn.convert import convert, traditional
-from prernn.network import RecurrentNetwork, gate_inputs, recurrent_nodes
+from prernn.graft import recurrent_nodes
+from prernn.network import RecurrentNetwork, gate_inputs
 from prernn.recurrent import RecurrentLayer
 from prernn.structures import Structure
 

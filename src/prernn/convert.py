@@ -6,8 +6,9 @@ from torch import fx, nn
 
 from prernn import surgery, tracing
 from prernn.cells import make_cell
+from prernn.graft import insert_layer, remove_unit, unit_of, without_units
 from prernn.input_to_hidden import INPUTS, TraditionalInput
-from prernn.network import RecurrentNetwork, insert_layer, open_network, remove_unit, unit_of, without_units
+from prernn.network import RecurrentNetwork, open_network
 from prernn.recurrent import RecurrentLayer
 from prernn.structures import Structure, hidden_structure
 

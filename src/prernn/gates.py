@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prernn.network import RecurrentNetwork, recurrent_nodes
+from prernn.graft import recurrent_nodes
+from prernn.network import RecurrentNetwork
 from prernn.recurrent import RecurrentLayer
 from prernn.tasks.task import valid_steps
 

@@ -18,8 +18,9 @@ from torch import Tensor
 from prernn import checkpoint, plots
 from prernn.analysis import short_names
 from prernn.files import write_table, write_text
+from prernn.graft import recurrent_nodes
 from prernn.hidden import HiddenToHidden
-from prernn.network import RecurrentNetwork, recurrent_nodes
+from prernn.network import RecurrentNetwork
 from prernn.page import page, picture, table
 
 PARTS = {"all weights": "", "diagonal": "diagonal "}

@@ -16,8 +16,9 @@ from torch.nn.modules.conv import _ConvNd
 from prernn import tracing
 from prernn.cells import LinearCell
 from prernn.convert import note_step, replace_output
+from prernn.graft import insert_layer
 from prernn.input_to_hidden import GateInput, SingleInput
-from prernn.network import RecurrentNetwork, channels_last, insert_layer, open_network
+from prernn.network import RecurrentNetwork, channels_last, open_network
 from prernn.recurrent import RecurrentLayer
 from prernn.structures import Structure, hidden_structure, self_connected
 
