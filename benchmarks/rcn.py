@@ -72,10 +72,11 @@ def run(options: argparse.Namespace) -> None:
     counts = options.threads if options.device == "cpu" else options.threads[:1]  # a GPU has none to choose
     with Progress(console=Console(stderr=True), transient=True) as progress, torch.inference_mode():
         calls = {each.name: _call(each, options) for each in contestants}
+        sizes = {each.name: _sizes(each, options) for each in contestants}
         for count in progress.track(counts, description="frames"):
             with threads(count):
                 times = stopwatch.interleaved(calls)
-            lines += [_line(each, times, count, options) for each in contestants]
+            lines += [_line(name, sizes[name], times, count, options) for name in calls]
     write_table(out / "rcn.csv", lines)
     tables = [_table(lines, count, options) for count in counts]
     _report.show([_report.machine(options.device), *tables], out / "rcn.md")
@@ -119,18 +120,25 @@ def _call(contestant: Contestant, options: argparse.Namespace) -> Callable[[], N
     return step
 
 
-def _line(contestant: Contestant, times: dict[str, Times], count: int, options: argparse.Namespace) -> dict:
-    net, name = contestant.net, contestant.name
+def _sizes(contestant: Contestant, options: argparse.Namespace) -> dict:
+    """The columns that are counted, not timed."""
+    net = contestant.net
     cost = frame_cost(net, (*([options.window] if contestant.window else []), options.size, options.size))
     # what a window keeps from frame to frame is the frames themselves
     kept = 4 * 3 * options.window * options.size**2 if contestant.window else cost.state_bytes
     return {
-        "network": name,
-        "threads": count,
         "weights": total_weights(net),
         "of W_hh": recurrent_parameters(net).introduced,
         "multiply-adds": cost.multiply_adds,
         "state, MB": f"{kept / 1e6:.2f}",
+    }
+
+
+def _line(name: str, sizes: dict, times: dict[str, Times], count: int, options: argparse.Namespace) -> dict:
+    return {
+        "network": name,
+        "threads": count,
+        **sizes,
         **_report.milliseconds(times[name]),
         "times as fast": f"{times[_base(options)].median / times[name].median:.4g}",
     }

@@ -26,9 +26,9 @@ from prernn.benchmarks import _goals, _report
 from prernn.benchmarks._report import Row
 from prernn.benchmarks._timing import Ceilings, Stopwatch, Times, threads
 from prernn.files import write_table
+from prernn.irregular import Sparse
 from prernn.ops import rows
 from prernn.ops.linear import linear
-from prernn.structures import Sparse
 
 SHAPES = (_goals.STEP, _goals.MAIN, _goals.LONG, (256, 1, 512))
 """``(T, B, D)``."""

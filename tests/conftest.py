@@ -35,6 +35,21 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved, to look into; they are written all the same."""
+    from prernn import plots  # matplotlib, for the tests that ask for it
+
+    kept, save = [], plots.save_figure
+
+    def keep(figure, path):
+        kept.append(figure)
+        return save(figure, path)
+
+    monkeypatch.setattr(plots, "save_figure", keep)
+    return kept
+
+
 def close(actual, expected, **tolerance):
     """Asserts equal shapes and values, also of (nested) tuples of tensors; float64 to 1e-12 unless told."""
     torch.testing.assert_close(actual, expected, **{**CLOSE, **tolerance})

@@ -63,8 +63,9 @@ def test_training_on_cached_features_is_training_the_network(results):
     contestants = demo._contestants(len(values["labels"]), seed=1)
     from rich.console import Console
 
-    with demo._progress(Console(quiet=True)) as progress:
-        features = demo._features(task, "test", contestants, progress)
+    with demo.bars(Console(quiet=True)) as progress:
+        by_name = {row.name: row.net for row in contestants}
+        features = demo.features(task, "test", by_name[demo.STACKED], by_name[demo.MAIN], progress)
     records = task.records("test")
     frames = torch.stack([torch.as_tensor(frame) for _, frame in read_frames(records[0].path)]).permute(0, 3, 1, 2)
     video = clip_transform(task.spec, train=False)(frames)[None]

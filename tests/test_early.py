@@ -15,7 +15,7 @@ from matplotlib.collections import PolyCollection
 from torch import nn
 
 import prernn
-from prernn import checkpoint, cli, plots
+from prernn import checkpoint, cli
 from prernn.c3d import C3D
 from prernn.cli import main
 from prernn.clip_network import clip_outputs
@@ -239,19 +239,6 @@ def test_each_module_keeps_its_mode(fails):
 def rows(path):
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are saved, to look into; they are written all the same."""
-    kept, save = [], plots.save_figure
-
-    def keep(figure, path):
-        kept.append(figure)
-        return save(figure, path)
-
-    monkeypatch.setattr(plots, "save_figure", keep)
-    return kept
 
 
 def test_curves_of_several_trainings(tmp_path, figures):

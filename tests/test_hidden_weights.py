@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prernn
-from prernn import checkpoint, cli, hidden_weights, plots
+from prernn import checkpoint, cli, hidden_weights, weight_plots
 from prernn.cells import CELLS
 from prernn.cli import main
 from prernn.hidden_weights import analyze_hidden, layer_weights
@@ -125,7 +125,7 @@ def test_block_norms_are_those_of_a_plain_loop(size, block, seed, absent):
     matrix = generator.normal(size=(size, size))
     matrix[generator.random((size, size)) < absent] = np.nan
     before = matrix.copy()
-    norms = plots.block_norms(matrix, block)
+    norms = weight_plots.block_norms(matrix, block)
     count = math.ceil(size / block)
     assert norms.shape == (count, count)
     for i in range(count):
@@ -136,19 +136,6 @@ def test_block_norms_are_those_of_a_plain_loop(size, block, seed, absent):
     np.testing.assert_array_equal(matrix, before)
 
 
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are saved, to look into; they are written all the same."""
-    kept, save = [], plots.save_figure
-
-    def keep(figure, path):
-        kept.append(figure)
-        return save(figure, path)
-
-    monkeypatch.setattr(plots, "save_figure", keep)
-    return kept
-
-
 def test_a_map_for_each_layer_and_gate(figures, tmp_path):
     large = np.full((300, 300), np.nan)
     large[np.arange(300), np.arange(300)] = -3.0
@@ -157,7 +144,7 @@ def test_a_map_for_each_layer_and_gate(figures, tmp_path):
         "a_name_that_is_much_too_long.conv": {"h": large},
         "three": {"h": np.array([[np.inf, 0.5], [0.0, 0.0]])},
     }
-    plots.weight_maps(maps, tmp_path / "maps.png")
+    weight_plots.weight_maps(maps, tmp_path / "maps.png")
     shown = [axis for axis in figures[0].axes if axis.images]
     assert [axis.get_title() for axis in shown] == [
         "one, gate r\nD=2, to 2",
@@ -177,7 +164,7 @@ def test_a_map_for_each_layer_and_gate(figures, tmp_path):
 @pytest.mark.parametrize(("gates", "layers", "across"), [(1, 17, 6), (3, 3, 6), (4, 2, 4), (7, 2, 7), (1, 2, 2)])
 def test_the_gates_of_a_layer_stand_side_by_side(figures, tmp_path, gates, layers, across):
     row = {str(gate): np.ones((2, 2)) for gate in range(gates)}
-    plots.weight_maps({str(layer): row for layer in range(layers)}, tmp_path / "maps.png")
+    weight_plots.weight_maps({str(layer): row for layer in range(layers)}, tmp_path / "maps.png")
     assert figures[0].axes[0].get_gridspec().ncols == across
     assert sum(bool(axis.images) for axis in figures[0].axes) == gates * layers
 
@@ -187,7 +174,7 @@ def test_statistics_are_drawn_by_layer_and_gate(figures, tmp_path):
         return {"all weights": {"mean": value, "std": value + 1}, "diagonal": {"mean": -value, "std": math.nan}}
 
     panels = {"h": {f"layer{k}": layer(float(k)) for k in range(17)}, "r": {"top": layer(5.0)}}
-    plots.weight_statistics(panels, tmp_path / "statistics.png")
+    weight_plots.weight_statistics(panels, tmp_path / "statistics.png")
     axes = figures[0].axes
     assert [axis.get_title() for axis in axes] == ["gate h", "gate r", "", ""]
     assert [axis.get_ylabel() for axis in axes] == ["all weights", "", "diagonal", ""]

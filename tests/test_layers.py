@@ -12,15 +12,18 @@ import prernn
 
 PACKAGE = Path(prernn.__file__).parent
 LEVELS = (
-    ("structures", "hidden", "connections", "sobol", "ops", "files"),
+    ("structures", "irregular", "hidden", "connections", "sobol", "ops", "files", "text_table"),
     ("cells", "input_to_hidden", "ctc"),
     ("recurrent", "rnn"),
-    ("tracing", "surgery", "graft", "network", "convert", "rcn", "inflate", "clip_network", "accounting"),
-    ("backbones", "c3d", "small_vgg", "recipe", "video", "flow", "transforms", "sample_videos"),
-    ("plots", "page", "prediction"),
+    (
+        *("tracing", "surgery", "graft", "network", "convert", "rcn", "inflate", "clip_network", "accounting"),
+        *("paths", "quantize", "packing", "normalize", "integer", "online"),
+    ),
+    ("backbones", "c3d", "small_vgg", "cifar_resnet", "recipe", "video", "flow", "transforms", "sample_videos"),
+    ("plots", "weight_plots", "page", "prediction"),
     ("tasks", "dataset", "landmarks", "face_box", "gates"),
     ("data", "training", "checkpoint", "run_folder", "outputs", "features", "streaming", "export", "early"),
-    ("runs", "analysis", "inspection", "lineup", "hidden_weights"),
+    ("runs", "analysis", "inspection", "lineup", "hidden_weights", "quantized_runs"),
     ("watching", "gesture_events", "face_tracking"),
     ("fit", "demo", "compare", "cli", "web", "benchmarks", "__main__"),
 )

@@ -38,19 +38,6 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are saved, to look into; they are written all the same."""
-    kept, save = [], plots.save_figure
-
-    def keep(figure, path):
-        kept.append(figure)
-        return save(figure, path)
-
-    monkeypatch.setattr(plots, "save_figure", keep)
-    return kept
-
-
 def legend(figure):
     """``{name: colour}``."""
     (legend,) = figure.legends

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 import prernn
 from prernn.hidden import HiddenToHidden
+from prernn.irregular import SelfConnected
 from prernn.ops import rows
 from prernn.sobol import block_permutation, path_sources
-from prernn.structures import STRUCTURES, Band, SelfConnected, hidden_structure, self_connected
+from prernn.structures import STRUCTURES, Band, hidden_structure, self_connected
 
 BAD_ANYWHERE = [
     *("band:4", "band:0", "band:-3", "band:x", "band:", "band", "band:3.5", "band:0%", "band:101%", "band:-5%"),

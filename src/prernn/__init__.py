@@ -6,6 +6,9 @@ from prernn.accounting import matched_hidden_size, recurrent_parameters
 from prernn.convert import convert, framewise, traditional
 from prernn.inflate import inflate
 from prernn.network import RecurrentNetwork
+from prernn.online import online_sparsity
+from prernn.paths import PathConv2d, PathLinear, PathNetwork
+from prernn.quantize import quantization_report, quantize
 from prernn.rcn import convert_rcn
 from prernn.rnn import GRU, LSTM, VRNN
 from prernn.structures import hidden_structure
@@ -31,6 +34,9 @@ __all__ = [
     "GRU",
     "LSTM",
     "VRNN",
+    "PathConv2d",
+    "PathLinear",
+    "PathNetwork",
     "RecurrentNetwork",
     "Stream",
     "convert",
@@ -41,6 +47,9 @@ __all__ = [
     "inflate",
     "load",
     "matched_hidden_size",
+    "online_sparsity",
+    "quantization_report",
+    "quantize",
     "recurrent_parameters",
     "save",
     "traditional",

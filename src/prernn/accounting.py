@@ -18,6 +18,7 @@ from prernn.graft import recurrent_nodes
 from prernn.network import RecurrentNetwork, gate_inputs
 from prernn.recurrent import RecurrentLayer
 from prernn.structures import Structure
+from prernn.text_table import text_table
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,7 @@ class RecurrentCount:
             for x in self.layers
         ]
         rows.append(("total", "", "", "", self.input_to_hidden, self.hidden_to_hidden, self.introduced))
-        text = [head, *(tuple(f"{v:,}" if isinstance(v, int) else v for v in row) for row in rows)]
-        widths = [max(len(row[column]) for row in text) for column in range(len(head))]
-        lines = [
-            "  ".join(v.ljust(w) if c < 3 else v.rjust(w) for c, (v, w) in enumerate(zip(row, widths, strict=True)))
-            for row in text
-        ]
-        return "\n".join(line.rstrip() for line in lines)
+        return text_table([head, *(tuple(f"{v:,}" if isinstance(v, int) else v for v in row) for row in rows)], left=3)
 
 
 def recurrent_parameters(net: RecurrentNetwork) -> RecurrentCount:

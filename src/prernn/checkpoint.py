@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prernn.files import whole_file
 from prernn.network import RecurrentNetwork
+from prernn.packing import LAYOUT_KEY, packed_state, restore
 from prernn.recipe import rebuild
 
 FILE_NAME = "model.safetensors"
@@ -20,7 +21,7 @@ RECIPE_KEY = "prernn_recipe"
 def save(net: RecurrentNetwork, path: str | Path) -> Path:
     """Writes a network's weights and recipe to ``path`` (``.safetensors``, or a folder for ``model.safetensors``).
 
-    The file appears whole or not at all.
+    The file appears whole or not at all. Of weights that `prernn.quantize` made it holds the packed counts.
 
     Raises:
         OSError: the file can't be written, a full disk for instance.
@@ -29,10 +30,11 @@ def save(net: RecurrentNetwork, path: str | Path) -> Path:
     if path.suffix != ".safetensors":
         path = path / FILE_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in net.state_dict().items()}
+    tensors, layouts = packed_state(net)
+    metadata = {RECIPE_KEY: json.dumps(net.recipe)} | ({LAYOUT_KEY: json.dumps(layouts)} if layouts else {})
     try:
         with whole_file(path) as part:
-            save_file(tensors, part, metadata={RECIPE_KEY: json.dumps(net.recipe)})
+            save_file(tensors, part, metadata=metadata)
     except (SafetensorError, OSError) as error:
         raise OSError(f"can't write {path}: {error}") from error
     return path
@@ -53,8 +55,13 @@ def load(path: str | Path, cnn: nn.Module | None = None) -> RecurrentNetwork:
         path = path / FILE_NAME
     if not path.is_file():
         raise ValueError(f"{path}: expected a checkpoint or a run folder that holds {FILE_NAME}, found none")
-    recipe, weights = _read_lightning(path) if path.suffix == ".ckpt" else _read_safetensors(path)
+    recipe, weights, layouts = _read_lightning(path) if path.suffix == ".ckpt" else _read_safetensors(path)
     network = rebuild(recipe, cnn)
+    if layouts:
+        try:
+            weights = restore(network, weights, layouts)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     load_weights(network, weights, path)
     return network.eval()
 
@@ -71,7 +78,7 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], source: str | P
     network.load_state_dict(weights)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -80,10 +87,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{path}: expected a safetensors file: {error}") from None
     if RECIPE_KEY not in metadata:
         raise ValueError(f"{path}: expected a prernn checkpoint, found weights without a recipe")
-    return json.loads(metadata[RECIPE_KEY]), weights
+    return json.loads(metadata[RECIPE_KEY]), weights, json.loads(metadata.get(LAYOUT_KEY, "{}"))
 
 
-def _read_lightning(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read_lightning(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -95,4 +102,4 @@ def _read_lightning(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     weights = {
         name.removeprefix(prefix): tensor for name, tensor in content["state_dict"].items() if name.startswith(prefix)
     }
-    return content[RECIPE_KEY], weights
+    return content[RECIPE_KEY], weights, {}

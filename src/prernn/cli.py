@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_flow,
         _add_analyze,
         _add_early,
+        _add_quantize,
         _add_inspect,
         _add_info,
     )
@@ -174,6 +175,25 @@ def _add_early(commands) -> None:
     early.add_argument("--out", required=True, help="folder for early.csv and early.png")
     early.add_argument("--limit", type=int, help="so many videos for each run, spread over its test list")
     early.set_defaults(run=_early)
+
+
+def _add_quantize(commands) -> None:
+    quantize = commands.add_parser("quantize", help="integer weights for a trained network, without retraining")
+    add = quantize.add_argument
+    add("network", metavar="RUN", help="run folder or checkpoint; or the name of a backbone")
+    add("--out", required=True, help="folder for the quantized network, report, curve and pictures")
+    add("--samples", type=float, default=1.0, help="samples a weight of the network that is kept (default %(default)s)")
+    add("--sweep", type=float, nargs="+", default=[], metavar="S", help="further samples a weight, for the curve")
+    add("--draws", type=int, default=1, help="draws of each number of samples (default %(default)s)")
+    add("--sampler", default="systematic", help="systematic (default), jittered, sobol or random")
+    add("--scale", default="layer", help="one scale a layer (default) or neuron")
+    add("--order", default="sign", help="of the weights: sign (default) or natural")
+    add("--allocation", type=float, help="exponent of samples a weight over a layer's weights (default 1/3; 0: alike)")
+    add("--seed", type=int, default=0, help="of the first draw (default %(default)s)")
+    add("--weights", help="backbone: file of its weights (default: those that its library offers)")
+    add("--config", help="run: config.yaml that says which test videos (default: the run's own)")
+    add("--limit", type=int, help="run: so many test videos, spread over the list; 0: none")
+    quantize.set_defaults(run=_quantize)
 
 
 def _add_inspect(commands) -> None:
@@ -316,10 +336,10 @@ def _analyze_hidden(options) -> None:
 
 
 def _own_videos(folder, net):
-    """The test videos of the data that a run was trained on, as its config.yaml says."""
+    """The test videos of the data that a run was trained on, as its config.yaml (or another such file) says."""
     from prernn import fit
 
-    config = folder / "config.yaml"
+    config = folder if folder.is_file() else folder / "config.yaml"
     if not config.is_file():
         raise NotImplementedError(f"no {config} says which videos; give some with --videos")
     try:
@@ -373,6 +393,42 @@ def _early_videos(path, net, limit):
     if net.recipe.get("labels") not in (None, labels):
         raise ValueError(f"{path}: expected the classes {net.recipe['labels']} in its test videos, got {labels}")
     return early.some_videos(loader, limit)
+
+
+def _quantize(options) -> None:
+    from prernn import quantized_runs
+
+    if options.draws < 1 or (options.limit is not None and options.limit < 0):
+        raise ValueError(f"expected --draws from 1 and --limit from 0 on, got {options.draws} and {options.limit}")
+    net, judge = _network_and_judge(options)
+    chosen = {name: getattr(options, name) for name in ("sampler", "scale", "order")}
+    if options.allocation is not None:
+        chosen["allocation"] = options.allocation
+    seeds = range(options.seed, options.seed + options.draws)
+    quantized_runs.run(net, options.out, options.samples, options.sweep, seeds, judge, **chosen)
+
+
+def _network_and_judge(options):
+    """The network to quantize, and what scores it on its test videos, or None."""
+    from pathlib import Path
+
+    from prernn import backbones, checkpoint, early, quantized_runs, runs
+
+    path = Path(options.network)
+    if not path.exists():
+        for name in ("config", "limit"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"--{name} is of a run: expected a run folder or checkpoint, found no {path}")
+        pretrained = options.weights is None
+        return backbones.backbone(options.network, pretrained=pretrained, weights=options.weights).eval(), None
+    if options.weights is not None:
+        raise ValueError(f"{path} has weights of its own: expected no --weights, got {options.weights}")
+    net, folder = checkpoint.load(path), runs._folder(path)
+    config = Path(options.config) if options.config else folder / "config.yaml"
+    if options.limit == 0 or not (options.config or config.is_file()):
+        return net, None
+    loader = early.some_videos(_own_videos(config, net), options.limit)
+    return net, quantized_runs.Judge(loader)
 
 
 def _inspect(options) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from prernn import checkpoint, plots, sample_videos
 from prernn.accounting import matched_hidden_size, recurrent_parameters
-from prernn.backbones import backbone, input_spec
+from prernn.backbones import DEFAULT_BACKBONE, backbone, input_spec
 from prernn.dataset import VideoDataset, collate
 from prernn.files import write_json, write_table
 from prernn.network import RecurrentNetwork, split
@@ -37,6 +37,7 @@ SIZE, FRAMES, BATCH = 96, 12, 32
 # for every row alike: of 0.1 and 0.3 the better one for every recurrent network
 LEARNING_RATE = 0.3
 MAIN = "PreGRU-SIH"
+STACKED = "traditional GRU, matched"
 
 
 @dataclass
@@ -49,6 +50,11 @@ class Contestant:
     history: dict[str, list[float]] = field(default_factory=lambda: {"train loss": [], "test accuracy": []})
     metrics: dict[str, Any] = field(default_factory=dict)
     milliseconds: float = 0.0
+
+    def build(self, classes: int, seed: int) -> None:
+        """Makes the network; what is new in it starts by the seed."""
+        torch.manual_seed(seed)
+        self.net = self.recipe.build(classes)
 
 
 @dataclass
@@ -77,19 +83,19 @@ def run(root: str | Path = "runs/demo", *, clips: int = 140, epochs: int = 5, se
     """
     root, console = Path(root), Console()
     begin = time.perf_counter()
-    with _progress(console) as progress:
-        data = _render(root / "data", clips, seed, progress)
-        task = Action(sampling=Sampling(frames=FRAMES, rule="uniform"), size=SIZE, flip=False)
-        task.open(data, input_spec("efficientnet_lite0"))
+    with bars(console) as progress:
+        data = render(root / "data", clips, seed, progress)
+        task = open_task(data)
         labels = task.labels or []
         contestants = _contestants(len(labels), seed)
-        train, test = (_features(task, part, contestants, progress) for part in ("train", "test"))
+        by_name = {contestant.name: contestant.net for contestant in contestants}
+        train, test = (features(task, part, by_name[STACKED], by_name[MAIN], progress) for part in ("train", "test"))
         for contestant in contestants:
-            _train(contestant, train, test, len(labels), epochs, seed, progress)
+            train_head(contestant, train, test, len(labels), epochs, seed, progress)
     main = next(contestant for contestant in contestants if contestant.name == MAIN)
     main.net.recipe |= task.recipe()
     checkpoint.save(main.net, root)
-    _time_streams(contestants)
+    time_streams(contestants)
     results = _write(root, contestants, labels, data)
     results["seconds"] = time.perf_counter() - begin
     results |= {"seed": seed, "clips": clips, "epochs": epochs, "threads": torch.get_num_threads()}
@@ -99,12 +105,14 @@ def run(root: str | Path = "runs/demo", *, clips: int = 140, epochs: int = 5, se
     return results
 
 
-def _progress(console: Console) -> Progress:
+def bars(console: Console) -> Progress:
+    """Progress bars with a note."""
     columns = (TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, TextColumn("{task.fields[note]}"), console=console)
 
 
-def _render(root: Path, clips: int, seed: int, progress: Progress) -> Path:
+def render(root: Path, clips: int, seed: int, progress: Progress) -> Path:
+    """Renders ``clips`` training clips a class and a quarter as many for the test; returns their folder."""
     task = progress.add_task("render videos", total=None, note="")
     return sample_videos.render(
         root,
@@ -117,27 +125,40 @@ def _render(root: Path, clips: int, seed: int, progress: Progress) -> Path:
     )
 
 
+def open_task(data: Path) -> Action:
+    """The task over rendered videos."""
+    task = Action(sampling=Sampling(frames=FRAMES, rule="uniform"), size=SIZE, flip=False)
+    task.open(data, input_spec(DEFAULT_BACKBONE))
+    return task
+
+
 def _contestants(classes: int, seed: int) -> list[Contestant]:
     cnn = backbone("efficientnet_lite0", device="meta")
     matched = matched_hidden_size(cnn, cell="gru", outputs=classes)
     rows = [
         Contestant("frame-wise CNN", Recipe(pretrained=True, method="framewise")),
-        Contestant("traditional GRU, matched", Recipe(pretrained=True, method="traditional", hidden_size=matched)),
+        Contestant(STACKED, Recipe(pretrained=True, method="traditional", hidden_size=matched)),
         Contestant("PreGRU", Recipe(pretrained=True, input="gate")),
         Contestant(MAIN, Recipe(pretrained=True, input="single")),
         Contestant(f"{MAIN}, band:1%", Recipe(pretrained=True, input="single", hidden="band:1%")),
     ]
     for row in rows:
-        torch.manual_seed(seed)
-        row.net = row.recipe.build(classes)
+        row.build(classes, seed)
     return rows
 
 
-def _features(task: Action, part: Subset, contestants: Sequence[Contestant], progress) -> Features:
-    """Runs the frozen trunk once over all frames; both things that the contestants read come from one pass."""
-    by_name = {contestant.name: contestant.net for contestant in contestants}
-    layer = by_name[MAIN].recipe["steps"][0]["layer"][0]
-    trunk = split(by_name["traditional GRU, matched"])[0].eval().to(memory_format=torch.channels_last)
+def features(task: Action, part: Subset, stacked: RecurrentNetwork, main: RecurrentNetwork, progress) -> Features:
+    """Runs the frozen trunk once over all frames; both things that the networks read come from one pass.
+
+    Args:
+        task: opened.
+        part: of the data set.
+        stacked: a traditional network, which stands on the vectors.
+        main: a network whose one layer is converted, which reads what that layer reads.
+        progress: shows a bar.
+    """
+    layer = main.recipe["steps"][0]["layer"][0]
+    trunk = split(stacked)[0].eval().to(memory_format=torch.channels_last)
     seen: list[Tensor] = []
     hook = trunk.get_submodule(layer).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     dataset = VideoDataset(task, task.records(part))
@@ -175,7 +196,10 @@ def _head(contestant: Contestant) -> tuple[Callable[[Features, Tensor], Tensor],
     return logits, list(rest.parameters())
 
 
-def _train(row: Contestant, train: Features, test: Features, classes: int, epochs: int, seed: int, progress) -> None:
+def train_head(
+    row: Contestant, train: Features, test: Features, classes: int, epochs: int, seed: int, progress
+) -> None:
+    """Trains what stands behind the frozen trunk, and measures it on the test features after each epoch."""
     logits, parameters = _head(row)
     row.net.train()
     generator = torch.Generator().manual_seed(seed)
@@ -213,7 +237,7 @@ def _evaluate(row: Contestant, logits, test: Features, classes: int) -> dict[str
     return {name: value.tolist() for name, value in metrics.compute().items()}
 
 
-def _time_streams(contestants: Sequence[Contestant], frames: int = 60) -> None:
+def time_streams(contestants: Sequence[Contestant], frames: int = 60) -> None:
     """Median milliseconds of ``step`` for one frame, the networks taking turns."""
     frame = torch.randn(1, 3, SIZE, SIZE)
     states: list[Any] = [row.net.init_state(1) for row in contestants]

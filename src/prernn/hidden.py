@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from prernn.structures import Product, Structure, hidden_structure
 
-__all__ = ["HiddenToHidden", "RecurrentWeights", "draw_index", "hidden_structure", "late_index"]
+__all__ = ["HiddenToHidden", "RecurrentWeights", "draw_index", "hidden_structure", "late_index", "places"]
 
 
 @dataclass(frozen=True)
@@ -100,15 +100,12 @@ class HiddenToHidden(nn.Module):
         """
         if self.weight.is_meta:
             return
-        # every weight has one place in the matrix: numbered, they say which of them lie on the diagonal
-        count = self.weight.numel()
-        numbers = torch.arange(1, count + 1, dtype=torch.float64, device=self.weight.device).view_as(self.weight)
-        matrix = self.structure.matrix(numbers, self.positions(), self.size)  # (G, D, D)
-        places = matrix.diagonal(dim1=1, dim2=2).flatten().long()  # (G*D,)
-        if not bool(places.all()):
+        size = self.size
+        place = places(self.weights()).flatten()
+        own = (place % size == place // size % size) & (place >= 0)  # on the diagonal
+        if int(own.sum()) != self.gates * size:
             raise NotImplementedError(f"the identity does not lie in {str(self.structure)!r}: a neuron lacks itself")
-        self.weight.zero_()
-        self.weight.view(-1)[places - 1] = 1
+        self.weight.copy_(own.view_as(self.weight))
 
     def forward(self, h: Tensor) -> Tensor:
         """``W_hh h``: ``h (B, D)`` gives ``(B, G, D)``; a feature map ``(B, D, H, W)`` gives ``(B, G, D, H, W)``."""
@@ -121,6 +118,21 @@ class HiddenToHidden(nn.Module):
 
     def extra_repr(self) -> str:
         return f"size={self.size}, gates={self.gates}, hidden={str(self.structure)!r}"
+
+
+def places(weights: RecurrentWeights) -> Tensor:
+    """Place ``g*D*D + i*D + j`` in ``W_hh (G, D, D)`` of each compact weight, in its shape; -1 outside the matrix.
+
+    The weight joins neuron ``j`` to neuron ``i`` of gate ``g``.
+    """
+    # numbered weights say where they come to stand; float64 holds the numbers exactly
+    count, device = weights.weight.numel(), weights.weight.device
+    numbers = torch.arange(1, count + 1, dtype=torch.float64, device=device).view_as(weights.weight)
+    matrix = weights.structure.matrix(numbers, weights.index, weights.size)  # (G, D, D)
+    (inside,) = matrix.flatten().nonzero(as_tuple=True)
+    found = torch.full((count,), -1, dtype=torch.int64, device=device)
+    found[matrix.flatten()[inside].long() - 1] = inside
+    return found.view_as(weights.weight)
 
 
 def late_index(module: nn.Module, structure: Structure, size: int, weight: Tensor) -> Tensor | None:

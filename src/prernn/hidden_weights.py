@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prernn import checkpoint, plots
+from prernn import checkpoint, weight_plots
 from prernn.analysis import short_names
 from prernn.files import write_table, write_text
 from prernn.graft import recurrent_nodes
@@ -33,7 +33,7 @@ STATISTICS_TEXT = (
 MAPS_TEXT = (
     "Magnitudes of W_hh of each layer and gate, a row for each receiving neuron (RCN supplement, Figure 3). Dark is 0, "
     "grey no weight; bright is the largest of a panel, whose value stands above it. Of more than "
-    f"{plots.MAP_SIDE} neurons, a point is the root mean square of a square block."
+    f"{weight_plots.MAP_SIDE} neurons, a point is the root mean square of a square block."
 )
 
 Layers = dict[str, tuple[tuple[str, ...], HiddenToHidden]]
@@ -146,9 +146,9 @@ def analyze_hidden(
     write_table(out / "hidden.csv", rows)
     body = [table(overview, link="hidden.csv")]
     for name, stem, (layers, own) in zip(names, _file_names(names), seen, strict=True):
-        path = plots.weight_statistics(_panels(own), out / f"hidden-{stem}.png", title=name)
+        path = weight_plots.weight_statistics(_panels(own), out / f"hidden-{stem}.png", title=name)
         body.append(picture(path, f"{name}: weights by layer", STATISTICS_TEXT, ["hidden.csv"]))
-        path = plots.weight_maps(_matrices(layers), out / f"hidden-maps-{stem}.png", title=name)
+        path = weight_plots.weight_maps(_matrices(layers), out / f"hidden-maps-{stem}.png", title=name)
         body.append(picture(path, f"{name}: matrices", MAPS_TEXT))
     return write_text(out / "index.html", page("prernn analyze hidden", body))
 

@@ -114,7 +114,7 @@ def training(
     """
     across = 2 if len(series) == 4 else min(3, len(series))
     figure, axes = _panels(-(-len(series) // across), across, 4.4, 3.3)
-    colours = _colours((name for lines in series.values() for name in lines), names)
+    colours = colours_of((name for lines in series.values() for name in lines), names)
     for axis, (metric, lines) in zip(axes.flat, series.items(), strict=False):
         for name, (epochs, values) in lines.items():
             axis.plot(epochs, values, label=name, color=colours[name], marker="o", markersize=3)
@@ -124,7 +124,7 @@ def training(
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(series) :]:
         axis.set_axis_off()
-    _legend(figure, colours)
+    legend_below(figure, colours)
     figure.suptitle(title)
     return save_figure(figure, path)
 
@@ -144,7 +144,7 @@ def cumulative_errors(
         names: of the networks of a page, each of which then has one colour in all pictures.
     """
     figure, axes = _panels(1, 1, 5.6, 4.2)
-    colours = _colours(series, names)
+    colours = colours_of(series, names)
     for name, (errors, shares) in series.items():
         axes[0, 0].plot(errors, shares, label=name, color=colours[name])
     axes[0, 0].set_xlabel("normalised point-to-point error")
@@ -152,7 +152,7 @@ def cumulative_errors(
     axes[0, 0].set_xlim(left=0)
     axes[0, 0].set_ylim(0, 1.02)
     axes[0, 0].grid(alpha=0.3)
-    _legend(figure, colours)
+    legend_below(figure, colours)
     figure.suptitle(title)
     return save_figure(figure, path)
 
@@ -234,7 +234,7 @@ def _gate_panels(grid, names: Sequence[str], width: float, height: float, labels
     """
     gates = list(dict.fromkeys(gate for row in grid.values() for gate in row))
     figure, axes = _panels(len(grid), len(gates), width, height)
-    colours = _colours((name for row in grid.values() for networks in row.values() for name in networks), names)
+    colours = colours_of((name for row in grid.values() for networks in row.values() for name in networks), names)
     for (layer, row), line in zip(grid.items(), axes, strict=True):
         for gate, axis in zip(gates, line, strict=True):
             draw(axis, gate, row.get(gate, {}), colours)
@@ -243,7 +243,7 @@ def _gate_panels(grid, names: Sequence[str], width: float, height: float, labels
         axis.set_xlabel(labels[0])
     for axis in axes[:, 0]:
         axis.set_ylabel(labels[1])
-    _legend(figure, colours)
+    legend_below(figure, colours)
     return figure
 
 
@@ -269,7 +269,7 @@ def ratio_bars(groups: Mapping[str, Mapping[str, float]], path: str | Path, *, l
         label: what the ratio is of, at the axis.
     """
     names = list(dict.fromkeys(name for bars in groups.values() for name in bars))
-    colours = _colours(names)
+    colours = colours_of(names)
     figure, axes = _panels(1, 1, max(4.5, 1.2 + 0.75 * sum(map(len, groups.values()))), 3.6)
     axis, place, ticks = axes[0, 0], 0.0, []
     for bars in groups.values():
@@ -288,7 +288,7 @@ def ratio_bars(groups: Mapping[str, Mapping[str, float]], path: str | Path, *, l
     axis.grid(alpha=0.3, axis="y")
     axis.set_axisbelow(True)
     if len(names) > 1:
-        _legend(figure, colours)
+        legend_below(figure, colours)
     figure.suptitle(title)
     return save_figure(figure, path)
 
@@ -304,7 +304,7 @@ def _panels(rows: int, columns: int, width: float, height: float):
     return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
 
 
-def _colours(shown: Iterable[str], names: Sequence[str] = ()) -> dict[str, str]:
+def colours_of(shown: Iterable[str], names: Sequence[str] = ()) -> dict[str, str]:
     """A colour for each name that is shown, by its place in ``names`` where it stands there."""
     used = set(shown := list(shown))
     unique = list(dict.fromkeys([*names, *shown]))
@@ -312,7 +312,7 @@ def _colours(shown: Iterable[str], names: Sequence[str] = ()) -> dict[str, str]:
     return {name: colour for name, colour in colours.items() if name in used}
 
 
-def _legend(figure, colours: Mapping[str, str]) -> None:
+def legend_below(figure, colours: Mapping[str, str]) -> None:
     """One legend below all panels, as many entries a line as fit."""
     handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
     longest = max((len(name) for name in colours), default=1)
@@ -336,110 +336,6 @@ def save_figure(figure, path: str | Path) -> Path:
     return path
 
 
-def weight_statistics(
-    panels: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]], path: str | Path, *, title: str = ""
-) -> Path:
-    """Statistics of weight matrices over the layers of a network (RCN supplement, Figures 1 and 2): a column a gate.
-
-    A row of panels for each part, as a diagonal near 1 would press the others against 0.
-
-    Args:
-        panels: ``{gate: {layer: {part: {statistic: value}}}}``, layers in order; NaN leaves a gap. Every layer has the
-            same parts ("all weights", "diagonal") and statistics.
-        path: of the PNG.
-    """
-    parts = list(next(iter(next(iter(panels.values())).values())))
-    widths = [max(2.6, 1.2 + 0.21 * len(layers)) for layers in panels.values()]
-    longest = max(len(layer) for layers in panels.values() for layer in layers)
-    size = (max(5.0, sum(widths)), 2.4 * len(parts) + 0.5 + 0.07 * longest)  # names stand upright below
-    grid = {"width_ratios": widths}
-    figure, axes = plt.subplots(
-        len(parts), len(panels), figsize=size, squeeze=False, sharex="col", gridspec_kw=grid, layout="constrained"
-    )
-    colours = _colours(name for layers in panels.values() for layer in layers.values() for name in layer[parts[0]])
-    for column, (gate, layers) in zip(axes.T, panels.items(), strict=True):
-        for axis, part in zip(column, parts, strict=True):
-            for name, colour in colours.items():
-                values = [layer[part][name] for layer in layers.values()]
-                axis.plot(range(len(values)), values, color=colour, marker="o", markersize=3)
-            axis.axhline(0, color="0.6", linewidth=0.8, zorder=1)
-            axis.grid(alpha=0.3)
-        column[-1].set_xticks(range(len(layers)), list(layers), rotation=90, fontsize=7)
-        column[-1].set_xlim(-0.5, len(layers) - 0.5)
-        if len(panels) > 1:
-            column[0].set_title(f"gate {gate}", fontsize=10)
-    for axis, part in zip(axes[:, 0], parts, strict=True):
-        axis.set_ylabel(part)
-    _legend(figure, colours)
-    figure.suptitle(title)
-    return save_figure(figure, path)
-
-
-MAP_SIDE = 128
-"""Rows and columns that `weight_maps` draws of a matrix at most: a point is then no smaller than a pixel."""
-
-MAPS_ACROSS = 6
-
-
-def weight_maps(maps: Mapping[str, Mapping[str, np.ndarray]], path: str | Path, *, title: str = "") -> Path:
-    """Heat maps of the magnitude of weights, a panel for each layer and gate (RCN supplement, Figure 3).
-
-    Dark is 0, bright the largest in the panel, grey where there is no (finite) weight. Each panel has its own scale,
-    whose end stands above it: layers differ too much for one scale. Of a matrix with more than 128 rows, each point is
-    the root mean square of the weights in a square block (`block_norms`), so that a diagonal stays in sight.
-
-    Args:
-        maps: ``{layer: {gate: W_hh (D, D)}}``, row = receiving neuron, NaN where there is no weight.
-        path: of the PNG.
-    """
-    panels = [(layer, gate, matrix) for layer, gates in maps.items() for gate, matrix in gates.items()]
-    most = max(len(gates) for gates in maps.values())
-    across = min(len(panels), max(most, MAPS_ACROSS // most * most))  # a layer's gates side by side
-    rows = -(-len(panels) // across)
-    side, gap, above = 2.1, 0.1, 0.45  # inches; the panels fill the figure, whose texts stand outside it
-    width, height = across * (side + gap) - gap, rows * (side + above) - above
-    whole = {"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": gap / side, "hspace": above / side}
-    figure, axes = plt.subplots(rows, across, figsize=(width, height), squeeze=False, gridspec_kw=whole)
-    for axis, (layer, gate, matrix) in zip(axes.flat, panels, strict=False):
-        name = f"{layer}, gate {gate}" if len(maps[layer]) > 1 else layer
-        image = _draw_map(axis, matrix, name)
-    for axis in axes.flat[len(panels) :]:
-        axis.set_axis_off()
-    scale = figure.add_axes((0.3, -0.25 / height, 0.4, 0.12 / height))
-    bar = figure.colorbar(image, cax=scale, orientation="horizontal", ticks=(0, 1))
-    bar.ax.set_xticklabels(["0", "largest"], fontsize=8)
-    figure.suptitle(title, y=1 + 0.5 / height, va="bottom")
-    return save_figure(figure, path)
-
-
-def _draw_map(axis, matrix: np.ndarray, name: str):
-    block = -(-len(matrix) // MAP_SIDE)
-    norms = block_norms(matrix, block)
-    norms[~np.isfinite(norms)] = np.nan
-    largest = float(norms[~np.isnan(norms)].max(initial=0.0))
-    name = name if len(name) <= 30 else f"...{name[-27:]}"  # the end tells more
-    blocks = f" in {block}x{block}" if block > 1 else ""
-    axis.set_title(f"{name}\nD={len(matrix)}{blocks}, to {largest:.3g}", fontsize=8)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    colourmap = matplotlib.colormaps["viridis"].with_extremes(bad="0.85")
-    return axis.imshow(norms / (largest or 1.0), cmap=colourmap, vmin=0, vmax=1)
-
-
-def block_norms(matrix: np.ndarray, block: int) -> np.ndarray:
-    """Root mean square of each square block of a matrix ``(D, D)``: ``(R, R)`` with ``R = ceil(D / block)``.
-
-    NaN counts as no value; a block without any gives NaN. ``block=1`` gives the magnitudes.
-    """
-    rows = -(-len(matrix) // block)
-    padded = np.pad(matrix.astype(np.float64), (0, rows * block - len(matrix)), constant_values=np.nan)
-    blocks = padded.reshape(rows, block, rows, block)
-    there = ~np.isnan(blocks)
-    count = there.sum((1, 3))
-    squares = np.where(there, blocks, 0) ** 2
-    return np.sqrt(np.where(count, squares.sum((1, 3)) / np.maximum(count, 1), np.nan))
-
-
 def early(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     fractions: Sequence[float],
@@ -457,10 +353,10 @@ def early(
         names: of the networks of a page, each of which then has one colour in all pictures.
     """
     width = 6.4
-    across = max(1, int(width * 11 / (max(map(len, curves)) + 6)))  # names a line of the legend, as in _legend
+    across = max(1, int(width * 11 / (max(map(len, curves)) + 6)))  # names a line of the legend, as in legend_below
     figure, axes = _panels(1, 1, width, 4.2 + 0.19 * -(-len(curves) // across))
     axis, percent = axes[0, 0], [100 * fraction for fraction in fractions]
-    for place, (name, colour) in enumerate(_colours(curves, names).items()):
+    for place, (name, colour) in enumerate(colours_of(curves, names).items()):
         means, spreads = (np.asarray(values) for values in curves[name])
         marker = MARKERS[place // len(COLOURS) % len(MARKERS)]  # tells lines of one colour apart
         axis.plot(percent, means, label=name, color=colour, marker=marker, markersize=4, linewidth=1.4)
@@ -473,5 +369,61 @@ def early(
     axis.set_ylim(0, 1.02)
     axis.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=across, fontsize=8, frameon=False)
+    figure.suptitle(title)
+    return save_figure(figure, path)
+
+
+Line = Sequence[tuple[float, float, float]]
+"""Points of a line: place, mean and spread."""
+
+
+def lines(
+    panels: Mapping[str, Mapping[str, Line]],
+    path: str | Path,
+    *,
+    along: str,
+    title: str = "",
+    levels: Mapping[str, Mapping[str, float]] | None = None,
+    logarithmic: bool = True,
+) -> Path:
+    """Lines over one quantity, a panel for each measure; a band where the spread is not 0.
+
+    Args:
+        panels: ``{measure: {name: points}}``.
+        path: of the PNG.
+        along: what the horizontal axis shows.
+        levels: ``{measure: {name: value}}``, horizontal lines to compare with.
+        logarithmic: the horizontal axis.
+    """
+    levels = levels or {}
+    drawn = {name: None for series in panels.values() for name in series}
+    width = 4.9 * len(panels)
+    across = max(1, int(width * 11 / (max(map(len, drawn), default=1) + 6)))  # names a line of the legend
+    figure, axes = _panels(1, len(panels), 4.9, 3.8 + 0.19 * -(-len(drawn) // across))
+    shown = {}
+    for axis, (measure, series) in zip(axes[0], panels.items(), strict=True):
+        for place, (name, colour) in enumerate(colours_of(drawn, list(drawn)).items()):
+            if name not in series:
+                continue
+            at, means, spreads = (np.asarray(column) for column in zip(*series[name], strict=True))
+            (shown[name],) = axis.plot(
+                *(at, means),
+                label=name,
+                color=colour,
+                marker=MARKERS[place % len(MARKERS)],
+                markersize=4,
+                linewidth=1.4,
+            )
+            if spreads.any():
+                axis.fill_between(at, means - spreads, means + spreads, color=colour, alpha=0.15, linewidth=0)
+        for name, value in levels.get(measure, {}).items():
+            axis.axhline(value, color="#444444", linewidth=1, linestyle="--")
+            axis.annotate(name, (0.02, value), xycoords=("axes fraction", "data"), fontsize=8, va="bottom")
+        if logarithmic:
+            axis.set_xscale("log")
+        axis.set_xlabel(along)
+        axis.set_ylabel(measure)
+        axis.grid(alpha=0.3)
+    figure.legend(shown.values(), shown, loc="outside lower center", ncols=across, fontsize=8, frameon=False)
     figure.suptitle(title)
     return save_figure(figure, path)

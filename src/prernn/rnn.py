@@ -67,7 +67,7 @@ class RecurrentStack(nn.Module):
             dropout,
             bidirectional,
         )
-        for number, suffix in enumerate(self._suffixes()):
+        for number, suffix in enumerate(self.suffixes()):
             layer = number // self.directions
             features = input_size if layer == 0 else hidden_size * self.directions
             self._add_parameters(suffix, features, {"device": device, "dtype": dtype})
@@ -79,7 +79,8 @@ class RecurrentStack(nn.Module):
         """2 if bidirectional, else 1."""
         return 2 if self.bidirectional else 1
 
-    def _suffixes(self) -> list[str]:
+    def suffixes(self) -> list[str]:
+        """Ends of the parameters' names, one for each layer and direction: ``_l0``, ``_l0_reverse``."""
         ends = ("", "_reverse") if self.bidirectional else ("",)
         return [f"_l{layer}{end}" for layer in range(self.num_layers) for end in ends]
 
@@ -107,10 +108,11 @@ class RecurrentStack(nn.Module):
 
     def hidden_matrix(self, layer: int = 0, *, reverse: bool = False) -> Tensor:
         """Dense ``W_hh`` of one layer and direction, ``(G, D, D)``."""
-        weights = self._weights(f"_l{layer}{'_reverse' if reverse else ''}")
+        weights = self.recurrent_weights(f"_l{layer}{'_reverse' if reverse else ''}")
         return self.structure.matrix(weights.weight, weights.index, self.hidden_size)
 
-    def _weights(self, suffix: str) -> RecurrentWeights:
+    def recurrent_weights(self, suffix: str) -> RecurrentWeights:
+        """The recurrent product's weights of one layer and direction."""
         index = late_index(self, self.structure, self.hidden_size, self.weight_hh_l0)
         gates = (len(self.cell.gates), -1)
         weight, bias = getattr(self, f"weight_hh{suffix}"), getattr(self, f"bias_hh{suffix}")
@@ -190,7 +192,7 @@ class RecurrentStack(nn.Module):
     def _run_torch(self, x: Tensor, state: Tensor | State) -> tuple[Tensor, Tensor | State]:
         """All layers by torch.nn's kernel; the parameters have its names and order."""
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
-        weights = [getattr(self, f"{name}{suffix}") for suffix in self._suffixes() for name in names]
+        weights = [getattr(self, f"{name}{suffix}") for suffix in self.suffixes() for name in names]
         run = TORCH_KERNELS[self.cell.kernel]
         options = (self.bias, self.num_layers, self.dropout, self.training, self.bidirectional, False)
         out, *last = run(x, state, weights, *options)
@@ -201,12 +203,12 @@ class RecurrentStack(nn.Module):
         if x.shape[0] == 0:
             raise ValueError("expected a sequence of at least one step, got none")
         following: list[State] = []
-        for number, suffix in enumerate(self._suffixes()):
+        for number, suffix in enumerate(self.suffixes()):
             if number % self.directions == 0:
                 source, outputs = x, []
             reverse = suffix.endswith("_reverse")
             u = self._gate_inputs(_flip(source, lengths) if reverse else source, suffix)
-            out, last = ops.sequence(self.cell, self._weights(suffix), u, rows[number], lengths)
+            out, last = ops.sequence(self.cell, self.recurrent_weights(suffix), u, rows[number], lengths)
             outputs.append(_flip(out, lengths) if reverse else out)
             following.append(last)
             if len(outputs) == self.directions:
@@ -228,9 +230,9 @@ class RecurrentStack(nn.Module):
             raise ValueError(f"expected input (B, {self.input_size}), got shape {tuple(x.shape)}")
         rows = self._open_state(state, x.unsqueeze(0), True)
         following = []
-        for number, suffix in enumerate(self._suffixes()):
+        for number, suffix in enumerate(self.suffixes()):
             u = self._gate_inputs(x, suffix).unsqueeze(0)  # (1, B, G, D)
-            out, last = ops.sequence(self.cell, self._weights(suffix), u, rows[number])
+            out, last = ops.sequence(self.cell, self.recurrent_weights(suffix), u, rows[number])
             following.append(last)
             x = out[0]
             if number + 1 < len(rows):

@@ -1,15 +1,92 @@
-"""Connections drawn from the Sobol' low-discrepancy sequence.
+"""Connections and paths drawn from the Sobol' low-discrepancy sequence.
 
-A path that point ``i`` of the sequence draws between two layers of ``D`` neurons joins neuron
-``floor(D * x_i[0])`` to neuron ``floor(D * x_i[1])`` (the talk "Structural Sparsity", networks
-represented by paths). For ``D`` a power of two, every aligned block of ``D`` points is a permutation in
-each component, so ``n`` blocks give each neuron exactly ``n`` connections in and ``n`` out, and the first
-``D`` blocks never repeat a pair.
+Component ``l`` of point ``i``, times the number of neurons, is the neuron of layer ``l`` that path ``i`` passes (the
+talk "Structural Sparsity", networks represented by paths). Every component is a (0,1)-sequence in base 2: an aligned
+block of ``2**m`` points, those from ``k 2**m`` on, has one point in each of the ``2**m`` equal parts of the unit
+interval. So for layers of ``2**m`` neurons a block is a permutation: every neuron gets the same number of connections
+and none is left out. For other widths ``n`` an aligned block of the plain sequence is a regular grid, so that the
+neurons get ``floor(2**m / n)`` or ``ceil(2**m / n)`` connections of a block each; again none is left out once
+``2**m >= n``. Of a number of paths that is no power of two, the same holds for each of the aligned blocks it is made
+of, the binary digits of the number: a neuron's count is off by less than the number of these blocks. Scrambling keeps
+the first statement, and in the second a neuron's count may be off by one more.
+
+The direction numbers are torch's.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
+
+SAMPLERS = ("sobol", "random")
+MOST_POINTS = 2**30
+"""Length of torch's sequence."""
+
+
+def network_paths(
+    widths: Sequence[int],
+    paths: int,
+    *,
+    sampler: str = "sobol",
+    seed: int = 0,
+    scramble: bool = False,
+    skip: int = 0,
+) -> Tensor:
+    """The neuron of each layer that each path passes, ``(paths, len(widths))`` int64.
+
+    The first ``n`` paths are the same whatever the number of paths, so that a network with more of them contains the
+    smaller one.
+
+    Args:
+        widths: neurons of each layer.
+        paths: number of paths.
+        sampler: "sobol", or "random" for independent uniform neurons (``drand48`` in the talk).
+        seed: of "random" and of scrambling; the plain sequence takes no chance.
+        scramble: scramble the sequence (linear matrix scrambling and a digital shift).
+        skip: dimensions of the sequence that are left out before the first layer's.
+
+    Raises:
+        ValueError: a width below 1, fewer than two layers, a number of paths below 0 or above `MOST_POINTS`, an unknown
+            sampler, dimensions that the sequence does not have.
+    """
+    if len(widths) < 2 or min(widths) < 1:
+        raise ValueError(f"expected at least two layers of at least one neuron, got widths {list(widths)}")
+    points = unit_points(paths, len(widths), sampler=sampler, seed=seed, scramble=scramble, skip=skip)  # (P, L)
+    neurons = (points * torch.tensor(widths, dtype=torch.float64)).long()
+    # a product that is rounded up would lie behind the layer
+    return neurons.minimum(torch.tensor(widths) - 1)
+
+
+def unit_points(
+    count: int,
+    dimensions: int,
+    *,
+    sampler: str = "sobol",
+    seed: int = 0,
+    scramble: bool = False,
+    skip: int = 0,
+    first: int = 0,
+) -> Tensor:
+    """Points ``first .. first+count-1`` of a sequence in the unit cube, ``(count, dimensions)`` float64.
+
+    Arguments and errors as `network_paths` has them.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"expected sampler to be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+    if count < 0 or first < 0 or first + count > MOST_POINTS:
+        raise ValueError(f"expected 0 to {MOST_POINTS:,} paths, got {first + count:,}")
+    if skip < 0 or skip + dimensions > SobolEngine.MAXDIM:
+        raise ValueError(f"expected skip from 0 to {SobolEngine.MAXDIM - dimensions}, got {skip}")
+    if sampler == "random":
+        generator = torch.Generator().manual_seed(seed)
+        return torch.rand(first + count, dimensions, dtype=torch.float64, generator=generator)[first:]
+    if not count:
+        return torch.empty(0, dimensions, dtype=torch.float64)
+    engine = SobolEngine(skip + dimensions, scramble=scramble, seed=seed if scramble else None)
+    engine.fast_forward(first)
+    # float64 holds every point of the sequence exactly
+    return engine.draw(count, dtype=torch.float64)[:, skip:]
 
 
 def block_permutation(size: int, block: int = 0) -> Tensor:
@@ -27,11 +104,7 @@ def block_permutation(size: int, block: int = 0) -> Tensor:
     if not 0 <= block < size:
         raise ValueError(f"expected a block in 0..{size - 1} for {size} neurons, got {block}")
     power_of_two = size & (size - 1) == 0
-    engine = SobolEngine(2)
-    if power_of_two:
-        engine.fast_forward(block * size)
-    # float64 holds every point of the sequence exactly
-    points = engine.draw(size, dtype=torch.float64)  # (D, 2)
+    points = unit_points(size, 2, first=block * size if power_of_two else 0)  # (D, 2)
     source, destination = points.argsort(dim=0, stable=True).argsort(dim=0, stable=True).unbind(1)
     if not power_of_two:
         destination = (destination + destination[block] - destination[0]) % size

@@ -6,7 +6,8 @@ them everywhere: ``full``, ``diagonal``, ``band:21``, ``band:5%``, ``grouped:4``
 two also as ``sparse:0.1+self`` and ``paths:8+self``, with a connection of every neuron to itself
 (BandRNN talk; "Structural Sparsity" talk, structurally sparse RNNs).
 
-A new structure is one class with the methods of `Structure` and one line in `STRUCTURES`.
+The structures with a regular pattern are here, those without one in `prernn.irregular`. A new structure is one class
+with the methods of `Structure` and one line in `STRUCTURES`.
 """
 
 import math
@@ -18,10 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prernn.connections import ENTRIES, random_count, random_entries
-from prernn.ops import rows
-from prernn.ops.linear import linear
-from prernn.sobol import path_sources
+from prernn.irregular import SELF, Paths, SelfConnected, Sparse, check_size, dense_product, shortest
 
 Product = Callable[[Tensor], Tensor]
 
@@ -65,7 +63,7 @@ class Full:
         return "full"
 
     def check(self, size):
-        _check_size(size)
+        check_size(size)
 
     def mask(self, size):
         self.check(size)
@@ -85,8 +83,7 @@ class Full:
         return None
 
     def product(self, weight, index, size):
-        stacked = weight.flatten(0, 1)  # (G*D, D)
-        return lambda h: linear(h, stacked).unflatten(1, (-1, size))
+        return dense_product(weight, size)
 
     def matrix(self, weight, index, size):
         return weight
@@ -103,7 +100,7 @@ class Diagonal:
         return "diagonal"
 
     def check(self, size):
-        _check_size(size)
+        check_size(size)
 
     def mask(self, size):
         self.check(size)
@@ -145,7 +142,7 @@ class Band:
     percent: float | None = None
 
     def __str__(self):
-        return f"band:{self.width}" if self.percent is None else f"band:{_shortest(self.percent)}%"
+        return f"band:{self.width}" if self.percent is None else f"band:{shortest(self.percent)}%"
 
     def columns(self, size: int) -> int:
         """Width ``C`` of the band for ``size`` neurons."""
@@ -156,7 +153,7 @@ class Band:
         return max(1, min(nearest, 2 * size - 1))
 
     def check(self, size):
-        _check_size(size)
+        check_size(size)
         if self.columns(size) > 2 * size - 1:
             raise ValueError(f"hidden={str(self)!r}: the width must be at most 2*D-1, got D={size}")
 
@@ -221,7 +218,7 @@ class Grouped:
         return f"grouped:{self.groups}"
 
     def check(self, size):
-        _check_size(size)
+        check_size(size)
         if size % self.groups:
             raise ValueError(f"hidden={str(self)!r}: the hidden size must be a multiple of the groups, got D={size}")
 
@@ -260,179 +257,6 @@ class Grouped:
 
     def band(self, weight):
         return None
-
-
-@dataclass(frozen=True)
-class Sparse:
-    """A fixed random mask keeps the share ``density`` of the matrix: ``round(density*D*D)`` weights a gate.
-
-    The mask is a function of ``D`` and ``density`` alone (`prernn.connections`). Storage is linear in the number of
-    weights; so is the product on the CPU (compressed rows), elsewhere and above `DENSE` it passes
-    through the dense matrix.
-    """
-
-    density: float
-
-    def __str__(self):
-        return f"sparse:{_shortest(self.density)}"
-
-    def check(self, size):
-        _check_size(size)
-
-    def mask(self, size):
-        self.check(size)
-        mask = torch.zeros(size * size, dtype=torch.bool)
-        mask[self.index(size)] = True
-        return mask.view(size, size)
-
-    def weight_count(self, size):
-        self.check(size)
-        return random_count(size, self.density)
-
-    def fan_in(self, size):
-        return max(1, round(self.density * size))
-
-    def weight_shape(self, size):
-        return (self.weight_count(size),)
-
-    def index(self, size):
-        receiver, sender = random_entries(size, self.density)
-        return receiver * size + sender
-
-    def product(self, weight, index, size):
-        if self.density < DENSE and rows.usable(weight):
-            return lambda h: rows.product(h, weight, "sparse", self.density)
-        return Full().product(self.matrix(weight, index, size), None, size)
-
-    def matrix(self, weight, index, size):
-        flat = weight.new_zeros(weight.shape[0], size * size)
-        return flat.index_copy(1, index, weight).unflatten(1, (size, size))
-
-    def band(self, weight):
-        return None
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Each neuron receives ``paths`` Sobol' connections: ``paths*D`` weights a gate, ``(D, paths)``.
-
-    Each neuron also sends exactly ``paths``, and no connection comes twice (see `prernn.sobol`).
-    """
-
-    paths: int
-
-    def __str__(self):
-        return f"paths:{self.paths}"
-
-    def check(self, size):
-        _check_size(size)
-        if self.paths > size:
-            raise ValueError(f"hidden={str(self)!r}: a neuron has at most D different sources, got D={size}")
-
-    def mask(self, size):
-        self.check(size)
-        mask = torch.zeros(size, size, dtype=torch.bool)
-        return mask.scatter(1, self.index(size), True)
-
-    def weight_count(self, size):
-        self.check(size)
-        return self.paths * size
-
-    def fan_in(self, size):
-        return self.paths
-
-    def weight_shape(self, size):
-        return (size, self.paths)
-
-    def index(self, size):
-        return path_sources(size, self.paths)
-
-    def product(self, weight, index, size):
-        if rows.usable(weight):
-            flat = weight.flatten(1)
-            return lambda h: rows.product(h, flat, "paths", self.paths)
-        return lambda h: torch.einsum("ndp,gdp->ngd", h[:, index], weight)
-
-    def matrix(self, weight, index, size):
-        gates = weight.shape[0]
-        return weight.new_zeros(gates, size, size).scatter(2, index.expand(gates, -1, -1), weight)
-
-    def band(self, weight):
-        return None
-
-
-@dataclass(frozen=True)
-class SelfConnected:
-    """The connections of ``base`` and one of every neuron to itself, its memory ("Structural Sparsity" talk).
-
-    ``(E,)`` weights a gate, by receiver, then sender; a connection that ``base`` has already counts once. The identity
-    lies in this structure, as an RCN's start needs it.
-    """
-
-    base: "Sparse | Paths"
-
-    def __str__(self):
-        return f"{self.base}{SELF}"
-
-    def _entries(self, size: int) -> tuple[Tensor, Tensor]:
-        kind, amount = self._named
-        return ENTRIES[kind](size, amount)
-
-    @property
-    def _named(self) -> tuple[str, float]:
-        """Name and amount of the connections in `prernn.connections`."""
-        if isinstance(self.base, Sparse):
-            return f"sparse{SELF}", self.base.density
-        return f"paths{SELF}", self.base.paths
-
-    def check(self, size):
-        self.base.check(size)
-
-    def mask(self, size):
-        return self.base.mask(size) | torch.eye(size, dtype=torch.bool)
-
-    def weight_count(self, size):
-        self.check(size)
-        return len(self._entries(size)[0])
-
-    def fan_in(self, size):
-        return min(self.base.fan_in(size) + 1, size)
-
-    def weight_shape(self, size):
-        return (self.weight_count(size),)
-
-    def index(self, size):
-        receiver, sender = self._entries(size)
-        return receiver * size + sender
-
-    def product(self, weight, index, size):
-        if weight.shape[1] < DENSE * size * size and rows.usable(weight):
-            return lambda h: rows.product(h, weight, *self._named)
-        return Full().product(self.matrix(weight, index, size), None, size)
-
-    def matrix(self, weight, index, size):
-        flat = weight.new_zeros(weight.shape[0], size * size)
-        return flat.index_copy(1, index, weight).unflatten(1, (size, size))
-
-    def band(self, weight):
-        return None
-
-
-SELF = "+self"
-"""End of the specification string of `SelfConnected`."""
-
-DENSE = 0.2
-"""Density above which a matrix product is faster than compressed rows (benchmarks/recurrence.py, --rows)."""
-
-
-def _shortest(number: float) -> str:
-    """The shortest text that reads back as the same number."""
-    return repr(number).removesuffix(".0")
-
-
-def _check_size(size: int) -> None:
-    if size < 1:
-        raise ValueError(f"expected a hidden size of at least 1, got {size}")
 
 
 def _parse_full(argument: str) -> Full:

@@ -45,6 +45,16 @@ class _RowsProduct(ctypes.Structure):
     )
 
 
+class _PathProduct(ctypes.Structure):
+    """``struct path_product`` of kernels.h."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("rows", "paths", "inputs", "outputs")),
+        *((name, c_int32) for name in ("threads", "relu")),
+        *((name, c_void_p) for name in ("source", "destination", "weight", "bias", "x", "y", "d_y", "d_weight")),
+    )
+
+
 def _open() -> ctypes.CDLL:
     spec = importlib.util.find_spec("prernn.ops._kernels")
     if spec is None or spec.origin is None:
@@ -52,8 +62,8 @@ def _open() -> ctypes.CDLL:
     library = ctypes.CDLL(spec.origin)
     library.prernn_choose.argtypes = (c_char_p,)
     library.prernn_instructions.restype = c_char_p
-    for function in (library.prernn_forward, library.prernn_backward, library.prernn_rows_product):
-        function.argtypes = (c_void_p,)
+    for name in ("forward", "backward", "rows_product", "path_product", "path_weight"):
+        getattr(library, f"prernn_{name}").argtypes = (c_void_p,)
     library.prernn_rows_weight.argtypes = (c_void_p, c_void_p, c_void_p)
     wanted = os.environ.get("PRERNN_INSTRUCTIONS")
     if not library.prernn_choose(wanted.encode() if wanted else None):
@@ -217,8 +227,11 @@ def _threads(nanoseconds: float) -> int:
 
 
 def _run(function, job, *arguments) -> None:
-    if function(ctypes.byref(job), *arguments):
+    code = function(ctypes.byref(job), *arguments)
+    if code == 1:
         raise MemoryError("the native kernels could not get memory for their buffers")
+    if code == 2:
+        raise IndexError(f"expected paths from {job.inputs} to {job.outputs} neurons, got one that leads outside")
 
 
 def rows_product(h: Tensor, weight: Tensor, start: Tensor, column: Tensor) -> Tensor:
@@ -260,4 +273,57 @@ def _rows_job(h: Tensor, gates: int, start: Tensor, column: Tensor, **tensors: T
     for name, tensor in {"row_start": start, "column": column, "h": h, **tensors}.items():
         setattr(job, name, tensor.data_ptr())
     job.keep_alive = (h, start, column, tensors)
+    return job
+
+
+def path_product(
+    x: Tensor, weight: Tensor, source: Tensor, destination: Tensor, bias: Tensor | None, size: int, relu: bool
+) -> Tensor:
+    """``y[n, destination[p]] += weight[p] x[n, source[p]]`` in the paths' order, ``y (N, size)`` starting as the bias.
+
+    Args:
+        x: ``(N, I)``, float32.
+        weight: ``(P,)``, float32.
+        source: ``(P,)`` int32.
+        destination: ``(P,)`` int32.
+        bias: ``(size,)`` or None, float32.
+        size: outputs.
+        relu: whether ``max(0, x)`` goes along the paths.
+
+    Raises:
+        ValueError: a type, device or shape that the kernels do not take.
+        IndexError: a path that leads outside.
+        MemoryError: no memory for the kernels' own buffers.
+    """
+    y = x.new_empty(x.shape[0], size)
+    job = _path_job(x, y, source, destination, relu, weight=weight, bias=bias)
+    job.y = y.data_ptr()
+    _run(_library.prernn_path_product, job)
+    return y
+
+
+def path_weight(d_y: Tensor, x: Tensor, source: Tensor, destination: Tensor, relu: bool) -> Tensor:
+    """Gradient of `path_product` with respect to its weight, ``(P,)``, from ``d_y (N, size)``."""
+    d_weight = x.new_empty(source.shape[0])
+    job = _path_job(x, d_y, source, destination, relu, d_y=d_y)
+    job.d_weight = d_weight.data_ptr()
+    _run(_library.prernn_path_weight, job)
+    return d_weight
+
+
+def _path_job(
+    x: Tensor, y: Tensor, source: Tensor, destination: Tensor, relu: bool, **tensors: Tensor | None
+) -> _PathProduct:
+    paths, (rows, inputs), size = source.shape[0], x.shape, y.shape[1]
+    shapes = {"weight": (paths,), "bias": (size,), "d_y": (rows, size)}
+    for name, tensor in {"x": x, **tensors}.items():
+        _expect(name, tensor, torch.float32, shapes.get(name, (rows, inputs)))
+    for name, index in {"source": source, "destination": destination}.items():
+        _expect(name, index, torch.int32, (paths,))
+    held = _contiguous(x=x, source=source, destination=destination, **tensors)
+    job = _PathProduct(rows, paths, inputs, size, _threads(rows * paths * 0.1), relu)
+    for name, tensor in held.items():
+        if tensor is not None:
+            setattr(job, name, tensor.data_ptr())
+    job.keep_alive = held
     return job

@@ -15,9 +15,15 @@ struct kernels {
     int (*backward)(const struct recurrence *);
     int (*rows_product)(const struct rows_product *);
     int (*rows_weight)(const struct rows_product *, float *, const float *);
+    int (*path_product)(const struct path_product *);
+    int (*path_weight)(const struct path_product *);
 };
 
-#define KERNELS(name) {#name, name##_forward, name##_backward, name##_rows_product, name##_rows_weight}
+#define KERNELS(name)                                                                                    \
+    {                                                                                                    \
+        #name, name##_forward, name##_backward, name##_rows_product, name##_rows_weight,                 \
+            name##_path_product, name##_path_weight                                                      \
+    }
 
 static const struct kernels available[] = {
 #ifdef PRERNN_X86
@@ -58,7 +64,7 @@ EXPORT const char *prernn_instructions(void)
     return chosen->name;
 }
 
-/* Each returns 0, or 1 where memory ran out. */
+/* Each returns 0, 1 where memory ran out, or 2 where a path leads outside of its layers. */
 EXPORT int prernn_forward(const struct recurrence *job)
 {
     return chosen->forward(job);
@@ -77,4 +83,14 @@ EXPORT int prernn_rows_product(const struct rows_product *job)
 EXPORT int prernn_rows_weight(const struct rows_product *job, float *d_weight, const float *d_y)
 {
     return chosen->rows_weight(job, d_weight, d_y);
+}
+
+EXPORT int prernn_path_product(const struct path_product *job)
+{
+    return chosen->path_product(job);
+}
+
+EXPORT int prernn_path_weight(const struct path_product *job)
+{
+    return chosen->path_weight(job);
 }

@@ -9,6 +9,8 @@
 
 #include "rows.h"
 
+#include "paths.h"
+
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 
@@ -30,4 +32,14 @@ int JOIN(NAME, _rows_product)(const struct rows_product *job)
 int JOIN(NAME, _rows_weight)(const struct rows_product *job, float *d_weight, const float *d_y)
 {
     return run_rows_weight(job, d_weight, d_y);
+}
+
+int JOIN(NAME, _path_product)(const struct path_product *job)
+{
+    return run_paths(job, 0);
+}
+
+int JOIN(NAME, _path_weight)(const struct path_product *job)
+{
+    return run_paths(job, 1);
 }

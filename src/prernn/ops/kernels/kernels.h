@@ -48,11 +48,28 @@ struct rows_product {
     float *y;                 /* (N, G, receivers) */
 };
 
+/* Product along paths, in their order:
+   y[n, destination[p]] += weight[p] x[n, source[p]], or max(0, x) where `relu` is set, y starting as the bias. */
+struct path_product {
+    int64_t rows, paths, inputs, outputs;
+    int32_t threads, relu;
+    const int32_t *source, *destination; /* (paths) */
+    const float *weight;                 /* (paths) */
+    const float *bias;                   /* (outputs) or NULL */
+    const float *x;                      /* (N, inputs) */
+    float *y;                            /* (N, outputs) */
+    /* gradient of the weights: what is above without weight, bias and y, and */
+    const float *d_y; /* (N, outputs) */
+    float *d_weight;  /* (paths) */
+};
+
 #define DECLARE(name)                                              \
     int name##_forward(const struct recurrence *);                 \
     int name##_backward(const struct recurrence *);                \
     int name##_rows_product(const struct rows_product *);          \
-    int name##_rows_weight(const struct rows_product *, float *d_weight, const float *d_y)
+    int name##_rows_weight(const struct rows_product *, float *d_weight, const float *d_y); \
+    int name##_path_product(const struct path_product *);          \
+    int name##_path_weight(const struct path_product *)
 
 DECLARE(baseline);
 DECLARE(avx2);

@@ -1,0 +1,13 @@
+"""Tables as plain text."""
+
+from collections.abc import Sequence
+
+
+def text_table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Rows in columns of equal width, the first ``left`` columns to the left and the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(v.ljust(w) if c < left else v.rjust(w) for c, (v, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,272 @@
+"""Sobol' paths and the networks made of them."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import prernn
+from prernn import paths as module
+from prernn.paths import PathConv2d, PathLinear, PathNetwork
+from prernn.sobol import network_paths, unit_points
+
+
+def counts(neurons: torch.Tensor, width: int) -> torch.Tensor:
+    return torch.bincount(neurons, minlength=width)
+
+
+@given(power=st.integers(1, 9), block=st.integers(0, 5), skip=st.integers(0, 6), scramble=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_aligned_blocks_of_powers_of_two_are_permutations(power, block, skip, scramble):
+    size = 2**power
+    drawn = unit_points(size, 3, first=block * size, skip=skip, scramble=scramble, seed=3)
+    for neurons in (drawn * size).long().T:
+        assert torch.equal(neurons.sort().values, torch.arange(size))
+
+
+@given(width=st.integers(1, 500), power=st.integers(0, 10), block=st.integers(0, 3), skip=st.integers(0, 6))
+@settings(max_examples=100, deadline=None)
+def test_other_widths_get_connections_that_differ_by_one_a_block(width, power, block, skip):
+    size = 2**power
+    neurons = (unit_points(size, 1, first=block * size, skip=skip)[:, 0] * width).long()
+    found = counts(neurons, width)
+    assert found.min() == size // width
+    assert found.max() == -(-size // width)
+
+
+@pytest.mark.parametrize("paths", [768, 1000, 1023])
+def test_numbers_of_paths_that_are_no_power_of_two_are_off_by_less_than_their_binary_ones(paths):
+    for width in (300, 784, 10):
+        for column, size in zip(network_paths([width, width], paths).T, (width, width), strict=True):
+            found = counts(column, size)
+            assert (found - paths / size).abs().max() < bin(paths).count("1")
+
+
+def test_random_paths_leave_neurons_out_where_sobol_paths_do_not():
+    sobol, random = (network_paths([256, 256], 256, sampler=name) for name in ("sobol", "random"))
+    assert counts(sobol[:, 1], 256).min() == 1
+    assert counts(random[:, 1], 256).min() == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"scramble": True, "seed": 4}, {"skip": 3}, {"sampler": "random", "seed": 5}])
+def test_more_paths_begin_with_the_fewer_ones(options):
+    widths = [784, 300, 10]
+    assert torch.equal(network_paths(widths, 5000, **options)[:77], network_paths(widths, 77, **options))
+    assert torch.equal(unit_points(9, 2, first=20, **options), unit_points(29, 2, **options)[20:])
+
+
+def test_options_change_the_paths():
+    widths = [64, 64]
+    plain = network_paths(widths, 64)
+    for options in ({"scramble": True}, {"skip": 1}, {"sampler": "random"}):
+        assert not torch.equal(plain, network_paths(widths, 64, **options))
+    assert not torch.equal(*(network_paths(widths, 64, sampler="random", seed=seed) for seed in (0, 1)))
+    assert torch.equal(*(network_paths(widths, 64, seed=seed) for seed in (0, 1)))  # takes no chance
+
+
+@pytest.mark.parametrize(
+    ("widths", "paths", "options", "message"),
+    [
+        ([4], 3, {}, "at least two layers"),
+        ([4, 0], 3, {}, "at least one neuron"),
+        ([4, 4], -1, {}, "paths"),
+        ([4, 4], 3, {"sampler": "halton"}, "sobol, random"),
+        ([4, 4], 3, {"skip": -1}, "skip"),
+        ([4, 4], 3, {"skip": 10**6}, "skip"),
+    ],
+)
+def test_wrong_arguments_are_named(widths, paths, options, message):
+    with pytest.raises(ValueError, match=message):
+        network_paths(widths, paths, **options)
+
+
+def talk(network: PathNetwork, x: torch.Tensor) -> torch.Tensor:
+    """The talk's algorithm, weight by weight, for one input without negative values."""
+    values = x.tolist()
+    for layer in network.layers:
+        after = layer.bias.tolist()
+        for source, destination, weight in zip(*layer.indices.tolist(), layer.weight.tolist(), strict=True):
+            if values[source] > 0:
+                after[destination] += weight * values[source]
+        values = after
+    return torch.tensor(values, dtype=x.dtype)
+
+
+@pytest.mark.parametrize("paths", [1, 40, 3000])  # streamed, and as a dense product
+def test_a_network_computes_what_the_talk_does(paths):
+    network = PathNetwork([20, 16, 12, 5], paths).double()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter)
+    x = torch.rand(20, dtype=torch.float64)
+    torch.testing.assert_close(network(x), talk(network, x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_streamed_and_dense_agree_forward_and_backward(relu, monkeypatch):
+    results = []
+    for dense in (-1.0, 2.0):  # always and never dense
+        monkeypatch.setattr(module, "DENSE", dense)
+        layer = PathLinear(13, 9, 50, relu=relu).double()
+        with torch.no_grad():
+            layer.weight.copy_(torch.linspace(-1, 2, 50))
+        x = torch.linspace(-1, 1, 7 * 13, dtype=torch.float64).view(7, 13).requires_grad_()
+        y = layer(x)
+        results.append((y, *torch.autograd.grad(y.square().sum(), [x, layer.weight, layer.bias])))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_a_layer_is_its_matrix():
+    layer = PathLinear(6, 4, 30).double()
+    x = torch.randn(2, 3, 6, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.matrix(), layer.bias), rtol=1e-12, atol=1e-12)
+    assert layer.indices.shape == (2, 30)
+    assert layer.indices.dtype == torch.int64
+    assert layer.indices[0].max() < 6
+    assert layer.indices[1].max() < 4
+
+
+def test_builds_are_bit_identical_and_balanced():
+    torch.manual_seed(0)
+    one = PathNetwork([64, 32, 8], 256)
+    torch.manual_seed(1)
+    two = PathNetwork([64, 32, 8], 256)
+    for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    for layer in one.layers:
+        assert len(layer.weight.detach().abs().unique()) == 1  # constant magnitude
+        sums = torch.zeros(layer.outputs).index_add(0, layer.indices[1], layer.signs().float())
+        assert not sums.any()  # every neuron has an even number of paths here
+
+
+def test_a_neuron_of_one_path_starts_positive():
+    layer = PathLinear(16, 16, 16)
+    assert (layer.weight > 0).all()
+
+
+def test_a_grown_network_contains_the_smaller_one():
+    small = PathNetwork([30, 20, 6], 64).double()
+    for parameter in small.parameters():
+        nn.init.normal_(parameter)
+    large = small.grown(200)
+    x = torch.randn(5, 30, dtype=torch.float64)
+    assert large.paths == 200
+    for before, after in zip(small.layers, large.layers, strict=True):
+        assert torch.equal(before.indices, after.indices[:, :64])
+        assert torch.equal(before.weight, after.weight[:64])
+        assert after.weight.requires_grad
+    torch.testing.assert_close(large(x), small(x), rtol=1e-12, atol=1e-12)
+    large(x).sum().backward()
+    assert large.layers[0].weight.grad[64:].abs().sum() > 0  # the new ones learn
+    with pytest.raises(ValueError, match="at least the 64"):
+        small.grown(63)
+    with pytest.raises(NotImplementedError, match="merged"):
+        small.merged().grown(100)
+
+
+def test_coincident_paths_are_counted_and_merged():
+    drawn = torch.tensor([[0, 1], [2, 1], [0, 1], [1, 0], [2, 1]])
+    layer = PathLinear(3, 2, 5, drawn=drawn).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([1.0, 2, 4, 8, 16]))
+    assert layer.coincident == 2
+    merged = layer.merged()
+    assert merged.coincident == 0
+    assert merged.indices.T.tolist() == [[0, 1], [2, 1], [1, 0]]  # in the order of the first
+    assert merged.weight.tolist() == [5, 18, 8]
+    assert merged.weight.dtype == torch.float64
+
+
+@pytest.mark.parametrize("sampler", ["sobol", "random"])
+def test_a_merged_network_computes_the_same(sampler):
+    network = PathNetwork([12, 10, 8], 300, sampler=sampler).double()
+    merged = network.merged()
+    x = torch.randn(4, 12, dtype=torch.float64)
+    torch.testing.assert_close(merged(x), network(x), rtol=1e-12, atol=1e-12)
+    for layer, own in zip(merged.layers, network.layers, strict=True):
+        assert layer.paths == own.paths - own.coincident == len(own.indices.T.unique(dim=0))
+    assert "coincident" in network.report()
+
+
+def test_a_path_convolution_is_a_convolution_with_few_kernels():
+    layer = PathConv2d(8, 6, (3, 2), 10, stride=2, padding=1).double()
+    x = torch.randn(2, 8, 9, 7, dtype=torch.float64)
+    expected = torch.zeros(2, 6, *layer(x).shape[2:], dtype=torch.float64)
+    for path, (source, destination) in enumerate(layer.indices.T.tolist()):
+        kernel = layer.weight[path][None, None]
+        expected[:, destination] += nn.functional.conv2d(x[:, source : source + 1], kernel, None, 2, 1)[:, 0]
+    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
+    merged = PathConv2d(4, 4, 3, 40).double().merged()
+    assert merged.coincident == 0
+    assert merged.weight.shape[1:] == (3, 3)
+
+
+def test_a_network_learns_without_random_numbers():
+    torch.manual_seed(0)
+    x = torch.rand(256, 16)
+    y = (x[:, :8].sum(1) > x[:, 8:].sum(1)).long()
+    accuracies = []
+    for _ in range(2):
+        network = PathNetwork([16, 32, 2], 256)
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(network(x), y)
+            loss.backward()
+            optimizer.step()
+        accuracies.append(float((network(x).argmax(1) == y).float().mean()))
+    assert accuracies[0] > 0.9
+    assert accuracies[0] == accuracies[1]
+
+
+def test_a_state_dict_holds_weights_alone_and_fits_another_build():
+    network = PathNetwork([8, 8, 4], 40)
+    nn.init.normal_(network.layers[0].weight)
+    other = PathNetwork([8, 8, 4], 40)
+    other.load_state_dict(network.state_dict())
+    assert sum(value.numel() for value in network.state_dict().values()) == 2 * 40 + 12
+    x = torch.rand(3, 8)
+    assert torch.equal(other(x), network(x))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: PathLinear(0, 4, 3),
+        lambda: PathLinear(4, 4, -3),
+        lambda: PathLinear(4, 4, 3, drawn=torch.tensor([[0, 4]])),
+        lambda: PathLinear(4, 4, 3, drawn=torch.tensor([[-1, 0]])),
+        lambda: PathLinear(4, 4, 3, drawn=torch.rand(3, 2)),
+        lambda: PathConv2d(4, 4, 0, 3),
+        lambda: PathNetwork([4], 3),
+    ],
+)
+def test_wrong_layers_are_refused(build):
+    with pytest.raises(ValueError, match="expected"):
+        build()
+
+
+def test_no_path_leaves_the_bias():
+    layer = PathLinear(4, 3, 0)
+    nn.init.ones_(layer.bias)
+    assert layer(torch.rand(2, 4)).tolist() == [[1, 1, 1]] * 2
+    assert layer.merged().paths == 0
+
+
+@pytest.mark.parametrize("hidden", ["paths:2", "paths:3"])
+def test_a_path_structured_recurrence_trains(hidden):
+    torch.manual_seed(0)
+    layer = prernn.GRU(4, 8, hidden=hidden, batch_first=True)
+    head = nn.Linear(8, 2)
+    x = torch.randn(64, 6, 4)
+    y = (x[:, 0, 0] > 0).long()  # to be remembered over the sequence
+    optimizer = torch.optim.Adam([*layer.parameters(), *head.parameters()], lr=0.05)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(head(layer(x)[0][:, -1]), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.3 * losses[0]
