@@ -1,5 +1,6 @@
 """CIFAR-10's test pictures and trained residual networks, from files that lie on this machine."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,18 @@ def read(folder: str | Path) -> tuple[Tensor, Tensor]:
     The folder holds an ``.npz`` file with ``test_x (N, 3, 32, 32)`` and ``test_y (N,)``, uint8.
 
     Raises:
-        ValueError: no such file, or one without these arrays.
+        ValueError: no such file, or one without these arrays, or of other shapes.
     """
     path = _one(Path(folder), "*.npz")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             pictures, labels = (torch.from_numpy(arrays[name]) for name in ("test_x", "test_y"))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: expected arrays test_x and test_y: {error}") from error
+    count = len(pictures)
+    if pictures.shape != (count, 3, 32, 32) or labels.shape != (count,) or not count:
+        shapes = f"{tuple(pictures.shape)} and {tuple(labels.shape)}"
+        raise ValueError(f"{path}: expected test_x (N, 3, 32, 32) and test_y (N,), got {shapes}")
     mean, std = (torch.tensor(IMAGENET[name]).view(3, 1, 1) for name in ("mean", "std"))
     scaled = (pictures.float() / 255 - mean) / std
     return scaled.contiguous(memory_format=torch.channels_last), labels.long()

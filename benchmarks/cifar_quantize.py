@@ -69,6 +69,10 @@ def run(options: argparse.Namespace) -> None:
     """
     if min(options.draws, options.sweep_draws, options.threads) < 1:
         raise ValueError("expected --draws, --sweep-draws and --threads of at least 1")
+    if not all(amount >= 0 for amount in (options.samples, *options.sweep)) or min(options.bits, default=2) < 2:
+        raise ValueError("expected --samples and --sweep from 0 on and --bits from 2 on")
+    if odd := [name for name in options.samplers if name not in SAMPLERS]:
+        raise ValueError(f"expected --samplers among {', '.join(SAMPLERS)}, got {odd[0]!r}")
     pictures, labels = _cifar.read(options.data)
     nets: dict[int, nn.Module] = {depth: _cifar.network(options.data, depth) for depth in options.depths}
     out = Path(options.out)

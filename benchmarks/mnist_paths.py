@@ -10,6 +10,7 @@ import argparse
 import concurrent.futures
 import multiprocessing
 import statistics
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from prernn.paths import PathNetwork
 from prernn.plots import plt, save_figure
 
 DENSE = "dense"
+SAMPLERS = ("sobol", "random", DENSE)
 BATCH = 128
 SHOWN = 10
 """Digits in the autoencoder's picture."""
@@ -76,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", required=True, help="folder of mnist.npz (train_x, train_y, test_x, test_y, uint8)")
     add("--widths", type=int, nargs="+", default=[784, 300, 300, 10], help="neurons of each layer")
     add("--paths", type=int, nargs="+", default=[2**k for k in range(5, 19)], help="default: 32, 64 .. 262144")
-    add("--samplers", nargs="+", default=["sobol", "random", DENSE], help="default: all")
+    add("--samplers", nargs="+", default=list(SAMPLERS), help="default: all")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     add("--epochs", type=int, default=10, help="of every training (default %(default)s)")
     add("--rate", type=float, default=5e-3, help="learning rate (default %(default)s)")
@@ -94,7 +96,7 @@ def run(options: argparse.Namespace) -> None:
     """
     if min(options.epochs, options.jobs, *options.paths) < 1 or not options.rate > 0:
         raise ValueError("expected --paths, --epochs and --jobs of at least 1 and --rate above 0")
-    read(options.data)  # says now what is wrong with it
+    _check(options, read(options.data))
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     jobs = _jobs(options)
@@ -109,6 +111,20 @@ def run(options: argparse.Namespace) -> None:
         _draw_codes(coded, read(options.data)[2][:SHOWN], out / "autoencoder.png")
     _report.show(parts, out / "mnist.md")
     print(f"written to {out}")
+
+
+def _check(options: argparse.Namespace, data: Sequence[Tensor]) -> None:
+    """Says now what a training would say after hours."""
+    if odd := [name for name in options.samplers if name not in SAMPLERS]:
+        raise ValueError(f"expected --samplers among {', '.join(SAMPLERS)}, got {odd[0]!r}")
+    pictures, labels = data[0], data[1]
+    inputs, classes = pictures.shape[1], int(labels.max()) + 1
+    if len(options.widths) < 2 or options.widths[0] != inputs or options.widths[-1] < classes:
+        raise ValueError(f"expected --widths from {inputs} pixels to {classes} classes, got {options.widths}")
+    if options.code_paths and (len(options.code) < 2 or {options.code[0], options.code[-1]} != {inputs}):
+        raise ValueError(f"expected --code from {inputs} pixels to as many, got {options.code}")
+    if len(pictures) < BATCH:
+        raise ValueError(f"expected at least {BATCH} training pictures, got {len(pictures)}")
 
 
 def _jobs(options: argparse.Namespace) -> list[Job]:
@@ -132,19 +148,19 @@ def _train_all(jobs: Sequence[Job], at_once: int, out: Path) -> list[Result]:
     """Trains in processes of one thread; what is done so far stands in the CSV."""
     results: list[Result] = []
     context = multiprocessing.get_context("spawn")
-    with (
-        concurrent.futures.ProcessPoolExecutor(at_once, mp_context=context) as pool,
-        Progress(console=Console(stderr=True)) as progress,
-    ):
-        bar = progress.add_task("trainings", total=len(jobs))
-        futures = [pool.submit(train, job) for job in jobs]
-        for future in concurrent.futures.as_completed(futures):
-            results.append(future.result())
-            progress.advance(bar)
-            lines = [result.line() for result in results if not result.job.autoencoder]
-            write_table(
-                out / "mnist.csv", sorted(lines, key=lambda line: (line["sampler"], line["paths"], line["seed"]))
-            )
+    pool = concurrent.futures.ProcessPoolExecutor(at_once, mp_context=context)
+    try:
+        with Progress(console=Console(stderr=True)) as progress:
+            bar = progress.add_task("trainings", total=len(jobs))
+            futures = [pool.submit(train, job) for job in jobs]
+            for future in concurrent.futures.as_completed(futures):
+                results.append(future.result())
+                progress.advance(bar)
+                lines = [result.line() for result in results if not result.job.autoencoder]
+                lines.sort(key=lambda line: (line["sampler"], line["paths"], line["seed"]))
+                write_table(out / "mnist.csv", lines)
+    finally:
+        pool.shutdown(cancel_futures=True)  # where one fails, the others need not begin
     return results
 
 
@@ -195,7 +211,7 @@ def read(folder: str | Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = [torch.from_numpy(arrays[f"{part}_{kind}"]) for part in ("train", "test") for kind in "xy"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: expected train_x, train_y, test_x and test_y: {error}") from error
     scaled = [value.flatten(1).float() / 255 if value.ndim > 1 else value.long() for value in found]
     return scaled[0], scaled[1], scaled[2], scaled[3]

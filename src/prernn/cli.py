@@ -396,8 +396,11 @@ def _early_videos(path, net, limit):
 
 
 def _quantize(options) -> None:
+    import logging
+
     from prernn import quantized_runs
 
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # says that it sets the config's seed
     if options.draws < 1 or (options.limit is not None and options.limit < 0):
         raise ValueError(f"expected --draws from 1 and --limit from 0 on, got {options.draws} and {options.limit}")
     net, judge = _network_and_judge(options)
@@ -419,16 +422,31 @@ def _network_and_judge(options):
         for name in ("config", "limit"):
             if getattr(options, name) is not None:
                 raise ValueError(f"--{name} is of a run: expected a run folder or checkpoint, found no {path}")
+        try:
+            backbones.input_spec(options.network)
+        except ValueError as error:
+            raise ValueError(f"found no run folder or checkpoint {path}: {error}") from error
         pretrained = options.weights is None
         return backbones.backbone(options.network, pretrained=pretrained, weights=options.weights).eval(), None
     if options.weights is not None:
         raise ValueError(f"{path} has weights of its own: expected no --weights, got {options.weights}")
     net, folder = checkpoint.load(path), runs._folder(path)
+    if Path(options.out).resolve() == folder.resolve() and (folder / checkpoint.FILE_NAME).exists():
+        raise ValueError(f"--out {options.out} holds the trained network: expected another folder")
     config = Path(options.config) if options.config else folder / "config.yaml"
-    if options.limit == 0 or not (options.config or config.is_file()):
+    if options.config and not config.is_file():
+        raise ValueError(f"--config {config}: expected a file, found none")
+    if options.limit == 0 or not config.is_file():
         return net, None
-    loader = early.some_videos(_own_videos(config, net), options.limit)
-    return net, quantized_runs.Judge(loader)
+    try:
+        loader = _own_videos(config, net)
+    except ValueError as error:  # without the options of analyze
+        raise ValueError(f"{config}: {error.__cause__ or error} (--limit 0 does without its videos)") from error
+    task, own = loader.dataset.task, (net.recipe.get("task") or {}).get("name")
+    if own not in (None, task.name) or net.recipe.get("labels") not in (None, task.labels):
+        expected = f"{own or task.name} with labels {net.recipe.get('labels')}"
+        raise ValueError(f"{config}: expected test videos of {path}: {expected}, got {task.name} with {task.labels}")
+    return net, quantized_runs.Judge(early.some_videos(loader, options.limit))
 
 
 def _inspect(options) -> None:

@@ -2,11 +2,12 @@
 
 The input ``a`` of a layer has ``n`` activations for each picture. ``N = rate * n`` samples of them are drawn with
 probability ``|a_i| / ||a||_1``. An activation that is not drawn becomes 0; one that is drawn keeps its value ("keep"),
-or becomes an estimate by how often it was drawn ("estimate"),
+or becomes an estimate ("estimate"),
 
-    estimate_i = sign(a_i) * count_i * ||a||_1 / N,
+    estimate_i = sign(a_i) * max(|a_i|, ||a||_1 / N),
 
-whose mean over the samples is ``a_i``. Samples are systematic: with ``C_i = N * (|a_1| + ... + |a_i|) / ||a||_1`` and
+whose mean over the offsets is ``a_i``: it is ``a_i`` over the probability of being drawn at all (Horvitz and Thompson's
+estimator). Samples are systematic: with ``C_i = N * (|a_1| + ... + |a_i|) / ||a||_1`` and
 one offset ``u`` in [0, 1) for the layer,
 
     count_i = floor(C_i - u) - floor(C_{i-1} - u),

@@ -1,5 +1,6 @@
 """``prernn quantize``: quantized copies of trained networks, what is lost, and the curve over the number of samples."""
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -75,13 +76,20 @@ class Judge:
         self.name = self.task.score[0]
 
     def __call__(self, net: nn.Module) -> float:
-        """The score; batches where every video was skipped are left out."""
+        """The score; batches where every video was skipped are left out.
+
+        Raises:
+            ValueError: no video that could be read.
+        """
         assert isinstance(net, RecurrentNetwork)
-        metrics = self.task.metrics()
+        metrics, seen = self.task.metrics(), 0
         with torch.inference_mode(), evaluating(net):
             for batch in self.loader:
                 if "video" in batch:
                     metrics.update(whole_outputs(net, batch).float(), batch)
+                    seen += len(batch["video"])
+        if not seen:
+            raise ValueError("expected at least one test video that can be read, got none")
         return float(metrics.compute()[self.name])
 
 
@@ -174,18 +182,25 @@ def run(
         seeds: of the draws.
         judge: scores networks on test videos, or None.
         options: of `prernn.quantize`.
+
+    Raises:
+        ValueError: what `prernn.quantize` raises, before anything is written; no test video that can be read.
     """
     out, console = Path(out), Console()
+    amounts = sorted({samples, *more})
+    if wrong := [amount for amount in amounts if not (math.isfinite(amount) and amount >= 0)]:
+        raise ValueError(f"expected samples a weight from 0 on, got {wrong[0]}")
     kept = quantize(net, samples, seed=seeds[0], **options)
     out.mkdir(parents=True, exist_ok=True)
     file = _save(kept, out)
     report = quantization_report(kept)
     write_table(out / "layers.csv", [vars(row) for row in report.rows])
-    amounts = sorted({samples, *more})
     with Progress(*PROGRESS, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("quantize", total=len(amounts) * len(seeds) + (judge is not None))
         advance = partial(progress.advance, bar)
         full = None if judge is None else judge(net)
+        if judge is not None:
+            advance()
         trials = sweep(net, amounts, seeds=seeds, judge=judge, advance=advance, **options)
     write_table(out / "quantize.csv", [trial.line() for trial in trials])
     title = f"{out.name}: {options.get('sampler', 'systematic')} samples"
