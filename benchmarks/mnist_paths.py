@@ -273,6 +273,7 @@ def _draw_codes(results: Sequence[Result], digits: Tensor, path: Path) -> None:
     figure, axes = plt.subplots(len(rows), len(digits), figsize=(len(digits), 1.15 * len(rows)), squeeze=False)
     side = round(digits.shape[1] ** 0.5)
     for line, (name, pictures) in zip(axes, rows, strict=True):
+        assert pictures is not None  # an autoencoder's result
         for axis, picture in zip(line, pictures, strict=True):
             axis.imshow(picture.reshape(side, side), cmap="gray", vmin=0, vmax=1)
             axis.set_axis_off()

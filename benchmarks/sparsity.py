@@ -176,13 +176,12 @@ def _curve_table(curves: list[dict]):
 
 
 def _draw(curves: list[dict], full: float, path: Path) -> None:
-    names = {"quantized": "samples a weight", "online": "share of activations sampled"}
+    names = {"quantized": "accuracy, quantized weights", "online": "accuracy, sampled activations"}
     panels = {
-        f"accuracy over {names[way]}": {
-            way: [(line["amount"], line["accuracy"], 0.0) for line in curves if line["way"] == way]
-        }
+        names[way]: {way: [(line["amount"], line["accuracy"], 0.0) for line in curves if line["way"] == way]}
         for way in dict.fromkeys(line["way"] for line in curves)
     }
     if panels:
         levels = {name: {"as trained": full} for name in panels}
-        plots.lines(panels, path, along="amount", title="PreGRU-SIH on the demo's task", levels=levels)
+        along = "samples a weight, or share of activations"
+        plots.lines(panels, path, along=along, title="PreGRU-SIH on the demo's task", levels=levels)

@@ -225,7 +225,13 @@ def test_a_state_dict_holds_weights_alone_and_fits_another_build():
     nn.init.normal_(network.layers[0].weight)
     other = PathNetwork([8, 8, 4], 40)
     other.load_state_dict(network.state_dict())
-    assert sum(value.numel() for value in network.state_dict().values()) == 2 * 40 + 12
+    assert sum(value.numel() for value in network.state_dict().values()) == 2 * (40 + 1) + 12
+    for options in ({"sampler": "random"}, {"skip": 1}, {"scramble": True}):
+        with pytest.raises(RuntimeError, match="other paths"):
+            PathNetwork([8, 8, 4], 40, **options).load_state_dict(network.state_dict())
+    with torch.device("meta"):
+        shapes = PathNetwork([8, 8, 4], 40)
+    assert shapes.layers[0].weight.is_meta
     x = torch.rand(3, 8)
     assert torch.equal(other(x), network(x))
 
@@ -238,6 +244,8 @@ def test_a_state_dict_holds_weights_alone_and_fits_another_build():
         lambda: PathLinear(4, 4, 3, drawn=torch.tensor([[0, 4]])),
         lambda: PathLinear(4, 4, 3, drawn=torch.tensor([[-1, 0]])),
         lambda: PathLinear(4, 4, 3, drawn=torch.rand(3, 2)),
+        lambda: PathLinear(4, 4, 2.5),
+        lambda: PathLinear(4, 4, 3)(torch.rand(2, 8)),
         lambda: PathConv2d(4, 4, 0, 3),
         lambda: PathNetwork([4], 3),
     ],

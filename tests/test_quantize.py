@@ -360,3 +360,102 @@ def test_integers_in_a_recurrent_network():
         assert sum(isinstance(part, IntegerLayer) for part in integers.modules()) >= 5
     with pytest.raises(ValueError, match="quantized module"):
         integer_network(cnn)
+
+
+def exact(net: nn.Module, x: torch.Tensor) -> None:
+    torch.testing.assert_close(normalized(net.double().eval())(x), net(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"),
+    [
+        # neurons stand last, first, or not where the next layer reads them
+        (lambda: [nn.Linear(8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2)], (5, 3, 8)),
+        (lambda: [nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten(2), nn.Linear(16, 2)], (2, 3, 4, 4)),
+        (lambda: [nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Linear(4, 2)], (2, 3, 4, 4)),
+        (lambda: [nn.Linear(7, 4), nn.ReLU(), nn.Conv1d(4, 2, 1)], (2, 4, 7)),
+        (lambda: [nn.Linear(8, 8), nn.ReLU(), nn.MaxPool1d(3, 1, 1), nn.Linear(8, 2)], (2, 8)),
+        (lambda: [nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)], (5, 4, 4)),
+    ],
+)
+def test_factors_go_where_the_neurons_are_read(net, shape):
+    torch.manual_seed(0)
+    module = nn.Sequential(*net())
+    for part in module:
+        if isinstance(part, nn.BatchNorm1d):
+            nn.init.uniform_(part.running_mean)
+            nn.init.uniform_(part.running_var, 0.5, 2)
+    exact(module, torch.randn(shape, dtype=torch.float64))
+
+
+def test_one_layer_under_two_names():
+    torch.manual_seed(0)
+    tied = lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))  # noqa: E731
+    net = tied()
+    net[2].weight = net[0].weight
+    exact(net, torch.randn(3, 4, dtype=torch.float64))
+    assert len(list(weights_of(net))) == 1
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_is_shared_is_kept_once(whole, tmp_path):
+    def build():
+        layers = [nn.Linear(40, 40), nn.Linear(40, 40)]
+        layers[1].weight = layers[0].weight
+        return nn.Sequential(layers[0], nn.ReLU(), layers[0] if whole else layers[1])
+
+    torch.manual_seed(0)
+    quantized = quantize(build(), 2.0)
+    path = save_quantized(quantized, tmp_path / "q.safetensors")
+    assert path.stat().st_size < 40 * 40 + 1200  # 5 bits a weight, once
+    x = torch.randn(2, 40)
+    assert torch.equal(load_quantized(build(), path)(x), quantized(x))
+
+
+def test_half_precision():
+    torch.manual_seed(0)
+    assert quantize(nn.Linear(2, 2).half(), 1e5).weight.isfinite().all()
+    net = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 4)).half()
+    quantized, x = quantize(net, 8.0), torch.rand(3, 512).half()
+    torch.testing.assert_close(integer_network(quantized)(x), quantized(x), rtol=1e-2, atol=1e-3)
+
+
+def test_weights_that_are_computed_are_refused():
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
+    with pytest.raises(NotImplementedError, match="computed from others"):
+        quantize(layer)
+
+
+def test_nothing_to_multiply_as_integers_is_said():
+    for net in (nn.Linear(4, 4), prernn.PathNetwork([4, 4, 4], 8)):
+        with pytest.raises(NotImplementedError, match="found none"):
+            integer_network(quantize(net))
+
+
+def test_weights_of_no_size_are_left_out():
+    net = nn.Sequential(prernn.PathLinear(3, 3, 0), nn.Linear(3, 3))
+    assert [row.name for row in quantization_report(quantize(net, scale="neuron"))] == ["1.weight"]
+
+
+def test_normalized_networks_are_kept_and_integer_ones_made_anew(tmp_path):
+    torch.manual_seed(0)
+    options = {"classes": 10, "size": 32, "width": 4, "units": 16}
+    net = prernn.convert(backbone("small_vgg", **options), cell="lstm", input="single", outputs=5).eval()
+    net.recipe |= {"backbone": "small_vgg", "backbone_options": options}
+    quantized = quantize(normalized(net), 2.0)
+    video = torch.randn(1, 2, 3, 32, 32)
+    loaded = prernn.load(prernn.save(quantized, tmp_path / "q"))
+    assert torch.equal(loaded(video)[0], quantized(video)[0])
+    with pytest.raises(NotImplementedError, match="integer_network"):
+        prernn.save(integer_network(quantized), tmp_path / "i")
+    with pytest.raises(ValueError, match="save_quantized"):
+        prernn.save(quantize(nn.Linear(3, 3)), tmp_path / "x")
+
+
+def test_integers_are_sampled_where_the_network_was():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)).double()
+    sampled = prernn.online_sparsity(quantize(net, 8.0), linear=0.3)
+    x = torch.rand(3, 16, dtype=torch.float64)
+    torch.testing.assert_close(integer_network(sampled)(x), sampled(x), rtol=1e-12, atol=1e-12)
+    assert not torch.equal(sampled(x), quantize(net, 8.0)(x))

@@ -179,15 +179,17 @@ def test_a_config_says_which_videos_and_a_limit_how_many(root, tmp_path, monkeyp
         assert 0 <= float(row["score"]) <= 1
 
 
-def test_options_of_the_draws_reach_them(root, tmp_path):
-    ways = [("--sampler", "random"), ("--scale", "neuron"), ("--order", "natural"), ("--allocation", "0")]
-    net = checkpoint.load(root / "bare")
-    for name, value in ways:
-        assert main(["quantize", str(root / "bare"), name, value, "--out", str(tmp_path)]) == 0
-        option = {name[2:]: float(value) if name == "--allocation" else value}
-        (row,) = rows(tmp_path / "quantize.csv")
-        assert float(row["error"]) == pytest.approx(weight_error(net, quantize(net, 1.0, **option)))
-        assert float(row["error"]) != pytest.approx(weight_error(net, quantize(net, 1.0)))
+def test_options_of_the_draws_reach_them(root, monkeypatch):
+    seen = []
+    monkeypatch.setattr(quantized_runs, "run", lambda *arguments, **options: seen.append((arguments, options)))
+    start = ["quantize", str(root / "bare"), "--out", "out"]
+    ways = ["--sampler", "random", "--scale", "neuron", "--order", "natural", "--allocation", "0"]
+    assert main(start) == main([*start, *ways, "--draws", "3", "--seed", "5", "--samples", "2"]) == 0
+    (plain, default), (chosen, options) = seen
+    assert default == {"sampler": "systematic", "scale": "layer", "order": "sign"}
+    assert options == {"sampler": "random", "scale": "neuron", "order": "natural", "allocation": 0.0}
+    assert plain[1:] == ("out", 1.0, [], range(1), None)
+    assert chosen[1:] == ("out", 2.0, [], range(5, 8), None)
 
 
 def test_a_backbone_and_a_file_of_its_weights(tmp_path, capsys):
@@ -235,7 +237,12 @@ def test_a_sweep_tries_every_amount_with_every_seed():
         return float(len(judged))
 
     trials = sweep(net, [1, 4], seeds=(7, 8), judge=judge, advance=lambda: steps.append(0), scale="neuron")
-    assert [(trial.samples, trial.seed, trial.score) for trial in trials] == [(1, 7, 1), (1, 8, 2), (4, 7, 3), (4, 8, 4)]
+    assert [(trial.samples, trial.seed, trial.score) for trial in trials] == [
+        (1, 7, 1),
+        (1, 8, 2),
+        (4, 7, 3),
+        (4, 8, 4),
+    ]
     assert len(steps) == 4
     for trial, quantized in zip(trials, judged, strict=True):
         expected = quantize(net, trial.samples, seed=trial.seed, scale="neuron")
@@ -270,7 +277,7 @@ def test_the_picture_shows_means_over_the_samples(tmp_path, figures, scored):
     path = quantized_runs.draw(trials, tmp_path / "a.png", score_name="clip_accuracy", full=full, title="a")
     assert path.read_bytes().startswith(b"\x89PNG")
     axes = {axis.get_ylabel(): axis for axis in figures[0].axes}
-    first = "clip_accuracy" if scored else "error of the weights"
+    first = "clip accuracy" if scored else "error of the weights"
     assert list(axes) == [first, "bits a weight", "share of non-zero weights"]
     expected = [[1, 0.9], [4, 0.3]] if scored else [[1, 0.5], [4, 0.5]]
     np.testing.assert_allclose(axes[first].lines[0].get_xydata(), expected)

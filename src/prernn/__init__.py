@@ -21,6 +21,8 @@ _LAZY = {
     "save": "prernn.checkpoint",
     "Stream": "prernn.streaming",
     "export_onnx": "prernn.export",
+    "save_quantized": "prernn.packing",
+    "load_quantized": "prernn.packing",
 }
 
 
@@ -46,11 +48,13 @@ __all__ = [
     "hidden_structure",
     "inflate",
     "load",
+    "load_quantized",
     "matched_hidden_size",
     "online_sparsity",
     "quantization_report",
     "quantize",
     "recurrent_parameters",
     "save",
+    "save_quantized",
     "traditional",
 ]

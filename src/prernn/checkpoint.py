@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prernn.files import whole_file
+from prernn.integer import IntegerLayer
 from prernn.network import RecurrentNetwork
 from prernn.packing import LAYOUT_KEY, packed_state, restore
 from prernn.recipe import rebuild
@@ -24,8 +25,15 @@ def save(net: RecurrentNetwork, path: str | Path) -> Path:
     The file appears whole or not at all. Of weights that `prernn.quantize` made it holds the packed counts.
 
     Raises:
+        ValueError: a module that was not made recurrent.
+        NotImplementedError: integer layers, which are made anew from the quantized network.
         OSError: the file can't be written, a full disk for instance.
     """
+    if not isinstance(net, RecurrentNetwork):
+        expected = "expected a RecurrentNetwork (of other quantized modules: prernn.save_quantized)"
+        raise ValueError(f"{expected}, got {type(net).__name__}")
+    if any(isinstance(part, IntegerLayer) for part in net.modules()):
+        raise NotImplementedError("save the quantized network, and make its integer_network when it is loaded")
     path = Path(path)
     if path.suffix != ".safetensors":
         path = path / FILE_NAME

@@ -6,6 +6,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 FIT_COMMANDS = ("fit", "validate", "test", "predict")
 
@@ -181,7 +182,7 @@ def _add_quantize(commands) -> None:
     quantize = commands.add_parser("quantize", help="integer weights for a trained network, without retraining")
     add = quantize.add_argument
     add("network", metavar="RUN", help="run folder or checkpoint; or the name of a backbone")
-    add("--out", required=True, help="folder for the quantized network, report, curve and pictures")
+    add("--out", help="folder for the quantized network, report, curve and pictures (default: RUN-quantized)")
     add("--samples", type=float, default=1.0, help="samples a weight of the network that is kept (default %(default)s)")
     add("--sweep", type=float, nargs="+", default=[], metavar="S", help="further samples a weight, for the curve")
     add("--draws", type=int, default=1, help="draws of each number of samples (default %(default)s)")
@@ -353,7 +354,6 @@ def _own_videos(folder, net):
 def _early(options) -> None:
     import logging
     from functools import partial
-    from pathlib import Path
 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -403,6 +403,7 @@ def _quantize(options) -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # says that it sets the config's seed
     if options.draws < 1 or (options.limit is not None and options.limit < 0):
         raise ValueError(f"expected --draws from 1 and --limit from 0 on, got {options.draws} and {options.limit}")
+    options.out = options.out or _beside(Path(options.network))
     net, judge = _network_and_judge(options)
     chosen = {name: getattr(options, name) for name in ("sampler", "scale", "order")}
     if options.allocation is not None:
@@ -411,10 +412,14 @@ def _quantize(options) -> None:
     quantized_runs.run(net, options.out, options.samples, options.sweep, seeds, judge, **chosen)
 
 
+def _beside(network):
+    """The folder beside a run, checkpoint or, for a backbone, among the runs, that a quantized copy goes to."""
+    where = network.resolve() if network.exists() else Path("runs") / network.name
+    return where.with_name(f"{where.stem if where.is_file() else where.name}-quantized")
+
+
 def _network_and_judge(options):
     """The network to quantize, and what scores it on its test videos, or None."""
-    from pathlib import Path
-
     from prernn import backbones, checkpoint, early, quantized_runs, runs
 
     path = Path(options.network)

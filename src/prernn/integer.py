@@ -37,14 +37,23 @@ class IntegerLayer(nn.Module):
         self.register_buffer("counts", counts)
         self.register_buffer("scale", scale.clone())
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+        for hook in layer._forward_pre_hooks.values():  # activations may be sampled (`prernn.online`)
+            self.register_forward_pre_hook(hook)
+
+    @property
+    def weight(self) -> Tensor:
+        """``scale Q``, for those who look at it."""
+        scale = self.scale if self.scale.ndim == 0 else self.scale.view(-1, *[1] * (self.counts.ndim - 1))
+        return self.counts * scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the layer puts out for ``x``."""
-        y = with_weight(self.layer, self.counts.to(x.dtype), x)
-        y = y * self._over_places(self.scale, y)
-        return y if self.bias is None else y + self._over_places(self.bias, y)
+        """What the layer puts out for ``x``; sums of integers would leave the range of 16 bits."""
+        wide = x if x.dtype.itemsize > 2 else x.float()
+        y = with_weight(self.layer, self.counts.to(wide.dtype), wide)
+        y = y * self._over_places(self.scale)
+        return (y if self.bias is None else y + self._over_places(self.bias)).to(x.dtype)
 
-    def _over_places(self, value: Tensor, y: Tensor) -> Tensor:
+    def _over_places(self, value: Tensor) -> Tensor:
         """One value for each output, along the dimension where the outputs stand."""
         channels_last = isinstance(self.layer, nn.Linear) or value.ndim == 0
         return value if channels_last else value.view(-1, *[1] * (len(self.layer.kernel_size)))
@@ -66,11 +75,12 @@ def integer_network(module: nn.Module) -> nn.Module:
         NotImplementedError: a module that can't be traced.
     """
     network, graph = graph_of(module)
-    quantized = {id(weight.module): weight for weight in weights_of(network) if weight.is_quantized}
-    if not quantized:
+    if not any(weight.is_quantized for weight in weights_of(module)):
         raise ValueError(f"expected a quantized module, got {type(module).__name__} with weights as they were trained")
+    quantized = {id(weight.module): weight for weight in weights_of(network) if weight.is_quantized}
     readers = {node: readers_of(graph, node) for node in layers_of(graph)}
-    _replace(network, quantized)
+    if not _replace(network, quantized):
+        raise NotImplementedError(f"{type(module).__name__}: expected linear layers or convolutions inside, found none")
     carried: dict[fx.Node, float] = {}
     for node, others in readers.items():
         if isinstance(layer := submodule(graph, node), IntegerLayer):
@@ -79,14 +89,17 @@ def integer_network(module: nn.Module) -> nn.Module:
     return network
 
 
-def _replace(network: nn.Module, quantized: dict[int, Weight]) -> None:
+def _replace(network: nn.Module, quantized: dict[int, Weight]) -> int:
     """Puts integer layers in the place of quantized ones, but for those that lend their weights to a gate."""
+    count = 0
     gates = {id(part.layer) for part in network.modules() if isinstance(part, GateInput)}
     for path, part in list(network.named_modules()):
         if isinstance(part, Layer) and id(part) in quantized and id(part) not in gates:
             weight = quantized[id(part)]
             parent, _, name = path.rpartition(".")
             setattr(network.get_submodule(parent), name, IntegerLayer(part, weight.counts, weight.scale))
+            count += 1
+    return count
 
 
 def _carry(layer: IntegerLayer, incoming: float, readers: list[nn.Module | None]) -> float:
@@ -97,7 +110,8 @@ def _carry(layer: IntegerLayer, incoming: float, readers: list[nn.Module | None]
     on = bool(readers) and all(isinstance(reader, IntegerLayer) for reader in readers)
     # norms that are 1 are so up to rounding
     same = torch.allclose(used, torch.full_like(used, one), rtol=8 * torch.finfo(layer.scale.dtype).eps, atol=0)
-    if not on or not same or not 1 / LARGEST < one < LARGEST:
+    room = layer.bias is None or layer.bias.dtype.itemsize > 2
+    if not (on and same and room and 1 / LARGEST < one < LARGEST):
         layer.scale.copy_(scale)
         return 1.0
     layer.scale.fill_(1.0)

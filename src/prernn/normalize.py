@@ -6,11 +6,13 @@ For a positive factor ``f`` a neuron with ReLU is
 
 so that with ``f = ||w||_1`` every neuron is a density over its inputs, and the factor goes into the weights of the
 layers that read it (the talk "Structural Sparsity", instant quantization). That is possible wherever nothing but
-positively homogeneous steps stand between two layers: ReLU and its leaky kind, pooling, dropout at inference, changes
-of shape. Elsewhere (an addition of a shortcut, a sigmoid, a recurrent layer, the outputs) a layer keeps its factors.
+positively homogeneous steps stand between two layers: ReLU and its leaky kind, pooling, dropout at inference, the
+flattening of maps. Elsewhere (an addition of a shortcut, a sigmoid, a recurrent layer, the outputs) a layer keeps its
+factors.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
@@ -18,22 +20,27 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from prernn import tracing
 from prernn.network import RecurrentNetwork
 
-HOMOGENEOUS = (
-    *(nn.ReLU, nn.LeakyReLU, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.Identity, nn.Flatten),
-    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
-    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool2d),
-)
-"""Modules with ``m(f x) = f m(x)`` for ``f > 0``, channel by channel, at inference."""
-HOMOGENEOUS_FUNCTIONS = (
-    *(F.relu, torch.relu, F.leaky_relu, torch.flatten, F.max_pool2d, F.avg_pool2d),
-    *(F.adaptive_avg_pool2d, F.adaptive_max_pool2d),
-)
-HOMOGENEOUS_METHODS = ("relu", "flatten", "contiguous")
+ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity)
+"""Modules with ``m(f x) = f m(x)`` for ``f > 0``, number by number, at inference."""
+ELEMENTWISE_FUNCTIONS = (F.relu, torch.relu, F.leaky_relu)
+ELEMENTWISE_METHODS = ("relu", "contiguous")
+POOLING = {
+    1: (nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d),
+    2: (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
+    3: (nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d),
+}
+"""The same, channel by channel, of maps with so many dimensions."""
+POOLING_FUNCTIONS = {
+    2: (F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d),
+    3: (F.max_pool3d, F.avg_pool3d, F.adaptive_avg_pool3d, F.adaptive_max_pool3d),
+}
+SMALLEST = 1e-12
+"""Norm below which a neuron has nothing to carry: one over it might leave the range of float32."""
 
 Layer = nn.Linear | _ConvNd
 
@@ -41,8 +48,8 @@ Layer = nn.Linear | _ConvNd
 def normalized(module: nn.Module) -> nn.Module:
     """A copy for inference that computes the same with neurons of 1-norm 1, wherever their factors can be carried on.
 
-    Batch normalization behind a layer is folded into it first, as it would take the factors back. What is left of the
-    factors are the 1-norms of the layers that keep theirs, above all of the outputs.
+    Batch normalization behind a convolution is folded into it first, as it would take the factors back. What is left of
+    the factors are the 1-norms of the layers that keep theirs, above all of the outputs.
 
     Args:
         module: a `RecurrentNetwork` or a CNN that torch.fx traces; it is left as it is.
@@ -59,6 +66,8 @@ def normalized(module: nn.Module) -> nn.Module:
         layer = submodule(graph, node)
         if (readers := readers_of(graph, node)) is not None:
             _carry(layer, [submodule(graph, reader) for reader in readers])
+    if isinstance(network, RecurrentNetwork):  # a checkpoint has to know
+        network.recipe = {**network.recipe, "steps": [*network.recipe.get("steps", []), {"step": "normalized"}]}
     return network
 
 
@@ -77,25 +86,27 @@ def submodule(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 
 def layers_of(graph: fx.GraphModule) -> Iterator[fx.Node]:
-    """The calls of linear layers and convolutions, in order; a layer that is called twice is left out."""
+    """The calls of linear layers and convolutions, in order; those called twice or with shared weights are left out."""
     nodes = [node for node in graph.graph.nodes if isinstance(submodule(graph, node), Layer)]
-    targets = [node.target for node in nodes]
+    called = Counter(node.target for node in nodes)
+    owners = Counter(id(value) for _, value in graph.named_parameters(remove_duplicate=False))
     for node in nodes:
-        if targets.count(node.target) == 1 and not isinstance(submodule(graph, node), _ConvTransposeNd):
+        layer = submodule(graph, node)
+        shared = any(owners[id(value)] > 1 for value in layer.parameters())
+        if called[node.target] == 1 and not shared and not isinstance(layer, _ConvTransposeNd):
             yield node
 
 
 def fold_batch_norm(graph: fx.GraphModule) -> None:
-    """Folds batch normalization, with the statistics that it has, into the layer before it, in place."""
+    """Folds batch normalization, with the statistics that it has, into the convolution before it, in place."""
     for node in list(layers_of(graph)):
         (user,) = node.users if len(node.users) == 1 else (None,)
-        norm = submodule(graph, user) if user is not None else None
-        if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
+        norm, layer = None if user is None else submodule(graph, user), submodule(graph, node)
+        # behind a linear layer it need not stand over the same dimension
+        if not isinstance(norm, _BatchNorm) or norm.running_mean is None or isinstance(layer, nn.Linear):
             continue
-        layer = submodule(graph, node)
-        fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
         parent, _, name = str(node.target).rpartition(".")
-        setattr(graph.get_submodule(parent), name, fuse(layer, norm))  # type: ignore[type-var]
+        setattr(graph.get_submodule(parent), name, fuse_conv_bn_eval(layer, norm))  # type: ignore[type-var]
         user.replace_all_uses_with(node)
         graph.graph.erase_node(user)
     graph.delete_all_unused_submodules()
@@ -103,48 +114,78 @@ def fold_batch_norm(graph: fx.GraphModule) -> None:
 
 
 def readers_of(graph: fx.GraphModule, node: fx.Node) -> list[fx.Node] | None:
-    """The layers that read a layer's values through positively homogeneous steps alone; None if others read them."""
-    known = set(layers_of(graph))
-    readers, todo = [], list(node.users)
+    """The layers that read a layer's values through steps that a factor of each neuron passes; None if others do.
+
+    From a linear layer that is a linear layer behind steps number by number; from a convolution one of the same kind,
+    also behind pooling, or a linear layer behind the one flattening of batches of maps.
+    """
+    known = {reader: submodule(graph, reader) for reader in layers_of(graph)}
+    layer = submodule(graph, node)
+    readers, todo = [], [(user, _kind(layer)) for user in node.users]
     while todo:
-        user = todo.pop()
+        user, kind = todo.pop()
         if user in known:
+            if not _takes(known[user], kind, layer.weight.shape[0]):
+                return None
             readers.append(user)
-        elif _is_homogeneous(graph, user):
-            todo.extend(user.users)
+        elif (after := _kind_after(graph, user, kind)) is not None:
+            todo.extend((later, after) for later in user.users)
         else:
             return None
     return readers or None
 
 
-def _is_homogeneous(graph: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return isinstance(submodule(graph, node), HOMOGENEOUS)
+VECTOR, FLAT = 0, -1
+"""Kinds of values beside maps of 1, 2 or 3 dimensions: vectors, and maps that were flattened."""
+
+
+def _kind(layer: Layer) -> int:
+    return VECTOR if isinstance(layer, nn.Linear) else layer.weight.ndim - 2
+
+
+def _takes(reader: Layer, kind: int, channels: int) -> bool:
+    if isinstance(reader, nn.Linear):
+        flat = kind == FLAT and reader.in_features % channels == 0
+        return flat or (kind == VECTOR and reader.in_features == channels)
+    return kind == _kind(reader) and reader.in_channels == channels
+
+
+def _kind_after(graph: fx.GraphModule, node: fx.Node, kind: int) -> int | None:
+    """What a step makes of values of a kind; None for a step that a factor does not pass."""
+    module = submodule(graph, node)
     if len(node.all_input_nodes) != 1:
+        return None
+    if isinstance(module, ELEMENTWISE) or (node.op == "call_method" and node.target in ELEMENTWISE_METHODS):
+        return kind
+    if node.op == "call_function" and node.target in ELEMENTWISE_FUNCTIONS:
+        return kind
+    if isinstance(module, POOLING.get(kind, ())):
+        return kind
+    if node.op == "call_function" and node.target in POOLING_FUNCTIONS.get(kind, ()):
+        return kind
+    return FLAT if kind > 0 and _flattens(module, node) else None
+
+
+def _flattens(module: nn.Module | None, node: fx.Node) -> bool:
+    """Whether a step joins all dimensions but the first."""
+    if isinstance(module, nn.Flatten):
+        return (module.start_dim, module.end_dim) == (1, -1)
+    if node.target not in (torch.flatten, "flatten"):
         return False
-    if node.op == "call_function":
-        return node.target in HOMOGENEOUS_FUNCTIONS
-    return node.op == "call_method" and node.target in HOMOGENEOUS_METHODS
+    given = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | dict(node.kwargs)
+    return given.get("start_dim", 0) == 1 and given.get("end_dim", -1) == -1
 
 
 @torch.no_grad()
 def _carry(layer: Layer, readers: list[Layer]) -> None:
     """Divides each neuron by its 1-norm, and multiplies what the readers make of it by the same."""
     factor = layer.weight.flatten(1).abs().sum(1)  # (D,)
-    factor = torch.where(factor > 0, factor, 1.0)  # a neuron without weights has nothing to carry
-    if not all(_takes(reader, len(factor)) for reader in readers):
-        return
+    factor = torch.where(factor > SMALLEST, factor, 1.0)  # a neuron without weights has nothing to carry
     layer.weight.div_(factor.view(-1, *[1] * (layer.weight.ndim - 1)))
     if layer.bias is not None:
         layer.bias.div_(factor)
     for reader in readers:
         _multiply_inputs(reader, factor)
-
-
-def _takes(reader: Layer, channels: int) -> bool:
-    if isinstance(reader, nn.Linear):
-        return reader.in_features % channels == 0
-    return reader.in_channels == channels
 
 
 def _multiply_inputs(reader: Layer, factor: Tensor) -> None:

@@ -53,14 +53,16 @@ def online_sparsity(
     linear: float | None = 0.05,
     *,
     values: str = "keep",
-    start: int | str = 1,
+    start: int | str | None = None,
     seed: int = 0,
 ) -> nn.Module:
     """A copy of ``module`` whose layers see samples of their inputs, drawn by importance; ``module`` is not touched.
 
     A row of its own is each picture ``(C, H, W)`` at a convolution and each vector at a linear layer. The weights and
-    their names stay. It is meant for inference: there is no gradient to what is not drawn, nor to an estimate. Convert
-    a CNN first and sample it then: of a layer that becomes recurrent only one gate would see samples.
+    their names stay. Sampled are ``nn.Linear`` and convolutions; path layers and recurrent products are left alone.
+    A checkpoint holds the network as it was: sample it anew when it is loaded. It is meant for inference: there is no
+    gradient to what is not drawn, nor to an estimate. Convert a CNN first and sample it then: of a layer that becomes
+    recurrent only one gate would see samples.
 
     Args:
         module: any network, with or without recurrence.
@@ -70,8 +72,8 @@ def online_sparsity(
             their first layers on lose less with "keep"; "estimate" has no bias, and was better where only the last
             layers are sampled.
         start: the first layer that is sampled, by name or by its place among the convolutions and linear layers: in a
-            `RecurrentNetwork` in order of execution, else in that of ``named_modules``. At 0 the picture itself is
-            sampled, which few networks bear.
+            `RecurrentNetwork` in order of execution, else in that of ``named_modules``. None takes the second where
+            there are several: at 0 the picture itself is sampled, which few networks bear.
         seed: of the layers' offsets ``u``.
 
     Raises:
@@ -96,7 +98,11 @@ def online_sparsity(
     return sampled
 
 
-def _place(start: int | str, names: list[str]) -> int:
+def _place(start: int | str | None, names: list[str]) -> int:
+    if not names:
+        raise ValueError("expected a module with linear layers or convolutions, got one without")
+    if start is None:
+        return min(1, len(names) - 1)
     if isinstance(start, str):
         if start not in names:
             raise ValueError(f"expected start to be one of the layers {', '.join(names)}, got {start!r}")

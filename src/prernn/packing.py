@@ -19,6 +19,8 @@ from prernn.files import whole_file
 from prernn.quantize import COUNTS, SCALE, bits_of, weights_of
 
 PACKED = "_packed"
+CHUNK = 2**20
+"""Counts at a time, a multiple of 8: each takes a number for every bit on the way."""
 LAYOUT_KEY = "prernn_quantized"
 """Metadata of a file: for each packed weight its bits, lowest count and shape."""
 
@@ -26,10 +28,11 @@ LAYOUT_KEY = "prernn_quantized"
 def pack(counts: Tensor) -> tuple[Tensor, dict[str, Any]]:
     """Counts as bytes, ``bits`` for each from its lowest bit on, and how to read them: bits, lowest count, shape."""
     bits, low = bits_of(counts), int(counts.min())
-    raised = (counts.flatten().long() - low).numpy()  # 0 .. 2**bits - 1
-    digits = (raised[:, None] >> np.arange(bits)) & 1  # (n, bits)
-    packed = np.packbits(digits.astype(np.uint8))
-    return torch.from_numpy(packed), {"bits": bits, "low": low, "shape": list(counts.shape)}
+    parts = []
+    for part in counts.flatten().split(CHUNK):
+        raised = (part.long() - low).numpy()  # 0 .. 2**bits - 1
+        parts.append(np.packbits(((raised[:, None] >> np.arange(bits)) & 1).astype(np.uint8)))
+    return torch.from_numpy(np.concatenate(parts)), {"bits": bits, "low": low, "shape": list(counts.shape)}
 
 
 def unpack(packed: Tensor, layout: dict[str, Any]) -> Tensor:
@@ -39,29 +42,46 @@ def unpack(packed: Tensor, layout: dict[str, Any]) -> Tensor:
         ValueError: a layout that does not fit the bytes.
     """
     bits, low, shape = layout["bits"], layout["low"], layout["shape"]
-    numbers = [bits, *shape]
-    if not all(isinstance(n, int) and n >= 0 for n in numbers) or not isinstance(low, int) or bits > 62:
+    if not all(isinstance(n, int) and n >= 0 for n in (bits, *shape)) or not isinstance(low, int) or bits > 62:
         raise ValueError(f"expected bits, low and shape as integers, got {layout}")
     count = math.prod(shape)
-    if packed.dtype != torch.uint8 or packed.numel() != -(-count * bits // 8):
-        raise ValueError(
-            f"expected {-(-count * bits // 8)} bytes for {count} counts of {bits} bits, got {packed.numel()}"
-        )
-    digits = np.unpackbits(packed.numpy(), count=count * bits).reshape(count, bits)
-    raised = (digits.astype(np.int64) << np.arange(bits)).sum(1)
-    return (torch.from_numpy(raised) + low).view(shape)
+    size = -(-count * bits // 8)
+    if packed.dtype != torch.uint8 or packed.numel() != size:
+        raise ValueError(f"expected {size} bytes for {count} counts of {bits} bits, got {packed.numel()}")
+    counts = torch.empty(count, dtype=torch.int64)
+    for begin in range(0, count, CHUNK):
+        part = counts[begin : begin + CHUNK]
+        held = packed[begin * bits // 8 :].numpy()
+        digits = np.unpackbits(held[: -(-len(part) * bits // 8)], count=len(part) * bits).reshape(len(part), bits)
+        part.copy_(torch.from_numpy((digits.astype(np.int64) << np.arange(bits)).sum(1)))
+    return counts.add_(low).view(shape)
 
 
 def packed_state(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The module's state with packed counts in place of quantized weights, and the layout of each by its name."""
+    """The module's state with packed counts in place of quantized weights, and the layout of each by its name.
+
+    A quantized weight that the module holds under several names stands there once, under the first.
+    """
     state = {name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}
     layouts = {}
     for weight in weights_of(module):
         if weight.is_quantized:
-            counts = state.pop(weight.name + COUNTS)
-            del state[weight.name]
+            counts, scale = state[weight.name + COUNTS], state[weight.name + SCALE]
+            held = {tensor.data_ptr() for tensor in (state[weight.name], counts, scale)}
+            state = {name: tensor for name, tensor in state.items() if tensor.data_ptr() not in held}
             state[weight.name + PACKED], layouts[weight.name] = pack(counts)
-    return state, layouts
+            state[weight.name + SCALE] = scale
+    return _apart(state), layouts
+
+
+def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state whose tensors share no memory, as safetensors wants it."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in state.items():
+        apart[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return apart
 
 
 def restore(module: nn.Module, state: dict[str, Tensor], layouts: dict[str, Any]) -> dict[str, Tensor]:
@@ -74,18 +94,19 @@ def restore(module: nn.Module, state: dict[str, Tensor], layouts: dict[str, Any]
     known = {weight.name: weight for weight in weights_of(module)}
     if odd := sorted(set(layouts) - set(known)):
         raise ValueError(f"holds another network: {len(odd)} quantized weights don't fit ({', '.join(odd[:3])})")
+    held = set()
     for name, layout in layouts.items():
         weight = known[name]
         try:
-            counts, scale = unpack(state.pop(name + PACKED), layout), state[name + SCALE]
+            counts, scale = unpack(state.pop(name + PACKED), layout), state.pop(name + SCALE)
         except KeyError as error:
             raise ValueError(f"expected tensors and layout of {name}, found no {error.args[0]!r}") from None
         neurons = int(weight.neuron.max()) + 1
         if counts.shape != weight.values.shape or scale.shape not in ((), (neurons,)):
             raise ValueError(f"holds another network: {name} has shape {list(counts.shape)}")
         weight.set(counts, scale)
-        state[name], state[name + COUNTS] = weight.values.detach(), weight.counts
-    return state
+        held |= {tensor.data_ptr() for tensor in (weight.values, weight.counts, weight.scale)}
+    return state | {name: tensor for name, tensor in module.state_dict().items() if tensor.data_ptr() in held}
 
 
 def is_quantized(module: nn.Module) -> bool:
@@ -96,10 +117,15 @@ def is_quantized(module: nn.Module) -> bool:
 def save_quantized(module: nn.Module, path: str | Path) -> Path:
     """Writes any quantized module to a ``.safetensors`` file, which appears whole or not at all.
 
+    For a `RecurrentNetwork` take `prernn.save`, whose file knows how the network is built.
+
     Raises:
+        ValueError: a path of another kind.
         OSError: the file can't be written.
     """
     path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"expected a path that ends in .safetensors, got {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
     state, layouts = packed_state(module)
     with whole_file(path) as part:

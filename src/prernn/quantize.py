@@ -34,7 +34,7 @@ from prernn.hidden import HiddenToHidden, RecurrentWeights, places
 from prernn.input_to_hidden import GateInput
 from prernn.paths import PathConv2d, PathLinear
 from prernn.rnn import RecurrentStack
-from prernn.sobol import unit_points
+from prernn.sobol import MOST_POINTS, unit_points
 from prernn.text_table import text_table
 
 SCALES = ("layer", "neuron")
@@ -59,7 +59,8 @@ def quantize(
     """A copy of ``module`` whose weights are integers times a scale: signed counts of samples of the trained weights.
 
     Quantized are the weights of ``nn.Linear``, convolutions, recurrent layers (prernn's in any structure, and torch's)
-    and path layers; biases and normalization stay as they are. The copy computes with the products of counts and scale
+    and path layers. Transposed convolutions, embeddings, the joint projection of ``nn.MultiheadAttention``, biases and
+    normalization stay as they are. The copy computes with the products of counts and scale
     in its own type, so that everything that runs the module runs the copy; beside each weight stand the counts
     (``weight_counts``, the smallest integers that hold them) and the scale (``weight_scale``). Quantized weights don't
     train.
@@ -68,8 +69,9 @@ def quantize(
         module: any module, a `RecurrentNetwork` among them; it is left as it is.
         samples_per_weight: samples over weights, of the whole module; a layer's share follows from ``allocation``.
         sampler: "systematic" (one offset for all strata), "jittered" (each stratum its own), "sobol" (the first
-            component of the scrambled sequence) or "random" (independent).
-        scale: one scale for each "layer", or for each "neuron", whose weights then are a density of their own.
+            component of the sequence, moved by one offset) or "random" (independent).
+        scale: one scale for each "layer", or for each "neuron", whose weights then are a density of their own. All
+            neurons of a layer then get the same number of samples, rounded, and at least one.
         order: "sign" or "natural", of the weights along the unit interval.
         allocation: exponent ``e``: a layer of ``n`` weights gets ``n**-e`` samples a weight, times a number that makes
             up the total. 0 treats all alike.
@@ -77,13 +79,16 @@ def quantize(
 
     Raises:
         ValueError: a number of samples that is negative or no number, an unknown sampler, scale or order, weights that
-            are not finite, a module without weights to quantize.
+            are not finite, a module without weights to quantize or one that is quantized.
+        NotImplementedError: weights that are computed from others, by weight or spectral norm.
     """
     _check(samples_per_weight, sampler, scale, order, allocation)
     module = copy.deepcopy(module)
     found = list(weights_of(module))
     if not found:
         raise ValueError(f"expected a module with weights to quantize, got {type(module).__name__} without")
+    if bound := [weight.name for weight in found if weight.parameter not in weight.module._parameters]:
+        raise NotImplementedError(f"{bound[0]} is computed from others (weight or spectral norm): remove that first")
     if done := [weight.name for weight in found if weight.is_quantized]:
         raise ValueError(f"expected trained weights, got {done[0]} that is quantized already")
     sizes = torch.tensor([int((weight.neuron >= 0).sum()) for weight in found], dtype=torch.float64)
@@ -188,6 +193,8 @@ def _jittered(edges: Tensor, samples: int, generator: torch.Generator) -> Tensor
 
 def _sobol(edges: Tensor, samples: int, generator: torch.Generator) -> Tensor:
     """The first component of the sequence, moved round the unit interval by an offset for each row."""
+    if samples > MOST_POINTS:
+        raise ValueError(f"expected at most {MOST_POINTS:,} Sobol' samples of a layer, got {samples:,}")
     points = unit_points(samples, 1).T  # (1, N)
     offset = torch.rand(len(edges), 1, dtype=torch.float64, generator=generator)
     return _below(edges, (points + offset) % 1)
@@ -247,7 +254,8 @@ class Weight:
     def set(self, counts: Tensor, scale: Tensor) -> None:
         """Puts counts and scale beside the parameter and their product into it."""
         values = self.values
-        counts, scale = counts.to(values.device, smallest_integers(counts)), scale.to(values.device, values.dtype)
+        wide = values.dtype if values.dtype.itemsize > 2 else torch.float32  # large counts leave the range of 16 bits
+        counts, scale = counts.to(values.device, smallest_integers(counts)), scale.to(values.device, wide)
         each = scale if scale.ndim == 0 else scale[self.neuron.to(values.device).clamp(min=0)]
         with torch.no_grad():
             values.copy_(counts * each)
@@ -273,7 +281,7 @@ def weights_of(module: nn.Module) -> Iterator[Weight]:
                 continue
             for parameter, find in neurons(part).items():
                 value = getattr(part, parameter)
-                if id(value) not in seen and value.is_floating_point():
+                if id(value) not in seen and value.is_floating_point() and value.numel():
                     seen.add(id(value))
                     yield Weight(f"{path}.{parameter}".lstrip("."), part, parameter, find)
 
@@ -330,6 +338,7 @@ NEURONS: dict[type, Callable[..., Neurons]] = {
     HiddenToHidden: _of_hidden,
     RecurrentStack: _of_prernn,
     nn.RNNBase: _of_rows,
+    nn.RNNCellBase: _of_rows,
 }
 """The parameters of each kind of module that are quantized, and what finds the neuron that each weight feeds."""
 

@@ -50,12 +50,14 @@ class Trial:
         return {**vars(self), "score": "" if self.score is None else self.score}
 
 
+@torch.no_grad()
 def weight_error(trained: nn.Module, quantized: nn.Module) -> float:
     """``||q - w|| / ||w||`` over all quantized weights."""
     off = size = 0.0
     for before, after in zip(weights_of(trained), weights_of(quantized), strict=True):
-        off += float((after.values - before.values).double().square().sum())
-        size += float(before.values.double().square().sum())
+        inside = before.neuron >= 0  # beside a band stand numbers that are no weights
+        off += float((after.values - before.values)[inside].double().square().sum())
+        size += float(before.values[inside].double().square().sum())
     return (off / size) ** 0.5 if size else 0.0
 
 
@@ -145,7 +147,7 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 
 def draw(trials: Sequence[Trial], path: Path, *, score_name: str, full: float | None, title: str) -> Path:
     """Score (or the weights' error), bits and share of non-zero weights over the samples a weight."""
-    measure, name = ("error", "error of the weights") if full is None else ("score", score_name)
+    measure, name = ("error", "error of the weights") if full is None else ("score", score_name.replace("_", " "))
     panels = {label: _line(trials, key) for key, label in ((measure, name), ("bits", "bits a weight"), *_SHARE)}
     levels = None if full is None else {name: {"before": full}}
     shown = {label: {"quantized": points} for label, points in panels.items()}

@@ -11,13 +11,15 @@ from prernn.backbones import DEFAULT_BACKBONE, backbone, input_spec
 from prernn.convert import convert, framewise, traditional
 from prernn.inflate import inflate
 from prernn.network import RecurrentNetwork
+from prernn.normalize import normalized
 from prernn.rcn import convert_rcn
 
-STEPS: dict[str, Callable[..., RecurrentNetwork]] = {
+STEPS: dict[str, Callable[..., nn.Module]] = {
     "convert": convert,
     "traditional": traditional,
     "framewise": framewise,
     "rcn": convert_rcn,
+    "normalized": normalized,
 }
 
 

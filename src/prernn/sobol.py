@@ -53,9 +53,9 @@ def network_paths(
     if len(widths) < 2 or min(widths) < 1:
         raise ValueError(f"expected at least two layers of at least one neuron, got widths {list(widths)}")
     points = unit_points(paths, len(widths), sampler=sampler, seed=seed, scramble=scramble, skip=skip)  # (P, L)
-    neurons = (points * torch.tensor(widths, dtype=torch.float64)).long()
+    neurons = (points * torch.tensor(widths, dtype=torch.float64, device="cpu")).long()
     # a product that is rounded up would lie behind the layer
-    return neurons.minimum(torch.tensor(widths) - 1)
+    return neurons.minimum(torch.tensor(widths, device="cpu") - 1)
 
 
 def unit_points(
@@ -74,19 +74,20 @@ def unit_points(
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"expected sampler to be one of {', '.join(SAMPLERS)}, got {sampler!r}")
-    if count < 0 or first < 0 or first + count > MOST_POINTS:
-        raise ValueError(f"expected 0 to {MOST_POINTS:,} paths, got {first + count:,}")
+    if not isinstance(count, int) or count < 0 or first < 0 or first + count > MOST_POINTS:
+        raise ValueError(f"expected 0 to {MOST_POINTS:,} paths, got {first + count}")
     if skip < 0 or skip + dimensions > SobolEngine.MAXDIM:
         raise ValueError(f"expected skip from 0 to {SobolEngine.MAXDIM - dimensions}, got {skip}")
-    if sampler == "random":
-        generator = torch.Generator().manual_seed(seed)
-        return torch.rand(first + count, dimensions, dtype=torch.float64, generator=generator)[first:]
     if not count:
-        return torch.empty(0, dimensions, dtype=torch.float64)
-    engine = SobolEngine(skip + dimensions, scramble=scramble, seed=seed if scramble else None)
-    engine.fast_forward(first)
-    # float64 holds every point of the sequence exactly
-    return engine.draw(count, dtype=torch.float64)[:, skip:]
+        return torch.empty(0, dimensions, dtype=torch.float64, device="cpu")
+    with torch.device("cpu"):  # whatever device a module is built on
+        if sampler == "random":
+            generator = torch.Generator().manual_seed(seed)
+            return torch.rand(first + count, dimensions, dtype=torch.float64, generator=generator)[first:]
+        engine = SobolEngine(skip + dimensions, scramble=scramble, seed=seed if scramble else None)
+        engine.fast_forward(first)
+        # float64 holds every point of the sequence exactly
+        return engine.draw(count, dtype=torch.float64)[:, skip:]
 
 
 def block_permutation(size: int, block: int = 0) -> Tensor:
