@@ -9,6 +9,7 @@ import numpy as np
 matplotlib.use("Agg")  # no window: these run on servers and in tests
 import matplotlib.pyplot as plt
 from matplotlib.patches import Patch
+from matplotlib.ticker import NullLocator
 
 from prernn.files import whole_file
 
@@ -421,9 +422,24 @@ def lines(
             axis.annotate(name, (0.02, value), xycoords=("axes fraction", "data"), fontsize=8, va="bottom")
         if logarithmic:
             axis.set_xscale("log")
+            ticks = _apart(point[0] for points in series.values() for point in points)
+            axis.set_xticks(ticks, [f"{tick:,.12g}" for tick in ticks])
+            axis.xaxis.set_minor_locator(NullLocator())
+        axis.margins(y=0.1)  # room for the name of a level
         axis.set_xlabel(along)
         axis.set_ylabel(measure)
         axis.grid(alpha=0.3)
     figure.legend(shown.values(), shown, loc="outside lower center", ncols=across, fontsize=8, frameon=False)
     figure.suptitle(title)
     return save_figure(figure, path)
+
+
+def _apart(values: Iterable[float], most: int = 6) -> list[float]:
+    """Some of the values, at least one ``most``-th of the way between the ends apart on a logarithmic axis."""
+    unique = sorted({value for value in values if value > 0})
+    step = (unique[-1] / unique[0]) ** (1 / most) if unique else 1
+    kept: list[float] = []
+    for value in unique:
+        if not kept or value >= kept[-1] * step * (1 - 1e-9):
+            kept.append(value)
+    return kept
