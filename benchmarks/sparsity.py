@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0)
     add("--band", default="band:1%", help="band structure (default %(default)s)")
     add("--paths", default="paths:13", help="path structure (default %(default)s, as many weights as the band)")
-    add("--samples", type=float, default=2.0, help="a weight, of the table's quantized networks (default %(default)s)")
+    add("--samples", type=float, nargs="+", default=[2, 4], help="a weight, of the table's networks (default: 2 4)")
     add("--sweep", type=float, nargs="*", default=[0.5, 1, 1.5, 2, 3, 4], help="samples a weight, of the curve")
     add("--rates", type=float, nargs="*", default=[0.05, 0.1, 0.2, 0.3, 0.5], help="share of activations, of the curve")
     add("--test-clips", type=int, help="of the test, spread over the classes (default: all)")
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("expected --clips, --epochs and --threads of at least 1")
     if options.test_clips is not None and options.test_clips < 1:
         raise ValueError(f"expected --test-clips of at least 1, got {options.test_clips}")
-    if not all(amount >= 0 for amount in (options.samples, *options.sweep)):
+    if not all(amount >= 0 for amount in (*options.samples, *options.sweep)):
         raise ValueError("expected --samples and --sweep from 0 on")
     if not all(0 < rate <= 1 for rate in options.rates):
         raise ValueError("expected --rates above 0, up to 1")
@@ -65,8 +65,9 @@ def run(options: argparse.Namespace) -> None:
         trained, judge = _trained(options, out, progress)
         full, band = trained["PreGRU-SIH"], trained[f"PreGRU-SIH, {options.band}"]
         quantized = {
-            f"quantized, {options.samples:g} samples a weight": _quantized(full, options.samples, options.seed),
-            f"{options.band} + quantized": _quantized(band, options.samples, options.seed),
+            f"{name}, {amount:g} samples a weight": _quantized(net, amount, options.seed)
+            for name, net in (("quantized", full), (f"{options.band} + quantized", band))
+            for amount in options.samples
         }
         rows = _timed({**trained, **quantized}, options)
         bar = progress.add_task("whole networks over the test videos", total=None, note="")

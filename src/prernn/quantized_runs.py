@@ -207,7 +207,7 @@ def run(
     write_table(out / "quantize.csv", [trial.line() for trial in trials])
     title = f"{out.name}: {options.get('sampler', 'systematic')} samples"
     draw(trials, out / "quantize.png", score_name=judge.name if judge else "", full=full, title=title)
-    console.print(report.table(), markup=False, highlight=False)
+    print(report.table())  # not wrapped
     if judge is not None:
         console.print(f"{judge.name} before: {full:.4f}")
     print_whole(_table(trials))
