@@ -111,7 +111,8 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(tmp_path, capsys, monkeypat
 
 def test_bench_lists_benchmarks_alone(capsys):
     assert main(["bench", "nothing"]) == 2
-    assert "choose from 'rcn', 'recurrence'" in capsys.readouterr().err
+    names = "'cifar_online', 'cifar_quantize', 'mnist_paths', 'paths', 'rcn', 'recurrence', 'sparsity'"
+    assert f"choose from {names}" in capsys.readouterr().err
 
 
 def test_work_of_a_recurrence():

@@ -34,3 +34,23 @@ def test_mixed_precision_trains(dtype):
     assert all(tensor.dtype == torch.float32 for layer in state for tensor in layer)
     out.float().square().mean().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("paths", [12, 300])  # path by path, and as a dense product
+def test_path_networks(paths):
+    net = prernn.PathNetwork([20, 16, 5], paths).double()
+    x = torch.randn(7, 20, dtype=torch.float64)
+    expected = net(x)
+    torch.testing.assert_close(net.cuda()(x.cuda()).cpu(), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(net.merged()(x.cuda()).cpu(), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("hidden", SPECS)
+def test_quantized_and_sampled_networks(hidden):
+    net = prernn.convert(prepare(CNNS["conv"]()), cell="gru", input="gate", hidden=hidden).eval()
+    there = prernn.quantize(net.cuda(), 3.0)
+    here = prernn.quantize(net.cpu(), 3.0)
+    video = film()
+    torch.testing.assert_close(there(video.cuda())[0].cpu(), here(video)[0], rtol=0, atol=1e-10)
+    sampled = prernn.online_sparsity(there, conv=0.5, linear=0.5)
+    assert sampled(video.cuda())[0].isfinite().all()
