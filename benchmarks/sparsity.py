@@ -6,12 +6,10 @@ the activations of the full one are sampled while it runs. Accuracies are of who
 """
 
 import argparse
-import copy
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import nn
 
 from prernn import checkpoint, demo, plots
 from prernn.accounting import recurrent_parameters, total_weights
@@ -26,6 +24,8 @@ from prernn.quantized_runs import Judge
 from prernn.recipe import Recipe
 
 FLOAT_BITS = 32
+ONLINE, SECOND = "online", "1"
+"""The way that activations are sampled, and the layer where that begins by itself."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--samples", type=float, nargs="+", default=[2, 4], help="a weight, of the table's networks (default: 2 4)")
     add("--sweep", type=float, nargs="*", default=[0.5, 1, 1.5, 2, 3, 4], help="samples a weight, of the curve")
     add("--rates", type=float, nargs="*", default=[0.05, 0.1, 0.2, 0.3, 0.5], help="share of activations, of the curve")
+    add("--start", nargs="+", default=[SECOND], help="layers, by name or number, from which activations are sampled")
     add("--test-clips", type=int, help="of the test, spread over the classes (default: all)")
     add("--threads", type=int, default=2, help="torch threads (default %(default)s)")
     add("--out", default="runs/bench-sparsity", help="folder for data, tables, CSV and PNG (default %(default)s)")
@@ -147,10 +148,13 @@ def _curves(net: RecurrentNetwork, judge: Judge, options: argparse.Namespace, ad
         kept = {"bits": f"{report.bits:.3f}", "nonzero": f"{report.nonzero:.4f}"}
         lines.append({"way": "quantized", "amount": samples, **kept, "accuracy": judge(quantized)})
         advance()
-    for rate in options.rates:
-        sampled: nn.Module = online_sparsity(copy.deepcopy(net), conv=rate, linear=rate, seed=options.seed)
-        lines.append({"way": "online", "amount": rate, "bits": "", "nonzero": "", "accuracy": judge(sampled)})
-        advance()
+    for start in options.start:
+        way = ONLINE if start == SECOND else f"{ONLINE} from {start}"
+        for rate in options.rates:
+            first = int(start) if start.isdigit() else start
+            sampled = online_sparsity(net, conv=rate, linear=rate, start=first, seed=options.seed)
+            lines.append({"way": way, "amount": rate, "bits": "", "nonzero": "", "accuracy": judge(sampled)})
+            advance()
     return lines
 
 
@@ -177,11 +181,11 @@ def _curve_table(curves: list[dict]):
 
 
 def _draw(curves: list[dict], full: float, path: Path) -> None:
-    names = {"quantized": "accuracy, quantized weights", "online": "accuracy, sampled activations"}
-    panels = {
-        names[way]: {way: [(line["amount"], line["accuracy"], 0.0) for line in curves if line["way"] == way]}
-        for way in dict.fromkeys(line["way"] for line in curves)
-    }
+    names = {False: "accuracy, quantized weights", True: "accuracy, sampled activations"}
+    panels: dict[str, dict[str, list]] = {}
+    for line in curves:
+        ways = panels.setdefault(names[line["way"].startswith(ONLINE)], {})
+        ways.setdefault(line["way"], []).append((line["amount"], line["accuracy"], 0.0))
     if panels:
         levels = {name: {"as trained": full} for name in panels}
         along = "samples a weight, or share of activations"
