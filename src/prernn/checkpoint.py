@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prernn.files import whole_file
 from prernn.integer import IntegerLayer
 from prernn.network import RecurrentNetwork
-from prernn.packing import LAYOUT_KEY, packed_state, restore
+from prernn.packing import LAYOUT_KEY, packed_state, read_safetensors, restore
 from prernn.recipe import rebuild
 
 FILE_NAME = "model.safetensors"
@@ -87,12 +87,7 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], source: str | P
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: expected a safetensors file: {error}") from None
+    metadata, weights = read_safetensors(path)
     if RECIPE_KEY not in metadata:
         raise ValueError(f"{path}: expected a prernn checkpoint, found weights without a recipe")
     return json.loads(metadata[RECIPE_KEY]), weights, json.loads(metadata.get(LAYOUT_KEY, "{}"))

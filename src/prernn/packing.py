@@ -140,12 +140,7 @@ def load_quantized(module: nn.Module, path: str | Path) -> nn.Module:
         ValueError: an absent file, one without quantized weights, or one of another network.
     """
     path = Path(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: expected a safetensors file: {error}") from None
+    metadata, state = read_safetensors(path)
     if LAYOUT_KEY not in metadata:
         raise ValueError(f"{path}: expected quantized weights, found a file without")
     try:
@@ -153,3 +148,12 @@ def load_quantized(module: nn.Module, path: str | Path) -> nn.Module:
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: {error}") from error
     return module
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a file. ValueError where it is none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: expected a safetensors file: {error}") from None
