@@ -27,6 +27,7 @@ from prernn.benchmarks import _report
 from prernn.files import write_table
 from prernn.paths import PathNetwork
 from prernn.plots import plt, save_figure
+from prernn.quantized_runs import mean_and_spread
 
 DENSE = "dense"
 SAMPLERS = ("sobol", "random", DENSE)
@@ -225,8 +226,7 @@ def _groups(results: Sequence[Result]) -> dict[tuple[str, int], list[Result]]:
 
 
 def _spread(results: Sequence[Result]) -> tuple[float, float]:
-    scores = [result.score for result in results]
-    return statistics.fmean(scores), statistics.stdev(scores) if len(scores) > 1 else 0.0
+    return mean_and_spread([result.score for result in results])
 
 
 def _table(results: Sequence[Result]):

@@ -265,3 +265,17 @@ def shake(net: nn.Module) -> nn.Module:
 def film(batch=2, steps=4, size=(8, 8)):
     """Random video ``(B, T, 3, H, W)``."""
     return torch.randn(batch, steps, 3, *size, dtype=torch.float64)
+
+
+def class_videos(root, labels):
+    """Two videos of noise in ``train`` and two in ``test`` for each class, in one folder a class."""
+    import numpy as np
+
+    from prernn.video import write_video
+
+    for part in ("train", "test"):
+        for k, label in enumerate(labels):
+            (root / part / label).mkdir(parents=True)
+            for number in range(2):
+                frames = np.random.default_rng([k, number]).integers(0, 255, (6, 32, 32, 3), dtype=np.uint8)
+                write_video(root / part / label / f"{number}.mp4", frames, 5)

@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 import pytest
 import torch
-from conftest import FcNet, close, film, prepare, shake
+from conftest import FcNet, class_videos, close, film, prepare, shake
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection
@@ -35,7 +35,6 @@ from prernn.rcn import convert_rcn
 from prernn.recipe import Recipe
 from prernn.tasks.action import ClipMetrics
 from prernn.transforms import TransformSpec
-from prernn.video import write_video
 
 LENGTHS = torch.tensor([10, 7, 1])
 GARBAGE = float("nan")
@@ -296,12 +295,7 @@ LABELS = ["a", "b", "c"]
 def root(tmp_path_factory):
     """Untrained networks with a config as `prernn fit` leaves it, over 2 test videos in each of three classes."""
     root = tmp_path_factory.mktemp("early")
-    for part in ("train", "test"):
-        for k, label in enumerate(LABELS):
-            (root / "data" / part / label).mkdir(parents=True)
-            for number in range(2):
-                frames = np.random.default_rng([k, number]).integers(0, 255, (6, 32, 32, 3), dtype=np.uint8)
-                write_video(root / "data" / part / label / f"{number}.mp4", frames, 5)
+    class_videos(root / "data", LABELS)
     options = {"size": 32, "sampling": {"frames": 5}}
     for name, kind in KINDS.items():
         torch.manual_seed(0)

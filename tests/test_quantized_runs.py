@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import class_videos
 from torch import nn
 from torch.utils.data import Subset
 
@@ -23,7 +24,6 @@ from prernn.recipe import Recipe
 from prernn.small_vgg import SmallVGG
 from prernn.tasks.action import ClipMetrics
 from prernn.transforms import TransformSpec
-from prernn.video import write_video
 
 LABELS = ["a", "b", "c"]
 FILES = ["layers.csv", "model.safetensors", "quantize.csv", "quantize.png"]
@@ -38,12 +38,7 @@ def rows(path):
 def root(tmp_path_factory):
     """A run that knows its test videos, two in each of three classes, and the same without a config."""
     root = tmp_path_factory.mktemp("quantize")
-    for part in ("train", "test"):
-        for k, label in enumerate(LABELS):
-            (root / "data" / part / label).mkdir(parents=True)
-            for number in range(2):
-                frames = np.random.default_rng([k, number]).integers(0, 255, (6, 32, 32, 3), dtype=np.uint8)
-                write_video(root / "data" / part / label / f"{number}.mp4", frames, 5)
+    class_videos(root / "data", LABELS)
     kind = {"cell": "gru", "input": "single"}
     torch.manual_seed(0)
     net = Recipe("timm/test_resnet", **kind).build(3)

@@ -352,14 +352,12 @@ def _own_videos(folder, net):
 
 
 def _early(options) -> None:
-    import logging
     from functools import partial
 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from prernn import analysis, checkpoint, early, inspection
 
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # says for each config that it sets the seed
     paths = [Path(path) for path in options.runs]
     names = analysis.short_names(paths)
     nets = [checkpoint.load(path) for path in paths]
@@ -396,11 +394,8 @@ def _early_videos(path, net, limit):
 
 
 def _quantize(options) -> None:
-    import logging
-
     from prernn import quantized_runs
 
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # says that it sets the config's seed
     if options.draws < 1 or (options.limit is not None and options.limit < 0):
         raise ValueError(f"expected --draws from 1 and --limit from 0 on, got {options.draws} and {options.limit}")
     options.out = options.out or _beside(Path(options.network))

@@ -130,9 +130,16 @@ def read_config(arguments: list[str]) -> tuple[VideoModule, VideoData]:
     Raises:
         ValueError: as `main`.
     """
+    _quiet()
     warnings.filterwarnings("ignore", ".*args parameter is intended.*")
     cli = _ReadCLI(VideoModule, VideoData, args=_long(arguments), run=False, **_OPTIONS)
     return cli.model, cli.datamodule
+
+
+def _quiet() -> None:
+    """Silences Lightning's tips, seeds and device lists, which crowd out what counts. Its import sets the levels."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def main(arguments: list[str]) -> None:
@@ -142,8 +149,7 @@ def main(arguments: list[str]) -> None:
         ValueError: an argument, key or value that does not fit; a checkpoint of another network.
     """
     torch.set_float32_matmul_precision("high")
-    for name in ("lightning.pytorch", "lightning.fabric"):  # their tips and device lists crowd out what counts
-        logging.getLogger(name).setLevel(logging.WARNING)
+    _quiet()
     for message in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message)
     VideoCLI(VideoModule, VideoData, args=_long(arguments), save_config_callback=RunConfig, **_OPTIONS)

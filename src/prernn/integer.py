@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from prernn.input_to_hidden import GateInput, with_weight
-from prernn.normalize import Layer, graph_of, layers_of, readers_of, submodule
+from prernn.normalize import Layer, graph_of, readers_of, submodule
 from prernn.quantize import Weight, weights_of
 
 LARGEST = 1e12
@@ -78,14 +78,14 @@ def integer_network(module: nn.Module) -> nn.Module:
     if not any(weight.is_quantized for weight in weights_of(module)):
         raise ValueError(f"expected a quantized module, got {type(module).__name__} with weights as they were trained")
     quantized = {id(weight.module): weight for weight in weights_of(network) if weight.is_quantized}
-    readers = {node: readers_of(graph, node) for node in layers_of(graph)}
+    readers = readers_of(graph)
     if not _replace(network, quantized):
         raise NotImplementedError(f"{type(module).__name__}: expected linear layers or convolutions inside, found none")
     carried: dict[fx.Node, float] = {}
     for node, others in readers.items():
         if isinstance(layer := submodule(graph, node), IntegerLayer):
-            factor = _carry(layer, carried.get(node, 1.0), [submodule(graph, other) for other in others or []])
-            carried |= dict.fromkeys(others or [], factor)
+            factor = _carry(layer, carried.get(node, 1.0), [submodule(graph, other) for other in others])
+            carried |= dict.fromkeys(others, factor)
     return network
 
 

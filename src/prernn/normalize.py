@@ -62,10 +62,9 @@ def normalized(module: nn.Module) -> nn.Module:
     """
     network, graph = graph_of(module)
     fold_batch_norm(graph)
-    for node in layers_of(graph):
-        layer = submodule(graph, node)
-        if (readers := readers_of(graph, node)) is not None:
-            _carry(layer, [submodule(graph, reader) for reader in readers])
+    for node, readers in readers_of(graph).items():
+        if readers:
+            _carry(submodule(graph, node), [submodule(graph, reader) for reader in readers])
     if isinstance(network, RecurrentNetwork):  # a checkpoint has to know
         network.recipe = {**network.recipe, "steps": [*network.recipe.get("steps", []), {"step": "normalized"}]}
     return network
@@ -113,26 +112,30 @@ def fold_batch_norm(graph: fx.GraphModule) -> None:
     graph.recompile()
 
 
-def readers_of(graph: fx.GraphModule, node: fx.Node) -> list[fx.Node] | None:
-    """The layers that read a layer's values through steps that a factor of each neuron passes; None if others do.
+def readers_of(graph: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
+    """For each layer those that read its values through steps that a factor of each neuron passes; none if others do.
 
     From a linear layer that is a linear layer behind steps number by number; from a convolution one of the same kind,
     also behind pooling, or a linear layer behind the one flattening of batches of maps.
     """
-    known = {reader: submodule(graph, reader) for reader in layers_of(graph)}
-    layer = submodule(graph, node)
+    known = {node: submodule(graph, node) for node in layers_of(graph)}
+    return {node: _readers(graph, node, known) for node in known}
+
+
+def _readers(graph: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Layer]) -> list[fx.Node]:
+    layer = known[node]
     readers, todo = [], [(user, _kind(layer)) for user in node.users]
     while todo:
         user, kind = todo.pop()
         if user in known:
             if not _takes(known[user], kind, layer.weight.shape[0]):
-                return None
+                return []
             readers.append(user)
         elif (after := _kind_after(graph, user, kind)) is not None:
             todo.extend((later, after) for later in user.users)
         else:
-            return None
-    return readers or None
+            return []
+    return readers
 
 
 VECTOR, FLAT = 0, -1

@@ -74,7 +74,7 @@ class _PathLayer(nn.Module):
         So every neuron's weights add up to 0 or to one weight, whatever the number of paths, and a neuron of one path
         is not silent behind positive activations.
         """
-        return 1 - 2 * (_rank(self.destination.long()) % 2)
+        return 1 - 2 * (rank_among_equals(self.destination.long()) % 2)
 
     def _connections(self) -> Tensor:
         return self.source.long() * self.outputs + self.destination.long()  # (paths,)
@@ -380,7 +380,7 @@ def _check(drawn: Tensor, inputs: int, outputs: int) -> None:
             raise ValueError(f"expected {name} from 0 to {size - 1}, got {int(column.min())} to {int(column.max())}")
 
 
-def _rank(values: Tensor) -> Tensor:
+def rank_among_equals(values: Tensor) -> Tensor:
     """How many equal values stand before each, ``(n,)``."""
     order = values.argsort(stable=True)
     ordered = values[order]

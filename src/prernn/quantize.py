@@ -32,7 +32,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from prernn.hidden import HiddenToHidden, RecurrentWeights, places
 from prernn.input_to_hidden import GateInput
-from prernn.paths import PathConv2d, PathLinear
+from prernn.paths import PathConv2d, PathLinear, rank_among_equals
 from prernn.rnn import RecurrentStack
 from prernn.sobol import MOST_POINTS, unit_points
 from prernn.text_table import text_table
@@ -170,8 +170,7 @@ def _in_rows(flat: Tensor, neuron: Tensor, scale: str, order: str) -> Tensor:
         return along.unsqueeze(0)
     owner = neuron[along]
     rows = int(neuron.max()) + 1
-    begin = torch.searchsorted(owner, torch.arange(rows))  # sorted, as the key begins with the neuron
-    rank = torch.arange(len(owner)) - begin[owner]
+    rank = rank_among_equals(owner)
     table = torch.full((rows, int(rank.max()) + 1), -1)
     table[owner, rank] = along
     return table

@@ -148,13 +148,11 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 def draw(trials: Sequence[Trial], path: Path, *, score_name: str, full: float | None, title: str) -> Path:
     """Score (or the weights' error), bits and share of non-zero weights over the samples a weight."""
     measure, name = ("error", "error of the weights") if full is None else ("score", score_name.replace("_", " "))
-    panels = {label: _line(trials, key) for key, label in ((measure, name), ("bits", "bits a weight"), *_SHARE)}
+    shape = (("bits", "bits a weight"), ("nonzero", "share of non-zero weights"))
+    panels = {label: _line(trials, key) for key, label in ((measure, name), *shape)}
     levels = None if full is None else {name: {"before": full}}
     shown = {label: {"quantized": points} for label, points in panels.items()}
     return plots.lines(shown, path, along="samples a weight", title=title, levels=levels)
-
-
-_SHARE = (("nonzero", "share of non-zero weights"),)
 
 
 def _line(trials: Sequence[Trial], name: str) -> list[tuple[float, float, float]]:
