@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import nn
 
-from prernn.structures import EXAMPLES, STRUCTURES, hidden_structure
+from prernn.layers.structures.parse import EXAMPLES, STRUCTURES, hidden_structure
 
 torch.set_num_threads(1)  # these networks are too small for two
 
@@ -38,15 +38,15 @@ def _seed():
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that are saved, to look into; they are written all the same."""
-    from prernn import plots  # matplotlib, for the tests that ask for it
+    from prernn.reports.plots import curves  # matplotlib, for the tests that ask for it
 
-    kept, save = [], plots.save_figure
+    kept, save = [], curves.save_figure
 
     def keep(figure, path):
         kept.append(figure)
         return save(figure, path)
 
-    monkeypatch.setattr(plots, "save_figure", keep)
+    monkeypatch.setattr(curves, "save_figure", keep)
     return kept
 
 
@@ -271,7 +271,7 @@ def class_videos(root, labels):
     """Two videos of noise in ``train`` and two in ``test`` for each class, in one folder a class."""
     import numpy as np
 
-    from prernn.video import write_video
+    from prernn.media.video import write_video
 
     for part in ("train", "test"):
         for k, label in enumerate(labels):

@@ -9,11 +9,11 @@ from conftest import SIZE, SPECS, DenseNet, FcNet, PlainNet, ResidualNet
 from torchvision.models import get_model
 
 import prernn
-from prernn.accounting import frame_cost, total_weights
-from prernn.c3d import C3D
-from prernn.cells import CELLS, make_cell
-from prernn.input_to_hidden import INPUTS
-from prernn.structures import hidden_structure
+from prernn.conversion.accounting import frame_cost, total_weights
+from prernn.layers.cells import CELLS, make_cell
+from prernn.layers.input_to_hidden import INPUTS
+from prernn.layers.structures.parse import hidden_structure
+from prernn.models.networks.c3d import C3D
 
 SMALL = {"image_size": (8, 8)}
 

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prernn.media.transforms import Sampling
+from prernn.media.video import write_video
 from prernn.tasks import restore
-from prernn.tasks.action import Action, ClipMetrics, clip_scores, masked_cross_entropy
-from prernn.transforms import Sampling
-from prernn.video import write_video
+from prernn.tasks.action.task import Action, ClipMetrics, clip_scores, masked_cross_entropy
 
 # ------------------------------------------------------------------------------------------------ task
 

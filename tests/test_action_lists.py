@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from prernn.tasks.action_lists import Clip, class_folder, hmdb51, ucf101
+from prernn.tasks.action.lists import Clip, class_folder, hmdb51, ucf101
 
 SHARED = Path(os.environ.get("PRERNN_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

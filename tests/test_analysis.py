@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from prernn import checkpoint, plots, runs
-from prernn.analysis import analyze, short_names
-from prernn.cli import main
-from prernn.files import write_json, write_table
-from prernn.gates import recording
-from prernn.recipe import Recipe
-from prernn.transforms import TransformSpec
-from prernn.video import write_video
+from prernn.commands.main import main
+from prernn.media.transforms import TransformSpec
+from prernn.media.video import write_video
+from prernn.models import checkpoint
+from prernn.models.recipe import Recipe
+from prernn.reports.files import write_json, write_table
+from prernn.reports.plots import curves
+from prernn.studies.runs import runs
+from prernn.studies.runs.gates import recording
+from prernn.studies.runs.page import analyze, short_names
 
 SPEC = {**TransformSpec(size=32).__dict__}
 KINDS = {
@@ -136,10 +138,10 @@ def test_a_picture_shows_one_cell_layers_by_their_order(root, tmp_path, monkeypa
             grids[path.name] = {layer: {gate: list(runs) for gate, runs in row.items()} for layer, row in grid.items()}
             return path
 
-        monkeypatch.setattr(plots, name, drawn)
+        monkeypatch.setattr(curves, name, drawn)
 
-    keep("saturation", plots.saturation)
-    keep("histograms", plots.histograms)
+    keep("saturation", curves.saturation)
+    keep("histograms", curves.histograms)
     analyze([root / name for name in ("tra <gru>", "sih_lstm", "pregru")], tmp_path, batches=loader)
     both, deep = ["tra <gru>", "pregru"], ["tra <gru>"]
     gru = {"layer 1": {"r": both, "z": both}, "layer 2": {"r": deep, "z": deep}}
@@ -230,7 +232,7 @@ def trained(root, tmp_path):
             (tmp_path / "data" / part / label / "clip.mp4").symlink_to(root / "clip.mp4")
     (tmp_path / "data" / "test" / "a" / "again.mp4").symlink_to(root / "clip.mp4")
     options = {"size": 32, "sampling": {"frames": 3, "rule": "random"}}
-    task = {"class_path": "prernn.tasks.action.Action", "init_args": options}
+    task = {"class_path": "prernn.tasks.action.task.Action", "init_args": options}
     config = {
         "model": {"recipe": {"backbone": "timm/test_resnet", **KINDS["pregru"]}},
         "data": {"root": str(tmp_path / "data"), "task": task, "num_workers": 0},

@@ -11,8 +11,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from prernn import backbones, checkpoint, cli
-from prernn.backbones import (
+from prernn.commands import main
+from prernn.models import backbones, checkpoint
+from prernn.models.backbones import (
     DEFAULT_BACKBONE,
     adapt_channels,
     backbone,
@@ -20,7 +21,7 @@ from prernn.backbones import (
     input_spec,
     load_weights,
 )
-from prernn.recipe import Recipe
+from prernn.models.recipe import Recipe
 
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -501,8 +502,8 @@ def test_a_recipe_keeps_its_channels(tmp_path):
 def test_an_unreachable_hub_is_one_line_of_the_command(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "urlopen", unreachable)
-    monkeypatch.setattr(cli, "_info", lambda options: backbone("squeezenet1_1", pretrained=True))
-    assert cli.main(["info"]) == 2
+    monkeypatch.setattr(main, "_info", lambda options: backbone("squeezenet1_1", pretrained=True))
+    assert main.main(["info"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("prernn: error: could not get the weights of squeezenet1_1")
     assert error.count("\n") == 1

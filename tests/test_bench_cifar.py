@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from prernn.benchmarks import _cifar
-from prernn.cifar_resnet import CifarResNet
-from prernn.cli import main
-from prernn.online import activation_report
+from prernn.commands.main import main
+from prernn.models.networks.cifar_resnet import CifarResNet
+from prernn.sparsity.online import activation_report
 
 STARTS = ["1st conv", "2nd conv", "32 channels", "64 channels"]
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from prernn.benchmarks import paths as bench
-from prernn.cli import main
+from prernn.commands.main import main
 from prernn.ops import paths
-from prernn.sobol import network_paths
+from prernn.ops.sobol import network_paths
 
 SMALL = ["--size", "16", "--paths", "32", "64", "--sizes", "8", "16", "--each", "2", "--batches", "1", "3"]
 QUICK = [*SMALL, "--threads", "1", "--repeats", "2"]

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from prernn.cli import main
+from prernn.commands.main import main
 
 SMALL = ["--size", "32", "--window", "4", "--repeats", "2", "--threads", "1"]
 

@@ -12,13 +12,13 @@ from conftest import FcNet, prepare
 from torch import nn
 
 import prernn
-from prernn.accounting import recurrent_parameters, total_weights
-from prernn.backbones import IMAGENET
 from prernn.benchmarks import _cifar, cifar_quantize, mnist_paths, sparsity
-from prernn.cifar_resnet import CifarResNet
-from prernn.cli import main
-from prernn.normalize import normalized
-from prernn.quantize import quantization_report, quantize
+from prernn.commands.main import main
+from prernn.conversion.accounting import recurrent_parameters, total_weights
+from prernn.models.backbones import IMAGENET
+from prernn.models.networks.cifar_resnet import CifarResNet
+from prernn.sparsity.normalize import normalized
+from prernn.sparsity.quantize import quantization_report, quantize
 
 
 def rows(path):

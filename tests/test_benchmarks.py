@@ -11,8 +11,8 @@ from prernn.benchmarks import _candidates, _goals, _report, _timing, recurrence
 from prernn.benchmarks._goals import Goal
 from prernn.benchmarks._report import Row
 from prernn.benchmarks._timing import Ceilings, Stopwatch, Times, Work, layer_work, recurrence_work
-from prernn.cells import GRUCell, LSTMCell, VRNNCell
-from prernn.cli import main
+from prernn.commands.main import main
+from prernn.layers.cells import GRUCell, LSTMCell, VRNNCell
 
 SHAPE = (3, 2, 16)
 

@@ -3,8 +3,8 @@ import torch
 from torch import fx, nn
 
 import prernn
-from prernn.backbones import backbone, input_spec
-from prernn.c3d import C3D, swap_red_blue
+from prernn.models.backbones import backbone, input_spec
+from prernn.models.networks.c3d import C3D, swap_red_blue
 
 LAYERS = ["conv1", "conv2", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b", "fc6", "fc7", "fc8"]
 

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import prernn
-from prernn.checkpoint import FILE_NAME, load, save
-from prernn.recipe import Recipe
+from prernn.models.checkpoint import FILE_NAME, load, save
+from prernn.models.recipe import Recipe
 
 TINY = "timm/test_resnet"
 
@@ -108,7 +108,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("prernn.checkpoint.save_file", full)
+    monkeypatch.setattr("prernn.models.checkpoint.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save(net, tmp_path)
     assert (tmp_path / FILE_NAME).read_bytes() == before

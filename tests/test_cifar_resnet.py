@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import prernn
-from prernn.backbones import backbone, input_spec
-from prernn.cifar_resnet import CifarResNet
-from prernn.quantize import quantization_report, quantize
+from prernn.models.backbones import backbone, input_spec
+from prernn.models.networks.cifar_resnet import CifarResNet
+from prernn.sparsity.quantize import quantization_report, quantize
 
 SHARED = Path(os.environ.get("PRERNN_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "cifar10"
 

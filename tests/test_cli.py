@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from prernn import checkpoint
-from prernn.cli import main
-from prernn.recipe import Recipe
-from prernn.transforms import TransformSpec
-from prernn.video import write_video
+from prernn.commands.main import main
+from prernn.media.transforms import TransformSpec
+from prernn.media.video import write_video
+from prernn.models import checkpoint
+from prernn.models.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_a_full_disk_is_one_line(run, clip, tmp_path, capsys, monkeypatch):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("prernn.watching.watch", full)
+    monkeypatch.setattr("prernn.streaming.watch.watch", full)
     assert main(["stream", str(clip), "--checkpoint", str(run)]) == 2
     assert "No space left on device" in capsys.readouterr().err
 
@@ -131,7 +131,9 @@ def test_traceback_on_request(monkeypatch):
 
 
 def test_the_installed_command_runs():
-    done = subprocess.run([sys.executable, "-m", "prernn.cli", "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "prernn.commands.main", "--help"], capture_output=True, text=True, check=True
+    )
     for command in ("demo", "fit", "test", "stream", "inspect", "info"):
         assert command in done.stdout
 
@@ -141,7 +143,7 @@ def test_a_process_that_dies_is_one_line_and_a_bug_is_not_hidden(error, code, mo
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr("prernn.inspection.show_installation", fail)
+    monkeypatch.setattr("prernn.commands.inspect.show_installation", fail)
     if code is None:
         with pytest.raises(RuntimeError, match="a bug"):
             main(["info"])

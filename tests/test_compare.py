@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from prernn import compare
-from prernn.cli import main
-from prernn.compare import Budget
-from prernn.data import VideoData
-from prernn.features import cached, evaluate, outputs, whole_outputs
-from prernn.lineup import RCN_STARTS, Row
-from prernn.network import inputs_of, split
-from prernn.recipe import Recipe
-from prernn.tasks.action import Action
-from prernn.transforms import Sampling
-from prernn.video import write_video
+from prernn.commands.main import main
+from prernn.conversion.network import inputs_of, split
+from prernn.media.transforms import Sampling
+from prernn.media.video import write_video
+from prernn.models.recipe import Recipe
+from prernn.studies import compare
+from prernn.studies.compare import Budget
+from prernn.studies.lineup import RCN_STARTS, Row
+from prernn.tasks.action.task import Action
+from prernn.training.cached_features import cached, evaluate, outputs, whole_outputs
+from prernn.training.data_module import VideoData
 
 TINY = Recipe("timm/test_resnet")
 
@@ -118,7 +118,7 @@ def test_the_best_rate():
 
 
 def test_the_command(root, tmp_path, capsys):
-    config = {"class_path": "prernn.tasks.action.Action", "init_args": {"size": 32, "sampling": {"frames": 4}}}
+    config = {"class_path": "prernn.tasks.action.task.Action", "init_args": {"size": 32, "sampling": {"frames": 4}}}
     file = tmp_path / "config.yaml"
     values = {"model": {"recipe": {"backbone": TINY.backbone}}, "data": {"task": config}}
     file.write_text(json.dumps(values))
@@ -145,7 +145,7 @@ def test_the_command(root, tmp_path, capsys):
 
 
 def test_the_table_of_rcn(root, tmp_path, capsys):
-    config = {"class_path": "prernn.tasks.action.Action", "init_args": {"size": 32, "sampling": {"frames": 4}}}
+    config = {"class_path": "prernn.tasks.action.task.Action", "init_args": {"size": 32, "sampling": {"frames": 4}}}
     file = tmp_path / "config.yaml"
     file.write_text(json.dumps({"model": {"recipe": {"backbone": TINY.backbone}}, "data": {"task": config}}))
     arguments = [
@@ -222,7 +222,7 @@ def test_a_clip_network_answers_once(root):
 )
 def test_mistakes(root, tmp_path, options, message, capsys):
     file = tmp_path / "config.yaml"
-    task = {"class_path": "prernn.tasks.action.Action", "init_args": {"size": 32}}
+    task = {"class_path": "prernn.tasks.action.task.Action", "init_args": {"size": 32}}
     file.write_text(json.dumps({"model": {"recipe": {"backbone": TINY.backbone}}, "data": {"task": task}}))
     rest = ["--out", str(tmp_path / "out"), "--", "--config", str(file), "--data.root", str(root)]
     assert main(["compare", *options, *rest]) == 2

@@ -11,14 +11,14 @@ import pytest
 import torch
 import yaml
 
-from prernn import backbones, recipe
-from prernn.accounting import matched_hidden_size
-from prernn.clip_network import is_clip_network
-from prernn.data import VideoData
-from prernn.fit import OneLineParser
-from prernn.network import open_network
-from prernn.recipe import Recipe
-from prernn.training import VideoModule
+from prernn.conversion.accounting import matched_hidden_size
+from prernn.conversion.clip_network import is_clip_network
+from prernn.conversion.network import open_network
+from prernn.models import backbones, recipe
+from prernn.models.recipe import Recipe
+from prernn.training.data_module import VideoData
+from prernn.training.lightning_cli import OneLineParser
+from prernn.training.module import VideoModule
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "player.yaml")

@@ -25,9 +25,9 @@ from conftest import (
 from torch import nn
 
 import prernn
-from prernn.cells import CELLS, make_cell
-from prernn.input_to_hidden import INPUTS
-from prernn.network import split
+from prernn.conversion.network import split
+from prernn.layers.cells import CELLS, make_cell
+from prernn.layers.input_to_hidden import INPUTS
 
 SMALL = {"image_size": (8, 8)}
 FRAME = {FcNet: "fc", ResidualNet: "residual", DenseNet: "dense", PlainNet: "plain"}

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from prernn.dataset import LengthBucketSampler, VideoDataset, collate
-from prernn.tasks.action import Action
-from prernn.tasks.action_lists import Clip
-from prernn.transforms import Sampling
-from prernn.video import VideoError, write_video
+from prernn.media.transforms import Sampling
+from prernn.media.video import VideoError, write_video
+from prernn.tasks.action.lists import Clip
+from prernn.tasks.action.task import Action
+from prernn.training.dataset import LengthBucketSampler, VideoDataset, collate
 
 
 def make_video(path, frames=8, seed=0):

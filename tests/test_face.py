@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_landmarks import face
 
-from prernn.dataset import VideoDataset, collate
-from prernn.face_box import crop_face, face_box, from_box, moved, overlap, share_inside, square, to_box
-from prernn.landmarks import MIRROR, auc, jitter, normalised_errors, write_pts
-from prernn.tasks import face_videos
-from prernn.tasks.face import Face, FaceMetrics, draw_points, landmark_loss, plot_errors
-from prernn.tasks.face_videos import FaceVideo, subsets
-from prernn.transforms import Sampling
-from prernn.video import VideoError, write_video
+from prernn.media.transforms import Sampling
+from prernn.media.video import VideoError, write_video
+from prernn.tasks.face import videos
+from prernn.tasks.face.box import crop_face, face_box, from_box, moved, overlap, share_inside, square, to_box
+from prernn.tasks.face.landmarks import MIRROR, auc, jitter, normalised_errors, write_pts
+from prernn.tasks.face.task import Face, FaceMetrics, draw_points, landmark_loss, plot_errors
+from prernn.tasks.face.videos import FaceVideo, subsets
+from prernn.training.dataset import VideoDataset, collate
 
 SHARED = Path(os.environ.get("PRERNN_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 FACES = SHARED / "face-300vw-layout"
@@ -300,8 +300,8 @@ def test_training_takes_several_clips_a_video(root):
 
 def test_clips_that_follow_each_other_are_decoded_once(root, monkeypatch):
     opens = []
-    real = face_videos.read_frames
-    monkeypatch.setattr(face_videos, "read_frames", lambda *a, **k: opens.append(a) or real(*a, **k))
+    real = videos.read_frames
+    monkeypatch.setattr(videos, "read_frames", lambda *a, **k: opens.append(a) or real(*a, **k))
     task = opened(root, sampling=Sampling(1, "consecutive"))
     clips = [video(root, frames=range(t, t + 1)) for t in range(5)]
     whole = opened(root).read(video(root), None)
@@ -390,8 +390,8 @@ def test_wrong_base_shifts_by_a_pixel(lone):
 
 
 def test_a_video_that_ends_early(lone, monkeypatch):
-    real = face_videos.read_frames
-    monkeypatch.setattr(face_videos, "read_frames", lambda *a, **k: list(real(*a, **k))[:2].__iter__())
+    real = videos.read_frames
+    monkeypatch.setattr(videos, "read_frames", lambda *a, **k: list(real(*a, **k))[:2].__iter__())
     with pytest.raises(VideoError, match="ends before its frame 3"):
         opened(lone).read(video(lone, "x"), None)
     item = opened(lone).read(video(lone, "x"), None, tolerate_truncation=True)

@@ -14,14 +14,14 @@ from conftest import FcNet, close
 from test_landmarks import face
 from torch import nn
 
-from prernn.convert import convert
-from prernn.face_box import face_box, overlap
-from prernn.face_tracking import FaceWatcher, cascade_detector, detector_from, yunet_detector
-from prernn.landmarks import write_pts
-from prernn.streaming import Stream
-from prernn.tasks.face import Face
-from prernn.tasks.face_videos import FaceVideo
-from prernn.video import read_frames, write_video
+from prernn.conversion.convert import convert
+from prernn.media.video import read_frames, write_video
+from prernn.streaming.stream import Stream
+from prernn.tasks.face.box import face_box, overlap
+from prernn.tasks.face.landmarks import write_pts
+from prernn.tasks.face.task import Face
+from prernn.tasks.face.videos import FaceVideo
+from prernn.tasks.face.watcher import FaceWatcher, cascade_detector, detector_from, yunet_detector
 
 SHARED = Path(os.environ.get("PRERNN_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 SIZE = 64

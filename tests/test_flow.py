@@ -17,19 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from prernn import flow
-from prernn.cli import main
-from prernn.flow import (
-    FlowSettings,
-    FlowStack,
-    flow_file,
-    flow_frames,
-    precompute,
-    read_flow_clip,
-    read_settings,
-)
-from prernn.transforms import Sampling, sample_times
-from prernn.video import VideoError, read_frames, write_video
+from prernn.commands.main import main
+from prernn.media import flow
+from prernn.media.flow import FlowSettings, FlowStack, flow_file, flow_frames, precompute, read_flow_clip, read_settings
+from prernn.media.transforms import Sampling, sample_times
+from prernn.media.video import VideoError, read_frames, write_video
 
 SHARED = Path(os.environ.get("PRERNN_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 ALL = Sampling(None, "all")
@@ -373,7 +365,7 @@ def test_ctrl_c_stops_the_workers_and_leaves_whole_files_alone(tmp_path):
     for name in "abc":
         video(tmp_path / "v" / f"{name}.mkv", np.concatenate([moving(20, height=120, width=160)] * 30))
     cache = tmp_path / "c"
-    command = [sys.executable, "-m", "prernn.cli", "flow", str(tmp_path / "v"), "--cache", str(cache)]
+    command = [sys.executable, "-m", "prernn.commands.main", "flow", str(tmp_path / "v"), "--cache", str(cache)]
     process = subprocess.Popen(
         [*command, "--processes", "2"],
         stderr=subprocess.PIPE,

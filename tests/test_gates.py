@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import prernn
-from prernn import gates
-from prernn.cells import CELLS, GRUCell, LinearCell, make_cell
-from prernn.gates import GateCounts, bounded_gates, gate_activations, gate_counts, recording
-from prernn.graft import recurrent_nodes
-from prernn.recurrent import RecurrentLayer
+from prernn.conversion.graph.graft import recurrent_nodes
+from prernn.layers.cells import CELLS, GRUCell, LinearCell, make_cell
+from prernn.layers.recurrent_layer import RecurrentLayer
+from prernn.studies.runs import gates
+from prernn.studies.runs.gates import GateCounts, bounded_gates, gate_activations, gate_counts, recording
 
 DOUBLE = {"dtype": torch.float64}
 STRUCTURES = ("full", "diagonal", "band:3", "sparse:0.5")

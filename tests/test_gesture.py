@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from prernn.ctc import BeamDecoder, Event, GreedyDecoder
-from prernn.dataset import VideoDataset, collate
-from prernn.tasks.gesture import Gesture
-from prernn.tasks.gesture_metrics import GestureMetrics, detections, part_cuts, seen_frames
-from prernn.video import VideoError
+from prernn.media.video import VideoError
+from prernn.tasks.ctc import BeamDecoder, Event, GreedyDecoder
+from prernn.tasks.gesture.metrics import GestureMetrics, detections, part_cuts, seen_frames
+from prernn.tasks.gesture.task import Gesture
+from prernn.training.dataset import VideoDataset, collate
 
 SHARED = Path(os.environ.get("PRERNN_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 NVGESTURE = SHARED / "gesture-nvgesture-layout"

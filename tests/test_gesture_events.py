@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prernn
-from prernn.c3d import C3D
-from prernn.ctc import BeamDecoder, GreedyDecoder
-from prernn.gesture_events import GestureWatcher, load_commands
-from prernn.streaming import Stream
+from prernn.models.networks.c3d import C3D
+from prernn.streaming.stream import Stream
+from prernn.tasks.ctc import BeamDecoder, GreedyDecoder
+from prernn.tasks.gesture.watcher import GestureWatcher, load_commands
 
 LABELS = ["no gesture", "swipe left", "tap", "swipe O"]
 FRAME = np.zeros((60, 80, 3), np.uint8)

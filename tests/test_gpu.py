@@ -5,8 +5,8 @@ import torch
 from conftest import CNNS, SPECS, film, prepare
 
 import prernn
-from prernn.cells import CELLS
-from prernn.input_to_hidden import INPUTS
+from prernn.layers.cells import CELLS
+from prernn.layers.input_to_hidden import INPUTS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

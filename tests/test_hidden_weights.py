@@ -12,11 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prernn
-from prernn import checkpoint, cli, hidden_weights, weight_plots
-from prernn.cells import CELLS
-from prernn.cli import main
-from prernn.hidden_weights import analyze_hidden, layer_weights
-from prernn.recipe import Recipe
+from prernn.commands import main as cli
+from prernn.commands.main import main
+from prernn.layers.cells import CELLS
+from prernn.models import checkpoint
+from prernn.models.recipe import Recipe
+from prernn.reports.plots import weights as weight_plots
+from prernn.studies.runs import hidden_weights
+from prernn.studies.runs.hidden_weights import analyze_hidden, layer_weights
 
 KINDS = {
     "a/pregru": {"cell": "gru", "hidden": "band:3"},
@@ -302,6 +305,6 @@ def test_a_users_mistake_is_one_line(root, tmp_path, capsys, arguments, complain
 @pytest.mark.parametrize(("given", "look"), [([], True), (["--gates"], True), (["--no-gates"], False)])
 def test_gates_are_looked_at_unless_told(monkeypatch, given, look):
     asked = {}
-    monkeypatch.setattr("prernn.analysis.analyze", lambda runs, out, **options: asked.update(options))
+    monkeypatch.setattr("prernn.studies.runs.page.analyze", lambda runs, out, **options: asked.update(options))
     assert main(["analyze", "run", "--out", "out", *given]) == 0
     assert (asked["batches"] is cli._own_videos) is look

@@ -16,9 +16,9 @@ from torch import nn
 from torchvision.models import get_model
 
 import prernn
-from prernn.clip_network import clip_outputs, is_clip_network, spread
-from prernn.inflate import InflatedConv2d
-from prernn.transforms import Sampling, sample_indices
+from prernn.conversion.clip_network import clip_outputs, is_clip_network, spread
+from prernn.conversion.inflate import InflatedConv2d
+from prernn.media.transforms import Sampling, sample_indices
 
 
 class SameNet(nn.Module):

@@ -14,12 +14,12 @@ from hypothesis import given
 
 import prernn
 from prernn import ops
-from prernn.cells import GRUCell, LinearCell, LSTMCell, VRNNCell
-from prernn.hidden import RecurrentWeights, draw_index
-from prernn.input_to_hidden import SingleInput
+from prernn.layers.cells import GRUCell, LinearCell, LSTMCell, VRNNCell
+from prernn.layers.hidden_to_hidden import RecurrentWeights, draw_index
+from prernn.layers.input_to_hidden import SingleInput
+from prernn.layers.recurrent_layer import RecurrentLayer
+from prernn.layers.structures.parse import hidden_structure
 from prernn.ops import backends, linear, rows, scan
-from prernn.recurrent import RecurrentLayer
-from prernn.structures import hidden_structure
 
 native = pytest.importorskip("prernn.ops.native", exc_type=ImportError, reason="built without a C compiler")
 
@@ -379,9 +379,9 @@ def test_without_the_library_everything_runs_and_info_says_so(monkeypatch, capsy
     monkeypatch.setitem(backends._reasons, "native", "no C compiler")
     torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-5)
     assert prernn.VRNN(4, 8, hidden="sparse:0.2")(x)[0].shape == (3, 2, 8)
-    from prernn import inspection
+    from prernn.commands import inspect
 
-    inspection.show_installation()
+    inspect.show_installation()
     assert "no C compiler" in capsys.readouterr().out
     monkeypatch.setenv("PRERNN_OPS", "native")
     with pytest.raises(ValueError, match="native can't be had: no C compiler"):

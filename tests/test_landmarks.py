@@ -11,7 +11,8 @@ from conftest import close
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prernn.landmarks import (
+from prernn.media.video import VideoError
+from prernn.tasks.face.landmarks import (
     MIRROR,
     auc,
     cumulative_error,
@@ -23,7 +24,6 @@ from prernn.landmarks import (
     read_pts,
     write_pts,
 )
-from prernn.video import VideoError
 
 SHARED = Path(os.environ.get("PRERNN_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 FACES = SHARED / "face-300vw-layout"

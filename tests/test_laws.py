@@ -29,11 +29,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import prernn
-from prernn.cells import ACTIVATIONS, CELLS, GRUCell, make_cell
-from prernn.hidden import HiddenToHidden
-from prernn.input_to_hidden import INPUTS
-from prernn.recurrent import RecurrentLayer
-from prernn.rnn import RecurrentStack
+from prernn.layers.cells import ACTIVATIONS, CELLS, GRUCell, make_cell
+from prernn.layers.hidden_to_hidden import HiddenToHidden
+from prernn.layers.input_to_hidden import INPUTS
+from prernn.layers.recurrent_layer import RecurrentLayer
+from prernn.layers.rnn import RecurrentStack
 
 DOUBLE = {"dtype": torch.float64}
 COMBINATIONS = list(itertools.product(CELLS, INPUTS, SPECS, CNNS))

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 import prernn
-from prernn.online import VALUES, Sampling, activation_report, online_sparsity, sample, sample_counts, sampling_layers
+from prernn.sparsity.online import (
+    VALUES,
+    Sampling,
+    activation_report,
+    online_sparsity,
+    sample,
+    sample_counts,
+    sampling_layers,
+)
 
 DOUBLE = {"dtype": torch.float64}
 OFFSETS = (0.0, 0.25, 0.7)

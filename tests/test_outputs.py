@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from prernn.cli import main
-from prernn.dataset import collate
-from prernn.outputs import Outputs, fuse
-from prernn.tasks.action import Action, ClipMetrics
+from prernn.commands.main import main
+from prernn.tasks.action.task import Action, ClipMetrics
+from prernn.training.dataset import collate
+from prernn.training.saved_outputs import Outputs, fuse
 
 LABELS = ["a", "b", "c"]
 

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prernn.page import page, picture, table
+from prernn.reports.page import page, picture, table
 
 AWKWARD = """<b>&amp;"run" 'one'</b>"""
 

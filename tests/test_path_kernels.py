@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from prernn import ops
 from prernn.ops import backends, paths
-from prernn.sobol import network_paths
+from prernn.ops.sobol import network_paths
 
 native = backends.kernels("native") if backends.missing("native") is None else None
 needs_native = pytest.mark.skipif(native is None, reason="built without a C compiler")

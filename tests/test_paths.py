@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import prernn
-from prernn import paths as module
-from prernn.paths import PathConv2d, PathLinear, PathNetwork
-from prernn.sobol import network_paths, unit_points
+from prernn.ops.sobol import network_paths, unit_points
+from prernn.sparsity import paths as module
+from prernn.sparsity.paths import PathConv2d, PathLinear, PathNetwork
 
 
 def counts(neurons: torch.Tensor, width: int) -> torch.Tensor:

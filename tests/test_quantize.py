@@ -10,11 +10,20 @@ from hypothesis import strategies as st
 from torch import nn
 
 import prernn
-from prernn.backbones import backbone
-from prernn.integer import IntegerLayer, integer_network
-from prernn.normalize import normalized
-from prernn.packing import load_quantized, pack, save_quantized, unpack
-from prernn.quantize import ORDERS, SAMPLERS, SCALES, bits_of, quantization_report, quantize, signed_counts, weights_of
+from prernn.models.backbones import backbone
+from prernn.sparsity.integer_network import IntegerLayer, integer_network
+from prernn.sparsity.normalize import normalized
+from prernn.sparsity.packing import load_quantized, pack, save_quantized, unpack
+from prernn.sparsity.quantize import (
+    ORDERS,
+    SAMPLERS,
+    SCALES,
+    bits_of,
+    quantization_report,
+    quantize,
+    signed_counts,
+    weights_of,
+)
 
 ALL = pytest.mark.parametrize("sampler", SAMPLERS)
 

@@ -14,16 +14,18 @@ from torch import nn
 from torch.utils.data import Subset
 
 import prernn
-from prernn import checkpoint, cli, quantized_runs
-from prernn.cli import main
-from prernn.dataset import collate
-from prernn.packing import is_quantized, load_quantized
-from prernn.quantize import quantization_report, quantize, weights_of
-from prernn.quantized_runs import Judge, Trial, mean_and_spread, summary, sweep, weight_error
-from prernn.recipe import Recipe
-from prernn.small_vgg import SmallVGG
-from prernn.tasks.action import ClipMetrics
-from prernn.transforms import TransformSpec
+from prernn.commands import main as cli
+from prernn.commands.main import main
+from prernn.media.transforms import TransformSpec
+from prernn.models import checkpoint
+from prernn.models.networks.small_vgg import SmallVGG
+from prernn.models.recipe import Recipe
+from prernn.sparsity.packing import is_quantized, load_quantized
+from prernn.sparsity.quantize import quantization_report, quantize, weights_of
+from prernn.studies import quantization
+from prernn.studies.quantization import Judge, Trial, mean_and_spread, summary, sweep, weight_error
+from prernn.tasks.action.task import ClipMetrics
+from prernn.training.dataset import collate
 
 LABELS = ["a", "b", "c"]
 FILES = ["layers.csv", "model.safetensors", "quantize.csv", "quantize.png"]
@@ -46,7 +48,7 @@ def root(tmp_path_factory):
     options = {"size": 32, "sampling": {"frames": 5}}
     data = {
         "root": str(root / "data"),
-        "task": {"class_path": "prernn.tasks.action.Action", "init_args": options},
+        "task": {"class_path": "prernn.tasks.action.task.Action", "init_args": options},
         "num_workers": 0,
         "batch_size": 4,
     }
@@ -162,8 +164,8 @@ def test_a_config_says_which_videos_and_a_limit_how_many(root, tmp_path, monkeyp
         seen.extend(batch["label"].tolist())
         return quantized_outputs(net, batch)
 
-    quantized_outputs = quantized_runs.whole_outputs
-    monkeypatch.setattr(quantized_runs, "whole_outputs", watch)
+    quantized_outputs = quantization.whole_outputs
+    monkeypatch.setattr(quantization, "whole_outputs", watch)
     for arguments, labels in ((("--limit", "3"), [0, 1, 2]), ((), [0, 0, 1, 1, 2, 2])):
         seen.clear()
         config = ["--config", str(root / "run" / "config.yaml")]
@@ -176,7 +178,7 @@ def test_a_config_says_which_videos_and_a_limit_how_many(root, tmp_path, monkeyp
 
 def test_options_of_the_draws_reach_them(root, monkeypatch):
     seen = []
-    monkeypatch.setattr(quantized_runs, "run", lambda *arguments, **options: seen.append((arguments, options)))
+    monkeypatch.setattr(quantization, "run", lambda *arguments, **options: seen.append((arguments, options)))
     start = ["quantize", str(root / "bare"), "--out", "out"]
     ways = ["--sampler", "random", "--scale", "neuron", "--order", "natural", "--allocation", "0"]
     assert main(start) == main([*start, *ways, "--draws", "3", "--seed", "5", "--samples", "2"]) == 0
@@ -269,7 +271,7 @@ def test_the_picture_shows_means_over_the_samples(tmp_path, figures, scored):
     scores = (0.2, 0.4, 0.9) if scored else (None,) * 3
     trials = [trial(s, seed, score) for (s, seed), score in zip([(4, 0), (4, 1), (1, 0)], scores, strict=True)]
     full = 0.95 if scored else None
-    path = quantized_runs.draw(trials, tmp_path / "a.png", score_name="clip_accuracy", full=full, title="a")
+    path = quantization.draw(trials, tmp_path / "a.png", score_name="clip_accuracy", full=full, title="a")
     assert path.read_bytes().startswith(b"\x89PNG")
     axes = {axis.get_ylabel(): axis for axis in figures[0].axes}
     first = "clip accuracy" if scored else "error of the weights"

@@ -31,14 +31,14 @@ from torchvision.models import get_model
 
 import prernn
 from prernn import ops
-from prernn.accounting import frame_cost, recurrent_parameters
-from prernn.backbones import backbone
-from prernn.cells import LinearCell
-from prernn.input_to_hidden import GateInput
-from prernn.recipe import Recipe
-from prernn.recurrent import RecurrentLayer
-from prernn.streaming import Stream
-from prernn.structures import hidden_structure
+from prernn.conversion.accounting import frame_cost, recurrent_parameters
+from prernn.layers.cells import LinearCell
+from prernn.layers.input_to_hidden import GateInput
+from prernn.layers.recurrent_layer import RecurrentLayer
+from prernn.layers.structures.parse import hidden_structure
+from prernn.models.backbones import backbone
+from prernn.models.recipe import Recipe
+from prernn.streaming.stream import Stream
 
 SMALL = {"image_size": (8, 8)}
 DOUBLE = {"dtype": torch.float64}
@@ -921,7 +921,7 @@ def test_checkpoints_need_frozen_statistics_and_a_frame():
             net(film(), checkpoint=frames)
     with pytest.raises(NotImplementedError, match="batch normalization"):
         net.train()(film(), checkpoint=2)
-    prernn.network.freeze_statistics(net)
+    prernn.conversion.network.freeze_statistics(net)
     assert net(film(), checkpoint=2)[0].shape == (2, 4, 5)
 
 
@@ -934,7 +934,7 @@ def test_checkpoints_need_frozen_statistics_and_a_frame():
 def test_a_network_in_two_parts_is_the_whole(spec, steps, batch):
     """`split` cuts before the first unit."""
     net, video = trained("grouped", spec), film(batch, steps)
-    trunk, rest = prernn.network.split(net)
+    trunk, rest = prernn.conversion.network.split(net)
     frames = video.transpose(0, 1).flatten(0, 1)
     out, state = rest(trunk(frames), net.init_state(batch))
     expected, last = net(video)

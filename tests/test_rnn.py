@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 import prernn
-from prernn import ops, rnn
-from prernn.cells import CELLS, GRUCell, make_cell
-from prernn.rnn import RecurrentStack
+from prernn import ops
+from prernn.layers import rnn
+from prernn.layers.cells import CELLS, GRUCell, make_cell
+from prernn.layers.rnn import RecurrentStack
 
 DOUBLE = {"dtype": torch.float64}
 

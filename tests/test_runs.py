@@ -8,13 +8,13 @@ import torch
 from conftest import FcNet, prepare
 
 import prernn
-from prernn import checkpoint
-from prernn.accounting import recurrent_parameters
-from prernn.backbones import backbone
-from prernn.recipe import Recipe
-from prernn.runs import BANDS, describe, first_videos, look_at, video_batches, weight_grid
-from prernn.transforms import Sampling, TransformSpec, clip_transform
-from prernn.video import VideoError, read_clip, write_video
+from prernn.conversion.accounting import recurrent_parameters
+from prernn.media.transforms import Sampling, TransformSpec, clip_transform
+from prernn.media.video import VideoError, read_clip, write_video
+from prernn.models import checkpoint
+from prernn.models.backbones import backbone
+from prernn.models.recipe import Recipe
+from prernn.studies.runs.runs import BANDS, describe, first_videos, look_at, video_batches, weight_grid
 
 SPEC = {**TransformSpec(size=32).__dict__}
 

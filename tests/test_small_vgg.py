@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import prernn
-from prernn.backbones import backbone, input_spec
-from prernn.small_vgg import SmallVGG
+from prernn.models.backbones import backbone, input_spec
+from prernn.models.networks.small_vgg import SmallVGG
 
 
 @pytest.mark.parametrize("size", [16, 64])

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import prernn
-from prernn import video
-from prernn.prediction import Prediction, annotate, write_csv
-from prernn.streaming import Stream, predictions
-from prernn.transforms import TransformSpec, frame_transform
-from prernn.watching import stream_video
+from prernn.media import video
+from prernn.media.transforms import TransformSpec, frame_transform
+from prernn.streaming.prediction import Prediction, annotate, write_csv
+from prernn.streaming.stream import Stream, predictions
+from prernn.streaming.watch import stream_video
 
 SPEC = {"size": 8, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
 LABELS = ["zoom in", "zoom out", "fade in", "fade out", "still, or so"]
@@ -501,6 +501,6 @@ def test_failing_receiver_leaves_no_files(camera, tmp_path):
 
 
 def test_import_stays_light():
-    code = "import sys, prernn.streaming, prernn.export; print([m for m in ('av', 'onnx', 'PIL') if m in sys.modules])"
+    code = "import sys, prernn.streaming.stream, prernn.models.onnx; print([m for m in ('av', 'onnx', 'PIL') if m in sys.modules])"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prernn
-from prernn.hidden import HiddenToHidden
-from prernn.irregular import SelfConnected
+from prernn.layers.hidden_to_hidden import HiddenToHidden
+from prernn.layers.structures.irregular import SelfConnected
+from prernn.layers.structures.parse import STRUCTURES, Band, hidden_structure, self_connected
 from prernn.ops import rows
-from prernn.sobol import block_permutation, path_sources
-from prernn.structures import STRUCTURES, Band, hidden_structure, self_connected
+from prernn.ops.sobol import block_permutation, path_sources
 
 BAD_ANYWHERE = [
     *("band:4", "band:0", "band:-3", "band:x", "band:", "band", "band:3.5", "band:0%", "band:101%", "band:-5%"),

@@ -12,8 +12,8 @@ from torch import nn
 from torchvision.models import get_model
 
 import prernn
-from prernn.network import open_network
-from prernn.surgery import find_layer, find_site
+from prernn.conversion.graph.surgery import find_layer, find_site
+from prernn.conversion.network import open_network
 
 SMALL = {"image_size": (8, 8)}
 

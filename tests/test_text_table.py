@@ -1,6 +1,6 @@
 """Tables as plain text."""
 
-from prernn.text_table import text_table
+from prernn.reports.tables import text_table
 
 
 def test_columns_line_up():

@@ -14,14 +14,14 @@ import yaml
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import prernn
-from prernn import checkpoint
-from prernn.cli import main
-from prernn.data import VideoData
-from prernn.recipe import Recipe
-from prernn.tasks.action import Action
-from prernn.training import Learning, Schedule, VideoModule
-from prernn.transforms import Sampling
-from prernn.video import write_video
+from prernn.commands.main import main
+from prernn.media.transforms import Sampling
+from prernn.media.video import write_video
+from prernn.models import checkpoint
+from prernn.models.recipe import Recipe
+from prernn.tasks.action.task import Action
+from prernn.training.data_module import VideoData
+from prernn.training.module import Learning, Schedule, VideoModule
 
 TINY = "timm/test_resnet"
 CLASSES = ("brighter", "darker")
@@ -49,7 +49,7 @@ def config(videos, root, **trainer):
     recipe = {"backbone": TINY, "cell": "gru", "input": "single", "hidden": "band:3"}
     learning = {"lr": 0.05, "pretrained_lr": 0.01}
     options = {"sampling": {"frames": 4, "rule": "random"}, "size": 32}
-    task = {"class_path": "prernn.tasks.action.Action", "init_args": options}
+    task = {"class_path": "prernn.tasks.action.task.Action", "init_args": options}
     return {
         "seed_everything": 3,
         "model": {"recipe": recipe, "learning": learning},

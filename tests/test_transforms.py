@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prernn.transforms import (
+from prernn.media.transforms import (
     FLOW_MEAN,
     FLOW_STD,
     Sampling,

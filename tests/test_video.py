@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from prernn.transforms import Sampling, sample_indices, sample_times
-from prernn.video import VideoError, VideoInfo, probe, read_clip, read_frames, write_video
+from prernn.media.transforms import Sampling, sample_indices, sample_times
+from prernn.media.video import VideoError, VideoInfo, probe, read_clip, read_frames, write_video
 
 SHARED = Path(os.environ.get("PRERNN_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "video-clips"
 
@@ -372,7 +372,7 @@ def test_live_sources_that_are_not_there(source):
 
 
 def test_a_stream_that_sends_nothing(monkeypatch):
-    monkeypatch.setattr("prernn.video.STREAM_TIMEOUT", 0.1)
+    monkeypatch.setattr("prernn.media.video.STREAM_TIMEOUT", 0.1)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,  # accepts, and never answers
         pytest.raises(VideoError, match=r"cannot open this stream: no data for 0\.1 s"),
@@ -449,7 +449,7 @@ def test_a_clip_is_the_sampled_part_of_all_frames(clip, sampling, seed):
 
 
 def test_only_the_picked_frames_are_converted(clip, monkeypatch):
-    from prernn import video
+    from prernn.media import video
 
     converted = []
     convert = video._convert

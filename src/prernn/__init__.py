@@ -2,27 +2,27 @@
 
 import importlib
 
-from prernn.accounting import matched_hidden_size, recurrent_parameters
-from prernn.convert import convert, framewise, traditional
-from prernn.inflate import inflate
-from prernn.network import RecurrentNetwork
-from prernn.online import online_sparsity
-from prernn.paths import PathConv2d, PathLinear, PathNetwork
-from prernn.quantize import quantization_report, quantize
-from prernn.rcn import convert_rcn
-from prernn.rnn import GRU, LSTM, VRNN
-from prernn.structures import hidden_structure
+from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters
+from prernn.conversion.convert import convert, framewise, traditional
+from prernn.conversion.inflate import inflate
+from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.rcn import convert_rcn
+from prernn.layers.rnn import GRU, LSTM, VRNN
+from prernn.layers.structures.parse import hidden_structure
+from prernn.sparsity.online import online_sparsity
+from prernn.sparsity.paths import PathConv2d, PathLinear, PathNetwork
+from prernn.sparsity.quantize import quantization_report, quantize
 
 __version__ = "0.1.0"
 
 # these need more than torch to load, so they come when they are asked for
 _LAZY = {
-    "load": "prernn.checkpoint",
-    "save": "prernn.checkpoint",
-    "Stream": "prernn.streaming",
-    "export_onnx": "prernn.export",
-    "save_quantized": "prernn.packing",
-    "load_quantized": "prernn.packing",
+    "load": "prernn.models.checkpoint",
+    "save": "prernn.models.checkpoint",
+    "Stream": "prernn.streaming.stream",
+    "export_onnx": "prernn.models.onnx",
+    "save_quantized": "prernn.sparsity.packing",
+    "load_quantized": "prernn.sparsity.packing",
 }
 
 

@@ -18,8 +18,8 @@ def sequence(cell, weights, u: Tensor, state: tuple, lengths: Tensor | None = No
     """Runs ``cell`` over gate inputs from ``state``.
 
     Args:
-        cell: gate equations (`prernn.cells.Cell`).
-        weights: hidden-to-hidden weights (`prernn.hidden.RecurrentWeights`).
+        cell: gate equations (`prernn.layers.cells.Cell`).
+        weights: hidden-to-hidden weights (`prernn.layers.hidden_to_hidden.RecurrentWeights`).
         u: gate inputs ``(T, N, G, D)``, or ``(T, N, 1, D)`` where all gates share one.
         state: tensors ``(N, D)``.
         lengths: ``(N,)`` valid steps of each row. A row that has ended keeps its state and puts out zeros.

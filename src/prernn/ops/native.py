@@ -92,7 +92,7 @@ def forward(
     """A whole sequence of a diagonal or band recurrence.
 
     Args:
-        cell: ``vrnn:tanh|relu``, ``lstm``, ``gru:before|after:new|old`` or ``linear:mean|sum`` (`prernn.cells`).
+        cell: ``vrnn:tanh|relu``, ``lstm``, ``gru:before|after:new|old`` or ``linear:mean|sum`` (`prernn.layers.cells`).
         u: gate inputs ``(T, N, G, D)``, or ``(T, N, 1, D)`` shared by all gates; float32 or bfloat16.
         weight: ``(G, D, C)``, see `prernn.ops.fused`.
         bias: ``(G, D)`` or None, added to the recurrent product.

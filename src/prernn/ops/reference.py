@@ -8,7 +8,7 @@ def sequence(cell, products: list, u: Tensor, state: tuple, lengths: Tensor | No
     """Steps ``cell`` through ``s_t = cell(u_t, s_{t-1})``.
 
     Args:
-        cell: gate equations (`prernn.cells.Cell`).
+        cell: gate equations (`prernn.layers.cells.Cell`).
         products: recurrent products of the cell's groups of gates.
         u: gate inputs ``(T, N, G, D)``; ``G`` may be 1 where all gates share one input.
         state: tensors ``(N, D)``.

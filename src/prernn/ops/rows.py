@@ -1,6 +1,6 @@
 """A product with compressed rows, linear in the number of weights: ``torch.ops.prernn.rows_product``.
 
-For the structures without a regular pattern, whose connections (`prernn.connections`) are the same for all gates.
+For the structures without a regular pattern, whose connections (`prernn.ops.connections`) are the same for all gates.
 The operator looks them up itself: sorting takes long, so their layout is kept for the calls that follow.
 """
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prernn.connections import ENTRIES
 from prernn.ops.backends import forced, kernels, missing
+from prernn.ops.connections import ENTRIES
 
 _library = torch.library.Library("prernn", "FRAGMENT")
 _library.define("rows_product(Tensor h, Tensor weight, str kind, float amount) -> Tensor")

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from prernn.tasks.action import Action
-from prernn.tasks.face import Face
-from prernn.tasks.gesture import Gesture
+from prernn.tasks.action.task import Action
+from prernn.tasks.face.task import Face
+from prernn.tasks.gesture.task import Gesture
 from prernn.tasks.task import Task
 
 TASKS: dict[str, type[Task]] = {"action": Action, "gesture": Gesture, "face": Face}

@@ -32,7 +32,7 @@ class Task:
     rebuilt from a checkpoint (`prernn.tasks.restore`) is not opened: it has labels, but no data.
 
     Items and batches. `read` gives one video as a dict: ``video``, float32 ``(T, C, H, W)`` or snippets
-    ``(T, C, D, H, W)``, and whatever the loss and the metrics need. `prernn.dataset.collate` makes a batch of them:
+    ``(T, C, D, H, W)``, and whatever the loss and the metrics need. `prernn.training.dataset.collate` makes a batch of them:
     tensors are padded with zeros along their first dimension to the longest and stacked, ``(B, T, ...)``; ints become
     an int64 tensor ``(B,)``; anything else a list of B. It adds ``lengths (B,)``, the valid steps of ``video``, and
     ``path``, B of them.
@@ -41,7 +41,7 @@ class Task:
         name: of the application, its key in `prernn.tasks.TASKS`.
         score: the metric that tells the best epoch, and whether more ("max") or less ("min") of it is better.
         labels: names of the network's outputs, or None where they are no classes.
-        transform: the evaluation transform as plain data (`prernn.transforms.TransformSpec`), for the checkpoint.
+        transform: the evaluation transform as plain data (`prernn.media.transforms.TransformSpec`), for the checkpoint.
     """
 
     name: ClassVar[str]

@@ -1,0 +1,206 @@
+"""A layer of D x D made of Sobol' paths: streamed along the paths, as a sparse matrix, and dense.
+
+All three compute from the same input; the sparse matrix (compressed rows) holds the paths' own connections, those that
+coincide added up, and the dense one all that there are. Training is forward and the gradients of input and weights.
+They take turns within one run; figures are medians, the quartiles stand in the CSV. The crossing point is the share of
+the D x D connections up to which paths are quicker than the dense product.
+"""
+
+import argparse
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from prernn.benchmarks import _report
+from prernn.benchmarks._timing import Stopwatch, threads
+from prernn.ops import paths
+from prernn.ops.sobol import network_paths
+from prernn.reports.files import write_table
+from prernn.reports.plots.curves import COLOURS, plt, save_figure
+
+PATHS, SPARSE, DENSE = "paths", "sparse rows", "dense"
+MODES = ("forward", "training")
+Line = dict
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the benchmark's options to a parser."""
+    add = parser.add_argument
+    add("--size", type=int, default=1024, help="width D of the layer over whose paths it runs (default %(default)s)")
+    add(
+        "--paths", type=int, nargs="+", default=None, metavar="P", help="numbers of paths (default: 512, 1024 .. D*D/2)"
+    )
+    sizes = [256, 512, 1024, 2048, 4096]
+    add("--sizes", type=int, nargs="+", default=sizes, metavar="D", help="widths (default: 256, 512 .. 4096)")
+    add("--each", type=int, default=16, help="paths of each neuron over the widths (default %(default)s)")
+    add("--batches", type=int, nargs="+", default=[1, 64], metavar="B", help="rows of a batch (default: 1 64)")
+    add("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="torch threads (default: 1 2)")
+    add("--repeats", type=int, default=50, help="timed calls at most (default %(default)s)")
+    add("--out", default="runs/bench-paths", help="folder for tables, CSV and PNG (default %(default)s)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Times all layers and writes ``paths.csv``, ``paths.md`` and ``paths.png``.
+
+    Raises:
+        ValueError: numbers below 1.
+    """
+    counts = options.paths or _doubling(512, options.size**2 // 2)
+    numbers = (options.size, options.each, options.repeats, *counts)
+    if min(*numbers, *options.sizes, *options.batches, *options.threads) < 1:
+        raise ValueError("expected --size, --paths, --sizes, --each, --batches, --threads and --repeats of at least 1")
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    over_paths = [("paths", options.size, count) for count in sorted(counts)]
+    over_width = [("width", size, options.each * size) for size in sorted(options.sizes)]
+    stopwatch, lines = Stopwatch(repeats=options.repeats), []
+    cases = [
+        (count, batch, case)
+        for count in options.threads
+        for case in over_paths + over_width
+        for batch in options.batches
+    ]
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for count, batch, case in progress.track(cases, description="layers"):
+            lines += _measure(stopwatch, count, batch, *case)
+    write_table(out / "paths.csv", lines)
+    crossed = crossings(lines, options.size)
+    tables = [
+        _table(lines, over, batch, mode) for over in ("paths", "width") for batch in options.batches for mode in MODES
+    ]
+    title = f"Share of the {options.size} x {options.size} connections up to which paths are quicker than dense"
+    _report.show([_report.machine("cpu"), *tables, _report.table(title, crossed, ["mode"])], out / "paths.md")
+    _plot(lines, options, out / "paths.png")
+    print(f"written to {out}")
+
+
+def _doubling(first: int, last: int) -> list[int]:
+    """``first``, twice and four times as many and so on, up to ``last``."""
+    return [first << k for k in range(max(1, (last // first).bit_length()))]
+
+
+def _measure(stopwatch: Stopwatch, count: int, batch: int, over: str, size: int, number: int) -> list[Line]:
+    found = layers(size, number)
+    lines = []
+    with threads(count):
+        for mode in MODES:
+            x = torch.randn(batch, size)
+            times = stopwatch.interleaved({name: _call(*layer, x, mode) for name, layer in found.items()})
+            where = {"over": over, "threads": count, "mode": mode, "B": batch, "D": size, "paths": number}
+            lines += [{**where, "layer": name, **_report.milliseconds(taken)} for name, taken in times.items()]
+    return lines
+
+
+def layers(size: int, number: int) -> dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Tensor]]:
+    """The three products, ``(x (B, D), weight) -> (B, D)``, and their weights; the first two agree."""
+    source, destination = (index.int().contiguous() for index in network_paths([size, size], number).unbind(1))
+    weight = torch.randn(number) / math.sqrt(max(1, number // size))
+    places = torch.stack([destination, source]).long()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch calls its compressed rows a beta
+        rows = torch.sparse_coo_tensor(places, weight, (size, size), check_invariants=True).coalesce().to_sparse_csr()
+    return {
+        PATHS: (lambda x, w: paths.product(x, w, source, destination, size), weight),
+        SPARSE: (lambda x, w: torch.sparse.mm(w, x.T).T, rows),
+        DENSE: (F.linear, torch.randn(size, size) / math.sqrt(size)),
+    }
+
+
+def _call(product: Callable[[Tensor, Tensor], Tensor], weight: Tensor, x: Tensor, mode: str) -> Callable[[], None]:
+    if mode == "forward":
+
+        def forward() -> None:
+            with torch.inference_mode():
+                product(x, weight)
+
+        return forward
+    x, weight = x.clone().requires_grad_(), weight.detach().clone().requires_grad_()
+    d_y = torch.randn_like(x)
+
+    def training() -> None:
+        torch.autograd.grad(product(x, weight), (x, weight), d_y)
+
+    return training
+
+
+def _medians(lines: Sequence[Line], **where) -> dict[tuple[int, int], dict[str, float]]:
+    """``{(D, paths): {layer: ms}}`` of the lines that have these values."""
+    found: dict = {}
+    for line in lines:
+        if all(line[key] == value for key, value in where.items()):
+            found.setdefault((line["D"], line["paths"]), {})[line["layer"]] = float(line["median_ms"])
+    return found
+
+
+def crossings(lines: Sequence[Line], size: int) -> list[Line]:
+    """The crossing point of every batch, mode and number of threads, "none" where there is none."""
+    groups = dict.fromkeys((line["mode"], line["B"], line["threads"]) for line in lines)
+    found = []
+    for mode, batch, count in groups:
+        medians = _medians(lines, over="paths", mode=mode, B=batch, threads=count)
+        share = crossing({number / size**2: (taken[PATHS], taken[DENSE]) for (_, number), taken in medians.items()})
+        found.append(
+            {"mode": mode, "B": batch, "threads": count, "crossing": "none" if share is None else f"{share:.2%}"}
+        )
+    return sorted(found, key=lambda line: (line["mode"], line["B"], line["threads"]))
+
+
+def crossing(times: Mapping[float, tuple[float, float]]) -> float | None:
+    """Where the first time of ``{share: (first, second)}`` last comes to exceed the second, None if it never does.
+
+    Between two shares the ratio of the times is taken as linear in logarithms.
+    """
+    points = [(math.log(share), math.log(first / second)) for share, (first, second) in sorted(times.items())]
+    for (low, below), (high, above) in reversed(list(itertools.pairwise(points))):
+        if below <= 0 < above:
+            return math.exp(low - below * (high - low) / (above - below))
+    return None
+
+
+def _table(lines: Sequence[Line], over: str, batch: int, mode: str):
+    counts = dict.fromkeys(line["threads"] for line in lines)
+    found = {count: _medians(lines, over=over, B=batch, mode=mode, threads=count) for count in counts}
+    rows = []
+    for size, number in next(iter(found.values())):
+        row = {"D": str(size), "paths": f"{number:,}", "share": f"{number / size**2:.3%}"}
+        for count, medians in found.items():
+            plural = "thread" if count == 1 else "threads"
+            row |= {f"{name}, {count} {plural}": f"{value:.3g}" for name, value in medians[size, number].items()}
+        rows.append(row)
+    return _report.table(f"{mode}, batch {batch}, over the {'number of paths' if over == 'paths' else over}; ms", rows)
+
+
+def _plot(lines: Sequence[Line], options: argparse.Namespace, path: Path) -> None:
+    """Time over the number of paths and over the width, with the first number of threads."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 5.2), sharey=True, layout="constrained")
+    count = options.threads[0]
+    for axis, over, place in ((axes[0], "paths", 1), (axes[1], "width", 0)):
+        for colour, name in zip(COLOURS, (PATHS, SPARSE, DENSE), strict=False):
+            for batch, marker in zip(options.batches, "os^Dv", strict=False):
+                for mode, line in zip(MODES, ("-", "--"), strict=True):
+                    medians = _medians(lines, over=over, B=batch, mode=mode, threads=count)
+                    values = [taken[name] for taken in medians.values()]
+                    label = f"{name}, batch {batch}, {mode}"
+                    style = {"color": colour, "linestyle": line, "marker": marker, "markersize": 4}
+                    axis.plot([key[place] for key in medians], values, label=label, **style)
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.grid(alpha=0.3)
+    axes[0].tick_params(axis="x", rotation=30)
+    axes[0].set_xlabel(f"paths of a layer of {options.size} x {options.size}")
+    axes[1].set_xlabel(f"width D, {options.each} D paths")
+    axes[0].set_ylabel("ms")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, ncols=3, loc="outside lower center")
+    figure.suptitle(f"A layer of Sobol' paths, threads: {count}", fontsize=11)
+    save_figure(figure, path)

@@ -1,0 +1,257 @@
+"""Speed of recurrent layers: diagonal and band recurrences against full ones, torch.nn and other packages.
+
+Candidates of one group (threads, cell, shape, mode) take turns within one run; figures are medians, the quartiles
+stand in the CSV. Inputs, weights and gradients are random. Forward is timed under torch.no_grad, for all alike;
+training is forward and backward with gradients to inputs and weights. How the floors are counted stands in
+`prernn.benchmarks._timing`.
+"""
+
+import argparse
+import functools
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console, Group
+from rich.progress import Progress
+
+from prernn import ops
+from prernn.benchmarks import _candidates as candidates
+from prernn.benchmarks import _goals, _report
+from prernn.benchmarks._report import Row
+from prernn.benchmarks._timing import Ceilings, Stopwatch, Times, threads
+from prernn.layers.structures.irregular import Sparse
+from prernn.ops import rows
+from prernn.ops.linear import linear
+from prernn.reports.files import write_table
+
+SHAPES = (_goals.STEP, _goals.MAIN, _goals.LONG, (256, 1, 512))
+"""``(T, B, D)``."""
+MODES = ("forward", "training")
+STRUCTURES = {
+    "lstm": ("full", "grouped:16", "sparse:0.02", "paths:8", "band:21", "band:3", "diagonal"),
+    "gru": ("full", "band:3", "diagonal"),
+    "vrnn": ("full", "band:3", "diagonal"),
+}
+LOOPS = ("diagonal",)
+"""Structures that are timed in plain torch as well."""
+GROWTH = ("full", "band:101", "band:21", "band:3", "diagonal")
+GROWTH_SIZES = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+PRODUCT_SIZES = (512, 2048)
+PRODUCT_ROWS = (1, 8, 128, 2048)
+DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+BATCHES = (1, 8, 64)
+
+Track = Callable[..., Iterable]
+"""`rich.progress.Progress.track`: goes through a sequence under a bar."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the benchmark's options to a parser."""
+    add = parser.add_argument
+    shapes = " ".join("x".join(map(str, shape)) for shape in SHAPES)
+    add("--threads", type=_count, nargs="+", default=[1, 2], metavar="N", help="torch threads (default: 1 2)")
+    add("--shapes", type=_shape, nargs="+", metavar="TxBxD", help=f"steps, batch, neurons (default: {shapes})")
+    cells = tuple(candidates.KINDS)
+    add("--cells", nargs="+", choices=cells, metavar="CELL", help=f"{', '.join(cells)} (default: all, LSTM in full)")
+    add("--repeats", type=_count, default=50, help="timed calls of a candidate at most (default %(default)s)")
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--sizes", type=_count, nargs="+", metavar="D", help="neurons of the three tables below")
+    add("--growth", action="store_true", help="how time grows with D, and no other table unless it is asked for")
+    add("--linear", action="store_true", help="operators of the input projection")
+    add("--rows", action="store_true", help="compressed rows against a dense product")
+    add("--out", default="runs/bench", help="folder for tables, CSV and PNG (default %(default)s)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    numbers = text.split("x")
+    if len(numbers) != 3 or not all(number.isdecimal() and int(number) for number in numbers):
+        raise argparse.ArgumentTypeError(f"expected TxBxD as in 16x8x2048, got {text!r}")
+    steps, batch, size = map(int, numbers)
+    return steps, batch, size
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measures what ``options`` ask for, prints the tables and writes them.
+
+    Raises:
+        ValueError: no GPU, or a table about operators that are not there.
+    """
+    _check(options)
+    counts = options.threads if options.device == "cpu" else [1]  # a GPU has none to choose
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    stopwatch = Stopwatch(options.device, options.repeats)
+    tables: list[Group] = []
+    alone = options.growth or options.linear or options.rows
+    with warnings.catch_warnings(), Progress(console=Console(stderr=True), transient=True) as progress:
+        warnings.filterwarnings("ignore", module=r"(sru|torch)\b")  # what peers call is not ours to change
+        if not alone:
+            tables += recurrences(stopwatch, counts, _targets(options), out, progress.track)
+        if options.growth or not alone:
+            tables += growth(stopwatch, counts[0], options.sizes or GROWTH_SIZES, out, progress.track)
+        if options.linear:
+            tables += products(stopwatch, counts, options.sizes or PRODUCT_SIZES, out, progress.track)
+        if options.rows:
+            tables += row_products(stopwatch, counts, options.sizes or PRODUCT_SIZES, out, progress.track)
+    _report.show([_report.machine(options.device), *tables], out / "tables.md")
+    print(f"written to {out}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("expected a GPU for --device cuda, found none")
+    if options.device == "cuda" and (options.linear or options.rows):
+        raise ValueError("expected --device cpu for --linear and --rows: they are about the CPU's operators")
+    if options.linear and not torch.backends.mkldnn.is_available():
+        raise ValueError("expected oneDNN in this build of torch for --linear, found none")
+    if options.rows and ops.missing("native"):
+        raise ValueError(f"expected the C kernels for --rows: {ops.missing('native')}")
+
+
+def _targets(options: argparse.Namespace) -> list[tuple[str, candidates.Shape]]:
+    """Cells and shapes: by default LSTM at all shapes and the others at one."""
+    if options.cells or options.shapes:
+        return list(itertools.product(options.cells or ["lstm"], options.shapes or SHAPES))
+    return [("lstm", shape) for shape in SHAPES] + [(name, _goals.MAIN) for name in candidates.KINDS if name != "lstm"]
+
+
+def recurrences(stopwatch: Stopwatch, counts: Sequence[int], targets: Sequence, out: Path, track: Track) -> list[Group]:
+    """Layers and recurrences alone, with the goals and the machine's ceilings."""
+    found: list[Row] = []
+    groups = list(itertools.product(counts, targets, ("layer", "recurrence")))
+    for count, (cell, shape), part in track(groups, description="recurrences"):
+        with threads(count):
+            found += measure(stopwatch, count, part, cell, shape)
+    found += estimates(found)
+    ceilings = {count: Ceilings(stopwatch) for count in counts}
+    reached, checked = [], []
+    for count in track(counts, description="ceilings"):
+        with threads(count):
+            reached.append({"threads": count, **ceilings[count].measured()})
+            if count == 1:
+                checked = _goals.check(found, _goals.GOALS[stopwatch.device], ceilings[count])
+    write_table(out / "recurrence.csv", [row.line() for row in found])
+    write_table(out / "ceilings.csv", reached)
+    write_table(out / "goals.csv", checked)
+    _report.ratio_plot(found, out / "ratios.png", _report.machine(stopwatch.device))
+    tables = [*_report.row_tables(found), _report.table("Ceilings of this machine", reached)]
+    texts = ("part", "mode", "ours", "theirs", "floor set by")
+    return [*tables, _report.table("Goals, LSTM, one thread", checked, texts)] if checked else tables
+
+
+def measure(stopwatch: Stopwatch, count: int, part: str, cell: str, shape: candidates.Shape) -> list[Row]:
+    """Figures of one cell and shape, in both modes."""
+    if part == "layer":
+        found = candidates.layers(cell, shape, stopwatch.device)
+    else:
+        found = candidates.recurrences(cell, shape, stopwatch.device, STRUCTURES[cell], LOOPS)
+    others = candidates.peers(part, shape, stopwatch.device) if cell == "lstm" else {}
+    absent = {name: reason for name, reason in others.items() if isinstance(reason, str)}
+    found |= {name: candidate for name, candidate in others.items() if not isinstance(candidate, str)}
+    measured = []
+    for mode in MODES:
+        times = _times(stopwatch, found, mode)
+        measured += [Row(count, part, mode, cell, shape, name, times[name]) for name in found]
+        measured += [Row(count, part, mode, cell, shape, name, None, reason) for name, reason in absent.items()]
+    return measured
+
+
+def _times(stopwatch: Stopwatch, found: Mapping[str, candidates.Candidate], mode: str) -> dict[str, Times]:
+    if mode == "training":
+        return stopwatch.interleaved({name: candidate.training() for name, candidate in found.items()})
+    with torch.no_grad():
+        return stopwatch.interleaved({name: candidate.call for name, candidate in found.items()})
+
+
+def estimates(measured: Sequence[Row]) -> list[Row]:
+    """The recurrence alone of torch.nn's layers: their time less that of the projection, which they don't show."""
+    found = {row.key(): row for row in measured}
+    drawn = []
+    for row in measured:
+        if row.part == "layer" and row.candidate == candidates.TORCH and row.times:
+            projection = found[replace(row, candidate=candidates.PROJECTION).key()].times
+            rest = row.times.median - projection.median
+            times = Times(rest, math.nan, math.nan, 0) if rest > 0 else None
+            note = "estimate" if times else "less than the projection"
+            drawn.append(replace(row, part="recurrence", candidate=candidates.ESTIMATE, times=times, note=note))
+    return drawn
+
+
+def growth(stopwatch: Stopwatch, count: int, sizes: Sequence[int], out: Path, track: Track) -> list[Group]:
+    """Time of LSTM recurrences alone over D, forward, at T=16 and B=8."""
+    found: dict[str, dict[int, Times]] = {hidden: {} for hidden in GROWTH}
+    for size in track(sizes, description="growth"):
+        with threads(count):
+            times = _times(
+                stopwatch, candidates.recurrences("lstm", (16, 8, size), stopwatch.device, GROWTH), "forward"
+            )
+        for hidden, value in times.items():
+            found[hidden][size] = value
+    lines = [
+        {"threads": count, "hidden": hidden, "D": size, **_report.milliseconds(times)}
+        for hidden, values in found.items()
+        for size, times in values.items()
+    ]
+    write_table(out / "growth.csv", lines)
+    _report.growth_plot(found, out / "growth.png", f"LSTM recurrence alone, forward, T=16, B=8, threads: {count}")
+    return [_report.growth_table(found, count)]
+
+
+def products(stopwatch: Stopwatch, counts: Sequence[int], sizes: Sequence[int], out: Path, track: Track) -> list[Group]:
+    """Operators for the input projection: torch's linear, oneDNN's, and oneDNN's with a packed weight."""
+    shapes = [(frames, size, outputs) for size in sizes for outputs in (size, 4 * size) for frames in PRODUCT_ROWS]
+    lines = []
+    for count, (frames, inputs, outputs) in track(list(itertools.product(counts, shapes)), description="linear"):
+        with threads(count), torch.no_grad():
+            times = stopwatch.interleaved(_linear_operators(frames, inputs, outputs))
+        size = {"threads": count, "rows": frames, "in": inputs, "out": outputs}
+        lines.append(size | {name: f"{1e3 * value.median:.4g}" for name, value in times.items()})
+    write_table(out / "linear.csv", lines)
+    return [_report.table("Input projection, forward, ms", lines)]
+
+
+def _linear_operators(frames: int, inputs: int, outputs: int) -> dict[str, Callable]:
+    x, weight, bias = torch.randn(frames, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, frames)
+    onednn = torch.ops.mkldnn._linear_pointwise
+    return {
+        "F.linear": lambda: F.linear(x, weight, bias),
+        "oneDNN": lambda: onednn(x, weight, bias, "none", [], ""),
+        "oneDNN, packed": lambda: onednn(x, packed, bias, "none", [], ""),
+    }
+
+
+def row_products(
+    stopwatch: Stopwatch, counts: Sequence[int], sizes: Sequence[int], out: Path, track: Track
+) -> list[Group]:
+    """A sparse recurrent product of four gates: compressed rows against the dense matrix."""
+    lines = []
+    for count, size, density in track(list(itertools.product(counts, sizes, DENSITIES)), description="rows"):
+        weight, dense = torch.randn(4, Sparse(density).weight_count(size)), torch.randn(4 * size, size)
+        for batch in BATCHES:
+            h = torch.randn(batch, size)
+            calls = {
+                "compressed": functools.partial(rows.product, h, weight, "sparse", density),
+                "F.linear": functools.partial(F.linear, h, dense),
+                "prernn linear": functools.partial(linear, h, dense),
+            }
+            with threads(count), torch.no_grad():
+                times = {name: value.median for name, value in stopwatch.interleaved(calls).items()}
+            gain = min(times["F.linear"], times["prernn linear"]) / times["compressed"]
+            line = {"threads": count, "D": size, "density": density, "batch": batch}
+            line |= {name: f"{1e3 * value:.4g}" for name, value in times.items()}
+            lines.append(line | {"dense / compressed": f"{gain:.2f}"})
+    write_table(out / "rows.csv", lines)
+    return [_report.table("Recurrent product of four gates, forward, ms", lines)]

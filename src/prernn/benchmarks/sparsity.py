@@ -1,0 +1,194 @@
+"""Structural sparsity together with recurrence, on the demo's task: one table, and the curves over samples and rates.
+
+A PreGRU-SIH with a full, a band and a path-structured hidden-to-hidden matrix is trained on the embedded data set as
+``prernn demo`` trains it; the full and the band network are quantized, CNN and recurrence alike, without retraining;
+the activations of the full one are sampled while it runs. Accuracies are of whole networks over the test videos.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from prernn.benchmarks import _report
+from prernn.benchmarks._timing import threads
+from prernn.conversion.accounting import recurrent_parameters, total_weights
+from prernn.conversion.network import RecurrentNetwork, channels_last
+from prernn.models import checkpoint
+from prernn.models.recipe import Recipe
+from prernn.reports.files import write_table
+from prernn.reports.plots import curves as plots
+from prernn.sparsity.online import online_sparsity
+from prernn.sparsity.quantize import quantization_report, quantize
+from prernn.studies import demo
+from prernn.studies.quantization import Judge
+from prernn.training.dataset import VideoDataset, collate
+
+FLOAT_BITS = 32
+ONLINE, SECOND = "online", "1"
+"""The way that activations are sampled, and the layer where that begins by itself."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the benchmark's options to a parser."""
+    add = parser.add_argument
+    add("--clips", type=int, default=140, help="training clips a class (default %(default)s)")
+    add("--epochs", type=int, default=5, help="of each network (default %(default)s)")
+    add("--seed", type=int, default=0)
+    add("--band", default="band:1%", help="band structure (default %(default)s)")
+    add("--paths", default="paths:13", help="path structure (default %(default)s, as many weights as the band)")
+    add("--samples", type=float, nargs="+", default=[2, 4], help="a weight, of the table's networks (default: 2 4)")
+    add("--sweep", type=float, nargs="*", default=[0.5, 1, 1.5, 2, 3, 4], help="samples a weight, of the curve")
+    add("--rates", type=float, nargs="*", default=[0.05, 0.1, 0.2, 0.3, 0.5], help="share of activations, of the curve")
+    add("--start", nargs="+", default=[SECOND], help="layers, by name or number, from which activations are sampled")
+    add("--test-clips", type=int, help="of the test, spread over the classes (default: all)")
+    add("--threads", type=int, default=2, help="torch threads (default %(default)s)")
+    add("--out", default="runs/bench-sparsity", help="folder for data, tables, CSV and PNG (default %(default)s)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Trains, quantizes and measures all, and writes ``sparsity.csv``, ``sparsity.md`` and ``sparsity.png``.
+
+    Raises:
+        ValueError: numbers out of range, an unknown structure.
+        ImportError: the packages of the ``demo`` extra are missing.
+    """
+    if min(options.clips, options.epochs, options.threads) < 1:
+        raise ValueError("expected --clips, --epochs and --threads of at least 1")
+    if options.test_clips is not None and options.test_clips < 1:
+        raise ValueError(f"expected --test-clips of at least 1, got {options.test_clips}")
+    if not all(amount >= 0 for amount in (*options.samples, *options.sweep)):
+        raise ValueError("expected --samples and --sweep from 0 on")
+    if not all(0 < rate <= 1 for rate in options.rates):
+        raise ValueError("expected --rates above 0, up to 1")
+    out, console = Path(options.out), Console(stderr=True)
+    out.mkdir(parents=True, exist_ok=True)
+    with threads(options.threads), demo.bars(console) as progress:
+        trained, judge = _trained(options, out, progress)
+        full, band = trained["PreGRU-SIH"], trained[f"PreGRU-SIH, {options.band}"]
+        quantized = {
+            f"{name}, {amount:g} samples a weight": _quantized(net, amount, options.seed)
+            for name, net in (("quantized", full), (f"{options.band} + quantized", band))
+            for amount in options.samples
+        }
+        rows = _timed({**trained, **quantized}, options)
+        bar = progress.add_task("whole networks over the test videos", total=None, note="")
+        lines = []
+        for row in rows:
+            lines.append({**_line(row, out), "accuracy": judge(row.net)})
+            progress.advance(bar)
+            write_table(out / "sparsity.csv", lines)
+        curves = _curves(full, judge, options, lambda: progress.advance(bar))
+        write_table(out / "curves.csv", curves)
+    _report.show([_report.machine("cpu"), _table(lines, options), _curve_table(curves)], out / "sparsity.md")
+    _draw(curves, lines[0]["accuracy"], out / "sparsity.png")
+    print(f"written to {out}")
+
+
+def _trained(options: argparse.Namespace, out: Path, progress) -> tuple[dict[str, RecurrentNetwork], Judge]:
+    """PreGRU-SIH in three structures, trained on the features of the frozen trunk, and what scores whole networks."""
+    data = demo.render(out / "data", options.clips, options.seed, progress)
+    task = demo.open_task(data)
+    classes = len(task.labels or [])
+    names = {"PreGRU-SIH": "full"} | {f"PreGRU-SIH, {hidden}": hidden for hidden in (options.band, options.paths)}
+    rows = [
+        demo.Contestant(name, Recipe(pretrained=True, input="single", hidden=hidden)) for name, hidden in names.items()
+    ]
+    stacked = demo.Contestant("traditional", Recipe(pretrained=True, method="traditional"))
+    for row in (*rows, stacked):
+        row.build(classes, options.seed)
+    train, test = (demo.features(task, part, stacked.net, rows[0].net, progress) for part in ("train", "test"))
+    for row in rows:
+        demo.train_head(row, train, test, classes, options.epochs, options.seed, progress)
+        row.net.recipe |= task.recipe()
+        channels_last(row.net)
+    records = task.records("test")
+    count = min(options.test_clips or len(records), len(records))
+    chosen = [records[(2 * k + 1) * len(records) // (2 * count)] for k in range(count)]
+    loader = torch.utils.data.DataLoader(VideoDataset(task, chosen), batch_size=8, collate_fn=collate)
+    return {row.name: row.net for row in rows}, Judge(loader)
+
+
+def _quantized(net: RecurrentNetwork, samples: float, seed: int) -> RecurrentNetwork:
+    quantized = quantize(net, samples, seed=seed)
+    assert isinstance(quantized, RecurrentNetwork)
+    return quantized
+
+
+def _timed(nets: dict[str, RecurrentNetwork], options: argparse.Namespace) -> list[demo.Contestant]:
+    """Streams of all networks, taking turns."""
+    rows = [demo.Contestant(name, Recipe()) for name in nets]
+    for row in rows:
+        row.net = nets[row.name]
+    demo.time_streams(rows)
+    return rows
+
+
+def _line(row: demo.Contestant, out: Path) -> dict:
+    name = row.name.replace(", ", "-").replace(" ", "-").replace(":", "").replace("%", "")
+    file = checkpoint.save(row.net, out / f"{name}.safetensors")
+    try:
+        bits = quantization_report(row.net).bits
+    except ValueError:  # as it was trained
+        bits = FLOAT_BITS
+    return {
+        "network": row.name,
+        "weights": total_weights(row.net),
+        "of W_hh": recurrent_parameters(row.net).hidden_to_hidden,
+        "bits": bits,
+        "file_bytes": file.stat().st_size,
+        "milliseconds": row.milliseconds,
+    }
+
+
+def _curves(net: RecurrentNetwork, judge: Judge, options: argparse.Namespace, advance) -> list[dict]:
+    lines = []
+    for samples in options.sweep:
+        quantized = quantize(net, samples, seed=options.seed)
+        report = quantization_report(quantized)
+        kept = {"bits": f"{report.bits:.3f}", "nonzero": f"{report.nonzero:.4f}"}
+        lines.append({"way": "quantized", "amount": samples, **kept, "accuracy": judge(quantized)})
+        advance()
+    for start in options.start:
+        way = ONLINE if start == SECOND else f"{ONLINE} from {start}"
+        for rate in options.rates:
+            first = int(start) if start.isdigit() else start
+            sampled = online_sparsity(net, conv=rate, linear=rate, start=first, seed=options.seed)
+            lines.append({"way": way, "amount": rate, "bits": "", "nonzero": "", "accuracy": judge(sampled)})
+            advance()
+    return lines
+
+
+def _table(lines: list[dict], options: argparse.Namespace):
+    rows = [
+        {
+            "network": line["network"],
+            "accuracy": f"{line['accuracy']:.1%}",
+            "weights": f"{line['weights']:,}",
+            "of W_hh": f"{line['of W_hh']:,}",
+            "bits": f"{line['bits']:.2f}",
+            "file, MB": f"{line['file_bytes'] / 1e6:.2f}",
+            "ms a frame": f"{line['milliseconds']:.1f}",
+        }
+        for line in lines
+    ]
+    title = f"the demo's task, {options.clips} clips a class, {options.epochs} epochs, threads: {options.threads}"
+    return _report.table(title, rows, ("network",))
+
+
+def _curve_table(curves: list[dict]):
+    rows = [{**line, "amount": f"{line['amount']:g}", "accuracy": f"{line['accuracy']:.1%}"} for line in curves]
+    return _report.table("samples a weight, and share of activations, against accuracy", rows, ("way",))
+
+
+def _draw(curves: list[dict], full: float, path: Path) -> None:
+    names = {False: "accuracy, quantized weights", True: "accuracy, sampled activations"}
+    panels: dict[str, dict[str, list]] = {}
+    for line in curves:
+        ways = panels.setdefault(names[line["way"].startswith(ONLINE)], {})
+        ways.setdefault(line["way"], []).append((line["amount"], line["accuracy"], 0.0))
+    if panels:
+        levels = {name: {"as trained": full} for name in panels}
+        along = "samples a weight, or share of activations"
+        plots.lines(panels, path, along=along, title="PreGRU-SIH on the demo's task", levels=levels)

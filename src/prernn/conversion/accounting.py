@@ -1,0 +1,233 @@
+"""Exact parameter counts: the weights that recurrence introduces, and the hidden sizes that match them.
+
+Counts are of weights; biases are left out, as in the papers.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from prernn import ops
+from prernn.conversion.convert import convert, traditional
+from prernn.conversion.graph.graft import recurrent_nodes
+from prernn.conversion.network import RecurrentNetwork, gate_inputs
+from prernn.layers.cells import make_cell
+from prernn.layers.recurrent_layer import RecurrentLayer
+from prernn.layers.structures.parse import Structure
+from prernn.reports.tables import text_table
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """Weights that one recurrent layer introduces."""
+
+    name: str
+    cell: str
+    hidden: str
+    size: int
+    input_to_hidden: int
+    hidden_to_hidden: int
+
+
+@dataclass(frozen=True)
+class RecurrentCount:
+    """Weights that the recurrent layers of a network introduce (PreRNN, Table 3)."""
+
+    layers: tuple[LayerCount, ...]
+
+    @property
+    def input_to_hidden(self) -> int:
+        """New input-to-hidden weights: copies for the other gates (PreRNN), none (PreRNN-SIH), all (traditional)."""
+        return sum(layer.input_to_hidden for layer in self.layers)
+
+    @property
+    def hidden_to_hidden(self) -> int:
+        """Hidden-to-hidden weights ``W_hh`` of all gates, in their structure."""
+        return sum(layer.hidden_to_hidden for layer in self.layers)
+
+    @property
+    def introduced(self) -> int:
+        """All new weights of the recurrent layers."""
+        return self.input_to_hidden + self.hidden_to_hidden
+
+    def table(self) -> str:
+        """A text table, one line a layer and a total."""
+        head = ("layer", "cell", "hidden", "D", "input-to-hidden", "hidden-to-hidden", "introduced")
+        rows = [
+            (
+                x.name,
+                x.cell,
+                x.hidden,
+                x.size,
+                x.input_to_hidden,
+                x.hidden_to_hidden,
+                x.input_to_hidden + x.hidden_to_hidden,
+            )
+            for x in self.layers
+        ]
+        rows.append(("total", "", "", "", self.input_to_hidden, self.hidden_to_hidden, self.introduced))
+        return text_table([head, *(tuple(f"{v:,}" if isinstance(v, int) else v for v in row) for row in rows)], left=3)
+
+
+def recurrent_parameters(net: RecurrentNetwork) -> RecurrentCount:
+    """Counts the weights that recurrence introduced into ``net``; works on the meta device too."""
+    counts = []
+    for node, layer in zip(recurrent_nodes(net.cnn), net.recurrent_layers, strict=True):
+        hh = layer.hidden_to_hidden
+        cell = type(layer.cell).__name__.removesuffix("Cell")
+        introduced = layer.input_to_hidden.introduced
+        counts.append(LayerCount(node.target, cell, str(hh.structure), hh.size, introduced, hh.weight_count()))
+    return RecurrentCount(tuple(counts))
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one recurrent layer holds and does a frame.
+
+    Attributes:
+        places: of its feature maps, ``H*W``; 1 for a vector.
+        state: numbers in the state of one stream.
+        multiply_adds: of the recurrent product ``W_hh h`` at all places.
+    """
+
+    name: str
+    hidden: str
+    size: int
+    map: tuple[int, ...]
+    places: int
+    weights: int
+    state: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network holds and does for each frame of a stream.
+
+    Attributes:
+        layers: the recurrent ones.
+        feedforward: multiply-adds of everything but the recurrent products.
+        bytes_each: of a number in the state.
+    """
+
+    layers: tuple[LayerCost, ...]
+    feedforward: int
+    bytes_each: int
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds a frame (a snippet, for a network of snippets)."""
+        return self.feedforward + sum(layer.multiply_adds for layer in self.layers)
+
+    @property
+    def state(self) -> int:
+        """Numbers in the state of one stream."""
+        return sum(layer.state for layer in self.layers)
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory of the state of one stream."""
+        return self.state * self.bytes_each
+
+
+def frame_cost(net: RecurrentNetwork, image_size: tuple[int, ...] | None = None) -> Cost:
+    """Counts multiply-adds and state for one frame of a stream; nothing is computed.
+
+    Convolutions and matrix products count, elementwise steps do not; a recurrent product counts the weights that its
+    structure has, once for each place of the feature map.
+
+    Args:
+        net: any network, on the meta device too.
+        image_size: ``(H, W)`` of the frame, or ``(D, H, W)`` of a snippet; None means that of ``net.frame_shape``.
+
+    Raises:
+        ValueError: a size that the network does not take.
+    """
+    counter = FlopCounterMode(display=False)
+    with ops.using("reference"):  # whose operators the counter knows
+        inputs = gate_inputs(net, image_size or net.frame_shape[-2:], counter)
+    names = [str(node.target) for node in recurrent_nodes(net.cnn)]
+    layers = [
+        _layer_cost(name, layer, tuple(u.shape[3:]))
+        for name, layer, u in zip(names, net.recurrent_layers, inputs, strict=True)
+    ]
+    feedforward = counter.get_total_flops() // 2  # a multiply-add is two operations
+    return Cost(tuple(layers), feedforward, next(net.parameters()).element_size())
+
+
+def _layer_cost(name: str, layer: RecurrentLayer, extent: tuple[int, ...]) -> LayerCost:
+    hh = layer.hidden_to_hidden
+    places, weights = math.prod(extent), hh.weight_count()
+    state = sum(math.prod(shape) for shape in layer.state_shapes(1, *extent))
+    return LayerCost(name, str(hh.structure), hh.size, extent, places, weights, state, weights * places)
+
+
+def total_weights(net: nn.Module) -> int:
+    """All weights of a network: every parameter but the biases (and normalization's offsets) that it trains.
+
+    Compact structures count the weights inside the matrix.
+    """
+    named = {name: p.numel() for name, p in net.named_parameters() if not name.rpartition(".")[2].startswith("bias")}
+    total = sum(named.values())
+    if isinstance(net, RecurrentNetwork):
+        for layer in net.recurrent_layers:
+            total += layer.hidden_to_hidden.weight_count() - layer.hidden_to_hidden.weight.numel()
+    return total
+
+
+def matched_hidden_size(
+    cnn: nn.Module,
+    layer: str | Sequence[str] | None = None,
+    *,
+    cell: str,
+    input: str = "gate",
+    num_layers: int = 1,
+    outputs: int | None = None,
+    hidden: str | Structure = "full",
+) -> int:
+    """Hidden size of the traditional RNN whose total weights are nearest to those of the converted network.
+
+    Both keep the whole CNN, so what differs is the recurrent layers and the output layer (supplement,
+    section 2). With two layers on VGG16 against fc6/7 and 136 outputs this gives 2740 (VRNN), 5761 (LSTM) and
+    5497 (GRU), the numbers of the supplement's Table 1.
+
+    Args:
+        cnn, layer, cell, input, outputs, hidden: as in `prernn.convert`.
+        num_layers: stacked layers of the traditional RNN, full in structure.
+    """
+    converted = convert(_on_meta(cnn), layer, cell=cell, input=input, hidden=hidden, outputs=outputs)
+    stacked = traditional(_on_meta(cnn), cell=cell, outputs=outputs)
+    features = stacked.recurrent_layers[0].hidden_size
+    classes = stacked.output_layer.weight.shape[0] if stacked.output_layer is not None else 0
+    inputs = converted.output_layer.weight.shape[1] if converted.output_layer is not None else 0
+    goal = recurrent_parameters(converted).introduced + inputs * classes
+    gates = len(make_cell(cell).gates)
+
+    def total(size: int) -> int:
+        return gates * (features * size + (2 * num_layers - 1) * size * size) + size * classes
+
+    return _nearest(total, goal)
+
+
+def _nearest(total, goal: int) -> int:
+    """The positive integer whose (growing) total is nearest to ``goal``."""
+    high = 1
+    while total(high) < goal:
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if total(middle) < goal else (low, middle)
+    candidates = [size for size in (low, high) if size >= 1]
+    return min(candidates, key=lambda size: abs(total(size) - goal))
+
+
+def _on_meta(cnn: nn.Module) -> nn.Module:
+    """The CNN without its weights, so that counting costs no memory."""
+    memo: dict = {id(tensor): tensor.to("meta") for tensor in cnn.buffers()}
+    memo |= {id(tensor): nn.Parameter(tensor.detach().to("meta")) for tensor in cnn.parameters()}
+    return copy.deepcopy(cnn, memo)

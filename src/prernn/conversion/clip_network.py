@@ -1,0 +1,41 @@
+"""Networks that answer once for a whole clip, such as 3-D CNNs, beside those that answer at every frame.
+
+A clip network is a `RecurrentNetwork` of snippets (``net.frame_shape`` is ``(C, D, H, W)``) without recurrence: the
+whole clip is its one snippet.
+"""
+
+import torch
+from torch import Tensor
+
+from prernn.conversion.network import RecurrentNetwork
+
+
+def is_clip_network(net: RecurrentNetwork) -> bool:
+    """Whether the network takes snippets and keeps nothing between them."""
+    return len(net.frame_shape) == 4 and not net.recurrent_layers
+
+
+def answers_once(net: RecurrentNetwork, video: Tensor) -> bool:
+    """Whether the network sees ``video`` as one clip: a clip network and frames ``(B, T, C, H, W)``, no snippets."""
+    return video.ndim == 5 and is_clip_network(net)
+
+
+def clip_outputs(net: RecurrentNetwork, video: Tensor, lengths: Tensor) -> Tensor:
+    """Outputs ``(B, K)`` of a clip network that sees the first ``lengths (B,)`` frames of ``video (B, T, C, H, W)``.
+
+    They are spread evenly over the D frames of the network's clip (``net.frame_shape``), so that an answer does not
+    depend on what else is in the batch. Frames from ``lengths`` on are not looked at.
+    """
+    clip = spread(video, lengths, net.frame_shape[1])  # (B, D, C, H, W)
+    out, _ = net(clip.transpose(1, 2).unsqueeze(1))  # (B, 1, C, D, H, W)
+    return out[:, 0]
+
+
+def spread(video: Tensor, lengths: Tensor, frames: int) -> Tensor:
+    """``frames`` frames, evenly from the first ``lengths (B,)`` of ``video (B, T, C, H, W)``: ``(B, frames, C, H, W)``.
+
+    Each is the centre of one of ``frames`` equal segments; a video that is shorter repeats frames.
+    """
+    place = torch.arange(frames, device=video.device)
+    index = (2 * place + 1) * lengths[:, None].to(video.device) // (2 * frames)  # (B, frames)
+    return video[torch.arange(len(video), device=video.device)[:, None], index]

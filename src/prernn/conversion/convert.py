@@ -1,0 +1,232 @@
+"""Make a CNN recurrent: PreRNN and PreRNN-SIH, the traditional baseline, and the frame-wise network."""
+
+from collections.abc import Sequence
+
+from torch import fx, nn
+
+from prernn.conversion.graph import surgery, tracing
+from prernn.conversion.graph.graft import insert_layer, remove_unit, unit_of, without_units
+from prernn.conversion.network import RecurrentNetwork, open_network
+from prernn.layers.cells import make_cell
+from prernn.layers.input_to_hidden import INPUTS, TraditionalInput
+from prernn.layers.recurrent_layer import RecurrentLayer
+from prernn.layers.structures.parse import Structure, hidden_structure
+
+
+def convert(
+    cnn: nn.Module,
+    layer: str | Sequence[str] | None = None,
+    *,
+    cell: str = "gru",
+    input: str = "gate",
+    hidden: str | Structure = "full",
+    pretrained: bool = True,
+    outputs: int | None = None,
+    image_size: tuple[int, ...] | None = None,
+) -> RecurrentNetwork:
+    """PreRNN: the fc or conv layer of a pre-trained CNN becomes a recurrent layer.
+
+    Behind an fc layer ``u_t(g) = W_g x_t + b``; behind a conv layer ``u_t(g) = P(B(W_g * x_t) + gamma_t)`` with
+    batch normalization, shortcut and global average pooling as the CNN has them (eqs. 5-7, 10). VRNN keeps the
+    layer's own activation around the sum, LSTM and GRU replace it by their gates (eqs. 8, 9, 11, 12). Only
+    ``W_hh`` starts at random. Layers behind the recurrent one run frame by frame.
+
+    Args:
+        cnn: any image or snippet CNN, or a network that is recurrent already; it is copied, never changed. A layer that
+            is a unit of an RCN gives up that recurrence for this one; the other units keep theirs.
+        layer: dotted name of an fc or conv layer, or several; None takes the last before the output layer.
+        cell: "vrnn", "lstm" or "gru".
+        input: "gate", a copy of the weights for each gate (PreRNN), or "single", one input for all (PreRNN-SIH).
+        hidden: structure of ``W_hh``.
+        pretrained: False draws ``W_xy`` anew and keeps the structure (supplement, Table 3).
+        outputs: size of a new output layer; None keeps the CNN's own.
+        image_size: ``(H, W)`` or ``(D, H, W)`` of a frame, only where no usual size fits the CNN.
+
+    Raises:
+        ValueError: an unknown cell, input or structure, or a name that is no fc or conv layer.
+        NotImplementedError: the layer can't become recurrent; says what was looked for and what to pass.
+    """
+    if input not in INPUTS:
+        raise ValueError(f"expected input to be one of {', '.join(INPUTS)}, got {input!r}")
+    make_cell(cell)
+    network = open_network(cnn, image_size)
+    names = [_last_layer(network)] if layer is None else [layer] if isinstance(layer, str) else layer
+    if len(set(names)) != len(names) or not names:
+        raise ValueError(f"expected different layer names, got {names!r}")
+    for name in names:
+        _make_recurrent(network, name, cell, input, hidden, pretrained)
+    if outputs is not None:
+        replace_output(network, outputs)
+    options = {"layer": list(names), "cell": cell, "input": input, "hidden": hidden, "pretrained": pretrained}
+    note_step(network, "convert", outputs=outputs, image_size=image_size, **options)
+    return network.train(cnn.training)
+
+
+def traditional(
+    cnn: nn.Module,
+    *,
+    cell: str = "gru",
+    hidden_size: int | None = None,
+    num_layers: int = 1,
+    hidden: str | Structure = "full",
+    outputs: int | None = None,
+    image_size: tuple[int, ...] | None = None,
+) -> RecurrentNetwork:
+    """The baseline: randomly initialised recurrent layers on the vector that the output layer reads (fc7, pool5).
+
+    On a converted network this adds further layers on top (the supplement's 3-layer case).
+
+    Args:
+        cnn: any CNN or recurrent network; it is copied, never changed.
+        cell: "vrnn", "lstm" or "gru".
+        hidden_size: ``D`` of each new layer; None takes the size of that vector.
+        num_layers: how many layers to stack.
+        hidden: structure of ``W_hh``.
+        outputs: size of a new output layer; None keeps the number, and the layer itself where ``D`` fits it.
+        image_size: as in `convert`.
+
+    Raises:
+        ValueError: an unknown cell or structure, or no layer at all.
+        NotImplementedError: the CNN ends in something other than a vector.
+    """
+    if num_layers < 1:
+        raise ValueError(f"expected at least one recurrent layer, got num_layers={num_layers}")
+    make_cell(cell)
+    network = open_network(cnn, image_size)
+    module = network.cnn
+    head = tracing.find_output_layer(module)
+    vector = tracing.output_value(module) if head is None else head.args[0]
+    if not tracing.is_vector(vector):
+        raise NotImplementedError(f"expected the output layer to read a vector, got {tracing.value_shape(vector)}")
+    inputs = tracing.value_shape(vector)[1]
+    size = inputs if hidden_size is None else hidden_size
+    _stack(module, vector, inputs, size, num_layers, cell, hidden)
+    if head is not None and (outputs is not None or size != inputs):
+        replace_output(network, tracing.value_shape(head)[1] if outputs is None else outputs)
+    elif head is None and outputs is not None:
+        replace_output(network, outputs)
+    options = {"cell": cell, "hidden_size": hidden_size, "num_layers": num_layers, "hidden": hidden}
+    note_step(network, "traditional", outputs=outputs, image_size=image_size, **options)
+    return network.train(cnn.training)
+
+
+def framewise(
+    cnn: nn.Module, *, outputs: int | None = None, image_size: tuple[int, ...] | None = None
+) -> RecurrentNetwork:
+    """The CNN itself as a network over video, with no recurrence and an empty state: the "without RNN" baseline."""
+    network = open_network(cnn, image_size)
+    if outputs is not None:
+        replace_output(network, outputs)
+    note_step(network, "framewise", outputs=outputs, image_size=image_size)
+    return network.train(cnn.training)
+
+
+def _last_layer(network: RecurrentNetwork) -> str:
+    """The layer to convert where none is named; the convolutions of an RCN count as the CNN's own."""
+    return unit_of(surgery.find_layer(without_units(network.cnn)).name)
+
+
+def note_step(network: RecurrentNetwork, step: str, *, image_size, **arguments) -> None:
+    """Adds what was done to the network's recipe, as plain data."""
+    if "hidden" in arguments:
+        arguments["hidden"] = str(hidden_structure(arguments["hidden"]))
+    if image_size is not None:
+        arguments["image_size"] = list(image_size)
+    steps = [*network.recipe.get("steps", []), {"step": step, **arguments}]
+    network.recipe = {**network.recipe, "steps": steps}
+
+
+def _make_recurrent(network: RecurrentNetwork, name: str, cell_name: str, input: str, hidden, pretrained: bool) -> None:
+    module = network.cnn
+    remove_unit(module, name)  # of an RCN: the layer can have one recurrence
+    site = surgery.find_site(module, name)
+    activation = (site.activation or nn.Identity()) if cell_name == "vrnn" else None
+    cell = make_cell(cell_name) if activation is None else make_cell(cell_name, activation=activation)
+    if not pretrained:
+        site.layer.reset_parameters()
+        network.drawn_anew |= set(site.layer.parameters())
+    weight = site.layer.weight
+    form = INPUTS[input](site.layer, site.tail, cell, site.pool_first)
+    if weight in network.drawn_anew:  # and so are its copies for other gates
+        network.drawn_anew |= set(form.parameters(recurse=False))
+    recurrent = RecurrentLayer(
+        form, cell, site.size, hidden, activation=activation, device=weight.device, dtype=weight.dtype
+    )
+    insert_layer(module, name, recurrent, site.inputs, site.end, site.nodes)
+
+
+def _stack(
+    module: fx.GraphModule, vector: fx.Node, inputs: int, size: int, layers: int, cell_name: str, hidden
+) -> None:
+    """Stacks ``layers`` new recurrent layers on ``vector``."""
+    parameter = next(module.parameters())
+    place = {"device": parameter.device, "dtype": parameter.dtype}
+    for _ in range(layers):
+        cell = make_cell(cell_name)
+        projection = TraditionalInput(inputs, size, len(cell.gates), **place)
+        layer = RecurrentLayer(projection, cell, size, hidden, **place)
+        vector = insert_layer(module, _new_name(module, "recurrent"), layer, [vector], vector, [])
+        inputs = size
+
+
+def _new_name(module: nn.Module, stem: str) -> str:
+    count = 0
+    while hasattr(module, f"{stem}_{count}"):
+        count += 1
+    return f"{stem}_{count}"
+
+
+def replace_output(network: RecurrentNetwork, outputs: int) -> None:
+    """Puts a new output layer of size ``outputs`` in place of the network's own, or behind it where it has none.
+
+    Raises:
+        ValueError: ``outputs < 1``.
+        NotImplementedError: a network whose features are no vector.
+    """
+    if outputs < 1:
+        raise ValueError(f"expected at least one output, got {outputs}")
+    module = network.cnn
+    head = tracing.find_output_layer(module)
+    if head is None:
+        network.drawn_anew |= set(module.get_submodule(_append_output(module, outputs)).parameters())
+        return
+    old = module.get_submodule(head.target)
+    new = _resized(old, outputs, tracing.value_shape(head.args[0])[1])
+    module.set_submodule(head.target, new.to(old.weight.dtype))
+    network.drawn_anew |= set(module.get_submodule(head.target).parameters())
+    _set_outputs(module, head, outputs)
+
+
+def _resized(old: nn.Module, outputs: int, inputs: int) -> nn.Module:
+    bias = old.bias is not None
+    if isinstance(old, nn.Linear):
+        return nn.Linear(inputs, outputs, bias=bias, device=old.weight.device)
+    return type(old)(inputs, outputs, old.kernel_size, bias=bias, device=old.weight.device)
+
+
+def _append_output(module: fx.GraphModule, outputs: int) -> str:
+    vector = tracing.output_value(module)
+    if not tracing.is_vector(vector):
+        raise NotImplementedError(f"expected a network that ends in a vector, got {tracing.value_shape(vector)}")
+    parameter = next(module.parameters())
+    name = _new_name(module, "output")
+    inputs = tracing.value_shape(vector)[1]
+    module.add_submodule(name, nn.Linear(inputs, outputs, device=parameter.device, dtype=parameter.dtype))
+    with module.graph.inserting_after(vector):
+        node = module.graph.call_module(name)
+    vector.replace_all_uses_with(node)
+    node.args = (vector,)
+    node.meta["shape"] = (2, outputs)
+    module.recompile()
+    return name
+
+
+def _set_outputs(module: fx.GraphModule, head: fx.Node, outputs: int) -> None:
+    """Corrects the known shapes from the output layer on: only reshaping stands behind it."""
+    node = tracing.output_value(module)
+    while True:
+        shape = tracing.value_shape(node)
+        node.meta["shape"] = (shape[0], outputs, *shape[2:])
+        if node is head:
+            return
+        node = node.all_input_nodes[0]

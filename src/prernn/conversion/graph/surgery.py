@@ -1,0 +1,287 @@
+"""What has to be cut out of a CNN's graph around a layer to make it recurrent.
+
+`find_site` gives the layer's inputs, the *tail* between the layer and the vector that becomes the hidden state
+(batch normalization, shortcut, pooling), and the activation that moves behind the recurrence (PreRNN, eqs. 4-7).
+Nothing here knows any architecture by name: what lies where follows from the graph.
+"""
+
+import operator
+from dataclasses import dataclass
+
+import torch
+from torch import cat, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from prernn.conversion.graph.tracing import (
+    ADAPTIVE_POOLS,
+    ADDITIONS,
+    POOL_MODULES,
+    PRODUCTS,
+    averages,
+    find_output_layer,
+    holds_layer,
+    is_activation,
+    is_constant,
+    is_layer,
+    is_vector,
+    places,
+    submodule_of,
+    value_shape,
+)
+
+SCALINGS = {operator.mul, torch.mul, "mul"}
+
+
+@dataclass
+class Site:
+    """What is cut out around a layer to make it recurrent.
+
+    The recurrent layer takes the values of ``inputs`` (the layer's own input first, then shortcuts) and its
+    output stands in for the value of ``end``; ``nodes`` go. ``tail`` is None where the layer's output is the
+    vector itself.
+    """
+
+    name: str
+    layer: nn.Module
+    inputs: list[fx.Node]
+    tail: fx.GraphModule | None
+    activation: nn.Module | None
+    end: fx.Node
+    size: int
+    pool_first: bool
+    nodes: list[fx.Node]
+
+
+def find_layer(module: fx.GraphModule) -> Site:
+    """The last fc or conv layer before the output layer: the deepest that leads to a vector, nothing between.
+
+    Raises:
+        NotImplementedError: no layer can be made recurrent; says why for the last few.
+    """
+    output_layer = find_output_layer(module)
+    layers = [node for node in module.graph.nodes if is_layer(module, node) and node is not output_layer]
+    depth = _depths(module)
+    reasons = []
+    # the deepest first (a shortcut's convolution may come later in the graph), the later one where equal
+    for _, node in sorted(enumerate(layers), key=lambda item: (depth[item[1]], item[0]), reverse=True):
+        try:
+            return find_site(module, node.target)
+        except (NotImplementedError, ValueError) as error:
+            reasons.append(str(error))
+            if len(reasons) == 8:
+                break
+    raise NotImplementedError(
+        "found no layer to make recurrent: looked for the last fc layer, or a conv layer with global average pooling "
+        f"behind it; pass layer=NAME to choose one. {'; '.join(reasons[:3]) or 'There is no layer before the output'}"
+    )
+
+
+def _depths(module: fx.GraphModule) -> dict[fx.Node, int]:
+    """Number of fc and conv layers on the longest way from the input to each node."""
+    depth: dict[fx.Node, int] = {}
+    for node in module.graph.nodes:
+        before = max((depth[parent] for parent in node.all_input_nodes), default=0)
+        depth[node] = before + is_layer(module, node)
+    return depth
+
+
+def find_site(module: fx.GraphModule, name: str) -> Site:
+    """What to cut out to make the layer called ``name`` recurrent.
+
+    Raises:
+        ValueError: no such fc or conv layer.
+        NotImplementedError: it is used more than once, or no pooled vector lies behind it.
+    """
+    node = _layer_node(module, name)
+    end = _vector_behind(module, node)
+    region = _between(node, end)
+    _check_region(module, node, end, region)
+    inner = _activation_within(module, node, end, region)
+    tail_region, outer = (region, inner) if inner else _extend_to_activation(module, end, region)
+    end = tail_region[-1]
+    inputs = [node.args[0], *_outside_values(tail_region)]
+    tail = extract(module, [node, *inputs[1:]], tail_region[1:], end, without=inner) if len(tail_region) > 1 else None
+    return Site(
+        name=name,
+        layer=module.get_submodule(name),
+        inputs=inputs,
+        tail=tail,
+        activation=_activation_module(module, outer) if outer else None,
+        end=outer if outer and not inner else end,
+        size=value_shape(end)[1],
+        pool_first=_pools_first(module, node, tail_region, inner),
+        nodes=tail_region if inner or not outer else [*tail_region, outer],
+    )
+
+
+def _layer_node(module: fx.GraphModule, name: str) -> fx.Node:
+    uses = [node for node in module.graph.nodes if node.op == "call_module" and node.target == name]
+    if not uses or not is_layer(module, uses[0]):
+        layers = [node.target for node in module.graph.nodes if is_layer(module, node)]
+        raise ValueError(f"expected layer to name an fc or conv layer, got {name!r}; the last are {layers[-6:]}")
+    if len(uses) > 1:
+        raise NotImplementedError(f"layer {name!r} is used {len(uses)} times in a frame; expected once")
+    return uses[0]
+
+
+def _reaches(start: fx.Node, goal: fx.Node, blocked: set[fx.Node]) -> bool:
+    """Whether a way leads from ``start`` to ``goal`` round the ``blocked`` nodes."""
+    seen: set[fx.Node] = set()
+    todo = [start]
+    while todo:
+        node = todo.pop()
+        if node is goal:
+            return True
+        todo.extend(user for user in node.users if user not in seen and user not in blocked)
+        seen.update(node.users)
+    return False
+
+
+def _vector_behind(module: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """The first vector ``(N, D)`` that every way from the layer to the output passes."""
+    goal = next(other for other in module.graph.nodes if other.op == "output")
+    for other in module.graph.nodes:  # topological order
+        if other is node and is_vector(node):
+            return node
+        if is_vector(other) and _reaches(node, other, set()) and not _reaches(node, goal, {other}):
+            return other
+    raise NotImplementedError(
+        f"no vector lies behind layer {node.target!r}: looked for global average pooling or flattening"
+    )
+
+
+def _between(node: fx.Node, end: fx.Node) -> list[fx.Node]:
+    """The nodes on the ways from the layer to the vector, both included, in topological order."""
+    forward = {node}
+    for other in node.graph.nodes:
+        if any(parent in forward for parent in other.all_input_nodes):
+            forward.add(other)
+    backward, todo = {end}, [end]
+    while todo:
+        for parent in todo.pop().all_input_nodes:
+            if parent in forward and parent not in backward:
+                backward.add(parent)
+                todo.append(parent)
+    return [other for other in node.graph.nodes if other in backward]
+
+
+def _check_region(module: fx.GraphModule, node: fx.Node, end: fx.Node, region: list[fx.Node]) -> None:
+    """Holds the region to eq. 6: normalization, shortcut and average pooling, no further layer."""
+    inside = set(region)
+    layers = {other for other in region[1:] if holds_layer(module, other)}
+    if not _reaches(node, end, layers):
+        last = [repr(other.target) for other in region if other in layers][-6:]
+        names = ", ".join(last)
+        raise NotImplementedError(
+            f"between layer {node.target!r} and the pooled vector stand further layers ({names}); pass the last of them"
+        )
+    for other in region:
+        others = [parent for parent in other.all_input_nodes if parent not in inside]
+        if other.target in PRODUCTS and any(value_shape(parent) and not is_constant(parent) for parent in others):
+            raise NotImplementedError(
+                f"layer {node.target!r} scales other features (a gate or attention), it makes none"
+            )
+    start = value_shape(node)
+    if end is node or start is None:
+        return
+    if places(start) > 1 and _reaches(node, end, {other for other in region if averages(module, other)}):
+        raise NotImplementedError(
+            f"no global average pooling lies behind layer {node.target!r}, whose output is {start[1:]}: looked for "
+            "a mean or an average pooling to one place; pass an fc layer, or a conv layer that is pooled"
+        )
+
+
+def _activation_within(module, node, end, region) -> fx.Node | None:
+    """The last activation on the main way from the layer to the vector, or None."""
+    inside = set(region)
+    other = end
+    while other is not node:
+        if is_activation(module, other):
+            return other
+        parents = [parent for parent in other.all_input_nodes if parent in inside and value_shape(parent)]
+        if len(parents) != 1 and other.target in PRODUCTS:
+            return None  # features times their own gate (squeeze-and-excitation): nothing moves
+        # of several branches that depend on the layer, the deepest in the graph is the main way
+        other = parents[-1] if parents else node
+    return None
+
+
+def _extend_to_activation(module, end, region) -> tuple[list[fx.Node], fx.Node | None]:
+    """Takes in normalization behind the vector where an activation follows it; the region and the activation."""
+    extended, node = list(region), end
+    while len(node.users) == 1:
+        node = next(iter(node.users))
+        if is_activation(module, node):
+            return extended, node
+        if not isinstance(submodule_of(module, node), (nn.BatchNorm1d, nn.Identity)):
+            break
+        extended.append(node)
+    return region, None
+
+
+def _outside_values(region: list[fx.Node]) -> list[fx.Node]:
+    """Values that enter the region past its layer: the shortcuts gamma. Constants are copied into the tail."""
+    inside = set(region)
+    parents = [parent for node in region[1:] for parent in node.all_input_nodes]
+    return list(dict.fromkeys(p for p in parents if p not in inside and not is_constant(p)))
+
+
+def extract(module, inputs, nodes, output, without=None) -> fx.GraphModule:
+    """A module that computes ``output`` from ``inputs`` through ``nodes``, one of which may be left out."""
+    graph, values = fx.Graph(), {}
+    for count, node in enumerate(inputs):
+        values[node] = graph.placeholder(f"x{count}")
+
+    def value(node: fx.Node) -> fx.Node:
+        if node not in values:  # a parameter, or what is made of one
+            values[node] = graph.node_copy(node, value)
+        return values[node]
+
+    for node in nodes:
+        values[node] = value(node.args[0]) if node is without else graph.node_copy(node, value)
+    graph.output(values[output])
+    graph.lint()
+    return fx.GraphModule(module, graph, "Tail")
+
+
+def _activation_module(module, node: fx.Node) -> nn.Module:
+    if node.op == "call_module":
+        return module.get_submodule(node.target)
+    return extract(module, [node.all_input_nodes[0]], [node], node)
+
+
+def _pools_first(module, node, region, without) -> bool:
+    """Whether pooling may come before the layer: all that stands before the pooling treats places alike, linearly."""
+    layer = module.get_submodule(node.target)
+    pointwise = isinstance(layer, _ConvNd) and set(layer.kernel_size) == {1} == set(layer.stride)
+    if not pointwise or any(map(bool, layer.padding if isinstance(layer.padding, tuple) else ())):
+        return False
+    small: set[fx.Node] = set()  # values of one place, such as the gates of squeeze-and-excitation
+    inside = set(region)
+    for other in region[1:]:
+        parents = [parent for parent in other.all_input_nodes if parent in inside]
+        if averages(module, other):
+            if not _averages_evenly(module, other):
+                return False
+            if not _reaches(node, region[-1], {other}):
+                return True
+            small.add(other)
+            continue
+        shape = value_shape(other)
+        if all(parent in small for parent in parents) and shape is not None and places(shape) == 1:
+            small.add(other)
+            continue
+        kind = submodule_of(module, other)
+        affine = isinstance(kind, (_BatchNorm, nn.Identity)) or other.target in ADDITIONS | {cat}
+        gated = other.target in SCALINGS and len(parents) == 2 and sum(parent in small for parent in parents) == 1
+        if not affine and not gated and other is not without:
+            return False
+    return False
+
+
+def _averages_evenly(module, node: fx.Node) -> bool:
+    """Whether an averaging node takes the mean over all places, whatever their number."""
+    kind = submodule_of(module, node)
+    adaptive = isinstance(kind, POOL_MODULES[:3]) or "Adaptive" in type(kind).__name__
+    return adaptive or node.target in ADAPTIVE_POOLS

@@ -1,0 +1,184 @@
+"""A 2-D CNN as a 3-D one: every convolution gets a kernel in time, started so that a still video gives what it gave.
+
+This is the network that RCN is compared with: I3D on the same 2-D network (Singh and Cuzzolin's supplement, 1.1).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
+
+from prernn.conversion.graph import tracing
+
+STARTS = ("centre", "mean")
+
+
+class InflatedConv2d(nn.Conv3d):
+    """A 2-D convolution with a kernel of ``time`` frames; no frame is lost, the first and the last are repeated.
+
+    It runs over frames ``(B*T, C, H, W)``, those of a clip side by side, as the layers around it do.
+
+    Args:
+        conv: the 2-D convolution.
+        time: frames of the kernel, odd.
+        start: "centre" puts the 2-D weights at the middle frame and 0 elsewhere, so that every video gives what it gave
+            frame by frame; "mean" spreads them evenly over all frames (I3D), which is the same on a still video.
+    """
+
+    def __init__(self, conv: nn.Conv2d, time: int, start: str):
+        (height, width), (down, right) = conv.kernel_size, conv.stride
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            (time, height, width),
+            (1, down, right),
+            dilation=(1, conv.dilation[0], conv.dilation[1]),
+            groups=conv.groups,
+            bias=conv.bias is not None,
+            device=conv.weight.device,
+            dtype=conv.weight.dtype,
+        )
+        # TensorFlow's padding, which depends on the size of the map, is timm's Conv2dSame
+        self.same = conv.padding == "same" or type(conv).__name__ == "Conv2dSame"
+        self.spatial = (0, 0) if isinstance(conv.padding, str) else conv.padding
+        weight = conv.weight.detach().unsqueeze(2)  # (O, I, 1, kH, kW)
+        with torch.no_grad():
+            if start == "mean":
+                self.weight.copy_((weight / time).expand_as(self.weight))
+            else:
+                self.weight.zero_()
+                self.weight[:, :, time // 2] = weight[:, :, 0]
+            if self.bias is not None and conv.bias is not None:
+                self.bias.copy_(conv.bias)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(conv.get_parameter(name).requires_grad)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]  # nobody calls it as a Conv3d
+        """Clips of ``frames`` frames, ``(B*T, C, H, W)`` to ``(B*T, O, H', W')``."""
+        x = x.unflatten(0, (-1, frames)).transpose(1, 2)  # (B, C, T, H, W)
+        reach = self.kernel_size[0] // 2
+        x = F.pad(x, (*self._sides(*x.shape[3:]), 0, 0))
+        ends = (x[:, :, :1].expand(-1, -1, reach, -1, -1), x[:, :, -1:].expand(-1, -1, reach, -1, -1))
+        x = torch.cat([ends[0], x, ends[1]], dim=2)  # (B, C, T + time - 1, H, W)
+        y = super().forward(x)  # (B, O, T, H', W')
+        return y.transpose(1, 2).flatten(0, 1)
+
+    def _sides(self, height: int, width: int) -> tuple[int, ...]:
+        """Zeros left, right, above and below a map."""
+        if not self.same:
+            above, left = self.spatial
+            return left, left, above, above
+        sides: list[int] = []
+        for size, axis in ((width, 2), (height, 1)):
+            stride, extent = self.stride[axis], (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
+            missing = max((-(-size // stride) - 1) * stride + extent - size, 0)
+            sides += [missing // 2, missing - missing // 2]
+        return tuple(sides)
+
+
+class ClipMean(nn.Module):
+    """Mean over the frames of a clip: ``(B*T, D...)`` to ``(B, D...)``."""
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """``x`` has the ``frames`` frames of a clip side by side."""
+        return x.unflatten(0, (-1, frames)).mean(1)
+
+
+class InflatedCNN(nn.Module):
+    """What `inflate` gives: clips ``(B, C, T, H, W)`` to outputs ``(B, K)``.
+
+    Attributes:
+        cnn: the graph over frames ``(B*T, C, H, W)``, with the layers of the 2-D network under their own names.
+        frame_size: ``(T, H, W)`` of a usual clip.
+    """
+
+    def __init__(self, cnn: fx.GraphModule, frame_size: tuple[int, int, int]):
+        super().__init__()
+        self.cnn, self.frame_size = cnn, frame_size
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """A clip of any length."""
+        return self.cnn(clip.transpose(1, 2).flatten(0, 1), clip.shape[2])
+
+
+def inflate(
+    cnn: nn.Module,
+    *,
+    frames: int = 16,
+    time: int = 3,
+    init: str = "centre",
+    image_size: tuple[int, int] | None = None,
+) -> InflatedCNN:
+    """The 3-D network that a 2-D CNN inflates to: convolutions larger than 1x1 get a kernel of ``time`` frames.
+
+    Weights, normalization and everything else stay; the vector that the output layer reads is averaged over the clip,
+    whose temporal resolution is kept throughout. Just after inflation a still video gives what the CNN gives for its
+    picture. ``prernn.framewise(prernn.inflate(cnn))`` is its form as a network over snippets.
+
+    Args:
+        cnn: any 2-D CNN that torch.fx can trace; it is copied.
+        frames: of a usual clip; the network takes any number.
+        time: frames of the kernels, odd.
+        init: "centre" or "mean", see `InflatedConv2d`.
+        image_size: ``(H, W)``, only where no usual size fits the CNN.
+
+    Raises:
+        ValueError: an unknown start, an even or negative ``time``, no frames.
+        NotImplementedError: a CNN that can't be traced, that has no output layer on a vector, or a convolution that
+            computes its weights or pads by itself.
+    """
+    if init not in STARTS:
+        raise ValueError(f"expected init to be one of {', '.join(STARTS)}, got {init!r}")
+    if time < 1 or time % 2 == 0:
+        raise ValueError(f"expected an odd number of frames in time, got {time}")
+    if frames < 1:
+        raise ValueError(f"expected a clip of at least 1 frame, got {frames}")
+    module = tracing.trace(cnn)
+    shape = tracing.propagate(module, tracing.frame_candidates(module, image_size))
+    tracing.make_output_linear(module)
+    inputs, *others = [node for node in module.graph.nodes if node.op == "placeholder"]
+    for node in others:  # arguments that were fixed at their defaults
+        module.graph.erase_node(node)
+    with module.graph.inserting_after(inputs):
+        length = module.graph.placeholder("frames")
+    for node in list(module.graph.nodes):
+        if tracing.is_layer(module, node) and isinstance(tracing.submodule_of(module, node), _ConvNd):
+            _inflate_layer(module, node, length, time, init)
+    _average_over_time(module, length)
+    module.graph.lint()
+    module.recompile()
+    return InflatedCNN(module, (frames, *shape[-2:])).train(cnn.training)  # type: ignore[arg-type]
+
+
+def _inflate_layer(module: fx.GraphModule, node: fx.Node, length: fx.Node, time: int, init: str) -> None:
+    name = str(node.target)
+    conv = module.get_submodule(name)
+    if isinstance(conv, InflatedConv2d):  # one that is used several times
+        node.args = (*node.all_input_nodes, length)
+        return
+    if not isinstance(conv, nn.Conv2d):
+        raise NotImplementedError(f"expected 2-D convolutions to inflate, got {type(conv).__name__} {name!r}")
+    if max(conv.kernel_size) == 1:
+        return
+    known = type(conv).forward is nn.Conv2d.forward or type(conv).__name__ == "Conv2dSame"
+    if not known or conv.padding_mode != "zeros" or "weight" not in conv._parameters:
+        raise NotImplementedError(f"convolution {name!r} ({type(conv).__name__}) pads or weighs by itself")
+    module.set_submodule(name, InflatedConv2d(conv, time, init))
+    node.args = (*node.all_input_nodes, length)
+
+
+def _average_over_time(module: fx.GraphModule, length: fx.Node) -> None:
+    """Puts the mean over a clip's frames behind the vector that the output layer reads."""
+    head = tracing.find_output_layer(module)
+    vector = tracing.output_value(module) if head is None else head.all_input_nodes[0]
+    if not tracing.is_vector(vector):
+        raise NotImplementedError(f"expected an output layer that reads a vector, got {tracing.value_shape(vector)}")
+    name = "clip_mean"
+    while hasattr(module, name):
+        name += "_"
+    module.add_submodule(name, ClipMean())
+    with module.graph.inserting_after(vector):
+        mean = module.graph.call_module(name, (vector, length))
+    users = [user for user in vector.users if user is not mean] if head is None else [head]
+    for user in users:
+        user.replace_input_with(vector, mean)

@@ -1,0 +1,354 @@
+"""A CNN with recurrent layers in it, over whole videos or frame by frame."""
+
+import contextlib
+import copy
+import operator
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from prernn.conversion.graph import tracing
+from prernn.conversion.graph.graft import output_value, recurrent_nodes
+from prernn.layers.input_to_hidden import TraditionalInput
+from prernn.layers.recurrent_layer import RecurrentLayer
+
+
+class RecurrentNetwork(nn.Module):
+    """A CNN whose graph takes frames and a state, and gives outputs and the next state.
+
+    The state is a value passed in and handed back: a tuple with one tuple of tensors, batch first, for each
+    recurrent layer in the order of ``recurrent_layers``. Build one with `prernn.convert`,
+    `prernn.traditional` or `prernn.framewise`.
+
+    Attributes:
+        cnn: the graph; its submodules keep the names they have in the CNN.
+        frame_shape: a frame ``(C, H, W)`` or snippet ``(C, D, H, W)`` that the CNN takes.
+        recipe: how it was built, as plain data that checkpoints carry (see `prernn.models.recipe`).
+        drawn_anew: the parameters, beside those that recurrence introduced, that start at random.
+    """
+
+    def __init__(self, cnn: fx.GraphModule, frame_shape: tuple[int, ...]):
+        super().__init__()
+        self.cnn = cnn
+        self.frame_shape = frame_shape
+        self.recipe: dict = {}
+        self.drawn_anew: set[nn.Parameter] = set()
+        self._map_sizes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+
+    @property
+    def recurrent_layers(self) -> list[RecurrentLayer]:
+        """The recurrent layers, in order."""
+        return [self.cnn.get_submodule(node.target) for node in recurrent_nodes(self.cnn)]
+
+    @property
+    def output_layer(self) -> nn.Module | None:
+        """The layer whose values are the outputs; None for a network that ends in features."""
+        node = tracing.find_output_layer(self.cnn)
+        return None if node is None else self.cnn.get_submodule(node.target)
+
+    def new_parameters(self) -> list[nn.Parameter]:
+        """The parameters that start at random, and so learn at a rate of their own; the others are pre-trained."""
+        fresh: set[str] = set()
+        for node, layer in zip(recurrent_nodes(self.cnn), self.recurrent_layers, strict=True):
+            fresh |= {f"cnn.{node.target}.hidden_to_hidden", f"cnn.{node.target}.bias"}
+            if isinstance(layer.input_to_hidden, TraditionalInput):
+                fresh.add(f"cnn.{node.target}.input_to_hidden")
+        new = (any(f"{name}.".startswith(f"{part}.") for part in fresh) for name, _ in self.named_parameters())
+        pairs = zip(new, self.parameters(), strict=True)
+        return [p for is_new, p in pairs if is_new or p in self.drawn_anew]
+
+    def init_state(self, batch_size: int, image_size: tuple[int, ...] | None = None) -> tuple:
+        """Zero state of ``batch_size`` streams.
+
+        Args:
+            batch_size: number of streams B.
+            image_size: ``(H, W)`` of the frames or ``(D, H, W)`` of snippets, where a state holds feature maps; None
+                means that of ``frame_shape``.
+        """
+        sizes = self.map_sizes(image_size)
+        return tuple(
+            layer.init_state(batch_size, *size) for layer, size in zip(self.recurrent_layers, sizes, strict=True)
+        )
+
+    def map_sizes(self, image_size: tuple[int, ...] | None = None) -> list[tuple[int, ...]]:
+        """Size of each recurrent layer's feature maps, ``()`` for vectors; ``image_size`` as in `init_state`."""
+        known = [output_value(node).meta["shape"][2:] for node in recurrent_nodes(self.cnn)]
+        size = self.frame_shape[-2:] if image_size is None else tuple(image_size)
+        if size == self.frame_shape[-len(size) :] or not any(known):
+            return known
+        if size not in self._map_sizes:
+            self._map_sizes[size] = [tuple(u.shape[3:]) for u in gate_inputs(self, size)]
+        return self._map_sizes[size]
+
+    @property
+    def state_names(self) -> list[str]:
+        """Names of the state's leaves, in pytree order."""
+        return [f"state_{i}_{name}" for i, layer in enumerate(self.recurrent_layers) for name in layer.cell.states]
+
+    def _open_state(self, state: tuple | None, frames: Tensor, batch: int) -> tuple:
+        """The state to start from; a ValueError where it belongs to another network or batch."""
+        if state is None:
+            return self.init_state(batch, tuple(frames.shape[1 - len(self.frame_shape) :]))
+        layers = self.recurrent_layers
+        maps = [len(output_value(node).meta["shape"]) > 2 for node in recurrent_nodes(self.cnn)]
+        given = [[tuple(tensor.shape) for tensor in part] for part in state]
+        # the size of maps is the layer's to check, which knows that of its frames
+        sizes = [shapes[0][2:] if many and shapes else () for many, shapes in zip(maps, given, strict=False)]
+        wanted = [layer.state_shapes(batch, *size) for layer, size in zip(layers, sizes, strict=False)]
+        if given != wanted or len(given) != len(layers):
+            wanted = [layer.state_shapes(batch, *size) for layer, size in zip(layers, self.map_sizes(), strict=True)]
+            raise ValueError(f"expected a state of {batch} streams with shapes {wanted}, got {given}")
+        return state
+
+    def _check_channels(self, channels: int) -> None:
+        if channels != self.frame_shape[0]:
+            raise ValueError(f"expected frames of {self.frame_shape[0]} channels, got {channels}")
+
+    def __getstate__(self):
+        # torch.fx pickles a graph as code, which forgets the shapes of its values
+        return {**self.__dict__, "shapes": [node.meta.get("shape") for node in self.cnn.graph.nodes]}
+
+    def __setstate__(self, state):
+        shapes = state.pop("shapes")
+        super().__setstate__(state)
+        for node, shape in zip(self.cnn.graph.nodes, shapes, strict=True):
+            node.meta["shape"] = shape
+
+    def forward(
+        self, video: Tensor, state: tuple | None = None, *, checkpoint: int | None = None
+    ) -> tuple[Tensor, tuple]:
+        """A whole video, or the next chunk of one when ``state`` is given.
+
+        Args:
+            video: ``(B, T, C, H, W)``, snippets ``(B, T, C, D, H, W)``.
+            state: as returned before; None starts at zero.
+            checkpoint: activation checkpointing for long clips: of so many frames at a time only the state at their
+                start is kept for the gradient, and they are computed again on the way back. Outputs and gradients are
+                the same; memory grows with ``T / checkpoint`` states and ``checkpoint`` frames.
+
+        Returns:
+            Outputs ``(B, T, K)``, causal in T, and the state after the last frame.
+
+        Raises:
+            ValueError: a video of another rank or number of channels, or without frames.
+            NotImplementedError: checkpoints where batch normalization learns statistics, which would be of parts.
+        """
+        if checkpoint is not None:
+            return self._in_parts(video, state, checkpoint)
+        rank = len(self.frame_shape) + 2
+        if video.ndim != rank or video.shape[1] == 0:
+            wanted = "(B, T, C, D, H, W)" if rank == 6 else "(B, T, C, H, W)"
+            raise ValueError(f"expected video {wanted} with at least one frame, got shape {tuple(video.shape)}")
+        self._check_channels(video.shape[2])
+        batch, steps = video.shape[:2]
+        state = self._open_state(state, video, batch)
+        frames = video.transpose(0, 1).flatten(0, 1)  # (T*B, C, H, W): time first, as the recurrence wants it
+        out, state = self.cnn(frames, state)
+        return out.unflatten(0, (steps, batch)).transpose(0, 1), state  # (B, T, K)
+
+    def _in_parts(self, video: Tensor, state: tuple | None, frames: int) -> tuple[Tensor, tuple]:
+        if frames < 1:
+            raise ValueError(f"expected checkpoint to be at least 1 frame, got {frames}")
+        if any(isinstance(part, _BatchNorm) and part.training for part in self.modules()):
+            raise NotImplementedError("checkpoint needs batch normalization on frozen statistics, got some in training")
+        outputs = []
+        for part in video.split(frames, dim=1):
+            out, state = torch.utils.checkpoint.checkpoint(self, part, state, use_reentrant=False)
+            outputs.append(out)
+        return torch.cat(outputs, dim=1), state  # type: ignore[return-value]  # a state, as T >= 1
+
+    def step(self, frame: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
+        """One frame of a stream, at constant cost.
+
+        Args:
+            frame: ``(B, C, H, W)``, snippets ``(B, C, D, H, W)``.
+            state: as returned before; None starts at zero.
+
+        Returns:
+            Outputs ``(B, K)`` and the next state.
+
+        Raises:
+            ValueError: a frame of another rank or number of channels.
+        """
+        if frame.ndim != len(self.frame_shape) + 1:
+            wanted = "(B, C, D, H, W)" if len(self.frame_shape) == 4 else "(B, C, H, W)"
+            raise ValueError(f"expected frame {wanted}, got shape {tuple(frame.shape)}")
+        self._check_channels(frame.shape[1])
+        return self.cnn(frame, self._open_state(state, frame, frame.shape[0]))
+
+
+@contextlib.contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; modules that were in training mode return to it."""
+    training = [module for module in net.modules() if module.training] if net.training else []
+    if training:
+        net.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def gate_inputs(
+    network: RecurrentNetwork, image_size: tuple[int, ...], watch: contextlib.AbstractContextManager | None = None
+) -> list[Tensor]:
+    """Gate inputs ``(1, G, D...)`` of every recurrent layer for one frame of a size: shapes alone, nothing runs.
+
+    ``watch`` is entered around everything feedforward, such as torch's counter of operations.
+
+    Raises:
+        ValueError: frames of a size that the network does not take.
+    """
+    parameter = next(network.parameters())
+    shape = (*network.frame_shape[: -len(image_size)], *image_size)
+    feedforward = _Feedforward(network.cnn)
+    # in evaluation mode, as batch normalization would count even this frame
+    with evaluating(network), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        frame = torch.empty(1, *shape, dtype=parameter.dtype, device=parameter.device)
+        try:
+            with watch or contextlib.nullcontext():
+                feedforward.run(frame, [None] * len(network.recurrent_layers), enable_io_processing=False)
+        except RuntimeError as error:
+            raise ValueError(f"the network takes no frames {shape}: {tracing.first_line(error)}") from error
+    return feedforward.inputs
+
+
+class _Feedforward(fx.Interpreter):
+    """Runs a network's graph without its recurrence: a layer puts out the first gate's input."""
+
+    def __init__(self, cnn: fx.GraphModule):
+        super().__init__(cnn)
+        self.extra_traceback = False
+        self.inputs: list[Tensor] = []
+
+    def call_module(self, target, args, kwargs):
+        """As fx.Interpreter's, but for recurrent layers."""
+        layer = self.fetch_attr(target)
+        if not isinstance(layer, RecurrentLayer):
+            return super().call_module(target, args, kwargs)
+        self.inputs.append(layer.input_to_hidden(*args[0]))
+        return self.inputs[-1][:, 0], None
+
+
+def open_network(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> RecurrentNetwork:
+    """A network without recurrence that computes what ``cnn`` does, or a copy of one that is a network already.
+
+    Args:
+        cnn: any CNN that torch.fx can trace; it is copied.
+        image_size: ``(H, W)`` or ``(D, H, W)`` of a frame, only where no usual size fits.
+
+    Raises:
+        NotImplementedError: the CNN can't be traced, or takes none of the usual frame sizes.
+    """
+    if isinstance(cnn, RecurrentNetwork):
+        network = copy.deepcopy(cnn)
+        network._map_sizes = {}  # a layer may be about to become recurrent
+        return network
+    module = tracing.trace(cnn)
+    # a network of a fixed frame size may say so itself, as those of prernn do
+    size = getattr(cnn, "frame_size", None) if image_size is None else image_size
+    shape = tracing.propagate(module, tracing.frame_candidates(module, size))
+    tracing.make_output_linear(module)
+    _add_state(module)
+    return RecurrentNetwork(module, shape).train(cnn.training)
+
+
+def _add_state(module: fx.GraphModule) -> None:
+    """Gives the graph a second input, the state, and a second output, the next state: both empty tuples."""
+    frames, *others = [node for node in module.graph.nodes if node.op == "placeholder"]
+    for node in others:  # arguments that were fixed at their defaults
+        module.graph.erase_node(node)
+    with module.graph.inserting_after(frames):
+        module.graph.placeholder("state")
+    output = next(node for node in module.graph.nodes if node.op == "output")
+    output.args = ((output.args[0], ()),)
+    module.recompile()
+
+
+def split(network: RecurrentNetwork, at: Sequence[str] | None = None) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """The network in two: ``trunk(frames) -> inputs`` and ``rest(inputs, state) -> (outputs, state)``.
+
+    ``inputs`` are those of the first recurrent layer, a tuple of tensors with ``T*B`` rows. Both parts share
+    their weights with the network, so a trunk that does not train can run once over a data set.
+
+    Args:
+        network: any network.
+        at: names of values of its graph to cut at instead, such as `inputs_of` gives for another network that was
+            made of the same CNN.
+
+    Raises:
+        ValueError: the network has no recurrent layer, or no value of such a name.
+        NotImplementedError: a value bypasses the cut.
+    """
+    names = inputs_of(network) if at is None else list(at)
+    values = {node.name: node for node in network.cnn.graph.nodes}
+    if unknown := [name for name in names if name not in values]:
+        raise ValueError(f"expected values of the network's graph, got {', '.join(unknown)}")
+    inputs = [values[name] for name in names]
+    before = _ancestors(inputs)
+    return _trunk(network.cnn, inputs, before), _rest(network.cnn, inputs, before)
+
+
+def inputs_of(network: RecurrentNetwork) -> list[str]:
+    """Names of the values that the first recurrent layer reads. ValueError for a network without one."""
+    nodes = recurrent_nodes(network.cnn)
+    if not nodes:
+        raise ValueError("expected a network with a recurrent layer, got one without")
+    return [node.name for node in nodes[0].args[0]]
+
+
+def channels_last(module: nn.Module) -> nn.Module:
+    """Lays the weights of convolutions out with the channels last, in place: faster, on the CPU too."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            part.to(memory_format=torch.channels_last)
+        elif isinstance(part, nn.Conv3d):
+            part.to(memory_format=torch.channels_last_3d)
+    return module
+
+
+def freeze_statistics(module: nn.Module) -> None:
+    """Keeps batch normalization on its pre-computed statistics in training too (PreRNN, eqs. 6, 7 and 10), in place."""
+    for part in module.modules():
+        if isinstance(part, _BatchNorm):
+            part.eval()
+
+
+def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
+    found, todo = set(nodes), list(nodes)
+    while todo:
+        parents = [parent for parent in todo.pop().all_input_nodes if parent not in found]
+        found.update(parents)
+        todo.extend(parents)
+    return found
+
+
+def _trunk(cnn: fx.GraphModule, inputs: list[fx.Node], before: set[fx.Node]) -> fx.GraphModule:
+    graph = fx.Graph()
+    values: dict[fx.Node, fx.Node] = {}
+    for node in cnn.graph.nodes:
+        if node in before:
+            values[node] = graph.node_copy(node, values.__getitem__)
+    graph.output(tuple(values[node] for node in inputs))
+    return fx.GraphModule(cnn, graph, "Trunk")
+
+
+def _rest(cnn: fx.GraphModule, inputs: list[fx.Node], before: set[fx.Node]) -> fx.GraphModule:
+    graph = fx.Graph()
+    values: dict[fx.Node, fx.Node] = {}
+    packed = graph.placeholder("inputs")
+    for count, node in enumerate(inputs):
+        values[node] = graph.call_function(operator.getitem, (packed, count))
+    for node in cnn.graph.nodes:
+        if node in before:
+            continue
+        bypassing = [parent for parent in node.all_input_nodes if parent not in values and parent.op != "get_attr"]
+        if bypassing:
+            raise NotImplementedError(f"value {bypassing[0]} bypasses the cut; the network can't be split there")
+        values[node] = graph.node_copy(node, values.__getitem__)
+    return fx.GraphModule(cnn, graph, "Rest")

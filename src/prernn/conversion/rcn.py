@@ -1,0 +1,165 @@
+"""RCN: recurrence in every convolution of a 2-D CNN, in place of 3-D convolution.
+
+Singh and Cuzzolin, "Recurrent Convolutions for Causal 3D CNNs", supplement. A recurrent convolutional unit follows the
+spatial convolution ``u_t = W_xh * x_t`` with a 1x1 convolution of its hidden state, before batch normalization and
+activation: ``h_t = (W_hh h_{t-1} + u_t) / 2``, and ``h_1 = u_1``.
+"""
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
+
+from prernn.conversion.convert import note_step, replace_output
+from prernn.conversion.graph import tracing
+from prernn.conversion.graph.graft import insert_layer
+from prernn.conversion.network import RecurrentNetwork, channels_last, open_network
+from prernn.layers.cells import LinearCell
+from prernn.layers.input_to_hidden import GateInput, SingleInput
+from prernn.layers.recurrent_layer import RecurrentLayer
+from prernn.layers.structures.parse import Structure, hidden_structure, self_connected
+
+INITS = ("identity", "random")
+
+Selection = str | Sequence[str] | Callable[[str, nn.Module], bool]
+
+
+def convert_rcn(
+    cnn: nn.Module,
+    *,
+    layers: Selection | None = None,
+    hidden: str | Structure = "full",
+    init: str = "identity",
+    mix: str = "mean",
+    pretrained: bool = True,
+    outputs: int | None = None,
+    image_size: tuple[int, ...] | None = None,
+) -> RecurrentNetwork:
+    """Gives convolutions of a CNN a recurrent hidden state, ``h_t = (W_hh h_{t-1} + b + u_t) / 2``, ``h_1 = u_1``.
+
+    ``u_t (B, D, H, W)`` is what the convolution puts out, ``W_hh (D, D)`` a 1x1 convolution, ``b`` a bias that starts
+    at 0 as every recurrence's here; normalization and activation follow as in the CNN. With ``init="identity"`` and
+    ``mix="mean"`` a still video gives the CNN's own output at every frame, and the pre-trained weights keep their
+    meaning. The temporal resolution is kept and the network is causal.
+
+    Args:
+        cnn: any image or snippet CNN, or a network that is recurrent already; it is copied, never changed.
+        layers: which convolutions: a name, a pattern such as ``"layer4.*"``, several of these, or a function from name
+            and module to bool. None takes every convolution with a kernel larger than 1 (17 in ResNet-18).
+        hidden: structure of ``W_hh``. Where a neuron might not be connected to itself (``sparse:p``, ``paths:n``),
+            ``init="identity"`` adds that connection (``sparse:p+self``).
+        init: "identity", or "random" (He's normal initialisation) as in the first and third row of the supplement's
+            Table 1.
+        mix: "mean", or "sum" without the half.
+        pretrained: False draws the CNN's own weights anew, convolutions by He's normal initialisation (Table 1).
+        outputs: size of a new output layer; None keeps the CNN's own.
+        image_size: ``(H, W)`` or ``(D, H, W)`` of a frame, only where no usual size fits the CNN.
+
+    Raises:
+        ValueError: an unknown initialisation, mix or structure, a structure that a layer's channels don't allow, or a
+            selection without a convolution.
+        NotImplementedError: a convolution that is used more than once in a frame; with ``pretrained=False`` weights
+            of a module that does not know how to draw them.
+    """
+    if init not in INITS:
+        raise ValueError(f"expected init to be one of {', '.join(INITS)}, got {init!r}")
+    cell, structure = LinearCell(mix), hidden_structure(hidden)
+    if init == "identity":
+        structure = self_connected(structure)
+    network = open_network(cnn, image_size)
+    names = _select(network.cnn, layers)
+    for name in names:
+        _make_recurrent(network.cnn, name, cell, structure, init)
+    if not pretrained:
+        _draw_anew(network)
+    if outputs is not None:
+        replace_output(network, outputs)
+    channels_last(network)  # a place's channels side by side, as the recurrence reads them
+    options = {"layers": names, "hidden": hidden, "init": init, "mix": mix}
+    note_step(network, "rcn", outputs=outputs, image_size=image_size, pretrained=pretrained, **options)
+    return network.train(cnn.training)
+
+
+def _select(module: fx.GraphModule, layers: Selection | None) -> list[str]:
+    """Names of the convolutions that ``layers`` selects, in order."""
+    nodes = [node for node in module.graph.nodes if isinstance(tracing.submodule_of(module, node), _ConvNd)]
+    convolutions: dict[str, Any] = {str(node.target): module.get_submodule(str(node.target)) for node in nodes}
+    patterns = [layers] if isinstance(layers, str) else [] if layers is None or callable(layers) else list(layers)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in convolutions):
+            raise ValueError(f"expected layers to select convolutions, got {pattern!r}; {_names(convolutions)}")
+    if callable(layers):
+        chosen = [name for name, layer in convolutions.items() if layers(name, layer)]
+    elif layers is None:
+        chosen = [name for name, layer in convolutions.items() if max(layer.kernel_size) > 1]
+    else:
+        chosen = [name for name in convolutions if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    if not chosen:
+        raise ValueError(f"expected layers to select at least one convolution, got none; {_names(convolutions)}")
+    for name in chosen:
+        _check(name, [node for node in nodes if node.target == name])
+    return chosen
+
+
+def _names(convolutions: dict[str, nn.Module]) -> str:
+    return f"the last are {list(convolutions)[-6:]}"
+
+
+def _check(name: str, nodes: list[fx.Node]) -> None:
+    if len(nodes) > 1:
+        raise NotImplementedError(f"convolution {name!r} is used {len(nodes)} times in a frame; expected once")
+    shape = tracing.value_shape(nodes[0])
+    # 2 is the batch that shapes were found with; a layer of several inputs knows of more than this frame
+    if shape is None or shape[0] != 2 or len(nodes[0].all_input_nodes) != 1:
+        raise NotImplementedError(f"convolution {name!r} sees parts of frames, or several at once; expected one whole")
+
+
+def _make_recurrent(module: fx.GraphModule, name: str, cell: LinearCell, hidden: Structure, init: str) -> None:
+    (node,) = [node for node in module.graph.nodes if node.op == "call_module" and node.target == name]
+    layer = module.get_submodule(name)
+    assert isinstance(layer, _ConvNd)
+    weight = layer.weight
+    try:
+        unit = RecurrentLayer(
+            SingleInput(layer), cell, layer.out_channels, hidden, device=weight.device, dtype=weight.dtype
+        )
+    except ValueError as error:
+        raise ValueError(f"convolution {name!r}: {error}") from error
+    _start(unit, init)
+    insert_layer(module, name, unit, [node.all_input_nodes[0]], node, [node])
+
+
+def _start(unit: RecurrentLayer, init: str) -> None:
+    hh = unit.hidden_to_hidden
+    if init == "identity":
+        hh.identity_()
+    else:  # He's: the state keeps its scale behind a rectifier
+        nn.init.normal_(hh.weight, std=(2 / hh.structure.fan_in(hh.size)) ** 0.5)
+
+
+@torch.no_grad()
+def _draw_anew(network: RecurrentNetwork) -> None:
+    """Draws all weights but ``W_hh`` anew, as in a network that was never trained."""
+    kept = {p for layer in network.recurrent_layers for p in (layer.bias, *layer.hidden_to_hidden.parameters())}
+    wanted = set(network.parameters()) - kept
+    for module in network.modules():
+        own = set(module.parameters(recurse=False)) & wanted
+        if isinstance(module, GateInput):
+            continue
+        reset = getattr(module, "reset_parameters", None)
+        if own and reset is not None:
+            reset()
+        elif own:
+            names = [name for name, p in network.cnn.named_parameters() if p in own]
+            raise NotImplementedError(f"can't draw {', '.join(names)} anew; give an untrained network instead")
+        if isinstance(module, _ConvNd) and "weight" in module._parameters:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                module.bias.zero_()
+    for module in network.modules():
+        if isinstance(module, GateInput):  # gates start alike, as just after a conversion
+            module.copies.copy_(module.layer.get_parameter("weight").expand_as(module.copies))
+    network.drawn_anew |= wanted

@@ -1,0 +1,1 @@
+"""Recurrent layers: cells, structures of W_hh, input-to-hidden forms."""

@@ -1,0 +1,144 @@
+"""The recurrent product ``W_hh h`` as a module, for vectors and feature maps."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from prernn.layers.structures.parse import Product, Structure, hidden_structure
+
+__all__ = ["HiddenToHidden", "RecurrentWeights", "draw_index", "hidden_structure", "late_index", "places"]
+
+
+@dataclass(frozen=True)
+class RecurrentWeights:
+    """What a sequence needs of ``W_hh h + b``: ``weight (G, *weight_shape)``, ``bias (G, D)`` or None."""
+
+    structure: Structure
+    size: int
+    weight: Tensor
+    index: Tensor | None
+    bias: Tensor | None
+
+    def products(self, groups: tuple[tuple[int, int], ...]) -> list[Product]:
+        """One function ``h (N, D) -> W_hh h + b (N, last-first, D)`` for each range ``(first, last)`` of gates."""
+        return [self._product(first, last) for first, last in groups]
+
+    def _product(self, first: int, last: int) -> Product:
+        product = self.structure.product(self.weight[first:last], self.index, self.size)
+        if self.bias is None:
+            return product
+        offset = self.bias[first:last]
+        return lambda h: product(h) + offset
+
+    def band(self) -> Tensor | None:
+        """``W_hh`` as `prernn.ops.fused` takes it, ``(G, D, C)``, or None."""
+        return self.structure.band(self.weight)
+
+
+def draw_index(structure: Structure, size: int, weight: Tensor) -> Tensor | None:
+    """The structure's constant positions beside ``weight``; None on the meta device, where nothing is computed."""
+    index = None if weight.is_meta else structure.index(size)
+    return index if index is None else index.to(weight.device)
+
+
+class HiddenToHidden(nn.Module):
+    """The recurrent product ``W_hh h`` of ``gates`` gates in a structure; ``weight`` is compact.
+
+    ``W_hh`` starts uniform in ``+-1/sqrt(fan_in)``, so that the product of a sparse structure starts at the
+    scale of the full one (torch.nn's own start when the structure is full).
+
+    Raises:
+        ValueError: a structure that makes no sense for ``size``.
+    """
+
+    index: Tensor | None
+
+    def __init__(self, size: int, gates: int, hidden: str | Structure = "full", *, device=None, dtype=None):
+        super().__init__()
+        self.structure = hidden_structure(hidden)
+        self.structure.check(size)
+        self.size, self.gates = size, gates
+        shape = (gates, *self.structure.weight_shape(size))
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.register_buffer("index", draw_index(self.structure, size, self.weight), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws ``W_hh`` anew, uniform in ``+-1/sqrt(fan_in)``."""
+        bound = 1 / math.sqrt(self.structure.fan_in(self.size))
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def weight_count(self) -> int:
+        """Recurrent weights of all gates."""
+        return self.gates * self.structure.weight_count(self.size)
+
+    def positions(self) -> Tensor | None:
+        """The structure's constant positions, drawn when a module that was built on meta gets its weights."""
+        return late_index(self, self.structure, self.size, self.weight)
+
+    def weights(self, bias: Tensor | None = None) -> RecurrentWeights:
+        """The product's weights, with ``bias (G, D)``."""
+        return RecurrentWeights(self.structure, self.size, self.weight, self.positions(), bias)
+
+    def matrix(self) -> Tensor:
+        """Dense ``W_hh``, ``(G, D, D)``."""
+        return self.structure.matrix(self.weight, self.positions(), self.size)
+
+    @torch.no_grad()
+    def zero_(self) -> None:
+        """Sets ``W_hh = 0``."""
+        self.weight.zero_()
+
+    @torch.no_grad()
+    def identity_(self) -> None:
+        """Sets ``W_hh`` to the identity.
+
+        Raises:
+            NotImplementedError: a structure in which a neuron is not connected to itself.
+        """
+        if self.weight.is_meta:
+            return
+        size = self.size
+        place = places(self.weights()).flatten()
+        own = (place % size == place // size % size) & (place >= 0)  # on the diagonal
+        if int(own.sum()) != self.gates * size:
+            raise NotImplementedError(f"the identity does not lie in {str(self.structure)!r}: a neuron lacks itself")
+        self.weight.copy_(own.view_as(self.weight))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """``W_hh h``: ``h (B, D)`` gives ``(B, G, D)``; a feature map ``(B, D, H, W)`` gives ``(B, G, D, H, W)``."""
+        (product,) = self.weights().products(((0, self.gates),))
+        if h.ndim == 2:
+            return product(h)
+        rows = h.movedim(1, -1)  # (B, H, W, D)
+        out = product(rows.reshape(-1, self.size)).unflatten(0, rows.shape[:-1])  # (B, H, W, G, D)
+        return out.movedim((-2, -1), (1, 2))  # (B, G, D, H, W)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, gates={self.gates}, hidden={str(self.structure)!r}"
+
+
+def places(weights: RecurrentWeights) -> Tensor:
+    """Place ``g*D*D + i*D + j`` in ``W_hh (G, D, D)`` of each compact weight, in its shape; -1 outside the matrix.
+
+    The weight joins neuron ``j`` to neuron ``i`` of gate ``g``.
+    """
+    # numbered weights say where they come to stand; float64 holds the numbers exactly
+    count, device = weights.weight.numel(), weights.weight.device
+    numbers = torch.arange(1, count + 1, dtype=torch.float64, device=device).view_as(weights.weight)
+    matrix = weights.structure.matrix(numbers, weights.index, weights.size)  # (G, D, D)
+    (inside,) = matrix.flatten().nonzero(as_tuple=True)
+    found = torch.full((count,), -1, dtype=torch.int64, device=device)
+    found[matrix.flatten()[inside].long() - 1] = inside
+    return found.view_as(weights.weight)
+
+
+def late_index(module: nn.Module, structure: Structure, size: int, weight: Tensor) -> Tensor | None:
+    """The module's ``index``, drawn when one that was built on meta gets its weights."""
+    if module.index is None:
+        index = draw_index(structure, size, weight)
+        if index is not None:  # setting None anew is a change in the eyes of torch.export
+            module.index = index
+    return module.index  # type: ignore[return-value]

@@ -1,0 +1,102 @@
+"""Recurrence over time: a cell and a hidden-to-hidden structure, for vectors and for feature maps."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from prernn import ops
+from prernn.layers.cells import ROW_STATES, Cell, State
+from prernn.layers.hidden_to_hidden import HiddenToHidden
+from prernn.layers.structures.parse import Structure
+
+
+class RecurrentLayer(nn.Module):
+    """``s_t = cell(u_t, s_{t-1})`` with ``u_t`` from an input-to-hidden module: one recurrent layer of a network.
+
+    Args:
+        input_to_hidden: maps the layer's inputs of ``N = T*B`` frames, time first, to gate inputs
+            ``(N, G, D)`` or ``(N, 1, D)`` (feature maps: ``(N, G, D, H, W)``).
+        cell: gate equations.
+        size: hidden size ``D``.
+        hidden: structure of ``W_hh``.
+        activation: the module that a VRNN cell applies, registered here so that its parameters train.
+    """
+
+    def __init__(
+        self,
+        input_to_hidden: nn.Module,
+        cell: Cell,
+        size: int,
+        hidden: str | Structure = "full",
+        *,
+        activation: nn.Module | None = None,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        self.input_to_hidden = input_to_hidden
+        self.cell = cell
+        self.activation = activation
+        self.hidden_to_hidden = HiddenToHidden(size, len(cell.gates), hidden, device=device, dtype=dtype)
+        self.bias = nn.Parameter(torch.zeros(len(cell.gates), size, device=device, dtype=dtype))
+
+    @property
+    def hidden_size(self) -> int:
+        """``D``."""
+        return self.hidden_to_hidden.size
+
+    def state_shapes(self, batch_size: int, *map_size: int) -> list[tuple[int, ...]]:
+        """Shapes of the cell's state tensors: ``(B, D)``, for feature maps ``(B, D, H, W)``; flags are ``(B, 1)``."""
+        unit = (batch_size, self.hidden_size, *map_size)
+        return [(batch_size, 1) if name in ROW_STATES else unit for name in self.cell.states]
+
+    def init_state(self, batch_size: int, *map_size: int) -> State:
+        """Zeros of `state_shapes`."""
+        return tuple(self.bias.new_zeros(shape) for shape in self.state_shapes(batch_size, *map_size))
+
+    def run(self, u: Tensor, state: State) -> tuple[Tensor, State]:
+        """Gate inputs ``(T, B, G, D)`` or maps ``(T, B, G, D, H, W)`` to outputs ``(T, B, D...)`` and the last state.
+
+        ``G`` may be 1, one input for all gates.
+
+        The recurrence runs in the precision of its own weights, also under autocast: rounding errors of a
+        half-precision state would add up over time.
+        """
+        with torch.autocast(u.device.type, enabled=False):
+            u = u.to(self.bias.dtype)
+            if u.ndim == 4:
+                return self._run_vectors(u, state)
+            return self._run_maps(u, state)
+
+    def _run_maps(self, u: Tensor, state: State) -> tuple[Tensor, State]:
+        """Every place of a map is a row of its own."""
+        steps, batch, _, size, *extent = u.shape
+        shapes, wanted = [tuple(tensor.shape) for tensor in state], self.state_shapes(batch, *extent)
+        if shapes != wanted:
+            raise ValueError(f"expected a state with shapes {wanted} for maps of these frames, got {shapes}")
+        places = math.prod(extent)
+        u = u.flatten(4).permute(0, 1, 4, 2, 3).flatten(1, 2)  # (T, B*H*W, G, D)
+        rows = tuple(
+            tensor.flatten(2).transpose(1, 2).flatten(0, 1)  # (B*H*W, D)
+            if tensor.ndim > 2
+            else tensor.repeat_interleave(places, dim=0)  # (B*H*W, 1)
+            for tensor in state
+        )
+        out, rows = self._run_vectors(u, rows)
+        out = out.unflatten(1, (batch, -1)).transpose(2, 3).reshape(steps, batch, size, *extent)
+        split = [row.unflatten(0, (batch, -1)) for row in rows]  # (B, H*W, D) or (B, H*W, 1)
+        return out, tuple(
+            row.transpose(1, 2).reshape(shape) if len(shape) > 2 else row[:, 0]
+            for row, shape in zip(split, wanted, strict=True)
+        )
+
+    def _run_vectors(self, u: Tensor, state: State) -> tuple[Tensor, State]:
+        return ops.sequence(self.cell, self.hidden_to_hidden.weights(self.bias), u, state)
+
+    def forward(self, inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:
+        """``T*B`` frames, time first, and the state of ``B`` streams to outputs ``(T*B, D...)`` and the last state."""
+        u = self.input_to_hidden(*inputs)  # (T*B, G, D...)
+        u = u.unflatten(0, (-1, state[0].shape[0]))  # (T, B, G, D...)
+        out, state = self.run(u, state)
+        return out.flatten(0, 1), state

@@ -1,0 +1,1 @@
+"""Structures of the hidden-to-hidden matrix: full, diagonal, band, grouped, sparse, paths."""

@@ -1,0 +1,208 @@
+"""Hidden-to-hidden structures without a regular pattern: random and Sobol' connections, also with those to itself.
+
+They have the methods of `prernn.layers.structures.parse.Structure`. Their connections are functions of the hidden size ``D`` and one
+parameter (`prernn.ops.connections`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prernn.ops import rows
+from prernn.ops.connections import ENTRIES, random_count
+from prernn.ops.linear import linear
+from prernn.ops.sobol import path_sources
+
+SELF = "+self"
+"""End of the specification string of `SelfConnected`."""
+
+DENSE = 0.2
+"""Density above which a matrix product is faster than compressed rows (benchmarks/recurrence.py, --rows)."""
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A fixed random mask keeps the share ``density`` of the matrix: ``round(density*D*D)`` weights a gate.
+
+    The mask is a function of ``D`` and ``density`` alone (`prernn.ops.connections`). Storage is linear in the number of
+    weights; so is the product on the CPU (compressed rows), elsewhere and above `DENSE` it passes
+    through the dense matrix.
+    """
+
+    density: float
+
+    def __str__(self):
+        return f"sparse:{shortest(self.density)}"
+
+    def check(self, size):
+        check_size(size)
+
+    def mask(self, size):
+        self.check(size)
+        mask = torch.zeros(size * size, dtype=torch.bool)
+        mask[self.index(size)] = True
+        return mask.view(size, size)
+
+    def weight_count(self, size):
+        self.check(size)
+        return random_count(size, self.density)
+
+    def fan_in(self, size):
+        return max(1, round(self.density * size))
+
+    def weight_shape(self, size):
+        return (self.weight_count(size),)
+
+    def index(self, size):
+        return _positions("sparse", self.density, size)
+
+    def product(self, weight, index, size):
+        return _product(weight, index, size, self.density < DENSE, "sparse", self.density)
+
+    def matrix(self, weight, index, size):
+        return _matrix_of(weight, index, size)
+
+    def band(self, weight):
+        return None
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Each neuron receives ``paths`` Sobol' connections: ``paths*D`` weights a gate, ``(D, paths)``.
+
+    Each neuron also sends exactly ``paths``, and no connection comes twice (see `prernn.ops.sobol`).
+    """
+
+    paths: int
+
+    def __str__(self):
+        return f"paths:{self.paths}"
+
+    def check(self, size):
+        check_size(size)
+        if self.paths > size:
+            raise ValueError(f"hidden={str(self)!r}: a neuron has at most D different sources, got D={size}")
+
+    def mask(self, size):
+        self.check(size)
+        mask = torch.zeros(size, size, dtype=torch.bool)
+        return mask.scatter(1, self.index(size), True)
+
+    def weight_count(self, size):
+        self.check(size)
+        return self.paths * size
+
+    def fan_in(self, size):
+        return self.paths
+
+    def weight_shape(self, size):
+        return (size, self.paths)
+
+    def index(self, size):
+        return path_sources(size, self.paths)
+
+    def product(self, weight, index, size):
+        if rows.usable(weight):
+            flat = weight.flatten(1)
+            return lambda h: rows.product(h, flat, "paths", self.paths)
+        return lambda h: torch.einsum("ndp,gdp->ngd", h[:, index], weight)
+
+    def matrix(self, weight, index, size):
+        gates = weight.shape[0]
+        return weight.new_zeros(gates, size, size).scatter(2, index.expand(gates, -1, -1), weight)
+
+    def band(self, weight):
+        return None
+
+
+@dataclass(frozen=True)
+class SelfConnected:
+    """The connections of ``base`` and one of every neuron to itself, its memory ("Structural Sparsity" talk).
+
+    ``(E,)`` weights a gate, by receiver, then sender; a connection that ``base`` has already counts once. The identity
+    lies in this structure, as an RCN's start needs it.
+    """
+
+    base: Sparse | Paths
+
+    def __str__(self):
+        return f"{self.base}{SELF}"
+
+    @property
+    def _named(self) -> tuple[str, float]:
+        """Name and amount of the connections in `prernn.ops.connections`."""
+        if isinstance(self.base, Sparse):
+            return f"sparse{SELF}", self.base.density
+        return f"paths{SELF}", self.base.paths
+
+    def check(self, size):
+        self.base.check(size)
+
+    def mask(self, size):
+        return self.base.mask(size) | torch.eye(size, dtype=torch.bool)
+
+    def weight_count(self, size):
+        self.check(size)
+        return len(self.index(size))
+
+    def fan_in(self, size):
+        return min(self.base.fan_in(size) + 1, size)
+
+    def weight_shape(self, size):
+        return (self.weight_count(size),)
+
+    def index(self, size):
+        return _positions(*self._named, size)
+
+    def product(self, weight, index, size):
+        few = weight.shape[1] < DENSE * size * size
+        return _product(weight, index, size, few, *self._named)
+
+    def matrix(self, weight, index, size):
+        return _matrix_of(weight, index, size)
+
+    def band(self, weight):
+        return None
+
+
+def _positions(kind: str, amount: float, size: int) -> Tensor:
+    """Places ``(E,)`` in the flat matrix of the connections that ``kind`` and ``amount`` name."""
+    receiver, sender = ENTRIES[kind](size, amount)
+    return receiver * size + sender
+
+
+def _matrix_of(weight: Tensor, index: Tensor, size: int) -> Tensor:
+    """Dense ``(G, D, D)`` of the weights ``(G, E)`` at the places ``index (E,)``, 0 elsewhere."""
+    flat = weight.new_zeros(weight.shape[0], size * size)
+    return flat.index_copy(1, index, weight).unflatten(1, (size, size))
+
+
+def _product(
+    weight: Tensor, index: Tensor, size: int, few: bool, kind: str, amount: float
+) -> Callable[[Tensor], Tensor]:
+    """``W_hh h`` for the weights ``(G, E)``: by compressed rows where they are few, or else by the dense matrix."""
+    if few and rows.usable(weight):
+        return lambda h: rows.product(h, weight, kind, amount)
+    return dense_product(_matrix_of(weight, index, size), size)
+
+
+# what the regular structures need too; `prernn.layers.structures.parse` imports this module
+
+
+def dense_product(matrix: Tensor, size: int) -> Callable[[Tensor], Tensor]:
+    """A function ``h (N, D) -> W_hh h (N, G, D)`` for the dense matrix ``(G, D, D)``."""
+    stacked = matrix.flatten(0, 1)  # (G*D, D)
+    return lambda h: linear(h, stacked).unflatten(1, (-1, size))
+
+
+def shortest(number: float) -> str:
+    """The shortest text that reads back as the same number."""
+    return repr(number).removesuffix(".0")
+
+
+def check_size(size: int) -> None:
+    """Raises ValueError where there is no neuron."""
+    if size < 1:
+        raise ValueError(f"expected a hidden size of at least 1, got {size}")

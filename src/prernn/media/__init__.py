@@ -1,0 +1,1 @@
+"""Videos and what is made of them: frames, clips, optical flow."""

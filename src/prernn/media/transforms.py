@@ -1,0 +1,232 @@
+"""From decoded video to network input: which frames (`Sampling`, in time), and how each is resized, cropped,
+flipped and normalised (`TransformSpec`, in space). Both are plain records that go into JSON and back.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+Rule = Literal["uniform", "random", "consecutive", "all"]
+
+FLOW_MEAN = 128 / 255
+"""Mean of optical flow as `prernn.media.flow` stores it, in [0, 1]: that of no motion."""
+
+FLOW_STD = 0.226
+"""Standard deviation that flow is divided by. A choice: ImageNet's, averaged over the colours, so that flow goes into
+a network that was trained on colour on the scale of its pictures. The flow's own is smaller by far in most videos."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames make a clip.
+
+    rule: "uniform" takes the centre of each of `frames` equal segments; "random" one random frame of each;
+    "consecutive" a run of `frames` frames, `stride` apart; "all" every `stride`-th frame, at most `frames`.
+    fps: first resample to this rate, by the nearest frame in time. Above the video's own rate this repeats
+    frames for "consecutive" and "all", to keep the pace; "uniform" and "random" never repeat a frame.
+
+    Raises ValueError for an unknown rule, or numbers that the rule cannot use.
+    """
+
+    frames: int | None = 16
+    rule: Rule = "uniform"
+    fps: float | None = None
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        if self.rule not in get_args(Rule):
+            raise ValueError(f"sampling rule: expected one of {get_args(Rule)}, got {self.rule!r}")
+        if self.frames is None and self.rule != "all":
+            raise ValueError(f'sampling frames: expected a number for rule "{self.rule}", got None')
+        if self.frames is not None and self.frames < 1:
+            raise ValueError(f"sampling frames: expected at least 1, got {self.frames}")
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise ValueError(f"sampling fps: expected a rate above 0, got {self.fps}")
+        if self.stride < 1 or (self.stride > 1 and self.rule in ("uniform", "random")):
+            raise ValueError(f'sampling stride: expected at least 1, and 1 for "{self.rule}", got {self.stride}')
+
+
+def sample_indices(total: int, sampling: Sampling, generator: torch.Generator | None = None) -> list[int]:
+    """Return the indices, ascending and without repeats, that `sampling` picks out of `total` frames.
+
+    Without a generator nothing is random: "random" gives what "uniform" gives, "consecutive" is centred.
+    A video shorter than asked gives fewer indices. `sampling.fps` plays no part here.
+    Raises ValueError for a negative total.
+    """
+    if total < 0:
+        raise ValueError(f"total frames: expected 0 or more, got {total}")
+    if sampling.rule == "all":
+        return list(range(0, total, sampling.stride))[: sampling.frames]
+    assert sampling.frames is not None  # Sampling allows None for "all" only
+    if sampling.rule == "consecutive":
+        count = min(sampling.frames, math.ceil(total / sampling.stride))
+        starts = total - (count - 1) * sampling.stride  # how many places the run can start at
+        start = _draw(0, starts, generator) if generator else (starts - 1) // 2
+        return [start + i * sampling.stride for i in range(count)]
+    count = min(sampling.frames, total)
+    if sampling.rule == "uniform" or generator is None:
+        return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+    return [_draw(i * total // count, (i + 1) * total // count, generator) for i in range(count)]
+
+
+def sample_times(times: Sequence[float], sampling: Sampling, generator: torch.Generator | None = None) -> list[int]:
+    """Return the indices, ascending, that `sampling` picks out of frames shown at `times` (seconds, ascending).
+
+    As `sample_indices`, after resampling to `sampling.fps` from the first frame to the last.
+    """
+    nearest = list(range(len(times)))
+    if sampling.fps is not None and nearest:
+        shown = np.asarray(times) - times[0]
+        # The 1e-6 s keep a tick that falls exactly on a frame, or halfway, from rounding either way.
+        ticks = np.arange(math.floor((shown[-1] + 1e-6) * sampling.fps) + 1) / sampling.fps
+        nearest = np.searchsorted((shown[1:] + shown[:-1]) / 2, ticks - 1e-6).tolist()
+    picks = [nearest[i] for i in sample_indices(len(nearest), sampling, generator)]
+    return sorted(set(picks)) if sampling.rule in ("uniform", "random") else picks
+
+
+def _draw(low: int, high: int, generator: torch.Generator) -> int:
+    return int(torch.randint(low, max(high, low + 1), (), generator=generator))
+
+
+@dataclass(frozen=True)
+class TransformSpec:
+    """How frames become network input.
+
+    size: side in pixels of the square that the network sees.
+    resize: shorter side in pixels before the centre crop of evaluation; None means `size`.
+    mean, std: a number for each channel, or one for all, for pixel values in [0, 1]; kept as tuples.
+    scale: range of the area that a training crop takes of the frame; its aspect ratio is within 3/4 and 4/3.
+    flip: whether training mirrors half of the clips.
+    rotation, shear: training turns and shears each clip by up to so many degrees to either side (with the crop, the
+    affine transformations of the RCN supplement, section 2); what comes in from outside is black.
+    flow: the channels are optical flow, x and y in turn, with 128 for no motion: a clip that is mirrored has its x
+    negated too. See `prernn.media.flow`.
+
+    Raises ValueError for numbers that make no sense.
+    """
+
+    size: int = 224
+    resize: int | None = None
+    mean: tuple[float, ...] | float = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] | float = (0.229, 0.224, 0.225)
+    scale: tuple[float, float] = (0.6, 1.0)
+    flip: bool = True
+    rotation: float = 0.0
+    shear: float = 0.0
+    flow: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std", "scale"):  # JSON gives lists
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, (int, float)) else tuple(value))
+        if self.size < 1:
+            raise ValueError(f"transform size: expected at least 1 pixel, got {self.size}")
+        if self.resize is not None and self.resize < self.size:
+            raise ValueError(f"transform resize: expected at least size {self.size}, got {self.resize}")
+        mean, std = self._statistics
+        if not mean or not std or min(std) <= 0 or len({len(mean), len(std)} - {1}) > 1:
+            wanted = "one number or as many as channels, std > 0"
+            raise ValueError(f"transform mean, std: expected {wanted}, got {self.mean}, {self.std}")
+        if self.flow and self.channels and self.channels % 2:
+            raise ValueError(f"transform flow: expected mean, std of an even number of channels, got {self.channels}")
+        if not 0 <= self.rotation <= 180 or not 0 <= self.shear < 90:
+            wanted, got = "rotation of 0 to 180 and shear below 90 degrees", f"{self.rotation} and {self.shear}"
+            raise ValueError(f"transform: expected {wanted}, got {got}")
+        if self.flow and (self.rotation or self.shear):
+            raise ValueError("transform flow: expected no rotation and no shear, which would turn the motion itself")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"transform scale: expected 0 < low <= high <= 1, got {self.scale}")
+
+    @property
+    def channels(self) -> int | None:
+        """C as mean and std tell it, None where they have one number for any C."""
+        count = max(map(len, self._statistics))
+        return count if count > 1 else None
+
+    @property
+    def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        assert isinstance(self.mean, tuple)  # __post_init__ saw to it
+        assert isinstance(self.std, tuple)
+        return self.mean, self.std
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TransformSpec":
+        """Build a spec from `dataclasses.asdict` output, also after JSON. Raises ValueError for unknown keys."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise ValueError(f"transform: expected keys among {known}, got {unknown}")
+        return cls(**values)
+
+
+class _FlowFlip(v2.RandomHorizontalFlip):
+    """Mirrors a flow clip `(..., C, H, W)`, in which motion to the right then is motion to the left."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        mirrored = super().transform(inpt, params).clone()
+        # 1 to 255 map onto themselves; 0, which no flow is stored as, has no counterpart in uint8
+        mirrored[..., 0::2, :, :] = (256 - mirrored[..., 0::2, :, :].int()).clamp(max=255).to(torch.uint8)
+        return tv_tensors.wrap(mirrored, like=inpt)
+
+
+def clip_transform(spec: TransformSpec, train: bool) -> Callable[[Tensor], Tensor]:
+    """Return a function from a uint8 clip `(T, C, H, W)` to a float32 clip `(T, C, size, size)`.
+
+    Evaluation resizes the shorter side and crops the centre. Training takes a random crop of random scale
+    and mirrors at random, the same for every frame and channel of a clip; torch's global generator supplies the
+    chance. Resized flow keeps its values: they stay in pixels of the frames that it was computed on.
+
+    The function raises ValueError for a clip that is not uint8, or of another number of channels than the spec.
+    """
+    if train:
+        crop = [v2.RandomResizedCrop(spec.size, scale=spec.scale, antialias=True)]
+        crop += [_FlowFlip() if spec.flow else v2.RandomHorizontalFlip()] if spec.flip else []
+        crop += [_affine(spec)] if spec.rotation or spec.shear else []
+    else:
+        crop = [v2.Resize(spec.resize or spec.size, antialias=True), v2.CenterCrop(spec.size)]
+    normalize = v2.Normalize(*spec._statistics)
+    steps = v2.Compose([*crop, v2.ToDtype(torch.float32, scale=True), normalize, v2.ToPureTensor()])
+    return partial(_transform_clip, steps, spec)  # not a nested function, which could not go to worker processes
+
+
+def _affine(spec: TransformSpec) -> v2.Transform:
+    both = (-spec.shear, spec.shear, -spec.shear, spec.shear)
+    return v2.RandomAffine(spec.rotation, shear=both, interpolation=v2.InterpolationMode.BILINEAR)
+
+
+def frame_transform(spec: TransformSpec) -> Callable[[np.ndarray | Tensor], Tensor]:
+    """Return a function from one uint8 frame `(H, W, C)` to float32 `(C, size, size)`.
+
+    It gives exactly what the evaluation `clip_transform` gives for that frame in a clip, and raises as it does.
+    """
+    return partial(_transform_frame, clip_transform(spec, train=False), spec)
+
+
+def _transform_clip(steps: Callable[[Tensor], Tensor], spec: TransformSpec, clip: Tensor) -> Tensor:
+    if clip.dtype != torch.uint8 or clip.ndim != 4 or not _fits(clip.shape[1], spec):
+        raise ValueError(f"clip: expected uint8 (T, {_wanted(spec)}, H, W), got {clip.dtype} {tuple(clip.shape)}")
+    # One memory layout for all, so that no resize kernel can tell a single frame from its clip.
+    return steps(tv_tensors.Video(clip.contiguous()))  # (T, C, size, size)
+
+
+def _transform_frame(transform: Callable[[Tensor], Tensor], spec: TransformSpec, frame: np.ndarray | Tensor) -> Tensor:
+    image = torch.as_tensor(frame)
+    if image.dtype != torch.uint8 or image.ndim != 3 or not _fits(image.shape[2], spec):
+        raise ValueError(f"frame: expected uint8 (H, W, {_wanted(spec)}), got {image.dtype} {tuple(image.shape)}")
+    return transform(image.permute(2, 0, 1)[None])[0]  # (C, size, size)
+
+
+def _fits(channels: int, spec: TransformSpec) -> bool:
+    return channels == spec.channels or (spec.channels is None and not (spec.flow and channels % 2))
+
+
+def _wanted(spec: TransformSpec) -> str:
+    return str(spec.channels or ("C even" if spec.flow else "C"))

@@ -1,0 +1,108 @@
+"""Networks as files: weights as safetensors, with the recipe in the file's metadata."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from prernn.conversion.network import RecurrentNetwork
+from prernn.models.recipe import rebuild
+from prernn.reports.files import whole_file
+from prernn.sparsity.integer_network import IntegerLayer
+from prernn.sparsity.packing import LAYOUT_KEY, packed_state, read_safetensors, restore
+
+FILE_NAME = "model.safetensors"
+RECIPE_KEY = "prernn_recipe"
+
+
+def save(net: RecurrentNetwork, path: str | Path) -> Path:
+    """Writes a network's weights and recipe to ``path`` (``.safetensors``, or a folder for ``model.safetensors``).
+
+    The file appears whole or not at all. Of weights that `prernn.quantize` made it holds the packed counts.
+
+    Raises:
+        ValueError: a module that was not made recurrent.
+        NotImplementedError: integer layers, which are made anew from the quantized network.
+        OSError: the file can't be written, a full disk for instance.
+    """
+    if not isinstance(net, RecurrentNetwork):
+        expected = "expected a RecurrentNetwork (of other quantized modules: prernn.save_quantized)"
+        raise ValueError(f"{expected}, got {type(net).__name__}")
+    if any(isinstance(part, IntegerLayer) for part in net.modules()):
+        raise NotImplementedError("save the quantized network, and make its integer_network when it is loaded")
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        path = path / FILE_NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors, layouts = packed_state(net)
+    metadata = {RECIPE_KEY: json.dumps(net.recipe)} | ({LAYOUT_KEY: json.dumps(layouts)} if layouts else {})
+    try:
+        with whole_file(path) as part:
+            save_file(tensors, part, metadata=metadata)
+    except (SafetensorError, OSError) as error:
+        raise OSError(f"can't write {path}: {error}") from error
+    return path
+
+
+def load(path: str | Path, cnn: nn.Module | None = None) -> RecurrentNetwork:
+    """The network that a run folder, ``.safetensors`` or Lightning ``.ckpt`` file holds, in evaluation mode.
+
+    Args:
+        path: what `save` or ``prernn fit`` wrote. Nothing in it is executed.
+        cnn: the CNN that was made recurrent, where the recipe names no backbone (a CNN of your own).
+
+    Raises:
+        ValueError: an absent file, one that is no prernn checkpoint, or weights that don't fit the recipe.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / FILE_NAME
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a checkpoint or a run folder that holds {FILE_NAME}, found none")
+    recipe, weights, layouts = _read_lightning(path) if path.suffix == ".ckpt" else _read_safetensors(path)
+    network = rebuild(recipe, cnn)
+    if layouts:
+        try:
+            weights = restore(network, weights, layouts)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    load_weights(network, weights, path)
+    return network.eval()
+
+
+def load_weights(network: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
+    """Loads a state dict into a network; a ValueError of one line where it belongs to another network."""
+    own = network.state_dict()
+    odd = sorted(set(own) ^ set(weights)) + [
+        name for name in own if name in weights and own[name].shape != weights[name].shape
+    ]
+    if odd:
+        names = ", ".join(odd[:3]) + (", ..." if len(odd) > 3 else "")
+        raise ValueError(f"{source}: holds another network: {len(odd)} tensors don't fit ({names})")
+    network.load_state_dict(weights)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
+    metadata, weights = read_safetensors(path)
+    if RECIPE_KEY not in metadata:
+        raise ValueError(f"{path}: expected a prernn checkpoint, found weights without a recipe")
+    return json.loads(metadata[RECIPE_KEY]), weights, json.loads(metadata.get(LAYOUT_KEY, "{}"))
+
+
+def _read_lightning(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: expected a Lightning checkpoint: {reason}") from None
+    if RECIPE_KEY not in content:
+        raise ValueError(f"{path}: expected a prernn checkpoint, found one without a recipe")
+    prefix = "network."
+    weights = {
+        name.removeprefix(prefix): tensor for name, tensor in content["state_dict"].items() if name.startswith(prefix)
+    }
+    return content[RECIPE_KEY], weights, {}

@@ -1,0 +1,1 @@
+"""What is written for people: whole files, tables, progress bars, pages, plots."""

@@ -1,0 +1,1 @@
+"""Pictures: curves, classes, gates, weights."""

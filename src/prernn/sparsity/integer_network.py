@@ -1,0 +1,120 @@
+"""Inference with the integers of a quantized network: the scales stand outside the sums, or are carried to the end.
+
+A quantized layer ``W = s Q`` computes ``s (Q a) + b``. Behind it a positive factor passes ReLU and pooling
+(`prernn.sparsity.normalize`), so ``s`` need not be multiplied in: the next layer takes ``Q a + b / s`` in place of ``s Q a + b``
+and multiplies its own scale by ``s``, until a layer whose factors can't be carried on, at last the outputs.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, fx, nn
+
+from prernn.layers.input_to_hidden import GateInput, with_weight
+from prernn.sparsity.normalize import Layer, graph_of, readers_of, submodule
+from prernn.sparsity.quantize import Weight, weights_of
+
+LARGEST = 1e12
+"""Factor that is carried at most, and one over it at least: float32 has room for the sums beside it."""
+
+
+class IntegerLayer(nn.Module):
+    """``scale (Q x) + bias`` with integer weights ``Q`` in their smallest type; ``scale`` may be carried elsewhere.
+
+    Attributes:
+        counts: ``Q``, in the layer's shape.
+        scale: ``()`` or one for each output.
+        bias: in the units of the outputs.
+    """
+
+    def __init__(self, layer: Layer, counts: Tensor, scale: Tensor):
+        super().__init__()
+        self.layer = copy.deepcopy(layer)
+        for name in ("weight", "bias"):
+            self.layer.register_parameter(name, None)
+        for name in [name for name, _ in self.layer.named_buffers()]:
+            delattr(self.layer, name)
+        self.register_buffer("counts", counts)
+        self.register_buffer("scale", scale.clone())
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+        for hook in layer._forward_pre_hooks.values():  # activations may be sampled (`prernn.sparsity.online`)
+            self.register_forward_pre_hook(hook)
+
+    @property
+    def weight(self) -> Tensor:
+        """``scale Q``, for those who look at it."""
+        scale = self.scale if self.scale.ndim == 0 else self.scale.view(-1, *[1] * (self.counts.ndim - 1))
+        return self.counts * scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the layer puts out for ``x``; sums of integers would leave the range of 16 bits."""
+        wide = x if x.dtype.itemsize > 2 else x.float()
+        y = with_weight(self.layer, self.counts.to(wide.dtype), wide)
+        y = y * self._over_places(self.scale)
+        return (y if self.bias is None else y + self._over_places(self.bias)).to(x.dtype)
+
+    def _over_places(self, value: Tensor) -> Tensor:
+        """One value for each output, along the dimension where the outputs stand."""
+        channels_last = isinstance(self.layer, nn.Linear) or value.ndim == 0
+        return value if channels_last else value.view(-1, *[1] * (len(self.layer.kernel_size)))
+
+
+def integer_network(module: nn.Module) -> nn.Module:
+    """A copy of a quantized module for inference that holds and multiplies integers, and gives the same outputs.
+
+    Every quantized linear layer and convolution becomes an `IntegerLayer`. Where a layer's scale is one number and only
+    such layers read what it puts out, through steps that a factor passes, the scale is carried on to them. The
+    hidden-to-hidden products of recurrent layers and the copies of PreRNN's gates stay products of counts and scale.
+
+    Args:
+        module: what `prernn.quantize` gave, of a `RecurrentNetwork`, of a CNN that torch.fx traces, or of its
+            `prernn.sparsity.normalize.normalized` form, in which scales for each neuron are one number too.
+
+    Raises:
+        ValueError: a module that is not quantized.
+        NotImplementedError: a module that can't be traced.
+    """
+    network, graph = graph_of(module)
+    if not any(weight.is_quantized for weight in weights_of(module)):
+        raise ValueError(f"expected a quantized module, got {type(module).__name__} with weights as they were trained")
+    quantized = {id(weight.module): weight for weight in weights_of(network) if weight.is_quantized}
+    readers = readers_of(graph)
+    if not _replace(network, quantized):
+        raise NotImplementedError(f"{type(module).__name__}: expected linear layers or convolutions inside, found none")
+    carried: dict[fx.Node, float] = {}
+    for node, others in readers.items():
+        if isinstance(layer := submodule(graph, node), IntegerLayer):
+            factor = _carry(layer, carried.get(node, 1.0), [submodule(graph, other) for other in others])
+            carried |= dict.fromkeys(others, factor)
+    return network
+
+
+def _replace(network: nn.Module, quantized: dict[int, Weight]) -> int:
+    """Puts integer layers in the place of quantized ones, but for those that lend their weights to a gate."""
+    count = 0
+    gates = {id(part.layer) for part in network.modules() if isinstance(part, GateInput)}
+    for path, part in list(network.named_modules()):
+        if isinstance(part, Layer) and id(part) in quantized and id(part) not in gates:
+            weight = quantized[id(part)]
+            parent, _, name = path.rpartition(".")
+            setattr(network.get_submodule(parent), name, IntegerLayer(part, weight.counts, weight.scale))
+            count += 1
+    return count
+
+
+def _carry(layer: IntegerLayer, incoming: float, readers: list[nn.Module | None]) -> float:
+    """Takes the factor of the layer's inputs in; returns the one that its outputs are to be multiplied with."""
+    scale = layer.scale.double() * incoming
+    used = scale[scale > 0]  # a neuron without weights has scale 0, and no counts to multiply
+    one = float(used.mean()) if used.numel() else 0.0
+    on = bool(readers) and all(isinstance(reader, IntegerLayer) for reader in readers)
+    # norms that are 1 are so up to rounding
+    same = torch.allclose(used, torch.full_like(used, one), rtol=8 * torch.finfo(layer.scale.dtype).eps, atol=0)
+    room = layer.bias is None or layer.bias.dtype.itemsize > 2
+    if not (on and same and room and 1 / LARGEST < one < LARGEST):
+        layer.scale.copy_(scale)
+        return 1.0
+    layer.scale.fill_(1.0)
+    if layer.bias is not None:
+        layer.bias.div_(one)
+    return one

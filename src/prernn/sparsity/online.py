@@ -1,0 +1,368 @@
+"""Online sparsity: the inputs of a network's layers are sampled by importance while it runs (Structural Sparsity talk).
+
+The input ``a`` of a layer has ``n`` activations for each picture. ``N = rate * n`` samples of them are drawn with
+probability ``|a_i| / ||a||_1``. An activation that is not drawn becomes 0; one that is drawn keeps its value ("keep"),
+or becomes an estimate ("estimate"),
+
+    estimate_i = sign(a_i) * max(|a_i|, ||a||_1 / N),
+
+whose mean over the offsets is ``a_i``: it is ``a_i`` over the probability of being drawn at all (Horvitz and Thompson's
+estimator). Samples are systematic: with ``C_i = N * (|a_1| + ... + |a_i|) / ||a||_1`` and
+one offset ``u`` in [0, 1) for the layer,
+
+    count_i = floor(C_i - u) - floor(C_{i-1} - u),
+
+so that every count is ``N |a_i| / ||a||_1`` rounded down or up, and all of them sum to ``N``. Nothing is drawn while
+the network runs: the result is a function of the picture alone, whatever else is in its batch, and the same for a
+video as a whole and frame by frame. That is so up to rounding: where a layer before rounds otherwise in a batch of
+another size, a sample may fall on the next activation.
+
+How the talk is read. Its slide says "subsampled with 20% activations in convolutional layers, and 5% activations in
+dense layers" over a table of "avg. used a_i / layer" (42-48 %) and "avg. a_ij != 0 / layer" (15-16 %). With 20 %
+samples, of which some fall on the same activation, the latter is the share of all activations that are not zero after
+sampling (``used``). The former is taken as the share that is used of those that were not zero before
+(``used_of_non_zero``): of a picture nothing is zero, so that the two agree there, and what the row "1st Conv" adds to
+the averages of "2nd Conv" over the 15 layers of that network is 20 % in both columns. The talk does not say how
+samples are spread, nor which values drawn activations have.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from prernn.conversion.network import RecurrentNetwork, evaluating
+from prernn.layers.input_to_hidden import GateInput, SingleInput, TraditionalInput
+from prernn.layers.recurrent_layer import RecurrentLayer
+from prernn.reports.tables import text_table
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+LAYERS = (nn.Linear, *CONVOLUTIONS)
+INPUTS = (SingleInput, TraditionalInput)
+"""They call their layer past its hooks, and several times, so that the input of the whole is sampled."""
+VALUES = ("keep", "estimate")
+
+
+def online_sparsity(
+    module: nn.Module,
+    conv: float | None = 0.2,
+    linear: float | None = 0.05,
+    *,
+    values: str = "keep",
+    start: int | str | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """A copy of ``module`` whose layers see samples of their inputs, drawn by importance; ``module`` is not touched.
+
+    A row of its own is each picture ``(C, H, W)`` at a convolution and each vector at a linear layer. The weights and
+    their names stay. Sampled are ``nn.Linear`` and convolutions; path layers and recurrent products are left alone.
+    A checkpoint holds the network as it was: sample it anew when it is loaded. It is meant for inference: there is no
+    gradient to what is not drawn, nor to an estimate. Convert a CNN first and sample it then: of a layer that becomes
+    recurrent only one gate would see samples.
+
+    Args:
+        module: any network, with or without recurrence.
+        conv: samples at convolutions, as a share of the activations; None and 1 leave them alone.
+        linear: the same at linear layers.
+        values: of the activations that are drawn: "keep" or "estimate". Trained residual networks that are sampled from
+            their first layers on lose less with "keep"; "estimate" has no bias, and was better where only the last
+            layers are sampled.
+        start: the first layer that is sampled, by name or by its place among the convolutions and linear layers: in a
+            `RecurrentNetwork` in order of execution, else in that of ``named_modules``. None takes the second where
+            there are several: at 0 the picture itself is sampled, which few networks bear.
+        seed: of the layers' offsets ``u``.
+
+    Raises:
+        ValueError: a rate outside (0, 1], other values, a start that the module does not have, a module that is
+            sampled already.
+    """
+    for name, rate in (("conv", conv), ("linear", linear)):
+        if rate is not None and not 0 < rate <= 1:
+            raise ValueError(f"expected {name} in (0, 1] or None, got {rate}")
+    if values not in VALUES:
+        raise ValueError(f"expected values to be one of {', '.join(VALUES)}, got {values!r}")
+    sampled = copy.deepcopy(module)
+    layers = dict(sampling_layers(sampled))
+    if any(_sampling(layer) for layer in layers.values()):
+        raise ValueError("expected a module that is not sampled yet, got one from online_sparsity")
+    offsets = torch.rand(len(layers), generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist()
+    first = _place(start, list(layers))
+    for layer, offset in list(zip(layers.values(), offsets, strict=True))[first:]:
+        rate = linear if isinstance(_weighted(layer), nn.Linear) else conv
+        if rate is not None and rate < 1:
+            layer.register_forward_pre_hook(Sampling(rate, offset, values))
+    return sampled
+
+
+def _place(start: int | str | None, names: list[str]) -> int:
+    if not names:
+        raise ValueError("expected a module with linear layers or convolutions, got one without")
+    if start is None:
+        return min(1, len(names) - 1)
+    if isinstance(start, str):
+        if start not in names:
+            raise ValueError(f"expected start to be one of the layers {', '.join(names)}, got {start!r}")
+        return names.index(start)
+    if not 0 <= start < len(names):
+        raise ValueError(f"expected start to be the place of one of {len(names)} layers, from 0 on, got {start}")
+    return start
+
+
+def sampling_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Names and layers whose inputs can be sampled, in order; of a recurrent layer it is what gives its gate inputs.
+
+    A layer that has several names comes once, under the first.
+    """
+    parts = [("", module)]
+    graph = module.cnn if isinstance(module, RecurrentNetwork) else module
+    if isinstance(graph, fx.GraphModule):
+        calls = (str(node.target) for node in graph.graph.nodes if node.op == "call_module")
+        parts = [(name, graph.get_submodule(name)) for name in calls]
+    seen: set[nn.Module] = set()
+    for name, part in parts:
+        for inner, layer in _inside(name, part):
+            if layer not in seen:
+                seen.add(layer)
+                yield inner, layer
+
+
+def _inside(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    if isinstance(module, RecurrentLayer):
+        yield from _inside(name, module.input_to_hidden)
+    elif isinstance(module, (*LAYERS, *INPUTS)):
+        yield name, module
+    elif not isinstance(module, nn.MultiheadAttention):  # which runs past the hooks of its layer
+        for part, child in module.named_children():
+            yield from _inside(f"{name}.{part}" if name else part, child)
+
+
+def _weighted(layer: nn.Module) -> nn.Module:
+    """The fc or conv layer itself."""
+    if isinstance(layer, SingleInput):
+        return layer.layer
+    return layer.linear if isinstance(layer, TraditionalInput) else layer
+
+
+def _sampling(layer: nn.Module) -> "Sampling | None":
+    return next((hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, Sampling)), None)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """A forward pre-hook that samples the first input of a layer: see `sample`.
+
+    The offset is a plain number, and no buffer, so that no change of the network's type or device changes it.
+    """
+
+    rate: float
+    offset: float
+    values: str
+
+    def __call__(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The layer's inputs, the first of them sampled."""
+        x, *others = inputs
+        rows = _rows(layer, x)
+        return sample(rows, self.samples(rows.shape[1]), self.offset, self.values).reshape(x.shape), *others
+
+    def samples(self, activations: int) -> int:
+        """``N``, at least 1."""
+        return max(1, round(self.rate * activations))
+
+
+def _rows(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer's input as rows ``(R, n)``: pictures of a convolution, vectors of a linear layer."""
+    rank = _rank(_weighted(layer))
+    return x.reshape(-1, math.prod(x.shape[-rank:]))
+
+
+def _rank(layer: nn.Module) -> int:
+    """Dimensions of one row: 1 of a vector, 3 of a picture ``(C, H, W)``."""
+    return 1 if isinstance(layer, nn.Linear) else layer.weight.ndim - 1  # type: ignore[operator, return-value]
+
+
+def sample(a: Tensor, samples: int, offset: float, values: str = "keep") -> Tensor:
+    """Rows ``a (R, n)`` with so many systematic samples of each, and zeros elsewhere; rows of zeros stay zero.
+
+    Args:
+        a: of any floating type.
+        samples: ``N``.
+        offset: ``u`` in [0, 1).
+        values: "keep" or "estimate".
+    """
+    counts, norm = sample_counts(a, samples, offset)
+    if values == "keep":
+        return torch.where(counts == 0, 0, a)  # what is not finite stays, as its counts are NaN
+    drawn = torch.maximum(a.detach().abs().double(), norm / samples).to(a.dtype)
+    return torch.where(counts == 0, 0, a.detach().sign() * drawn)
+
+
+@torch.no_grad()
+def sample_counts(a: Tensor, samples: int, offset: float) -> tuple[Tensor, Tensor]:
+    """How often each activation of the rows ``a (R, n)`` is drawn, and ``||a||_1 (R, 1)``, both float64."""
+    place = a.abs().cumsum(1, dtype=torch.float64)  # (R, n)
+    norm = place[:, -1:].clone()  # (R, 1)
+    # C ends at exactly N: the last is divided by itself. In place, as memory is what takes the time
+    place.div_(torch.where(norm > 0, norm, 1.0)).mul_(samples)
+    first = math.floor(-offset)
+    # N - u may have been rounded up to N
+    drawn = place.sub_(offset).floor_().clamp_(max=samples + first)  # (R, n)
+    return torch.diff(drawn, dim=1, prepend=torch.full_like(norm, first)), norm
+
+
+@dataclass(frozen=True)
+class LayerActivity:
+    """What one layer saw and did in a run.
+
+    Attributes:
+        inputs: activations of a row: a picture at a convolution, a vector at a linear layer.
+        samples: ``N`` of a row; None where the layer is left alone.
+        non_zero: share of the activations that were not zero before sampling.
+        used: share of the activations that are not zero after it.
+        multiply_adds: of one picture. What a convolution multiplies with its own zeros around the picture is left out.
+        remaining: of them, those with an activation that is not zero after sampling.
+    """
+
+    name: str
+    inputs: int
+    samples: int | None
+    non_zero: float
+    used: float
+    multiply_adds: float
+    remaining: float
+
+
+@dataclass(frozen=True)
+class ActivationReport:
+    """What the layers of a network saw and did in one run, in order; averages are over the layers that are sampled.
+
+    Where no layer is sampled they are over all.
+    """
+
+    layers: tuple[LayerActivity, ...]
+
+    @property
+    def non_zero(self) -> float:
+        """Mean share of activations that were not zero before sampling."""
+        return self._mean([layer.non_zero for layer in self._averaged])
+
+    @property
+    def used(self) -> float:
+        """Mean share of activations that are not zero after sampling (the talk's "a_ij != 0")."""
+        return self._mean([layer.used for layer in self._averaged])
+
+    @property
+    def used_of_non_zero(self) -> float:
+        """Mean share, of the activations that were not zero, of those that are used (the talk's "used a_i")."""
+        return self._mean([layer.used / layer.non_zero for layer in self._averaged if layer.non_zero])
+
+    @property
+    def multiply_adds(self) -> float:
+        """Multiply-adds of all layers, for one picture."""
+        return sum(layer.multiply_adds for layer in self.layers)
+
+    @property
+    def remaining(self) -> float:
+        """Those of them that are left where zeros are skipped."""
+        return sum(layer.remaining for layer in self.layers)
+
+    @property
+    def _averaged(self) -> list[LayerActivity]:
+        return [layer for layer in self.layers if layer.samples is not None] or list(self.layers)
+
+    @staticmethod
+    def _mean(values: list[float]) -> float:
+        return math.fsum(values) / len(values) if values else math.nan
+
+    def table(self) -> str:
+        """A text table, one line a layer and one for averages and sums."""
+        head = ("layer", "inputs", "samples", "non-zero", "used", "multiply-adds", "remaining")
+        rows: list[tuple[str | float, ...]] = [
+            (x.name, x.inputs, "" if x.samples is None else x.samples, x.non_zero, x.used, x.multiply_adds, x.remaining)
+            for x in self.layers
+        ]
+        rows.append(("all", "", "", self.non_zero, self.used, self.multiply_adds, self.remaining))
+        return text_table([head, *(tuple(map(_text, head, row)) for row in rows)])
+
+
+def _text(column: str, value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{100 * value:.2f}%" if column in ("non-zero", "used") else f"{value:,.0f}"
+
+
+def activation_report(module: nn.Module, *inputs: Any) -> ActivationReport:
+    """Runs a network once, in evaluation mode, and counts the activations that its layers see and use.
+
+    Layers that did not run are left out, and so are recurrent products: their states are not sampled.
+
+    Args:
+        module: from `online_sparsity`; of other networks it tells how sparse they are by themselves.
+        inputs: what the module takes.
+    """
+    counts = [_Counts(name, layer) for name, layer in sampling_layers(module)]
+    hooks = [hook for count in counts for hook in count.watch()]
+    try:
+        with torch.no_grad(), evaluating(module):
+            module(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ActivationReport(tuple(count.activity() for count in counts if count.pictures))
+
+
+class _Counts:
+    """Sums over the calls of one layer."""
+
+    def __init__(self, name: str, layer: nn.Module):
+        self.name, self.layer = name, layer
+        self.pictures = self.total = self.width = 0
+        self.before = self.after = self.dense = self.left = 0.0
+
+    def watch(self) -> list:
+        """Hooks before and behind the layer's own."""
+        register = self.layer.register_forward_pre_hook
+        return [register(self._see_before, prepend=True), register(self._see_after)]
+
+    def _see_before(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        rows = _rows(layer, inputs[0])
+        self.width = rows.shape[1]
+        self.total += rows.numel()
+        self.before += float((rows != 0).sum())
+
+    def _see_after(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        x = inputs[0]
+        self.after += float((x != 0).sum())
+        if isinstance(layer, SingleInput):
+            x, _ = layer._pooled(x, ())
+        gates = 1 + len(layer.copies) if isinstance(layer, GateInput) else 1
+        weighted = _weighted(layer)
+        self.pictures += len(x) if x.ndim > _rank(weighted) else 1
+        self.dense += gates * _products(weighted, torch.ones_like(x, dtype=torch.float64))
+        self.left += gates * _products(weighted, (x != 0).double())
+
+    def activity(self) -> LayerActivity:
+        """The shares, and the multiply-adds of one picture."""
+        sampling = _sampling(self.layer)
+        return LayerActivity(
+            name=self.name,
+            inputs=self.width,
+            samples=sampling.samples(self.width) if sampling else None,
+            non_zero=self.before / self.total,
+            used=self.after / self.total,
+            multiply_adds=self.dense / self.pictures,
+            remaining=self.left / self.pictures,
+        )
+
+
+def _products(layer: Any, mask: Tensor) -> float:
+    """Multiply-adds of a layer with the activations that are 1 in ``mask``, and not 0."""
+    if isinstance(layer, nn.Linear):
+        return float(mask.sum()) * layer.out_features
+    # one output of each group says how many of its inputs each place reads
+    weight = torch.ones_like(layer.weight[: layer.groups], dtype=torch.float64)
+    reads = layer._conv_forward(mask, weight, None)  # (B, groups, H', W')
+    return float(reads.sum()) * (layer.out_channels // layer.groups)

@@ -1,0 +1,159 @@
+"""Quantized networks as files: each count in as many bits as its layer needs, the rest as it is.
+
+A file is safetensors with the packed counts as bytes; how each is to be read stands in the metadata, so that nothing in
+it is executed.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from prernn.reports.files import whole_file
+from prernn.sparsity.quantize import COUNTS, SCALE, bits_of, weights_of
+
+PACKED = "_packed"
+CHUNK = 2**20
+"""Counts at a time, a multiple of 8: each takes a number for every bit on the way."""
+LAYOUT_KEY = "prernn_quantized"
+"""Metadata of a file: for each packed weight its bits, lowest count and shape."""
+
+
+def pack(counts: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """Counts as bytes, ``bits`` for each from its lowest bit on, and how to read them: bits, lowest count, shape."""
+    bits, low = bits_of(counts), int(counts.min())
+    parts = []
+    for part in counts.flatten().split(CHUNK):
+        raised = (part.long() - low).numpy()  # 0 .. 2**bits - 1
+        parts.append(np.packbits(((raised[:, None] >> np.arange(bits)) & 1).astype(np.uint8)))
+    return torch.from_numpy(np.concatenate(parts)), {"bits": bits, "low": low, "shape": list(counts.shape)}
+
+
+def unpack(packed: Tensor, layout: dict[str, Any]) -> Tensor:
+    """Counts that `pack` packed, int64.
+
+    Raises:
+        ValueError: a layout that does not fit the bytes.
+    """
+    bits, low, shape = layout["bits"], layout["low"], layout["shape"]
+    if not all(isinstance(n, int) and n >= 0 for n in (bits, *shape)) or not isinstance(low, int) or bits > 62:
+        raise ValueError(f"expected bits, low and shape as integers, got {layout}")
+    count = math.prod(shape)
+    size = -(-count * bits // 8)
+    if packed.dtype != torch.uint8 or packed.numel() != size:
+        raise ValueError(f"expected {size} bytes for {count} counts of {bits} bits, got {packed.numel()}")
+    counts = torch.empty(count, dtype=torch.int64)
+    for begin in range(0, count, CHUNK):
+        part = counts[begin : begin + CHUNK]
+        held = packed[begin * bits // 8 :].numpy()
+        digits = np.unpackbits(held[: -(-len(part) * bits // 8)], count=len(part) * bits).reshape(len(part), bits)
+        part.copy_(torch.from_numpy((digits.astype(np.int64) << np.arange(bits)).sum(1)))
+    return counts.add_(low).view(shape)
+
+
+def packed_state(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The module's state with packed counts in place of quantized weights, and the layout of each by its name.
+
+    A quantized weight that the module holds under several names stands there once, under the first.
+    """
+    state = {name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}
+    layouts = {}
+    for weight in weights_of(module):
+        if weight.is_quantized:
+            counts, scale = state[weight.name + COUNTS], state[weight.name + SCALE]
+            held = {tensor.data_ptr() for tensor in (state[weight.name], counts, scale)}
+            state = {name: tensor for name, tensor in state.items() if tensor.data_ptr() not in held}
+            state[weight.name + PACKED], layouts[weight.name] = pack(counts)
+            state[weight.name + SCALE] = scale
+    return _apart(state), layouts
+
+
+def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state whose tensors share no memory, as safetensors wants it."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in state.items():
+        apart[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return apart
+
+
+def restore(module: nn.Module, state: dict[str, Tensor], layouts: dict[str, Any]) -> dict[str, Tensor]:
+    """Puts the packed weights of ``state`` into a module of the same architecture; returns its whole state dict.
+
+    Raises:
+        ValueError: counts or scales of another network.
+    """
+    state = dict(state)
+    known = {weight.name: weight for weight in weights_of(module)}
+    if odd := sorted(set(layouts) - set(known)):
+        raise ValueError(f"holds another network: {len(odd)} quantized weights don't fit ({', '.join(odd[:3])})")
+    held = set()
+    for name, layout in layouts.items():
+        weight = known[name]
+        try:
+            counts, scale = unpack(state.pop(name + PACKED), layout), state.pop(name + SCALE)
+        except KeyError as error:
+            raise ValueError(f"expected tensors and layout of {name}, found no {error.args[0]!r}") from None
+        neurons = int(weight.neuron.max()) + 1
+        if counts.shape != weight.values.shape or scale.shape not in ((), (neurons,)):
+            raise ValueError(f"holds another network: {name} has shape {list(counts.shape)}")
+        weight.set(counts, scale)
+        held |= {tensor.data_ptr() for tensor in (weight.values, weight.counts, weight.scale)}
+    return state | {name: tensor for name, tensor in module.state_dict().items() if tensor.data_ptr() in held}
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether any weight of the module is quantized."""
+    return any(weight.is_quantized for weight in weights_of(module))
+
+
+def save_quantized(module: nn.Module, path: str | Path) -> Path:
+    """Writes any quantized module to a ``.safetensors`` file, which appears whole or not at all.
+
+    For a `RecurrentNetwork` take `prernn.save`, whose file knows how the network is built.
+
+    Raises:
+        ValueError: a path of another kind.
+        OSError: the file can't be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"expected a path that ends in .safetensors, got {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state, layouts = packed_state(module)
+    with whole_file(path) as part:
+        save_file(state, part, metadata={LAYOUT_KEY: json.dumps(layouts)})
+    return path
+
+
+def load_quantized(module: nn.Module, path: str | Path) -> nn.Module:
+    """Loads what `save_quantized` wrote into a module of the same architecture, in place; returns the module.
+
+    Raises:
+        ValueError: an absent file, one without quantized weights, or one of another network.
+    """
+    path = Path(path)
+    metadata, state = read_safetensors(path)
+    if LAYOUT_KEY not in metadata:
+        raise ValueError(f"{path}: expected quantized weights, found a file without")
+    try:
+        module.load_state_dict(restore(module, state, json.loads(metadata[LAYOUT_KEY])))
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return module
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a file. ValueError where it is none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: expected a safetensors file: {error}") from None

@@ -1,0 +1,399 @@
+"""Layers and networks that are made of paths: sparse from the start, deterministic, linear in the number of paths.
+
+A path passes one neuron of each layer and has one weight between two of them (the talk "Structural Sparsity",
+representing artificial neural networks by paths). Which neurons is drawn from the Sobol' sequence (`prernn.ops.sobol`); so
+the connections of a layer with ``paths`` paths are
+
+    y[destination_i] += weight_i x[source_i],  i = 0 .. paths-1,
+
+one pass over the weights in their order (`prernn.ops.paths`). Paths may coincide between two layers; their weights
+then add up.
+"""
+
+import copy
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
+
+from prernn.ops import paths as ops
+from prernn.ops.sobol import network_paths
+from prernn.reports.tables import text_table
+
+DENSE = 0.08
+"""Paths over all connections above which the dense product is faster (`prernn bench paths`)."""
+
+
+class _PathLayer(nn.Module):
+    """The connections of one layer: source and destination of each path, and weights of constant size."""
+
+    source: Tensor
+    destination: Tensor
+    fingerprint: Tensor
+
+    def __init__(self, inputs: int, outputs: int, paths: int, drawn: Tensor | None, **sampling):
+        super().__init__()
+        if drawn is None:
+            drawn = network_paths([inputs, outputs], paths, **sampling)
+        _check(drawn, inputs, outputs)
+        # functions of the arguments, so that a checkpoint need not carry them; it carries what tells them apart
+        self.register_buffer("fingerprint", _fingerprint(drawn))
+        source, destination = drawn.T.int()
+        self.register_buffer("source", source.contiguous(), persistent=False)
+        self.register_buffer("destination", destination.contiguous(), persistent=False)
+        self.inputs, self.outputs = inputs, outputs
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+        own, given = self.fingerprint.clone(), state_dict.get(f"{prefix}fingerprint")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+        if given is not None and not own.is_meta and int(given) != int(own):
+            errors.append(f"{prefix}weight is of other paths than these (sampler, seed, scramble, skip)")
+
+    @property
+    def paths(self) -> int:
+        """Number of paths, one weight (or kernel) each."""
+        return len(self.source)
+
+    @property
+    def indices(self) -> Tensor:
+        """Source and destination of each path, ``(2, paths)`` int64."""
+        return torch.stack([self.source, self.destination]).long()
+
+    @property
+    def coincident(self) -> int:
+        """Paths whose connection an earlier one has already."""
+        return self.paths - len(self._connections().unique())
+
+    def signs(self) -> Tensor:
+        """+1 or -1 for each path, ``(paths,)``: the first path into a neuron is positive, then they alternate.
+
+        So every neuron's weights add up to 0 or to one weight, whatever the number of paths, and a neuron of one path
+        is not silent behind positive activations.
+        """
+        return 1 - 2 * (rank_among_equals(self.destination.long()) % 2)
+
+    def _connections(self) -> Tensor:
+        return self.source.long() * self.outputs + self.destination.long()  # (paths,)
+
+    def _start(self, weight: Tensor, taps: int = 1) -> None:
+        """``+-sqrt(2 / fan_in)``: He's scale with constant magnitude, no random numbers."""
+        fan_in = max(1.0, self.paths / self.outputs) * taps
+        with torch.no_grad():
+            weight.copy_((self.signs() * math.sqrt(2 / fan_in)).view(-1, *[1] * (weight.ndim - 1)).expand(weight.shape))
+
+    def _merge(self) -> tuple[Tensor, Tensor]:
+        """The distinct connections in the order of their first path, ``(n, 2)``, and the sums of their weights."""
+        _, place = self._connections().unique(return_inverse=True)  # (paths,)
+        count = int(place.max()) + 1 if len(place) else 0
+        first = torch.full((count,), self.paths).scatter_reduce(0, place.cpu(), torch.arange(self.paths), "amin")
+        first, order = first.sort()
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(count)
+        weight: Tensor = self.weight.detach()  # type: ignore[assignment]
+        summed = weight.new_zeros(count, *weight.shape[1:]).index_add(0, rank.to(weight.device)[place], weight)
+        return self.indices[:, first.to(self.source.device)].T, summed
+
+
+class PathLinear(_PathLayer):
+    """``y = W x + b`` whose ``W`` consists of paths: ``y[destination_i] += weight_i x[source_i]``.
+
+    Time and memory are linear in the number of paths: by the C kernels on the CPU in float32; elsewhere every path's
+    products are held, ``(N, paths)``. Above the share `DENSE` of all connections the dense product is faster, and runs.
+    It starts with weights of constant magnitude and alternating
+    sign, so that two builds are bit-identical.
+
+    Args:
+        in_features, out_features: widths.
+        paths: number of paths.
+        sampler: "sobol" or "random".
+        bias: add a bias, 0 at the start.
+        relu: apply ReLU to the inputs, on the way (the talk's implicit ReLU).
+        seed, scramble, skip: as in `prernn.ops.sobol.network_paths`.
+        drawn: sources and destinations ``(paths, 2)`` to take in place of drawing them.
+
+    Attributes:
+        weight: ``(paths,)``.
+        indices: ``(2, paths)``: input and output of each path.
+
+    Raises:
+        ValueError: arguments out of range, or ``drawn`` that lies outside the layer.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        paths: int,
+        *,
+        sampler: str = "sobol",
+        bias: bool = True,
+        relu: bool = False,
+        seed: int = 0,
+        scramble: bool = False,
+        skip: int = 0,
+        drawn: Tensor | None = None,
+        device=None,
+        dtype=None,
+    ):
+        sampling = {"sampler": sampler, "seed": seed, "scramble": scramble, "skip": skip}
+        super().__init__(in_features, out_features, paths, drawn, **sampling)
+        self.relu = relu
+        self.weight = nn.Parameter(torch.empty(self.paths, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype)) if bias else None
+        self._start(self.weight)
+        self.to(device)
+
+    @property
+    def in_features(self) -> int:
+        """Inputs."""
+        return self.inputs
+
+    @property
+    def out_features(self) -> int:
+        """Outputs."""
+        return self.outputs
+
+    def matrix(self) -> Tensor:
+        """Dense ``W``, ``(out_features, in_features)``."""
+        return ops.dense(self.weight, self.source, self.destination, self.inputs, self.outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., in_features)`` to ``(..., out_features)``. ValueError for inputs of another width."""
+        if x.shape[-1] != self.inputs:
+            raise ValueError(f"expected inputs (..., {self.inputs}), got {tuple(x.shape)}")
+        if self.paths > DENSE * self.inputs * self.outputs:
+            return F.linear(x.relu() if self.relu else x, self.matrix(), self.bias)
+        rows = x.reshape(-1, self.inputs)
+        y = ops.product(rows, self.weight, self.source, self.destination, self.outputs, self.bias, relu=self.relu)
+        return y.view(*x.shape[:-1], self.outputs)
+
+    def merged(self) -> "PathLinear":
+        """The same layer with one path for each connection: weights of coincident paths are added."""
+        drawn, weight = self._merge()
+        layer = PathLinear(
+            *(self.inputs, self.outputs, len(drawn)), bias=self.bias is not None, relu=self.relu, drawn=drawn.cpu()
+        )
+        return _with(layer, weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.inputs}, {self.outputs}, paths={self.paths}, bias={self.bias is not None}, relu={self.relu}"
+
+
+class PathConv2d(_PathLayer):
+    """A convolution whose paths choose pairs of channels; the kernels stay dense and are shared over all places.
+
+    ``y[destination_i] += kernel_i * x[source_i]`` with ``paths`` kernels ``(kh, kw)`` in place of
+    ``out_channels x in_channels``. Weights are linear in the number of paths; the arithmetic is that of a dense
+    convolution with zeros.
+
+    Args:
+        in_channels, out_channels: channels.
+        kernel_size, stride, padding, dilation: numbers, as in ``nn.Conv2d``.
+        paths: pairs of channels.
+        sampler, bias, seed, scramble, skip, drawn: as in `PathLinear`.
+
+    Attributes:
+        weight: ``(paths, kh, kw)``.
+
+    Raises:
+        ValueError: arguments out of range.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        paths: int,
+        *,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        sampler: str = "sobol",
+        bias: bool = True,
+        seed: int = 0,
+        scramble: bool = False,
+        skip: int = 0,
+        drawn: Tensor | None = None,
+        device=None,
+        dtype=None,
+    ):
+        sampling = {"sampler": sampler, "seed": seed, "scramble": scramble, "skip": skip}
+        super().__init__(in_channels, out_channels, paths, drawn, **sampling)
+        self.kernel_size, self.stride = _pair(kernel_size), _pair(stride)
+        self.padding, self.dilation = _pair(padding), _pair(dilation)
+        if isinstance(padding, str):
+            raise NotImplementedError(f"expected padding as numbers, got {padding!r}")
+        if min(*self.kernel_size, *self.stride, *self.dilation) < 1 or min(self.padding) < 0:
+            given = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
+            raise ValueError(f"expected a kernel, stride and dilation from 1 on and padding from 0 on, got {given}")
+        self.weight = nn.Parameter(torch.empty(self.paths, *self.kernel_size, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(out_channels, dtype=dtype)) if bias else None
+        self._start(self.weight, math.prod(self.kernel_size))
+        self.to(device)
+
+    def matrix(self) -> Tensor:
+        """Dense kernels, ``(out_channels, in_channels, kh, kw)``."""
+        flat = self.weight.new_zeros(self.outputs * self.inputs, *self.kernel_size)
+        place = self.destination.long() * self.inputs + self.source.long()
+        return flat.index_add(0, place, self.weight).unflatten(0, (self.outputs, self.inputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``."""
+        return F.conv2d(x, self.matrix(), self.bias, self.stride, self.padding, self.dilation)
+
+    def merged(self) -> "PathConv2d":
+        """The same layer with one path for each pair of channels: kernels of coincident paths are added."""
+        drawn, weight = self._merge()
+        places = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        layer = PathConv2d(
+            *(self.inputs, self.outputs, self.kernel_size, len(drawn)),
+            bias=self.bias is not None,
+            drawn=drawn.cpu(),
+            **places,
+        )
+        return _with(layer, weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.inputs}, {self.outputs}, kernel_size={self.kernel_size}, paths={self.paths}, stride={self.stride}, "
+            f"padding={self.padding}, dilation={self.dilation}, bias={self.bias is not None}"
+        )
+
+
+class PathNetwork(nn.Module):
+    """A feedforward network represented by paths through all of its layers, with ReLU between them.
+
+    ``paths`` weights between any two layers, in place of the product of their widths. The outputs are linear, so that
+    it serves as classifier (logits) and, with a narrow layer in the middle, as autoencoder. The talk's algorithm
+    applies its ReLU to the inputs too; here they pass as they are, which is the same for pictures.
+
+    A network with more paths contains one with fewer (`grown`).
+
+    Args:
+        widths: neurons of each layer, inputs and outputs among them.
+        paths: number of paths.
+        sampler: "sobol" or "random".
+        seed, scramble, skip: as in `prernn.ops.sobol.network_paths`.
+        bias: of all layers, 0 at the start.
+
+    Attributes:
+        layers: `PathLinear`, one between any two layers of neurons.
+
+    Raises:
+        ValueError: arguments out of range.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        paths: int,
+        *,
+        sampler: str = "sobol",
+        seed: int = 0,
+        scramble: bool = False,
+        skip: int = 0,
+        bias: bool = True,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        self.sampling: dict | None = {"sampler": sampler, "seed": seed, "scramble": scramble, "skip": skip}
+        self.widths, self.paths, self.bias = list(widths), paths, bias
+        neurons = network_paths(widths, paths, **self.sampling)  # (paths, L)
+        self.layers = nn.ModuleList(
+            PathLinear(
+                *(inputs, outputs, paths),
+                bias=bias,
+                relu=number > 0,
+                drawn=neurons[:, number : number + 2],
+                device=device,
+                dtype=dtype,
+            )
+            for number, (inputs, outputs) in enumerate(itertools.pairwise(widths))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., widths[0])`` to ``(..., widths[-1])``."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    @torch.no_grad()
+    def grown(self, paths: int) -> "PathNetwork":
+        """A network of more paths that contains this one, weights kept; the new weights are 0.
+
+        So it computes the same until it is trained.
+
+        Raises:
+            ValueError: fewer paths than there are.
+            NotImplementedError: a network whose coincident paths were merged.
+        """
+        if self.sampling is None:
+            raise NotImplementedError("a network of merged paths has lost its paths: expected one as it was built")
+        if paths < self.paths:
+            raise ValueError(f"expected at least the {self.paths} paths that there are, got {paths}")
+        first = self.layers[0].weight
+        larger = PathNetwork(
+            self.widths, paths, bias=self.bias, device=first.device, dtype=first.dtype, **self.sampling
+        )
+        for layer, own in zip(larger.layers, self.layers, strict=True):
+            layer.weight.zero_()
+            layer.weight[: self.paths] = own.weight
+            if own.bias is not None:
+                layer.bias.copy_(own.bias)
+        return larger.train(self.training)
+
+    def merged(self) -> "PathNetwork":
+        """The same network with one weight for each connection."""
+        network = copy.deepcopy(self)
+        network.layers, network.sampling = nn.ModuleList(layer.merged() for layer in self.layers), None
+        return network
+
+    def report(self) -> str:
+        """A text table of the layers: paths, coincident ones, distinct connections and their share of all."""
+        rows = []
+        for layer in self.layers:
+            full, distinct = layer.inputs * layer.outputs, layer.paths - layer.coincident
+            texts = (f"{layer.paths:,}", f"{layer.coincident:,}", f"{distinct:,}", f"{distinct / full:.2%}")
+            rows.append((f"{layer.inputs} to {layer.outputs}", *texts))
+        return text_table([("layer", "paths", "coincident", "connections", "of all"), *rows])
+
+
+def _fingerprint(drawn: Tensor) -> Tensor:
+    """A number that other paths hardly have: a sum that depends on the order, modulo a prime below 2**31."""
+    with torch.device("cpu"):
+        place = torch.arange(1, len(drawn) + 1)
+        return ((place * 31 + drawn[:, 0] * 1009 + drawn[:, 1]) % 65521 * (place % 32749)).sum() % 2147483647
+
+
+def _check(drawn: Tensor, inputs: int, outputs: int) -> None:
+    """The kernels read where these say, so they are checked once."""
+    if drawn.ndim != 2 or drawn.shape[1] != 2 or drawn.is_floating_point():
+        raise ValueError(f"expected sources and destinations (paths, 2) of integers, got {tuple(drawn.shape)}")
+    for name, column, size in zip(("sources", "destinations"), drawn.T, (inputs, outputs), strict=True):
+        if len(column) and not 0 <= int(column.min()) <= int(column.max()) < size:
+            raise ValueError(f"expected {name} from 0 to {size - 1}, got {int(column.min())} to {int(column.max())}")
+
+
+def rank_among_equals(values: Tensor) -> Tensor:
+    """How many equal values stand before each, ``(n,)``."""
+    order = values.argsort(stable=True)
+    ordered = values[order]
+    rank = torch.empty_like(values)
+    rank[order] = torch.arange(len(values), device=values.device) - torch.searchsorted(ordered, ordered)
+    return rank
+
+
+def _with(layer, weight: Tensor, bias: Tensor | None):
+    """The layer with these weights, in their type and place."""
+    layer = layer.to(weight.device, weight.dtype)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        if bias is not None:
+            layer.bias.copy_(bias)
+    return layer

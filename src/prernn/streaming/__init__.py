@@ -1,0 +1,1 @@
+"""A trained network on a live source, frame by frame."""

@@ -1,0 +1,225 @@
+"""What `prernn stream` does with a source: things that follow it, one form for each task, and the way through it."""
+
+import contextlib
+import itertools
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+import numpy as np
+
+from prernn.conversion.network import RecurrentNetwork
+from prernn.streaming.prediction import Prediction, annotate, csv_rows
+from prernn.streaming.stream import Stream, predict
+
+if TYPE_CHECKING:  # at run time it, and with it PyAV, loads when first used
+    from prernn.media.video import Source
+
+
+class Watcher(Protocol):
+    """Follows a source frame by frame with a network, and says and draws what it sees."""
+
+    def see(self, index: int, time: float, frame: np.ndarray) -> list[Any]:
+        """Takes the next frame, uint8 ``(H, W, 3)`` at ``time`` seconds; gives the rows that are due, plain dicts."""
+
+    def finish(self) -> list[Any]:
+        """The rows that are due when the source has ended."""
+
+    def draw(self, frame: np.ndarray) -> np.ndarray:
+        """A copy of ``frame``, the one seen last, with the latest answer on it."""
+
+
+class ClassWatcher:
+    """Says the class of each moment: its rows are `Prediction`, one a frame (a snippet, for networks of snippets).
+
+    Args:
+        nets: networks, or streams to go on from; the probabilities of several are averaged (two-stream recognition).
+
+    Raises:
+        ValueError: none, or networks with different labels.
+    """
+
+    def __init__(self, *nets: RecurrentNetwork | Stream):
+        self.streams = [net if isinstance(net, Stream) else Stream(net) for net in nets]
+        labels = [stream.labels for stream in self.streams]
+        if not labels or any(other != labels[0] for other in labels):
+            raise ValueError(f"expected one network, or several with the same labels, got the labels {labels}")
+        self._flows = [_flow_of(stream.net) for stream in self.streams]
+        self._latest: Prediction | None = None
+
+    def see(self, index: int, time: float, frame: np.ndarray) -> list[Prediction]:
+        more = {i: flow(frame) for i, flow in enumerate(self._flows) if flow is not None}
+        prediction = predict(self.streams, index, time, frame, more)
+        if prediction is None:
+            return []
+        self._latest = prediction
+        return [prediction]
+
+    def finish(self) -> list[Prediction]:
+        return []
+
+    def draw(self, frame: np.ndarray) -> np.ndarray:
+        return frame if self._latest is None else annotate(frame, self._latest)
+
+
+def _flow_of(net: RecurrentNetwork) -> Callable[[np.ndarray], np.ndarray] | None:
+    """What makes stacked optical flow of a stream's frames, for a network of the flow stream."""
+    options = net.recipe.get("task") or {}
+    if options.get("stream") != "flow":
+        return None
+    from prernn.media.flow import FlowSettings, FlowStack
+
+    return FlowStack(FlowSettings(**options["flow"]), options["stack"])
+
+
+def stream_video(
+    net: RecurrentNetwork | Stream,
+    source: "Source",
+    *,
+    csv: str | os.PathLike | TextIO | None = None,
+    video: str | os.PathLike | None = None,
+    on_prediction: Callable[[Prediction], None] | None = None,
+    limit: int | None = None,
+    fps: float = 25.0,
+) -> int:
+    """Runs a network that tells classes over a source, as `watch` does, and returns how many frames it was.
+
+    Args:
+        net: the network, or a stream to go on from.
+        source: anything that `prernn.media.video.read_frames` reads.
+        csv: where to write rows, see `prernn.streaming.prediction.write_csv`.
+        video: an mp4 with the annotated frames, at the mean rate of the source.
+        on_prediction: called with each prediction as it arrives.
+        limit: stop after so many frames.
+        fps: the rate of a folder of frames.
+
+    Raises:
+        ValueError, OSError: as `watch`; a network without a transform.
+    """
+    return watch(
+        ClassWatcher(net),
+        source,
+        rows=None if csv is None else csv_rows(csv),
+        video=video,
+        on_row=on_prediction,
+        limit=limit,
+        fps=fps,
+    )
+
+
+def watch(
+    watcher: Watcher,
+    source: "Source",
+    *,
+    rows: contextlib.AbstractContextManager[Callable[[Any], None]] | None = None,
+    video: str | os.PathLike | None = None,
+    on_row: Callable[[Any], None] | None = None,
+    limit: int | None = None,
+    fps: float = 25.0,
+) -> int:
+    """Lets a watcher see a source in one pass, at constant memory, and returns how many frames it was.
+
+    Ctrl-C ends it after the current frame, with complete files (pressed twice it interrupts at once). A source
+    that breaks off leaves the files of the frames before, then raises.
+
+    Args:
+        watcher: what follows the source.
+        source: anything that `prernn.media.video.read_frames` reads.
+        rows: gives, for the time it takes, a function that writes one row (`prernn.streaming.prediction.csv_rows`, `json_rows`).
+        video: an mp4 with the frames as the watcher draws them, at the mean rate of the source.
+        on_row: called with each row as it arrives.
+        limit: stop after so many frames.
+        fps: the rate of a folder of frames.
+
+    Raises:
+        ValueError: ``limit < 1``; VideoError, which is one, for a source that can't be read or breaks off.
+        OSError: a file can't be written.
+    """
+    from prernn.media import video as videos
+
+    if limit is not None and limit < 1:
+        raise ValueError(f"expected a limit of at least 1 frame, got {limit}")
+    broken: list[videos.VideoError] = []
+    reader = videos.read_frames(source, fps=fps)
+    with contextlib.closing(reader), contextlib.ExitStack() as stack:  # type: ignore[type-var]  # a generator
+        frames = itertools.chain([next(reader)], _until_broken(reader, broken))  # raises where nothing is readable
+        receivers = [stack.enter_context(rows)] if rows is not None else []
+        receivers += [on_row] if on_row is not None else []
+        interrupted = stack.enter_context(_noting_interrupt())
+        seen = _run(watcher, itertools.islice(frames, limit), receivers, interrupted)
+        if video is None:
+            count = sum(1 for _ in seen)
+        else:
+            rate, seen = _output_rate(source, fps, ((time, watcher.draw(frame)) for time, frame in seen))
+            count = videos.write_video(Path(video), (picture for _, picture in seen), rate)
+    if broken:
+        raise broken[0]
+    return count
+
+
+Seen = Iterator[tuple[float, np.ndarray]]
+
+
+def _run(
+    watcher: Watcher,
+    frames: Iterable[tuple[float, np.ndarray]],
+    receivers: Sequence[Callable[[Any], None]],
+    interrupted: Callable[[], bool],
+) -> Seen:
+    """Yields the time and image of each frame, once the receivers have its rows."""
+    for index, (time, frame) in enumerate(frames):
+        _hand_out(watcher.see(index, time, frame), receivers)
+        yield time, frame
+        if interrupted():
+            break
+    _hand_out(watcher.finish(), receivers)
+
+
+def _hand_out(rows: list[Any], receivers: Sequence[Callable[[Any], None]]) -> None:
+    for row in rows:
+        for receive in receivers:
+            receive(row)
+
+
+def _until_broken(frames: Iterator, broken: list) -> Iterator:
+    """The frames up to where the source breaks off; the error goes into ``broken``."""
+    from prernn.media.video import VideoError
+
+    try:
+        yield from frames
+    except VideoError as error:
+        broken.append(error)
+
+
+def _output_rate(source: "Source", fps: float, results: Seen) -> tuple[float, Seen]:
+    """Mean frames per second of the source, and the pictures, none of which is lost."""
+    from prernn.media.video import probe
+
+    if not isinstance(source, int) and (os.path.isfile(source) or os.path.isdir(source)):
+        return probe(source, fps=fps).fps, results
+    head = list(itertools.islice(results, 10))  # a live source may not open twice: its first frames tell
+    span = head[-1][0] - head[0][0]
+    return (len(head) - 1) / span if span > 0 else fps, itertools.chain(head, results)
+
+
+@contextlib.contextmanager
+def _noting_interrupt() -> Iterator[Callable[[], bool]]:
+    """Says whether Ctrl-C was pressed, which interrupts nothing here the first time."""
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # ignored by the caller, or not ours to take
+        return
+    pressed = threading.Event()
+
+    def note(number, stack) -> None:
+        pressed.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,1 @@
+"""Networks compared, asked early, quantized and looked into: whole experiments behind one command each."""

@@ -1,0 +1,352 @@
+"""``prernn compare``: one table for an application, every network with the same data, budget and search.
+
+The networks (`prernn.studies.lineup`) of PreRNN's table stand on the same frozen trunk: everything before the layer that PreRNN
+converts. It runs once over the videos (`prernn.training.cached_features`). What is behind it trains: in the frame-wise CNN and below a
+traditional RNN that layer too, with its pre-trained weights, so that no network has more to fine-tune than another.
+Those of RCN's table train as a whole, batch normalization with the statistics of its batches.
+
+Learning rates are searched for each network on its own, on a part of the training videos that is held out for it; the
+networks are then trained on all training videos with the rate found, once for each seed, and tested once.
+"""
+
+import contextlib
+import math
+import multiprocessing
+import signal
+import statistics
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from torch import Tensor, nn
+
+from prernn.commands.inspect import print_whole
+from prernn.conversion.network import RecurrentNetwork, channels_last, freeze_statistics, inputs_of, split
+from prernn.models.recipe import Recipe
+from prernn.reports.files import write_json, write_table
+from prernn.reports.plots import curves as plots
+from prernn.studies import early, lineup
+from prernn.studies.lineup import Row
+from prernn.tasks.task import Subset, Task
+from prernn.training.cached_features import cached, evaluate, outputs, whole_outputs
+from prernn.training.data_module import VideoData
+from prernn.training.dataset import collate
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every network gets.
+
+    epochs: over the training videos.
+    batch_size: videos.
+    rates: learning rates that the search tries, the same for the new and the pre-trained part.
+    seeds: of the final trainings.
+    passes: times that the trunk runs over the training videos, each with other crops; epoch n takes pass n mod passes.
+    held_out: share of the training videos that the search is judged by.
+    clip: gradient norm at most.
+    """
+
+    epochs: int = 20
+    batch_size: int = 16
+    rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    passes: int = 4
+    held_out: float = 0.25
+    clip: float = 1.0
+
+
+def compare(
+    data: VideoData,
+    recipe: Recipe,
+    out: str | Path,
+    budget: Budget = Budget(),
+    *,
+    networks: str = "prernn",
+    structures: Sequence[str] = ("band:21", "diagonal"),
+    also: Sequence[str] = (),
+    jobs: int = 2,
+) -> list[dict[str, Any]]:
+    """Compares networks on one task, each with the same data, budget and search.
+
+    Args:
+        data: the videos and their task.
+        recipe: backbone, its weights and the layer to convert; the rest is varied.
+        out: folder for ``comparison.csv``, ``comparison.json`` and ``convergence.png``; for actions also ``early.csv``
+            and ``early.png``, the accuracy over the share of the video seen.
+        budget: of every network.
+        networks: "prernn" (frame-wise, traditional, PreRNN and PreRNN-SIH with GRU and LSTM) or "rcn" (the four
+            initialisations of the supplement's Table 1 and the inflated network).
+        structures: of ``W_hh``; tried on the PreRNN network that did best in the search, or on the RCN that starts
+            pre-trained and at the identity.
+        also: backbones that join RCN's table as they are, with random weights, such as "r3d_18".
+        jobs: trainings at a time, one thread each.
+
+    Returns:
+        The rows of ``comparison.csv``.
+
+    Raises:
+        ValueError: no seed, no rate, a held-out share that leaves nothing, networks of another name.
+        NotImplementedError: a value bypasses the converted layer.
+    """
+    out = Path(out)
+    if not budget.seeds or not budget.rates or not 0 < budget.held_out < 1:
+        raise ValueError(f"expected seeds, rates and a held-out share between 0 and 1, got {budget}")
+    if networks not in lineup.LINEUPS:
+        raise ValueError(f"expected networks to be one of {', '.join(lineup.LINEUPS)}, got {networks!r}")
+    if also and networks != "rcn":
+        raise ValueError(f"expected further backbones beside networks='rcn' alone, got {', '.join(also)}")
+    parts: tuple[tuple[Subset, int], ...] = (("train", budget.passes), ("test", 1))
+    columns = (TextColumn("{task.description:34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}")) as progress:
+        frozen = networks == "prernn"
+        rows = lineup.prernn_rows(recipe, data.task) if frozen else lineup.rcn_rows(recipe, data.task, structures, also)
+        at = inputs_of(rows[-1].recipe.build(data.task.outputs)) if frozen else None
+        trunk = None if at is None else split(rows[0].recipe.build(data.task.outputs), at)[0]
+        train, test = (_features(data, part, trunk, passes, progress) for part, passes in parts)
+        with _pool(jobs, data.task, at, train, test, budget) as pool:
+            if frozen or len(budget.rates) > 1:
+                _search(pool, rows, budget, data.task, progress)
+            else:
+                rows = [replace(row, rate=budget.rates[0]) for row in rows]
+            if frozen:
+                best = _best([row for row in rows if row.recipe.method == "prernn"], data.task)
+                sparse = [lineup.sparse_row(best, hidden, data.task) for hidden in structures]
+                _search(pool, sparse, budget, data.task, progress)
+                rows += sparse
+            # written after each training, so that a long comparison that is ended early leaves what it found
+            _train_all(pool, rows, budget, data.task, progress, lambda: _write_record(rows, budget, out))
+    table = [_summary(row, data.task) for row in rows]
+    write_table(out / "comparison.csv", table)
+    _write_record(rows, budget, out)
+    _plot(rows, data.task, out)
+    if all("early" in result for row in rows for result in row.finals):
+        early.write_curves({row.name: [result["early"] for result in row.finals] for row in rows}, out)
+    print_whole(_table(table, data.task))
+    return table
+
+
+def _features(
+    data: VideoData, part: Subset, trunk: nn.Module | None, passes: int, progress: Progress
+) -> list[dict[str, Any]]:
+    dataset = data.dataset(part)
+    bar = progress.add_task(f"{part} videos", total=passes * len(dataset), note="")
+    if trunk is not None:
+        channels_last(trunk.eval())
+    return cached(trunk, dataset, passes=passes, advance=lambda: progress.advance(bar))
+
+
+# what the training processes share
+_shared: dict[str, Any] = {}
+
+
+@contextlib.contextmanager
+def _pool(jobs: int, task: Task, at, train, test, budget: Budget) -> Iterator[ProcessPoolExecutor]:
+    """Processes that have the features, by way of a file: through a pipe each tensor would take an open file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "features.pt"
+        torch.save({"train": train, "test": test}, path)
+        shared = {"task": task, "at": at, "budget": budget}
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(jobs, context, initializer=_share, initargs=(shared, path))
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _share(values: dict[str, Any], features: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's, which then starts no further training
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", ".*not loaded.*")  # said once, when the features were made
+    _shared.update(values)
+    _shared.update(torch.load(features, weights_only=True, mmap=True))
+
+
+def _job(recipe: Recipe, rate: float, seed: int, search: bool) -> dict[str, Any]:
+    """Trains and evaluates one network; the metrics' scalars and a history of loss and score."""
+    task, budget = _shared["task"], _shared["budget"]
+    train, test = _held_out(budget) if search else (_shared["train"], _shared["test"])
+    torch.manual_seed(seed)
+    net = recipe.build(task.outputs)
+    channels_last(net)
+    part, forward = _learner(net, _shared["at"])
+    parameters = list(part.parameters())
+    optimizer = torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=5e-4)
+    steps = budget.epochs * -(-len({item["number"] for item in train}) // budget.batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    history: dict[str, list[float]] = {"train loss": [], task.score[0]: []}
+    for epoch in range(budget.epochs):
+        part.train()
+        if _shared["at"] is not None:
+            freeze_statistics(part)
+        losses = []
+        for batch in _batches(train, epoch, seed, budget):
+            optimizer.zero_grad()
+            loss = task.loss(forward(batch), batch)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, budget.clip)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        part.eval()
+        values = evaluate(forward, task, test, 32)
+        history["train loss"].append(statistics.fmean(losses))
+        history[task.score[0]].append(float(values[task.score[0]]))
+    scalars = {name: float(value) for name, value in values.items() if value.ndim == 0}
+    result = {"metrics": scalars, "history": history, "rate": rate, "seed": seed}
+    if _asks_early(task) and not search:
+        result["early"] = _early(net, test)
+    return result
+
+
+def _asks_early(task: Task) -> bool:
+    """Whether a part of a video has an answer, and whole networks are compared, which see the frames."""
+    return task.name == "action" and _shared["at"] is None
+
+
+def _early(net: RecurrentNetwork, items: list[dict[str, Any]]) -> list[float]:
+    """Accuracy after each tenth of the videos."""
+    batches = [collate(items[first : first + 32]) for first in range(0, len(items), 32)]
+    return early.early_accuracy(net, batches)["accuracy"]
+
+
+def _learner(net: RecurrentNetwork, at: list[str] | None) -> tuple[nn.Module, Callable[[dict[str, Any]], Tensor]]:
+    """What trains of a network that is cut at values of its graph, or all of it, and its outputs for a batch."""
+    if at is None:
+        return net, partial(whole_outputs, net)
+    _, rest = split(net, at)
+    return rest, lambda batch: outputs(rest, net.init_state(len(batch["path"])), batch)
+
+
+def _held_out(budget: Budget) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The training items in two, apart by video; the part that judges in its first pass alone."""
+    items = _shared["train"]
+    numbers = sorted({item["number"] for item in items})
+    count = max(1, round(budget.held_out * len(numbers)))
+    judges = set(np.random.default_rng(0).permutation(numbers)[:count].tolist())
+    seen, judged = set(), []
+    for item in items:
+        if item["number"] in judges and item["number"] not in seen:
+            seen.add(item["number"])
+            judged.append(item)
+    return [item for item in items if item["number"] not in judges], judged
+
+
+def _batches(items: list[dict[str, Any]], epoch: int, seed: int, budget: Budget) -> Iterator[dict[str, Any]]:
+    """Every video once, in the pass of this epoch."""
+    passes: dict[int, list[dict[str, Any]]] = {}
+    for item in items:
+        passes.setdefault(item["number"], []).append(item)
+    numbers = np.random.default_rng([seed, epoch]).permutation(sorted(passes)).tolist()
+    chosen = [passes[number][epoch % len(passes[number])] for number in numbers]
+    for first in range(0, len(chosen), budget.batch_size):
+        yield collate(chosen[first : first + budget.batch_size])
+
+
+def _search(pool: ProcessPoolExecutor, rows: list[Row], budget: Budget, task: Task, progress: Progress) -> None:
+    """Finds each row's learning rate by the score on the held-out videos."""
+    bar = progress.add_task("search for learning rates", total=len(rows) * len(budget.rates), note="")
+    futures = {pool.submit(_job, row.recipe, rate, 100, True): (row, rate) for row in rows for rate in budget.rates}
+    for future in as_completed(futures):
+        row, rate = futures[future]
+        row.search[rate] = future.result()["metrics"][task.score[0]]
+        _say(progress, bar, f"{row.name} at {rate:g}: {task.score[0]} {row.search[rate]:.3f} on held-out videos")
+    for row in rows:
+        row.rate = _best_rate(row.search, task)
+
+
+def _say(progress: Progress, bar: TaskID, text: str) -> None:
+    """Advances a bar; where there is no terminal to show it, a line says how far it is."""
+    progress.update(bar, advance=1, note=text)
+    if not progress.console.is_terminal:
+        print(text, flush=True)
+
+
+def _best_rate(search: dict[float, float], task: Task) -> float:
+    return max(sorted(search), key=lambda rate: _merit(search[rate], task))  # of equal scores the lower rate
+
+
+def _best(rows: list[Row], task: Task) -> Row:
+    return max(rows, key=lambda row: _merit(row.search[row.rate], task))
+
+
+def _merit(score: float, task: Task) -> float:
+    """A score as a number of which more is better; that of a network that diverged is worst."""
+    if math.isnan(score):
+        return -math.inf
+    return score if task.score[1] == "max" else -score
+
+
+def _train_all(
+    pool: ProcessPoolExecutor,
+    rows: list[Row],
+    budget: Budget,
+    task: Task,
+    progress: Progress,
+    record: Callable[[], None],
+) -> None:
+    bar = progress.add_task("final trainings", total=len(rows) * len(budget.seeds), note="")
+    futures = {pool.submit(_job, row.recipe, row.rate, seed, False): row for row in rows for seed in budget.seeds}
+    for future in as_completed(futures):
+        row, result = futures[future], future.result()
+        row.finals.append(result)
+        record()
+        score = result["metrics"][task.score[0]]
+        _say(progress, bar, f"{row.name}, seed {result['seed']}: {task.score[0]} {score:.3f} on test videos")
+    for row in rows:
+        row.finals.sort(key=lambda result: result["seed"])
+
+
+def _summary(row: Row, task: Task) -> dict[str, Any]:
+    """Mean and spread (standard deviation over seeds) of every metric."""
+    weights = {"recurrent weights": row.weights, "weights": row.total}
+    values: dict[str, Any] = {"network": row.name, **weights, "learning rate": row.rate}
+    for name in row.finals[0]["metrics"]:
+        found = [result["metrics"][name] for result in row.finals]
+        values[name] = statistics.fmean(found)
+        values[f"{name} spread"] = statistics.stdev(found) if len(found) > 1 else 0.0
+    last = [result["history"]["train loss"][-1] for result in row.finals]
+    return {**values, "train loss": statistics.fmean(last)}
+
+
+def _write_record(rows: list[Row], budget: Budget, out: Path) -> None:
+    write_json(out / "comparison.json", {"budget": asdict(budget), "rows": [_record(row) for row in rows]})
+
+
+def _record(row: Row) -> dict[str, Any]:
+    weights = {"recurrent_weights": row.weights, "weights": row.total}
+    values = {"network": row.name, "recipe": asdict(row.recipe), **weights, "rate": row.rate}
+    search = {str(rate): score for rate, score in sorted(row.search.items())}
+    return {**values, "search": search, "finals": row.finals}
+
+
+def _plot(rows: list[Row], task: Task, out: Path) -> None:
+    """Mean curves over the seeds."""
+    series: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        for name in ("train loss", task.score[0]):
+            curves = np.array([result["history"][name] for result in row.finals])
+            series.setdefault(name, {})[row.name] = curves.mean(0).tolist()
+    plots.curves(series, out / "convergence.png", title=f"{task.name}: mean of {len(rows[0].finals)} seeds")
+
+
+def _table(rows: list[dict[str, Any]], task: Task) -> Table:
+    metrics = [name for name in rows[0] if f"{name} spread" in rows[0]]
+    table = Table(title=f"{task.name}: mean and standard deviation over seeds")
+    table.add_column("network", no_wrap=True)
+    for name in ("recurrent weights", "weights", "learning rate", *metrics, "train loss"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        cells = [f"{row[name]:.3f} ±{row[f'{name} spread']:.3f}" for name in metrics]
+        weights = (f"{row['recurrent weights']:,}", f"{row['weights']:,}")
+        table.add_row(row["network"], *weights, f"{row['learning rate']:g}", *cells, f"{row['train loss']:.3f}")
+    return table

@@ -1,0 +1,92 @@
+"""Which networks a comparison holds side by side: the rows of its table."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters, total_weights
+from prernn.models.backbones import backbone
+from prernn.models.recipe import Recipe
+from prernn.tasks.task import Task
+
+LINEUPS = ("prernn", "rcn")
+
+CELLS: tuple[Literal["gru", "lstm"], ...] = ("gru", "lstm")
+
+RCN_STARTS: dict[str, dict[str, Any]] = {
+    "random, random": {"pretrained": False, "init": "random"},
+    "random, identity": {"pretrained": False, "init": "identity"},
+    "pre-trained, random": {"init": "random"},
+    "pre-trained, identity": {"init": "identity"},
+}
+"""How spatial weights and ``W_hh`` start: the four cells of the RCN supplement's Table 1."""
+
+
+@dataclass
+class Row:
+    """A network of the table.
+
+    Attributes:
+        weights: that recurrence introduces.
+        total: all weights of the network.
+        rate: learning rate that the search found.
+        search: score of each rate on held-out videos.
+        finals: results of the final trainings, one a seed.
+    """
+
+    name: str
+    recipe: Recipe
+    weights: int = 0
+    total: int = 0
+    rate: float = math.nan
+    search: dict[float, float] = field(default_factory=dict)
+    finals: list[dict[str, Any]] = field(default_factory=list)
+
+
+def prernn_rows(recipe: Recipe, task: Task) -> list[Row]:
+    """Frame-wise, traditional with as many weights as PreRNN, PreRNN and PreRNN-SIH, the last two GRU and LSTM."""
+    cnn = backbone(recipe.backbone, device="meta", **recipe.backbone_options)
+    rows = [("frame-wise CNN", replace(recipe, method="framewise"))]
+    for cell in CELLS:
+        size = matched_hidden_size(cnn, recipe.layer, cell=cell, outputs=task.outputs)
+        stacked = replace(recipe, method="traditional", cell=cell, hidden_size=size, hidden="full")
+        rows.append((f"traditional {cell.upper()}, {size} units", stacked))
+    for cell in CELLS:
+        base = replace(recipe, method="prernn", cell=cell, hidden="full")
+        rows.append((f"Pre{cell.upper()}", replace(base, input="gate")))
+        rows.append((f"Pre{cell.upper()}-SIH", replace(base, input="single")))
+    return [_counted(name, each, task) for name, each in rows]
+
+
+def sparse_row(best: Row, hidden: str, task: Task) -> Row:
+    """The network of ``best`` with another structure of ``W_hh``."""
+    return _counted(f"{best.name}, {hidden}", replace(best.recipe, hidden=hidden), task)
+
+
+def rcn_rows(recipe: Recipe, task: Task, structures: Sequence[str], also: Sequence[str] = ()) -> list[Row]:
+    """Frame-wise, RCN from each of `RCN_STARTS`, sparse RCN from the last, inflated, and other clip networks.
+
+    Args:
+        recipe: the 2-D backbone and its weights.
+        task: with ``sampling.frames``, the length of a clip.
+        structures: of ``W_hh``.
+        also: backbones for whole clips, with random weights.
+    """
+    frames = getattr(getattr(task, "sampling", None), "frames", None) or 16
+    plain = replace(recipe, method="framewise", layer=None, rcn={}, rcn_below=False, inflate=None)
+    kept = {key: value for key, value in recipe.rcn.items() if key not in ("init", "pretrained", "hidden")}
+    base = replace(plain, method="rcn", layer=recipe.layer, hidden="full")
+    rows = [("frame-wise CNN", plain)]
+    rows += [(f"RCN, {name}", replace(base, rcn={**kept, **options})) for name, options in RCN_STARTS.items()]
+    identity = replace(base, rcn={**kept, "init": "identity"})
+    rows += [(f"RCN, pre-trained, identity, {hidden}", replace(identity, hidden=hidden)) for hidden in structures]
+    rows.append(("inflated to 3-D", replace(plain, inflate={"frames": frames, "init": "mean"})))
+    clips = Recipe(method="framewise", channels=recipe.channels, frames=frames)
+    rows += [(f"{name}, random", replace(clips, backbone=name)) for name in also]
+    return [_counted(name, each, task) for name, each in rows]
+
+
+def _counted(name: str, recipe: Recipe, task: Task) -> Row:
+    net = recipe.build(task.outputs)
+    return Row(name, recipe, recurrent_parameters(net).introduced, total_weights(net))

@@ -1,0 +1,229 @@
+"""``prernn quantize``: quantized copies of trained networks, what is lost, and the curve over the number of samples."""
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from torch import nn
+from torch.utils.data import DataLoader
+
+from prernn.commands.inspect import print_whole
+from prernn.conversion.network import RecurrentNetwork, evaluating
+from prernn.models.checkpoint import FILE_NAME, save
+from prernn.reports.files import write_table
+from prernn.reports.plots import curves
+from prernn.sparsity.packing import save_quantized
+from prernn.sparsity.quantize import quantization_report, quantize, weights_of
+from prernn.tasks.task import Task
+from prernn.training.cached_features import whole_outputs
+
+PROGRESS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One quantized copy.
+
+    Attributes:
+        samples: a weight.
+        error: of the weights, ``||q - w|| / ||w||`` over all of them.
+        score: of the task on its test videos, or None without videos.
+    """
+
+    samples: float
+    seed: int
+    bits: float
+    nonzero: float
+    error: float
+    score: float | None
+
+    def line(self) -> dict[str, Any]:
+        """A line of the CSV."""
+        return {**vars(self), "score": "" if self.score is None else self.score}
+
+
+@torch.no_grad()
+def weight_error(trained: nn.Module, quantized: nn.Module) -> float:
+    """``||q - w|| / ||w||`` over all quantized weights."""
+    off = size = 0.0
+    for before, after in zip(weights_of(trained), weights_of(quantized), strict=True):
+        inside = before.neuron >= 0  # beside a band stand numbers that are no weights
+        off += float((after.values - before.values)[inside].double().square().sum())
+        size += float(before.values[inside].double().square().sum())
+    return (off / size) ** 0.5 if size else 0.0
+
+
+class Judge:
+    """Scores networks by a task on its test videos.
+
+    Args:
+        loader: of test items, as `prernn.training.data_module` makes it.
+
+    Attributes:
+        name: of the score, such as ``clip_accuracy``.
+    """
+
+    def __init__(self, loader: DataLoader):
+        dataset: Any = loader.dataset
+        self.loader = loader
+        self.task: Task = getattr(dataset, "dataset", dataset).task  # of a subset, too
+        self.name = self.task.score[0]
+
+    def __call__(self, net: nn.Module) -> float:
+        """The score; batches where every video was skipped are left out.
+
+        Raises:
+            ValueError: no video that could be read.
+        """
+        assert isinstance(net, RecurrentNetwork)
+        metrics, seen = self.task.metrics(), 0
+        with torch.inference_mode(), evaluating(net):
+            for batch in self.loader:
+                if "video" in batch:
+                    metrics.update(whole_outputs(net, batch).float(), batch)
+                    seen += len(batch["video"])
+        if not seen:
+            raise ValueError("expected at least one test video that can be read, got none")
+        return float(metrics.compute()[self.name])
+
+
+def sweep(
+    net: nn.Module,
+    samples: Sequence[float],
+    *,
+    seeds: Sequence[int] = (0,),
+    judge: Callable[[nn.Module], float] | None = None,
+    advance: Callable[[], None] = lambda: None,
+    **options: Any,
+) -> list[Trial]:
+    """Quantizes a network with each number of samples and each seed.
+
+    Args:
+        net: trained.
+        samples: a weight.
+        judge: gives a network's score; None measures the weights alone.
+        advance: called after each trial.
+        options: of `prernn.quantize`.
+    """
+    trials = []
+    for amount in samples:
+        for seed in seeds:
+            quantized = quantize(net, amount, seed=seed, **options)
+            report = quantization_report(quantized)
+            found = None if judge is None else judge(quantized)
+            error = weight_error(net, quantized)
+            trials.append(Trial(amount, seed, report.bits, report.nonzero, error, found))
+            advance()
+    return trials
+
+
+def summary(trials: Sequence[Trial]) -> list[dict[str, str]]:
+    """Means over the seeds, and the spread of the score, one row for each number of samples."""
+    rows = []
+    for amount in dict.fromkeys(trial.samples for trial in trials):
+        own = [trial for trial in trials if trial.samples == amount]
+        row = {"samples a weight": f"{amount:g}", "draws": str(len(own))}
+        for name, form in (("bits", ".2f"), ("nonzero", ".1%"), ("error", ".3f")):
+            row[name] = format(statistics.fmean(getattr(trial, name) for trial in own), form)
+        if own[0].score is not None:
+            mean, spread = mean_and_spread([trial.score for trial in own if trial.score is not None])
+            row["score"] = f"{mean:.4f} ± {spread:.4f}" if len(own) > 1 else f"{mean:.4f}"
+        rows.append(row)
+    return rows
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation, 0 of one value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def draw(trials: Sequence[Trial], path: Path, *, score_name: str, full: float | None, title: str) -> Path:
+    """Score (or the weights' error), bits and share of non-zero weights over the samples a weight."""
+    measure, name = ("error", "error of the weights") if full is None else ("score", score_name.replace("_", " "))
+    shape = (("bits", "bits a weight"), ("nonzero", "share of non-zero weights"))
+    panels = {label: _line(trials, key) for key, label in ((measure, name), *shape)}
+    levels = None if full is None else {name: {"before": full}}
+    shown = {label: {"quantized": points} for label, points in panels.items()}
+    return curves.lines(shown, path, along="samples a weight", title=title, levels=levels)
+
+
+def _line(trials: Sequence[Trial], name: str) -> list[tuple[float, float, float]]:
+    amounts = sorted({trial.samples for trial in trials})
+    return [(a, *mean_and_spread([getattr(t, name) for t in trials if t.samples == a])) for a in amounts]
+
+
+def run(
+    net: nn.Module,
+    out: str | Path,
+    samples: float,
+    more: Sequence[float],
+    seeds: Sequence[int],
+    judge: Judge | None,
+    **options: Any,
+) -> None:
+    """Quantizes a network, reports what became of each layer, draws the curve, and writes all to a folder.
+
+    The folder holds ``model.safetensors`` (the first draw of ``samples``, which `prernn.load` and every command takes),
+    ``layers.csv``, ``quantize.csv`` and ``quantize.png``.
+
+    Args:
+        net: a trained network.
+        out: the folder.
+        samples: a weight, of the network that is kept.
+        more: further numbers, for the curve.
+        seeds: of the draws.
+        judge: scores networks on test videos, or None.
+        options: of `prernn.quantize`.
+
+    Raises:
+        ValueError: what `prernn.quantize` raises, before anything is written; no test video that can be read.
+    """
+    out, console = Path(out), Console()
+    amounts = sorted({samples, *more})
+    if wrong := [amount for amount in amounts if not (math.isfinite(amount) and amount >= 0)]:
+        raise ValueError(f"expected samples a weight from 0 on, got {wrong[0]}")
+    kept = quantize(net, samples, seed=seeds[0], **options)
+    out.mkdir(parents=True, exist_ok=True)
+    file = _save(kept, out)
+    report = quantization_report(kept)
+    write_table(out / "layers.csv", [vars(row) for row in report.rows])
+    with Progress(*PROGRESS, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("quantize", total=len(amounts) * len(seeds) + (judge is not None))
+        advance = partial(progress.advance, bar)
+        full = None if judge is None else judge(net)
+        if judge is not None:
+            advance()
+        trials = sweep(net, amounts, seeds=seeds, judge=judge, advance=advance, **options)
+    write_table(out / "quantize.csv", [trial.line() for trial in trials])
+    title = f"{out.name}: {options.get('sampler', 'systematic')} samples"
+    draw(trials, out / "quantize.png", score_name=judge.name if judge else "", full=full, title=title)
+    print(report.table())  # not wrapped
+    if judge is not None:
+        console.print(f"{judge.name} before: {full:.4f}")
+    print_whole(_table(trials))
+    console.print(f"{file}: {file.stat().st_size / 1e6:.2f} MB", highlight=False)
+
+
+def _save(quantized: nn.Module, out: Path) -> Path:
+    """A checkpoint of a recurrent network, a file of packed weights of any other."""
+    if not isinstance(quantized, RecurrentNetwork):
+        return save_quantized(quantized, out / FILE_NAME)
+    return save(quantized, out)
+
+
+def _table(trials: Sequence[Trial]) -> Table:
+    rows = summary(trials)
+    table = Table(title="over the samples a weight")
+    for name in rows[0]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row.values())
+    return table

@@ -1,0 +1,1 @@
+"""Action recognition: one label for a video, from colours or optical flow."""

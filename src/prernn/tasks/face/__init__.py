@@ -1,0 +1,1 @@
+"""Face alignment: 68 points in each frame."""

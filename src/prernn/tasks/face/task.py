@@ -1,0 +1,379 @@
+"""Face alignment in video: 68 landmarks at every frame, on 300VW's folders (PreRNN, section 4.1)."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from prernn.media.transforms import Sampling, TransformSpec, sample_indices
+from prernn.media.video import VideoError, probe
+from prernn.reports.files import write_table
+from prernn.tasks.face import landmarks
+from prernn.tasks.face.box import crop_face, face_box, from_box, moved, to_box
+from prernn.tasks.face.landmarks import EYE_CORNERS, FIRST_LINE, POINTS, read_pts
+from prernn.tasks.face.videos import FaceVideo, FrameReader, annotations, numbered, subsets
+from prernn.tasks.task import Subset, Task, valid_steps
+
+OUTPUTS = 2 * POINTS
+DEFAULT_SAMPLING = Sampling(frames=16, rule="consecutive")
+GREEN = (0, 255, 0)
+
+
+@dataclass(eq=False)
+class Face(Task):
+    """Landmarks of the face in a square box round it, by the l2 loss of `landmark_loss`.
+
+    Data: ``root/<id>/vid.avi`` with ``root/<id>/annot/000001.pts`` and so on, one file a frame. ``train.txt`` and
+    ``test.txt`` in root, one id a line, say which videos are which, and so may ``val.txt``; without them 80 % of the
+    videos are for training and the others for testing, as in the paper. Without ``val.txt``, validation sees the
+    test videos.
+
+    Outputs: K = 136, x then y of point 0, of point 1, and so on, as `prernn.tasks.face.box` measures them: from the box's
+    centre, in units of its side. The centre is zero because a new output layer starts near it. The unit is the side
+    because then a network whose AUC is as in the paper's Table 2 has about the losses of the supplement's Table 1
+    (`FaceMetrics.distance`): 0.763 is a mean error of 0.019 inter-ocular, which is 0.008 of a box side (the eyes
+    take 0.4 of a box with the default margin), or 0.063 over 68 points where all err alike, and more where they do
+    not; the table says 0.082.
+
+    Box: of the annotated points, in evaluation too, so that the network is told where the face is and how large, at
+    every frame ("annotation") or at the first frame of a clip only ("first", whose box then stays where it is). With
+    "annotation" the errors are those of a perfect face detector; `prernn.tasks.face.watcher` is what has none.
+
+    Attributes:
+        base: coordinate of the first pixel in the .pts files: 1 for 300VW, which counts as Matlab does.
+        sampling: frames of a clip; consecutive, as motion is what recurrence is to learn from.
+        clips: clips that an epoch takes of each training video.
+        every_frame: evaluation goes over all frames of a video in clips that follow each other, where the rule is
+            "consecutive"; otherwise it sees one clip of each, from the middle.
+        box: where the box comes from, see above; in training and evaluation alike.
+        margin: how far the box goes beyond the points at each end, in longer sides of their bounding box.
+        shift: training moves the box by up to so much of its side, one draw for all frames of a clip, so that the
+            motion in it stays what it was.
+        scale: training scales the box by up to so much, likewise.
+        flip: training mirrors half of the clips, and left and right landmarks with them.
+        size: side in pixels of the network's input; None takes what the backbone expects, as the next two.
+        mean: of each colour channel, for pixel values in [0, 1].
+        std: likewise.
+        threshold: of AUC and failure rate, in inter-ocular distances.
+        allow_outside: take landmarks outside the picture, which are an error otherwise.
+        split_seed: of the 80/20 split.
+    """
+
+    name: ClassVar[str] = "face"
+    score: ClassVar[tuple[str, Literal["max", "min"]]] = ("nme", "min")  # AUC is 0 as long as errors are large
+    kept_options: ClassVar[tuple[str, ...]] = ("base", "box", "margin", "threshold")
+
+    base: int = 1
+    sampling: Sampling = DEFAULT_SAMPLING
+    clips: int = 1
+    every_frame: bool = True
+    box: Literal["annotation", "first"] = "annotation"
+    margin: float = 0.2
+    shift: float = 0.05
+    scale: float = 0.1
+    flip: bool = True
+    size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    threshold: float = 0.08
+    allow_outside: bool = False
+    split_seed: int = 0
+    transform: dict[str, Any] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.base not in (0, 1) or self.clips < 1:
+            raise ValueError(f"expected a base of 0 or 1 and at least 1 clip, got {self.base} and {self.clips}")
+        if self.box not in ("annotation", "first"):
+            raise ValueError(f'box: expected "annotation" or "first", got {self.box!r}')
+        if min(self.margin, self.shift, self.scale) < 0 or self.scale >= 1 or self.threshold <= 0:
+            values = f"{self.margin}, {self.shift}, {self.scale}, {self.threshold}"
+            raise ValueError(f"expected margin, shift >= 0, 0 <= scale < 1 and threshold > 0, got {values}")
+        if self.sampling.fps is not None:
+            raise NotImplementedError("face: expected sampling by frames, got fps: annotations belong to frames")
+        self._reader = FrameReader()
+        self._checked: dict[str, list[Path]] = {}  # annotations by video
+
+    @property
+    def outputs(self) -> int:
+        """136: x and y of 68 points."""
+        return OUTPUTS
+
+    def open(self, root: str | Path, spec: dict[str, Any]) -> None:
+        """Finds the videos; see `Task.open`."""
+        own = {key: getattr(self, key) for key in ("size", "mean", "std") if getattr(self, key) is not None}
+        self.spec = TransformSpec(**{**spec, **own}, flip=self.flip)
+        self.transform = asdict(self.spec)
+        self.root = Path(root)
+        self._subsets = subsets(self.root, self.split_seed)
+
+    def records(self, subset: Subset) -> list[FaceVideo]:
+        """The videos of a subset: in training each ``clips`` times, in evaluation each in the clips that cover it."""
+        paths = [str(self.root / name / "vid.avi") for name in self._subsets[subset]]
+        if subset == "train":
+            return [FaceVideo(path) for path in paths for _ in range(self.clips)]
+        return [FaceVideo(path, frames) for path in paths for frames in self._clips(path)]
+
+    def _clips(self, path: str) -> list[range | None]:
+        length, stride = self.sampling.frames, self.sampling.stride
+        total = len(list(annotations(path).glob("*.pts")))
+        if not self.every_frame or self.sampling.rule != "consecutive" or length is None or total == 0:
+            return [None]
+        frames = range(0, total, stride)
+        return [frames[start : start + length] for start in range(0, len(frames), length)]
+
+    def length(self, record: FaceVideo) -> int:
+        """Frames of a clip."""
+        if record.frames is not None:
+            return len(record.frames)
+        return len(sample_indices(len(list(annotations(record.path).glob("*.pts"))), self.sampling))
+
+    def read(self, record: FaceVideo, chance: torch.Generator | None, *, tolerate_truncation: bool = False):
+        """A clip, see `Task.read`: ``video (T, 3, S, S)`` of crops, ``points (T, 136)`` in box coordinates, ``boxes
+        (T, 4)`` and ``truth (T, 68, 2)`` in pixels of the picture, and ``frame (T,)``, counted from 1.
+        """
+        files = self._files(record.path, tolerate_truncation)
+        picks = record.frames or sample_indices(len(files), self.sampling, chance)
+        frames = self._reader.read(record.path, picks, tolerate_truncation)  # T of (H, W, 3)
+        picks = picks[: len(frames)]
+        height, width = frames[0].shape[:2]
+        truth = torch.stack([self._points(files[i], height, width) for i in picks])  # (T, 68, 2)
+        if chance is not None and self.flip and bool(torch.rand((), generator=chance) < 0.5):
+            frames = [frame[:, ::-1] for frame in frames]
+            truth = landmarks.mirror(truth, width)
+        boxes = self._boxes(truth, chance)  # (T, 4)
+        crops = torch.stack([crop_face(*pair, self.spec.size) for pair in zip(frames, boxes, strict=True)])
+        return {
+            "video": normalise(crops, self.spec),  # (T, 3, S, S)
+            "points": to_box(truth, boxes).flatten(1).float(),  # (T, 136)
+            "boxes": boxes.float(),
+            "truth": truth.float(),
+            "frame": torch.tensor(picks) + 1,
+        }
+
+    def _files(self, path: str, tolerate: bool) -> list[Path]:
+        """A video's annotations, one a frame."""
+        if path not in self._checked:
+            files = numbered(annotations(path))
+            info = probe(path)
+            frames = info.frames or 0
+            if frames > len(files):
+                raise VideoError(f"{path}: frame {len(files) + 1} of {frames} has no annotation")
+            if frames < len(files) and not tolerate:
+                raise VideoError(f"{path}: {len(files)} annotations for {frames} frames: {files[frames]} has none")
+            # all of them at once, so that a video with a bad annotation is left out as a whole, not some clips of it
+            for file in files[:frames]:
+                self._points(file, info.height, info.width)
+            self._checked[path] = files
+        return self._checked[path]
+
+    def _points(self, file: Path, height: int, width: int) -> Tensor:
+        points = read_pts(file, self.base)  # (68, 2)
+        edge = points.new_tensor([width, height]) - 0.5
+        outside = ((points < -0.5) | (points > edge)).any(1)
+        if bool(outside.any()) and not self.allow_outside:
+            index = int(outside.nonzero()[0])
+            place = f"({points[index, 0]:g}, {points[index, 1]:g})"
+            raise VideoError(
+                f"{file}:{FIRST_LINE + index}: landmark {index} is outside the picture of {width} x {height} pixels, "
+                f"at {place} counted from 0 (see allow_outside, base)"
+            )
+        left, right = EYE_CORNERS
+        if bool((points[left] == points[right]).all()):
+            raise VideoError(f"{file}:{FIRST_LINE + right}: expected eye corners apart, got two at one place")
+        return points
+
+    def _boxes(self, truth: Tensor, chance: torch.Generator | None) -> Tensor:
+        boxes = face_box(truth, self.margin)  # (T, 4)
+        if self.box == "first":
+            boxes = boxes[:1].expand_as(boxes)
+        if chance is None:
+            return boxes
+        x, y, scale = ((torch.rand(3, generator=chance, dtype=boxes.dtype) * 2) - 1).unbind()
+        return moved(boxes, torch.stack([x, y]) * self.shift, 1 + scale * self.scale)
+
+    def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
+        """`landmark_loss`."""
+        return landmark_loss(out, batch["points"], batch["lengths"]) if out.shape[0] else out.sum()
+
+    def metrics(self) -> "FaceMetrics":
+        """Errors, AUC and jitter."""
+        return FaceMetrics(self.threshold)
+
+    def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        """Path, number of the frame from 1, normalised error, and the points in 0-based pixels, a row a frame."""
+        pixels, mask = _pixels(out, batch), valid_steps(batch["lengths"], out.shape[1])  # (B, T, 68, 2), (B, T)
+        errors = landmarks.normalised_errors(pixels[mask], batch["truth"][mask]).tolist()
+        columns = [f"{axis}{i}" for i in range(POINTS) for axis in "xy"]
+        paths = [batch["path"][b] for b in mask.nonzero()[:, 0].tolist()]
+        rows = zip(paths, batch["frame"][mask].tolist(), errors, pixels[mask].flatten(1).tolist(), strict=True)
+        return [
+            {"path": path, "frame": frame, "nme": round(error, 6)}
+            | {name: round(value, 3) for name, value in zip(columns, values, strict=True)}
+            for path, frame, error, values in rows
+        ]
+
+    def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
+        """``ced.png`` and ``ced.csv`` (level, share of frames), in place of the errors themselves."""
+        rest = {key: value for key, value in results.items() if key != "errors"} | {"threshold": self.threshold}
+        if results["errors"]:
+            plot_errors({"": results["errors"]}, root / "ced.png", self.threshold)
+            levels, shares = landmarks.cumulative_error(torch.tensor(results["errors"]), self.threshold)
+            rows = zip(levels.tolist(), shares.tolist(), strict=True)
+            write_table(root / "ced.csv", [{"error": f"{a:.6f}", "share": f"{b:.6f}"} for a, b in rows])
+        return rest
+
+
+def normalise(crops: Tensor, spec: TransformSpec) -> Tensor:
+    """Crops ``(..., 3, S, S)`` from 0 to 255, as `crop_face` gives them, as network input."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
+    return (crops / 255 - mean) / std
+
+
+def landmark_loss(out: Tensor, points: Tensor, lengths: Tensor) -> Tensor:
+    """The l2 loss: half the squared Euclidean distance over the 136 coordinates, a mean over frames, then clips.
+
+    .. math:: L = \\frac1B \\sum_b \\frac{1}{T_b} \\sum_{t \\le T_b} \\frac12 \\|\\hat y_{bt} - y_{bt}\\|^2
+
+    The paper says "l2 loss" and no more; this is what was usual then (Caffe's EuclideanLoss).
+
+    Args:
+        out: ``(B, T, 136)``.
+        points: ``(B, T, 136)`` in box coordinates.
+        lengths: ``(B,)`` frames of each clip; what comes after them counts for nothing.
+
+    Raises:
+        ValueError: shapes that differ, lengths outside 1..T.
+    """
+    if out.ndim != 3 or out.shape != points.shape:
+        raise ValueError(f"expected outputs and points (B, T, K), got {tuple(out.shape)} and {tuple(points.shape)}")
+    if out.shape[0] == 0:
+        return out.sum()
+    mask = valid_steps(lengths, out.shape[1])  # (B, T)
+    # masked before the square, because a NaN in the padding would survive a zero gradient
+    error = (out - points).masked_fill(~mask[..., None], 0)
+    return (error.square().sum((1, 2)) / (2 * lengths)).mean()
+
+
+def _pixels(out: Tensor, batch: dict[str, Any]) -> Tensor:
+    """Outputs ``(B, T, 136)`` as points ``(B, T, 68, 2)`` in pixels of the picture."""
+    return from_box(out.unflatten(-1, (POINTS, 2)), batch["boxes"])
+
+
+class FaceMetrics(Metric):
+    """Running errors of outputs ``(B, T, 136)`` against batches of `Face.read`, over all frames of all clips.
+
+    ``compute`` gives, see `prernn.tasks.face.landmarks` for the first four:
+        nme: mean normalised error, in inter-ocular distances.
+        auc: area under the cumulative error curve up to ``threshold``.
+        failure_rate: share of frames with an error above ``threshold``.
+        jitter: mean motion error from frame to frame, within clips; NaN where all have one frame.
+        distance: mean Euclidean distance of the 136 outputs from the true box coordinates (the testing loss of the
+            supplement's Table 1, as far as it says what that is).
+        errors: normalised errors of all frames ``(N,)``, ascending.
+    """
+
+    full_state_update = False
+    errors: list[Tensor]
+    motions: list[Tensor]
+    distances: list[Tensor]
+
+    def __init__(self, threshold: float = 0.08) -> None:
+        super().__init__()
+        self.threshold = threshold
+        for name in ("errors", "motions", "distances"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, out: Tensor, batch: dict[str, Any]) -> None:
+        """Add a batch; an empty one (B = 0) adds nothing."""
+        if out.shape[0] == 0:
+            return
+        out, truth, lengths = out.float(), batch["truth"], batch["lengths"]
+        pixels = _pixels(out, batch)  # (B, T, 68, 2)
+        mask = valid_steps(lengths, out.shape[1])  # (B, T)
+        self.errors.append(landmarks.normalised_errors(pixels[mask], truth[mask]))
+        self.distances.append(torch.linalg.vector_norm(out[mask] - batch["points"][mask], dim=-1))
+        clips = zip(pixels, truth, lengths.tolist(), strict=True)
+        self.motions += [landmarks.motion_errors(guess[:n], true[:n]) for guess, true, n in clips]
+
+    def compute(self) -> dict[str, Tensor]:
+        """The values above; NaN where no frame was seen."""
+        errors, motions, distances = (_joined(values) for values in (self.errors, self.motions, self.distances))
+        failed = ~(errors <= self.threshold)  # NaN fails too
+        return {
+            "nme": errors.mean(),
+            "auc": landmarks.auc(errors, self.threshold).float(),
+            "failure_rate": failed.float().mean(),
+            "jitter": motions.mean(),
+            "distance": distances.mean(),
+            "errors": errors.sort().values,
+        }
+
+
+def _joined(values: list[Tensor] | Tensor) -> Tensor:
+    return dim_zero_cat(values) if len(values) else torch.zeros(0)
+
+
+def plot_errors(errors: Mapping[str, Sequence[float]], path: str | Path, threshold: float = 0.08) -> Path:
+    """Cumulative error curves as PNG (PreRNN, Figure 3), one for each name, with its AUC.
+
+    Args:
+        errors: normalised errors of all frames, for each network.
+        path: of the PNG.
+        threshold: where the curves end.
+    """
+    from prernn.reports.plots import curves
+
+    figure, axis = curves.plt.subplots(figsize=(5.2, 3.8))
+    for (name, values), colour in zip(errors.items(), itertools.cycle(curves.COLOURS)):
+        levels, shares = landmarks.cumulative_error(torch.tensor(values), threshold, bins=400)
+        score = float(landmarks.auc(torch.tensor(values), threshold))
+        axis.plot(levels, shares, color=colour, label=f"{name} AUC {score:.3f}".strip())
+    axis.set_xlim(0, threshold)
+    axis.set_ylim(0, 1)
+    axis.set_xlabel("point-to-point error / inter-ocular distance")
+    axis.set_ylabel("share of frames")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="best")
+    return curves.save_figure(figure, path)
+
+
+def draw_points(
+    frame: np.ndarray,
+    points: Tensor | np.ndarray,
+    box: Tensor | Sequence[float] | None = None,
+    colour: tuple[int, int, int] = GREEN,
+) -> np.ndarray:
+    """A copy of a frame with landmarks on it.
+
+    Args:
+        frame: uint8 RGB ``(H, W, 3)``.
+        points: ``(N, 2)`` in pixels; what is not finite is left out.
+        box: ``(x0, y0, x1, y1)``, drawn as a thin frame.
+        colour: RGB.
+
+    Raises:
+        ValueError: a frame of another dtype or shape.
+    """
+    import cv2
+
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise ValueError(f"expected a frame uint8 (H, W, 3), got {frame.dtype} {frame.shape}")
+    drawn = np.array(frame, order="C")
+    values = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    values = values[(np.abs(values) < 1e6).all(1)]  # NaN compares false
+    span = np.ptp(values, axis=0).max() if len(values) else 0.0
+    radius = max(1.0, float(span) / 80)  # pixels
+    shift = 4  # OpenCV takes fractions of a pixel as so many bits
+    for x, y in np.round(values * 2**shift).astype(int).tolist():
+        cv2.circle(drawn, (x, y), round(radius * 2**shift), colour, cv2.FILLED, cv2.LINE_AA, shift)
+    if box is not None:
+        x0, y0, x1, y1 = (round(float(edge)) for edge in box)
+        cv2.rectangle(drawn, (x0, y0), (x1, y1), colour, 1)
+    return drawn

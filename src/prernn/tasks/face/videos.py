@@ -1,0 +1,122 @@
+"""The videos of a face data set on disk: which there are, their annotation files, and their frames in order."""
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from prernn.media.video import VideoError, read_frames
+
+
+class FaceVideo(NamedTuple):
+    """A video, and which of its frames (0-based); None lets the task's sampling choose."""
+
+    path: str
+    frames: range | None = None
+
+
+def annotations(path: str) -> Path:
+    """The folder with the .pts files of a video."""
+    return Path(path).parent / "annot"
+
+
+def numbered(folder: Path) -> list[Path]:
+    """The .pts files of a folder, one a frame, which have to be numbered from 1 without a gap.
+
+    Raises:
+        VideoError: there are none, one has another name, or one is absent.
+    """
+    files = {}
+    for file in sorted(folder.glob("*.pts")):
+        if not file.stem.isdecimal():
+            raise VideoError(f"{file}: expected a name such as 000001.pts")
+        files[int(file.stem)] = file
+    if not files:
+        raise VideoError(f"{folder}: expected annotations such as 000001.pts, found none")
+    absent = set(range(1, len(files) + 1)) - set(files)
+    if absent:
+        raise VideoError(f"{folder}: no annotation for frame {min(absent)} ({min(absent):06d}.pts)")
+    return [files[number] for number in range(1, len(files) + 1)]
+
+
+def subsets(root: Path, seed: int) -> dict[str, list[str]]:
+    """Ids of the videos for "train", "val" and "test": from the lists in root, else 80/20 by video.
+
+    Raises:
+        ValueError: no videos, one list without the other, an id that is absent or twice, naming list and line.
+    """
+    if not root.is_dir():
+        raise ValueError(f"{root}: expected a folder with face videos, found none")
+    names = sorted(path.parent.name for path in root.glob("*/vid.avi"))
+    if not names:
+        raise ValueError(f"{root}: expected face videos <id>/vid.avi with <id>/annot/000001.pts, found none")
+    lists = {name: root / f"{name}.txt" for name in ("train", "val", "test")}
+    present = [name for name, path in lists.items() if path.is_file()]
+    if present:
+        if "train" not in present or "test" not in present:
+            raise ValueError(f"{root}: expected both train.txt and test.txt, or none, found {', '.join(present)}")
+        found = _read_lists({name: lists[name] for name in present}, set(names))
+        return {"val": found["test"], **found}
+    if len(names) < 2:
+        raise ValueError(f"{root}: expected at least 2 face videos to split, found 1")
+    order = np.random.default_rng(seed).permutation(len(names))
+    count = min(max(round(0.8 * len(names)), 1), len(names) - 1)
+    train, test = (sorted(names[i] for i in part) for part in (order[:count], order[count:]))
+    return {"train": train, "val": test, "test": test}
+
+
+def _read_lists(lists: dict[str, Path], known: set[str]) -> dict[str, list[str]]:
+    seen: dict[str, str] = {}
+    found: dict[str, list[str]] = {name: [] for name in lists}
+    for name, path in lists.items():
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+            where, video = f"{path}:{number}", line.strip()
+            if not video:
+                continue
+            if video not in known:
+                raise ValueError(f"{where}: expected the id of a face video, got {video!r}: no {video}/vid.avi")
+            if video in seen:
+                raise ValueError(f"{where}: {video} is listed twice, first in {seen[video]}")
+            seen[video] = where
+            found[name].append(video)
+        if not found[name]:
+            raise ValueError(f"{path}: expected at least one id, got none")
+    return found
+
+
+class FrameReader:
+    """The frames of a video in order, and where it has got to: clips that follow each other decode it once."""
+
+    def __init__(self) -> None:
+        self.source: tuple = ()
+        self.frames: Iterator[tuple[float, np.ndarray]] = iter(())
+        self.next = 0  # index of the frame that comes next
+
+    def __reduce__(self):
+        return FrameReader, ()  # a decoder can't go to another process, nor be copied
+
+    def read(self, path: str, picks: Sequence[int], tolerate: bool) -> list[np.ndarray]:
+        """The frames at ascending 0-based indices; fewer where the video ends early and ``tolerate`` says so.
+
+        Raises:
+            VideoError: it can't be read, or has no such frames.
+        """
+        source = (path, tolerate, os.getpid())  # an open file that was inherited is shared with the parent
+        if source != self.source or picks[0] < self.next:
+            self.frames, self.next = read_frames(path, tolerate_truncation=tolerate), 0
+        self.source = ()  # should it raise
+        kept = []
+        for pick in picks:
+            found = next(itertools.islice(self.frames, pick - self.next, None), None)
+            if found is None:
+                break
+            kept.append(found[1])
+            self.next = pick + 1
+        if not kept or (len(kept) < len(picks) and not tolerate):
+            raise VideoError(f"{path}: it ends before its frame {picks[len(kept)] + 1}, which has an annotation")
+        if len(kept) == len(picks):
+            self.source = source
+        return kept

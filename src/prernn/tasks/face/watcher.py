@@ -1,0 +1,292 @@
+"""One face in a stream: found by a detector, then followed by its own landmarks.
+
+A detector is any function from a frame, uint8 RGB ``(H, W, 3)``, to boxes ``(x0, y0, x1, y1)`` in pixels, one a face.
+Its boxes should be about the bounding boxes of the 68 landmarks: from the brows to the chin, from ear to ear.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prernn.conversion.network import RecurrentNetwork
+from prernn.media.transforms import TransformSpec
+from prernn.streaming.stream import Stream
+from prernn.tasks.face.box import crop_face, face_box, from_box, overlap, share_inside, square
+from prernn.tasks.face.landmarks import POINTS
+from prernn.tasks.face.task import OUTPUTS, draw_points, normalise
+
+Box = Sequence[float]
+Detector = Callable[[np.ndarray], Sequence[Box]]
+
+CASCADE = "haarcascade_frontalface_default.xml"
+CASCADE_DOWN, CASCADE_SIDE = 0.16, 0.9
+"""Where the landmarks are in a cascade's square, in its sides: so far below its centre, in a square of this side.
+
+Medians over the first frames of 149 sequences of face-300vw-layout (every second one of 0001 to 0299; one had none).
+"""
+
+LEAST_INSIDE = 0.5
+"""A face is lost when less of its box lies in the picture."""
+
+MOST_CHANGE = 2.0
+"""Factor by which a tracked box may differ from the one that was found: more is drift, or time for another look."""
+
+MOST_GROWTH = 1.5
+"""A face is lost when its box grows or shrinks by more than this factor from one frame to the next."""
+
+MOST_MOTION = 0.5
+"""A face is lost when its box moves by more than this share of its side from one frame to the next."""
+
+SAME_FACE = 0.2
+"""A detection is the face that is tracked when their boxes overlap by at least this (area in common over union)."""
+
+
+class FaceWatcher:
+    """Follows one face with a network that `prernn.tasks.face.task` trained; a `prernn.streaming.watch.Watcher`.
+
+    Without a face to follow, the largest box of the detector is one. The network looks into it twice: once to find
+    the landmarks roughly, then, from a new state, in the box round those landmarks, as in training. From then on
+    each frame's box is that of the landmarks in the frame before, and the network's state goes on.
+
+    The face is lost, and the detector asked anew in the same frame, when the box round the new landmarks is not
+    finite, lies outside the picture by more than half, grows or shrinks by more than a factor of 1.5 from the box
+    before or of 2 from the one that was found (small errors add up), or moves by more than half its side. As a network
+    gives points for anything, the detector also looks every ``check_every`` frames whether a face is there; when it
+    found none at ``patience`` such checks in a row (a cascade does not see faces from the side), the face is lost too,
+    and so it is at once when the detector's face holds the middle of the box but is another box: the landmarks have
+    drifted.
+
+    Rows: ``index``, ``time_s``, ``points`` (68 of ``[x, y]`` in 0-based pixels), ``box`` (that the network looked
+    into), ``tracked`` (False where a detector gave the box), ``latency_ms`` (detection and network). Without a face
+    ``points`` is None and ``box``, ``tracked`` and ``latency_ms`` are left out.
+
+    Args:
+        net_or_stream: the network, or a stream of it; its recipe says what the box and the input are.
+        detector: None takes `cascade_detector`.
+        check_every: frames between checks, None for none.
+        patience: checks without a face that a face survives, less one.
+
+    Raises:
+        ValueError: a network of another task or another number of outputs, several streams side by side.
+    """
+
+    def __init__(
+        self,
+        net_or_stream: RecurrentNetwork | Stream,
+        *,
+        detector: Detector | None = None,
+        check_every: int | None = 25,
+        patience: int = 3,
+    ):
+        self.stream = net_or_stream if isinstance(net_or_stream, Stream) else Stream(net_or_stream)
+        recipe = self.stream.net.recipe
+        task, transform = recipe.get("task") or {}, recipe.get("transform")
+        if task.get("name") != "face" or transform is None:
+            raise ValueError(f"expected a network of the task 'face', got one of {task.get('name')!r}")
+        if self.stream.batch_size != 1:
+            raise ValueError(f"expected one stream for one face, got batch_size={self.stream.batch_size}")
+        if (check_every is not None and check_every < 1) or patience < 1:
+            raise ValueError(f"expected check_every and patience of at least 1, got {check_every} and {patience}")
+        self.margin: float = task["margin"]
+        self.spec = TransformSpec.from_dict(dict(transform))
+        self.detector = cascade_detector() if detector is None else detector
+        self.check_every, self.patience = check_every, patience
+        self._forget()
+
+    def _forget(self) -> None:
+        self.points: Tensor | None = None  # (68, 2), of the frame before
+        self.box: Tensor | None = None  # (4,), that they were found in
+        self._side: float | None = None  # of the box when the detector found the face
+        self._age = self._misses = 0  # frames, and checks without a face, since the face was found
+        self.stream.reset()
+
+    def see(self, index: int, time: float, frame: np.ndarray) -> list[dict[str, Any]]:
+        """The row of a frame; see `prernn.streaming.watch.Watcher`."""
+        start = perf_counter()
+        tracked = self._track(frame)
+        if not tracked and not self._find(frame):
+            return [{"index": index, "time_s": time, "points": None}]
+        assert self.points is not None
+        assert self.box is not None
+        points, box = (np.round(value.numpy().astype(float), 2).tolist() for value in (self.points, self.box))
+        latency = (perf_counter() - start) * 1e3
+        return [
+            {"index": index, "time_s": time, "points": points, "box": box, "tracked": tracked, "latency_ms": latency}
+        ]
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Nothing: every frame has had its row."""
+        return []
+
+    def draw(self, frame: np.ndarray) -> np.ndarray:
+        """A copy of the frame, with landmarks and box where there is a face."""
+        return frame.copy() if self.points is None else draw_points(frame, self.points, self.box)
+
+    def _track(self, frame: np.ndarray) -> bool:
+        """Whether the face of the frame before is in this one too; takes its landmarks."""
+        if self.points is None:
+            return False
+        self._age += 1
+        if self._look(frame, face_box(self.points, self.margin)) and self._confirmed(frame):
+            return True
+        self._forget()
+        return False
+
+    def _find(self, frame: np.ndarray) -> bool:
+        """Whether the detector gives a face; takes its landmarks."""
+        boxes = self._detections(frame)
+        if not boxes:
+            return False
+        largest = max(boxes, key=lambda box: float((box[2:] - box[:2]).prod()))
+        found = self._look(frame, square(largest, self.margin), first=True)
+        if found:
+            assert self.points is not None
+            self.stream.reset()
+            found = self._look(frame, face_box(self.points, self.margin))
+        if not found:
+            self._forget()
+            return False
+        assert self.points is not None
+        box = face_box(self.points, self.margin)
+        self._side = float(box[2] - box[0])
+        return True
+
+    def _look(self, frame: np.ndarray, box: Tensor, *, first: bool = False) -> bool:
+        """Runs the network in a box; takes the landmarks unless they can't be those of the face in it."""
+        out = self.stream(normalise(crop_face(frame, box, self.spec.size), self.spec))  # (136,)
+        if out is None or len(out) != OUTPUTS:
+            raise ValueError(f"expected a network of single frames with {OUTPUTS} outputs, got another")
+        points = from_box(out.float().cpu().view(POINTS, 2), box)
+        new = face_box(points, self.margin)
+        # a detector's box is no measure: other detectors draw theirs round more or less of the head
+        if not _in_picture(new, frame) or not (first or _steady(new, box)):
+            return False
+        side = float(new[2] - new[0])
+        if self._side is not None and not self._side / MOST_CHANGE <= side <= self._side * MOST_CHANGE:
+            return False
+        self.points, self.box = points, box
+        return True
+
+    def _confirmed(self, frame: np.ndarray) -> bool:
+        """False when the detector has not seen the face at the last few checks, or sees it elsewhere than tracked."""
+        if self.check_every is None or self._age % self.check_every:
+            return True
+        assert self.points is not None
+        box, found = face_box(self.points, 0.0), self._detections(frame)
+        seen = any(overlap(box, other) >= SAME_FACE for other in found)
+        if not seen and any(_holds(other, box) for other in found):
+            return False
+        self._misses = 0 if seen else self._misses + 1
+        return self._misses < self.patience
+
+    def _detections(self, frame: np.ndarray) -> list[Tensor]:
+        boxes = [torch.tensor([float(edge) for edge in box]) for box in self.detector(frame)]
+        for box in boxes:
+            if box.shape != (4,) or not bool(box.isfinite().all() and (box[2:] > box[:2]).all()):
+                raise ValueError(f"detector: expected boxes (x0, y0, x1, y1) with an area, got {box.tolist()}")
+        return boxes
+
+
+def _holds(detection: Tensor, box: Tensor) -> bool:
+    """Whether the middle of a box lies in a detection: both are of one face, of which the box may see but a part."""
+    middle = (box[:2] + box[2:]) / 2
+    return bool(((middle >= detection[:2]) & (middle <= detection[2:])).all())
+
+
+def _in_picture(box: Tensor, frame: np.ndarray) -> bool:
+    """Whether a box ``(4,)`` is finite and enough of it is in the frame."""
+    return bool(box.isfinite().all()) and share_inside(box, *frame.shape[:2]) >= LEAST_INSIDE
+
+
+def _steady(new: Tensor, old: Tensor) -> bool:
+    """Whether a box ``(4,)`` is near an older one, and about as large."""
+    side, before = float(new[2] - new[0]), float(old[2] - old[0])
+    motion = float(torch.linalg.vector_norm((new - old).view(2, 2).mean(0)))
+    return before / MOST_GROWTH <= side <= before * MOST_GROWTH and motion <= MOST_MOTION * before
+
+
+def detector_from(name: str) -> Detector:
+    """A detector by name: "cascade", or "yunet:FILE" with the ONNX file of OpenCV's YuNet.
+
+    Raises:
+        ValueError: another name, an absent file.
+        ImportError: an OpenCV without that detector.
+    """
+    kind, _, file = name.partition(":")
+    if kind == "cascade" and not file:
+        return cascade_detector()
+    if kind == "yunet" and file:
+        return yunet_detector(file)
+    raise ValueError(f'detector: expected "cascade" or "yunet:FILE", got {name!r}')
+
+
+def cascade_detector() -> Detector:
+    """OpenCV's Haar cascade for frontal faces, which comes with OpenCV 4. It sees faces of 24 pixels and more.
+
+    Its square is placed on the landmarks, see `CASCADE_DOWN`.
+
+    Raises:
+        ImportError: an OpenCV without the class or its file.
+    """
+    import cv2
+
+    path = Path(getattr(getattr(cv2, "data", None), "haarcascades", "")) / CASCADE
+    if not hasattr(cv2, "CascadeClassifier") or not path.is_file():
+        raise ImportError(
+            f"OpenCV {cv2.__version__} comes without face cascades ({CASCADE}): expected OpenCV 4 "
+            '(pip install "opencv-contrib-python-headless<5"), or another detector, such as yunet:FILE'
+        )
+    cascade = cv2.CascadeClassifier(str(path))
+
+    def detect(frame: np.ndarray) -> list[Box]:
+        grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
+        found = np.asarray(cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5)).reshape(-1, 4)
+        return [_on_landmarks(*(float(value) for value in box)) for box in found]
+
+    return detect
+
+
+def _on_landmarks(x: float, y: float, width: float, height: float) -> Box:
+    """A cascade's box, of whole pixels, as the box of the landmarks in it."""
+    centre_x, centre_y = x + width / 2 - 0.5, y + height / 2 - 0.5 + CASCADE_DOWN * height
+    half = CASCADE_SIDE * width / 2
+    return centre_x - half, centre_y - half, centre_x + half, centre_y + half
+
+
+def yunet_detector(model: str | Path, *, least_score: float = 0.7) -> Detector:
+    """YuNet, a small neural detector in OpenCV, which also sees faces from the side.
+
+    Args:
+        model: its ONNX file (face_detection_yunet_2023mar.onnx of OpenCV's model zoo).
+        least_score: of a face, 0 to 1.
+
+    Raises:
+        ValueError: an absent file, or one that OpenCV can't read.
+        ImportError: an OpenCV without the class.
+    """
+    import cv2
+
+    if not Path(model).is_file():
+        raise ValueError(f"{model}: expected YuNet's ONNX file, found none")
+    if not hasattr(cv2, "FaceDetectorYN"):
+        raise ImportError(f"OpenCV {cv2.__version__} has no FaceDetectorYN: expected OpenCV 4.5.4 or later")
+    try:
+        network = cv2.FaceDetectorYN.create(str(model), "", (320, 320), least_score)
+    except cv2.error as error:
+        raise ValueError(f"{model}: expected YuNet's ONNX file: {str(error).splitlines()[0]}") from None
+
+    def detect(frame: np.ndarray) -> list[Box]:
+        height, width = frame.shape[:2]
+        network.setInputSize((width, height))
+        _, faces = network.detect(cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR))
+        boxes = [] if faces is None else [[float(value) for value in face[:4]] for face in faces]
+        # edges of pixels, whose centres are at whole numbers
+        return [(x - 0.5, y - 0.5, x + w - 0.5, y + h - 0.5) for x, y, w, h in boxes if math.isfinite(x + y + w + h)]
+
+    return detect

@@ -1,0 +1,1 @@
+"""Hand gestures, found online by CTC."""

@@ -1,0 +1,268 @@
+"""Online recognition of hand gestures in video: NVGesture's lists and folders, the CTC loss, metrics of a stream.
+
+Source: PreRNN section 4.2; Molchanov et al., "Online detection and classification of dynamic hand gestures with
+recurrent 3D convolutional neural networks", CVPR 2016 (R3DCNN), for data set, snippets and CTC.
+
+A video is cut into snippets of a few frames, one step of the network each. Output 0 is the blank, "no gesture"; the
+network learns the order of the gestures in a video, not when they are.
+"""
+
+import itertools
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prernn.media.transforms import TransformSpec, clip_transform
+from prernn.media.video import VideoError, VideoInfo, probe, read_frames
+from prernn.tasks.action.task import report_classes
+from prernn.tasks.ctc import Decoder, make_decoder
+from prernn.tasks.gesture.lists import NO_GESTURE, GestureVideo, Sign, apart, class_names, recordings
+from prernn.tasks.gesture.metrics import GestureMetrics, begins_and_ends, classified, log_probs, seen_frames, steps_of
+from prernn.tasks.task import Subset, Task, valid_steps
+
+
+@dataclass(eq=False)
+class Gesture(Task):
+    """Gestures in unsegmented video, by lists like NVGesture's.
+
+    A list has a line for each gesture, ``path:FOLDER SENSOR:FILE:BEGIN:END ... label:LABEL``: the sensor's video is
+    ``FOLDER/FILE.avi`` (or a folder of frames without the suffix), the gesture is in frames BEGIN to END - 1 from 0
+    on, and labels count from 1. Several lines of one video are gestures of one recording. ``classes.txt``, where it
+    exists, has the names, one line ``LABEL NAME`` each.
+
+    Attributes:
+        modality: sensor to read, such as "depth", "color" or "duo_left". "duo_right" and "duo_disparity", which the
+            lists leave out, are taken for those of "duo_left". Grey video is read as three equal channels.
+        snippet: frames of a step D; snippets don't overlap. 1 gives single frames ``(T, C, H, W)``.
+        window: "video" reads whole videos; "gesture" only the interval of each gesture, which NVGesture's lists
+            make 80 frames long for all of them (weak segmentation), and which is then an item of its own.
+        pad: frames before and after a gesture that the window "gesture" takes along, up to half the way to the next.
+        train_list, val_list, test_list: names of the lists below the root, or paths. Without a list for it,
+            validation sees the test videos.
+        size, mean, std: of the network's input; None takes the backbone's. resize, scale: see `TransformSpec`.
+        flip: whether training mirrors half of the videos; not for gestures that left and right tell apart.
+        decoder, decoder_options: of the evaluation, see `prernn.tasks.ctc.make_decoder`.
+        tolerance: frames after a gesture's end in which its detection still counts.
+    """
+
+    modality: str = "depth"
+    snippet: int = 8
+    window: Literal["video", "gesture"] = "video"
+    pad: int = 0
+    train_list: str = "nvgesture_train_correct_cvpr2016_v2.lst"
+    val_list: str | None = None
+    test_list: str = "nvgesture_test_correct_cvpr2016_v2.lst"
+    size: int | None = None
+    resize: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    scale: tuple[float, float] = (0.6, 1.0)
+    flip: bool = False
+    decoder: str = "greedy"
+    decoder_options: dict[str, Any] = field(default_factory=dict)
+    tolerance: int = 16
+
+    name: ClassVar[str] = "gesture"
+    score: ClassVar[tuple[str, Literal["max", "min"]]] = ("accuracy", "max")
+    kept_options: ClassVar[tuple[str, ...]] = ("modality", "snippet", "decoder", "decoder_options", "tolerance")
+
+    def __post_init__(self) -> None:
+        if self.window not in ("video", "gesture"):
+            raise ValueError(f'window: expected "video" or "gesture", got {self.window!r}')
+        for name, least in (("snippet", 1), ("pad", 0), ("tolerance", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least} frames, got {getattr(self, name)}")
+        make_decoder(self.decoder, self.decoder_options)  # raises
+        self._root = Path()
+        self._infos: dict[str, VideoInfo] = {}  # of the videos that were looked at
+
+    def open(self, root: str | Path, spec: dict[str, Any]) -> None:
+        """Reads the names of the gestures from ``classes.txt``, else from the labels in the lists.
+
+        Raises:
+            ValueError: no list, or one that is malformed, naming file and line; fewer than 2 gestures.
+        """
+        self._root = Path(root)
+        own = {key: value for key in ("size", "mean", "std") if (value := getattr(self, key)) is not None}
+        spec = {key: spec[key] for key in ("size", "mean", "std")}
+        self.spec = TransformSpec(**{**spec, **own}, resize=self.resize, scale=self.scale, flip=self.flip)
+        self.transform = asdict(self.spec)
+        names = class_names(self._root / "classes.txt")
+        lists = [path for name in (self.train_list, self.val_list, self.test_list) if (path := self._list(name))]
+        if not lists:
+            raise ValueError(f"{self._root}: expected a list {self.train_list} or {self.test_list}, found none")
+        videos = [video for path in lists for video in recordings(path, self._root, self.modality, len(names or ()))]
+        if names is None:
+            names = [f"gesture {k + 1}" for k in range(max(sign.label for video in videos for sign in video.signs))]
+        if len(names) < 2:
+            raise ValueError(f"{self._root}: expected at least 2 gestures, got {names}")
+        self.labels = [NO_GESTURE, *names]
+
+    def _list(self, name: str | None) -> Path | None:
+        return self._root / name if name and (self._root / name).is_file() else None
+
+    def records(self, subset: Subset) -> list[GestureVideo]:
+        """The videos of a subset, or its gestures where the window is "gesture", in the list's order."""
+        name = {"train": self.train_list, "val": self.val_list or self.test_list, "test": self.test_list}[subset]
+        videos = recordings(self._root / name, self._root, self.modality, self.outputs - 1)
+        return videos if self.window == "video" else [part for video in videos for part in apart(video, self.pad)]
+
+    def length(self, record: GestureVideo) -> int:
+        """Snippets that the video will have."""
+        start, stop = self._bounds(record)
+        return self._steps(stop - start)
+
+    def read(
+        self, record: GestureVideo, chance: torch.Generator | None, *, tolerate_truncation: bool = False
+    ) -> dict[str, Any]:
+        """One video, or the window of one gesture.
+
+        ``video`` ``(T, C, D, H, W)``, with one crop for all frames; ``target`` int64 ``(N,)``, the labels in order;
+        ``intervals`` int64 ``(N, 2)``, begin and end of each in frames of what was read; ``frames`` read; ``fps``.
+
+        The last snippet is completed by repeating the last frame if at least half of it is there, for a gesture may
+        end in it, and is left out otherwise, as it would be mostly made up.
+
+        Raises:
+            VideoError: no such video, one that does not decode, an interval beyond its end, depth and colour of
+                different length, fewer snippets than CTC needs for the gestures.
+        """
+        start, stop = self._bounds(record)
+        training = chance is not None
+        short_side = None if training else self.spec.resize or self.spec.size
+        frames = _frames(record.file, start, stop, short_side, tolerate_truncation)  # (F, 3, H, W)
+        signs = _within(record, start, len(frames), tolerate_truncation)
+        target = torch.tensor([sign.label for sign in signs])
+        steps = self._steps(len(frames))
+        needed = len(target) + int((target[1:] == target[:-1]).sum())  # a blank parts two of the same
+        if steps < needed:
+            raise VideoError(
+                f"{record.where}: {record.file}: expected at least {needed} snippets for its gestures, got {steps}"
+            )
+        return {
+            "video": self._snippets(clip_transform(self.spec, train=training)(frames)),
+            "target": target,
+            "intervals": torch.tensor([(sign.begin - start, sign.end - start) for sign in signs]),
+            "frames": len(frames),
+            "fps": self._infos[record.file].fps,
+        }
+
+    def _bounds(self, record: GestureVideo) -> tuple[int, int]:
+        """First frame to read and the one after the last, once the annotation is known to fit the video."""
+        total = self._info(record.file, record.where).frames or 0
+        if record.twin is not None and Path(record.twin).exists():
+            twin = self._info(record.twin, record.where).frames
+            if twin != total:
+                raise VideoError(
+                    f"{record.where}: expected videos of one length, got {total} frames in {record.file} "
+                    f"and {twin} in {record.twin}"
+                )
+        for sign in record.signs:
+            if sign.end > total:
+                raise VideoError(
+                    f"{sign.where}: expected an interval within the {total} frames of {record.file}, "
+                    f"got {sign.begin}:{sign.end}"
+                )
+        start, stop = record.bounds
+        return start or 0, min(total, stop or total)
+
+    def _info(self, path: str, where: str) -> VideoInfo:
+        if path not in self._infos:
+            try:
+                self._infos[path] = probe(path)
+            except VideoError as error:
+                raise VideoError(f"{where}: {error}") from error
+        return self._infos[path]
+
+    def _steps(self, frames: int) -> int:
+        full, rest = divmod(frames, self.snippet)
+        return full + (2 * rest >= self.snippet or full == 0)
+
+    def _snippets(self, frames: Tensor) -> Tensor:
+        """Frames ``(F, C, H, W)`` to snippets ``(T, C, D, H, W)``; as they are where D is 1."""
+        if self.snippet == 1:
+            return frames
+        total = self._steps(len(frames)) * self.snippet
+        last = frames[-1:].expand(max(0, total - len(frames)), -1, -1, -1)
+        whole = torch.cat([frames[:total], last]).unflatten(0, (-1, self.snippet))  # (T, D, C, H, W)
+        return whole.transpose(1, 2).contiguous()  # (T, C, D, H, W)
+
+    def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Mean over the videos of ``-log p(gestures)`` under CTC, in float32 at least.
+
+        It is not divided by the number of gestures: a video counts as what it is, one labelling. An empty batch
+        gives 0. Raises ValueError for lengths outside 1..T.
+        """
+        if len(out) == 0:
+            return out.sum()
+        target, lengths = batch["target"], batch["lengths"]
+        mask = valid_steps(lengths, out.shape[1])[..., None]  # (B, T, 1)
+        # Masked before the softmax, because a NaN in the padding would survive a zero gradient.
+        scores = log_probs(out.masked_fill(~mask, 0)).transpose(0, 1)  # (T, B, K)
+        counts = (target > 0).sum(1)  # collate pads with the blank
+        return F.ctc_loss(scores, target, lengths, counts, reduction="none", zero_infinity=True).mean()
+
+    def metrics(self) -> GestureMetrics:
+        """See `GestureMetrics`."""
+        return GestureMetrics(self.outputs - 1, self._decoder(), snippet=self.snippet, tolerance=self.tolerance)
+
+    def _decoder(self) -> Decoder:
+        return make_decoder(self.decoder, self.decoder_options)
+
+    def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        """A row for each video: ``path``; the ``true`` gestures; ``label`` and ``probability`` that classification
+        gives each; and of the events ``decoded``, ``begin_frame``, ``end_frame`` (the one after the last), and
+        ``seen_frame``, frames that had come when it was given. Several are joined by "; ", in order of time.
+        """
+        assert self.labels is not None  # it could not have made a network
+        rows, decoder = [], self._decoder()
+        parts = classified(out, batch, self.snippet)
+        for video, path in enumerate(batch["path"]):
+            frames = int(batch["frames"][video])
+            begins, ends = begins_and_ends(decoder.events(steps_of(out, batch, video)))
+            target = batch["target"][video]
+            probabilities = next(parts).softmax(-1).max(-1)  # (N,)
+            columns = {
+                "true": [self.labels[k] for k in target[target > 0].tolist()],
+                "label": [self.labels[k + 1] for k in probabilities.indices.tolist()],
+                "probability": [f"{p:.4f}" for p in probabilities.values.tolist()],
+                "decoded": [self.labels[event.label] for event in begins],
+                "begin_frame": [str(event.begin * self.snippet) for event in begins],
+                "end_frame": [str(min((event.end or 0) * self.snippet, frames)) for event in ends],
+                "seen_frame": [str(seen_frames(event, self.snippet, frames)) for event in begins],
+            }
+            rows.append({"path": path, **{name: "; ".join(values) for name, values in columns.items()}})
+        return rows
+
+    def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
+        """Writes ``confusion.png`` and ``classes.csv`` of the gestures; their accuracies by name."""
+        return report_classes(results, (self.labels or [])[1:], root)
+
+
+def _frames(path: str, start: int, stop: int, short_side: int | None, tolerate: bool) -> Tensor:
+    """Frames ``start`` to ``stop - 1``, uint8 ``(F, 3, H, W)``; fewer where the video ends early and may."""
+    reader = read_frames(path, short_side=short_side, tolerate_truncation=tolerate)
+    with closing(reader):  # type: ignore[type-var]  # a generator
+        images = [image for _, image in itertools.islice(reader, start, stop)]
+    if not images:
+        raise VideoError(f"{path}: expected frames {start} to {stop - 1}, it ends before them")
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()  # (F, 3, H, W)
+
+
+def _within(record: GestureVideo, start: int, frames: int, tolerate: bool) -> list[Sign]:
+    """The gestures, as far as ``frames`` frames were read from ``start`` on."""
+    end = start + frames
+    missing = [sign for sign in record.signs if sign.end > end]
+    left = [sign._replace(end=min(sign.end, end)) for sign in record.signs if sign.begin < end]
+    if missing and not (tolerate and left):
+        sign = missing[0]
+        raise VideoError(
+            f"{sign.where}: expected an interval within the {end} frames of {record.file}, got {sign.begin}:{sign.end}"
+        )
+    return left

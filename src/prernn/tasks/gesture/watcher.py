@@ -1,0 +1,181 @@
+"""A stream of video watched for hand gestures: when each begins and ends, and the command that it stands for."""
+
+import math
+import os
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from prernn.conversion.network import RecurrentNetwork
+from prernn.streaming.prediction import Prediction, annotate
+from prernn.streaming.stream import Stream
+from prernn.tasks.ctc import BLANK, BeamDecoder, Decoder, Event, make_decoder
+
+
+class GestureWatcher:
+    """Follows a source frame by frame and says what gestures it sees, a `prernn.streaming.watch.Watcher`.
+
+    Rows are plain data: ``event`` ("begin" or "end"); ``label``; ``begin_frame`` and ``begin_s``, the first frame of
+    the gesture and its time in seconds; ``end_frame`` and ``end_s``, of the first frame after it, None in a "begin"
+    (where the source ended with the gesture, ``end_s`` is the time of the last frame); ``frame`` and ``time_s`` at
+    which the row was given; ``probability``; and in a "begin" the ``command``, if the label has one. All are as
+    precise as the network's snippets are long.
+
+    Args:
+        net: the network, whose recipe has labels, the first of them for no gesture; or a stream to go on from.
+        commands: label to command, see `load_commands`.
+        decoder: "greedy", "beam", or one that is made already; None takes that of the network's task, else greedy.
+
+    Raises:
+        ValueError: a network without labels, commands for labels it does not have, an unknown decoder, several
+            streams side by side.
+    """
+
+    def __init__(
+        self,
+        net: RecurrentNetwork | Stream,
+        *,
+        commands: Mapping[str, str] | None = None,
+        decoder: str | Decoder | None = None,
+    ) -> None:
+        self.stream = net if isinstance(net, Stream) else Stream(net)
+        if self.stream.batch_size != 1:
+            raise ValueError(f"expected one stream for one source, got batch_size={self.stream.batch_size}")
+        if not self.stream.labels:
+            raise ValueError("expected a network whose recipe has labels, no gesture first, got one without")
+        self.labels, self.commands = self.stream.labels, dict(commands or {})
+        _check_labels(self.commands, self.labels[1:], "commands")
+        self.decoder = _decoder(self.stream.net.recipe.get("task") or {}, decoder)
+        self._now = (0, 0.0)  # number and time of the latest frame
+        self._first: tuple[int, float] | None = None  # ... of the first frame of the snippet that is being collected
+        # ... of the first frames of the latest snippets, as far back as the decoder may name one
+        reach = self.decoder.patience if isinstance(self.decoder, BeamDecoder) else 1
+        self._starts: deque[tuple[int, float]] = deque(maxlen=None if reach is None else reach + 2)
+        self._begun: dict[str, Any] = {}  # the row of the latest gesture that began
+        self._steps = 0
+        self._rest = 1.0  # latest probability of no gesture
+        self._latency_ms = 0.0  # of the latest snippet
+        self._command = ""
+
+    def see(self, index: int, time: float, frame: np.ndarray) -> list[dict[str, Any]]:
+        """Takes the next frame, uint8 ``(H, W, 3)`` at ``time`` seconds; gives the rows that are due.
+
+        Raises:
+            ValueError: a frame that the stream can't take, outputs that the labels don't fit, NaN among them.
+        """
+        self._now = (index, time)
+        self._first = self._first or self._now
+        start = perf_counter()
+        out = self.stream(frame)
+        if out is None:
+            return []
+        scores = torch.log_softmax(out.float(), -1).cpu()  # waits for the device
+        self._latency_ms = (perf_counter() - start) * 1e3
+        if len(out) != len(self.labels):
+            raise ValueError(f"expected {len(out)} labels, one an output, got {len(self.labels)}")
+        self._starts.append(self._first)
+        self._first = None
+        self._steps += 1
+        self._rest = math.exp(scores[BLANK].item())
+        return [self._row(event) for event in self.decoder.push(scores)]
+
+    def finish(self) -> list[dict[str, Any]]:
+        """The rows that are due when the source has ended; then the watcher is as new, for another source."""
+        rows = [self._row(event) for event in self.decoder.finish()]
+        self.stream.reset()
+        self._starts.clear()
+        self._first, self._steps, self._begun = None, 0, {}
+        self._rest, self._command = 1.0, ""
+        return rows
+
+    def draw(self, frame: np.ndarray) -> np.ndarray:
+        """A copy of ``frame`` with the gesture that is going on, or none, its probability, and the last command."""
+        going = self.decoder.open
+        label, probability = (
+            (self.labels[going.label], going.probability) if going else (self.labels[BLANK], self._rest)
+        )
+        shown = Prediction(*self._now, label, probability, self._latency_ms, torch.empty(0))
+        return _with_line(annotate(frame, shown), self._command)
+
+    def _row(self, event: Event) -> dict[str, Any]:
+        frame, time = self._now
+        label = self.labels[event.label]
+        row: dict[str, Any] = {"event": event.kind, "label": label}
+        if event.kind == "begin":
+            begin_frame, begin_s = self._place(event.begin)
+            self._begun = {"begin_frame": begin_frame, "begin_s": begin_s}
+            if label in self.commands:
+                self._command = self.commands[label]
+                row["command"] = self._command
+        end_frame, end_s = (None, None) if event.end is None else self._place(event.end)
+        row |= {**self._begun, "end_frame": end_frame, "end_s": end_s, "frame": frame, "time_s": round(time, 3)}
+        return row | {"probability": round(event.probability, 4)}
+
+    def _place(self, step: int) -> tuple[int, float]:
+        """Number and time of the first frame of a step."""
+        if step >= self._steps:  # the source has ended
+            return self._now[0] + 1, round(self._now[1], 3)
+        frame, time = self._starts[max(0, step - self._steps + len(self._starts))]
+        return frame, round(time, 3)
+
+
+def load_commands(path: str | os.PathLike, labels: Sequence[str] | None = None) -> dict[str, str]:
+    """A table from label to command, out of a YAML or JSON file with one mapping of texts.
+
+    Args:
+        path: of the file.
+        labels: those that the network has; None leaves them unchecked.
+
+    Raises:
+        ValueError: no such file, another content, a label that is not in ``labels``, naming the file.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        table = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file of commands") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: expected YAML or JSON, got {' '.join(str(error).split())}") from error
+    if not isinstance(table, dict) or not table:
+        raise ValueError(f"{path}: expected lines 'label: command', got {table!r}")
+    for label, command in table.items():
+        if not isinstance(label, str) or not isinstance(command, str):  # YAML reads on, yes and 1 as something else
+            raise ValueError(f"{path}: expected text, in quotes where it looks like more, got {label!r}: {command!r}")
+    if labels is not None:
+        _check_labels(table, labels, str(path))
+    return table
+
+
+def _with_line(frame: np.ndarray, text: str) -> np.ndarray:
+    """The frame with a line of text near its upper edge, below what `annotate` puts there."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    if not text:
+        return frame
+    size = max(10, round(min(frame.shape[:2]) / 16))  # of the letters, as in `annotate`
+    font, margin, top = ImageFont.load_default(size), size // 3, 2 * size
+    image = Image.fromarray(frame)
+    draw = ImageDraw.Draw(image, "RGBA")
+    draw.rectangle((0, top, font.getlength(text) + 2 * margin, top + size + margin), fill=(0, 0, 0, 170))
+    draw.text((margin, top + (size + margin) / 2), text, "white", font, anchor="lm")
+    return np.array(image)
+
+
+def _check_labels(table: Mapping[str, str], labels: Sequence[str], where: str) -> None:
+    if unknown := sorted(set(table) - set(labels)):
+        raise ValueError(f"{where}: expected labels among {list(labels)}, got {unknown}")
+
+
+def _decoder(task: Mapping[str, Any], decoder: str | Decoder | None) -> Decoder:
+    if isinstance(decoder, Decoder):
+        return decoder
+    if decoder is None and "decoder" in task:
+        return make_decoder(task["decoder"], task.get("decoder_options"))
+    return make_decoder(decoder or "greedy")

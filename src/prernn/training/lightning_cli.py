@@ -1,0 +1,155 @@
+"""``prernn fit | validate | test | predict``: LightningCLI over `VideoModule` and `VideoData`."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from prernn.reports.files import write_text
+from prernn.training.data_module import VideoData
+from prernn.training.module import VideoModule
+from prernn.training.run_folder import RunFolder, WholeFiles
+
+DEFAULT_ROOT = "runs/latest"
+HARMLESS_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*exists and is not empty.*",  # a run that is resumed or tested keeps its folder
+    ".*log_every_n_steps.*",
+    ".*args parameter is intended.*",
+    ".*in eval mode at the start of training.*",  # frozen batch normalization is meant
+    ".*LeafSpec.*",
+)
+
+
+SHORT = {"--backbone": "--model.recipe.backbone", "--weights": "--model.recipe.weights"}
+"""Short names of options that are often changed."""
+
+
+class OneLineParser(LightningArgumentParser):
+    """A parser whose complaints are one line, raised as ValueError, in place of a usage text and an exit."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        """Raises ValueError with the message on one line."""
+        raise ValueError(" ".join(line.strip() for line in message.splitlines() if line.strip())) from ex
+
+
+class RunConfig(SaveConfigCallback):
+    """Keeps the configuration of a training as ``config.yaml`` in the run's folder, wherever the logger writes."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Any, **options: Any) -> None:
+        super().__init__(parser, config, **{**options, "save_to_log_dir": False})
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Writes it; a test or a prediction leaves that of the training."""
+        if stage != "fit":
+            return
+        text = self.parser.dump(self.config, skip_none=False)
+        write_text(Path(trainer.default_root_dir) / "config.yaml", text)
+
+
+class VideoCLI(LightningCLI):
+    """The configured command. A run lives in ``trainer.default_root_dir`` (default ``runs/latest``)."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Data and network share the backbone; the task, which has read the labels, goes from one to the other."""
+        parser.set_defaults({"data.task": {"class_path": "prernn.tasks.action.task.Action"}})
+        parser.link_arguments("model.recipe.backbone", "data.backbone")
+        parser.link_arguments("data.opened", "model.task", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Keeps checkpoints and logs in the run's folder, where ``--ckpt_path last`` finds them."""
+        config = self.config[self.subcommand]
+        root = Path(config.trainer.default_root_dir or DEFAULT_ROOT)
+        config.trainer.default_root_dir = str(root)
+        if self.subcommand != "fit" and config.ckpt_path is None:
+            last = root / "checkpoints" / "last.ckpt"
+            if not last.is_file():
+                raise ValueError(f"expected a checkpoint at {last}, found none: run fit first, or pass --ckpt_path")
+            config.ckpt_path = str(last)
+        if config.ckpt_path not in (None, "last", "best") and not Path(config.ckpt_path).is_file():
+            raise ValueError(f"{config.ckpt_path}: expected a checkpoint file, found none")
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
+        root = Path(config["default_root_dir"])
+        folder = root / "checkpoints"
+        # two callbacks: Lightning's save_last follows the best score, not the last epoch
+        last = ModelCheckpoint(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
+        score, mode = self._get(self.config_init, "data").task.score
+        best = ModelCheckpoint(folder, filename="best", enable_version_counter=False, monitor=f"val_{score}", mode=mode)
+        callbacks = [*callbacks, RunFolder(), last, best]
+        if config.get("enable_progress_bar") is not False:
+            callbacks.append(RichProgressBar())
+        if config.get("logger") is None or config["logger"] is True:
+            config["logger"] = TensorBoardLogger(root, name="tensorboard", version="")
+        if config["logger"]:
+            callbacks.append(LearningRateMonitor("epoch"))
+        plugins = config.get("plugins") or []
+        config["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), WholeFiles()]
+        return super()._instantiate_trainer(config, callbacks)
+
+
+_OPTIONS: dict[str, Any] = {
+    "parser_class": OneLineParser,
+    "seed_everything_default": 0,
+    "trainer_defaults": {"use_distributed_sampler": False},
+    "auto_configure_optimizers": False,
+}
+
+
+class _ReadCLI(VideoCLI):
+    """Reads a configuration and makes what it says, without a trainer."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """As `VideoCLI`; what a run's own config.yaml says beside is read past."""
+        super().add_arguments_to_parser(parser)
+        for name in ("ckpt_path", "weights_only", "return_predictions", "verbose"):
+            parser.add_argument(f"--{name}", default=None, type=Any)
+
+    def before_instantiate_classes(self) -> None:
+        """Nothing to prepare without a trainer."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """None is needed."""
+
+
+def _long(arguments: list[str]) -> list[str]:
+    """Arguments with the long names of `SHORT`, as ``--name value`` or ``--name=value``."""
+    parts = [argument.partition("=") for argument in arguments]
+    return [SHORT.get(name, name) + equals + value for name, equals, value in parts]
+
+
+def read_config(arguments: list[str]) -> tuple[VideoModule, VideoData]:
+    """The network with its recipe, and the data, that arguments such as ``--config FILE --data.root DIR`` say.
+
+    Raises:
+        ValueError: as `main`.
+    """
+    _quiet()
+    warnings.filterwarnings("ignore", ".*args parameter is intended.*")
+    cli = _ReadCLI(VideoModule, VideoData, args=_long(arguments), run=False, **_OPTIONS)
+    return cli.model, cli.datamodule
+
+
+def _quiet() -> None:
+    """Silences Lightning's tips, seeds and device lists, which crowd out what counts. Its import sets the levels."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def main(arguments: list[str]) -> None:
+    """Runs ``fit``, ``validate``, ``test`` or ``predict`` with its arguments.
+
+    Raises:
+        ValueError: an argument, key or value that does not fit; a checkpoint of another network.
+    """
+    torch.set_float32_matmul_precision("high")
+    _quiet()
+    for message in HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message)
+    VideoCLI(VideoModule, VideoData, args=_long(arguments), save_config_callback=RunConfig, **_OPTIONS)

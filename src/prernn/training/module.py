@@ -1,0 +1,254 @@
+"""Joint fine-tuning of a recurrent network: losses, learning rates, schedules, what is logged and predicted."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from prernn.conversion.clip_network import answers_once, is_clip_network
+from prernn.conversion.network import RecurrentNetwork, channels_last, freeze_statistics
+from prernn.models.checkpoint import RECIPE_KEY, load_weights
+from prernn.models.recipe import Recipe
+from prernn.tasks.task import Task
+from prernn.training.cached_features import whole_outputs
+from prernn.training.dataset import hold_last
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning-rate schedule (PreRNN supplement, section 1).
+
+    Attributes:
+        kind: "constant"; "step": times ``factor`` after every ``every`` epochs from epoch ``start`` on;
+            "plateau": times ``factor`` after ``every`` epochs without a lower training loss.
+        every: epochs.
+        start: epochs before the first interval begins.
+        factor: of the learning rate.
+        stop_at: end training when the new part's learning rate has come down to this.
+
+    Action recognition: ``step``, every 10, factor 0.5. Face alignment: ``step``, every 5, start 10, factor 0.5.
+    Hand gestures: ``plateau``, every 40, factor 0.1, stop_at 3e-7.
+    """
+
+    kind: Literal["constant", "step", "plateau"] = "step"
+    every: int = 10
+    start: int = 0
+    factor: float = 0.5
+    stop_at: float = 0.0
+
+    def rate(self, epoch: int) -> float:
+        """Share of the base learning rate in an epoch (not for plateaus)."""
+        if self.kind == "constant" or epoch < self.start:
+            return 1.0
+        return self.factor ** ((epoch - self.start) // self.every)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a network learns: SGD with momentum, one learning rate for each part (PreRNN supplement, section 1).
+
+    Attributes:
+        lr: learning rate of the new part (``W_hh``, recurrent biases, new output layer, a traditional RNN).
+        pretrained_lr: learning rate of the pre-trained part; 0 leaves it as it is.
+        momentum: of SGD.
+        weight_decay: of SGD, on all weights.
+        schedule: of both learning rates.
+        frozen_statistics: keep batch normalization on its pre-computed statistics throughout.
+        checkpoint: frames at a time that are computed again on the way back, for long clips; see `RecurrentNetwork`.
+    """
+
+    lr: float = 1e-2
+    pretrained_lr: float = 3e-4
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Schedule = field(default_factory=Schedule)
+    frozen_statistics: bool = True
+    checkpoint: int | None = None
+
+
+class VideoModule(L.LightningModule):
+    """A task learnt by a recurrent network, for Lightning's Trainer.
+
+    Args:
+        recipe: the network.
+        learning: how it learns.
+        task: what it learns: outputs, loss and metrics; labels and transform go into the checkpoint.
+        network: a network that is built already, in place of ``recipe``.
+
+    Raises:
+        ValueError, NotImplementedError: what `Recipe.build` raises; checkpoints for a network of whole clips.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        learning: Learning | None = None,
+        task: Task | None = None,
+        network: RecurrentNetwork | None = None,
+    ):
+        super().__init__()
+        self.recipe, self.learning = recipe, learning or Learning()
+        self.network = network if network is not None else recipe.build(task.outputs if task else None)
+        self.task = task
+        self.metrics: Any = None
+        if task is not None:
+            self.network.recipe |= task.recipe()
+            self.metrics = task.metrics()
+        channels_last(self.network)  # checkpoints do not differ
+        self.run_seed: int | None = None
+        self.test_results: dict[str, Any] = {}
+        if self.learning.pretrained_lr == 0:
+            self._freeze_pretrained()
+        if self.learning.checkpoint is not None and is_clip_network(self.network):
+            raise NotImplementedError("learning.checkpoint is for networks that go through a video frame by frame")
+        self.train()  # Lightning takes the mode that it finds
+
+    def _freeze_pretrained(self) -> None:
+        new = {id(p) for p in self.network.new_parameters()}
+        for p in self.network.parameters():
+            p.requires_grad_(id(p) in new)
+
+    def train(self, mode: bool = True):
+        """Sets the mode; batch normalization stays on its statistics where they are frozen."""
+        super().train(mode)
+        if self.learning.frozen_statistics:
+            freeze_statistics(self)
+        return self
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Video ``(B, T, C, H, W)`` to outputs ``(B, T, K)``."""
+        return self.network(video, checkpoint=self.learning.checkpoint if self.training else None)[0]
+
+    def configure_optimizers(self) -> Any:
+        """SGD with a group for the new and one for the pre-trained part."""
+        new = self.network.new_parameters()
+        known = {id(p) for p in new}
+        old = [p for p in self.network.parameters() if id(p) not in known and p.requires_grad]
+        rates = [("new", new, self.learning.lr), ("pretrained", old, self.learning.pretrained_lr)]
+        groups = [{"params": params, "lr": lr, "name": name} for name, params, lr in rates if params]
+        momentum, decay = self.learning.momentum, self.learning.weight_decay
+        optimizer = torch.optim.SGD(groups, lr=self.learning.lr, momentum=momentum, weight_decay=decay)
+        schedule = self.learning.schedule
+        if schedule.kind == "plateau":
+            plateau = ReduceLROnPlateau(optimizer, factor=schedule.factor, patience=schedule.every)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "train_loss"}}
+        return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, schedule.rate)}
+
+    def on_train_epoch_start(self) -> None:
+        """Makes an epoch's chance a function of the seed and its number, so that a resumed run repeats it."""
+        if self.run_seed is None:
+            self.run_seed = torch.initial_seed()
+        torch.manual_seed((self.run_seed + self.current_epoch) % 2**63)
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None and hasattr(data, "set_epoch"):
+            data.set_epoch(self.current_epoch)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The task's loss of a batch, weighed so that processes with unequal batches average rightly."""
+        videos = len(batch["path"])
+        self._note_skipped(batch)
+        # a batch whose videos were all skipped still takes part in the processes' gradient exchange
+        loss = self._loss(self._outputs(batch, self._video(batch)), batch) if videos else self._nothing()
+        self.log("train_loss", loss.detach(), on_epoch=True, on_step=False, batch_size=max(videos, 1), sync_dist=True)
+        if self.trainer.world_size == 1:
+            return loss
+        counts = self.all_gather(torch.tensor(float(videos), device=self.device))  # (processes,)
+        assert isinstance(counts, Tensor)
+        return loss * videos * self.trainer.world_size / counts.sum().clamp(min=1)
+
+    def _video(self, batch: dict[str, Any]) -> Tensor:
+        """The videos; where batch statistics are learnt, padded with their last frames, as zeros would distort them."""
+        video, lengths = batch["video"], batch["lengths"]
+        if self.learning.frozen_statistics or int(lengths.min()) == video.shape[1]:
+            return video
+        return hold_last(video, lengths)
+
+    def _outputs(self, batch: dict[str, Any], video: Tensor) -> Tensor:
+        """Outputs ``(B, T, K)``; a network of clips sees each video as one."""
+        return whole_outputs(self.network, batch) if answers_once(self.network, video) else self(video)
+
+    def _loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
+        assert self.task is not None  # training and evaluation need a task
+        return self.task.loss(out, batch)
+
+    def _nothing(self) -> Tensor:
+        return torch.stack([p.sum() for p in self.network.parameters() if p.requires_grad]).sum() * 0.0
+
+    def on_train_epoch_end(self) -> None:
+        """Ends training once the schedule has brought the learning rate down to its floor."""
+        floor = self.learning.schedule.stop_at * (1 + 1e-6)  # 3e-3 divided by 10 four times is a hair above 3e-7
+        if self.trainer.optimizers[0].param_groups[0]["lr"] <= floor:
+            self.trainer.should_stop = True
+
+    def _note_skipped(self, batch: dict[str, Any]) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None and batch.get("skipped"):
+            data.note_skipped(batch)
+
+    def _evaluate(self, batch: dict[str, Any], name: str) -> Tensor | None:
+        """Adds a batch to loss and metrics; gives its outputs ``(B, T, K)``, None where all videos were skipped."""
+        self._note_skipped(batch)
+        videos = len(batch["path"])
+        out = self._outputs(batch, batch["video"]).float() if videos else None
+        loss = torch.zeros((), device=self.device) if out is None else self._loss(out, batch)
+        # logged for an empty batch too, with no weight: every process has to take part in the exchange
+        self.log(f"{name}_loss", loss, batch_size=videos, sync_dist=True)
+        if out is not None:
+            self.metrics.update(out, batch)
+        return out
+
+    def _finish(self, name: str) -> dict[str, Tensor]:
+        assert self.task is not None
+        values = self.metrics.compute()
+        self.metrics.reset()
+        for key, value in values.items():
+            if value.ndim == 0:
+                self.log(f"{name}_{key}", value, prog_bar=key == self.task.score[0])
+        return values
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Adds a batch to the validation metrics."""
+        self._evaluate(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the task's metrics as ``val_...``."""
+        self._finish("val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
+        """Adds a batch to the test metrics; gives its outputs ``(B, T, K)``."""
+        return self._evaluate(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the task's metrics as ``test_...`` and keeps them all in ``test_results``, as plain numbers."""
+        self.test_results = {name: value.tolist() for name, value in self._finish("test").items()}
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
+        """The task's prediction for each video of a batch."""
+        self._note_skipped(batch)
+        if not batch["path"]:
+            return []
+        assert self.task is not None
+        return self.task.predictions(self._outputs(batch, batch["video"]).float(), batch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Puts the recipe and the run's seed into Lightning's checkpoint."""
+        checkpoint[RECIPE_KEY] = json.loads(json.dumps(self.network.recipe))
+        checkpoint["prernn_seed"] = self.run_seed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Checks that the checkpoint is of this network, and takes on its seed.
+
+        Raises:
+            ValueError: another network, or classes in another order.
+        """
+        self.run_seed = checkpoint.get("prernn_seed")
+        prefix = "network."
+        weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+        load_weights(self.network, weights, "checkpoint")
+        labels, own = checkpoint.get(RECIPE_KEY, {}).get("labels"), self.network.recipe.get("labels")
+        if labels != own:
+            raise ValueError(f"checkpoint: expected the classes {own}, got {labels}")

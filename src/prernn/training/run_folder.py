@@ -1,0 +1,133 @@
+"""What a run leaves behind: history, checkpoint with recipe, metrics, predictions, pictures."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
+
+from prernn.models import checkpoint
+from prernn.reports.files import whole_file, write_json, write_table
+from prernn.training.saved_outputs import Outputs
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Lightning's checkpoints, written beside their place and renamed.
+
+    Lightning moves them there from another file system, which on a full disk leaves half a file in place of the
+    checkpoint that was there before.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Writes a checkpoint that appears whole or not at all.
+
+        Raises:
+            OSError: it can't be written, a full disk for instance.
+        """
+        with whole_file(path) as part:
+            super().save_checkpoint(checkpoint, part, storage_options)
+
+
+class RunFolder(L.Callback):
+    """Writes a run's results into ``trainer.default_root_dir``.
+
+    After each training epoch ``history.csv`` and ``model.safetensors`` (for `prernn.load`); at the end of
+    training ``curves.png``; after a test ``metrics.json``, ``outputs.safetensors`` (for `prernn fuse`) and what the
+    task reports; after predicting ``predictions.csv``; and a summary of the videos that were skipped.
+    """
+
+    def __init__(self) -> None:
+        self.history: list[dict[str, Any]] = []
+        self.predictions: list[dict[str, Any]] = []
+        self.outputs = Outputs()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history, so that a resumed run continues it."""
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the history of the run that is resumed."""
+        self.history = list(state_dict["history"])
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Adds an epoch to the history and writes the checkpoint."""
+        # the learning rates as the logger calls them come again below
+        logged = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("lr-")}
+        values = {name: float(value) for name, value in logged.items()}
+        rates = {f"lr_{group['name']}": group["lr"] for group in trainer.optimizers[0].param_groups}
+        self.history.append({"epoch": trainer.current_epoch + 1, **values, **rates})
+        keys = list(dict.fromkeys(key for row in self.history for key in row))
+        root = Path(trainer.default_root_dir)
+        write_table(root / "history.csv", [{key: row.get(key, "") for key in keys} for row in self.history])
+        checkpoint.save(module.network, root)
+
+    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Draws the curves, and says what was skipped."""
+        skipped = _skipped(trainer)
+        if trainer.is_global_zero:
+            self._draw_curves(trainer, module)
+            _report(skipped)
+
+    def _draw_curves(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        from prernn.reports.plots import curves
+
+        score = module.task.score[0]
+        series = {}
+        for metric, names in (("loss", ("train_loss", "val_loss")), (score, (f"val_{score}",))):
+            lines = {name: [row[name] for row in self.history if name in row] for name in names}
+            series[metric] = {name: values for name, values in lines.items() if values}
+        if any(series.values()):
+            path = Path(trainer.default_root_dir) / "curves.png"
+            curves.curves({metric: lines for metric, lines in series.items() if lines}, path)
+
+    def on_test_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        """Collects a batch's outputs."""
+        if outputs is not None:
+            self.outputs.add(outputs, batch)
+
+    def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Writes metrics, outputs and the task's report."""
+        parts, skipped = _gathered(trainer, self.outputs), _skipped(trainer)
+        if trainer.is_global_zero:
+            root, recipe = Path(trainer.default_root_dir), module.network.recipe
+            Outputs.joined(parts).save(root, recipe)
+            results = module.task.report(dict(module.test_results), root)
+            _report(skipped)
+            write_json(root / "metrics.json", {**results, "labels": recipe["labels"], "skipped": skipped})
+
+    def on_predict_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        """Collects a batch's predictions."""
+        self.predictions += outputs
+
+    def on_predict_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Writes the predictions of all processes, in the order of the paths."""
+        parts, skipped = _gathered(trainer, self.predictions), _skipped(trainer)
+        if trainer.is_global_zero:
+            rows = sorted((row for part in parts for row in part), key=lambda row: (row["path"], row.get("frame", 0)))
+            write_table(Path(trainer.default_root_dir) / "predictions.csv", rows)
+            _report(skipped)
+
+
+def _skipped(trainer: L.Trainer) -> dict[str, str]:
+    """Videos that any process left out, with the reason."""
+    own = dict(getattr(trainer.datamodule, "skipped", {}))
+    return {path: reason for part in _gathered(trainer, own) for path, reason in part.items()}
+
+
+def _report(skipped: dict[str, str]) -> None:
+    if skipped:
+        print(f"skipped {len(skipped)} videos:")
+        for reason in skipped.values():
+            print(f"  {reason}")
+
+
+def _gathered(trainer: L.Trainer, value: Any) -> list[Any]:
+    """What every process has of a value."""
+    parts: list[Any] = [value]
+    if trainer.world_size > 1:
+        parts = [None] * trainer.world_size
+        torch.distributed.all_gather_object(parts, value)
+    return parts
