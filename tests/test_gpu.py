@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from conftest import CNNS, SPECS, film, prepare
 
 import prernn
 from prernn.layers.cells import CELLS
 from prernn.layers.input_to_hidden import INPUTS
+from small_cnns import CNNS, film, prepare
+from strategies import SPECS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -11,29 +11,19 @@ import math
 
 import pytest
 import torch
-from conftest import (
-    CNNS,
-    EQUATIONS,
-    SIZE,
-    SPECS,
-    all_compositions,
-    close,
-    film,
-    prepare,
-    run_equations,
-    shake,
-    specs,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import prernn
+from equations import EQUATIONS, close, run_equations
 from prernn.layers.cells import ACTIVATIONS, CELLS, GRUCell, make_cell
 from prernn.layers.hidden_to_hidden import HiddenToHidden
 from prernn.layers.input_to_hidden import INPUTS
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.layers.rnn import RecurrentStack
+from small_cnns import CNNS, SIZE, film, prepare, shake
+from strategies import SPECS, all_compositions, specs
 
 DOUBLE = {"dtype": torch.float64}
 COMBINATIONS = list(itertools.product(CELLS, INPUTS, SPECS, CNNS))

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prernn.conversion.network import channels_last
-from prernn.models.backbones import IMAGENET, load_weights
+from prernn.conversion.modes import channels_last
+from prernn.models.backbones import IMAGENET
 from prernn.models.networks.cifar_resnet import CifarResNet
+from prernn.models.weight_files import load_weights
 
 DEPTHS = (20, 32, 44, 56)
 BATCH = 141

@@ -19,7 +19,8 @@ from prernn.benchmarks._candidates import PROJECTION, TORCH, Shape
 from prernn.benchmarks._timing import Times
 from prernn.ops import backends
 from prernn.reports.files import write_text
-from prernn.reports.plots.curves import COLOURS, plt, save_figure
+from prernn.reports.plots.curves import plt
+from prernn.reports.plots.figure import COLOURS, save_figure
 
 BASE = {"layer": TORCH, "recurrence": "full"}
 """What the other candidates of a group are compared with."""

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from prernn.benchmarks import _cifar, _report
 from prernn.benchmarks._timing import Stopwatch, threads
 from prernn.reports.files import write_table
-from prernn.reports.plots.curves import COLOURS, plt, save_figure
-from prernn.sparsity.online import VALUES, activation_report, online_sparsity
+from prernn.reports.plots.curves import plt
+from prernn.reports.plots.figure import COLOURS, save_figure
+from prernn.sparsity.activity import activation_report
+from prernn.sparsity.online import VALUES, online_sparsity
 
 STARTS = {
     "1st conv": "conv1",

@@ -19,11 +19,11 @@ from torch import nn
 
 from prernn.benchmarks import _cifar, _report
 from prernn.benchmarks._timing import threads
-from prernn.conversion.network import channels_last
+from prernn.conversion.modes import channels_last
 from prernn.reports.files import write_table
-from prernn.reports.plots import curves as plots
+from prernn.sparsity.counts import SAMPLERS
 from prernn.sparsity.normalize import normalized
-from prernn.sparsity.quantize import SAMPLERS, quantization_report, quantize, weights_of
+from prernn.sparsity.quantize import quantization_report, quantize, weights_of
 from prernn.studies.quantization import mean_and_spread
 
 PAPER = {20: (0.67, 5.0, 67.51), 32: (0.54, 4.85, 68.24), 44: (0.52, 4.93, 68.69), 56: (0.57, 4.78, 68.92)}
@@ -211,7 +211,7 @@ def _draw(lines: Sequence[dict], out: Path) -> None:
         "non-zero weights (%)": _series(curves, "method", "samples", "nonzero"),
     }
     title = f"ResNet-{first}, CIFAR-10, quantized without retraining"
-    plots.lines(panels, out / "quantize.png", along="samples a weight", title=title)
+    lines(panels, out / "quantize.png", along="samples a weight", title=title)
     both = {}
     for depth in dict.fromkeys(line["depth"] for line in lines):
         ways = {"systematic": "systematic samples", "to nearest, per channel": "rounded to nearest, per channel"}
@@ -219,7 +219,7 @@ def _draw(lines: Sequence[dict], out: Path) -> None:
         named = [{**line, "method": ways[line["method"]]} for line in chosen if line["method"] in ways]
         both[f"ResNet-{depth}: points lost, below {CLOSE}"] = _close(_series(named, "method", "bits", "lost"))
     title = "accuracy lost over bits a weight, CIFAR-10, no retraining"
-    plots.lines(both, out / "bits.png", along="bits a weight", title=title, logarithmic=False)
+    lines(both, out / "bits.png", along="bits a weight", title=title, logarithmic=False)
 
 
 def _series(lines: Sequence[dict], name: str, along: str, measure: str) -> dict[str, list]:

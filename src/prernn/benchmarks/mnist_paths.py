@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from prernn.benchmarks import _report
 from prernn.reports.files import write_table
 from prernn.reports.plots import curves
-from prernn.reports.plots.curves import plt, save_figure
+from prernn.reports.plots.curves import plt
+from prernn.reports.plots.figure import save_figure
 from prernn.sparsity.paths import PathNetwork
 from prernn.studies.quantization import mean_and_spread
 

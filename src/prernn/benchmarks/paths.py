@@ -24,7 +24,8 @@ from prernn.benchmarks._timing import Stopwatch, threads
 from prernn.ops import paths
 from prernn.ops.sobol import network_paths
 from prernn.reports.files import write_table
-from prernn.reports.plots.curves import COLOURS, plt, save_figure
+from prernn.reports.plots.curves import plt
+from prernn.reports.plots.figure import COLOURS, save_figure
 
 PATHS, SPARSE, DENSE = "paths", "sparse rows", "dense"
 MODES = ("forward", "training")

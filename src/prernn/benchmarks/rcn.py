@@ -21,7 +21,8 @@ from prernn.benchmarks._timing import Stopwatch, Times, threads
 from prernn.conversion.accounting import frame_cost, recurrent_parameters, total_weights
 from prernn.conversion.convert import framewise
 from prernn.conversion.inflate import inflate
-from prernn.conversion.network import RecurrentNetwork, channels_last
+from prernn.conversion.modes import channels_last
+from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.rcn import convert_rcn
 from prernn.models.backbones import backbone
 from prernn.reports.files import write_table

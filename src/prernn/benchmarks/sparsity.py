@@ -14,16 +14,19 @@ from rich.console import Console
 from prernn.benchmarks import _report
 from prernn.benchmarks._timing import threads
 from prernn.conversion.accounting import recurrent_parameters, total_weights
-from prernn.conversion.network import RecurrentNetwork, channels_last
+from prernn.conversion.modes import channels_last
+from prernn.conversion.network import RecurrentNetwork
 from prernn.models import checkpoint
 from prernn.models.recipe import Recipe
+from prernn.reports import progress as demo_progress
 from prernn.reports.files import write_table
-from prernn.reports.plots import curves as plots
+from prernn.reports.plots.curves import lines
 from prernn.sparsity.online import online_sparsity
 from prernn.sparsity.quantize import quantization_report, quantize
 from prernn.studies import demo
 from prernn.studies.quantization import Judge
-from prernn.training.dataset import VideoDataset, collate
+from prernn.training.batches import collate
+from prernn.training.dataset import VideoDataset
 
 FLOAT_BITS = 32
 ONLINE, SECOND = "online", "1"
@@ -64,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("expected --rates above 0, up to 1")
     out, console = Path(options.out), Console(stderr=True)
     out.mkdir(parents=True, exist_ok=True)
-    with threads(options.threads), demo.bars(console) as progress:
+    with threads(options.threads), demo_progress.bars(console) as progress:
         trained, judge = _trained(options, out, progress)
         full, band = trained["PreGRU-SIH"], trained[f"PreGRU-SIH, {options.band}"]
         quantized = {
@@ -191,4 +194,4 @@ def _draw(curves: list[dict], full: float, path: Path) -> None:
     if panels:
         levels = {name: {"as trained": full} for name in panels}
         along = "samples a weight, or share of activations"
-        plots.lines(panels, path, along=along, title="PreGRU-SIH on the demo's task", levels=levels)
+        lines(panels, path, along=along, title="PreGRU-SIH on the demo's task", levels=levels)

@@ -1,15 +1,11 @@
 """Tables in the terminal: what recurrence costs on a backbone, and what this installation has."""
 
-import importlib.metadata
-import platform
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from prernn import ops
 from prernn.conversion.accounting import (
     RecurrentCount,
     frame_cost,
@@ -20,9 +16,7 @@ from prernn.conversion.accounting import (
 from prernn.conversion.convert import convert, framewise, traditional
 from prernn.conversion.rcn import convert_rcn
 from prernn.models.backbones import backbone, input_spec
-from prernn.ops import backends
-
-PACKAGES = ("prernn", "torch", "torchvision", "timm", "lightning", "av", "onnxruntime")
+from prernn.reports.tables import print_whole
 
 
 def show(
@@ -114,13 +108,6 @@ def show_rcn(
     print_whole(totals)
 
 
-def print_whole(table: Table) -> None:
-    """Prints a table at its full width: a narrow terminal or a pipe may wrap lines, but must not cut numbers."""
-    console = Console()
-    console.width = max(console.width, Console(width=1000).measure(table).maximum)
-    console.print(table)
-
-
 def _add_row(table: Table, network: str, cell: str, hidden: str, count: RecurrentCount, full: int) -> None:
     sizes = ", ".join(str(size) for size in dict.fromkeys(layer.size for layer in count.layers))
     weights = (f"{value:,}" for value in (count.input_to_hidden, count.hidden_to_hidden, count.introduced))
@@ -136,24 +123,30 @@ def show_metrics(metrics: dict[str, Any], *, title: str) -> None:
     Console().print(table)
 
 
-def show_installation() -> None:
-    """Prints versions, devices and the kernels that are there."""
-    table = Table(show_header=False)
-    table.add_row("python", platform.python_version())
-    table.add_row("machine", f"{platform.machine()}, {torch.get_num_threads()} threads, {platform.system()}")
-    for name in PACKAGES:
-        try:
-            table.add_row(name, importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
-            table.add_row(name, "not installed")
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    table.add_row("GPUs", ", ".join(devices) or "none")
-    for name in ops.BACKENDS:
-        table.add_row(f"kernels: {name}", ops.missing(name) or _kernel_words(name))
-    Console().print(table)
+def _add_inspect(commands) -> None:
+    inspect = commands.add_parser("inspect", help="weights that recurrence introduces into a backbone")
+    inspect.add_argument("backbone", help="torchvision name, timm name, c3d, efficientnet_lite0")
+    inspect.add_argument("--layer", nargs="+", help="layers that become recurrent (default: the last)")
+    inspect.add_argument("--cell", nargs="+", default=["vrnn", "lstm", "gru"], help="default: all")
+    inspect.add_argument("--input", nargs="+", default=["gate", "single"], help="default: both")
+    inspect.add_argument("--hidden", nargs="+", default=["full"], help="structures of W_hh (default: full)")
+    inspect.add_argument("--rcn", action="store_true", help="as RCN: its units, their state and cost a frame")
+    inspect.add_argument("--size", type=int, help="RCN: side of the picture (default: what the backbone expects)")
+    inspect.add_argument("--num-layers", type=int, default=1, help="layers of the traditional RNN that is matched")
+    inspect.add_argument("--outputs", type=int, help="size of a new output layer")
+    inspect.set_defaults(run=_inspect)
 
 
-def _kernel_words(name: str) -> str:
-    if name == "native":
-        return f"{backends.kernels(name).instructions()} instructions"
-    return "needs a CUDA device" if name == "triton" and not torch.cuda.is_available() else "yes"
+def _inspect(options) -> None:
+    if options.rcn:
+        show_rcn(options.backbone, options.layer, hiddens=options.hidden, size=options.size, outputs=options.outputs)
+        return
+    show(
+        options.backbone,
+        options.layer,
+        cells=options.cell,
+        inputs=options.input,
+        hiddens=options.hidden,
+        num_layers=options.num_layers,
+        outputs=options.outputs,
+    )

@@ -17,7 +17,7 @@ from prernn.conversion.graph.graft import recurrent_nodes
 from prernn.conversion.network import RecurrentNetwork, gate_inputs
 from prernn.layers.cells import make_cell
 from prernn.layers.recurrent_layer import RecurrentLayer
-from prernn.layers.structures.parse import Structure
+from prernn.layers.structures.base import Structure
 from prernn.reports.tables import text_table
 
 

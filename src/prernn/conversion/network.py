@@ -2,8 +2,6 @@
 
 import contextlib
 import copy
-import operator
-from collections.abc import Iterator, Sequence
 
 import torch
 import torch.utils.checkpoint
@@ -13,8 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from prernn.conversion.graph import tracing
 from prernn.conversion.graph.graft import output_value, recurrent_nodes
+from prernn.conversion.modes import evaluating
 from prernn.layers.input_to_hidden import TraditionalInput
 from prernn.layers.recurrent_layer import RecurrentLayer
+from prernn.layers.structures.parse import hidden_structure
 
 
 class RecurrentNetwork(nn.Module):
@@ -181,19 +181,6 @@ class RecurrentNetwork(nn.Module):
         return self.cnn(frame, self._open_state(state, frame, frame.shape[0]))
 
 
-@contextlib.contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; modules that were in training mode return to it."""
-    training = [module for module in net.modules() if module.training] if net.training else []
-    if training:
-        net.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 def gate_inputs(
     network: RecurrentNetwork, image_size: tuple[int, ...], watch: contextlib.AbstractContextManager | None = None
 ) -> list[Tensor]:
@@ -270,85 +257,11 @@ def _add_state(module: fx.GraphModule) -> None:
     module.recompile()
 
 
-def split(network: RecurrentNetwork, at: Sequence[str] | None = None) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """The network in two: ``trunk(frames) -> inputs`` and ``rest(inputs, state) -> (outputs, state)``.
-
-    ``inputs`` are those of the first recurrent layer, a tuple of tensors with ``T*B`` rows. Both parts share
-    their weights with the network, so a trunk that does not train can run once over a data set.
-
-    Args:
-        network: any network.
-        at: names of values of its graph to cut at instead, such as `inputs_of` gives for another network that was
-            made of the same CNN.
-
-    Raises:
-        ValueError: the network has no recurrent layer, or no value of such a name.
-        NotImplementedError: a value bypasses the cut.
-    """
-    names = inputs_of(network) if at is None else list(at)
-    values = {node.name: node for node in network.cnn.graph.nodes}
-    if unknown := [name for name in names if name not in values]:
-        raise ValueError(f"expected values of the network's graph, got {', '.join(unknown)}")
-    inputs = [values[name] for name in names]
-    before = _ancestors(inputs)
-    return _trunk(network.cnn, inputs, before), _rest(network.cnn, inputs, before)
-
-
-def inputs_of(network: RecurrentNetwork) -> list[str]:
-    """Names of the values that the first recurrent layer reads. ValueError for a network without one."""
-    nodes = recurrent_nodes(network.cnn)
-    if not nodes:
-        raise ValueError("expected a network with a recurrent layer, got one without")
-    return [node.name for node in nodes[0].args[0]]
-
-
-def channels_last(module: nn.Module) -> nn.Module:
-    """Lays the weights of convolutions out with the channels last, in place: faster, on the CPU too."""
-    for part in module.modules():
-        if isinstance(part, nn.Conv2d):
-            part.to(memory_format=torch.channels_last)
-        elif isinstance(part, nn.Conv3d):
-            part.to(memory_format=torch.channels_last_3d)
-    return module
-
-
-def freeze_statistics(module: nn.Module) -> None:
-    """Keeps batch normalization on its pre-computed statistics in training too (PreRNN, eqs. 6, 7 and 10), in place."""
-    for part in module.modules():
-        if isinstance(part, _BatchNorm):
-            part.eval()
-
-
-def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
-    found, todo = set(nodes), list(nodes)
-    while todo:
-        parents = [parent for parent in todo.pop().all_input_nodes if parent not in found]
-        found.update(parents)
-        todo.extend(parents)
-    return found
-
-
-def _trunk(cnn: fx.GraphModule, inputs: list[fx.Node], before: set[fx.Node]) -> fx.GraphModule:
-    graph = fx.Graph()
-    values: dict[fx.Node, fx.Node] = {}
-    for node in cnn.graph.nodes:
-        if node in before:
-            values[node] = graph.node_copy(node, values.__getitem__)
-    graph.output(tuple(values[node] for node in inputs))
-    return fx.GraphModule(cnn, graph, "Trunk")
-
-
-def _rest(cnn: fx.GraphModule, inputs: list[fx.Node], before: set[fx.Node]) -> fx.GraphModule:
-    graph = fx.Graph()
-    values: dict[fx.Node, fx.Node] = {}
-    packed = graph.placeholder("inputs")
-    for count, node in enumerate(inputs):
-        values[node] = graph.call_function(operator.getitem, (packed, count))
-    for node in cnn.graph.nodes:
-        if node in before:
-            continue
-        bypassing = [parent for parent in node.all_input_nodes if parent not in values and parent.op != "get_attr"]
-        if bypassing:
-            raise NotImplementedError(f"value {bypassing[0]} bypasses the cut; the network can't be split there")
-        values[node] = graph.node_copy(node, values.__getitem__)
-    return fx.GraphModule(cnn, graph, "Rest")
+def note_step(network: RecurrentNetwork, step: str, *, image_size, **arguments) -> None:
+    """Adds what was done to the network's recipe, as plain data."""
+    if "hidden" in arguments:
+        arguments["hidden"] = str(hidden_structure(arguments["hidden"]))
+    if image_size is not None:
+        arguments["image_size"] = list(image_size)
+    steps = [*network.recipe.get("steps", []), {"step": step, **arguments}]
+    network.recipe = {**network.recipe, "steps": steps}

@@ -13,14 +13,16 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from prernn.conversion.convert import note_step, replace_output
 from prernn.conversion.graph import tracing
 from prernn.conversion.graph.graft import insert_layer
-from prernn.conversion.network import RecurrentNetwork, channels_last, open_network
+from prernn.conversion.modes import channels_last
+from prernn.conversion.network import RecurrentNetwork, note_step, open_network
+from prernn.conversion.output_layer import replace_output
 from prernn.layers.cells import LinearCell
 from prernn.layers.input_to_hidden import GateInput, SingleInput
 from prernn.layers.recurrent_layer import RecurrentLayer
-from prernn.layers.structures.parse import Structure, hidden_structure, self_connected
+from prernn.layers.structures.base import Structure
+from prernn.layers.structures.parse import hidden_structure, self_connected
 
 INITS = ("identity", "random")
 

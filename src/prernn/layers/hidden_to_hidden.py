@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from prernn.layers.structures.parse import Product, Structure, hidden_structure
+from prernn.layers.structures.base import Product, Structure
+from prernn.layers.structures.parse import hidden_structure
 
 __all__ = ["HiddenToHidden", "RecurrentWeights", "draw_index", "hidden_structure", "late_index", "places"]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from prernn import ops
 from prernn.layers.cells import ROW_STATES, Cell, State
 from prernn.layers.hidden_to_hidden import HiddenToHidden
-from prernn.layers.structures.parse import Structure
+from prernn.layers.structures.base import Structure
 
 
 class RecurrentLayer(nn.Module):

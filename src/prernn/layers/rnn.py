@@ -11,7 +11,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from prernn import ops
 from prernn.layers.cells import ACTIVATIONS, Cell, GRUCell, LSTMCell, State, VRNNCell
 from prernn.layers.hidden_to_hidden import RecurrentWeights, draw_index, late_index
-from prernn.layers.structures.parse import Structure, hidden_structure
+from prernn.layers.structures.base import Structure
+from prernn.layers.structures.parse import hidden_structure
 from prernn.ops.backends import forced
 from prernn.ops.linear import linear
 

@@ -22,7 +22,7 @@ from av.error import FFmpegError
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from prernn.media.transforms import Sampling, sample_times
+from prernn.media.sampling import Sampling, sample_times
 from prernn.reports.files import whole_file
 
 Source = str | Path | int

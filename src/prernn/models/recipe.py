@@ -31,10 +31,10 @@ class Recipe:
         backbone: a name of `prernn.models.backbones.backbone`.
         pretrained: load the weights that the backbone's library offers.
         weights: or a local file of weights, or the run folder of a frame-wise network: see
-            `prernn.models.backbones.load_weights`. Where ``outputs`` are given, its output layer may be another.
+            `prernn.models.weight_files.load_weights`. Where ``outputs`` are given, its output layer may be another.
         backbone_options: further arguments of the backbone, such as ``{"frames": 8}`` for C3D.
         channels: input channels where they are not the 3 of colour, such as 20 for ten frames of optical flow: see
-            `prernn.models.backbones.adapt_channels`.
+            `prernn.models.weight_files.adapt_channels`.
         inflate: makes a 3-D network of the CNN first: arguments of `prernn.inflate`, such as ``{"frames": 8}``.
         frames: of a clip, for a 3-D backbone that takes clips of any length, such as "r3d_18".
         method: "prernn" (`convert`), "traditional", "rcn" (`convert_rcn`) or "framewise" (no recurrence).

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+from rich.console import Console
+from rich.table import Table
+
 
 def text_table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Rows in columns of equal width, the first ``left`` columns to the left and the others to the right."""
@@ -11,3 +14,10 @@ def text_table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
         for row in rows
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def print_whole(table: Table) -> None:
+    """Prints a table at its full width: a narrow terminal or a pipe may wrap lines, but must not cut numbers."""
+    console = Console()
+    console.width = max(console.width, Console(width=1000).measure(table).maximum)
+    console.print(table)

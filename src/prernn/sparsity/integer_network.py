@@ -1,8 +1,8 @@
 """Inference with the integers of a quantized network: the scales stand outside the sums, or are carried to the end.
 
 A quantized layer ``W = s Q`` computes ``s (Q a) + b``. Behind it a positive factor passes ReLU and pooling
-(`prernn.sparsity.normalize`), so ``s`` need not be multiplied in: the next layer takes ``Q a + b / s`` in place of ``s Q a + b``
-and multiplies its own scale by ``s``, until a layer whose factors can't be carried on, at last the outputs.
+(`prernn.sparsity.normalize`), so ``s`` need not be multiplied in: the next layer takes ``Q a + b / s`` in place of ``s
+Q a + b`` and multiplies its own scale by ``s``, until a layer whose factors can't be carried on, at last the outputs.
 """
 
 import copy

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prernn.reports.files import whole_file
-from prernn.sparsity.quantize import COUNTS, SCALE, bits_of, weights_of
+from prernn.sparsity.counts import bits_of
+from prernn.sparsity.quantize import COUNTS, SCALE, weights_of
 
 PACKED = "_packed"
 CHUNK = 2**20

@@ -1,8 +1,8 @@
 """Layers and networks that are made of paths: sparse from the start, deterministic, linear in the number of paths.
 
 A path passes one neuron of each layer and has one weight between two of them (the talk "Structural Sparsity",
-representing artificial neural networks by paths). Which neurons is drawn from the Sobol' sequence (`prernn.ops.sobol`); so
-the connections of a layer with ``paths`` paths are
+representing artificial neural networks by paths). Which neurons is drawn from the Sobol' sequence (`prernn.ops.sobol`);
+so the connections of a layer with ``paths`` paths are
 
     y[destination_i] += weight_i x[source_i],  i = 0 .. paths-1,
 

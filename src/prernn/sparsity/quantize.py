@@ -33,15 +33,17 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from prernn.layers.hidden_to_hidden import HiddenToHidden, RecurrentWeights, places
 from prernn.layers.input_to_hidden import GateInput
 from prernn.layers.rnn import RecurrentStack
-from prernn.ops.sobol import MOST_POINTS, unit_points
 from prernn.reports.tables import text_table
-from prernn.sparsity.paths import PathConv2d, PathLinear, rank_among_equals
+from prernn.sparsity.counts import ORDERS, SAMPLERS, SCALES, bits_of, signed_counts, smallest_integers
+from prernn.sparsity.paths import PathConv2d, PathLinear
 
-SCALES = ("layer", "neuron")
-ORDERS = ("sign", "natural")
 ALLOCATION = 1 / 3
 """Exponent of a layer's samples a weight over its number of weights: see above."""
+
+
 Neurons = dict[str, Callable[[], Tensor]]
+
+
 COUNTS, SCALE = "_counts", "_scale"
 """Ends of the names of the buffers beside a quantized weight."""
 
@@ -112,110 +114,6 @@ def _check(samples_per_weight: float, sampler: str, scale: str, order: str, allo
             raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {value!r}")
 
 
-def signed_counts(
-    values: Tensor,
-    neuron: Tensor,
-    samples: float,
-    *,
-    sampler: str = "systematic",
-    scale: str = "layer",
-    order: str = "sign",
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Signed counts of the samples of one layer's weights, and their scale.
-
-    Args:
-        values: the weights, of any shape.
-        neuron: of the same shape, the neuron that each weight feeds; -1 for what is no weight (outside a band).
-        samples: of the layer. It is rounded, to 1 at least unless it is 0; with a scale for each neuron, each of them
-            gets the same number.
-        sampler, scale, order: as `quantize` has them.
-        generator: what the draws come from.
-
-    Returns:
-        Counts int64 in the shape of ``values``, and the scale in float64: ``()``, or ``(neurons,)``. Weights that are
-        all 0 have counts and scale 0; so has everything without samples.
-    """
-    flat = values.detach().flatten().to("cpu", torch.float64)
-    if not bool(flat.isfinite().all()):
-        raise ValueError("expected finite weights, got some that are infinite or not a number")
-    places = _in_rows(flat, neuron.flatten().cpu(), scale, order)  # (R, k), -1 where a row is shorter
-    edges = torch.where(places >= 0, flat.abs()[places], 0.0).cumsum(1)  # (R, k)
-    norm = edges[:, -1:].clone()
-    each = _rounded(samples / len(places), samples)
-    # a row without any weight has nothing to fall on: its samples are taken back
-    edges = torch.where(norm > 0, edges / norm, 1.0)
-    hits = SAMPLERS[sampler](edges, each, generator).diff(
-        dim=1, prepend=torch.zeros(len(places), 1, dtype=torch.float64)
-    )
-    hits = torch.where((norm > 0) & (places >= 0), hits, 0.0).long()
-    counts = torch.zeros(len(flat) + 1, dtype=torch.int64)  # the last one takes what has no place
-    counts[places.flatten()] = hits.flatten()
-    signed = counts[:-1] * flat.sign().long()
-    factor = norm.squeeze(1) / each if each else torch.zeros(len(places), dtype=torch.float64)
-    return signed.view(values.shape), factor if scale == "neuron" else factor.squeeze(0)
-
-
-def _rounded(samples: float, total: float) -> int:
-    return max(1, round(samples)) if total > 0 else 0
-
-
-def _in_rows(flat: Tensor, neuron: Tensor, scale: str, order: str) -> Tensor:
-    """The weights in their order along the unit interval, one row for each scale, ``(R, k)``; short rows end in -1."""
-    # every second neuron begins with its negative weights, so that equal signs meet across neurons
-    key = 2 * neuron + ((flat < 0) ^ (neuron % 2 == 1)) if order == "sign" else neuron
-    along = key.argsort(stable=True)
-    along = along[neuron[along] >= 0]
-    if scale == "layer":
-        return along.unsqueeze(0)
-    owner = neuron[along]
-    rows = int(neuron.max()) + 1
-    rank = rank_among_equals(owner)
-    table = torch.full((rows, int(rank.max()) + 1), -1)
-    table[owner, rank] = along
-    return table
-
-
-def _systematic(edges: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-    """``x_j = (j + u) / N``, one ``u`` for a row: ``ceil(N e - u)`` of them lie below ``e``."""
-    offset = torch.rand(len(edges), 1, dtype=torch.float64, generator=generator)
-    return (edges * samples - offset).ceil()
-
-
-def _jittered(edges: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-    """``x_j = (j + u_j) / N``: below ``e`` lie all of the strata before its own, and perhaps the one in it."""
-    within = torch.rand(len(edges), samples + 1, dtype=torch.float64, generator=generator)
-    stratum = (edges * samples).floor()
-    own = within.gather(1, stratum.long())
-    return stratum + (own < edges * samples - stratum)
-
-
-def _sobol(edges: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-    """The first component of the sequence, moved round the unit interval by an offset for each row."""
-    if samples > MOST_POINTS:
-        raise ValueError(f"expected at most {MOST_POINTS:,} Sobol' samples of a layer, got {samples:,}")
-    points = unit_points(samples, 1).T  # (1, N)
-    offset = torch.rand(len(edges), 1, dtype=torch.float64, generator=generator)
-    return _below(edges, (points + offset) % 1)
-
-
-def _random(edges: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-    return _below(edges, torch.rand(len(edges), samples, dtype=torch.float64, generator=generator))
-
-
-def _below(edges: Tensor, points: Tensor) -> Tensor:
-    return torch.searchsorted(points.sort(dim=1).values, edges).double()
-
-
-SAMPLERS: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
-    "systematic": _systematic,
-    "jittered": _jittered,
-    "sobol": _sobol,
-    "random": _random,
-}
-"""How many of ``N`` samples in each row's unit interval lie below each of its edges ``(R, k)``."""
-
-
 @dataclass(frozen=True)
 class Weight:
     """A parameter that can be quantized: ``parameter`` of ``module``."""
@@ -261,14 +159,6 @@ class Weight:
         values.requires_grad_(False)
         self.module.register_buffer(self.parameter + COUNTS, counts)
         self.module.register_buffer(self.parameter + SCALE, scale)
-
-
-def smallest_integers(counts: Tensor) -> torch.dtype:
-    """The smallest signed type that holds all of ``counts``."""
-    most = int(counts.abs().max()) if counts.numel() else 0
-    return next(
-        dtype for dtype in (torch.int8, torch.int16, torch.int32, torch.int64) if most <= torch.iinfo(dtype).max
-    )
 
 
 def weights_of(module: nn.Module) -> Iterator[Weight]:
@@ -419,9 +309,3 @@ def _row(weight: Weight) -> QuantizedLayer:
     nonzero = float((inside != 0).double().mean())
     samples = int(inside.abs().sum())
     return QuantizedLayer(weight.name, len(inside), samples, bits_of(inside), nonzero, float(weight.scale.mean()))
-
-
-def bits_of(counts: Tensor) -> int:
-    """Bits that hold every number from the smallest to the largest count."""
-    low, high = (int(edge) for edge in counts.aminmax())
-    return (high - low).bit_length()

@@ -1,19 +1,17 @@
 """What a network says of a frame, and how to put it on record: as a row of a CSV file, or on the frame itself."""
 
-import contextlib
-import csv
-import functools
-import json
-import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TextIO
+from collections.abc import Iterator, Mapping
+from time import perf_counter
+from typing import TYPE_CHECKING
 
-import numpy as np
+import torch
 from torch import Tensor
 
-from prernn.reports.files import whole_file
+if TYPE_CHECKING:  # at run time they, and with them PyAV and torchvision, load when first used
+    from prernn.media.video import Source
+from dataclasses import dataclass
+
+from prernn.streaming.stream import Frame, Stream
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,120 +34,56 @@ class Prediction:
     probabilities: Tensor
 
 
-def write_csv(target: str | os.PathLike | TextIO, predictions: Iterable[Prediction]) -> None:
-    """Writes one row a prediction: index, time_s, label, probability, latency_ms.
+def predictions(stream: Stream, source: "Source", *, fps: float = 25.0) -> Iterator[Prediction]:
+    """Yields a prediction a frame (a snippet, for a network of snippets) as the frames of ``source`` arrive.
 
-    To a path, the file appears under its name only when it is complete. To an open text file, such as
-    ``sys.stdout``, each row appears at once, which suits a source without end.
-
-    Raises:
-        OSError: the file can't be written.
-    """
-    with csv_rows(target) as write:
-        for prediction in predictions:
-            write(prediction)
-
-
-@contextlib.contextmanager
-def csv_rows(target: str | os.PathLike | TextIO) -> Iterator[Callable[[Prediction], None]]:
-    """Gives a function that writes a prediction's row to ``target``; paths and files as in `write_csv`."""
-    with _lines(target) as line:
-        line("index", "time_s", "label", "probability", "latency_ms")
-        yield lambda p: line(str(p.index), f"{p.time:.3f}", p.label, f"{p.probability:.4f}", f"{p.latency_ms:.2f}")
-
-
-@contextlib.contextmanager
-def json_rows(target: str | os.PathLike | TextIO) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Gives a function that writes a dict as one line of JSON to ``target``; paths and files as in `write_csv`."""
-    with _lines(target) as line:
-        yield lambda row: line(json.dumps(row))
-
-
-@contextlib.contextmanager
-def _lines(target: str | os.PathLike | TextIO) -> Iterator[Callable[..., None]]:
-    """Gives a function that writes one line of cells, at once in an open file."""
-    if not isinstance(target, str | os.PathLike):
-        yield _line_writer(target)
-        return
-    path = Path(target)
-    with whole_file(path) as part:
-        with _naming(path):
-            file = open(part, "w", newline="", encoding="utf-8")  # noqa: SIM115 (closed below)
-        with file:
-            yield _naming(path)(_line_writer(file))
-
-
-def _line_writer(file: TextIO) -> Callable[..., None]:
-    rows = csv.writer(file, lineterminator="\n")
-
-    def write(*cells: str) -> None:
-        if len(cells) == 1:  # a line as it is
-            file.write(cells[0] + "\n")
-        else:
-            rows.writerow(cells)
-        file.flush()
-
-    return write
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Lets an OSError name the file that was asked for, not the temporary one."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, f"not written: {error.strerror}", str(path)) from error
-
-
-def annotate(frame: np.ndarray, prediction: Prediction) -> np.ndarray:
-    """A copy of a uint8 ``(H, W, 3)`` frame with label, probability and its bar below, latency above.
+    Args:
+        stream: a single stream; it goes on from the state it is in.
+        source: anything that `prernn.media.video.read_frames` reads.
+        fps: the rate of a folder of frames.
 
     Raises:
-        ValueError: a frame of another dtype or shape.
+        ValueError: several streams side by side, labels that don't fit the outputs; VideoError, which is one,
+            for a source that can't be read or breaks off.
     """
-    from PIL import Image, ImageDraw
+    from prernn.media.video import read_frames
 
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        raise ValueError(f"expected a frame uint8 (H, W, 3), got {frame.dtype} {frame.shape}")
-    height, width, _ = frame.shape
-    size = max(10, round(min(height, width) / 16))  # of the letters, in pixels
-    margin, font = size // 3, _font(size)
-    image = Image.fromarray(frame)
-    draw = ImageDraw.Draw(image, "RGBA")
-    top = height - 2 * size - margin
-    draw.rectangle((0, top, width, height), fill=(0, 0, 0, 170))
-    percent = f"{prediction.probability:.0%}"
-    right = width - margin - font.getlength(percent)
-    draw.text((right, top + size), percent, "white", font, anchor="lm")
-    label = _fitted(prediction.label, right - 2 * margin, font)
-    draw.text((margin, top + size), label, "white", font, anchor="lm")
-    _draw_bar(draw, (margin, height - margin - size // 3, width - margin, height - margin), prediction.probability)
-    latency = f"{prediction.latency_ms:.1f} ms"
-    left = width - 2 * margin - font.getlength(latency)
-    draw.rectangle((left, 0, width, size + margin), fill=(0, 0, 0, 170))
-    draw.text((left + margin, (size + margin) / 2), latency, "white", font, anchor="lm")
-    return np.array(image)
+    for index, (time, frame) in enumerate(read_frames(source, fps=fps)):
+        prediction = predict([stream], index, time, frame)
+        if prediction is not None:
+            yield prediction
 
 
-@functools.cache
-def _font(size: int):
-    from PIL import ImageFont
+def predict(
+    streams: list[Stream], index: int, time: float, frame: Frame, more: Mapping[int, Frame] | None = None
+) -> Prediction | None:
+    """What streams say of a frame together, the mean of their probabilities; None while one collects a snippet.
 
-    return ImageFont.load_default(size)
+    Args:
+        streams: single streams with the same labels.
+        index: number of the frame.
+        time: of the frame, in seconds.
+        frame: the frame.
+        more: other inputs for some of the streams, by their place in the list (optical flow).
+
+    Raises:
+        ValueError: several streams side by side, labels that don't fit the outputs.
+    """
+    start = perf_counter()
+    answers = [(stream, _single(stream).probabilities((more or {}).get(i, frame))) for i, stream in enumerate(streams)]
+    known = [answer.cpu() for _, answer in answers if answer is not None]  # waits for the device
+    if len(known) < len(streams):
+        return None
+    probabilities = torch.stack(known).mean(0)  # (K,)
+    latency = (perf_counter() - start) * 1e3
+    best, labels = int(probabilities.argmax()), streams[0].labels
+    if labels is not None and len(labels) != len(probabilities):
+        raise ValueError(f"expected {len(probabilities)} labels, one an output, got {len(labels)}")
+    label = str(best) if labels is None else str(labels[best])
+    return Prediction(index, time, label, float(probabilities[best]), latency, probabilities)
 
 
-def _fitted(text: str, width: float, font) -> str:
-    """The text, cut off where it is wider than ``width`` pixels."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}…") > width:
-        text = text[:-1]
-    return f"{text}…"
-
-
-def _draw_bar(draw, box: tuple[int, int, int, int], share: float) -> None:
-    left, top, right, bottom = box
-    if right <= left or not 0 <= share <= 1:
-        return  # a frame narrower than its margins, or the NaN of a network that has diverged
-    draw.rectangle(box, fill=(255, 255, 255, 80))
-    draw.rectangle((left, top, left + round((right - left) * share), bottom), fill=(90, 200, 120, 255))
+def _single(stream: Stream) -> Stream:
+    if stream.batch_size != 1:
+        raise ValueError(f"expected one stream for one source, got batch_size={stream.batch_size}")
+    return stream

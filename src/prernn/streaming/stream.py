@@ -1,24 +1,26 @@
 """A recurrent network over a live stream: one frame in, one answer out, at constant cost and memory.
 
-`Stream` holds the state of a stream between frames. `predictions` runs one over anything that `prernn.media.video` reads.
+`Stream` holds the state of a stream between frames. `predictions` runs one over anything that `prernn.media.video`
+reads.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from time import perf_counter
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from prernn.conversion.network import RecurrentNetwork, evaluating
-from prernn.streaming.prediction import Prediction
+from prernn.conversion.modes import evaluating
+from prernn.conversion.network import RecurrentNetwork
 
 if TYPE_CHECKING:  # at run time they, and with them PyAV and torchvision, load when first used
     from prernn.media.transforms import TransformSpec
-    from prernn.media.video import Source
+
 
 Frame = np.ndarray | Tensor
+
+
 FrameTransform = Callable[[Frame], Tensor]
 
 
@@ -182,58 +184,3 @@ def _fitted(leaves: dict[str, Tensor], name: str, template: Tensor) -> Tensor:
     if value.ndim != template.ndim or value.shape[:2] != template.shape[:2]:
         raise ValueError(f"expected {name} of shape {tuple(template.shape)}, got {tuple(value.shape)}")
     return value.to(template.device, template.dtype, copy=True)
-
-
-def predictions(stream: Stream, source: "Source", *, fps: float = 25.0) -> Iterator[Prediction]:
-    """Yields a prediction a frame (a snippet, for a network of snippets) as the frames of ``source`` arrive.
-
-    Args:
-        stream: a single stream; it goes on from the state it is in.
-        source: anything that `prernn.media.video.read_frames` reads.
-        fps: the rate of a folder of frames.
-
-    Raises:
-        ValueError: several streams side by side, labels that don't fit the outputs; VideoError, which is one,
-            for a source that can't be read or breaks off.
-    """
-    from prernn.media.video import read_frames
-
-    for index, (time, frame) in enumerate(read_frames(source, fps=fps)):
-        prediction = predict([stream], index, time, frame)
-        if prediction is not None:
-            yield prediction
-
-
-def predict(
-    streams: list[Stream], index: int, time: float, frame: Frame, more: Mapping[int, Frame] | None = None
-) -> Prediction | None:
-    """What streams say of a frame together, the mean of their probabilities; None while one collects a snippet.
-
-    Args:
-        streams: single streams with the same labels.
-        index: number of the frame.
-        time: of the frame, in seconds.
-        frame: the frame.
-        more: other inputs for some of the streams, by their place in the list (optical flow).
-
-    Raises:
-        ValueError: several streams side by side, labels that don't fit the outputs.
-    """
-    start = perf_counter()
-    answers = [(stream, _single(stream).probabilities((more or {}).get(i, frame))) for i, stream in enumerate(streams)]
-    known = [answer.cpu() for _, answer in answers if answer is not None]  # waits for the device
-    if len(known) < len(streams):
-        return None
-    probabilities = torch.stack(known).mean(0)  # (K,)
-    latency = (perf_counter() - start) * 1e3
-    best, labels = int(probabilities.argmax()), streams[0].labels
-    if labels is not None and len(labels) != len(probabilities):
-        raise ValueError(f"expected {len(probabilities)} labels, one an output, got {len(labels)}")
-    label = str(best) if labels is None else str(labels[best])
-    return Prediction(index, time, label, float(probabilities[best]), latency, probabilities)
-
-
-def _single(stream: Stream) -> Stream:
-    if stream.batch_size != 1:
-        raise ValueError(f"expected one stream for one source, got batch_size={stream.batch_size}")
-    return stream

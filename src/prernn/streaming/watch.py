@@ -7,13 +7,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-
-from prernn.conversion.network import RecurrentNetwork
-from prernn.streaming.prediction import Prediction, annotate, csv_rows
-from prernn.streaming.stream import Stream, predict
 
 if TYPE_CHECKING:  # at run time it, and with it PyAV, loads when first used
     from prernn.media.video import Source
@@ -30,84 +26,6 @@ class Watcher(Protocol):
 
     def draw(self, frame: np.ndarray) -> np.ndarray:
         """A copy of ``frame``, the one seen last, with the latest answer on it."""
-
-
-class ClassWatcher:
-    """Says the class of each moment: its rows are `Prediction`, one a frame (a snippet, for networks of snippets).
-
-    Args:
-        nets: networks, or streams to go on from; the probabilities of several are averaged (two-stream recognition).
-
-    Raises:
-        ValueError: none, or networks with different labels.
-    """
-
-    def __init__(self, *nets: RecurrentNetwork | Stream):
-        self.streams = [net if isinstance(net, Stream) else Stream(net) for net in nets]
-        labels = [stream.labels for stream in self.streams]
-        if not labels or any(other != labels[0] for other in labels):
-            raise ValueError(f"expected one network, or several with the same labels, got the labels {labels}")
-        self._flows = [_flow_of(stream.net) for stream in self.streams]
-        self._latest: Prediction | None = None
-
-    def see(self, index: int, time: float, frame: np.ndarray) -> list[Prediction]:
-        more = {i: flow(frame) for i, flow in enumerate(self._flows) if flow is not None}
-        prediction = predict(self.streams, index, time, frame, more)
-        if prediction is None:
-            return []
-        self._latest = prediction
-        return [prediction]
-
-    def finish(self) -> list[Prediction]:
-        return []
-
-    def draw(self, frame: np.ndarray) -> np.ndarray:
-        return frame if self._latest is None else annotate(frame, self._latest)
-
-
-def _flow_of(net: RecurrentNetwork) -> Callable[[np.ndarray], np.ndarray] | None:
-    """What makes stacked optical flow of a stream's frames, for a network of the flow stream."""
-    options = net.recipe.get("task") or {}
-    if options.get("stream") != "flow":
-        return None
-    from prernn.media.flow import FlowSettings, FlowStack
-
-    return FlowStack(FlowSettings(**options["flow"]), options["stack"])
-
-
-def stream_video(
-    net: RecurrentNetwork | Stream,
-    source: "Source",
-    *,
-    csv: str | os.PathLike | TextIO | None = None,
-    video: str | os.PathLike | None = None,
-    on_prediction: Callable[[Prediction], None] | None = None,
-    limit: int | None = None,
-    fps: float = 25.0,
-) -> int:
-    """Runs a network that tells classes over a source, as `watch` does, and returns how many frames it was.
-
-    Args:
-        net: the network, or a stream to go on from.
-        source: anything that `prernn.media.video.read_frames` reads.
-        csv: where to write rows, see `prernn.streaming.prediction.write_csv`.
-        video: an mp4 with the annotated frames, at the mean rate of the source.
-        on_prediction: called with each prediction as it arrives.
-        limit: stop after so many frames.
-        fps: the rate of a folder of frames.
-
-    Raises:
-        ValueError, OSError: as `watch`; a network without a transform.
-    """
-    return watch(
-        ClassWatcher(net),
-        source,
-        rows=None if csv is None else csv_rows(csv),
-        video=video,
-        on_row=on_prediction,
-        limit=limit,
-        fps=fps,
-    )
 
 
 def watch(
@@ -128,7 +46,8 @@ def watch(
     Args:
         watcher: what follows the source.
         source: anything that `prernn.media.video.read_frames` reads.
-        rows: gives, for the time it takes, a function that writes one row (`prernn.streaming.prediction.csv_rows`, `json_rows`).
+        rows: gives, for the time it takes, a function that writes one row (`prernn.streaming.rows.csv_rows`,
+            `json_rows`).
         video: an mp4 with the frames as the watcher draws them, at the mean rate of the source.
         on_row: called with each row as it arrives.
         limit: stop after so many frames.

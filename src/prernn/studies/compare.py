@@ -1,9 +1,9 @@
 """``prernn compare``: one table for an application, every network with the same data, budget and search.
 
-The networks (`prernn.studies.lineup`) of PreRNN's table stand on the same frozen trunk: everything before the layer that PreRNN
-converts. It runs once over the videos (`prernn.training.cached_features`). What is behind it trains: in the frame-wise CNN and below a
-traditional RNN that layer too, with its pre-trained weights, so that no network has more to fine-tune than another.
-Those of RCN's table train as a whole, batch normalization with the statistics of its batches.
+The networks (`prernn.studies.lineup`) of PreRNN's table stand on the same frozen trunk: everything before the layer
+that PreRNN converts. It runs once over the videos (`prernn.training.cached_features`). What is behind it trains: in the
+frame-wise CNN and below a traditional RNN that layer too, with its pre-trained weights, so that no network has more to
+fine-tune than another. Those of RCN's table train as a whole, batch normalization with the statistics of its batches.
 
 Learning rates are searched for each network on its own, on a part of the training videos that is held out for it; the
 networks are then trained on all training videos with the rate found, once for each seed, and tested once.
@@ -18,8 +18,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,48 +26,29 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
-from prernn.commands.inspect import print_whole
-from prernn.conversion.network import RecurrentNetwork, channels_last, freeze_statistics, inputs_of, split
+from prernn.conversion.cut import inputs_of, split
+from prernn.conversion.modes import channels_last, freeze_statistics
+from prernn.conversion.network import RecurrentNetwork
 from prernn.models.recipe import Recipe
 from prernn.reports.files import write_json, write_table
-from prernn.reports.plots import curves as plots
+from prernn.reports.tables import print_whole
 from prernn.studies import early, lineup
-from prernn.studies.lineup import Row
+from prernn.studies.frozen_trunk import _batches, _learner
+from prernn.studies.lineup import Budget, Row
 from prernn.tasks.task import Subset, Task
-from prernn.training.cached_features import cached, evaluate, outputs, whole_outputs
+from prernn.training.batches import collate
+from prernn.training.cached_features import cached
 from prernn.training.data_module import VideoData
-from prernn.training.dataset import collate
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What every network gets.
-
-    epochs: over the training videos.
-    batch_size: videos.
-    rates: learning rates that the search tries, the same for the new and the pre-trained part.
-    seeds: of the final trainings.
-    passes: times that the trunk runs over the training videos, each with other crops; epoch n takes pass n mod passes.
-    held_out: share of the training videos that the search is judged by.
-    clip: gradient norm at most.
-    """
-
-    epochs: int = 20
-    batch_size: int = 16
-    rates: tuple[float, ...] = (0.01, 0.03, 0.1)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    passes: int = 4
-    held_out: float = 0.25
-    clip: float = 1.0
+from prernn.training.evaluation import evaluate
 
 
 def compare(
     data: VideoData,
     recipe: Recipe,
     out: str | Path,
-    budget: Budget = Budget(),
+    budget: Budget | None = None,
     *,
     networks: str = "prernn",
     structures: Sequence[str] = ("band:21", "diagonal"),
@@ -97,7 +77,7 @@ def compare(
         ValueError: no seed, no rate, a held-out share that leaves nothing, networks of another name.
         NotImplementedError: a value bypasses the converted layer.
     """
-    out = Path(out)
+    out, budget = Path(out), budget or Budget()
     if not budget.seeds or not budget.rates or not 0 < budget.held_out < 1:
         raise ValueError(f"expected seeds, rates and a held-out share between 0 and 1, got {budget}")
     if networks not in lineup.LINEUPS:
@@ -219,14 +199,6 @@ def _early(net: RecurrentNetwork, items: list[dict[str, Any]]) -> list[float]:
     return early.early_accuracy(net, batches)["accuracy"]
 
 
-def _learner(net: RecurrentNetwork, at: list[str] | None) -> tuple[nn.Module, Callable[[dict[str, Any]], Tensor]]:
-    """What trains of a network that is cut at values of its graph, or all of it, and its outputs for a batch."""
-    if at is None:
-        return net, partial(whole_outputs, net)
-    _, rest = split(net, at)
-    return rest, lambda batch: outputs(rest, net.init_state(len(batch["path"])), batch)
-
-
 def _held_out(budget: Budget) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The training items in two, apart by video; the part that judges in its first pass alone."""
     items = _shared["train"]
@@ -239,17 +211,6 @@ def _held_out(budget: Budget) -> tuple[list[dict[str, Any]], list[dict[str, Any]
             seen.add(item["number"])
             judged.append(item)
     return [item for item in items if item["number"] not in judges], judged
-
-
-def _batches(items: list[dict[str, Any]], epoch: int, seed: int, budget: Budget) -> Iterator[dict[str, Any]]:
-    """Every video once, in the pass of this epoch."""
-    passes: dict[int, list[dict[str, Any]]] = {}
-    for item in items:
-        passes.setdefault(item["number"], []).append(item)
-    numbers = np.random.default_rng([seed, epoch]).permutation(sorted(passes)).tolist()
-    chosen = [passes[number][epoch % len(passes[number])] for number in numbers]
-    for first in range(0, len(chosen), budget.batch_size):
-        yield collate(chosen[first : first + budget.batch_size])
 
 
 def _search(pool: ProcessPoolExecutor, rows: list[Row], budget: Budget, task: Task, progress: Progress) -> None:
@@ -336,7 +297,7 @@ def _plot(rows: list[Row], task: Task, out: Path) -> None:
         for name in ("train loss", task.score[0]):
             curves = np.array([result["history"][name] for result in row.finals])
             series.setdefault(name, {})[row.name] = curves.mean(0).tolist()
-    plots.curves(series, out / "convergence.png", title=f"{task.name}: mean of {len(rows[0].finals)} seeds")
+    curves(series, out / "convergence.png", title=f"{task.name}: mean of {len(rows[0].finals)} seeds")
 
 
 def _table(rows: list[dict[str, Any]], task: Task) -> Table:

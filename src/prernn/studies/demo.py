@@ -15,30 +15,42 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor, nn
 
 from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters
-from prernn.conversion.network import RecurrentNetwork, split
+from prernn.conversion.cut import split
+from prernn.conversion.network import RecurrentNetwork
 from prernn.media import sample_videos
-from prernn.media.transforms import Sampling
+from prernn.media.sampling import Sampling
 from prernn.media.video import read_frames
 from prernn.models import checkpoint
 from prernn.models.backbones import DEFAULT_BACKBONE, backbone, input_spec
 from prernn.models.recipe import Recipe
 from prernn.reports.files import write_json, write_table
 from prernn.reports.plots import curves
-from prernn.streaming.stream import Stream, predictions
+from prernn.reports.plots.classes import strip
+from prernn.reports.progress import bars
+from prernn.streaming.prediction import predictions
+from prernn.streaming.stream import Stream
 from prernn.tasks.action.lists import class_folder
-from prernn.tasks.action.task import Action, ClipMetrics, masked_cross_entropy
+from prernn.tasks.action.task import Action
+from prernn.tasks.classification import ClipMetrics, masked_cross_entropy
 from prernn.tasks.task import Subset
-from prernn.training.dataset import VideoDataset, collate
+from prernn.training.batches import collate
+from prernn.training.dataset import VideoDataset
 
 SIZE, FRAMES, BATCH = 96, 12, 32
+
+
 # for every row alike: of 0.1 and 0.3 the better one for every recurrent network
 LEARNING_RATE = 0.3
+
+
 MAIN = "PreGRU-SIH"
+
+
 STACKED = "traditional GRU, matched"
 
 
@@ -105,12 +117,6 @@ def run(root: str | Path = "runs/demo", *, clips: int = 140, epochs: int = 5, se
     console.print(_table(contestants))
     console.print(f"{results['seconds']:.0f} s on {torch.get_num_threads()} threads; results in {root}")
     return results
-
-
-def bars(console: Console) -> Progress:
-    """Progress bars with a note."""
-    columns = (TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TextColumn("{task.fields[note]}"), console=console)
 
 
 def render(root: Path, clips: int, seed: int, progress: Progress) -> Path:
@@ -269,7 +275,7 @@ def _write(root: Path, contestants, labels, data: Path) -> dict[str, Any]:
     frames = [frame for _, frame in read_frames(video.path)]
     probabilities = np.stack([np.asarray(p.probabilities) for p in shown])
     title = f"{MAIN}, streamed: {Path(video.path).name} (true class: {labels[video.label]})"
-    curves.strip(frames, probabilities, labels, root / "predictions.png", title=title)
+    strip(frames, probabilities, labels, root / "predictions.png", title=title)
     return {"labels": labels, "rows": [_row(row) for row in contestants]}
 
 

@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader, Subset
 from torchmetrics import Metric
 
 from prernn.conversion.clip_network import answers_once, clip_outputs
-from prernn.conversion.network import RecurrentNetwork, evaluating
+from prernn.conversion.modes import evaluating
+from prernn.conversion.network import RecurrentNetwork
 from prernn.reports.files import write_table
-from prernn.reports.plots import curves as plots
-from prernn.tasks.action.task import clip_scores
+from prernn.reports.plots.curves import early as draw_early
+from prernn.tasks.classification import clip_scores
 from prernn.tasks.task import valid_steps
 
 FRACTIONS = tuple(tenth / 10 for tenth in range(1, 11))
@@ -49,8 +50,9 @@ def early_scores(
     """Class probabilities ``(B, F, K)`` from the first ``n = ceil(fraction * length)`` frames of each video.
 
     A network that answers at every frame is causal, so that one pass over the videos has all its answers: the mean of
-    ``softmax(out_t)`` over ``t <= n`` (`prernn.tasks.action.task.clip_scores`). Where it takes snippets, a frame is one.
-    A clip network (`prernn.conversion.clip_network`) runs anew on the first n frames for each fraction that adds a frame.
+    ``softmax(out_t)`` over ``t <= n`` (`prernn.tasks.classification.clip_scores`). Where it takes snippets, a frame is
+    one. A clip network (`prernn.conversion.clip_network`) runs anew on the first n frames for each fraction that adds a
+    frame.
 
     Args:
         net: any network whose outputs are classes; it runs in the mode (training or evaluation) that it is in.
@@ -118,8 +120,8 @@ def early_accuracy(
 
     Args:
         net: as in `early_scores`; each of its modules keeps the mode it is in.
-        batches: as `prernn.training.dataset.collate` makes them, with ``video``, ``lengths`` and ``label``; those where every
-            video was skipped are left out. Of several clips of a video each counts for itself.
+        batches: as `prernn.training.batches.collate` makes them, with ``video``, ``lengths`` and ``label``; those where
+            every video was skipped are left out. Of several clips of a video each counts for itself.
         fractions: F shares of a video.
         advance: called with the number of videos, read or skipped, after each batch.
 
@@ -203,7 +205,7 @@ def write_curves(
                 }
             )
     write_table(out / "early.csv", rows)
-    return plots.early({name: (mean[name], spread[name]) for name in curves}, fractions, out / "early.png")
+    return draw_early({name: (mean[name], spread[name]) for name in curves}, fractions, out / "early.png")
 
 
 def curve_table(curves: Curves, fractions: Sequence[float] = FRACTIONS) -> Table:

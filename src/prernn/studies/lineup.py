@@ -90,3 +90,25 @@ def rcn_rows(recipe: Recipe, task: Task, structures: Sequence[str], also: Sequen
 def _counted(name: str, recipe: Recipe, task: Task) -> Row:
     net = recipe.build(task.outputs)
     return Row(name, recipe, recurrent_parameters(net).introduced, total_weights(net))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every network gets.
+
+    epochs: over the training videos.
+    batch_size: videos.
+    rates: learning rates that the search tries, the same for the new and the pre-trained part.
+    seeds: of the final trainings.
+    passes: times that the trunk runs over the training videos, each with other crops; epoch n takes pass n mod passes.
+    held_out: share of the training videos that the search is judged by.
+    clip: gradient norm at most.
+    """
+
+    epochs: int = 20
+    batch_size: int = 16
+    rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    passes: int = 4
+    held_out: float = 0.25
+    clip: float = 1.0

@@ -15,15 +15,16 @@ from rich.table import Table
 from torch import nn
 from torch.utils.data import DataLoader
 
-from prernn.commands.inspect import print_whole
-from prernn.conversion.network import RecurrentNetwork, evaluating
+from prernn.conversion.modes import evaluating
+from prernn.conversion.network import RecurrentNetwork
 from prernn.models.checkpoint import FILE_NAME, save
 from prernn.reports.files import write_table
 from prernn.reports.plots import curves
+from prernn.reports.tables import print_whole
 from prernn.sparsity.packing import save_quantized
 from prernn.sparsity.quantize import quantization_report, quantize, weights_of
 from prernn.tasks.task import Task
-from prernn.training.cached_features import whole_outputs
+from prernn.training.evaluation import whole_outputs
 
 PROGRESS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 

@@ -32,10 +32,10 @@ class Task:
     rebuilt from a checkpoint (`prernn.tasks.restore`) is not opened: it has labels, but no data.
 
     Items and batches. `read` gives one video as a dict: ``video``, float32 ``(T, C, H, W)`` or snippets
-    ``(T, C, D, H, W)``, and whatever the loss and the metrics need. `prernn.training.dataset.collate` makes a batch of them:
-    tensors are padded with zeros along their first dimension to the longest and stacked, ``(B, T, ...)``; ints become
-    an int64 tensor ``(B,)``; anything else a list of B. It adds ``lengths (B,)``, the valid steps of ``video``, and
-    ``path``, B of them.
+    ``(T, C, D, H, W)``, and whatever the loss and the metrics need. `prernn.training.batches.collate` makes a batch of
+    them: tensors are padded with zeros along their first dimension to the longest and stacked, ``(B, T, ...)``; ints
+    become an int64 tensor ``(B,)``; anything else a list of B. It adds ``lengths (B,)``, the valid steps of ``video``,
+    and ``path``, B of them.
 
     Attributes:
         name: of the application, its key in `prernn.tasks.TASKS`.

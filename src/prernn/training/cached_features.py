@@ -4,16 +4,13 @@ A frozen trunk need not run again in every epoch. It runs once over a data set (
 networks that share it are then compared at a fraction of the cost.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from prernn.conversion.clip_network import answers_once, clip_outputs
-from prernn.conversion.network import RecurrentNetwork
-from prernn.tasks.task import Task
-from prernn.training.dataset import VideoDataset, collate, hold_last
+from prernn.training.dataset import VideoDataset
 
 INPUTS = "input_"
 """Beginning of an item's further inputs; the first stands under ``video``, whose length is the item's."""
@@ -26,8 +23,8 @@ def cached(
     """The data set's items with the trunk's outputs in place of the videos, ``passes`` of them for each video.
 
     Args:
-        trunk: as `prernn.conversion.network.split` gives it: frames ``(T, C, H, W)`` to a tuple of tensors with T rows; None
-            keeps the videos.
+        trunk: as `prernn.conversion.cut.split` gives it: frames ``(T, C, H, W)`` to a tuple of tensors with T rows;
+            None keeps the videos.
         dataset: of videos; pass n reads them as epoch n does. Videos that can't be read are left out as it says.
         passes: how often to run over it; more than one makes sense for training items alone.
         advance: called after each video.
@@ -56,23 +53,3 @@ def outputs(rest: fx.GraphModule, state: tuple, batch: dict[str, Any]) -> Tensor
     inputs = tuple(batch[name].transpose(0, 1).flatten(0, 1) for name in names)  # (T*B, C...) each
     out, _ = rest(inputs, state)
     return out.unflatten(0, (steps, size)).transpose(0, 1)
-
-
-def whole_outputs(net: RecurrentNetwork, batch: dict[str, Any]) -> Tensor:
-    """Outputs ``(B, T, K)`` of a network for a batch of videos; a clip network's one answer stands at every frame."""
-    video, lengths = batch["video"], batch["lengths"]
-    if answers_once(net, video):
-        return clip_outputs(net, video, lengths).unsqueeze(1).expand(-1, video.shape[1], -1)
-    return net(hold_last(video, lengths))[0]
-
-
-def evaluate(
-    forward: Callable[[dict[str, Any]], Tensor], task: Task, items: Sequence[dict[str, Any]], batch_size: int
-) -> dict[str, Tensor]:
-    """The task's metrics over cached items; ``forward`` gives the outputs ``(B, T, K)`` of a batch."""
-    metrics = task.metrics()
-    with torch.inference_mode():
-        for first in range(0, len(items), batch_size):
-            batch = collate(list(items[first : first + batch_size]))
-            metrics.update(forward(batch).float(), batch)
-    return metrics.compute()

@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader
 from prernn.models.backbones import DEFAULT_BACKBONE, input_spec
 from prernn.tasks.action.task import Action
 from prernn.tasks.task import Subset, Task
-from prernn.training.dataset import LengthBucketSampler, VideoDataset, collate
+from prernn.training.batches import LengthBucketSampler, collate
+from prernn.training.dataset import VideoDataset
 
 SUBSETS: dict[str, Subset] = {"fit": "val", "validate": "val", "test": "test", "predict": "test"}
 

@@ -1,8 +1,7 @@
 """Joint fine-tuning of a recurrent network: losses, learning rates, schedules, what is logged and predicted."""
 
 import json
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -10,64 +9,14 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from prernn.conversion.clip_network import answers_once, is_clip_network
-from prernn.conversion.network import RecurrentNetwork, channels_last, freeze_statistics
+from prernn.conversion.modes import channels_last, freeze_statistics
+from prernn.conversion.network import RecurrentNetwork
 from prernn.models.checkpoint import RECIPE_KEY, load_weights
 from prernn.models.recipe import Recipe
 from prernn.tasks.task import Task
-from prernn.training.cached_features import whole_outputs
-from prernn.training.dataset import hold_last
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Learning-rate schedule (PreRNN supplement, section 1).
-
-    Attributes:
-        kind: "constant"; "step": times ``factor`` after every ``every`` epochs from epoch ``start`` on;
-            "plateau": times ``factor`` after ``every`` epochs without a lower training loss.
-        every: epochs.
-        start: epochs before the first interval begins.
-        factor: of the learning rate.
-        stop_at: end training when the new part's learning rate has come down to this.
-
-    Action recognition: ``step``, every 10, factor 0.5. Face alignment: ``step``, every 5, start 10, factor 0.5.
-    Hand gestures: ``plateau``, every 40, factor 0.1, stop_at 3e-7.
-    """
-
-    kind: Literal["constant", "step", "plateau"] = "step"
-    every: int = 10
-    start: int = 0
-    factor: float = 0.5
-    stop_at: float = 0.0
-
-    def rate(self, epoch: int) -> float:
-        """Share of the base learning rate in an epoch (not for plateaus)."""
-        if self.kind == "constant" or epoch < self.start:
-            return 1.0
-        return self.factor ** ((epoch - self.start) // self.every)
-
-
-@dataclass(frozen=True)
-class Learning:
-    """How a network learns: SGD with momentum, one learning rate for each part (PreRNN supplement, section 1).
-
-    Attributes:
-        lr: learning rate of the new part (``W_hh``, recurrent biases, new output layer, a traditional RNN).
-        pretrained_lr: learning rate of the pre-trained part; 0 leaves it as it is.
-        momentum: of SGD.
-        weight_decay: of SGD, on all weights.
-        schedule: of both learning rates.
-        frozen_statistics: keep batch normalization on its pre-computed statistics throughout.
-        checkpoint: frames at a time that are computed again on the way back, for long clips; see `RecurrentNetwork`.
-    """
-
-    lr: float = 1e-2
-    pretrained_lr: float = 3e-4
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    schedule: Schedule = field(default_factory=Schedule)
-    frozen_statistics: bool = True
-    checkpoint: int | None = None
+from prernn.training.batches import hold_last
+from prernn.training.evaluation import whole_outputs
+from prernn.training.learning import Learning
 
 
 class VideoModule(L.LightningModule):

@@ -1,7 +1,7 @@
 """Recurrent layers in a network's graph: finding them, putting one in, taking one out.
 
-The graph of a `prernn.conversion.network.RecurrentNetwork` is ``(frames, states) -> (output, states)``; each recurrent layer takes
-its inputs and its own state, and gives its output and its next state.
+The graph of a `prernn.conversion.network.RecurrentNetwork` is ``(frames, states) -> (output, states)``; each recurrent
+layer takes its inputs and its own state, and gives its output and its next state.
 """
 
 import copy

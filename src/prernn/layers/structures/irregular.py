@@ -1,7 +1,7 @@
 """Hidden-to-hidden structures without a regular pattern: random and Sobol' connections, also with those to itself.
 
-They have the methods of `prernn.layers.structures.parse.Structure`. Their connections are functions of the hidden size ``D`` and one
-parameter (`prernn.ops.connections`).
+They have the methods of `prernn.layers.structures.base.Structure`. Their connections are functions of the hidden size
+``D`` and one parameter (`prernn.ops.connections`).
 """
 
 from collections.abc import Callable
@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prernn.layers.structures.base import check_size, dense_product, shortest
 from prernn.ops import rows
 from prernn.ops.connections import ENTRIES, random_count
-from prernn.ops.linear import linear
 from prernn.ops.sobol import path_sources
 
 SELF = "+self"
 """End of the specification string of `SelfConnected`."""
+
 
 DENSE = 0.2
 """Density above which a matrix product is faster than compressed rows (benchmarks/recurrence.py, --rows)."""
@@ -186,23 +187,3 @@ def _product(
     if few and rows.usable(weight):
         return lambda h: rows.product(h, weight, kind, amount)
     return dense_product(_matrix_of(weight, index, size), size)
-
-
-# what the regular structures need too; `prernn.layers.structures.parse` imports this module
-
-
-def dense_product(matrix: Tensor, size: int) -> Callable[[Tensor], Tensor]:
-    """A function ``h (N, D) -> W_hh h (N, G, D)`` for the dense matrix ``(G, D, D)``."""
-    stacked = matrix.flatten(0, 1)  # (G*D, D)
-    return lambda h: linear(h, stacked).unflatten(1, (-1, size))
-
-
-def shortest(number: float) -> str:
-    """The shortest text that reads back as the same number."""
-    return repr(number).removesuffix(".0")
-
-
-def check_size(size: int) -> None:
-    """Raises ValueError where there is no neuron."""
-    if size < 1:
-        raise ValueError(f"expected a hidden size of at least 1, got {size}")

@@ -4,21 +4,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
-import numpy as np
-
-matplotlib.use("Agg")  # no window: these run on servers and in tests
 import matplotlib.pyplot as plt
-from matplotlib.patches import Patch
+import numpy as np
 from matplotlib.ticker import NullLocator
 
-from prernn.reports.files import whole_file
+from prernn.reports.plots.figure import (
+    COLOURS,
+    MARKERS,
+    MOST_INSIDE,
+    _cycle,
+    _panels,
+    colours_of,
+    legend_below,
+    save_figure,
+)
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8B5A2B", "#7F7F7F", "#9ACD32")
-
-MARKERS = "os^Dv"
-
-MOST_INSIDE = 5
-"""Lines whose legend still fits into a panel."""
+matplotlib.use("Agg")  # no window: these run on servers and in tests
 
 
 def curves(series: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path, *, title: str = "") -> Path:
@@ -42,60 +43,6 @@ def curves(series: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path
         handles, labels = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, fontsize=8, loc="center left", bbox_to_anchor=(0.91, 0.5))
     figure.suptitle(title)
-    return save_figure(figure, path)
-
-
-def strip(
-    frames: Sequence[np.ndarray],
-    probabilities: np.ndarray,
-    labels: Sequence[str],
-    path: str | Path,
-    *,
-    title: str = "",
-) -> Path:
-    """The frames of a video side by side, over the probability of every class at each of them.
-
-    Args:
-        frames: T pictures, uint8 ``(H, W, 3)``.
-        probabilities: ``(T, K)``.
-        labels: names of the K classes.
-        path: of the PNG.
-    """
-    figure = plt.figure(figsize=(max(6.0, 1.1 * len(frames)), 4.2))
-    grid = figure.add_gridspec(2, len(frames), height_ratios=(1, 2.2), hspace=0.25, wspace=0.04)
-    for time, frame in enumerate(frames):
-        axis = figure.add_subplot(grid[0, time])
-        axis.imshow(frame)
-        axis.set_axis_off()
-        axis.set_title(labels[int(probabilities[time].argmax())], fontsize=7)
-    axis = figure.add_subplot(grid[1, :])
-    for k, colour in zip(range(len(labels)), _cycle(len(labels)), strict=True):
-        axis.plot(range(len(frames)), probabilities[:, k], label=labels[k], color=colour, marker="o", markersize=3)
-    axis.set_xlim(-0.5, len(frames) - 0.5)
-    axis.set_ylim(-0.02, 1.02)
-    axis.set_xticks(range(len(frames)))
-    axis.set_xlabel("frame")
-    axis.set_ylabel("probability")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=7, ncols=2, loc="best")
-    figure.suptitle(title, fontsize=10)
-    return save_figure(figure, path)
-
-
-def confusion(matrix: np.ndarray, labels: Sequence[str], path: str | Path, *, title: str = "") -> Path:
-    """A confusion matrix ``(K, K)`` of counts, true classes as rows."""
-    size = max(4.0, 0.5 * len(labels) + 2)
-    figure, axis = plt.subplots(figsize=(size, size))
-    axis.imshow(matrix / np.maximum(matrix.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
-    if len(labels) <= 30:  # more would be unreadable
-        for (row, column), count in np.ndenumerate(matrix):
-            shade = "white" if count > matrix[row].sum() / 2 else "black"
-            axis.text(column, row, str(int(count)), ha="center", va="center", fontsize=8, color=shade)
-        axis.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize=8)
-        axis.set_yticks(range(len(labels)), labels, fontsize=8)
-    axis.set_xlabel("predicted")
-    axis.set_ylabel("true")
-    axis.set_title(title, fontsize=10)
     return save_figure(figure, path)
 
 
@@ -158,109 +105,6 @@ def cumulative_errors(
     return save_figure(figure, path)
 
 
-Units = tuple[np.ndarray, np.ndarray]
-
-
-def saturation(
-    grid: Mapping[str, Mapping[str, Mapping[str, Units]]],
-    path: str | Path,
-    *,
-    title: str = "",
-    names: Sequence[str] = (),
-) -> Path:
-    """Saturation plots of gates (PreRNN, Figure 2): a point for each unit, a row a layer, a column a gate.
-
-    Units on the diagonal are saturated all the time, units at the origin never. A large point with a white rim is
-    the mean of a network's units.
-
-    Args:
-        grid: ``{layer: {gate: {network: (left, right)}}}``, fractions of time ``(D,)`` that each unit is saturated.
-        path: of the PNG.
-        names: of the networks of a page, each of which then has one colour in all pictures.
-    """
-    labels = ("fraction right saturated (> 0.9)", "fraction left saturated (< 0.1)")
-
-    def draw(axis, gate, units, colours):
-        _draw_saturation(axis, units, colours)
-
-    figure = _gate_panels(grid, names, 3.3, 3.3, labels, draw)
-    figure.suptitle(title)
-    return save_figure(figure, path)
-
-
-def _draw_saturation(axis, networks: Mapping[str, Units], colours: Mapping[str, str]) -> None:
-    axis.plot((0, 1), (1, 0), color="0.6", linewidth=1, zorder=1)
-    for name, (left, right) in networks.items():
-        size = float(np.clip(4000 / len(left), 4, 20))  # small points for many units
-        axis.scatter(right, left, s=size, alpha=0.45, color=colours[name], linewidths=0, zorder=2)
-    for name, (left, right) in networks.items():  # above all the units
-        axis.scatter(right.mean(), left.mean(), s=70, color=colours[name], edgecolors="white", linewidths=1.2, zorder=3)
-    axis.set_xlim(-0.03, 1.03)
-    axis.set_ylim(-0.03, 1.03)
-    axis.set_xticks(np.linspace(0, 1, 6))
-    axis.set_aspect("equal")
-    axis.grid(alpha=0.3)
-
-
-def histograms(
-    grid: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]],
-    ranges: Mapping[str, tuple[float, float]],
-    path: str | Path,
-    *,
-    title: str = "",
-    names: Sequence[str] = (),
-) -> Path:
-    """Histograms of gate activations, networks side by side (PreRNN, Figure 2): a row a layer, a column a gate.
-
-    Args:
-        grid: ``{layer: {gate: {network: shares}}}``, the share of activations in each of ``K`` bins of equal width.
-        ranges: lowest and highest activation of each gate.
-        path: of the PNG.
-        names: of the networks of a page, each of which then has one colour in all pictures.
-    """
-    labels = ("activation", "share of activations")
-
-    def draw(axis, gate, shares, colours):
-        _draw_histogram(axis, shares, ranges[gate], colours)
-
-    figure = _gate_panels(grid, names, 3.9, 2.7, labels, draw)
-    figure.suptitle(title)
-    return save_figure(figure, path)
-
-
-def _gate_panels(grid, names: Sequence[str], width: float, height: float, labels: tuple[str, str], draw):
-    """A panel for each gate in a row for each layer, with titles, labels of x and y at the edges, and a legend.
-
-    ``draw(axis, gate, networks, colours)`` fills one panel.
-    """
-    gates = list(dict.fromkeys(gate for row in grid.values() for gate in row))
-    figure, axes = _panels(len(grid), len(gates), width, height)
-    colours = colours_of((name for row in grid.values() for networks in row.values() for name in networks), names)
-    for (layer, row), line in zip(grid.items(), axes, strict=True):
-        for gate, axis in zip(gates, line, strict=True):
-            draw(axis, gate, row.get(gate, {}), colours)
-            axis.set_title(f"{layer}, gate {gate}", fontsize=10)
-    for axis in axes[-1]:
-        axis.set_xlabel(labels[0])
-    for axis in axes[:, 0]:
-        axis.set_ylabel(labels[1])
-    legend_below(figure, colours)
-    return figure
-
-
-def _draw_histogram(axis, networks: Mapping[str, np.ndarray], bounds: tuple[float, float], colours) -> None:
-    bins = max((len(shares) for shares in networks.values()), default=1)
-    width = (bounds[1] - bounds[0]) / bins
-    bar = 0.85 * width / max(len(networks), 1)
-    centres = bounds[0] + width * (np.arange(bins) + 0.5)
-    for place, (name, shares) in enumerate(networks.items()):
-        axis.bar(centres + (place - (len(networks) - 1) / 2) * bar, shares, bar, color=colours[name])
-    axis.set_xlim(*bounds)
-    axis.set_ylim(bottom=0)
-    axis.grid(alpha=0.3, axis="y")
-    axis.set_axisbelow(True)
-
-
 def ratio_bars(groups: Mapping[str, Mapping[str, float]], path: str | Path, *, label: str, title: str = "") -> Path:
     """Ratios as bars with their values (PreRNN, Table 3; BandRNN).
 
@@ -297,44 +141,6 @@ def ratio_bars(groups: Mapping[str, Mapping[str, float]], path: str | Path, *, l
 def _ratio_text(ratio: float) -> str:
     """Two decimals, or two digits of what is smaller."""
     return f"{ratio:.2f}" if ratio >= 0.1 or ratio == 0 else f"{ratio:.2g}"
-
-
-def _panels(rows: int, columns: int, width: float, height: float):
-    """A figure and its axes ``(rows, columns)``, each panel of so many inches."""
-    size = (width * columns, height * rows)
-    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-
-
-def colours_of(shown: Iterable[str], names: Sequence[str] = ()) -> dict[str, str]:
-    """A colour for each name that is shown, by its place in ``names`` where it stands there."""
-    used = set(shown := list(shown))
-    unique = list(dict.fromkeys([*names, *shown]))
-    colours = dict(zip(unique, _cycle(len(unique)), strict=True))
-    return {name: colour for name, colour in colours.items() if name in used}
-
-
-def legend_below(figure, colours: Mapping[str, str]) -> None:
-    """One legend below all panels, as many entries a line as fit."""
-    handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
-    longest = max((len(name) for name in colours), default=1)
-    across = int(figure.get_size_inches()[0] * 11 / (longest + 6))  # about 11 characters an inch
-    figure.legend(handles=handles, loc="outside lower center", ncols=max(1, across), fontsize=8, frameon=False)
-
-
-def _cycle(count: int) -> list[str]:
-    return [COLOURS[k % len(COLOURS)] for k in range(count)]
-
-
-def save_figure(figure, path: str | Path) -> Path:
-    """Writes a figure as PNG and closes it; see `prernn.reports.files.whole_file`."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with whole_file(path) as part:
-            figure.savefig(part, format="png", dpi=110, bbox_inches="tight")
-    finally:
-        plt.close(figure)
-    return path
 
 
 def early(

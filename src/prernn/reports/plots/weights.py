@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 
-from prernn.reports.plots import curves
+from prernn.reports.plots.figure import colours_of, legend_below, save_figure
 
 MAP_SIDE = 128
 """Rows and columns that `weight_maps` draws of a matrix at most: a point is then no smaller than a pixel."""
@@ -31,11 +32,11 @@ def weight_statistics(
     longest = max(len(layer) for layers in panels.values() for layer in layers)
     size = (max(5.0, sum(widths)), 2.4 * len(parts) + 0.5 + 0.07 * longest)  # names stand upright below
     grid = {"width_ratios": widths}
-    figure, axes = curves.plt.subplots(
+    figure, axes = plt.subplots(
         len(parts), len(panels), figsize=size, squeeze=False, sharex="col", gridspec_kw=grid, layout="constrained"
     )
     statistics = (name for layers in panels.values() for layer in layers.values() for name in layer[parts[0]])
-    colours = curves.colours_of(statistics)
+    colours = colours_of(statistics)
     for column, (gate, layers) in zip(axes.T, panels.items(), strict=True):
         for axis, part in zip(column, parts, strict=True):
             for name, colour in colours.items():
@@ -49,9 +50,9 @@ def weight_statistics(
             column[0].set_title(f"gate {gate}", fontsize=10)
     for axis, part in zip(axes[:, 0], parts, strict=True):
         axis.set_ylabel(part)
-    curves.legend_below(figure, colours)
+    legend_below(figure, colours)
     figure.suptitle(title)
-    return curves.save_figure(figure, path)
+    return save_figure(figure, path)
 
 
 def weight_maps(maps: Mapping[str, Mapping[str, np.ndarray]], path: str | Path, *, title: str = "") -> Path:
@@ -72,7 +73,7 @@ def weight_maps(maps: Mapping[str, Mapping[str, np.ndarray]], path: str | Path, 
     side, gap, above = 2.1, 0.1, 0.45  # inches; the panels fill the figure, whose texts stand outside it
     width, height = across * (side + gap) - gap, rows * (side + above) - above
     whole = {"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": gap / side, "hspace": above / side}
-    figure, axes = curves.plt.subplots(rows, across, figsize=(width, height), squeeze=False, gridspec_kw=whole)
+    figure, axes = plt.subplots(rows, across, figsize=(width, height), squeeze=False, gridspec_kw=whole)
     for axis, (layer, gate, matrix) in zip(axes.flat, panels, strict=False):
         name = f"{layer}, gate {gate}" if len(maps[layer]) > 1 else layer
         image = _draw_map(axis, matrix, name)
@@ -82,7 +83,7 @@ def weight_maps(maps: Mapping[str, Mapping[str, np.ndarray]], path: str | Path, 
     bar = figure.colorbar(image, cax=scale, orientation="horizontal", ticks=(0, 1))
     bar.ax.set_xticklabels(["0", "largest"], fontsize=8)
     figure.suptitle(title, y=1 + 0.5 / height, va="bottom")
-    return curves.save_figure(figure, path)
+    return save_figure(figure, path)
 
 
 def _draw_map(axis, matrix: np.ndarray, name: str):

@@ -146,7 +146,7 @@ def gate_counts(net: RecurrentNetwork, batches: Iterable[dict[str, Any]]) -> dic
 
     Args:
         net: a network, which runs in the mode (training or evaluation) that it is in.
-        batches: dicts with ``video (B, T, C, H, W)`` and ``lengths (B,)`` as `prernn.training.dataset.collate` makes them.
+        batches: dicts with ``video (B, T, C, H, W)`` and ``lengths (B,)`` as `prernn.training.batches.collate` makes them.
             Padding is left out; so is a batch without ``video``.
 
     Returns:

@@ -7,10 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from prernn.reports.plots import curves
+from prernn.reports.plots.gates import histograms, saturation
 from prernn.reports.files import write_table, write_text
 from prernn.studies.runs.gates import GateCounts
 from prernn.reports.page import page, picture, table
-from prernn.studies.runs.runs import Batches, Run, describe, look_at
+from prernn.studies.runs.videos import Batches
+from prernn.studies.runs.runs import Run, look_at
+from prernn.models.describe import describe
 
 SATURATION_TEXT = (
     "A point for each unit: the fraction of time that its gate is below 0.1 (left saturated) and above 0.9 (right "
@@ -176,7 +179,7 @@ def _draw_saturation(runs: Sequence[Run], cell: str, out: Path) -> list[str]:
     grid = _grid((number, gate, name, counts.saturation()) for number, gate, name, counts in own)
     if not grid:
         return []
-    path = curves.saturation(grid, out / f"saturation_{cell.lower()}.png", names=_names(runs))
+    path = saturation(grid, out / f"saturation_{cell.lower()}.png", names=_names(runs))
     return [picture(path, f"{cell}: gate saturation", SATURATION_TEXT, ["saturation.csv"])]
 
 
@@ -186,7 +189,7 @@ def _draw_histogram(runs: Sequence[Run], cell: str, out: Path) -> list[str]:
     if not grid:
         return []
     ranges = {gate: (counts.low, counts.high) for _, gate, _, counts in own}
-    path = curves.histograms(grid, ranges, out / f"histogram_{cell.lower()}.png", names=_names(runs))
+    path = histograms(grid, ranges, out / f"histogram_{cell.lower()}.png", names=_names(runs))
     text = "The activations of all units at all times, the share in each of 10 bins (PreRNN, Figure 2)."
     return [picture(path, f"{cell}: gate activations", text, ["histogram.csv"])]
 

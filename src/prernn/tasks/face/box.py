@@ -6,6 +6,7 @@ edges are at -0.5 and 0.5, and pixel j of a crop of S pixels has its centre at `
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -108,3 +109,6 @@ def _window(low: float, high: float, size: int) -> slice:
     """The pixels that a box's side from ``low`` to ``high`` needs, at least one: a small part of a large picture."""
     start = min(max(math.floor(low) - 1, 0), size - 1)
     return slice(start, min(max(math.ceil(high) + 2, start + 1), size))
+
+
+Box = Sequence[float]

@@ -4,9 +4,6 @@ A detector is any function from a frame, uint8 RGB ``(H, W, 3)``, to boxes ``(x0
 Its boxes should be about the bounding boxes of the 68 landmarks: from the brows to the chin, from ear to ear.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -18,30 +15,25 @@ from prernn.conversion.network import RecurrentNetwork
 from prernn.media.transforms import TransformSpec
 from prernn.streaming.stream import Stream
 from prernn.tasks.face.box import crop_face, face_box, from_box, overlap, share_inside, square
+from prernn.tasks.face.detectors import Detector, cascade_detector
 from prernn.tasks.face.landmarks import POINTS
 from prernn.tasks.face.task import OUTPUTS, draw_points, normalise
-
-Box = Sequence[float]
-Detector = Callable[[np.ndarray], Sequence[Box]]
-
-CASCADE = "haarcascade_frontalface_default.xml"
-CASCADE_DOWN, CASCADE_SIDE = 0.16, 0.9
-"""Where the landmarks are in a cascade's square, in its sides: so far below its centre, in a square of this side.
-
-Medians over the first frames of 149 sequences of face-300vw-layout (every second one of 0001 to 0299; one had none).
-"""
 
 LEAST_INSIDE = 0.5
 """A face is lost when less of its box lies in the picture."""
 
+
 MOST_CHANGE = 2.0
 """Factor by which a tracked box may differ from the one that was found: more is drift, or time for another look."""
+
 
 MOST_GROWTH = 1.5
 """A face is lost when its box grows or shrinks by more than this factor from one frame to the next."""
 
+
 MOST_MOTION = 0.5
 """A face is lost when its box moves by more than this share of its side from one frame to the next."""
+
 
 SAME_FACE = 0.2
 """A detection is the face that is tracked when their boxes overlap by at least this (area in common over union)."""
@@ -209,84 +201,3 @@ def _steady(new: Tensor, old: Tensor) -> bool:
     side, before = float(new[2] - new[0]), float(old[2] - old[0])
     motion = float(torch.linalg.vector_norm((new - old).view(2, 2).mean(0)))
     return before / MOST_GROWTH <= side <= before * MOST_GROWTH and motion <= MOST_MOTION * before
-
-
-def detector_from(name: str) -> Detector:
-    """A detector by name: "cascade", or "yunet:FILE" with the ONNX file of OpenCV's YuNet.
-
-    Raises:
-        ValueError: another name, an absent file.
-        ImportError: an OpenCV without that detector.
-    """
-    kind, _, file = name.partition(":")
-    if kind == "cascade" and not file:
-        return cascade_detector()
-    if kind == "yunet" and file:
-        return yunet_detector(file)
-    raise ValueError(f'detector: expected "cascade" or "yunet:FILE", got {name!r}')
-
-
-def cascade_detector() -> Detector:
-    """OpenCV's Haar cascade for frontal faces, which comes with OpenCV 4. It sees faces of 24 pixels and more.
-
-    Its square is placed on the landmarks, see `CASCADE_DOWN`.
-
-    Raises:
-        ImportError: an OpenCV without the class or its file.
-    """
-    import cv2
-
-    path = Path(getattr(getattr(cv2, "data", None), "haarcascades", "")) / CASCADE
-    if not hasattr(cv2, "CascadeClassifier") or not path.is_file():
-        raise ImportError(
-            f"OpenCV {cv2.__version__} comes without face cascades ({CASCADE}): expected OpenCV 4 "
-            '(pip install "opencv-contrib-python-headless<5"), or another detector, such as yunet:FILE'
-        )
-    cascade = cv2.CascadeClassifier(str(path))
-
-    def detect(frame: np.ndarray) -> list[Box]:
-        grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
-        found = np.asarray(cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5)).reshape(-1, 4)
-        return [_on_landmarks(*(float(value) for value in box)) for box in found]
-
-    return detect
-
-
-def _on_landmarks(x: float, y: float, width: float, height: float) -> Box:
-    """A cascade's box, of whole pixels, as the box of the landmarks in it."""
-    centre_x, centre_y = x + width / 2 - 0.5, y + height / 2 - 0.5 + CASCADE_DOWN * height
-    half = CASCADE_SIDE * width / 2
-    return centre_x - half, centre_y - half, centre_x + half, centre_y + half
-
-
-def yunet_detector(model: str | Path, *, least_score: float = 0.7) -> Detector:
-    """YuNet, a small neural detector in OpenCV, which also sees faces from the side.
-
-    Args:
-        model: its ONNX file (face_detection_yunet_2023mar.onnx of OpenCV's model zoo).
-        least_score: of a face, 0 to 1.
-
-    Raises:
-        ValueError: an absent file, or one that OpenCV can't read.
-        ImportError: an OpenCV without the class.
-    """
-    import cv2
-
-    if not Path(model).is_file():
-        raise ValueError(f"{model}: expected YuNet's ONNX file, found none")
-    if not hasattr(cv2, "FaceDetectorYN"):
-        raise ImportError(f"OpenCV {cv2.__version__} has no FaceDetectorYN: expected OpenCV 4.5.4 or later")
-    try:
-        network = cv2.FaceDetectorYN.create(str(model), "", (320, 320), least_score)
-    except cv2.error as error:
-        raise ValueError(f"{model}: expected YuNet's ONNX file: {str(error).splitlines()[0]}") from None
-
-    def detect(frame: np.ndarray) -> list[Box]:
-        height, width = frame.shape[:2]
-        network.setInputSize((width, height))
-        _, faces = network.detect(cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR))
-        boxes = [] if faces is None else [[float(value) for value in face[:4]] for face in faces]
-        # edges of pixels, whose centres are at whole numbers
-        return [(x - 0.5, y - 0.5, x + w - 0.5, y + h - 0.5) for x, y, w, h in boxes if math.isfinite(x + y + w + h)]
-
-    return detect

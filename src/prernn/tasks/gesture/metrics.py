@@ -17,9 +17,9 @@ class GestureMetrics(nn.Module):
     """Running metrics of outputs ``(B, T, K)``; torchmetrics sums them over batches and processes.
 
     Classification asks for the gesture of each annotated one's part of the video, cut halfway between neighbours:
-    the best of `prernn.tasks.ctc.label_scores`. The others are of the events that ``decoder`` gives step by step. An event
-    is seen with the last frame of the snippet that gave it. It detects the first gesture of its label that was not
-    detected yet and in which, or in the ``tolerance`` frames after, it is seen; else it is a false alarm.
+    the best of `prernn.tasks.ctc.label_scores`. The others are of the events that ``decoder`` gives step by step. An
+    event is seen with the last frame of the snippet that gave it. It detects the first gesture of its label that was
+    not detected yet and in which, or in the ``tolerance`` frames after, it is seen; else it is a false alarm.
 
     Args:
         gestures: K - 1, at least 2.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from prernn.media.transforms import TransformSpec, clip_transform
 from prernn.media.video import VideoError, VideoInfo, probe, read_frames
-from prernn.tasks.action.task import report_classes
+from prernn.tasks.classification import report_classes
 from prernn.tasks.ctc import Decoder, make_decoder
 from prernn.tasks.gesture.lists import NO_GESTURE, GestureVideo, Sign, apart, class_names, recordings
 from prernn.tasks.gesture.metrics import GestureMetrics, begins_and_ends, classified, log_probs, seen_frames, steps_of

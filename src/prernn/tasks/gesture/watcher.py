@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from prernn.conversion.network import RecurrentNetwork
-from prernn.streaming.prediction import Prediction, annotate
+from prernn.streaming.drawing import annotate
+from prernn.streaming.prediction import Prediction
 from prernn.streaming.stream import Stream
 from prernn.tasks.ctc import BLANK, BeamDecoder, Decoder, Event, make_decoder
 

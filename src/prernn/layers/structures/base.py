@@ -1,0 +1,58 @@
+"""What every structure of ``W_hh`` has."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from prernn.ops.linear import linear
+
+Product = Callable[[Tensor], Tensor]
+
+
+class Structure(Protocol):
+    """What every hidden-to-hidden structure offers. ``D`` is the hidden size, ``G`` the number of gates."""
+
+    def check(self, size: int) -> None:
+        """Raises ValueError where the structure makes no sense for ``size`` neurons."""
+
+    def mask(self, size: int) -> Tensor:
+        """Connectivity ``(D, D)`` bool, row = receiving neuron."""
+
+    def weight_count(self, size: int) -> int:
+        """Weights a gate, those outside the matrix not counted."""
+
+    def fan_in(self, size: int) -> int:
+        """Weights that a neuron away from the border receives."""
+
+    def weight_shape(self, size: int) -> tuple[int, ...]:
+        """Shape of one gate's compact weight."""
+
+    def index(self, size: int) -> Tensor | None:
+        """Constant positions that `product` and `matrix` need, or None."""
+
+    def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
+        """A function ``h (N, D) -> W_hh h (N, G, D)``; what it needs of ``weight`` is prepared once."""
+
+    def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
+        """Dense ``W_hh``, ``(G, D, D)``, differentiable in ``weight``."""
+
+    def band(self, weight: Tensor) -> Tensor | None:
+        """``weight`` as `prernn.ops.fused` takes it, ``(G, D, C)``, or None where its kernels don't fit."""
+
+
+def dense_product(matrix: Tensor, size: int) -> Callable[[Tensor], Tensor]:
+    """A function ``h (N, D) -> W_hh h (N, G, D)`` for the dense matrix ``(G, D, D)``."""
+    stacked = matrix.flatten(0, 1)  # (G*D, D)
+    return lambda h: linear(h, stacked).unflatten(1, (-1, size))
+
+
+def shortest(number: float) -> str:
+    """The shortest text that reads back as the same number."""
+    return repr(number).removesuffix(".0")
+
+
+def check_size(size: int) -> None:
+    """Raises ValueError where there is no neuron."""
+    if size < 1:
+        raise ValueError(f"expected a hidden size of at least 1, got {size}")

@@ -1,0 +1,83 @@
+"""Which frames of a video make a clip."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+Rule = Literal["uniform", "random", "consecutive", "all"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames make a clip.
+
+    rule: "uniform" takes the centre of each of `frames` equal segments; "random" one random frame of each;
+    "consecutive" a run of `frames` frames, `stride` apart; "all" every `stride`-th frame, at most `frames`.
+    fps: first resample to this rate, by the nearest frame in time. Above the video's own rate this repeats
+    frames for "consecutive" and "all", to keep the pace; "uniform" and "random" never repeat a frame.
+
+    Raises ValueError for an unknown rule, or numbers that the rule cannot use.
+    """
+
+    frames: int | None = 16
+    rule: Rule = "uniform"
+    fps: float | None = None
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        if self.rule not in get_args(Rule):
+            raise ValueError(f"sampling rule: expected one of {get_args(Rule)}, got {self.rule!r}")
+        if self.frames is None and self.rule != "all":
+            raise ValueError(f'sampling frames: expected a number for rule "{self.rule}", got None')
+        if self.frames is not None and self.frames < 1:
+            raise ValueError(f"sampling frames: expected at least 1, got {self.frames}")
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise ValueError(f"sampling fps: expected a rate above 0, got {self.fps}")
+        if self.stride < 1 or (self.stride > 1 and self.rule in ("uniform", "random")):
+            raise ValueError(f'sampling stride: expected at least 1, and 1 for "{self.rule}", got {self.stride}')
+
+
+def sample_indices(total: int, sampling: Sampling, generator: torch.Generator | None = None) -> list[int]:
+    """Return the indices, ascending and without repeats, that `sampling` picks out of `total` frames.
+
+    Without a generator nothing is random: "random" gives what "uniform" gives, "consecutive" is centred.
+    A video shorter than asked gives fewer indices. `sampling.fps` plays no part here.
+    Raises ValueError for a negative total.
+    """
+    if total < 0:
+        raise ValueError(f"total frames: expected 0 or more, got {total}")
+    if sampling.rule == "all":
+        return list(range(0, total, sampling.stride))[: sampling.frames]
+    assert sampling.frames is not None  # Sampling allows None for "all" only
+    if sampling.rule == "consecutive":
+        count = min(sampling.frames, math.ceil(total / sampling.stride))
+        starts = total - (count - 1) * sampling.stride  # how many places the run can start at
+        start = _draw(0, starts, generator) if generator else (starts - 1) // 2
+        return [start + i * sampling.stride for i in range(count)]
+    count = min(sampling.frames, total)
+    if sampling.rule == "uniform" or generator is None:
+        return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+    return [_draw(i * total // count, (i + 1) * total // count, generator) for i in range(count)]
+
+
+def sample_times(times: Sequence[float], sampling: Sampling, generator: torch.Generator | None = None) -> list[int]:
+    """Return the indices, ascending, that `sampling` picks out of frames shown at `times` (seconds, ascending).
+
+    As `sample_indices`, after resampling to `sampling.fps` from the first frame to the last.
+    """
+    nearest = list(range(len(times)))
+    if sampling.fps is not None and nearest:
+        shown = np.asarray(times) - times[0]
+        # The 1e-6 s keep a tick that falls exactly on a frame, or halfway, from rounding either way.
+        ticks = np.arange(math.floor((shown[-1] + 1e-6) * sampling.fps) + 1) / sampling.fps
+        nearest = np.searchsorted((shown[1:] + shown[:-1]) / 2, ticks - 1e-6).tolist()
+    picks = [nearest[i] for i in sample_indices(len(nearest), sampling, generator)]
+    return sorted(set(picks)) if sampling.rule in ("uniform", "random") else picks
+
+
+def _draw(low: int, high: int, generator: torch.Generator) -> int:
+    return int(torch.randint(low, max(high, low + 1), (), generator=generator))

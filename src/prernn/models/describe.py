@@ -1,0 +1,34 @@
+"""A recipe in words."""
+
+from typing import Any
+
+
+def describe(recipe: dict[str, Any]) -> str:
+    """A network's steps in words: "PreLSTM-SIH at fc7, band:1%"."""
+    steps = " + ".join(_describe_step(step) for step in recipe.get("steps", []))
+    return f"inflated to 3-D, {steps}" if recipe.get("inflate") is not None else steps
+
+
+def _describe_step(step: dict[str, Any]) -> str:
+    if step["step"] == "framewise":
+        return "frame-wise"
+    if step["step"] == "rcn":
+        return _describe_rcn(step)
+    cell, hidden = step["cell"].upper(), step.get("hidden", "full")
+    structure = "" if hidden == "full" else f", {hidden}"
+    if step["step"] == "traditional":
+        layers = "1 layer" if step["num_layers"] == 1 else f"{step['num_layers']} layers"
+        size = f" of {step['hidden_size']}" if step.get("hidden_size") else ""
+        return f"traditional {cell}, {layers}{size}{structure}"
+    form = "-SIH" if step["input"] == "single" and cell != "VRNN" else ""
+    drawn = "" if step.get("pretrained", True) else ", drawn anew"
+    return f"Pre{cell}{form} at {', '.join(step['layer'])}{structure}{drawn}"
+
+
+def _describe_rcn(step: dict[str, Any]) -> str:
+    hidden, mix = step.get("hidden", "full"), step.get("mix", "mean")
+    parts = [f"RCN of {len(step['layers'])} layers"]
+    parts += [hidden] if hidden != "full" else []
+    parts += [mix] if mix != "mean" else []
+    parts += [f"{step['init']} start"] if step.get("init", "identity") != "identity" else []
+    return ", ".join(parts + ([] if step.get("pretrained", True) else ["drawn anew"]))

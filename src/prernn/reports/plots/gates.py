@@ -1,0 +1,110 @@
+"""Pictures of gates: saturation and histograms."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from prernn.reports.plots.figure import _panels, colours_of, legend_below, save_figure
+
+Units = tuple[np.ndarray, np.ndarray]
+
+
+def saturation(
+    grid: Mapping[str, Mapping[str, Mapping[str, Units]]],
+    path: str | Path,
+    *,
+    title: str = "",
+    names: Sequence[str] = (),
+) -> Path:
+    """Saturation plots of gates (PreRNN, Figure 2): a point for each unit, a row a layer, a column a gate.
+
+    Units on the diagonal are saturated all the time, units at the origin never. A large point with a white rim is
+    the mean of a network's units.
+
+    Args:
+        grid: ``{layer: {gate: {network: (left, right)}}}``, fractions of time ``(D,)`` that each unit is saturated.
+        path: of the PNG.
+        names: of the networks of a page, each of which then has one colour in all pictures.
+    """
+    labels = ("fraction right saturated (> 0.9)", "fraction left saturated (< 0.1)")
+
+    def draw(axis, gate, units, colours):
+        _draw_saturation(axis, units, colours)
+
+    figure = _gate_panels(grid, names, 3.3, 3.3, labels, draw)
+    figure.suptitle(title)
+    return save_figure(figure, path)
+
+
+def _draw_saturation(axis, networks: Mapping[str, Units], colours: Mapping[str, str]) -> None:
+    axis.plot((0, 1), (1, 0), color="0.6", linewidth=1, zorder=1)
+    for name, (left, right) in networks.items():
+        size = float(np.clip(4000 / len(left), 4, 20))  # small points for many units
+        axis.scatter(right, left, s=size, alpha=0.45, color=colours[name], linewidths=0, zorder=2)
+    for name, (left, right) in networks.items():  # above all the units
+        axis.scatter(right.mean(), left.mean(), s=70, color=colours[name], edgecolors="white", linewidths=1.2, zorder=3)
+    axis.set_xlim(-0.03, 1.03)
+    axis.set_ylim(-0.03, 1.03)
+    axis.set_xticks(np.linspace(0, 1, 6))
+    axis.set_aspect("equal")
+    axis.grid(alpha=0.3)
+
+
+def histograms(
+    grid: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]],
+    ranges: Mapping[str, tuple[float, float]],
+    path: str | Path,
+    *,
+    title: str = "",
+    names: Sequence[str] = (),
+) -> Path:
+    """Histograms of gate activations, networks side by side (PreRNN, Figure 2): a row a layer, a column a gate.
+
+    Args:
+        grid: ``{layer: {gate: {network: shares}}}``, the share of activations in each of ``K`` bins of equal width.
+        ranges: lowest and highest activation of each gate.
+        path: of the PNG.
+        names: of the networks of a page, each of which then has one colour in all pictures.
+    """
+    labels = ("activation", "share of activations")
+
+    def draw(axis, gate, shares, colours):
+        _draw_histogram(axis, shares, ranges[gate], colours)
+
+    figure = _gate_panels(grid, names, 3.9, 2.7, labels, draw)
+    figure.suptitle(title)
+    return save_figure(figure, path)
+
+
+def _gate_panels(grid, names: Sequence[str], width: float, height: float, labels: tuple[str, str], draw):
+    """A panel for each gate in a row for each layer, with titles, labels of x and y at the edges, and a legend.
+
+    ``draw(axis, gate, networks, colours)`` fills one panel.
+    """
+    gates = list(dict.fromkeys(gate for row in grid.values() for gate in row))
+    figure, axes = _panels(len(grid), len(gates), width, height)
+    colours = colours_of((name for row in grid.values() for networks in row.values() for name in networks), names)
+    for (layer, row), line in zip(grid.items(), axes, strict=True):
+        for gate, axis in zip(gates, line, strict=True):
+            draw(axis, gate, row.get(gate, {}), colours)
+            axis.set_title(f"{layer}, gate {gate}", fontsize=10)
+    for axis in axes[-1]:
+        axis.set_xlabel(labels[0])
+    for axis in axes[:, 0]:
+        axis.set_ylabel(labels[1])
+    legend_below(figure, colours)
+    return figure
+
+
+def _draw_histogram(axis, networks: Mapping[str, np.ndarray], bounds: tuple[float, float], colours) -> None:
+    bins = max((len(shares) for shares in networks.values()), default=1)
+    width = (bounds[1] - bounds[0]) / bins
+    bar = 0.85 * width / max(len(networks), 1)
+    centres = bounds[0] + width * (np.arange(bins) + 0.5)
+    for place, (name, shares) in enumerate(networks.items()):
+        axis.bar(centres + (place - (len(networks) - 1) / 2) * bar, shares, bar, color=colours[name])
+    axis.set_xlim(*bounds)
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3, axis="y")
+    axis.set_axisbelow(True)

@@ -1,0 +1,168 @@
+"""How active the layers of a network are, and what sampling its activations saves."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prernn.conversion.modes import evaluating
+from prernn.layers.input_to_hidden import GateInput, SingleInput
+from prernn.reports.tables import text_table
+from prernn.sparsity.online import _rank, _rows, _sampling, _weighted, sampling_layers
+
+
+@dataclass(frozen=True)
+class LayerActivity:
+    """What one layer saw and did in a run.
+
+    Attributes:
+        inputs: activations of a row: a picture at a convolution, a vector at a linear layer.
+        samples: ``N`` of a row; None where the layer is left alone.
+        non_zero: share of the activations that were not zero before sampling.
+        used: share of the activations that are not zero after it.
+        multiply_adds: of one picture. What a convolution multiplies with its own zeros around the picture is left out.
+        remaining: of them, those with an activation that is not zero after sampling.
+    """
+
+    name: str
+    inputs: int
+    samples: int | None
+    non_zero: float
+    used: float
+    multiply_adds: float
+    remaining: float
+
+
+@dataclass(frozen=True)
+class ActivationReport:
+    """What the layers of a network saw and did in one run, in order; averages are over the layers that are sampled.
+
+    Where no layer is sampled they are over all.
+    """
+
+    layers: tuple[LayerActivity, ...]
+
+    @property
+    def non_zero(self) -> float:
+        """Mean share of activations that were not zero before sampling."""
+        return self._mean([layer.non_zero for layer in self._averaged])
+
+    @property
+    def used(self) -> float:
+        """Mean share of activations that are not zero after sampling (the talk's "a_ij != 0")."""
+        return self._mean([layer.used for layer in self._averaged])
+
+    @property
+    def used_of_non_zero(self) -> float:
+        """Mean share, of the activations that were not zero, of those that are used (the talk's "used a_i")."""
+        return self._mean([layer.used / layer.non_zero for layer in self._averaged if layer.non_zero])
+
+    @property
+    def multiply_adds(self) -> float:
+        """Multiply-adds of all layers, for one picture."""
+        return sum(layer.multiply_adds for layer in self.layers)
+
+    @property
+    def remaining(self) -> float:
+        """Those of them that are left where zeros are skipped."""
+        return sum(layer.remaining for layer in self.layers)
+
+    @property
+    def _averaged(self) -> list[LayerActivity]:
+        return [layer for layer in self.layers if layer.samples is not None] or list(self.layers)
+
+    @staticmethod
+    def _mean(values: list[float]) -> float:
+        return math.fsum(values) / len(values) if values else math.nan
+
+    def table(self) -> str:
+        """A text table, one line a layer and one for averages and sums."""
+        head = ("layer", "inputs", "samples", "non-zero", "used", "multiply-adds", "remaining")
+        rows: list[tuple[str | float, ...]] = [
+            (x.name, x.inputs, "" if x.samples is None else x.samples, x.non_zero, x.used, x.multiply_adds, x.remaining)
+            for x in self.layers
+        ]
+        rows.append(("all", "", "", self.non_zero, self.used, self.multiply_adds, self.remaining))
+        return text_table([head, *(tuple(map(_text, head, row)) for row in rows)])
+
+
+def _text(column: str, value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{100 * value:.2f}%" if column in ("non-zero", "used") else f"{value:,.0f}"
+
+
+def activation_report(module: nn.Module, *inputs: Any) -> ActivationReport:
+    """Runs a network once, in evaluation mode, and counts the activations that its layers see and use.
+
+    Layers that did not run are left out, and so are recurrent products: their states are not sampled.
+
+    Args:
+        module: from `online_sparsity`; of other networks it tells how sparse they are by themselves.
+        inputs: what the module takes.
+    """
+    counts = [_Counts(name, layer) for name, layer in sampling_layers(module)]
+    hooks = [hook for count in counts for hook in count.watch()]
+    try:
+        with torch.no_grad(), evaluating(module):
+            module(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ActivationReport(tuple(count.activity() for count in counts if count.pictures))
+
+
+class _Counts:
+    """Sums over the calls of one layer."""
+
+    def __init__(self, name: str, layer: nn.Module):
+        self.name, self.layer = name, layer
+        self.pictures = self.total = self.width = 0
+        self.before = self.after = self.dense = self.left = 0.0
+
+    def watch(self) -> list:
+        """Hooks before and behind the layer's own."""
+        register = self.layer.register_forward_pre_hook
+        return [register(self._see_before, prepend=True), register(self._see_after)]
+
+    def _see_before(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        rows = _rows(layer, inputs[0])
+        self.width = rows.shape[1]
+        self.total += rows.numel()
+        self.before += float((rows != 0).sum())
+
+    def _see_after(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        x = inputs[0]
+        self.after += float((x != 0).sum())
+        if isinstance(layer, SingleInput):
+            x, _ = layer._pooled(x, ())
+        gates = 1 + len(layer.copies) if isinstance(layer, GateInput) else 1
+        weighted = _weighted(layer)
+        self.pictures += len(x) if x.ndim > _rank(weighted) else 1
+        self.dense += gates * _products(weighted, torch.ones_like(x, dtype=torch.float64))
+        self.left += gates * _products(weighted, (x != 0).double())
+
+    def activity(self) -> LayerActivity:
+        """The shares, and the multiply-adds of one picture."""
+        sampling = _sampling(self.layer)
+        return LayerActivity(
+            name=self.name,
+            inputs=self.width,
+            samples=sampling.samples(self.width) if sampling else None,
+            non_zero=self.before / self.total,
+            used=self.after / self.total,
+            multiply_adds=self.dense / self.pictures,
+            remaining=self.left / self.pictures,
+        )
+
+
+def _products(layer: Any, mask: Tensor) -> float:
+    """Multiply-adds of a layer with the activations that are 1 in ``mask``, and not 0."""
+    if isinstance(layer, nn.Linear):
+        return float(mask.sum()) * layer.out_features
+    # one output of each group says how many of its inputs each place reads
+    weight = torch.ones_like(layer.weight[: layer.groups], dtype=torch.float64)
+    reads = layer._conv_forward(mask, weight, None)  # (B, groups, H', W')
+    return float(reads.sum()) * (layer.out_channels // layer.groups)

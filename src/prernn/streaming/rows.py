@@ -1,0 +1,77 @@
+"""The lines that a stream prints or writes: CSV and JSON."""
+
+import contextlib
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from prernn.reports.files import whole_file
+from prernn.streaming.prediction import Prediction
+
+
+def write_csv(target: str | os.PathLike | TextIO, predictions: Iterable[Prediction]) -> None:
+    """Writes one row a prediction: index, time_s, label, probability, latency_ms.
+
+    To a path, the file appears under its name only when it is complete. To an open text file, such as
+    ``sys.stdout``, each row appears at once, which suits a source without end.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    with csv_rows(target) as write:
+        for prediction in predictions:
+            write(prediction)
+
+
+@contextlib.contextmanager
+def csv_rows(target: str | os.PathLike | TextIO) -> Iterator[Callable[[Prediction], None]]:
+    """Gives a function that writes a prediction's row to ``target``; paths and files as in `write_csv`."""
+    with _lines(target) as line:
+        line("index", "time_s", "label", "probability", "latency_ms")
+        yield lambda p: line(str(p.index), f"{p.time:.3f}", p.label, f"{p.probability:.4f}", f"{p.latency_ms:.2f}")
+
+
+@contextlib.contextmanager
+def json_rows(target: str | os.PathLike | TextIO) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Gives a function that writes a dict as one line of JSON to ``target``; paths and files as in `write_csv`."""
+    with _lines(target) as line:
+        yield lambda row: line(json.dumps(row))
+
+
+@contextlib.contextmanager
+def _lines(target: str | os.PathLike | TextIO) -> Iterator[Callable[..., None]]:
+    """Gives a function that writes one line of cells, at once in an open file."""
+    if not isinstance(target, str | os.PathLike):
+        yield _line_writer(target)
+        return
+    path = Path(target)
+    with whole_file(path) as part:
+        with _naming(path):
+            file = open(part, "w", newline="", encoding="utf-8")  # noqa: SIM115 (closed below)
+        with file:
+            yield _naming(path)(_line_writer(file))
+
+
+def _line_writer(file: TextIO) -> Callable[..., None]:
+    rows = csv.writer(file, lineterminator="\n")
+
+    def write(*cells: str) -> None:
+        if len(cells) == 1:  # a line as it is
+            file.write(cells[0] + "\n")
+        else:
+            rows.writerow(cells)
+        file.flush()
+
+    return write
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Lets an OSError name the file that was asked for, not the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"not written: {error.strerror}", str(path)) from error

@@ -1,0 +1,95 @@
+"""What follows a stream of actions: the class of each moment."""
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TextIO
+
+import numpy as np
+
+from prernn.conversion.network import RecurrentNetwork
+from prernn.streaming.drawing import annotate
+from prernn.streaming.prediction import Prediction, predict
+from prernn.streaming.rows import csv_rows
+from prernn.streaming.stream import Stream
+
+if TYPE_CHECKING:  # at run time it, and with it PyAV, loads when first used
+    from prernn.media.video import Source
+from prernn.streaming.watch import watch
+
+
+class ClassWatcher:
+    """Says the class of each moment: its rows are `Prediction`, one a frame (a snippet, for networks of snippets).
+
+    Args:
+        nets: networks, or streams to go on from; the probabilities of several are averaged (two-stream recognition).
+
+    Raises:
+        ValueError: none, or networks with different labels.
+    """
+
+    def __init__(self, *nets: RecurrentNetwork | Stream):
+        self.streams = [net if isinstance(net, Stream) else Stream(net) for net in nets]
+        labels = [stream.labels for stream in self.streams]
+        if not labels or any(other != labels[0] for other in labels):
+            raise ValueError(f"expected one network, or several with the same labels, got the labels {labels}")
+        self._flows = [_flow_of(stream.net) for stream in self.streams]
+        self._latest: Prediction | None = None
+
+    def see(self, index: int, time: float, frame: np.ndarray) -> list[Prediction]:
+        more = {i: flow(frame) for i, flow in enumerate(self._flows) if flow is not None}
+        prediction = predict(self.streams, index, time, frame, more)
+        if prediction is None:
+            return []
+        self._latest = prediction
+        return [prediction]
+
+    def finish(self) -> list[Prediction]:
+        return []
+
+    def draw(self, frame: np.ndarray) -> np.ndarray:
+        return frame if self._latest is None else annotate(frame, self._latest)
+
+
+def _flow_of(net: RecurrentNetwork) -> Callable[[np.ndarray], np.ndarray] | None:
+    """What makes stacked optical flow of a stream's frames, for a network of the flow stream."""
+    options = net.recipe.get("task") or {}
+    if options.get("stream") != "flow":
+        return None
+    from prernn.media.flow import FlowSettings, FlowStack
+
+    return FlowStack(FlowSettings(**options["flow"]), options["stack"])
+
+
+def stream_video(
+    net: RecurrentNetwork | Stream,
+    source: "Source",
+    *,
+    csv: str | os.PathLike | TextIO | None = None,
+    video: str | os.PathLike | None = None,
+    on_prediction: Callable[[Prediction], None] | None = None,
+    limit: int | None = None,
+    fps: float = 25.0,
+) -> int:
+    """Runs a network that tells classes over a source, as `watch` does, and returns how many frames it was.
+
+    Args:
+        net: the network, or a stream to go on from.
+        source: anything that `prernn.media.video.read_frames` reads.
+        csv: where to write rows, see `prernn.streaming.rows.write_csv`.
+        video: an mp4 with the annotated frames, at the mean rate of the source.
+        on_prediction: called with each prediction as it arrives.
+        limit: stop after so many frames.
+        fps: the rate of a folder of frames.
+
+    Raises:
+        ValueError, OSError: as `watch`; a network without a transform.
+    """
+    return watch(
+        ClassWatcher(net),
+        source,
+        rows=None if csv is None else csv_rows(csv),
+        video=video,
+        on_row=on_prediction,
+        limit=limit,
+        fps=fps,
+    )

@@ -1,0 +1,99 @@
+"""Batches of items: joined, padded, of like length."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Sampler
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Join data set items into a batch (see `Task`).
+
+    Tensors are zero padded to the longest along their first dimension and stacked `(B, T, ...)`, ints become int64
+    `(B,)`, the rest lists. `lengths` `(B,)` int64 are those of `video`; `skipped` is a list of (path, reason) for
+    the items left out. Where all are left out, `path` is empty and there is no `video`.
+    Raises ValueError for frames of different shapes.
+    """
+    skipped = [(item["path"], item["reason"]) for item in items if "reason" in item]
+    items = [item for item in items if "reason" not in item]
+    if not items:
+        return {"path": [], "lengths": torch.zeros(0, dtype=torch.int64), "skipped": skipped}
+    if len(shapes := {tuple(item["video"].shape[1:]) for item in items}) > 1:
+        raise ValueError(f"batch: expected frames of one shape (C, H, W), got {sorted(shapes)}")
+    batch = {key: _joined([item[key] for item in items]) for key in items[0]}
+    lengths = torch.tensor([len(item["video"]) for item in items], dtype=torch.int64)
+    return {**batch, "lengths": lengths, "skipped": skipped}
+
+
+def _joined(values: list[Any]) -> Any:
+    if isinstance(values[0], Tensor):
+        return pad_sequence(values, batch_first=True)  # (B, T, ...)
+    return torch.tensor(values, dtype=torch.int64) if isinstance(values[0], int) else values
+
+
+class LengthBucketSampler(Sampler[list[int]]):
+    """Batches of clips of similar length, to cut padding: a `batch_sampler` for one or several processes.
+
+    Every epoch shuffles anew by (seed, epoch), then sorts by length within pools of `pool` batches. Each
+    index comes exactly once an epoch over all ranks, and all ranks get the same number of batches. Batches
+    hold at most `batch_size` clips, in sizes that differ by one at most; they are larger only where there are
+    too few clips to give every rank one in the last step. `rank` is this process out of `world_size`.
+    Raises ValueError for a bad batch size or rank, or fewer clips than ranks.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        pool: int = 50,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < 1 or pool < 1:
+            raise ValueError(f"batch size and pool: expected at least 1, got {batch_size} and {pool}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank: expected 0 to {world_size - 1}, got {rank}")
+        if len(lengths) < world_size:
+            raise ValueError(f"lengths: expected at least one clip for each of {world_size} ranks, got {len(lengths)}")
+        self.lengths = np.asarray(lengths, dtype=np.int64)
+        self.batch_size, self.seed, self.shuffle, self.pool = batch_size, seed, shuffle, pool
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        # Whole steps of all ranks: enough for the batch size, but no more than leave every batch a clip.
+        steps = -(-len(lengths) // (batch_size * world_size))
+        self.steps = min(steps, len(lengths) // world_size)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the shuffle of this epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        chance = np.random.default_rng([self.seed, self.epoch])
+        order = chance.permutation(len(self.lengths)) if self.shuffle else np.arange(len(self.lengths))
+        size = self.pool * self.batch_size if self.shuffle else len(order)
+        pools = [order[start : start + size] for start in range(0, len(order), size)]
+        # Every second pool runs from long to short, so that a batch across two pools is of one length too.
+        ordered = [
+            part[np.argsort(self.lengths[part], kind="stable")][:: -1 if i % 2 else 1] for i, part in enumerate(pools)
+        ]
+        batches = np.array_split(np.concatenate(ordered), self.steps * self.world_size)
+        steps = chance.permutation(self.steps) if self.shuffle else np.arange(self.steps)
+        for step in steps:  # ranks take neighbours, so that none waits long for another
+            yield batches[step * self.world_size + self.rank].tolist()
+
+
+def hold_last(video: Tensor, lengths: Tensor) -> Tensor:
+    """``video (B, T, ...)`` with each clip's last frame in place of its padding, from ``lengths (B,)`` on."""
+    steps = torch.arange(video.shape[1], device=video.device).expand(len(lengths), -1)  # (B, T)
+    steps = torch.minimum(steps, lengths[:, None] - 1)
+    return video[torch.arange(len(lengths), device=video.device)[:, None], steps]

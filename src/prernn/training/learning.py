@@ -1,0 +1,56 @@
+"""How a network learns: learning rates and schedules."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning-rate schedule (PreRNN supplement, section 1).
+
+    Attributes:
+        kind: "constant"; "step": times ``factor`` after every ``every`` epochs from epoch ``start`` on;
+            "plateau": times ``factor`` after ``every`` epochs without a lower training loss.
+        every: epochs.
+        start: epochs before the first interval begins.
+        factor: of the learning rate.
+        stop_at: end training when the new part's learning rate has come down to this.
+
+    Action recognition: ``step``, every 10, factor 0.5. Face alignment: ``step``, every 5, start 10, factor 0.5.
+    Hand gestures: ``plateau``, every 40, factor 0.1, stop_at 3e-7.
+    """
+
+    kind: Literal["constant", "step", "plateau"] = "step"
+    every: int = 10
+    start: int = 0
+    factor: float = 0.5
+    stop_at: float = 0.0
+
+    def rate(self, epoch: int) -> float:
+        """Share of the base learning rate in an epoch (not for plateaus)."""
+        if self.kind == "constant" or epoch < self.start:
+            return 1.0
+        return self.factor ** ((epoch - self.start) // self.every)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a network learns: SGD with momentum, one learning rate for each part (PreRNN supplement, section 1).
+
+    Attributes:
+        lr: learning rate of the new part (``W_hh``, recurrent biases, new output layer, a traditional RNN).
+        pretrained_lr: learning rate of the pre-trained part; 0 leaves it as it is.
+        momentum: of SGD.
+        weight_decay: of SGD, on all weights.
+        schedule: of both learning rates.
+        frozen_statistics: keep batch normalization on its pre-computed statistics throughout.
+        checkpoint: frames at a time that are computed again on the way back, for long clips; see `RecurrentNetwork`.
+    """
+
+    lr: float = 1e-2
+    pretrained_lr: float = 3e-4
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Schedule = field(default_factory=Schedule)
+    frozen_statistics: bool = True
+    checkpoint: int | None = None

@@ -1,0 +1,60 @@
+"""What a run folder holds, read back."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def _folder(path: Path) -> Path:
+    """The run folder of a path: itself, or where the checkpoint file belongs to."""
+    if path.is_dir():
+        return path
+    return path.parent.parent if path.parent.name == "checkpoints" else path.parent
+
+
+def _read_metrics(path: Path) -> dict[str, float]:
+    """Scalars of a ``metrics.json``; nothing where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    return {key: v for key, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+
+
+def _read_table(path: Path, needed: Sequence[str]) -> list[dict[str, float]]:
+    """Rows of a CSV of numbers, blanks left out; nothing where there is no file.
+
+    Raises ValueError, naming file and line, for what is no number, or a table without the ``needed`` columns.
+    """
+    if not path.is_file():
+        return []
+    rows = []
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        reader = csv.DictReader(file)
+        absent = [column for column in needed if column not in (reader.fieldnames or [])]
+        if absent:
+            raise ValueError(f"{path}:1: expected a column {absent[0]!r}, got {reader.fieldnames or []}")
+        for row in reader:
+            rows.append({key: _number(value, path, reader.line_num, key) for key, value in row.items() if value})
+            if missing := [column for column in needed if column not in rows[-1]]:
+                raise ValueError(f"{path}:{reader.line_num}: expected a number in column {missing[0]!r}, got none")
+    return rows
+
+
+def _number(text: Any, path: Path, line: int, column: str | None) -> float:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        place = "more values than columns" if column is None else f"{text!r} in column {column!r}"
+        raise ValueError(f"{path}:{line}: expected a number, got {place}") from None
+
+
+def _read_errors(path: Path) -> tuple[list[float], list[float]] | None:
+    rows = _read_table(path, ["error", "share"])
+    return ([row["error"] for row in rows], [row["share"] for row in rows]) if rows else None

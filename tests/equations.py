@@ -1,0 +1,64 @@
+"""The papers' equations written out, with dense matrices and plain loops, none of the package's code.
+
+They are for one row: u (G, D), w (G, D, D), b (G, D), state of vectors (D,).
+"""
+
+import torch
+
+CLOSE = {"rtol": 0, "atol": 1e-12}
+
+
+def close(actual, expected, **tolerance):
+    """Asserts equal shapes and values, also of (nested) tuples of tensors; float64 to 1e-12 unless told."""
+    torch.testing.assert_close(actual, expected, **{**CLOSE, **tolerance})
+
+
+def vrnn_step(u, state, w, b, activation=torch.tanh):
+    """PreRNN, eqs. 1 and 5."""
+    (h,) = state
+    return (activation(u[0] + w[0] @ h + b[0]),)
+
+
+def lstm_step(u, state, w, b):
+    """PreRNN, eqs. 2, 8 and 11; gates in the order i, f, c~, o."""
+    h, c = state
+    i = torch.sigmoid(u[0] + w[0] @ h + b[0])
+    f = torch.sigmoid(u[1] + w[1] @ h + b[1])
+    new = torch.tanh(u[2] + w[2] @ h + b[2])
+    o = torch.sigmoid(u[3] + w[3] @ h + b[3])
+    c = f * c + i * new
+    return o * torch.tanh(c), c
+
+
+def gru_step(u, state, w, b):
+    """PreRNN, eqs. 3, 9 and 12; gates in the order r, z, h~."""
+    (h,) = state
+    r = torch.sigmoid(u[0] + w[0] @ h + b[0])
+    z = torch.sigmoid(u[1] + w[1] @ h + b[1])
+    new = torch.tanh(u[2] + w[2] @ (r * h) + b[2])
+    return ((1 - z) * h + z * new,)
+
+
+def torch_gru_step(u, state, w, b, reset="after"):
+    """torch.nn.GRU as its documentation has it, where z is the share of the old state; either reset."""
+    (h,) = state
+    r = torch.sigmoid(u[0] + w[0] @ h + b[0])
+    z = torch.sigmoid(u[1] + w[1] @ h + b[1])
+    recurrent = r * (w[2] @ h + b[2]) if reset == "after" else w[2] @ (r * h) + b[2]
+    return ((1 - z) * torch.tanh(u[2] + recurrent) + z * h,)
+
+
+EQUATIONS = {"vrnn": vrnn_step, "lstm": lstm_step, "gru": gru_step}
+
+
+def run_equations(step, u, state, w, b):
+    """Steps rows one by one: ``u (T, B, G, D)`` and states ``(B, D)`` to outputs ``(T, B, D)`` and last states."""
+    columns, last = [], []
+    for row in range(u.shape[1]):
+        own, outputs = tuple(tensor[row] for tensor in state), []
+        for u_t in u[:, row]:
+            own = step(u_t, own, w, b)
+            outputs.append(own[0])
+        columns.append(torch.stack(outputs))
+        last.append(own)
+    return torch.stack(columns, dim=1), tuple(torch.stack(tensors) for tensors in zip(*last, strict=True))

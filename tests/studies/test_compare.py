@@ -1,0 +1,229 @@
+"""The comparison: networks on one cached trunk are the networks themselves; search and batches are as they say."""
+
+import csv
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from prernn.commands.main import main
+from prernn.conversion.cut import inputs_of, split
+from prernn.media.sampling import Sampling
+from prernn.media.video import write_video
+from prernn.models.recipe import Recipe
+from prernn.studies import compare, frozen_trunk
+from prernn.studies.lineup import RCN_STARTS, Budget, Row
+from prernn.tasks.action.task import Action
+from prernn.training.cached_features import cached, outputs
+from prernn.training.data_module import VideoData
+from prernn.training.evaluation import evaluate, whole_outputs
+
+TINY = Recipe("timm/test_resnet")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    for part, count in (("train", 4), ("test", 2)):
+        for label, name in enumerate(("brighter", "darker")):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                noise = np.random.default_rng([label, number]).integers(0, 40, (32, 32, 3))
+                steps = np.linspace(40, 200, 6)[:: 1 - 2 * label]
+                write_video(folder / f"{number}.mp4", [(step + noise).astype(np.uint8) for step in steps], 6)
+    return root
+
+
+def data_of(root):
+    task = Action(sampling=Sampling(4, "random"), size=32)
+    return VideoData(str(root), task, TINY.backbone, batch_size=4, num_workers=0)
+
+
+@pytest.fixture(scope="module")
+def features(root):
+    data = data_of(root)
+    data.setup("test")
+    at = inputs_of(TINY.build(2))
+    trunk, _ = split(TINY.build(2), at)
+    return data, at, cached(trunk.eval(), data.datasets["test"])
+
+
+@pytest.mark.parametrize("method", ["framewise", "traditional", "prernn"])
+def test_what_stands_on_cached_features_is_the_network(root, features, method):
+    data, at, _ = features
+    net = Recipe(TINY.backbone, method=method).build(2).eval()
+    trunk, rest = split(net, at)
+    (item, *_) = cached(trunk, data.datasets["test"])
+    batch = {"video": item["video"][None], **{k: v[None] for k, v in item.items() if k.startswith("input_")}}
+    expected = net(data.datasets["test"][0]["video"][None])[0]
+    torch.testing.assert_close(outputs(rest, net.init_state(1), batch), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_evaluation_is_the_tasks(features):
+    data, at, items = features
+    net = TINY.build(2).eval()
+    _, rest = split(net, at)
+    found = evaluate(lambda batch: outputs(rest, net.init_state(len(batch["path"])), batch), data.task, items, 3)
+    assert int(found["confusion"].sum()) == 4
+
+
+def test_a_cut_that_is_not_there():
+    with pytest.raises(ValueError, match="expected values of the network's graph, got nowhere"):
+        split(TINY.build(2), ["nowhere"])
+
+
+def test_passes_are_read_as_epochs_and_each_epoch_takes_one(root):
+    data = data_of(root)
+    trunk, _ = split(TINY.build(2))
+    items = cached(trunk.eval(), data.datasets["train"], passes=2)
+    assert [item["number"] for item in items] == [*range(8), *range(8)]
+    assert not torch.equal(items[0]["video"], items[8]["video"])  # other crops
+    budget = Budget(batch_size=3, passes=2)
+    for epoch in (0, 1, 2):
+        batches = list(frozen_trunk._batches(items, epoch, 0, budget))
+        assert [len(batch["path"]) for batch in batches] == [3, 3, 2]
+        assert len({path for batch in batches for path in batch["path"]}) == 8
+        first = {item["path"]: item["video"] for item in items[8 * (epoch % 2) :][:8]}
+        for batch in batches:
+            for path, video in zip(batch["path"], batch["video"], strict=True):
+                assert torch.equal(first[path], video)
+    order = [batch["path"] for batch in frozen_trunk._batches(items, 0, 0, budget)]
+    assert order != [batch["path"] for batch in frozen_trunk._batches(items, 0, 1, budget)]
+
+
+def test_the_search_is_judged_by_videos_it_does_not_train_on(monkeypatch):
+    items = [{"number": n, "epoch": e} for e in range(3) for n in range(8)]
+    monkeypatch.setitem(compare._shared, "train", items)
+    train, judges = compare._held_out(Budget(held_out=0.25))
+    assert len(judges) == 2
+    assert all(item["epoch"] == 0 for item in judges)
+    assert not {item["number"] for item in judges} & {item["number"] for item in train}
+    assert len(train) == 18
+
+
+def test_the_best_rate():
+    task = Action()
+    assert compare._best_rate({0.1: 0.5, 0.01: 0.7, 0.03: math.nan}, task) == 0.01
+    assert compare._best_rate({0.1: 0.7, 0.01: 0.7}, task) == 0.01
+    task.score = ("error", "min")
+    assert compare._best_rate({0.1: 0.5, 0.01: 0.7, 0.03: math.nan}, task) == 0.1
+    rows = [Row(name, TINY, rate=0.1, search={0.1: score}) for name, score in (("a", 0.3), ("b", 0.2))]
+    assert compare._best(rows, task).name == "b"
+    diverged = Row("c", TINY, rate=0.1, search={0.1: math.nan})
+    assert compare._best([diverged, *rows], task).name == "b"
+
+
+def test_the_command(root, tmp_path, capsys):
+    config = {"class_path": "prernn.tasks.action.task.Action", "init_args": {"size": 32, "sampling": {"frames": 4}}}
+    file = tmp_path / "config.yaml"
+    values = {"model": {"recipe": {"backbone": TINY.backbone}}, "data": {"task": config}}
+    file.write_text(json.dumps(values))
+    arguments = ["--epochs", "1", "--rates", "0.01", "--seeds", "0", "1", "--passes", "1", "--jobs", "1"]
+    arguments += ["--structures", "diagonal", "--out", str(tmp_path / "out")]
+    assert main(["compare", *arguments, "--", "--config", str(file), "--data.root", str(root)]) == 0
+    with open(tmp_path / "out" / "comparison.csv") as lines:
+        rows = list(csv.DictReader(lines))
+    names = [row["network"].split(",")[0] for row in rows]
+    assert names[:3] == ["frame-wise CNN", "traditional GRU", "traditional LSTM"]
+    assert names[3:7] == ["PreGRU", "PreGRU-SIH", "PreLSTM", "PreLSTM-SIH"]
+    assert rows[7]["network"].endswith(", diagonal")
+    assert int(rows[7]["recurrent weights"]) < int(rows[4]["recurrent weights"]) or "SIH" not in rows[7]["network"]
+    record = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    for row, line in zip(record["rows"], rows, strict=True):
+        found = [result["metrics"]["clip_accuracy"] for result in row["finals"]]
+        assert float(line["clip_accuracy"]) == pytest.approx(np.mean(found))
+        assert float(line["clip_accuracy spread"]) == pytest.approx(np.std(found, ddof=1))
+        assert len(row["finals"][0]["history"]["train loss"]) == 1
+    assert (tmp_path / "out" / "convergence.png").read_bytes().startswith(b"\x89PNG")
+    assert "frame-wise CNN" in capsys.readouterr().out
+    assert main(["compare", *arguments, "--", "--config", str(file), "--data.root", "absent"]) == 2
+    assert "absent" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_table_of_rcn(root, tmp_path, capsys):
+    config = {"class_path": "prernn.tasks.action.task.Action", "init_args": {"size": 32, "sampling": {"frames": 4}}}
+    file = tmp_path / "config.yaml"
+    file.write_text(json.dumps({"model": {"recipe": {"backbone": TINY.backbone}}, "data": {"task": config}}))
+    arguments = [
+        "compare",
+        "--networks",
+        "rcn",
+        "--epochs",
+        "1",
+        "--rates",
+        "0.01",
+        "--seeds",
+        "0",
+        "1",
+        "--passes",
+        "1",
+    ]
+    arguments += ["--jobs", "1", "--structures", "diagonal", "--also", "mc3_18", "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--", "--config", str(file), "--data.root", str(root)]) == 0
+    with open(tmp_path / "out" / "comparison.csv") as lines:
+        rows = {row["network"]: row for row in csv.DictReader(lines)}
+    starts = [f"RCN, {name}" for name in RCN_STARTS]
+    last = ["RCN, pre-trained, identity, diagonal", "inflated to 3-D", "mc3_18, random"]
+    assert list(rows) == ["frame-wise CNN", *starts, *last]
+    assert int(rows["RCN, pre-trained, identity, diagonal"]["recurrent weights"]) < int(
+        rows[starts[3]]["recurrent weights"]
+    )
+    assert [int(rows[name]["recurrent weights"]) for name in (*last[1:], "frame-wise CNN")] == [0, 0, 0]
+    inflated, plain = (int(rows[name]["weights"]) for name in ("inflated to 3-D", "frame-wise CNN"))
+    assert inflated > 1.5 * plain  # kernels of three frames
+    record = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert all(row["search"] == {} and row["rate"] == 0.01 for row in record["rows"])  # nothing to choose from
+    for row in record["rows"]:
+        for result in row["finals"]:
+            assert len(result["early"]) == 10
+            assert result["early"][-1] == pytest.approx(result["metrics"]["clip_accuracy"])
+    with open(tmp_path / "out" / "early.csv") as lines:
+        assert len(list(csv.DictReader(lines))) == 10 * len(rows)
+    assert (tmp_path / "out" / "early.png").read_bytes().startswith(b"\x89PNG")
+    assert "mc3_18" in capsys.readouterr().out
+
+
+def test_whole_networks_learn_the_statistics_of_their_batches_and_keep_padding_out(root):
+    data = data_of(root)
+    data.setup("test")
+    net = replace(TINY, method="rcn").build(2).eval()
+    short = data.datasets["test"][0]["video"][:2]
+    batch = {"video": torch.cat([short, torch.full_like(short, math.nan)])[None], "lengths": torch.tensor([2])}
+    out = whole_outputs(net, batch)
+    torch.testing.assert_close(out[:, :2], net(short[None])[0], rtol=1e-4, atol=1e-5)
+    assert out.shape == (1, 4, 2)
+    part, forward = frozen_trunk._learner(net, None)
+    assert part is net
+    assert torch.equal(forward(batch), out)
+
+
+def test_a_clip_network_answers_once(root):
+    net = replace(TINY, method="framewise", inflate={"frames": 4}).build(2).eval()
+    video = torch.randn(2, 5, 3, 32, 32)
+    batch = {"video": video, "lengths": torch.tensor([5, 3])}
+    out = whole_outputs(net, batch)
+    assert out.shape == (2, 5, 2)
+    assert torch.equal(out, out[:, :1].expand(-1, 5, -1))
+    batch["video"] = video.clone()
+    batch["video"][1, 3:] = math.nan  # padding
+    assert torch.equal(whole_outputs(net, batch), out)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--networks", "cnn"], "expected networks to be one of prernn, rcn, got 'cnn'"),
+        (["--also", "r3d_18"], "beside networks='rcn' alone, got r3d_18"),
+    ],
+)
+def test_mistakes(root, tmp_path, options, message, capsys):
+    file = tmp_path / "config.yaml"
+    task = {"class_path": "prernn.tasks.action.task.Action", "init_args": {"size": 32}}
+    file.write_text(json.dumps({"model": {"recipe": {"backbone": TINY.backbone}}, "data": {"task": task}}))
+    rest = ["--out", str(tmp_path / "out"), "--", "--config", str(file), "--data.root", str(root)]
+    assert main(["compare", *options, *rest]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,74 @@
+"""The house: which wing may import which, how large rooms and functions are, and what imports pull in."""
+
+import ast
+import graphlib
+from pathlib import Path
+
+import pytest
+
+import prernn
+
+ORDER = (
+    ("reports", "ops"),
+    ("media", "layers"),
+    ("conversion",),
+    ("sparsity", "streaming"),
+    ("models", "tasks"),
+    ("training",),
+    ("studies",),
+    ("commands", "benchmarks"),
+)
+"""The wings: each imports only those above it, and itself."""
+
+RANK = {wing: rank for rank, wings in enumerate(ORDER) for wing in wings}
+PACKAGE = Path(prernn.__file__).parent
+FILES = sorted(PACKAGE.glob("*/**/*.py"))
+LONG = {"ops/triton.py": 641}
+"""Lines of the files that are allowed more than 400: a kernel and its gradient are one thing."""
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of the package that a file imports, also inside its functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name(path)}: expected absolute imports"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {module for module in found if module.startswith("prernn.")}
+
+
+def room(module: str) -> str:
+    """The module that a dotted path is of, or is in."""
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    return module if path.is_dir() or path.with_suffix(".py").exists() else module.rpartition(".")[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_a_wing_imports_only_wings_before_it(path):
+    own = path.relative_to(PACKAGE).parts[0]
+    for module in imports(path):
+        wing = module.split(".")[1]
+        assert wing == own or RANK.get(wing, -1) < RANK[own], f"{name(path)} imports {module}"
+
+
+def test_imports_have_no_circles():
+    graph = {f"prernn.{name(path)[:-3].replace('/', '.')}": {room(m) for m in imports(path)} for path in FILES}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_rooms_are_small():
+    for folder in {path.parent for path in FILES} | {PACKAGE}:
+        entries = [entry.name for entry in folder.iterdir() if entry.name != "__pycache__"]
+        assert len(entries) <= 15, f"{folder.name}: {sorted(entries)}"
+    for path in FILES:
+        text = path.read_text()
+        assert text.count("\n") <= LONG.get(name(path), 400), name(path)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and path.parent.name != "ops":
+                assert node.end_lineno - node.lineno < 60, f"{name(path)}: {node.name}"

@@ -1,0 +1,344 @@
+"""Training: resuming, several processes, learning rates, frozen statistics, what a run leaves behind."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import prernn
+from prernn.commands.main import main
+from prernn.media.sampling import Sampling
+from prernn.media.video import write_video
+from prernn.models import checkpoint
+from prernn.models.recipe import Recipe
+from prernn.tasks.action.task import Action
+from prernn.training.data_module import VideoData
+from prernn.training.learning import Learning, Schedule
+from prernn.training.module import VideoModule
+
+TINY = "timm/test_resnet"
+CLASSES = ("brighter", "darker")
+
+
+def render(folder, label, number):
+    rng = np.random.default_rng([label, number])
+    steps = np.linspace(40, 200, 6) if label == 0 else np.linspace(200, 40, 6)
+    noise = rng.integers(0, 40, (32, 32, 3))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_video(folder / f"{number}.mp4", [(step + noise).astype(np.uint8) for step in steps], 6)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    for split, count in (("train", 4), ("test", 2)):
+        for label, name in enumerate(CLASSES):
+            for number in range(count):
+                render(root / split / name, label, number + (100 if split == "test" else 0))
+    return root
+
+
+def config(videos, root, **trainer):
+    recipe = {"backbone": TINY, "cell": "gru", "input": "single", "hidden": "band:3"}
+    learning = {"lr": 0.05, "pretrained_lr": 0.01}
+    options = {"sampling": {"frames": 4, "rule": "random"}, "size": 32}
+    task = {"class_path": "prernn.tasks.action.task.Action", "init_args": options}
+    return {
+        "seed_everything": 3,
+        "model": {"recipe": recipe, "learning": learning},
+        "data": {"root": str(videos), "task": task, "batch_size": 4, "num_workers": 0},
+        "trainer": {
+            "max_epochs": 2,
+            "default_root_dir": str(root),
+            "accelerator": "cpu",
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            **trainer,
+        },
+    }
+
+
+def write(path, values):
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def finished(videos, tmp_path_factory):
+    """A run of three epochs in one go."""
+    root = tmp_path_factory.mktemp("whole")
+    file = write(root / "config.yaml", config(videos, root / "run", max_epochs=3))
+    assert main(["fit", "--config", file]) == 0
+    return root / "run", file
+
+
+def test_a_resumed_run_ends_in_the_weights_of_an_unbroken_one(videos, finished, tmp_path):
+    whole = checkpoint.load(finished[0]).state_dict()
+    file = write(tmp_path / "config.yaml", config(videos, tmp_path / "run"))
+    assert main(["fit", "--config", file, "--trainer.max_epochs", "1"]) == 0
+    torch.rand(17)  # the chance of another process
+    assert main(["fit", "--config", file, "--trainer.max_epochs", "3", "--ckpt_path", "last"]) == 0
+    broken = checkpoint.load(tmp_path / "run").state_dict()
+    assert all(torch.equal(whole[name], broken[name]) for name in whole)
+    assert (tmp_path / "run" / "history.csv").read_text() == (finished[0] / "history.csv").read_text()
+
+
+def test_a_run_keeps_batch_statistics_frozen(finished):
+    """Lightning trains in the mode that it finds, so the module has to be in the right one from the start."""
+    state = checkpoint.load(finished[0]).state_dict()
+    means = [value for name, value in state.items() if name.endswith("running_mean")]
+    assert means
+    assert not any(value.any() for value in means)
+    assert not any(value for name, value in state.items() if name.endswith("num_batches_tracked"))
+
+
+def test_a_run_leaves_its_results(videos, finished):
+    run, file = finished
+    assert main(["test", "--config", file]) == 0
+    assert main(["predict", "--config", file]) == 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert np.sum(metrics["confusion"]) == 4
+    assert metrics["labels"] == list(CLASSES)
+    with (run / "predictions.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) == 4
+    hits = [row["label"] == os.path.basename(os.path.dirname(row["path"])) for row in rows]
+    assert np.mean(hits) == pytest.approx(metrics["clip_accuracy"])
+    with (run / "history.csv").open() as lines:
+        history = list(csv.DictReader(lines))
+    assert [row["epoch"] for row in history] == ["1", "2", "3"]
+    kept = yaml.safe_load((run / "config.yaml").read_text())  # of the training, after a test too
+    assert kept["trainer"]["max_epochs"] == 3
+    assert kept["model"]["recipe"]["backbone"] == TINY
+    for picture in ("curves.png", "confusion.png"):
+        assert (run / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_both_kinds_of_checkpoint_load_as_the_same_network(finished):
+    run, _ = finished
+    video = torch.randn(1, 2, 3, 32, 32)
+    first, second = prernn.load(run), prernn.load(run / "checkpoints" / "last.ckpt")
+    assert first.recipe == second.recipe
+    assert first.recipe["labels"] == list(CLASSES)
+    with torch.no_grad():
+        assert torch.equal(first(video)[0], second(video)[0])
+
+
+def test_a_checkpoint_of_another_network_is_refused_in_one_line(videos, finished, tmp_path, capsys):
+    values = config(videos, tmp_path / "run")
+    values["model"]["recipe"]["cell"] = "lstm"
+    last = finished[0] / "checkpoints" / "last.ckpt"
+    for command in ("fit", "test"):
+        assert main([command, "--config", write(tmp_path / "c.yaml", values), "--ckpt_path", str(last)]) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("prernn: error:")
+        assert "another network" in error
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda c: c["data"].update(bogus=1), "bogus"),
+        (lambda c: c.update(bogus=1), "bogus"),
+        (lambda c: c["model"]["recipe"].update(cell="elman"), "elman"),
+        (lambda c: c["model"]["recipe"].update(hidden="band:4"), "band:4"),
+        (lambda c: c["model"]["recipe"].update(layer="nowhere"), "nowhere"),
+        (lambda c: c["model"]["recipe"].update(backbone="resnet5000"), "resnet5000"),
+        (lambda c: c["model"]["recipe"].update(weights="absent.pth"), "absent.pth"),
+        (lambda c: c["data"].update(root="absent"), "absent"),
+        (lambda c: c["data"]["task"]["init_args"].update(layout="ucf101"), "classInd.txt"),
+        (lambda c: c["data"]["task"]["init_args"]["sampling"].update(rule="sometimes"), "sometimes"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(videos, tmp_path, capsys, change, complaint):
+    values = config(videos, tmp_path)
+    change(values)
+    assert main(["fit", "--config", write(tmp_path / "config.yaml", values)]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("prernn: error:")
+    assert complaint in lines[-1]
+    assert "Traceback" not in "".join(lines)
+
+
+def test_a_bad_video_stops_the_run_or_is_skipped_as_the_user_chose(videos, tmp_path, capsys):
+    root = tmp_path / "videos"
+    for label, name in enumerate(CLASSES):
+        for number in range(2):
+            render(root / "train" / name, label, number)
+            render(root / "test" / name, label, number)
+    bad = root / "train" / CLASSES[0] / "bad.mp4"
+    bad.write_text("not a video")
+    values = config(root, tmp_path / "run", max_epochs=1)
+    values["data"]["num_workers"] = 1
+    file = write(tmp_path / "config.yaml", values)
+    assert main(["fit", "--config", file, "--data.on_error", "raise"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("prernn: error:")
+    assert "bad.mp4" in error
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    with pytest.warns(RuntimeWarning, match="skipped"):
+        assert main(["fit", "--config", file, "--data.on_error", "skip", "--data.num_workers", "0"]) == 0
+    assert "skipped 1 videos" in capsys.readouterr().out
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(videos, tmp_path, capsys, monkeypatch):
+    file = write(tmp_path / "config.yaml", config(videos, tmp_path / "run"))
+    assert main(["fit", "--config", file, "--trainer.max_epochs", "1"]) == 0
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+
+    def full(self, checkpoint, path, storage_options=None):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lightning.pytorch.plugins.io.TorchCheckpointIO.save_checkpoint", full)
+    assert main(["fit", "--config", file, "--ckpt_path", "last"]) == 2
+    assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
+    assert last.read_bytes() == before
+    assert sorted(path.name for path in last.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+WORKER = """
+import json, sys
+import lightning as L, torch
+from prernn.data import VideoData
+from prernn.recipe import Recipe
+from prernn.tasks.action import Action
+from prernn.training import Learning, VideoModule
+from prernn.transforms import Sampling
+
+root, out, devices, batch = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+
+class Watch(L.Callback):
+    def __init__(self):
+        self.losses, self.paths = [], []
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.paths += batch["path"]
+    def on_train_epoch_end(self, trainer, module):
+        self.losses.append(float(trainer.callback_metrics["train_loss"]))
+
+torch.set_num_threads(1)
+L.seed_everything(0)
+task = Action(sampling=Sampling(frames=4, rule="uniform"), size=32, scale=(1.0, 1.0), flip=False)
+data = VideoData(root, task, batch_size=batch, num_workers=0)
+recipe = Recipe("timm/test_resnet", cell="gru", input="single")
+module = VideoModule(recipe, Learning(lr=0.05, pretrained_lr=0.01), data.task)
+watch = Watch()
+trainer = L.Trainer(max_epochs=2, accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto",
+                    use_distributed_sampler=False, logger=False, enable_checkpointing=False,
+                    enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0)
+trainer.fit(module, data)
+weights = sum(p.double().abs().sum().item() for p in module.network.parameters())
+with open(f"{out}.{trainer.global_rank}", "w") as file:
+    json.dump({"losses": watch.losses, "paths": watch.paths, "weights": weights}, file)
+"""
+
+
+def test_two_processes_train_as_one_on_the_same_global_batch(videos, tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    results = {}
+    for devices, batch in ((1, 4), (2, 2)):
+        out = tmp_path / f"out{devices}"
+        command = [sys.executable, str(script), str(videos), str(out), str(devices), str(batch)]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        results[devices] = [json.loads((tmp_path / f"out{devices}.{rank}").read_text()) for rank in range(devices)]
+    (one,), two = results[1], results[2]
+    seen = [path for rank in two for path in rank["paths"]]
+    assert sorted(seen) == sorted(one["paths"])
+    assert len(set(seen)) * 2 == len(seen)  # two epochs, no clip twice in one
+    assert not set(two[0]["paths"][:4]) & set(two[1]["paths"][:4])
+    np.testing.assert_allclose(two[0]["losses"], one["losses"], rtol=1e-5)
+    np.testing.assert_allclose(two[0]["weights"], one["weights"], rtol=1e-5)
+    np.testing.assert_allclose(two[1]["weights"], two[0]["weights"], rtol=1e-12)
+
+
+def module_of(**learning):
+    task = Action()
+    task.labels = ["a", "b"]
+    return VideoModule(Recipe(TINY, cell="gru", input="gate"), Learning(**learning), task)
+
+
+def test_each_part_learns_at_its_own_rate():
+    module = module_of(lr=0.3, pretrained_lr=0.01)
+    groups = {group["name"]: group for group in module.configure_optimizers()["optimizer"].param_groups}
+    names = {id(p): name for name, p in module.network.named_parameters()}
+    new = {names[id(p)] for p in groups["new"]["params"]}
+    layer = module.network.recipe["steps"][0]["layer"][0]
+    assert new == {f"cnn.{layer}.hidden_to_hidden.weight", f"cnn.{layer}.bias", "cnn.fc.weight", "cnn.fc.bias"}
+    assert groups["new"]["lr"] == 0.3
+    assert groups["pretrained"]["lr"] == 0.01
+    assert len(groups["new"]["params"]) + len(groups["pretrained"]["params"]) == len(names)
+
+
+def test_a_layer_drawn_anew_and_a_stacked_rnn_are_new():
+    for recipe, part in (
+        (Recipe(TINY, pretrained_layer=False), "input_to_hidden"),
+        (Recipe(TINY, method="traditional"), "recurrent_0.input_to_hidden"),
+    ):
+        net = recipe.build(2)
+        new = {id(p) for p in net.new_parameters()}
+        inside = [p for name, p in net.named_parameters() if part in name and "tail" not in name]
+        assert inside
+        assert all(id(p) in new for p in inside)
+
+
+def test_zero_rate_freezes_the_pretrained_part():
+    module = module_of(pretrained_lr=0.0)
+    trained = {name for name, p in module.network.named_parameters() if p.requires_grad}
+    assert 0 < len(trained) < 6
+    assert len(module.configure_optimizers()["optimizer"].param_groups) == 1
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_batch_statistics_stay_frozen_if_asked(frozen):
+    module = module_of(frozen_statistics=frozen)
+    assert module.training
+    trunk = [m for name, m in module.network.cnn.named_modules() if isinstance(m, _BatchNorm) and "tail" not in name]
+    before = trunk[0].running_mean.clone()
+    module(torch.randn(2, 2, 3, 32, 32))
+    assert torch.equal(before, trunk[0].running_mean) == frozen
+    tail = [m for name, m in module.network.cnn.named_modules() if isinstance(m, _BatchNorm) and "tail" in name]
+    assert tail
+    assert not any(m.training for m in tail)  # eqs. 6, 7, 10: pre-computed statistics, always
+
+
+def test_schedules_of_the_supplement():
+    action = Schedule("step", every=10, factor=0.5)
+    assert [action.rate(epoch) for epoch in (0, 9, 10, 19, 20)] == [1, 1, 0.5, 0.5, 0.25]
+    face = Schedule("step", every=5, start=10, factor=0.5)
+    assert [face.rate(epoch) for epoch in (0, 10, 14, 15, 20, 29)] == [1, 1, 1, 0.5, 0.25, 0.125]
+    assert Schedule("constant").rate(100) == 1
+
+
+@pytest.mark.parametrize(("lr", "epochs"), [(1e-9, 1), (1e-4 * (1 + 1e-12), 1), (2e-4, 2)])
+def test_a_plateau_ends_training_at_its_floor(videos, lr, epochs):
+    schedule = Schedule("plateau", every=40, factor=0.1, stop_at=1e-4)
+    data = VideoData(str(videos), Action(sampling=Sampling(frames=2), size=32), batch_size=8, num_workers=0)
+    module = VideoModule(Recipe(TINY), Learning(lr=lr, pretrained_lr=0.0, schedule=schedule), data.task)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = L.Trainer(max_epochs=2, accelerator="cpu", enable_model_summary=False, **quiet)
+    trainer.fit(module, data)
+    assert trainer.current_epoch == epochs
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_padding_repeats_the_last_frame_where_batch_statistics_are_learnt(frozen):
+    video = torch.randn(2, 3, 3, 4, 4)
+    video[0, 2:] = 0
+    batch = {"video": video, "lengths": torch.tensor([2, 3])}
+    seen = module_of(frozen_statistics=frozen)._video(batch)
+    assert torch.equal(seen[1], video[1])
+    assert torch.equal(seen[0, :2], video[0, :2])
+    assert torch.equal(seen[0, 2], video[0, 2 if frozen else 1])
