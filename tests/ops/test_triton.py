@@ -16,17 +16,20 @@ triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402
 
 from prernn.ops import triton as compiled  # noqa: E402
+from prernn.ops import triton_kernels  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # numpy, inside the interpreter
 
 
 def interpreted_copy():
     """The module once more, its kernels built for Triton's interpreter, whoever imported Triton before and how."""
-    spec = importlib.util.find_spec("prernn.ops.triton")
-    module = importlib.util.module_from_spec(spec)
+    launcher, kernels = (importlib.util.find_spec(f"prernn.ops.{name}") for name in ("triton", "triton_kernels"))
+    module, interpreted = importlib.util.module_from_spec(launcher), importlib.util.module_from_spec(kernels)
     with triton.knobs.runtime.scope():
         triton.knobs.runtime.interpret = True
-        spec.loader.exec_module(module)
+        kernels.loader.exec_module(interpreted)
+        launcher.loader.exec_module(module)
+    module.triton_kernels = interpreted
     return module
 
 
@@ -426,15 +429,15 @@ class Compiles:
 @pytest.mark.parametrize("cell", STEPS)
 def test_they_compile_for_a_gpu(cell, columns, monkeypatch):
     code = []
-    for name in ("_forward_kernel", "_backward_kernel", "_band_weight_kernel"):
-        monkeypatch.setattr(compiled, name, Compiles(getattr(compiled, name), code))
+    for name in ("forward_kernel", "backward_kernel", "band_weight_kernel"):
+        monkeypatch.setattr(triton_kernels, name, Compiles(getattr(triton_kernels, name), code))
     u, weight, bias, state = draw(cell, columns, size=96, dtype=torch.bfloat16)
     lengths, started = torch.ones(2, dtype=torch.int64), started_for(cell, 2)
     out, last, kept = compiled.forward(cell, u, weight, bias, state, started, lengths, True)
     compiled.forward(cell, u, weight, bias, state, None, None, False)
     compiled.backward(cell, out, last, u, weight, bias, state, started, lengths, kept)
-    exchanges = {"_forward_kernel": 2, "_backward_kernel": 3} if "before" in cell else {}
-    exchanges = {"_forward_kernel": 1, "_backward_kernel": 1, "_band_weight_kernel": 0, **exchanges}
+    exchanges = {"forward_kernel": 2, "backward_kernel": 3} if "before" in cell else {}
+    exchanges = {"forward_kernel": 1, "backward_kernel": 1, "band_weight_kernel": 0, **exchanges}
     for name, ptx in code:
         assert ptx.count("bar.sync") >= (exchanges[name] if columns > 1 else 0)  # neighbours wait for each other
         assert "ld.global.nc" not in ptx  # nothing is read past the coherent cache

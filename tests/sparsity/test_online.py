@@ -13,7 +13,7 @@ from torch import nn
 import prernn
 from equations import close
 from prernn.sparsity.activity import activation_report
-from prernn.sparsity.online import VALUES, Sampling, online_sparsity, sample, sample_counts, sampling_layers
+from prernn.sparsity.online import VALUES, ActivationSampling, online_sparsity, sample, sample_counts, sampling_layers
 from small_cnns import FcNet, ResidualNet, film, prepare
 
 DOUBLE = {"dtype": torch.float64}
@@ -162,7 +162,7 @@ def test_inputs_of_a_convolution_are_sampled_as_pictures_and_of_a_linear_layer_a
 
 
 def _hook(layer):
-    hooks = [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, Sampling)]
+    hooks = [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, ActivationSampling)]
     return hooks[0] if hooks else None
 
 

@@ -96,7 +96,7 @@ def traditional(
     network = open_network(cnn, image_size)
     module = network.cnn
     head = tracing.find_output_layer(module)
-    vector = tracing.output_value(module) if head is None else head.args[0]
+    vector = tracing.final_value(module) if head is None else head.args[0]
     if not tracing.is_vector(vector):
         raise NotImplementedError(f"expected the output layer to read a vector, got {tracing.value_shape(vector)}")
     inputs = tracing.value_shape(vector)[1]

@@ -170,7 +170,7 @@ def _inflate_layer(module: fx.GraphModule, node: fx.Node, length: fx.Node, time:
 def _average_over_time(module: fx.GraphModule, length: fx.Node) -> None:
     """Puts the mean over a clip's frames behind the vector that the output layer reads."""
     head = tracing.find_output_layer(module)
-    vector = tracing.output_value(module) if head is None else head.all_input_nodes[0]
+    vector = tracing.final_value(module) if head is None else head.all_input_nodes[0]
     if not tracing.is_vector(vector):
         raise NotImplementedError(f"expected an output layer that reads a vector, got {tracing.value_shape(vector)}")
     name = "clip_mean"

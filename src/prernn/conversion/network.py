@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prernn.conversion.graph import tracing
-from prernn.conversion.graph.graft import output_value, recurrent_nodes
+from prernn.conversion.graph.graft import layer_output, recurrent_nodes
 from prernn.conversion.modes import evaluating
 from prernn.layers.input_to_hidden import TraditionalInput
 from prernn.layers.recurrent_layer import RecurrentLayer
@@ -76,7 +76,7 @@ class RecurrentNetwork(nn.Module):
 
     def map_sizes(self, image_size: tuple[int, ...] | None = None) -> list[tuple[int, ...]]:
         """Size of each recurrent layer's feature maps, ``()`` for vectors; ``image_size`` as in `init_state`."""
-        known = [output_value(node).meta["shape"][2:] for node in recurrent_nodes(self.cnn)]
+        known = [layer_output(node).meta["shape"][2:] for node in recurrent_nodes(self.cnn)]
         size = self.frame_shape[-2:] if image_size is None else tuple(image_size)
         if size == self.frame_shape[-len(size) :] or not any(known):
             return known
@@ -94,7 +94,7 @@ class RecurrentNetwork(nn.Module):
         if state is None:
             return self.init_state(batch, tuple(frames.shape[1 - len(self.frame_shape) :]))
         layers = self.recurrent_layers
-        maps = [len(output_value(node).meta["shape"]) > 2 for node in recurrent_nodes(self.cnn)]
+        maps = [len(layer_output(node).meta["shape"]) > 2 for node in recurrent_nodes(self.cnn)]
         given = [[tuple(tensor.shape) for tensor in part] for part in state]
         # the size of maps is the layer's to check, which knows that of its frames
         sizes = [shapes[0][2:] if many and shapes else () for many, shapes in zip(maps, given, strict=False)]

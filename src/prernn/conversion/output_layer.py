@@ -42,7 +42,7 @@ def _resized(old: nn.Module, outputs: int, inputs: int) -> nn.Module:
 
 
 def _append_output(module: fx.GraphModule, outputs: int) -> str:
-    vector = tracing.output_value(module)
+    vector = tracing.final_value(module)
     if not tracing.is_vector(vector):
         raise NotImplementedError(f"expected a network that ends in a vector, got {tracing.value_shape(vector)}")
     parameter = next(module.parameters())
@@ -60,7 +60,7 @@ def _append_output(module: fx.GraphModule, outputs: int) -> str:
 
 def _set_outputs(module: fx.GraphModule, head: fx.Node, outputs: int) -> None:
     """Corrects the known shapes from the output layer on: only reshaping stands behind it."""
-    node = tracing.output_value(module)
+    node = tracing.final_value(module)
     while True:
         shape = tracing.value_shape(node)
         node.meta["shape"] = (shape[0], outputs, *shape[2:])

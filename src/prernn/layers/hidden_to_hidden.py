@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from prernn.layers.structures.base import Product, Structure
 from prernn.layers.structures.parse import hidden_structure
 
-__all__ = ["HiddenToHidden", "RecurrentWeights", "draw_index", "hidden_structure", "late_index", "places"]
+__all__ = ["HiddenToHidden", "RecurrentWeights", "draw_index", "hidden_structure", "late_index", "matrix_places"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class HiddenToHidden(nn.Module):
         if self.weight.is_meta:
             return
         size = self.size
-        place = places(self.weights()).flatten()
+        place = matrix_places(self.weights()).flatten()
         own = (place % size == place // size % size) & (place >= 0)  # on the diagonal
         if int(own.sum()) != self.gates * size:
             raise NotImplementedError(f"the identity does not lie in {str(self.structure)!r}: a neuron lacks itself")
@@ -121,7 +121,7 @@ class HiddenToHidden(nn.Module):
         return f"size={self.size}, gates={self.gates}, hidden={str(self.structure)!r}"
 
 
-def places(weights: RecurrentWeights) -> Tensor:
+def matrix_places(weights: RecurrentWeights) -> Tensor:
     """Place ``g*D*D + i*D + j`` in ``W_hh (G, D, D)`` of each compact weight, in its shape; -1 outside the matrix.
 
     The weight joins neuron ``j`` to neuron ``i`` of gate ``g``.

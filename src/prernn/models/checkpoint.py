@@ -13,7 +13,7 @@ from prernn.conversion.network import RecurrentNetwork
 from prernn.models.recipe import rebuild
 from prernn.reports.files import whole_file
 from prernn.sparsity.integer_network import IntegerLayer
-from prernn.sparsity.packing import LAYOUT_KEY, packed_state, read_safetensors, restore
+from prernn.sparsity.packing import LAYOUT_KEY, packed_state, read_safetensors, unpacked_state
 
 FILE_NAME = "model.safetensors"
 RECIPE_KEY = "prernn_recipe"
@@ -67,14 +67,14 @@ def load(path: str | Path, cnn: nn.Module | None = None) -> RecurrentNetwork:
     network = rebuild(recipe, cnn)
     if layouts:
         try:
-            weights = restore(network, weights, layouts)
+            weights = unpacked_state(network, weights, layouts)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-    load_weights(network, weights, path)
+    load_state(network, weights, path)
     return network.eval()
 
 
-def load_weights(network: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
+def load_state(network: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
     """Loads a state dict into a network; a ValueError of one line where it belongs to another network."""
     own = network.state_dict()
     odd = sorted(set(own) ^ set(weights)) + [

@@ -45,7 +45,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 LAYERS = (nn.Linear, *CONVOLUTIONS)
 
 
-INPUTS = (SingleInput, TraditionalInput)
+INPUT_FORMS = (SingleInput, TraditionalInput)
 """They call their layer past its hooks, and several times, so that the input of the whole is sampled."""
 
 
@@ -99,7 +99,7 @@ def online_sparsity(
     for layer, offset in list(zip(layers.values(), offsets, strict=True))[first:]:
         rate = linear if isinstance(_weighted(layer), nn.Linear) else conv
         if rate is not None and rate < 1:
-            layer.register_forward_pre_hook(Sampling(rate, offset, values))
+            layer.register_forward_pre_hook(ActivationSampling(rate, offset, values))
     return sampled
 
 
@@ -138,7 +138,7 @@ def sampling_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _inside(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     if isinstance(module, RecurrentLayer):
         yield from _inside(name, module.input_to_hidden)
-    elif isinstance(module, (*LAYERS, *INPUTS)):
+    elif isinstance(module, (*LAYERS, *INPUT_FORMS)):
         yield name, module
     elif not isinstance(module, nn.MultiheadAttention):  # which runs past the hooks of its layer
         for part, child in module.named_children():
@@ -152,12 +152,12 @@ def _weighted(layer: nn.Module) -> nn.Module:
     return layer.linear if isinstance(layer, TraditionalInput) else layer
 
 
-def _sampling(layer: nn.Module) -> "Sampling | None":
-    return next((hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, Sampling)), None)
+def _sampling(layer: nn.Module) -> "ActivationSampling | None":
+    return next((hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, ActivationSampling)), None)
 
 
 @dataclass(frozen=True)
-class Sampling:
+class ActivationSampling:
     """A forward pre-hook that samples the first input of a layer: see `sample`.
 
     The offset is a plain number, and no buffer, so that no change of the network's type or device changes it.

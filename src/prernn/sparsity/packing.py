@@ -85,7 +85,7 @@ def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return apart
 
 
-def restore(module: nn.Module, state: dict[str, Tensor], layouts: dict[str, Any]) -> dict[str, Tensor]:
+def unpacked_state(module: nn.Module, state: dict[str, Tensor], layouts: dict[str, Any]) -> dict[str, Tensor]:
     """Puts the packed weights of ``state`` into a module of the same architecture; returns its whole state dict.
 
     Raises:
@@ -145,7 +145,7 @@ def load_quantized(module: nn.Module, path: str | Path) -> nn.Module:
     if LAYOUT_KEY not in metadata:
         raise ValueError(f"{path}: expected quantized weights, found a file without")
     try:
-        module.load_state_dict(restore(module, state, json.loads(metadata[LAYOUT_KEY])))
+        module.load_state_dict(unpacked_state(module, state, json.loads(metadata[LAYOUT_KEY])))
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: {error}") from error
     return module

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from prernn.layers.hidden_to_hidden import HiddenToHidden, RecurrentWeights, places
+from prernn.layers.hidden_to_hidden import HiddenToHidden, RecurrentWeights, matrix_places
 from prernn.layers.input_to_hidden import GateInput
 from prernn.layers.rnn import RecurrentStack
 from prernn.reports.tables import text_table
@@ -187,7 +187,7 @@ def _of_layer(layer: nn.Linear | _ConvNd) -> Neurons:
 
 
 def _of_structure(weights: RecurrentWeights) -> Tensor:
-    place = places(weights)
+    place = matrix_places(weights)
     return torch.where(place >= 0, place // weights.size, -1)
 
 

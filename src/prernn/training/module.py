@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from prernn.conversion.clip_network import answers_once, is_clip_network
 from prernn.conversion.modes import channels_last, freeze_statistics
 from prernn.conversion.network import RecurrentNetwork
-from prernn.models.checkpoint import RECIPE_KEY, load_weights
+from prernn.models.checkpoint import RECIPE_KEY, load_state
 from prernn.models.recipe import Recipe
 from prernn.tasks.task import Task
 from prernn.training.batches import hold_last
@@ -197,7 +197,7 @@ class VideoModule(L.LightningModule):
         self.run_seed = checkpoint.get("prernn_seed")
         prefix = "network."
         weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-        load_weights(self.network, weights, "checkpoint")
+        load_state(self.network, weights, "checkpoint")
         labels, own = checkpoint.get(RECIPE_KEY, {}).get("labels"), self.network.recipe.get("labels")
         if labels != own:
             raise ValueError(f"checkpoint: expected the classes {own}, got {labels}")

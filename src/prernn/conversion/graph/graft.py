@@ -19,7 +19,7 @@ def recurrent_nodes(cnn: fx.GraphModule) -> list[fx.Node]:
     return [node for node in calls if isinstance(cnn.get_submodule(node.target), RecurrentLayer)]
 
 
-def output_value(node: fx.Node) -> fx.Node:
+def layer_output(node: fx.Node) -> fx.Node:
     """The output of a recurrent layer that ``node`` calls."""
     return next(user for user in node.users if user.target is operator.getitem and user.args[1] == 0)
 
@@ -112,7 +112,7 @@ def remove_unit(cnn: fx.GraphModule, name: str) -> None:
 
 def _call_layer(cnn: fx.GraphModule, call: fx.Node, name: str) -> None:
     """Calls the layer called ``name`` in place of a unit, whose input it takes."""
-    output = output_value(call)
+    output = layer_output(call)
     with cnn.graph.inserting_before(call):
         layer = cnn.graph.call_module(name, (call.all_input_nodes[0],))
     layer.meta["shape"] = output.meta["shape"]

@@ -25,7 +25,7 @@ from prernn.conversion.graph.tracing import (
     is_constant,
     is_layer,
     is_vector,
-    places,
+    map_size,
     submodule_of,
     value_shape,
 )
@@ -185,7 +185,7 @@ def _check_region(module: fx.GraphModule, node: fx.Node, end: fx.Node, region: l
     start = value_shape(node)
     if end is node or start is None:
         return
-    if places(start) > 1 and _reaches(node, end, {other for other in region if averages(module, other)}):
+    if map_size(start) > 1 and _reaches(node, end, {other for other in region if averages(module, other)}):
         raise NotImplementedError(
             f"no global average pooling lies behind layer {node.target!r}, whose output is {start[1:]}: looked for "
             "a mean or an average pooling to one place; pass an fc layer, or a conv layer that is pooled"
@@ -269,7 +269,7 @@ def _pools_first(module, node, region, without) -> bool:
             small.add(other)
             continue
         shape = value_shape(other)
-        if all(parent in small for parent in parents) and shape is not None and places(shape) == 1:
+        if all(parent in small for parent in parents) and shape is not None and map_size(shape) == 1:
             small.add(other)
             continue
         kind = submodule_of(module, other)
@@ -281,7 +281,7 @@ def _pools_first(module, node, region, without) -> bool:
 
 
 def _averages_evenly(module, node: fx.Node) -> bool:
-    """Whether an averaging node takes the mean over all places, whatever their number."""
+    """Whether an averaging node takes the mean over all map_size, whatever their number."""
     kind = submodule_of(module, node)
     adaptive = isinstance(kind, POOL_MODULES[:3]) or "Adaptive" in type(kind).__name__
     return adaptive or node.target in ADAPTIVE_POOLS

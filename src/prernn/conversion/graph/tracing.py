@@ -299,7 +299,7 @@ def make_output_linear(module: fx.GraphModule) -> None:
     if head is None or not isinstance(module.get_submodule(head.target), _ConvNd) or len(value_shape(head)) < 3:
         return
     conv, shape = module.get_submodule(head.target), value_shape(head)
-    if conv.groups != 1 or places(value_shape(head.args[0])) != 1:
+    if conv.groups != 1 or map_size(value_shape(head.args[0])) != 1:
         return
     linear = nn.Linear(conv.in_channels, conv.out_channels, bias=conv.bias is not None, device="meta")
     linear.weight = nn.Parameter(conv.weight.detach().flatten(1), requires_grad=conv.weight.requires_grad)
@@ -348,7 +348,7 @@ def holds_layer(module: fx.GraphModule, node: fx.Node) -> bool:
     return inner is not None and any(isinstance(part, LAYERS) for part in inner.modules())
 
 
-def output_value(module: fx.GraphModule) -> fx.Node:
+def final_value(module: fx.GraphModule) -> fx.Node:
     """The node whose value the CNN puts out.
 
     Raises:
@@ -367,11 +367,11 @@ def find_output_layer(module: fx.GraphModule) -> fx.Node | None:
 
     Between it and the output only reshaping, dropout and a final softmax, log-softmax or sigmoid may stand.
     """
-    node = output_value(module)
+    node = final_value(module)
     while True:
         if is_layer(module, node):
             shape = value_shape(node)
-            return node if shape is not None and len(shape) >= 2 and places(shape) == 1 else None
+            return node if shape is not None and len(shape) >= 2 and map_size(shape) == 1 else None
         if not _ends_only(module, node):
             return None
         node = node.all_input_nodes[0]
@@ -403,14 +403,14 @@ def _ends_only(module: fx.GraphModule, node: fx.Node) -> bool:
     if not node.all_input_nodes or value_shape(node.all_input_nodes[0]) is None:
         return False
     if averages(module, node):
-        return places(value_shape(node.all_input_nodes[0])) == 1
+        return map_size(value_shape(node.all_input_nodes[0])) == 1
     if node.op == "call_module":
         return isinstance(module.get_submodule(node.target), modules)
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return node.op in ("call_function", "call_method") and name in names
 
 
-def places(shape: tuple[int, ...]) -> int:
+def map_size(shape: tuple[int, ...]) -> int:
     """Number of places of a map ``(N, C, ...)``; 1 for a vector."""
     return math.prod(shape[2:])
 
