@@ -14,7 +14,7 @@ def class_videos(root, labels):
     """Two videos of noise in ``train`` and two in ``test`` for each class, in one folder a class."""
     import numpy as np
 
-    from prernn.media.video import write_video
+    from prernn.media.encoding import write_video
 
     for part in ("train", "test"):
         for k, label in enumerate(labels):

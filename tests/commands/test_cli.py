@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from prernn.commands.main import main
+from prernn.media.encoding import write_video
 from prernn.media.transforms import TransformSpec
-from prernn.media.video import write_video
 from prernn.models import checkpoint
 from prernn.models.recipe import Recipe
 

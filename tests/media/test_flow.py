@@ -20,10 +20,11 @@ from PIL import Image
 from footage import SHARED
 from prernn.commands.main import main
 from prernn.media import flow, flow_cache
+from prernn.media.encoding import write_video
 from prernn.media.flow import FlowSettings, FlowStack, flow_frames
 from prernn.media.flow_cache import flow_file, precompute, read_flow_clip, read_settings
 from prernn.media.sampling import Sampling, sample_times
-from prernn.media.video import VideoError, read_frames, write_video
+from prernn.media.video import VideoError, read_frames
 
 ALL = Sampling(None, "all")
 SMALL = FlowSettings(short_side=16, bound=5)

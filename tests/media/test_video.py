@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 import footage
+from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling, sample_indices, sample_times
-from prernn.media.video import VideoError, VideoInfo, probe, read_clip, read_frames, write_video
+from prernn.media.video import VideoError, VideoInfo, probe, read_clip, read_frames
 
 SHARED = footage.SHARED / "video-clips"
 

@@ -16,7 +16,7 @@ from torch import nn
 
 import prernn
 from equations import close
-from prernn.media import video
+from prernn.media import encoding, video
 from prernn.media.transforms import TransformSpec, frame_transform
 from prernn.streaming.drawing import annotate
 from prernn.streaming.prediction import Prediction, predictions
@@ -284,7 +284,7 @@ def test_wrong_snippets(snippet_net):
 @pytest.fixture
 def clip(tmp_path):
     path = tmp_path / "clip.mp4"
-    video.write_video(path, pictures(7, (24, 32)), fps=10)
+    encoding.write_video(path, pictures(7, (24, 32)), fps=10)
     return path
 
 

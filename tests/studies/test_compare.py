@@ -11,8 +11,8 @@ import torch
 
 from prernn.commands.main import main
 from prernn.conversion.cut import inputs_of, split
+from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
-from prernn.media.video import write_video
 from prernn.models.recipe import Recipe
 from prernn.studies import compare, frozen_trunk
 from prernn.studies.lineup import RCN_STARTS, Budget, Row

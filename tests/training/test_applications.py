@@ -11,7 +11,7 @@ import yaml
 import prernn
 from footage import face
 from prernn.commands.main import main
-from prernn.media.video import write_video
+from prernn.media.encoding import write_video
 from prernn.tasks.face.landmarks import write_pts
 from prernn.training.saved_outputs import Outputs
 

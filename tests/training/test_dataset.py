@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
-from prernn.media.video import VideoError, write_video
+from prernn.media.video import VideoError
 from prernn.tasks.action.lists import Clip
 from prernn.tasks.action.task import Action
 from prernn.training.batches import LengthBucketSampler, collate

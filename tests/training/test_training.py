@@ -15,8 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import prernn
 from prernn.commands.main import main
+from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
-from prernn.media.video import write_video
 from prernn.models import checkpoint
 from prernn.models.recipe import Recipe
 from prernn.tasks.action.task import Action

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import fx, nn
 
-from prernn.conversion.graph import surgery, tracing
+from prernn.conversion.graph import nodes, surgery
 from prernn.conversion.graph.graft import insert_layer, remove_unit, unit_of, without_units
 from prernn.conversion.network import RecurrentNetwork, note_step, open_network
 from prernn.conversion.output_layer import _new_name, replace_output
@@ -95,15 +95,15 @@ def traditional(
     make_cell(cell)
     network = open_network(cnn, image_size)
     module = network.cnn
-    head = tracing.find_output_layer(module)
-    vector = tracing.final_value(module) if head is None else head.args[0]
-    if not tracing.is_vector(vector):
-        raise NotImplementedError(f"expected the output layer to read a vector, got {tracing.value_shape(vector)}")
-    inputs = tracing.value_shape(vector)[1]
+    head = nodes.find_output_layer(module)
+    vector = nodes.final_value(module) if head is None else head.args[0]
+    if not nodes.is_vector(vector):
+        raise NotImplementedError(f"expected the output layer to read a vector, got {nodes.value_shape(vector)}")
+    inputs = nodes.value_shape(vector)[1]
     size = inputs if hidden_size is None else hidden_size
     _stack(module, vector, inputs, size, num_layers, cell, hidden)
     if head is not None and (outputs is not None or size != inputs):
-        replace_output(network, tracing.value_shape(head)[1] if outputs is None else outputs)
+        replace_output(network, nodes.value_shape(head)[1] if outputs is None else outputs)
     elif head is None and outputs is not None:
         replace_output(network, outputs)
     options = {"cell": cell, "hidden_size": hidden_size, "num_layers": num_layers, "hidden": hidden}

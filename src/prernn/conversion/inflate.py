@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from prernn.conversion.graph import tracing
+from prernn.conversion.graph import nodes, shapes, tracing
 
 STARTS = ("centre", "mean")
 
@@ -134,7 +134,7 @@ def inflate(
     if frames < 1:
         raise ValueError(f"expected a clip of at least 1 frame, got {frames}")
     module = tracing.trace(cnn)
-    shape = tracing.propagate(module, tracing.frame_candidates(module, image_size))
+    shape = shapes.propagate(module, shapes.frame_candidates(module, image_size))
     tracing.make_output_linear(module)
     inputs, *others = [node for node in module.graph.nodes if node.op == "placeholder"]
     for node in others:  # arguments that were fixed at their defaults
@@ -142,7 +142,7 @@ def inflate(
     with module.graph.inserting_after(inputs):
         length = module.graph.placeholder("frames")
     for node in list(module.graph.nodes):
-        if tracing.is_layer(module, node) and isinstance(tracing.submodule_of(module, node), _ConvNd):
+        if nodes.is_layer(module, node) and isinstance(nodes.submodule_of(module, node), _ConvNd):
             _inflate_layer(module, node, length, time, init)
     _average_over_time(module, length)
     module.graph.lint()
@@ -169,10 +169,10 @@ def _inflate_layer(module: fx.GraphModule, node: fx.Node, length: fx.Node, time:
 
 def _average_over_time(module: fx.GraphModule, length: fx.Node) -> None:
     """Puts the mean over a clip's frames behind the vector that the output layer reads."""
-    head = tracing.find_output_layer(module)
-    vector = tracing.final_value(module) if head is None else head.all_input_nodes[0]
-    if not tracing.is_vector(vector):
-        raise NotImplementedError(f"expected an output layer that reads a vector, got {tracing.value_shape(vector)}")
+    head = nodes.find_output_layer(module)
+    vector = nodes.final_value(module) if head is None else head.all_input_nodes[0]
+    if not nodes.is_vector(vector):
+        raise NotImplementedError(f"expected an output layer that reads a vector, got {nodes.value_shape(vector)}")
     name = "clip_mean"
     while hasattr(module, name):
         name += "_"

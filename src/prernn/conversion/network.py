@@ -9,7 +9,8 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from prernn.conversion.graph import tracing
+from prernn.conversion.graph import nodes, tracing
+from prernn.conversion.graph import shapes as tracing_shapes
 from prernn.conversion.graph.graft import layer_output, recurrent_nodes
 from prernn.conversion.modes import evaluating
 from prernn.layers.input_to_hidden import TraditionalInput
@@ -47,7 +48,7 @@ class RecurrentNetwork(nn.Module):
     @property
     def output_layer(self) -> nn.Module | None:
         """The layer whose values are the outputs; None for a network that ends in features."""
-        node = tracing.find_output_layer(self.cnn)
+        node = nodes.find_output_layer(self.cnn)
         return None if node is None else self.cnn.get_submodule(node.target)
 
     def new_parameters(self) -> list[nn.Parameter]:
@@ -239,7 +240,7 @@ def open_network(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> R
     module = tracing.trace(cnn)
     # a network of a fixed frame size may say so itself, as those of prernn do
     size = getattr(cnn, "frame_size", None) if image_size is None else image_size
-    shape = tracing.propagate(module, tracing.frame_candidates(module, size))
+    shape = tracing_shapes.propagate(module, tracing_shapes.frame_candidates(module, size))
     tracing.make_output_linear(module)
     _add_state(module)
     return RecurrentNetwork(module, shape).train(cnn.training)

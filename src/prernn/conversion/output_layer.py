@@ -2,7 +2,7 @@
 
 from torch import fx, nn
 
-from prernn.conversion.graph import tracing
+from prernn.conversion.graph import nodes
 from prernn.conversion.network import RecurrentNetwork
 
 
@@ -23,12 +23,12 @@ def replace_output(network: RecurrentNetwork, outputs: int) -> None:
     if outputs < 1:
         raise ValueError(f"expected at least one output, got {outputs}")
     module = network.cnn
-    head = tracing.find_output_layer(module)
+    head = nodes.find_output_layer(module)
     if head is None:
         network.drawn_anew |= set(module.get_submodule(_append_output(module, outputs)).parameters())
         return
     old = module.get_submodule(head.target)
-    new = _resized(old, outputs, tracing.value_shape(head.args[0])[1])
+    new = _resized(old, outputs, nodes.value_shape(head.args[0])[1])
     module.set_submodule(head.target, new.to(old.weight.dtype))
     network.drawn_anew |= set(module.get_submodule(head.target).parameters())
     _set_outputs(module, head, outputs)
@@ -42,12 +42,12 @@ def _resized(old: nn.Module, outputs: int, inputs: int) -> nn.Module:
 
 
 def _append_output(module: fx.GraphModule, outputs: int) -> str:
-    vector = tracing.final_value(module)
-    if not tracing.is_vector(vector):
-        raise NotImplementedError(f"expected a network that ends in a vector, got {tracing.value_shape(vector)}")
+    vector = nodes.final_value(module)
+    if not nodes.is_vector(vector):
+        raise NotImplementedError(f"expected a network that ends in a vector, got {nodes.value_shape(vector)}")
     parameter = next(module.parameters())
     name = _new_name(module, "output")
-    inputs = tracing.value_shape(vector)[1]
+    inputs = nodes.value_shape(vector)[1]
     module.add_submodule(name, nn.Linear(inputs, outputs, device=parameter.device, dtype=parameter.dtype))
     with module.graph.inserting_after(vector):
         node = module.graph.call_module(name)
@@ -60,9 +60,9 @@ def _append_output(module: fx.GraphModule, outputs: int) -> str:
 
 def _set_outputs(module: fx.GraphModule, head: fx.Node, outputs: int) -> None:
     """Corrects the known shapes from the output layer on: only reshaping stands behind it."""
-    node = tracing.final_value(module)
+    node = nodes.final_value(module)
     while True:
-        shape = tracing.value_shape(node)
+        shape = nodes.value_shape(node)
         node.meta["shape"] = (shape[0], outputs, *shape[2:])
         if node is head:
             return

@@ -13,7 +13,7 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from prernn.conversion.graph import tracing
+from prernn.conversion.graph import nodes as tracing_nodes
 from prernn.conversion.graph.graft import insert_layer
 from prernn.conversion.modes import channels_last
 from prernn.conversion.network import RecurrentNetwork, note_step, open_network
@@ -87,7 +87,7 @@ def convert_rcn(
 
 def _select(module: fx.GraphModule, layers: Selection | None) -> list[str]:
     """Names of the convolutions that ``layers`` selects, in order."""
-    nodes = [node for node in module.graph.nodes if isinstance(tracing.submodule_of(module, node), _ConvNd)]
+    nodes = [node for node in module.graph.nodes if isinstance(tracing_nodes.submodule_of(module, node), _ConvNd)]
     convolutions: dict[str, Any] = {str(node.target): module.get_submodule(str(node.target)) for node in nodes}
     patterns = [layers] if isinstance(layers, str) else [] if layers is None or callable(layers) else list(layers)
     for pattern in patterns:
@@ -113,7 +113,7 @@ def _names(convolutions: dict[str, nn.Module]) -> str:
 def _check(name: str, nodes: list[fx.Node]) -> None:
     if len(nodes) > 1:
         raise NotImplementedError(f"convolution {name!r} is used {len(nodes)} times in a frame; expected once")
-    shape = tracing.value_shape(nodes[0])
+    shape = tracing_nodes.value_shape(nodes[0])
     # 2 is the batch that shapes were found with; a layer of several inputs knows of more than this frame
     if shape is None or shape[0] != 2 or len(nodes[0].all_input_nodes) != 1:
         raise NotImplementedError(f"convolution {name!r} sees parts of frames, or several at once; expected one whole")

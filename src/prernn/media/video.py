@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,25 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from prernn.media.sampling import Sampling, sample_times
-from prernn.reports.files import whole_file
 
 Source = str | Path | int
 
+
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+
+
 VIDEO_SUFFIXES = {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"}
+
+
 VIDEO_SUFFIXES |= {".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"}
+
+
 STREAM_TIMEOUT = 10.0  # seconds without data before a network stream counts as lost
+
+
 _URL = re.compile(r"(rtsps?|https?|rtmps?|udp|rtp|srt|tcp)://", re.IGNORECASE)
+
+
 _CAMERA = re.compile(r"camera:(.+)|(\d+)|/dev/video(\d+)")
 
 
@@ -132,44 +141,6 @@ def probe(source: Source, *, fps: float = 25.0) -> VideoInfo:
     if kind == "file" and frames is None:
         frames = len(_scan(source, fps)[0])
     return VideoInfo(frames, rate, width, height, duration or (frames / rate if frames else None))
-
-
-def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> int:
-    """Write uint8 RGB frames `(H, W, 3)` as an mp4 (H.264, else MPEG-4) and return how many there were.
-
-    The file appears under its name only when it is complete. Odd sizes are kept (H.264 then uses 4:4:4).
-    Raises ValueError for another suffix, no frames, a bad rate, dtype or shape, or a change of size; OSError
-    where the file cannot be written, such as on a full disk.
-    """
-    path = Path(path)
-    if path.suffix.lower() != ".mp4" or not 0 < fps < math.inf:
-        raise ValueError(f"expected a name that ends in .mp4 and fps above 0, got {path} and {fps}")
-    try:
-        with whole_file(path) as part:
-            return _encode(part, frames, fps)
-    except OSError as error:
-        raise OSError(error.errno, f"not written: {error.strerror}", str(path)) from error
-
-
-def _encode(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
-    count, shape, h264 = 0, None, "libx264" in av.codecs_available
-    with av.open(f"file:{path}", "w", format="mp4") as container:
-        stream = container.add_stream("libx264" if h264 else "mpeg4", Fraction(fps).limit_denominator(1001))
-        for image in frames:
-            shape = shape or (*image.shape[:2], 3)
-            if image.dtype != np.uint8 or image.shape != shape:
-                raise ValueError(f"frame {count}: expected uint8 {shape}, got {image.dtype} {image.shape}")
-            if count == 0:
-                stream.height, stream.width, _ = shape
-                # 4:2:0 halves the colour planes, which x264 does for even sizes only.
-                stream.pix_fmt = "yuv444p" if h264 and (shape[0] % 2 or shape[1] % 2) else "yuv420p"
-                stream.options = {"crf": "18"} if h264 else {"qmin": "3", "qmax": "3"}
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image))))
-            count += 1
-        if not count:
-            raise ValueError("frames: expected at least one, got none")
-        container.mux(stream.encode())
-    return count
 
 
 def _locate(source: Source) -> tuple[str, str, dict[str, Any]]:

@@ -92,14 +92,7 @@ def backbone(
         raise ValueError(f"{name}: give pretrained=True or weights={str(weights)!r}, not both")
     if meta and (pretrained or weights is not None):
         raise ValueError(f'{name}: device="meta" holds no numbers, so it takes neither pretrained nor weights')
-    if meta:
-        try:
-            with torch.device("meta"):
-                model = _build(library, key, False, options)
-        except (NotImplementedError, RuntimeError):  # it computes with its weights while it is built (RegNet)
-            model = _build(library, key, False, options).to("meta")
-    else:
-        model = _build(library, key, pretrained, options)
+    model = _build_meta(library, key, options) if meta else _build(library, key, pretrained, options)
     if weights is not None:
         _load(model, weights, new_output, channels)
     if bgr:
@@ -178,6 +171,14 @@ def _close(name: str) -> str:
     prefix = "timm/" if name.startswith("timm/") else ""
     near = difflib.get_close_matches(name.removeprefix("timm/").lower(), dict.fromkeys(known), n=5)
     return ": did you mean " + ", ".join(prefix + n for n in near) + "?" if near else ""
+
+
+def _build_meta(library: str, key: str, options: dict[str, Any]) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return _build(library, key, False, options)
+    except (NotImplementedError, RuntimeError):  # it computes with its weights while it is built (RegNet)
+        return _build(library, key, False, options).to("meta")
 
 
 def _build(library: str, key: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:

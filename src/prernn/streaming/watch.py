@@ -57,6 +57,7 @@ def watch(
         ValueError: ``limit < 1``; VideoError, which is one, for a source that can't be read or breaks off.
         OSError: a file can't be written.
     """
+    from prernn.media import encoding
     from prernn.media import video as videos
 
     if limit is not None and limit < 1:
@@ -73,7 +74,7 @@ def watch(
             count = sum(1 for _ in seen)
         else:
             rate, seen = _output_rate(source, fps, ((time, watcher.draw(frame)) for time, frame in seen))
-            count = videos.write_video(Path(video), (picture for _, picture in seen), rate)
+            count = encoding.write_video(Path(video), (picture for _, picture in seen), rate)
     if broken:
         raise broken[0]
     return count

@@ -11,7 +11,8 @@ import prernn
 from prernn.conversion.accounting import recurrent_parameters
 from prernn.media.sampling import Sampling
 from prernn.media.transforms import TransformSpec, clip_transform
-from prernn.media.video import VideoError, read_clip, write_video
+from prernn.media.video import VideoError, read_clip
+from prernn.media.encoding import write_video
 from prernn.models import checkpoint
 from prernn.models.backbones import backbone
 from prernn.models.describe import describe

@@ -10,7 +10,7 @@ import torch
 
 from prernn.commands.main import main
 from prernn.media.transforms import TransformSpec
-from prernn.media.video import write_video
+from prernn.media.encoding import write_video
 from prernn.models import checkpoint
 from prernn.models.recipe import Recipe
 from prernn.reports.files import write_json, write_table

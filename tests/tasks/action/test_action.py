@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
-from prernn.media.video import write_video
 from prernn.tasks import restore
 from prernn.tasks.action.task import Action
 from prernn.tasks.classification import ClipMetrics, clip_scores, masked_cross_entropy

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from equations import close
 from footage import SHARED, face
+from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
-from prernn.media.video import VideoError, write_video
+from prernn.media.video import VideoError
 from prernn.tasks.face import videos
 from prernn.tasks.face.box import crop_face, face_box, from_box, moved, overlap, share_inside, square, to_box
 from prernn.tasks.face.landmarks import MIRROR, auc, jitter, normalised_errors, write_pts

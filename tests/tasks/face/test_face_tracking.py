@@ -13,7 +13,8 @@ from torch import nn
 from equations import close
 from footage import SHARED, face
 from prernn.conversion.convert import convert
-from prernn.media.video import read_frames, write_video
+from prernn.media.encoding import write_video
+from prernn.media.video import read_frames
 from prernn.streaming.stream import Stream
 from prernn.tasks.face.box import face_box, overlap
 from prernn.tasks.face.detectors import cascade_detector, detector_from, yunet_detector

@@ -13,7 +13,7 @@ from torch import cat, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from prernn.conversion.graph.tracing import (
+from prernn.conversion.graph.nodes import (
     ADAPTIVE_POOLS,
     ADDITIONS,
     POOL_MODULES,

@@ -1,0 +1,81 @@
+"""The shape of every value of a graph, found without computing."""
+
+import contextlib
+import logging
+import math
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+from prernn.conversion.graph.nodes import submodule_of
+from prernn.conversion.graph.tracing import first_line
+
+# frame shapes (C is read from the first layer) that are tried in turn when nothing says what the CNN takes
+IMAGE_SIZES = ((224, 224), (299, 299), (256, 256), (112, 112), (96, 96), (64, 64), (48, 48), (32, 32), (28, 28))
+
+
+SNIPPET_SIZES = ((16, 112, 112), (8, 112, 112), (16, 224, 224), (8, 224, 224), (4, 224, 224), (32, 224, 224))
+
+
+def frame_candidates(module: fx.GraphModule, image_size: tuple[int, ...] | None = None) -> list[tuple[int, ...]]:
+    """Shapes ``(C, H, W)`` or ``(C, D, H, W)`` to try, from the kind and the channels of the first layer.
+
+    ``image_size`` leaves only the channels open.
+
+    Raises:
+        NotImplementedError: there is no convolution and no fc layer.
+    """
+    for node in module.graph.nodes:
+        layer = submodule_of(module, node)
+        if isinstance(layer, (nn.Conv3d, nn.Conv2d)):
+            usual = SNIPPET_SIZES if isinstance(layer, nn.Conv3d) else IMAGE_SIZES
+            sizes = usual if image_size is None else [image_size]
+            # colour last: some CNNs rearrange pixels into channels before their first layer
+            return [(channels, *size) for channels in dict.fromkeys((layer.in_channels, 3)) for size in sizes]
+        if isinstance(layer, nn.Linear):
+            features = layer.in_features
+            if image_size is not None:
+                return [(features // math.prod(image_size), *image_size)]
+            shapes = [(c, *size) for c in (1, 3) for size in IMAGE_SIZES if c * size[0] * size[1] == features]
+            return [*shapes, (features, 1, 1), (features,)]
+    raise NotImplementedError("expected a CNN with at least one convolution or fc layer, found none")
+
+
+def propagate(module: fx.GraphModule, frame_shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """Stores each value's shape in ``node.meta["shape"]``, without computing; returns the first frame shape that fits.
+
+    Raises:
+        NotImplementedError: the CNN takes none of them.
+    """
+    failures = []
+    parameter = next(iter(module.parameters()), torch.empty(0))
+    for shape in frame_shapes:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            # a batch of 2: no other size of the graph should be mistaken for it
+            frames = torch.empty(2, *shape, dtype=parameter.dtype, device=parameter.device)
+            try:
+                with _quiet():
+                    FakeTensorProp(module, mode).propagate_dont_convert_inputs(frames)
+            except Exception as error:
+                failures.append(f"{shape}: {first_line(error)}")
+                continue
+        for node in module.graph.nodes:
+            value = node.meta.pop("val", None)
+            node.meta["shape"] = tuple(value.shape) if isinstance(value, Tensor) else None
+        return shape
+    raise NotImplementedError(
+        f"the CNN takes none of the frame shapes tried; pass image_size. Tried {'; '.join(failures[:3])}"
+    )
+
+
+@contextlib.contextmanager
+def _quiet():
+    """A frame shape that does not fit is expected here, torch's log of it is not."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
