@@ -21,6 +21,7 @@ from prernn.benchmarks import _cifar, _report
 from prernn.benchmarks._timing import threads
 from prernn.conversion.modes import channels_last
 from prernn.reports.files import write_table
+from prernn.reports.plots.curves import lines as draw_lines
 from prernn.sparsity.counts import SAMPLERS
 from prernn.sparsity.normalize import normalized
 from prernn.sparsity.quantize import quantization_report, quantize, weights_of
@@ -211,7 +212,7 @@ def _draw(lines: Sequence[dict], out: Path) -> None:
         "non-zero weights (%)": _series(curves, "method", "samples", "nonzero"),
     }
     title = f"ResNet-{first}, CIFAR-10, quantized without retraining"
-    lines(panels, out / "quantize.png", along="samples a weight", title=title)
+    draw_lines(panels, out / "quantize.png", along="samples a weight", title=title)
     both = {}
     for depth in dict.fromkeys(line["depth"] for line in lines):
         ways = {"systematic": "systematic samples", "to nearest, per channel": "rounded to nearest, per channel"}
@@ -219,7 +220,7 @@ def _draw(lines: Sequence[dict], out: Path) -> None:
         named = [{**line, "method": ways[line["method"]]} for line in chosen if line["method"] in ways]
         both[f"ResNet-{depth}: points lost, below {CLOSE}"] = _close(_series(named, "method", "bits", "lost"))
     title = "accuracy lost over bits a weight, CIFAR-10, no retraining"
-    lines(both, out / "bits.png", along="bits a weight", title=title, logarithmic=False)
+    draw_lines(both, out / "bits.png", along="bits a weight", title=title, logarithmic=False)
 
 
 def _series(lines: Sequence[dict], name: str, along: str, measure: str) -> dict[str, list]:

@@ -20,7 +20,7 @@ from prernn.models import checkpoint
 from prernn.models.recipe import Recipe
 from prernn.reports import progress as demo_progress
 from prernn.reports.files import write_table
-from prernn.reports.plots.curves import lines
+from prernn.reports.plots.curves import lines as draw_lines
 from prernn.sparsity.online import online_sparsity
 from prernn.sparsity.quantize import quantization_report, quantize
 from prernn.studies import demo
@@ -194,4 +194,4 @@ def _draw(curves: list[dict], full: float, path: Path) -> None:
     if panels:
         levels = {name: {"as trained": full} for name in panels}
         along = "samples a weight, or share of activations"
-        lines(panels, path, along=along, title="PreGRU-SIH on the demo's task", levels=levels)
+        draw_lines(panels, path, along=along, title="PreGRU-SIH on the demo's task", levels=levels)

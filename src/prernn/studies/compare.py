@@ -33,6 +33,7 @@ from prernn.conversion.modes import channels_last, freeze_statistics
 from prernn.conversion.network import RecurrentNetwork
 from prernn.models.recipe import Recipe
 from prernn.reports.files import write_json, write_table
+from prernn.reports.plots.curves import curves as draw_curves
 from prernn.reports.tables import print_whole
 from prernn.studies import early, lineup
 from prernn.studies.frozen_trunk import _batches, _learner
@@ -297,7 +298,7 @@ def _plot(rows: list[Row], task: Task, out: Path) -> None:
         for name in ("train loss", task.score[0]):
             curves = np.array([result["history"][name] for result in row.finals])
             series.setdefault(name, {})[row.name] = curves.mean(0).tolist()
-    curves(series, out / "convergence.png", title=f"{task.name}: mean of {len(rows[0].finals)} seeds")
+    draw_curves(series, out / "convergence.png", title=f"{task.name}: mean of {len(rows[0].finals)} seeds")
 
 
 def _table(rows: list[dict[str, Any]], task: Task) -> Table:
