@@ -6,18 +6,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from small_cnns import CNNS, SIZE, FcNet, film, prepare, shake
-from equations import close
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import prernn
+from equations import close
 from prernn.conversion.graph.graft import recurrent_nodes
 from prernn.layers.cells import CELLS, GRUCell, LinearCell, make_cell
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.studies.runs import gates
 from prernn.studies.runs.gates import GateCounts, bounded_gates, gate_activations, gate_counts, recording
+from small_cnns import CNNS, SIZE, FcNet, film, prepare, shake
 
 DOUBLE = {"dtype": torch.float64}
 STRUCTURES = ("full", "diagonal", "band:3", "sparse:0.5")

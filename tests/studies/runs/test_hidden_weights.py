@@ -7,8 +7,6 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 import torch
-from small_cnns import SIZE, FcNet, ResidualNet, prepare
-from strategies import specs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +18,8 @@ from prernn.models.recipe import Recipe
 from prernn.reports.plots import weights as weight_plots
 from prernn.studies.runs import hidden_weights, videos
 from prernn.studies.runs.hidden_weights import analyze_hidden, layer_weights
+from small_cnns import SIZE, FcNet, ResidualNet, prepare
+from strategies import specs
 
 KINDS = {
     "a/pregru": {"cell": "gru", "hidden": "band:3"},

@@ -5,20 +5,20 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_cnns import FcNet, prepare
 
 import prernn
 from prernn.conversion.accounting import recurrent_parameters
+from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
 from prernn.media.transforms import TransformSpec, clip_transform
 from prernn.media.video import VideoError, read_clip
-from prernn.media.encoding import write_video
 from prernn.models import checkpoint
 from prernn.models.backbones import backbone
 from prernn.models.describe import describe
 from prernn.models.recipe import Recipe
 from prernn.studies.runs.runs import BANDS, look_at, weight_grid
 from prernn.studies.runs.videos import first_videos, video_batches
+from small_cnns import FcNet, prepare
 
 SPEC = {**TransformSpec(size=32).__dict__}
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from prernn.commands.main import main
-from prernn.media.transforms import TransformSpec
 from prernn.media.encoding import write_video
+from prernn.media.transforms import TransformSpec
 from prernn.models import checkpoint
 from prernn.models.recipe import Recipe
 from prernn.reports.files import write_json, write_table

@@ -146,8 +146,8 @@ def gate_counts(net: RecurrentNetwork, batches: Iterable[dict[str, Any]]) -> dic
 
     Args:
         net: a network, which runs in the mode (training or evaluation) that it is in.
-        batches: dicts with ``video (B, T, C, H, W)`` and ``lengths (B,)`` as `prernn.training.batches.collate` makes them.
-            Padding is left out; so is a batch without ``video``.
+        batches: dicts with ``video (B, T, C, H, W)`` and ``lengths (B,)`` as `prernn.training.batches.collate` makes
+            them. Padding is left out; so is a batch without ``video``.
 
     Returns:
         ``{layer: {gate: counts}}`` of the gates with bounds (`bounded_gates`).

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prernn.conversion.graph.graft import recurrent_nodes
+from prernn.conversion.network import RecurrentNetwork
+from prernn.layers.hidden_to_hidden import HiddenToHidden
 from prernn.models import checkpoint
+from prernn.reports.files import write_table, write_text
+from prernn.reports.page import page, picture, table
 from prernn.reports.plots import weights as weight_plots
 from prernn.studies.runs.page import short_names
-from prernn.reports.files import write_table, write_text
-from prernn.conversion.graph.graft import recurrent_nodes
-from prernn.layers.hidden_to_hidden import HiddenToHidden
-from prernn.conversion.network import RecurrentNetwork
-from prernn.reports.page import page, picture, table
 
 PARTS = {"all weights": "", "diagonal": "diagonal "}
 """What Figures 1 and 2 show the mean and standard deviation of, and the prefix of its columns in `layer_weights`."""

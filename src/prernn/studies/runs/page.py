@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
+from prernn.models.describe import describe
+from prernn.reports.files import write_table, write_text
+from prernn.reports.page import page, picture, table
 from prernn.reports.plots import curves
 from prernn.reports.plots.gates import histograms, saturation
-from prernn.reports.files import write_table, write_text
 from prernn.studies.runs.gates import GateCounts
-from prernn.reports.page import page, picture, table
-from prernn.studies.runs.videos import Batches
 from prernn.studies.runs.runs import Run, look_at
-from prernn.models.describe import describe
+from prernn.studies.runs.videos import Batches
 
 SATURATION_TEXT = (
     "A point for each unit: the fraction of time that its gate is below 0.1 (left saturated) and above 0.9 (right "

@@ -1,25 +1,22 @@
 """What is known of a trained run: its network, the gates of it over videos, and the tables in its folder."""
 
-import csv
-import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-import torch
+
 from torch import Tensor
-from prernn.models import checkpoint
+
 from prernn.conversion.accounting import recurrent_parameters
-from prernn.layers.cells import LinearCell
-from prernn.studies.runs.gates import GateCounts, bounded_gates, gate_counts
-from prernn.layers.input_to_hidden import SingleInput
 from prernn.conversion.network import RecurrentNetwork
+from prernn.layers.cells import LinearCell
+from prernn.layers.input_to_hidden import SingleInput
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.layers.structures.parse import hidden_structure
-from prernn.training.run_files import _folder, _read_errors, _read_metrics, _read_table
+from prernn.models import checkpoint
+from prernn.studies.runs.gates import GateCounts, bounded_gates, gate_counts
 from prernn.studies.runs.videos import Batches, first_videos
-
+from prernn.training.run_files import _folder, _read_errors, _read_metrics, _read_table
 
 BANDS = ("diagonal", "band:1%", "band:5%", "band:10%", "full")
 """Structures of the talk's BandRNN tables."""

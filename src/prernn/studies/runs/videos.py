@@ -1,0 +1,104 @@
+"""Videos that trained runs are looked at with."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prernn.conversion.network import RecurrentNetwork
+
+
+def _own_videos(folder, net):
+    """The test videos of the data that a run was trained on, as its config.yaml (or another such file) says."""
+    from prernn.training import lightning_cli
+
+    config = folder if folder.is_file() else folder / "config.yaml"
+    if not config.is_file():
+        raise NotImplementedError(f"no {config} says which videos; give some with --videos")
+    try:
+        _, data = lightning_cli.read_config(["--config", str(config)])
+        data.setup("test")
+    except ValueError as error:
+        raise ValueError(f"{config}: {error} (--videos and --no-gates do without its data)") from error
+    return data.test_dataloader()
+
+
+LONGEST = 256
+"""Frames that `video_batches` reads of a video at most."""
+
+
+Batches = Callable[[Path, RecurrentNetwork], Iterable[dict[str, Any]]]
+"""From a run's folder and its network to batches of videos for it."""
+
+
+def first_videos(batches: Iterable[dict[str, Any]], limit: int | None) -> Iterator[dict[str, Any]]:
+    """The batches' videos, at most ``limit`` of them; None gives all."""
+    left = math.inf if limit is None else limit
+    for batch in batches:
+        if "video" not in batch:
+            continue
+        count = int(min(left, len(batch["video"])))
+        yield {key: batch[key][:count] for key in ("video", "lengths")}
+        left -= count
+        if left <= 0:
+            return
+
+
+def video_batches(sources: Sequence[str | Path]) -> Batches:
+    """Videos from anywhere as the batches of `analyze`: each through the network's own evaluation transform.
+
+    Args:
+        sources: video files, folders of frames, and folders of videos (with those in their folders). Of each video
+            the first 256 frames are taken; a network over snippets takes them in whole snippets.
+
+    Raises:
+        VideoError, a ValueError: an absent or empty source (at once), a video that can't be read, or one that is
+            shorter than a snippet (both when it is its turn).
+        NotImplementedError: a network that does not see plain colour frames (when it is asked for batches).
+    """
+    files = [file for source in sources for file in _videos_in(Path(source))]
+    return lambda folder, net: _read_batches(files, net)
+
+
+def _videos_in(source: Path) -> list[Path]:
+    from prernn.media.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError
+
+    if not source.is_dir():
+        if not source.is_file():
+            raise VideoError(f"{source}: no such file or folder")
+        return [source]
+    if any(file.suffix.lower() in IMAGE_SUFFIXES for file in source.glob("[!.]*")):
+        return [source]
+    files = sorted(file for file in source.rglob("[!.]*") if file.suffix.lower() in VIDEO_SUFFIXES)
+    if not files:
+        raise VideoError(f"{source}: expected videos or frames in this folder, found none")
+    return files
+
+
+def _read_batches(files: Sequence[Path], net: RecurrentNetwork) -> Iterator[dict[str, Any]]:
+    from prernn.media.sampling import Sampling
+    from prernn.media.transforms import TransformSpec, clip_transform
+    from prernn.media.video import read_clip
+
+    channels, transform = net.frame_shape[0], net.recipe.get("transform")
+    if channels != 3 or not transform or transform.get("flow"):
+        seen = f"{channels} channels" if transform else "a network without a transform"
+        raise NotImplementedError(f"expected a network over colour frames for videos from anywhere, got {seen}")
+    prepare = clip_transform(TransformSpec.from_dict(transform), train=False)
+    for file in files:
+        frames = prepare(read_clip(file, Sampling(frames=LONGEST, rule="all")))  # (T, C, H, W)
+        video = _snippets(frames, net.frame_shape[1], file) if len(net.frame_shape) == 4 else frames
+        yield {"video": video[None], "lengths": torch.tensor([len(video)])}
+
+
+def _snippets(frames: Tensor, depth: int, file: Path) -> Tensor:
+    """``(T*D, C, H, W)`` to whole snippets ``(T, C, D, H, W)``; VideoError where there is not one."""
+    from prernn.media.video import VideoError
+
+    count = len(frames) // depth
+    if not count:
+        raise VideoError(f"{file}: expected at least a snippet of {depth} frames, got {len(frames)}")
+    return frames[: count * depth].unflatten(0, (count, depth)).transpose(1, 2)
