@@ -16,7 +16,8 @@ ORDER = (
     ("models", "tasks"),
     ("training",),
     ("studies",),
-    ("commands", "benchmarks"),
+    ("benchmarks",),
+    ("commands",),
 )
 """The wings: each imports only those above it, and itself."""
 
@@ -65,7 +66,8 @@ def test_imports_have_no_circles():
 def test_rooms_are_small():
     for folder in {path.parent for path in FILES} | {PACKAGE}:
         entries = [entry.name for entry in folder.iterdir() if entry.name != "__pycache__"]
-        assert len(entries) <= 15, f"{folder.name}: {sorted(entries)}"
+        most = 20 if folder.name == "commands" else 14  # one file a command
+        assert len(entries) <= most, f"{folder.name}: {sorted(entries)}"
     for path in FILES:
         text = path.read_text()
         assert text.count("\n") <= 400, name(path)

@@ -1,36 +1,29 @@
-"""prernn: make any pre-trained CNN recurrent, so that it understands video frame by frame."""
+"""prernn: make any pre-trained CNN recurrent, so that it understands video frame by frame.
+
+Every name comes when it is first used: ``import prernn`` loads nothing, torch included.
+"""
 
 import importlib
+from typing import TYPE_CHECKING, Any
 
-from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters
-from prernn.conversion.convert import convert, framewise, traditional
-from prernn.conversion.inflate import inflate
-from prernn.conversion.network import RecurrentNetwork
-from prernn.conversion.rcn import convert_rcn
-from prernn.layers.rnn import GRU, LSTM, VRNN
-from prernn.layers.structures.parse import hidden_structure
-from prernn.sparsity.online import online_sparsity
-from prernn.sparsity.paths import PathConv2d, PathLinear, PathNetwork
-from prernn.sparsity.quantize import quantization_report, quantize
+if TYPE_CHECKING:
+    from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters
+    from prernn.conversion.convert import convert, framewise, traditional
+    from prernn.conversion.inflate import inflate
+    from prernn.conversion.network import RecurrentNetwork
+    from prernn.conversion.rcn import convert_rcn
+    from prernn.layers.rnn import GRU, LSTM, VRNN
+    from prernn.layers.structures.parse import hidden_structure
+    from prernn.models.backbones import backbone
+    from prernn.models.checkpoint import load, save
+    from prernn.models.onnx import export_onnx
+    from prernn.sparsity.online import online_sparsity
+    from prernn.sparsity.packing import load_quantized, save_quantized
+    from prernn.sparsity.paths import PathConv2d, PathLinear, PathNetwork
+    from prernn.sparsity.quantize import quantization_report, quantize
+    from prernn.streaming.stream import Stream
 
 __version__ = "0.1.0"
-
-# these need more than torch to load, so they come when they are asked for
-_LAZY = {
-    "load": "prernn.models.checkpoint",
-    "save": "prernn.models.checkpoint",
-    "Stream": "prernn.streaming.stream",
-    "export_onnx": "prernn.models.onnx",
-    "save_quantized": "prernn.sparsity.packing",
-    "load_quantized": "prernn.sparsity.packing",
-}
-
-
-def __getattr__(name: str):
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'prernn' has no attribute {name!r}")
-
 
 __all__ = [
     "GRU",
@@ -41,6 +34,7 @@ __all__ = [
     "PathNetwork",
     "RecurrentNetwork",
     "Stream",
+    "backbone",
     "convert",
     "convert_rcn",
     "export_onnx",
@@ -58,3 +52,34 @@ __all__ = [
     "save_quantized",
     "traditional",
 ]
+
+_ROOMS = {
+    "conversion.accounting": ("matched_hidden_size", "recurrent_parameters"),
+    "conversion.convert": ("convert", "framewise", "traditional"),
+    "conversion.inflate": ("inflate",),
+    "conversion.network": ("RecurrentNetwork",),
+    "conversion.rcn": ("convert_rcn",),
+    "layers.rnn": ("GRU", "LSTM", "VRNN"),
+    "layers.structures.parse": ("hidden_structure",),
+    "models.backbones": ("backbone",),
+    "models.checkpoint": ("load", "save"),
+    "models.onnx": ("export_onnx",),
+    "sparsity.online": ("online_sparsity",),
+    "sparsity.packing": ("load_quantized", "save_quantized"),
+    "sparsity.paths": ("PathConv2d", "PathLinear", "PathNetwork"),
+    "sparsity.quantize": ("quantization_report", "quantize"),
+    "streaming.stream": ("Stream",),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'prernn' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"prernn.{_ROOM_OF[name]}"), name)
+    globals()[name] = value  # found at once from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,5 @@
 """The benchmarks of structural sparsity: every table and picture is there, figures are those of the parts alone."""
 
-import argparse
 import csv
 import statistics
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ from torch import nn
 
 import prernn
 from prernn.benchmarks import _cifar, cifar_quantize, mnist_paths, sparsity
+from prernn.commands.bench import bench_parser
 from prernn.commands.main import main
 from prernn.conversion.accounting import recurrent_parameters, total_weights
 from prernn.models.backbones import IMAGENET
@@ -31,9 +31,7 @@ def is_png(path):
 
 
 def arguments(module, *words):
-    parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
-    return parser.parse_args(words)
+    return bench_parser(module.__name__.rpartition(".")[2]).parse_args(words)
 
 
 # ------------------------------------------------------------------------------------------------ CIFAR-10

@@ -4,6 +4,7 @@ import errno
 import subprocess
 import sys
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,16 +14,16 @@ from prernn.commands.main import main
 from prernn.media.encoding import write_video
 from prernn.media.transforms import TransformSpec
 from prernn.models import checkpoint
-from prernn.models.recipe import Recipe
+from prernn.models.network_spec import NetworkSpec
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run folder with an untrained network."""
     root = tmp_path_factory.mktemp("run")
-    net = Recipe("timm/test_resnet", cell="gru", input="single").build(3)
+    net = NetworkSpec("timm/test_resnet", cell="gru", input="single").build(3)
     spec = {**TransformSpec(size=32).__dict__}
-    net.recipe |= {"labels": ["left", "right", "still"], "transform": spec}
+    net.recipe = replace(net.recipe, labels=["left", "right", "still"], transform=spec)
     checkpoint.save(net, root)
     return root
 

@@ -15,7 +15,7 @@ from prernn.conversion.accounting import matched_hidden_size
 from prernn.conversion.clip_network import is_clip_network
 from prernn.conversion.network import open_network
 from prernn.models import backbones, recipe
-from prernn.models.recipe import Recipe
+from prernn.models.network_spec import NetworkSpec
 from prernn.training.data_module import VideoData
 from prernn.training.lightning_cli import OneLineParser
 from prernn.training.module import VideoModule
@@ -81,7 +81,7 @@ def on_meta(monkeypatch):
 @pytest.mark.parametrize("name", recipes())
 def test_its_network_can_be_built(name, on_meta):
     values, task = recipes()[name]
-    net = Recipe(**values).build(OUTPUTS[task])
+    net = NetworkSpec(**values).build(OUTPUTS[task])
     assert len(net.recurrent_layers) == expected_layers(values)
     assert all(str(layer.hidden_to_hidden.structure) == values.get("hidden", "full") for layer in net.recurrent_layers)
     clips = values.get("inflate") is not None or values["backbone"] in CLIPS
@@ -131,6 +131,6 @@ def test_traditional_networks_match_prernn(cell):
 
 def test_a_built_network_runs():
     values, _ = recipes()["gesture.yaml"]
-    net = replace(Recipe(**values), weights=None).build(5).eval()
+    net = replace(NetworkSpec(**values), weights=None).build(5).eval()
     with torch.no_grad():
         assert net(torch.randn(1, 2, 3, 8, 48, 48))[0].shape == (1, 2, 5)

@@ -3,6 +3,7 @@
 import copy
 import functools
 import warnings
+from dataclasses import replace
 
 import pytest
 import timm
@@ -24,7 +25,7 @@ from prernn.layers.input_to_hidden import GateInput
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.layers.structures.parse import hidden_structure
 from prernn.models.backbones import backbone
-from prernn.models.recipe import Recipe
+from prernn.models.network_spec import NetworkSpec
 from prernn.streaming.stream import Stream
 from small_cnns import CNNS, SIZE, DenseNet, FcNet, PlainNet, ResidualNet, film, prepare
 from strategies import SPECS, all_compositions, specs
@@ -695,7 +696,7 @@ def test_prernn_takes_the_layer_that_it_takes_without_rcn(name, layer, below):
     plain = prernn.convert(cnn)
     rcn = prernn.convert_rcn(cnn)
     net = prernn.convert(rcn)
-    assert plain.recipe["steps"][-1]["layer"] == net.recipe["steps"][-1]["layer"] == [layer]
+    assert plain.recipe.steps[-1].arguments["layer"] == net.recipe.steps[-1].arguments["layer"] == [layer]
     assert len(units(net)) == below
     assert len(net.recurrent_layers) == below + 1
     assert len(units(rcn)) == below + (name == "resnet18")
@@ -769,11 +770,11 @@ def test_a_network_that_has_run_at_a_size_converts_like_one_that_has_not():
 @pytest.mark.parametrize(
     "recipe",
     [
-        Recipe("timm/test_resnet", method="rcn", hidden="sparse:0.1", rcn={"mix": "sum"}),
-        Recipe("timm/test_resnet", method="rcn", layer="layer4.*", rcn={"init": "random", "pretrained": False}),
-        Recipe("timm/test_resnet", inflate={"frames": 4, "time": 5, "init": "mean"}, method="framewise"),
-        Recipe("timm/test_resnet", rcn_below=True, hidden="diagonal", cell="lstm"),
-        Recipe("timm/test_resnet", rcn_below=True, method="traditional", hidden_size=7),
+        NetworkSpec("timm/test_resnet", method="rcn", hidden="sparse:0.1", rcn={"mix": "sum"}),
+        NetworkSpec("timm/test_resnet", method="rcn", layer="layer4.*", rcn={"init": "random", "pretrained": False}),
+        NetworkSpec("timm/test_resnet", inflate={"frames": 4, "time": 5, "init": "mean"}, method="framewise"),
+        NetworkSpec("timm/test_resnet", rcn_below=True, hidden="diagonal", cell="lstm"),
+        NetworkSpec("timm/test_resnet", rcn_below=True, method="traditional", hidden_size=7),
     ],
     ids=["rcn", "some-layers", "inflated", "prernn-on-rcn", "traditional-on-rcn"],
 )
@@ -782,7 +783,7 @@ def test_a_checkpoint_rebuilds_the_network(recipe, tmp_path):
     net = recipe.build(5).eval()
     for parameter in net.parameters():
         parameter += 0.05 * torch.randn_like(parameter)
-    net.recipe |= {"labels": list("abcde")}
+    net.recipe = replace(net.recipe, labels=list("abcde"))
     prernn.save(net, tmp_path)
     again = prernn.load(tmp_path)
     video = torch.randn(2, 3, 3, *([4] if recipe.inflate else []), 32, 32)
@@ -790,7 +791,7 @@ def test_a_checkpoint_rebuilds_the_network(recipe, tmp_path):
     assert torch.equal(found[0], expected[0])
     assert expected[0].std() > 0
     close(found[1], expected[1], atol=0)
-    assert again.recipe["labels"] == net.recipe["labels"]
+    assert again.recipe.labels == net.recipe.labels
     assert [str(a.hidden_to_hidden.structure) for a in again.recurrent_layers] == [
         str(a.hidden_to_hidden.structure) for a in net.recurrent_layers
     ]

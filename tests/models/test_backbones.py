@@ -14,7 +14,7 @@ from torch import nn
 from prernn.commands import info, main
 from prernn.models import checkpoint, weight_files
 from prernn.models.backbones import DEFAULT_BACKBONE, backbone, input_spec
-from prernn.models.recipe import Recipe
+from prernn.models.network_spec import NetworkSpec
 from prernn.models.weight_files import adapt_channels, first_convolution, load_weights
 
 HALF = (0.5, 0.5, 0.5)
@@ -450,11 +450,13 @@ def test_c3d_files_of_other_projects_are_renamed(names, head):
     ],
 )
 def test_a_frame_wise_run_gives_the_weights_of_its_trunk(tmp_path, name, left_out):
-    source = Recipe(backbone=name, method="framewise").build(5)
+    source = NetworkSpec(backbone=name, method="framewise").build(5)
     checkpoint.save(source, tmp_path)
     theirs = source.state_dict()
     for weights in (tmp_path, tmp_path / "model.safetensors"):
-        recipe = Recipe(backbone=name, weights=str(weights), method="traditional", hidden_size=8, hidden="diagonal")
+        recipe = NetworkSpec(
+            backbone=name, weights=str(weights), method="traditional", hidden_size=8, hidden="diagonal"
+        )
         with pytest.warns(RuntimeWarning, match=left_out):
             own = recipe.build(3).state_dict()
         shared = [key for key in theirs if not key.startswith(("cnn.classifier.", "cnn.output_0."))]
@@ -463,17 +465,17 @@ def test_a_frame_wise_run_gives_the_weights_of_its_trunk(tmp_path, name, left_ou
 
 
 def test_a_lightning_checkpoint_of_a_frame_wise_network_gives_them_too(tmp_path):
-    source = Recipe(backbone=SMALL, method="framewise").build(5).state_dict()
+    source = NetworkSpec(backbone=SMALL, method="framewise").build(5).state_dict()
     torch.save({"state_dict": {f"network.{k}": v for k, v in source.items()}, "epoch": 3}, tmp_path / "last.ckpt")
     model = backbone(SMALL, num_classes=5, weights=tmp_path / "last.ckpt")
     assert torch.equal(model.classifier.weight, source["cnn.classifier.weight"])
 
 
 def test_weights_of_a_recurrent_network_are_refused(tmp_path):
-    net = Recipe(backbone="squeezenet1_1", method="traditional", hidden_size=8, hidden="diagonal").build(3)
+    net = NetworkSpec(backbone="squeezenet1_1", method="traditional", hidden_size=8, hidden="diagonal").build(3)
     checkpoint.save(net, tmp_path)
     with pytest.raises(ValueError, match=r"model.safetensors: expected weights of a CNN .* got a recurrent network's"):
-        Recipe(backbone="squeezenet1_1", weights=str(tmp_path)).build(3)
+        NetworkSpec(backbone="squeezenet1_1", weights=str(tmp_path)).build(3)
 
 
 def test_a_folder_without_a_network_is_named(tmp_path):
@@ -482,15 +484,15 @@ def test_a_folder_without_a_network_is_named(tmp_path):
 
 
 def test_a_recipe_keeps_its_channels(tmp_path):
-    recipe = Recipe(backbone="squeezenet1_1", channels=20, method="traditional", hidden_size=8, hidden="diagonal")
+    recipe = NetworkSpec(backbone="squeezenet1_1", channels=20, method="traditional", hidden_size=8, hidden="diagonal")
     net = recipe.build(3).eval()
-    assert net.recipe["channels"] == 20
+    assert net.recipe.channels == 20
     checkpoint.save(net, tmp_path)
     again = checkpoint.load(tmp_path)
     frames = torch.rand(2, 3, 20, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(again(frames)[0], net(frames)[0])
-    assert "channels" not in Recipe(backbone="squeezenet1_1", method="framewise").build(3).recipe
+    assert NetworkSpec(backbone="squeezenet1_1", method="framewise").build(3).recipe.channels is None
 
 
 def test_an_unreachable_hub_is_one_line_of_the_command(monkeypatch, capsys, tmp_path):

@@ -1,6 +1,7 @@
 """Checkpoints: what is saved is what is loaded, and a file that is something else says so in one line."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import timm
@@ -9,8 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import prernn
+from prernn.conversion.recipe import Recipe
 from prernn.models.checkpoint import FILE_NAME, load, save
-from prernn.models.recipe import Recipe
+from prernn.models.network_spec import NetworkSpec
 
 TINY = "timm/test_resnet"
 
@@ -23,27 +25,27 @@ def equal_outputs(first, second, video):
 @pytest.mark.parametrize(
     "recipe",
     [
-        Recipe(TINY, cell="lstm", hidden="band:3"),
-        Recipe(TINY, cell="gru", input="single", hidden="sparse:0.1"),
-        Recipe(TINY, method="traditional", cell="vrnn", hidden_size=7, num_layers=2),
-        Recipe(TINY, method="framewise"),
-        Recipe(TINY, cell="gru", layers_on_top=1, hidden="paths:2"),
+        NetworkSpec(TINY, cell="lstm", hidden="band:3"),
+        NetworkSpec(TINY, cell="gru", input="single", hidden="sparse:0.1"),
+        NetworkSpec(TINY, method="traditional", cell="vrnn", hidden_size=7, num_layers=2),
+        NetworkSpec(TINY, method="framewise"),
+        NetworkSpec(TINY, cell="gru", layers_on_top=1, hidden="paths:2"),
     ],
     ids=lambda recipe: f"{recipe.method}-{recipe.cell}-{recipe.hidden}",
 )
 def test_a_network_comes_back_without_a_config(recipe, tmp_path):
     net = recipe.build(5)
-    net.recipe |= {"labels": list("abcde"), "transform": {"size": 32}}
+    net.recipe = replace(net.recipe, labels=list("abcde"), transform={"size": 32})
     save(net, tmp_path)
     again = load(tmp_path)
-    assert again.recipe == json.loads(json.dumps(net.recipe))
+    assert again.recipe == Recipe.from_json(json.loads(json.dumps(net.recipe.to_json())))
     assert not again.training
     assert equal_outputs(net, again, torch.randn(2, 3, 3, 32, 32))
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
 
 
 def test_loading_never_asks_a_hub(tmp_path, monkeypatch):
-    save(Recipe(TINY).build(3), tmp_path)
+    save(NetworkSpec(TINY).build(3), tmp_path)
     build, asked = timm.create_model, []
 
     def watch(name, pretrained=False, **options):
@@ -94,14 +96,14 @@ def test_a_pickle_is_never_executed(tmp_path):
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
-    net = Recipe(TINY, cell="gru").build(3)
-    net.recipe["steps"][0]["cell"] = "lstm"
+    net = NetworkSpec(TINY, cell="gru").build(3)
+    net.recipe.steps[0].arguments["cell"] = "lstm"
     with pytest.raises(ValueError, match="holds another network"):
         load(save(net, tmp_path))
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
-    net = Recipe(TINY).build(3)
+    net = NetworkSpec(TINY).build(3)
     before = save(net, tmp_path).read_bytes()
 
     def full(tensors, path, metadata):

@@ -44,7 +44,7 @@ def test_it_is_a_backbone_that_becomes_recurrent():
     cnn = backbone("cifar_resnet20", classes=7).eval()
     assert cnn.input_spec["size"] == input_spec("cifar_resnet20")["size"] == 32
     net = prernn.convert(cnn, cell="gru", input="single", outputs=5).eval()
-    assert net.recipe["steps"][0]["layer"] == ["layer3.2.conv2"]
+    assert net.recipe.steps[0].arguments["layer"] == ["layer3.2.conv2"]
     assert net(torch.randn(1, 2, 3, 32, 32))[0].shape == (1, 2, 5)
 
 

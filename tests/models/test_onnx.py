@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -169,7 +170,7 @@ def test_torchvision_cnns(name, kind, tmp_path):
 def test_file_says_labels_transform_and_takes_the_transforms_size(tmp_path):
     net = prernn.convert(ResidualNet()).eval()
     labels, transform = ["a", "b", "c", "d", "ü"], {"size": 12, "resize": 16}
-    net.recipe |= {"labels": labels, "transform": transform}
+    net.recipe = replace(net.recipe, labels=labels, transform=transform)
     export_onnx(net, tmp_path / "net.onnx", "sequence")
     file = session(tmp_path / "net.onnx")
     metadata = file.get_modelmeta().custom_metadata_map

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -273,7 +274,7 @@ def test_a_quantized_network_streams_and_is_kept(input, hidden, tmp_path):
     torch.manual_seed(0)
     options = {"classes": 10, "size": 32, "width": 4, "units": 16}
     net = prernn.convert(backbone("small_vgg", **options), cell="gru", input=input, hidden=hidden, outputs=5).eval()
-    net.recipe |= {"backbone": "small_vgg", "backbone_options": options}
+    net.recipe = replace(net.recipe, backbone="small_vgg", backbone_options=options)
     quantized = quantize(net, 2.0)
     video = torch.randn(2, 4, 3, 32, 32)
     with torch.inference_mode():
@@ -443,7 +444,7 @@ def test_normalized_networks_are_kept_and_integer_ones_made_anew(tmp_path):
     torch.manual_seed(0)
     options = {"classes": 10, "size": 32, "width": 4, "units": 16}
     net = prernn.convert(backbone("small_vgg", **options), cell="lstm", input="single", outputs=5).eval()
-    net.recipe |= {"backbone": "small_vgg", "backbone_options": options}
+    net.recipe = replace(net.recipe, backbone="small_vgg", backbone_options=options)
     quantized = quantize(normalized(net), 2.0)
     video = torch.randn(1, 2, 3, 32, 32)
     loaded = prernn.load(prernn.save(quantized, tmp_path / "q"))

@@ -6,6 +6,7 @@ import itertools
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}
 
 def network(cell="gru", **options):
     net = shake(prernn.convert(ResidualNet(), cell=cell, **options)).eval()
-    net.recipe |= {"transform": SPEC, "labels": LABELS}
+    net.recipe = replace(net.recipe, transform=SPEC, labels=LABELS)
     return net
 
 
@@ -159,7 +160,7 @@ def test_wrong_arguments():
         Stream(net, batch_size=2)(torch.zeros(3, 8, 8))
     with pytest.raises(ValueError, match="unknown"):
         Stream(net, transform={"unknown": 1})
-    del net.recipe["transform"]
+    net.recipe.transform = None
     with pytest.raises(ValueError, match="no transform for it; pass transform="):
         Stream(net)(pictures(1)[0])
 
@@ -238,7 +239,7 @@ class SnippetNet(nn.Module):
 @pytest.fixture
 def snippet_net():
     net = prernn.convert(SnippetNet(), "fc6", image_size=(4, 8, 8)).eval()
-    net.recipe |= {"transform": SPEC, "labels": LABELS}
+    net.recipe = replace(net.recipe, transform=SPEC, labels=LABELS)
     return net
 
 
@@ -302,9 +303,9 @@ def test_predictions_name_time_and_label(clip):
 
 def test_predictions_without_labels_and_with_wrong_ones(clip):
     net = network()
-    net.recipe["labels"] = None
+    net.recipe.labels = None
     assert {p.label for p in predictions(Stream(net), clip)} <= set("01234")
-    net.recipe["labels"] = ["one", "two"]
+    net.recipe.labels = ["one", "two"]
     with pytest.raises(ValueError, match="expected 5 labels, one an output, got 2"):
         next(predictions(Stream(net), clip))
     with pytest.raises(ValueError, match="one stream for one source, got batch_size=2"):

@@ -13,15 +13,15 @@ from prernn.commands.main import main
 from prernn.conversion.cut import inputs_of, split
 from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
-from prernn.models.recipe import Recipe
+from prernn.models.network_spec import NetworkSpec
 from prernn.studies import compare, frozen_trunk
 from prernn.studies.lineup import RCN_STARTS, Budget, Row
 from prernn.tasks.action.task import Action
 from prernn.training.cached_features import cached, outputs
 from prernn.training.data_module import VideoData
-from prernn.training.evaluation import evaluate, whole_outputs
+from prernn.training.evaluation import evaluate, in_batches, whole_outputs
 
-TINY = Recipe("timm/test_resnet")
+TINY = NetworkSpec("timm/test_resnet")
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +55,11 @@ def features(root):
 @pytest.mark.parametrize("method", ["framewise", "traditional", "prernn"])
 def test_what_stands_on_cached_features_is_the_network(root, features, method):
     data, at, _ = features
-    net = Recipe(TINY.backbone, method=method).build(2).eval()
+    net = NetworkSpec(TINY.backbone, method=method).build(2).eval()
     trunk, rest = split(net, at)
     (item, *_) = cached(trunk, data.datasets["test"])
-    batch = {"video": item["video"][None], **{k: v[None] for k, v in item.items() if k.startswith("input_")}}
-    expected = net(data.datasets["test"][0]["video"][None])[0]
+    batch = {"input": item["input"][None], **{k: v[None] for k, v in item.items() if k.startswith("input_")}}
+    expected = net(data.datasets["test"][0]["input"][None])[0]
     torch.testing.assert_close(outputs(rest, net.init_state(1), batch), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -67,7 +67,10 @@ def test_evaluation_is_the_tasks(features):
     data, at, items = features
     net = TINY.build(2).eval()
     _, rest = split(net, at)
-    found = evaluate(lambda batch: outputs(rest, net.init_state(len(batch["path"])), batch), data.task, items, 3)
+    metrics = data.task.metrics()
+    found = evaluate(
+        lambda batch: outputs(rest, net.init_state(len(batch["path"])), batch), metrics, in_batches(items, 3)
+    )
     assert int(found["confusion"].sum()) == 4
 
 
@@ -81,24 +84,23 @@ def test_passes_are_read_as_epochs_and_each_epoch_takes_one(root):
     trunk, _ = split(TINY.build(2))
     items = cached(trunk.eval(), data.datasets["train"], passes=2)
     assert [item["number"] for item in items] == [*range(8), *range(8)]
-    assert not torch.equal(items[0]["video"], items[8]["video"])  # other crops
+    assert not torch.equal(items[0]["input"], items[8]["input"])  # other crops
     budget = Budget(batch_size=3, passes=2)
     for epoch in (0, 1, 2):
-        batches = list(frozen_trunk._batches(items, epoch, 0, budget))
+        batches = list(frozen_trunk.shuffled(items, epoch, 0, budget.batch_size))
         assert [len(batch["path"]) for batch in batches] == [3, 3, 2]
         assert len({path for batch in batches for path in batch["path"]}) == 8
-        first = {item["path"]: item["video"] for item in items[8 * (epoch % 2) :][:8]}
+        first = {item["path"]: item["input"] for item in items[8 * (epoch % 2) :][:8]}
         for batch in batches:
-            for path, video in zip(batch["path"], batch["video"], strict=True):
+            for path, video in zip(batch["path"], batch["input"], strict=True):
                 assert torch.equal(first[path], video)
-    order = [batch["path"] for batch in frozen_trunk._batches(items, 0, 0, budget)]
-    assert order != [batch["path"] for batch in frozen_trunk._batches(items, 0, 1, budget)]
+    order = [batch["path"] for batch in frozen_trunk.shuffled(items, 0, 0, budget.batch_size)]
+    assert order != [batch["path"] for batch in frozen_trunk.shuffled(items, 0, 1, budget.batch_size)]
 
 
-def test_the_search_is_judged_by_videos_it_does_not_train_on(monkeypatch):
+def test_the_search_is_judged_by_videos_it_does_not_train_on():
     items = [{"number": n, "epoch": e} for e in range(3) for n in range(8)]
-    monkeypatch.setitem(compare._shared, "train", items)
-    train, judges = compare._held_out(Budget(held_out=0.25))
+    train, judges = frozen_trunk.held_out(items, 0.25)
     assert len(judges) == 2
     assert all(item["epoch"] == 0 for item in judges)
     assert not {item["number"] for item in judges} & {item["number"] for item in train}
@@ -118,7 +120,7 @@ def test_the_best_rate():
 
 
 def test_the_command(root, tmp_path, capsys):
-    config = {"class_path": "prernn.tasks.action.task.Action", "init_args": {"size": 32, "sampling": {"frames": 4}}}
+    config = {"class_path": "prernn.tasks.Action", "init_args": {"size": 32, "sampling": {"frames": 4}}}
     file = tmp_path / "config.yaml"
     values = {"model": {"recipe": {"backbone": TINY.backbone}}, "data": {"task": config}}
     file.write_text(json.dumps(values))
@@ -145,7 +147,7 @@ def test_the_command(root, tmp_path, capsys):
 
 
 def test_the_table_of_rcn(root, tmp_path, capsys):
-    config = {"class_path": "prernn.tasks.action.task.Action", "init_args": {"size": 32, "sampling": {"frames": 4}}}
+    config = {"class_path": "prernn.tasks.Action", "init_args": {"size": 32, "sampling": {"frames": 4}}}
     file = tmp_path / "config.yaml"
     file.write_text(json.dumps({"model": {"recipe": {"backbone": TINY.backbone}}, "data": {"task": config}}))
     arguments = [
@@ -191,8 +193,8 @@ def test_whole_networks_learn_the_statistics_of_their_batches_and_keep_padding_o
     data = data_of(root)
     data.setup("test")
     net = replace(TINY, method="rcn").build(2).eval()
-    short = data.datasets["test"][0]["video"][:2]
-    batch = {"video": torch.cat([short, torch.full_like(short, math.nan)])[None], "lengths": torch.tensor([2])}
+    short = data.datasets["test"][0]["input"][:2]
+    batch = {"input": torch.cat([short, torch.full_like(short, math.nan)])[None], "lengths": torch.tensor([2])}
     out = whole_outputs(net, batch)
     torch.testing.assert_close(out[:, :2], net(short[None])[0], rtol=1e-4, atol=1e-5)
     assert out.shape == (1, 4, 2)
@@ -204,12 +206,12 @@ def test_whole_networks_learn_the_statistics_of_their_batches_and_keep_padding_o
 def test_a_clip_network_answers_once(root):
     net = replace(TINY, method="framewise", inflate={"frames": 4}).build(2).eval()
     video = torch.randn(2, 5, 3, 32, 32)
-    batch = {"video": video, "lengths": torch.tensor([5, 3])}
+    batch = {"input": video, "lengths": torch.tensor([5, 3])}
     out = whole_outputs(net, batch)
     assert out.shape == (2, 5, 2)
     assert torch.equal(out, out[:, :1].expand(-1, 5, -1))
-    batch["video"] = video.clone()
-    batch["video"][1, 3:] = math.nan  # padding
+    batch["input"] = video.clone()
+    batch["input"][1, 3:] = math.nan  # padding
     assert torch.equal(whole_outputs(net, batch), out)
 
 
@@ -222,7 +224,7 @@ def test_a_clip_network_answers_once(root):
 )
 def test_mistakes(root, tmp_path, options, message, capsys):
     file = tmp_path / "config.yaml"
-    task = {"class_path": "prernn.tasks.action.task.Action", "init_args": {"size": 32}}
+    task = {"class_path": "prernn.tasks.Action", "init_args": {"size": 32}}
     file.write_text(json.dumps({"model": {"recipe": {"backbone": TINY.backbone}}, "data": {"task": task}}))
     rest = ["--out", str(tmp_path / "out"), "--", "--config", str(file), "--data.root", str(root)]
     assert main(["compare", *options, *rest]) == 2

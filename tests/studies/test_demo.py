@@ -14,10 +14,11 @@ from prernn.media.sampling import Sampling
 from prernn.media.transforms import clip_transform
 from prernn.media.video import read_frames
 from prernn.models.backbones import input_spec
-from prernn.reports import progress as demo_progress
+from prernn.reports.progress import bars
 from prernn.studies import demo
 from prernn.tasks.action.lists import class_folder
 from prernn.tasks.action.task import Action
+from prernn.training.batches import collate
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +62,19 @@ def test_training_on_cached_features_is_training_the_network(results):
     root, values = results
     task = Action(sampling=Sampling(frames=demo.FRAMES), size=demo.SIZE)
     task.open(root / "data", input_spec("efficientnet_lite0"))
-    assert task.spec.mean == tuple(prernn.load(root).recipe["transform"]["mean"])
+    assert task.spec.mean == tuple(prernn.load(root).recipe.transform["mean"])
     contestants = demo._contestants(len(values["labels"]), seed=1)
     from rich.console import Console
 
-    with demo_progress.bars(Console(quiet=True)) as progress:
+    with bars(Console(quiet=True)) as progress:
         by_name = {row.name: row.net for row in contestants}
         features = demo.features(task, "test", by_name[demo.STACKED], by_name[demo.MAIN], progress)
     records = task.records("test")
     frames = torch.stack([torch.as_tensor(frame) for _, frame in read_frames(records[0].path)]).permute(0, 3, 1, 2)
     video = clip_transform(task.spec, train=False)(frames)[None]
     for row in contestants:
-        logits, _ = demo._head(row)
+        learns = demo.head(row)
         row.net.eval()
         with torch.no_grad():
-            torch.testing.assert_close(logits(features, torch.tensor([0])), row.net(video)[0], rtol=1e-3, atol=1e-3)
+            out = learns.forward(collate([features.read_by(row)[0]]))
+            torch.testing.assert_close(out, row.net(video)[0], rtol=1e-3, atol=1e-3)

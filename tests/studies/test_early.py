@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,10 +21,11 @@ from prernn.commands.main import main
 from prernn.conversion.clip_network import clip_outputs
 from prernn.conversion.inflate import inflate
 from prernn.conversion.rcn import convert_rcn
+from prernn.conversion.recipe import KeptTask
 from prernn.media.transforms import TransformSpec
 from prernn.models import checkpoint
+from prernn.models.network_spec import NetworkSpec
 from prernn.models.networks.c3d import C3D
-from prernn.models.recipe import Recipe
 from prernn.studies.early import (
     FRACTIONS,
     EarlyAccuracy,
@@ -148,7 +150,7 @@ def test_padding_beyond_the_video_is_an_error():
 
 
 def batches_of(videos, labels, size):
-    items = [{"video": v, "label": k, "path": f"{n}.mp4"} for n, (v, k) in enumerate(zip(videos, labels, strict=True))]
+    items = [{"input": v, "label": k, "path": f"{n}.mp4"} for n, (v, k) in enumerate(zip(videos, labels, strict=True))]
     parts = [collate(items[first : first + size]) for first in range(0, len(items), size)]
     return [parts[0], collate([{"path": "broken.mp4", "reason": "broken"}]), *parts[1:]]
 
@@ -162,7 +164,7 @@ def test_the_last_point_is_the_accuracy_of_whole_clips(size):
     batches, metrics = batches_of(videos, labels, size), ClipMetrics(5)
     for batch in batches:
         if batch["path"]:
-            metrics.update(net(batch["video"])[0], batch)
+            metrics.update(net(batch["input"])[0], batch)
     seen = []
     result = early_accuracy(net, batches, advance=seen.append)
     assert result["accuracy"][-1] == pytest.approx(float(metrics.compute()["clip_accuracy"]))
@@ -302,14 +304,16 @@ def root(tmp_path_factory):
     options = {"size": 32, "sampling": {"frames": 5}}
     for name, kind in KINDS.items():
         torch.manual_seed(0)
-        net = Recipe("timm/test_resnet", **kind).build(3)
-        net.recipe |= {"labels": LABELS, "transform": TransformSpec(size=32).__dict__, "task": {"name": "action"}}
+        net = NetworkSpec("timm/test_resnet", **kind).build(3)
+        net.recipe = replace(
+            net.recipe, labels=LABELS, transform=TransformSpec(size=32).__dict__, task=KeptTask("action")
+        )
         checkpoint.save(net, root / "x" / name)
         config = {
             "model": {"recipe": {"backbone": "timm/test_resnet", **kind}},
             "data": {
                 "root": str(root / "data"),
-                "task": {"class_path": "prernn.tasks.action.task.Action", "init_args": options},
+                "task": {"class_path": "prernn.tasks.Action", "init_args": options},
                 "num_workers": 0,
                 "batch_size": 4,
             },
@@ -342,7 +346,7 @@ def whole(run, clips=False):
     """Accuracy of a run over all of its test videos."""
     net, metrics = checkpoint.load(run), ClipMetrics(3)
     for batch in cli_videos._own_videos(run, net):
-        video = batch["video"]
+        video = batch["input"]
         out = clip_outputs(net, video, batch["lengths"])[:, None].expand(-1, 5, -1) if clips else net(video)[0]
         metrics.update(out, batch)
     return float(metrics.compute()["clip_accuracy"])
@@ -376,8 +380,8 @@ def test_some_videos_are_different_and_spread(count, limit):
 @pytest.mark.parametrize(
     ("change", "arguments", "complaint"),
     [
-        ({"task": {"name": "gesture"}}, (), "expected a run of task action"),
-        ({"task": None}, (), "expected a run of task action"),
+        ({"task": KeptTask("gesture")}, (), "one answer a video"),
+        ({"task": None}, (), "one answer a video"),
         ({"labels": ["a", "c", "b"]}, (), "expected the classes"),
         ("config", (), "config.yaml"),
         ("data", (), "nowhere"),
@@ -390,7 +394,7 @@ def test_a_users_mistake_is_one_line(root, tmp_path, capsys, change, arguments, 
     shutil.copytree(root / "x" / "framewise", run)
     if isinstance(change, dict):
         net = checkpoint.load(run)
-        net.recipe |= change
+        net.recipe = replace(net.recipe, **change)
         checkpoint.save(net, run)
     elif change == "config":
         (run / "config.yaml").unlink()

@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,10 +16,11 @@ from torch.utils.data import Subset
 import prernn
 from footage import class_videos
 from prernn.commands.main import main
+from prernn.conversion.recipe import KeptTask
 from prernn.media.transforms import TransformSpec
 from prernn.models import checkpoint
+from prernn.models.network_spec import NetworkSpec
 from prernn.models.networks.small_vgg import SmallVGG
-from prernn.models.recipe import Recipe
 from prernn.sparsity.packing import is_quantized, load_quantized
 from prernn.sparsity.quantize import quantization_report, quantize, weights_of
 from prernn.studies import quantization
@@ -43,12 +45,12 @@ def root(tmp_path_factory):
     class_videos(root / "data", LABELS)
     kind = {"cell": "gru", "input": "single"}
     torch.manual_seed(0)
-    net = Recipe("timm/test_resnet", **kind).build(3)
-    net.recipe |= {"labels": LABELS, "transform": TransformSpec(size=32).__dict__, "task": {"name": "action"}}
+    net = NetworkSpec("timm/test_resnet", **kind).build(3)
+    net.recipe = replace(net.recipe, labels=LABELS, transform=TransformSpec(size=32).__dict__, task={"name": "action"})
     options = {"size": 32, "sampling": {"frames": 5}}
     data = {
         "root": str(root / "data"),
-        "task": {"class_path": "prernn.tasks.action.task.Action", "init_args": options},
+        "task": {"class_path": "prernn.tasks.Action", "init_args": options},
         "num_workers": 0,
         "batch_size": 4,
     }
@@ -68,7 +70,7 @@ def learn(net, loader):
     seen, classes = [], []
     hook = net.output_layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].double()))
     for batch in loader:
-        for video, label in zip(batch["video"], batch["label"], strict=True):
+        for video, label in zip(batch["input"], batch["label"], strict=True):
             net(video[None])
             classes += [int(label)] * len(video)
     hook.remove()
@@ -81,7 +83,7 @@ def learn(net, loader):
 
 
 def video_of(root):
-    return next(iter(videos._own_videos(root / "run", None)))["video"]
+    return next(iter(videos.own_videos(root / "run", prernn.load(root / "run"))))["input"]
 
 
 @torch.no_grad()
@@ -128,7 +130,7 @@ def score(root, net):
     """Accuracy over the run's test videos."""
     metrics = ClipMetrics(3)
     for batch in videos._own_videos(root / "run", net):
-        metrics.update(net(batch["video"])[0], batch)
+        metrics.update(net(batch["input"])[0], batch)
     return float(metrics.compute()["clip_accuracy"])
 
 
@@ -372,7 +374,8 @@ def spoilt(root, folder):
     if folder.name == "again":
         net = quantize(net, 2.0)
     else:
-        net.recipe |= {"labels": LABELS[::-1]} if folder.name == "order" else {"task": {"name": "gesture"}}
+        change = {"labels": LABELS[::-1]} if folder.name == "order" else {"task": KeptTask("gesture")}
+        net.recipe = replace(net.recipe, **change)
     checkpoint.save(net, folder)
     return folder
 

@@ -83,7 +83,7 @@ def gesture_run(gestures, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gesture")
     options = {"frames": 8, "size": 32, "width": 2, "units": 8}
     recipe = {"backbone": "c3d", "backbone_options": options, "layer": "fc6", "cell": "gru", "input": "single"}
-    config(folder, gestures, recipe, "prernn.tasks.gesture.task.Gesture", {"size": 32})
+    config(folder, gestures, recipe, "prernn.tasks.Gesture", {"size": 32})
     return run(folder)
 
 
@@ -142,7 +142,7 @@ def face_run(tmp_path_factory):
             points = 24 + frame + 8 * face()
             write_pts(folder / "data" / f"{number:03d}" / "annot" / f"{frame + 1:06d}.pts", points)
     recipe = {"backbone": "small_vgg", "backbone_options": {"width": 2, "units": 8, "size": 16}, "layer": "fc6"}
-    config(folder, folder / "data", recipe, "prernn.tasks.face.task.Face", {"size": 16})
+    config(folder, folder / "data", recipe, "prernn.tasks.Face", {"size": 16})
     return run(folder)
 
 
@@ -154,7 +154,7 @@ def test_faces_are_learnt_tested_and_predicted(face_run):
     assert [row["frame"] for row in rows] == ["1", "2", "3"]
     assert (face_run / "ced.png").read_bytes().startswith(b"\x89PNG")
     assert rows_of(face_run / "ced.csv")
-    assert prernn.load(face_run).recipe["task"]["name"] == "face"
+    assert prernn.load(face_run).recipe.task.name == "face"
 
 
 def test_a_stream_without_a_face_says_so(face_run, tmp_path, capsys):
@@ -199,8 +199,8 @@ def test_two_streams_are_learnt_and_fused(tmp_path, capsys):
     recipe = {"backbone": "timm/test_resnet", "cell": "gru", "input": "single", "hidden": "diagonal"}
     options = {"size": 32, "sampling": {"frames": 3}, "flip": False}
     flow = {"stream": "flow", "flow_cache": str(tmp_path / "flow"), "stack": 2, "flow": {"short_side": 16}}
-    config(tmp_path / "color", root, recipe, "prernn.tasks.action.task.Action", options)
-    config(tmp_path / "flows", root, {**recipe, "channels": 4}, "prernn.tasks.action.task.Action", {**options, **flow})
+    config(tmp_path / "color", root, recipe, "prernn.tasks.Action", options)
+    config(tmp_path / "flows", root, {**recipe, "channels": 4}, "prernn.tasks.Action", {**options, **flow})
     runs = [str(run(tmp_path / name)) for name in ("color", "flows")]
     assert prernn.load(runs[1]).frame_shape[0] == 4
     assert main(["fuse", *runs, "--out", str(tmp_path / "both")]) == 0

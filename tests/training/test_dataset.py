@@ -48,25 +48,25 @@ def dataset(records, sampling=None, **options):
 
 def test_items_of_the_data_set(records):
     item = dataset(records)[3]
-    assert item["video"].shape == (4, 3, 16, 16)
-    assert item["video"].dtype == torch.float32
+    assert item["input"].shape == (4, 3, 16, 16)
+    assert item["input"].dtype == torch.float32
     assert (item["label"], item["path"]) == (1, records[3].path)
     assert dataset(records, Sampling(None, "all")).lengths() == [6, 8, 10, 12, 14]
     assert dataset(records, Sampling(None, "all", fps=12.5)).lengths() == [3, 4, 5, 6, 7]
-    assert dataset(records, Sampling(None, "all", fps=12.5))[2]["video"].shape[0] == 5
+    assert dataset(records, Sampling(None, "all", fps=12.5))[2]["input"].shape[0] == 5
 
 
 def videos(loader):
-    return [video for batch in loader for video in batch["video"]]
+    return [video for batch in loader for video in batch["input"]]
 
 
 def test_items_do_not_depend_on_workers_order_or_other_random_numbers(records):
     data = dataset(records, Sampling(3, "random"), train=True, seed=7)
     data.set_epoch(2)
-    alone = [data[i]["video"] for i in range(5)]
+    alone = [data[i]["input"] for i in range(5)]
     torch.manual_seed(123)
     before = torch.get_rng_state()
-    backwards = [data[i]["video"] for i in reversed(range(5))][::-1]
+    backwards = [data[i]["input"] for i in reversed(range(5))][::-1]
     assert torch.equal(torch.get_rng_state(), before)  # others' random numbers are left alone
     in_workers = videos(DataLoader(data, 2, num_workers=2, collate_fn=collate))
     for a, b, c in zip(alone, backwards, in_workers, strict=True):
@@ -78,14 +78,14 @@ def test_seed_epoch_and_index_each_change_the_draw(records):
     same = [records[4]] * 3
     first = dataset(same, Sampling(3, "random"), train=True, seed=1)
     second = dataset(same, Sampling(3, "random"), train=True, seed=2)
-    draws = [first[0]["video"], first[1]["video"], second[0]["video"]]
+    draws = [first[0]["input"], first[1]["input"], second[0]["input"]]
     first.set_epoch(1)
-    draws += [first[0]["video"]]
+    draws += [first[0]["input"]]
     for i in range(len(draws)):
         for j in range(i):
             assert not torch.equal(draws[i], draws[j])
     still = dataset(same, Sampling(3, "random"))
-    assert torch.equal(still[0]["video"], still[1]["video"])  # evaluation draws nothing
+    assert torch.equal(still[0]["input"], still[1]["input"])  # evaluation draws nothing
 
 
 def test_workers_that_stay_see_the_next_epoch(records):
@@ -93,7 +93,7 @@ def test_workers_that_stay_see_the_next_epoch(records):
     loader = DataLoader(data, 5, num_workers=1, persistent_workers=True, collate_fn=collate)
     for epoch in range(2):
         data.set_epoch(epoch)
-        assert torch.equal(next(iter(loader))["video"], collate([data[i] for i in range(5)])["video"])
+        assert torch.equal(next(iter(loader))["input"], collate([data[i] for i in range(5)])["input"])
 
 
 def test_a_bad_video_raises_or_is_skipped_once(records, bad, monkeypatch):
@@ -133,17 +133,17 @@ def test_lengths_skip_what_cannot_be_read(records, bad):
 
 
 def item(length, label=0, size=4):
-    return {"video": torch.ones(length, 3, size, size), "label": label, "path": f"{length}.mp4"}
+    return {"input": torch.ones(length, 3, size, size), "label": label, "path": f"{length}.mp4"}
 
 
 def test_collate_pads_with_zeros_at_the_end():
     batch = collate([item(2, 5), item(4, 6), item(1, 7)])
-    assert batch["video"].shape == (3, 4, 3, 4, 4)
+    assert batch["input"].shape == (3, 4, 3, 4, 4)
     assert batch["lengths"].tolist() == [2, 4, 1]
     assert batch["lengths"].dtype == batch["label"].dtype == torch.int64
     assert batch["label"].tolist() == [5, 6, 7]
     assert batch["path"] == ["2.mp4", "4.mp4", "1.mp4"]
-    assert batch["video"].mean((2, 3, 4)).tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
+    assert batch["input"].mean((2, 3, 4)).tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
 
 
 def test_collate_of_skipped_items_only():
@@ -153,7 +153,7 @@ def test_collate_of_skipped_items_only():
 
 
 def test_collate_joins_by_kind():
-    items = [{"video": torch.zeros(n, 1, 2, 2), "box": torch.ones(n, 4), "n": n, "who": "x" * n} for n in (1, 3)]
+    items = [{"input": torch.zeros(n, 1, 2, 2), "box": torch.ones(n, 4), "n": n, "who": "x" * n} for n in (1, 3)]
     batch = collate([{**item, "path": "p"} for item in items])
     assert batch["box"].shape == (2, 3, 4)
     assert batch["box"].sum((1, 2)).tolist() == [4, 12]

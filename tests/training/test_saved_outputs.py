@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from prernn.commands.main import main
+from prernn.conversion.recipe import Recipe
 from prernn.studies.fusion import fuse
 from prernn.tasks.action.task import Action
 from prernn.tasks.classification import ClipMetrics
@@ -18,14 +19,14 @@ LABELS = ["a", "b", "c"]
 def recipe(labels=LABELS):
     task = Action()
     task.labels = labels
-    return task.recipe()
+    return task.noted(Recipe())
 
 
 def items(seed, count=7):
     generator = torch.Generator().manual_seed(seed)
     for number in range(count):
         steps = 2 + number % 3
-        yield {"path": f"{number}.mp4", "label": number % 3, "video": torch.randn(steps, 1, generator=generator)}
+        yield {"path": f"{number}.mp4", "label": number % 3, "input": torch.randn(steps, 1, generator=generator)}
 
 
 def save(folder, seed, names=LABELS, count=7, scale=3.0):
@@ -33,7 +34,7 @@ def save(folder, seed, names=LABELS, count=7, scale=3.0):
     generator = torch.Generator().manual_seed(seed)
     outputs = Outputs()
     for batch in (collate(list(items(0, count))[i : i + 3]) for i in range(0, count, 3)):
-        shape = (*batch["video"].shape[:2], len(names))
+        shape = (*batch["input"].shape[:2], len(names))
         outputs.add(scale * torch.randn(shape, generator=generator), batch)
     outputs.save(folder, recipe(names))
     return outputs.items
@@ -42,19 +43,19 @@ def save(folder, seed, names=LABELS, count=7, scale=3.0):
 def test_what_is_saved_is_read_again(tmp_path):
     saved = save(tmp_path, 1)
     loaded, own = Outputs.load(tmp_path)
-    assert own == json.loads(json.dumps(recipe()))
+    assert own == Recipe.from_json(json.loads(json.dumps(recipe().to_json())))
     assert [item["path"] for item in loaded.items] == [f"{n}.mp4" for n in range(7)]
     for one, two, source in zip(saved, loaded.items, items(0), strict=True):
         assert torch.equal(one["out"], two["out"])
-        assert len(two["out"]) == len(source["video"])  # padding is cut off
+        assert len(two["out"]) == len(source["input"])  # padding is cut off
         assert two["label"] == source["label"]
-        assert "video" not in two
+        assert "input" not in two
 
 
 def test_annotation_of_every_step_is_cut_too_and_other_tensors_are_kept():
     batch = collate(
         [
-            {"video": torch.zeros(n, 1), "points": torch.ones(n, 4), "target": torch.ones(2), "path": f"{n}"}
+            {"input": torch.zeros(n, 1), "points": torch.ones(n, 4), "target": torch.ones(2), "path": f"{n}"}
             for n in (1, 3)
         ]
     )

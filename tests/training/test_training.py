@@ -18,7 +18,7 @@ from prernn.commands.main import main
 from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
 from prernn.models import checkpoint
-from prernn.models.recipe import Recipe
+from prernn.models.network_spec import NetworkSpec
 from prernn.tasks.action.task import Action
 from prernn.training.data_module import VideoData
 from prernn.training.learning import Learning, Schedule
@@ -50,7 +50,7 @@ def config(videos, root, **trainer):
     recipe = {"backbone": TINY, "cell": "gru", "input": "single", "hidden": "band:3"}
     learning = {"lr": 0.05, "pretrained_lr": 0.01}
     options = {"sampling": {"frames": 4, "rule": "random"}, "size": 32}
-    task = {"class_path": "prernn.tasks.action.task.Action", "init_args": options}
+    task = {"class_path": "prernn.tasks.Action", "init_args": options}
     return {
         "seed_everything": 3,
         "model": {"recipe": recipe, "learning": learning},
@@ -128,7 +128,7 @@ def test_both_kinds_of_checkpoint_load_as_the_same_network(finished):
     video = torch.randn(1, 2, 3, 32, 32)
     first, second = prernn.load(run), prernn.load(run / "checkpoints" / "last.ckpt")
     assert first.recipe == second.recipe
-    assert first.recipe["labels"] == list(CLASSES)
+    assert first.recipe.labels == list(CLASSES)
     with torch.no_grad():
         assert torch.equal(first(video)[0], second(video)[0])
 
@@ -213,7 +213,7 @@ WORKER = """
 import json, sys
 import lightning as L, torch
 from prernn.data import VideoData
-from prernn.recipe import Recipe
+from prernn.models.network_spec import NetworkSpec
 from prernn.tasks.action import Action
 from prernn.training import Learning, VideoModule
 from prernn.transforms import Sampling
@@ -232,7 +232,7 @@ torch.set_num_threads(1)
 L.seed_everything(0)
 task = Action(sampling=Sampling(frames=4, rule="uniform"), size=32, scale=(1.0, 1.0), flip=False)
 data = VideoData(root, task, batch_size=batch, num_workers=0)
-recipe = Recipe("timm/test_resnet", cell="gru", input="single")
+recipe = NetworkSpec("timm/test_resnet", cell="gru", input="single")
 module = VideoModule(recipe, Learning(lr=0.05, pretrained_lr=0.01), data.task)
 watch = Watch()
 trainer = L.Trainer(max_epochs=2, accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto",
@@ -267,7 +267,7 @@ def test_two_processes_train_as_one_on_the_same_global_batch(videos, tmp_path):
 def module_of(**learning):
     task = Action()
     task.labels = ["a", "b"]
-    return VideoModule(Recipe(TINY, cell="gru", input="gate"), Learning(**learning), task)
+    return VideoModule(NetworkSpec(TINY, cell="gru", input="gate"), Learning(**learning), task)
 
 
 def test_each_part_learns_at_its_own_rate():
@@ -275,7 +275,7 @@ def test_each_part_learns_at_its_own_rate():
     groups = {group["name"]: group for group in module.configure_optimizers()["optimizer"].param_groups}
     names = {id(p): name for name, p in module.network.named_parameters()}
     new = {names[id(p)] for p in groups["new"]["params"]}
-    layer = module.network.recipe["steps"][0]["layer"][0]
+    layer = module.network.recipe.steps[0].arguments["layer"][0]
     assert new == {f"cnn.{layer}.hidden_to_hidden.weight", f"cnn.{layer}.bias", "cnn.fc.weight", "cnn.fc.bias"}
     assert groups["new"]["lr"] == 0.3
     assert groups["pretrained"]["lr"] == 0.01
@@ -284,8 +284,8 @@ def test_each_part_learns_at_its_own_rate():
 
 def test_a_layer_drawn_anew_and_a_stacked_rnn_are_new():
     for recipe, part in (
-        (Recipe(TINY, pretrained_layer=False), "input_to_hidden"),
-        (Recipe(TINY, method="traditional"), "recurrent_0.input_to_hidden"),
+        (NetworkSpec(TINY, pretrained_layer=False), "input_to_hidden"),
+        (NetworkSpec(TINY, method="traditional"), "recurrent_0.input_to_hidden"),
     ):
         net = recipe.build(2)
         new = {id(p) for p in net.new_parameters()}
@@ -326,7 +326,7 @@ def test_schedules_of_the_supplement():
 def test_a_plateau_ends_training_at_its_floor(videos, lr, epochs):
     schedule = Schedule("plateau", every=40, factor=0.1, stop_at=1e-4)
     data = VideoData(str(videos), Action(sampling=Sampling(frames=2), size=32), batch_size=8, num_workers=0)
-    module = VideoModule(Recipe(TINY), Learning(lr=lr, pretrained_lr=0.0, schedule=schedule), data.task)
+    module = VideoModule(NetworkSpec(TINY), Learning(lr=lr, pretrained_lr=0.0, schedule=schedule), data.task)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = L.Trainer(max_epochs=2, accelerator="cpu", enable_model_summary=False, **quiet)
     trainer.fit(module, data)
@@ -337,7 +337,7 @@ def test_a_plateau_ends_training_at_its_floor(videos, lr, epochs):
 def test_padding_repeats_the_last_frame_where_batch_statistics_are_learnt(frozen):
     video = torch.randn(2, 3, 3, 4, 4)
     video[0, 2:] = 0
-    batch = {"video": video, "lengths": torch.tensor([2, 3])}
+    batch = {"input": video, "lengths": torch.tensor([2, 3])}
     seen = module_of(frozen_statistics=frozen)._video(batch)
     assert torch.equal(seen[1], video[1])
     assert torch.equal(seen[0, :2], video[0, :2])

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prernn import GRU, LSTM, VRNN, ops
+from prernn import ops
 from prernn.layers.cells import Cell, GRUCell, LSTMCell, VRNNCell
 from prernn.layers.hidden_to_hidden import HiddenToHidden
 from prernn.layers.input_to_hidden import SingleInput
 from prernn.layers.recurrent_layer import RecurrentLayer
+from prernn.layers.rnn import GRU, LSTM, VRNN
 from prernn.layers.structures.parse import hidden_structure
 from prernn.ops.linear import linear
 

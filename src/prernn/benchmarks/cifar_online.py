@@ -22,7 +22,7 @@ from prernn.reports.files import write_table
 from prernn.reports.plots.curves import plt
 from prernn.reports.plots.figure import COLOURS, save_figure
 from prernn.sparsity.activity import activation_report
-from prernn.sparsity.online import VALUES, online_sparsity
+from prernn.sparsity.online import online_sparsity
 
 STARTS = {
     "1st conv": "conv1",
@@ -32,20 +32,6 @@ STARTS = {
 }
 """Where sampling starts: the name in the tables, and the layer."""
 TIMED = "2nd conv"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the benchmark's options to a parser."""
-    add = parser.add_argument
-    add("--data", required=True, help="folder with CIFAR-10's test pictures (.npz) and resnet<depth>*.th")
-    add("--depths", type=int, nargs="+", default=list(_cifar.DEPTHS), help="networks (default: 20 32 44 56)")
-    add("--shares", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.3, 0.5, 1], help="samples per activation")
-    add("--values", choices=VALUES, default="keep", help="of the activations that are drawn (default %(default)s)")
-    add("--seeds", type=int, default=5, help="how many (default %(default)s)")
-    add("--pictures", type=int, metavar="N", help="only the first N (default: all)")
-    add("--threads", type=int, default=1, metavar="N", help="torch threads (default %(default)s)")
-    add("--repeats", type=int, default=30, help="timed pictures of a network at most (default %(default)s)")
-    add("--out", default="runs/bench-cifar-online", help="folder for tables, CSV and PNG (default %(default)s)")
 
 
 def run(options: argparse.Namespace) -> None:

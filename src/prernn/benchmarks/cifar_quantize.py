@@ -47,21 +47,6 @@ PARTS: dict[str, dict[str, Any]] = {
 """Rows of the table of what each part contributes."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the benchmark's options to a parser."""
-    add = parser.add_argument
-    add("--data", required=True, help="folder of an .npz with test_x and test_y, and of the networks' weights")
-    add("--depths", type=int, nargs="+", default=list(_cifar.DEPTHS), help="networks (default: 20 32 44 56)")
-    add("--samples", type=float, default=1.15, help="a weight, of the tables (default %(default)s)")
-    add("--sweep", type=float, nargs="*", default=[0.5, 0.75, 1, 1.15, 1.35, 1.6, 2, 3, 4, 8], help="of the curves")
-    add("--samplers", nargs="+", default=list(SAMPLERS), help="of the curves (default: all)")
-    add("--draws", type=int, default=20, help="of the table (default %(default)s)")
-    add("--sweep-draws", type=int, default=5, help="of the curves (default %(default)s)")
-    add("--bits", type=int, nargs="*", default=[2, 3, 4, 5, 6], help="of rounding to nearest")
-    add("--threads", type=int, default=2, help="torch threads (default %(default)s)")
-    add("--out", default="runs/bench-cifar-quantize", help="folder for tables, CSV and PNG (default %(default)s)")
-
-
 def run(options: argparse.Namespace) -> None:
     """Quantizes all networks and writes ``quantize.csv``, ``quantize.md``, ``quantize.png`` and ``bits.png``.
 

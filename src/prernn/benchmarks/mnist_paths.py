@@ -74,22 +74,6 @@ class Result:
         return {**kept, "weights": self.weights, "coincident": self.coincident, measure: f"{self.score:.6g}"}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the benchmark's options to a parser."""
-    add = parser.add_argument
-    add("--data", required=True, help="folder of mnist.npz (train_x, train_y, test_x, test_y, uint8)")
-    add("--widths", type=int, nargs="+", default=[784, 300, 300, 10], help="neurons of each layer")
-    add("--paths", type=int, nargs="+", default=[2**k for k in range(5, 19)], help="default: 32, 64 .. 262144")
-    add("--samplers", nargs="+", default=list(SAMPLERS), help="default: all")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
-    add("--epochs", type=int, default=10, help="of every training (default %(default)s)")
-    add("--rate", type=float, default=5e-3, help="learning rate (default %(default)s)")
-    add("--code", type=int, nargs="+", default=[784, 256, 64, 256, 784], help="widths of the autoencoder")
-    add("--code-paths", type=int, default=16384, help="its paths; 0: no autoencoder (default %(default)s)")
-    add("--jobs", type=int, default=2, help="trainings at a time, one thread each (default %(default)s)")
-    add("--out", default="runs/bench-mnist-paths", help="folder for tables, CSV and PNG (default %(default)s)")
-
-
 def run(options: argparse.Namespace) -> None:
     """Trains all networks and writes ``mnist.csv``, ``mnist.md``, ``mnist.png`` and ``autoencoder.png``.
 

@@ -32,22 +32,6 @@ MODES = ("forward", "training")
 Line = dict
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the benchmark's options to a parser."""
-    add = parser.add_argument
-    add("--size", type=int, default=1024, help="width D of the layer over whose paths it runs (default %(default)s)")
-    add(
-        "--paths", type=int, nargs="+", default=None, metavar="P", help="numbers of paths (default: 512, 1024 .. D*D/2)"
-    )
-    sizes = [256, 512, 1024, 2048, 4096]
-    add("--sizes", type=int, nargs="+", default=sizes, metavar="D", help="widths (default: 256, 512 .. 4096)")
-    add("--each", type=int, default=16, help="paths of each neuron over the widths (default %(default)s)")
-    add("--batches", type=int, nargs="+", default=[1, 64], metavar="B", help="rows of a batch (default: 1 64)")
-    add("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="torch threads (default: 1 2)")
-    add("--repeats", type=int, default=50, help="timed calls at most (default %(default)s)")
-    add("--out", default="runs/bench-paths", help="folder for tables, CSV and PNG (default %(default)s)")
-
-
 def run(options: argparse.Namespace) -> None:
     """Times all layers and writes ``paths.csv``, ``paths.md`` and ``paths.png``.
 

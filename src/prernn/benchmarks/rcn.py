@@ -41,20 +41,6 @@ class Contestant:
     window: bool
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the benchmark's options to a parser."""
-    add = parser.add_argument
-    add("--backbone", default="resnet18", help="2-D network (default %(default)s)")
-    add("--hidden", nargs="+", default=["full", "band:5%", "diagonal"], help="structures of W_hh")
-    add("--clips", nargs="*", default=list(CLIP_NETWORKS), help=f"3-D networks (default {' '.join(CLIP_NETWORKS)})")
-    add("--size", type=int, default=112, help="side of the picture in pixels (default %(default)s)")
-    add("--window", type=int, default=16, help="frames of a 3-D network's window (default %(default)s)")
-    add("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="torch threads (default: 1 2)")
-    add("--repeats", type=int, default=30, help="timed frames of a network at most (default %(default)s)")
-    add("--device", choices=("cpu", "cuda"), default="cpu")
-    add("--out", default="runs/bench-rcn", help="folder for tables, CSV and PNG (default %(default)s)")
-
-
 def run(options: argparse.Namespace) -> None:
     """Times all networks and writes ``rcn.csv``, ``rcn.md`` and ``rcn.png``.
 

@@ -51,37 +51,6 @@ Track = Callable[..., Iterable]
 """`rich.progress.Progress.track`: goes through a sequence under a bar."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the benchmark's options to a parser."""
-    add = parser.add_argument
-    shapes = " ".join("x".join(map(str, shape)) for shape in SHAPES)
-    add("--threads", type=_count, nargs="+", default=[1, 2], metavar="N", help="torch threads (default: 1 2)")
-    add("--shapes", type=_shape, nargs="+", metavar="TxBxD", help=f"steps, batch, neurons (default: {shapes})")
-    cells = tuple(candidates.KINDS)
-    add("--cells", nargs="+", choices=cells, metavar="CELL", help=f"{', '.join(cells)} (default: all, LSTM in full)")
-    add("--repeats", type=_count, default=50, help="timed calls of a candidate at most (default %(default)s)")
-    add("--device", choices=("cpu", "cuda"), default="cpu")
-    add("--sizes", type=_count, nargs="+", metavar="D", help="neurons of the three tables below")
-    add("--growth", action="store_true", help="how time grows with D, and no other table unless it is asked for")
-    add("--linear", action="store_true", help="operators of the input projection")
-    add("--rows", action="store_true", help="compressed rows against a dense product")
-    add("--out", default="runs/bench", help="folder for tables, CSV and PNG (default %(default)s)")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text!r}")
-    return int(text)
-
-
-def _shape(text: str) -> tuple[int, int, int]:
-    numbers = text.split("x")
-    if len(numbers) != 3 or not all(number.isdecimal() and int(number) for number in numbers):
-        raise argparse.ArgumentTypeError(f"expected TxBxD as in 16x8x2048, got {text!r}")
-    steps, batch, size = map(int, numbers)
-    return steps, batch, size
-
-
 def run(options: argparse.Namespace) -> None:
     """Measures what ``options`` ask for, prints the tables and writes them.
 

@@ -17,10 +17,10 @@ from prernn.conversion.accounting import recurrent_parameters, total_weights
 from prernn.conversion.modes import channels_last
 from prernn.conversion.network import RecurrentNetwork
 from prernn.models import checkpoint
-from prernn.models.recipe import Recipe
-from prernn.reports import progress as demo_progress
+from prernn.models.network_spec import NetworkSpec
 from prernn.reports.files import write_table
 from prernn.reports.plots.curves import lines as draw_lines
+from prernn.reports.progress import bars
 from prernn.sparsity.online import online_sparsity
 from prernn.sparsity.quantize import quantization_report, quantize
 from prernn.studies import demo
@@ -31,23 +31,6 @@ from prernn.training.dataset import VideoDataset
 FLOAT_BITS = 32
 ONLINE, SECOND = "online", "1"
 """The way that activations are sampled, and the layer where that begins by itself."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the benchmark's options to a parser."""
-    add = parser.add_argument
-    add("--clips", type=int, default=140, help="training clips a class (default %(default)s)")
-    add("--epochs", type=int, default=5, help="of each network (default %(default)s)")
-    add("--seed", type=int, default=0)
-    add("--band", default="band:1%", help="band structure (default %(default)s)")
-    add("--paths", default="paths:13", help="path structure (default %(default)s, as many weights as the band)")
-    add("--samples", type=float, nargs="+", default=[2, 4], help="a weight, of the table's networks (default: 2 4)")
-    add("--sweep", type=float, nargs="*", default=[0.5, 1, 1.5, 2, 3, 4], help="samples a weight, of the curve")
-    add("--rates", type=float, nargs="*", default=[0.05, 0.1, 0.2, 0.3, 0.5], help="share of activations, of the curve")
-    add("--start", nargs="+", default=[SECOND], help="layers, by name or number, from which activations are sampled")
-    add("--test-clips", type=int, help="of the test, spread over the classes (default: all)")
-    add("--threads", type=int, default=2, help="torch threads (default %(default)s)")
-    add("--out", default="runs/bench-sparsity", help="folder for data, tables, CSV and PNG (default %(default)s)")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -67,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("expected --rates above 0, up to 1")
     out, console = Path(options.out), Console(stderr=True)
     out.mkdir(parents=True, exist_ok=True)
-    with threads(options.threads), demo_progress.bars(console) as progress:
+    with threads(options.threads), bars(console) as progress:
         trained, judge = _trained(options, out, progress)
         full, band = trained["PreGRU-SIH"], trained[f"PreGRU-SIH, {options.band}"]
         quantized = {
@@ -96,15 +79,16 @@ def _trained(options: argparse.Namespace, out: Path, progress) -> tuple[dict[str
     classes = len(task.labels or [])
     names = {"PreGRU-SIH": "full"} | {f"PreGRU-SIH, {hidden}": hidden for hidden in (options.band, options.paths)}
     rows = [
-        demo.Contestant(name, Recipe(pretrained=True, input="single", hidden=hidden)) for name, hidden in names.items()
+        demo.Contestant(name, NetworkSpec(pretrained=True, input="single", hidden=hidden))
+        for name, hidden in names.items()
     ]
-    stacked = demo.Contestant("traditional", Recipe(pretrained=True, method="traditional"))
+    stacked = demo.Contestant("traditional", NetworkSpec(pretrained=True, method="traditional"))
     for row in (*rows, stacked):
         row.build(classes, options.seed)
     train, test = (demo.features(task, part, stacked.net, rows[0].net, progress) for part in ("train", "test"))
     for row in rows:
-        demo.train_head(row, train, test, classes, options.epochs, options.seed, progress)
-        row.net.recipe |= task.recipe()
+        demo.train_head(row, train, test, task, options.epochs, options.seed, progress)
+        row.net.recipe = task.noted(row.net.recipe)
         channels_last(row.net)
     records = task.records("test")
     count = min(options.test_clips or len(records), len(records))
@@ -121,7 +105,7 @@ def _quantized(net: RecurrentNetwork, samples: float, seed: int) -> RecurrentNet
 
 def _timed(nets: dict[str, RecurrentNetwork], options: argparse.Namespace) -> list[demo.Contestant]:
     """Streams of all networks, taking turns."""
-    rows = [demo.Contestant(name, Recipe()) for name in nets]
+    rows = [demo.Contestant(name, NetworkSpec()) for name in nets]
     for row in rows:
         row.net = nets[row.name]
     demo.time_streams(rows)

@@ -1,23 +1,39 @@
 """``prernn bench``: figures of speed, measured on this machine."""
 
 import argparse
+import ast
 import importlib
-import pkgutil
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
-from prernn.commands.parser import _Parser
-
-
-def _add_bench(commands) -> None:
-    folder = importlib.import_module("prernn.benchmarks").__path__
-    names = sorted(module.name for module in pkgutil.iter_modules(folder) if not module.name.startswith("_"))
-    bench = commands.add_parser("bench", help="measure speed on this machine: tables, CSV and pictures")
-    bench.add_argument("name", choices=names, help="what to measure; NAME --help lists its options")
-    bench.add_argument("rest", nargs=argparse.REMAINDER, help="its options", metavar="...")
-    bench.set_defaults(run=_bench)
+from prernn import benchmarks
+from prernn.benchmarks.options import OPTIONS
+from prernn.commands.command import Command, Parser
 
 
-def _bench(options) -> None:
-    module = importlib.import_module(f"prernn.benchmarks.{options.name}")
-    parser = _Parser(f"prernn bench {options.name}", description=module.__doc__)
-    module.add_arguments(parser)
-    module.run(parser.parse_args(options.rest))
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the options of ``prernn bench``."""
+    parser.add_argument("name", choices=sorted(OPTIONS), help="what to measure; NAME --help lists its options")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help="its options", metavar="...")
+
+
+def run(options: Namespace) -> None:
+    """Reads the benchmark's own options, and runs it."""
+    chosen = bench_parser(options.name).parse_args(options.rest)
+    importlib.import_module(f"prernn.benchmarks.{options.name}").run(chosen)
+
+
+def bench_parser(name: str) -> Parser:
+    """The parser of one benchmark."""
+    parser = Parser(f"prernn bench {name}", description=_what_it_measures(name))
+    OPTIONS[name](parser)
+    return parser
+
+
+def _what_it_measures(name: str) -> str | None:
+    """The benchmark's docstring, read without importing it."""
+    file = Path(benchmarks.__path__[0]) / f"{name}.py"
+    return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+
+
+BENCH = Command("measure speed on this machine: tables, CSV and pictures", add_arguments, run)

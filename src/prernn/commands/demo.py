@@ -1,17 +1,23 @@
 """``prernn demo``: the whole way on an embedded data set."""
 
+from argparse import ArgumentParser, Namespace
 
-def _add_demo(commands) -> None:
-    demo = commands.add_parser("demo", help="the whole way on an embedded data set: render, train, compare, stream")
-    demo.add_argument("--root", default="runs/demo", help="run folder (default %(default)s)")
-    demo.add_argument("--clips", type=int, help="training clips a class")
-    demo.add_argument("--epochs", type=int, help="epochs of each network")
-    demo.add_argument("--seed", type=int, default=0)
-    demo.set_defaults(run=_demo)
+from prernn.commands.command import Command, given
 
 
-def _demo(options) -> None:
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the options of ``prernn demo``."""
+    parser.add_argument("--root", default="runs/demo", help="run folder (default %(default)s)")
+    parser.add_argument("--clips", type=int, help="training clips a class")
+    parser.add_argument("--epochs", type=int, help="epochs of each network")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(options: Namespace) -> None:
+    """Renders, trains, compares and streams."""
     from prernn.studies import demo
 
-    chosen = {name: getattr(options, name) for name in ("clips", "epochs") if getattr(options, name) is not None}
-    demo.run(options.root, seed=options.seed, **chosen)
+    demo.run(options.root, seed=options.seed, **given(options, "clips", "epochs"))
+
+
+DEMO = Command("the whole way on an embedded data set: render, train, compare, stream", add_arguments, run)

@@ -1,16 +1,23 @@
 """``prernn fuse``: the answers of several tested runs, averaged."""
 
+from argparse import ArgumentParser, Namespace
 
-def _add_fuse(commands) -> None:
-    fuse = commands.add_parser("fuse", help="average the answers of several tested runs (two streams, modalities)")
-    fuse.add_argument("runs", nargs="+", metavar="RUN", help="run folders that prernn test has been through")
-    fuse.add_argument("--out", required=True, help="folder for metrics and pictures")
-    fuse.add_argument("--weights", type=float, nargs="+", help="of the runs (default: all alike)")
-    fuse.set_defaults(run=_fuse)
+from prernn.commands.command import Command
 
 
-def _fuse(options) -> None:
-    from prernn.commands import inspect as inspection
-    from prernn.studies import fusion
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the options of ``prernn fuse``."""
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders that prernn test has been through")
+    parser.add_argument("--out", required=True, help="folder for metrics and pictures")
+    parser.add_argument("--weights", type=float, nargs="+", help="of the runs (default: all alike)")
 
-    inspection.show_metrics(fusion.fuse(options.runs, options.out, options.weights), title=" + ".join(options.runs))
+
+def run(options: Namespace) -> None:
+    """Fuses, and prints the metrics."""
+    from prernn.reports.tables import print_metrics
+    from prernn.studies.fusion import fuse
+
+    print_metrics(fuse(options.runs, options.out, options.weights), title=" + ".join(options.runs))
+
+
+FUSE = Command("average the answers of several tested runs (two streams, modalities)", add_arguments, run)

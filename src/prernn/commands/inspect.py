@@ -1,152 +1,32 @@
-"""Tables in the terminal: what recurrence costs on a backbone, and what this installation has."""
+"""``prernn inspect``: the weights that recurrence introduces into a backbone."""
 
-from collections.abc import Sequence
-from typing import Any
+from argparse import ArgumentParser, Namespace
 
-from rich.console import Console
-from rich.table import Table
-
-from prernn.conversion.accounting import (
-    RecurrentCount,
-    frame_cost,
-    matched_hidden_size,
-    recurrent_parameters,
-    total_weights,
-)
-from prernn.conversion.convert import convert, framewise, traditional
-from prernn.conversion.rcn import convert_rcn
-from prernn.models.backbones import backbone, input_spec
-from prernn.reports.tables import print_whole
+from prernn.commands.command import Command
 
 
-def show(
-    name: str,
-    layer: str | Sequence[str] | None = None,
-    *,
-    cells: Sequence[str] = ("vrnn", "lstm", "gru"),
-    inputs: Sequence[str] = ("gate", "single"),
-    hiddens: Sequence[str] = ("full",),
-    num_layers: int = 1,
-    outputs: int | None = None,
-) -> None:
-    """Prints the weights that each combination introduces into a backbone, and the traditional RNN that matches it.
-
-    Nothing but shapes is built (torch's meta device).
-
-    Raises:
-        ValueError, NotImplementedError: what `backbone` and `convert` raise.
-    """
-    cnn = backbone(name, device="meta")
-    table = Table(title=f"{name}: weights that recurrence introduces (biases apart)")
-    for column in ("network", "cell", "hidden", "D"):
-        table.add_column(column, no_wrap=True)
-    for column in ("input-to-hidden", "hidden-to-hidden", "introduced", "to PreRNN full"):
-        table.add_column(column, justify="right", no_wrap=True)
-    layers: list[str] = []
-    for cell in cells:
-        prernn = recurrent_parameters(convert(cnn, layer, cell=cell, outputs=outputs))
-        layers, full = [count.name for count in prernn.layers], prernn.introduced
-        for input in inputs:
-            for hidden in hiddens:
-                count = recurrent_parameters(
-                    convert(cnn, layer, cell=cell, input=input, hidden=hidden, outputs=outputs)
-                )
-                _add_row(table, "PreRNN" if input == "gate" else "PreRNN-SIH", cell, hidden, count, full)
-        size = matched_hidden_size(cnn, layer, cell=cell, num_layers=num_layers, outputs=outputs)
-        stacked = traditional(cnn, cell=cell, hidden_size=size, num_layers=num_layers, outputs=outputs)
-        _add_row(table, "traditional, matched", cell, "full", recurrent_parameters(stacked), full)
-        table.add_section()
-    table.caption = f"PreRNN layers: {', '.join(layers)}"
-    print_whole(table)
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the options of ``prernn inspect``."""
+    parser.add_argument("backbone", help="torchvision name, timm name, c3d, efficientnet_lite0")
+    parser.add_argument("--layer", nargs="+", help="layers that become recurrent (default: the last)")
+    parser.add_argument("--cell", nargs="+", default=["vrnn", "lstm", "gru"], help="default: all")
+    parser.add_argument("--input", nargs="+", default=["gate", "single"], help="default: both")
+    parser.add_argument("--hidden", nargs="+", default=["full"], help="structures of W_hh (default: full)")
+    parser.add_argument("--rcn", action="store_true", help="as RCN: its units, their state and cost a frame")
+    parser.add_argument("--size", type=int, help="RCN: side of the picture (default: what the backbone expects)")
+    parser.add_argument("--num-layers", type=int, default=1, help="layers of the traditional RNN that is matched")
+    parser.add_argument("--outputs", type=int, help="size of a new output layer")
 
 
-def show_rcn(
-    name: str,
-    layers: str | Sequence[str] | None = None,
-    *,
-    hiddens: Sequence[str] = ("full",),
-    size: int | None = None,
-    outputs: int | None = None,
-) -> None:
-    """Prints the units of an RCN of the backbone: weights, state and multiply-adds a frame, and the totals.
+def run(options: Namespace) -> None:
+    """Prints the tables."""
+    from prernn.studies.costs import show, show_rcn
 
-    Args:
-        name: of the backbone.
-        layers: as in `convert_rcn`.
-        hiddens: structures of ``W_hh``; the units are listed for the first of them.
-        size: side of the picture in pixels; None takes what the backbone expects.
-        outputs: size of a new output layer.
-
-    Raises:
-        ValueError, NotImplementedError: what `backbone` and `convert_rcn` raise.
-    """
-    if size is not None and size < 1:
-        raise ValueError(f"expected a picture of at least 1 pixel, got {size}")
-    cnn = backbone(name, device="meta")
-    side = size or input_spec(name)["size"]
-    nets = [convert_rcn(cnn, layers=layers, hidden=hidden, outputs=outputs) for hidden in hiddens]
-    costs = [frame_cost(net, (side, side)) for net in nets]
-    table = Table(title=f"{name} as RCN, {side} pixels, W_hh {hiddens[0]}")
-    table.add_column("layer", no_wrap=True)
-    for column in ("D", "map", "W_hh", "state", "multiply-adds of W_hh"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for unit in costs[0].layers:
-        extent = "x".join(map(str, unit.map))
-        table.add_row(
-            unit.name, str(unit.size), extent, f"{unit.weights:,}", f"{unit.state:,}", f"{unit.multiply_adds:,}"
-        )
-    print_whole(table)
-    totals = Table(title="a stream, each frame")
-    totals.add_column("W_hh", no_wrap=True)
-    for column in ("weights of W_hh", "weights", "state", "state, MB", "multiply-adds", "to the CNN's own"):
-        totals.add_column(column, justify="right", no_wrap=True)
-    own = frame_cost(framewise(cnn, outputs=outputs), (side, side)).multiply_adds
-    for hidden, net, cost in zip(hiddens, nets, costs, strict=True):
-        counts = (recurrent_parameters(net).introduced, total_weights(net), cost.state)
-        memory = (f"{cost.state_bytes / 1e6:.1f}", f"{cost.multiply_adds:,}", f"{cost.multiply_adds / own:.3f}")
-        totals.add_row(hidden, *(f"{count:,}" for count in counts), *memory)
-    print_whole(totals)
-
-
-def _add_row(table: Table, network: str, cell: str, hidden: str, count: RecurrentCount, full: int) -> None:
-    sizes = ", ".join(str(size) for size in dict.fromkeys(layer.size for layer in count.layers))
-    weights = (f"{value:,}" for value in (count.input_to_hidden, count.hidden_to_hidden, count.introduced))
-    table.add_row(network, cell, hidden, sizes, *weights, f"{count.introduced / full:.3f}")
-
-
-def show_metrics(metrics: dict[str, Any], *, title: str) -> None:
-    """Prints the scalars of a ``metrics.json``."""
-    table = Table(title=title, show_header=False)
-    for name, value in metrics.items():
-        if isinstance(value, float | int):
-            table.add_row(name, f"{value:.4f}")
-    Console().print(table)
-
-
-def _add_inspect(commands) -> None:
-    inspect = commands.add_parser("inspect", help="weights that recurrence introduces into a backbone")
-    inspect.add_argument("backbone", help="torchvision name, timm name, c3d, efficientnet_lite0")
-    inspect.add_argument("--layer", nargs="+", help="layers that become recurrent (default: the last)")
-    inspect.add_argument("--cell", nargs="+", default=["vrnn", "lstm", "gru"], help="default: all")
-    inspect.add_argument("--input", nargs="+", default=["gate", "single"], help="default: both")
-    inspect.add_argument("--hidden", nargs="+", default=["full"], help="structures of W_hh (default: full)")
-    inspect.add_argument("--rcn", action="store_true", help="as RCN: its units, their state and cost a frame")
-    inspect.add_argument("--size", type=int, help="RCN: side of the picture (default: what the backbone expects)")
-    inspect.add_argument("--num-layers", type=int, default=1, help="layers of the traditional RNN that is matched")
-    inspect.add_argument("--outputs", type=int, help="size of a new output layer")
-    inspect.set_defaults(run=_inspect)
-
-
-def _inspect(options) -> None:
+    name, layer, common = options.backbone, options.layer, {"hiddens": options.hidden, "outputs": options.outputs}
     if options.rcn:
-        show_rcn(options.backbone, options.layer, hiddens=options.hidden, size=options.size, outputs=options.outputs)
-        return
-    show(
-        options.backbone,
-        options.layer,
-        cells=options.cell,
-        inputs=options.input,
-        hiddens=options.hidden,
-        num_layers=options.num_layers,
-        outputs=options.outputs,
-    )
+        show_rcn(name, layer, size=options.size, **common)
+    else:
+        show(name, layer, cells=options.cell, inputs=options.input, num_layers=options.num_layers, **common)
+
+
+INSPECT = Command("weights that recurrence introduces into a backbone", add_arguments, run)

@@ -1,23 +1,39 @@
 """The command line: ``prernn COMMAND``."""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 
-from prernn.commands.analyze import _add_analyze
-from prernn.commands.bench import _add_bench
-from prernn.commands.compare import _add_compare
-from prernn.commands.demo import _add_demo
-from prernn.commands.early import _add_early
-from prernn.commands.fit import FIT_COMMANDS, _add_fit_commands
-from prernn.commands.flow import _add_flow
-from prernn.commands.fuse import _add_fuse
-from prernn.commands.info import _add_info
-from prernn.commands.inspect import _add_inspect
-from prernn.commands.parser import _Parser
-from prernn.commands.quantize import _add_quantize
-from prernn.commands.stream import _add_stream
+import prernn
+from prernn.commands.analyze import ANALYZE
+from prernn.commands.bench import BENCH
+from prernn.commands.command import Command, Parser
+from prernn.commands.compare import COMPARE
+from prernn.commands.demo import DEMO
+from prernn.commands.early import EARLY
+from prernn.commands.fit import FIT_COMMANDS, run_fit
+from prernn.commands.flow import FLOW
+from prernn.commands.fuse import FUSE
+from prernn.commands.info import INFO
+from prernn.commands.inspect import INSPECT
+from prernn.commands.quantize import QUANTIZE
+from prernn.commands.stream import STREAM
+
+COMMANDS: dict[str, Command] = {
+    "demo": DEMO,
+    **FIT_COMMANDS,
+    "stream": STREAM,
+    "compare": COMPARE,
+    "fuse": FUSE,
+    "flow": FLOW,
+    "analyze": ANALYZE,
+    "early": EARLY,
+    "quantize": QUANTIZE,
+    "inspect": INSPECT,
+    "info": INFO,
+    "bench": BENCH,
+}
+"""The commands by name. Their modules import nothing heavy before the arguments are known."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,13 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if arguments and arguments[0] in FIT_COMMANDS:
-            from prernn.training import lightning_cli
-
-            lightning_cli.main(arguments)
+        if arguments and arguments[0] in FIT_COMMANDS:  # their options are Lightning's and those of our classes
+            run_fit(arguments)
         else:
             options = _parser().parse_args(arguments)
-            options.run(options)
+            COMMANDS[options.command].run(options)
     except KeyboardInterrupt:
         return 130
     except (ValueError, NotImplementedError, OSError, ImportError, RuntimeError) as error:
@@ -61,24 +75,13 @@ def _one_line(error: BaseException) -> str:
     return " ".join(lines)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("prernn", description="Make any pre-trained CNN recurrent, train it on video, stream it.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    parts = (
-        _add_demo,
-        _add_fit_commands,
-        _add_stream,
-        _add_compare,
-        _add_fuse,
-        _add_flow,
-        _add_analyze,
-        _add_early,
-        _add_quantize,
-        _add_inspect,
-        _add_info,
-    )
-    for add in (*parts, _add_bench):
-        add(commands)
+def _parser() -> Parser:
+    parser = Parser("prernn", description="Make any pre-trained CNN recurrent, train it on video, stream it.")
+    parser.add_argument("--version", action="version", version=f"prernn {prernn.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    for name, command in COMMANDS.items():
+        options = {"description": command.help, **(command.options or {})}
+        command.add_arguments(commands.add_parser(name, help=command.help, **options))
     return parser
 
 

@@ -6,7 +6,7 @@ from torch import fx, nn
 
 from prernn.conversion.graph import nodes, surgery
 from prernn.conversion.graph.graft import insert_layer, remove_unit, unit_of, without_units
-from prernn.conversion.network import RecurrentNetwork, note_step, open_network
+from prernn.conversion.network import RecurrentNetwork, open_network
 from prernn.conversion.output_layer import _new_name, replace_output
 from prernn.layers.cells import make_cell
 from prernn.layers.input_to_hidden import INPUTS, TraditionalInput
@@ -59,7 +59,7 @@ def convert(
     if outputs is not None:
         replace_output(network, outputs)
     options = {"layer": list(names), "cell": cell, "input": input, "hidden": hidden, "pretrained": pretrained}
-    note_step(network, "convert", outputs=outputs, image_size=image_size, **options)
+    network.recipe = network.recipe.with_step("convert", outputs=outputs, image_size=image_size, **options)
     return network.train(cnn.training)
 
 
@@ -107,7 +107,7 @@ def traditional(
     elif head is None and outputs is not None:
         replace_output(network, outputs)
     options = {"cell": cell, "hidden_size": hidden_size, "num_layers": num_layers, "hidden": hidden}
-    note_step(network, "traditional", outputs=outputs, image_size=image_size, **options)
+    network.recipe = network.recipe.with_step("traditional", outputs=outputs, image_size=image_size, **options)
     return network.train(cnn.training)
 
 
@@ -118,7 +118,7 @@ def framewise(
     network = open_network(cnn, image_size)
     if outputs is not None:
         replace_output(network, outputs)
-    note_step(network, "framewise", outputs=outputs, image_size=image_size)
+    network.recipe = network.recipe.with_step("framewise", outputs=outputs, image_size=image_size)
     return network.train(cnn.training)
 
 

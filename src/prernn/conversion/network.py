@@ -13,9 +13,9 @@ from prernn.conversion.graph import nodes, tracing
 from prernn.conversion.graph import shapes as tracing_shapes
 from prernn.conversion.graph.graft import layer_output, recurrent_nodes
 from prernn.conversion.modes import evaluating
+from prernn.conversion.recipe import Recipe
 from prernn.layers.input_to_hidden import TraditionalInput
 from prernn.layers.recurrent_layer import RecurrentLayer
-from prernn.layers.structures.parse import hidden_structure
 
 
 class RecurrentNetwork(nn.Module):
@@ -28,7 +28,7 @@ class RecurrentNetwork(nn.Module):
     Attributes:
         cnn: the graph; its submodules keep the names they have in the CNN.
         frame_shape: a frame ``(C, H, W)`` or snippet ``(C, D, H, W)`` that the CNN takes.
-        recipe: how it was built, as plain data that checkpoints carry (see `prernn.models.recipe`).
+        recipe: how it was made, which checkpoints carry.
         drawn_anew: the parameters, beside those that recurrence introduced, that start at random.
     """
 
@@ -36,7 +36,7 @@ class RecurrentNetwork(nn.Module):
         super().__init__()
         self.cnn = cnn
         self.frame_shape = frame_shape
-        self.recipe: dict = {}
+        self.recipe = Recipe()
         self.drawn_anew: set[nn.Parameter] = set()
         self._map_sizes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
 
@@ -256,13 +256,3 @@ def _add_state(module: fx.GraphModule) -> None:
     output = next(node for node in module.graph.nodes if node.op == "output")
     output.args = ((output.args[0], ()),)
     module.recompile()
-
-
-def note_step(network: RecurrentNetwork, step: str, *, image_size, **arguments) -> None:
-    """Adds what was done to the network's recipe, as plain data."""
-    if "hidden" in arguments:
-        arguments["hidden"] = str(hidden_structure(arguments["hidden"]))
-    if image_size is not None:
-        arguments["image_size"] = list(image_size)
-    steps = [*network.recipe.get("steps", []), {"step": step, **arguments}]
-    network.recipe = {**network.recipe, "steps": steps}

@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from prernn.conversion.graph import nodes as tracing_nodes
 from prernn.conversion.graph.graft import insert_layer
 from prernn.conversion.modes import channels_last
-from prernn.conversion.network import RecurrentNetwork, note_step, open_network
+from prernn.conversion.network import RecurrentNetwork, open_network
 from prernn.conversion.output_layer import replace_output
 from prernn.layers.cells import LinearCell
 from prernn.layers.input_to_hidden import GateInput, SingleInput
@@ -80,8 +80,10 @@ def convert_rcn(
     if outputs is not None:
         replace_output(network, outputs)
     channels_last(network)  # a place's channels side by side, as the recurrence reads them
-    options = {"layers": names, "hidden": hidden, "init": init, "mix": mix}
-    note_step(network, "rcn", outputs=outputs, image_size=image_size, pretrained=pretrained, **options)
+    options: dict[str, Any] = {"layers": names, "hidden": hidden, "init": init, "mix": mix}
+    network.recipe = network.recipe.with_step(
+        "rcn", outputs=outputs, image_size=image_size, pretrained=pretrained, **options
+    )
     return network.train(cnn.training)
 
 

@@ -23,6 +23,7 @@ from prernn.media.flow import STILL, FlowSettings, _check_stack, _Flow
 from prernn.media.sampling import Sampling, sample_times
 from prernn.media.video import VideoError, is_video, read_frames
 from prernn.reports.files import whole_file
+from prernn.reports.progress import bars
 
 CACHE_SUFFIX = ".mkv"
 
@@ -360,10 +361,6 @@ def _write(path: Path, frames: Iterable[tuple[float, np.ndarray]], settings: Flo
 @contextlib.contextmanager
 def _bar(total: int, done: int, show: bool) -> Iterator[Callable[[], None]]:
     """A progress bar over videos; gives what advances it."""
-    from rich import progress
-
-    columns = (progress.BarColumn(), progress.MofNCompleteColumn(), progress.TextColumn("videos"))
-    times = (progress.TimeElapsedColumn(), progress.TimeRemainingColumn())
-    with progress.Progress(progress.TextColumn("flow"), *columns, *times, disable=not show) as bar:
-        task = bar.add_task("flow", total=total, completed=done)
-        yield lambda: bar.advance(task)
+    with bars(disable=not show) as progress:
+        task = progress.add_task("flow", total=total, completed=done, note="videos")
+        yield lambda: progress.advance(task)

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.recipe import Recipe
 from prernn.models.recipe import rebuild
 from prernn.reports.files import whole_file
 from prernn.sparsity.integer_network import IntegerLayer
@@ -39,7 +40,7 @@ def save(net: RecurrentNetwork, path: str | Path) -> Path:
         path = path / FILE_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors, layouts = packed_state(net)
-    metadata = {RECIPE_KEY: json.dumps(net.recipe)} | ({LAYOUT_KEY: json.dumps(layouts)} if layouts else {})
+    metadata = {RECIPE_KEY: json.dumps(net.recipe.to_json())} | ({LAYOUT_KEY: json.dumps(layouts)} if layouts else {})
     try:
         with whole_file(path) as part:
             save_file(tensors, part, metadata=metadata)
@@ -64,7 +65,7 @@ def load(path: str | Path, cnn: nn.Module | None = None) -> RecurrentNetwork:
     if not path.is_file():
         raise ValueError(f"{path}: expected a checkpoint or a run folder that holds {FILE_NAME}, found none")
     recipe, weights, layouts = _read_lightning(path) if path.suffix == ".ckpt" else _read_safetensors(path)
-    network = rebuild(recipe, cnn)
+    network = _rebuilt(path, recipe, cnn)
     if layouts:
         try:
             weights = unpacked_state(network, weights, layouts)
@@ -72,6 +73,13 @@ def load(path: str | Path, cnn: nn.Module | None = None) -> RecurrentNetwork:
             raise ValueError(f"{path}: {error}") from error
     load_state(network, weights, path)
     return network.eval()
+
+
+def _rebuilt(path: Path, recipe: Any, cnn: nn.Module | None) -> RecurrentNetwork:
+    try:
+        return rebuild(Recipe.from_json(recipe), cnn)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def load_state(network: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:

@@ -2,21 +2,27 @@
 
 from typing import Any
 
+from prernn.conversion.recipe import Recipe, Step
 
-def describe(recipe: dict[str, Any]) -> str:
+PLAIN = {"framewise": "frame-wise", "normalized": "normalized"}
+"""Steps without arguments worth a word."""
+
+
+def describe(recipe: Recipe) -> str:
     """A network's steps in words: "PreLSTM-SIH at fc7, band:1%"."""
-    steps = " + ".join(_describe_step(step) for step in recipe.get("steps", []))
-    return f"inflated to 3-D, {steps}" if recipe.get("inflate") is not None else steps
+    steps = " + ".join(_describe_step(step) for step in recipe.steps)
+    return f"inflated to 3-D, {steps}" if recipe.inflate is not None else steps
 
 
-def _describe_step(step: dict[str, Any]) -> str:
-    if step["step"] == "framewise":
-        return "frame-wise"
-    if step["step"] == "rcn":
+def _describe_step(recipe_step: Step) -> str:
+    name, step = recipe_step.name, recipe_step.arguments
+    if name in PLAIN:
+        return PLAIN[name]
+    if name == "rcn":
         return _describe_rcn(step)
     cell, hidden = step["cell"].upper(), step.get("hidden", "full")
     structure = "" if hidden == "full" else f", {hidden}"
-    if step["step"] == "traditional":
+    if name == "traditional":
         layers = "1 layer" if step["num_layers"] == 1 else f"{step['num_layers']} layers"
         size = f" of {step['hidden_size']}" if step.get("hidden_size") else ""
         return f"traditional {cell}, {layers}{size}{structure}"

@@ -65,9 +65,9 @@ def export_onnx(
     program = _export_step(net, image_size or _image_size(net), opset)
     if kind == "sequence":
         _scan(program.model)
-    for key in ("labels", "transform"):
-        if net.recipe.get(key) is not None:
-            program.model.metadata_props[key] = json.dumps(net.recipe[key])
+    for name, value in (("labels", net.recipe.labels), ("transform", net.recipe.transform)):
+        if value is not None:
+            program.model.metadata_props[name] = json.dumps(value)
     _save(program, Path(path))
 
 
@@ -83,7 +83,7 @@ class _Step(nn.Module):
 
 
 def _image_size(net: RecurrentNetwork) -> tuple[int, int]:
-    transform = net.recipe.get("transform")
+    transform = net.recipe.transform
     if transform and "size" in transform:
         return transform["size"], transform["size"]
     return net.frame_shape[-2:]  # type: ignore[return-value]  # a slice of a tuple of unknown length

@@ -1,9 +1,7 @@
-"""How a network is built, as plain data: what a config says and what every checkpoint carries."""
+"""From a recipe back to the network: what loading a checkpoint begins with."""
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
 
 from torch import nn
 
@@ -11,7 +9,8 @@ from prernn.conversion.convert import convert, framewise, traditional
 from prernn.conversion.inflate import inflate
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.rcn import convert_rcn
-from prernn.models.backbones import DEFAULT_BACKBONE, backbone, input_spec
+from prernn.conversion.recipe import Recipe, Step
+from prernn.models.backbones import backbone
 from prernn.sparsity.normalize import normalized
 
 STEPS: dict[str, Callable[..., nn.Module]] = {
@@ -21,130 +20,38 @@ STEPS: dict[str, Callable[..., nn.Module]] = {
     "rcn": convert_rcn,
     "normalized": normalized,
 }
+"""What each step of a recipe does."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A backbone and the way it becomes recurrent.
-
-    Attributes:
-        backbone: a name of `prernn.models.backbones.backbone`.
-        pretrained: load the weights that the backbone's library offers.
-        weights: or a local file of weights, or the run folder of a frame-wise network: see
-            `prernn.models.weight_files.load_weights`. Where ``outputs`` are given, its output layer may be another.
-        backbone_options: further arguments of the backbone, such as ``{"frames": 8}`` for C3D.
-        channels: input channels where they are not the 3 of colour, such as 20 for ten frames of optical flow: see
-            `prernn.models.weight_files.adapt_channels`.
-        inflate: makes a 3-D network of the CNN first: arguments of `prernn.inflate`, such as ``{"frames": 8}``.
-        frames: of a clip, for a 3-D backbone that takes clips of any length, such as "r3d_18".
-        method: "prernn" (`convert`), "traditional", "rcn" (`convert_rcn`) or "framewise" (no recurrence).
-        layer: dotted name or names of the layers that become recurrent; None takes the last.
-        cell: "vrnn", "lstm" or "gru".
-        input: "gate" (PreRNN) or "single" (PreRNN-SIH).
-        hidden: structure of ``W_hh``.
-        rcn: further arguments of `convert_rcn`, such as ``{"init": "random", "mix": "sum"}``; its ``layers`` and
-            ``hidden`` are ``layer`` and ``hidden`` here, unless they stand in ``rcn``.
-        rcn_below: convert the CNN to an RCN first and then by ``method``: PreRNN on top of RCN.
-        pretrained_layer: False draws the converted layer anew.
-        hidden_size: hidden size of a traditional RNN; None takes that of the features.
-        num_layers: layers of a traditional RNN.
-        layers_on_top: further random recurrent layers on a converted network (the supplement's 3-layer case).
-    """
-
-    backbone: str = DEFAULT_BACKBONE
-    pretrained: bool = False
-    weights: str | None = None
-    backbone_options: dict[str, Any] = field(default_factory=dict)
-    channels: int | None = None
-    inflate: dict[str, Any] | None = None
-    frames: int | None = None
-    method: Literal["prernn", "traditional", "framewise", "rcn"] = "prernn"
-    layer: str | list[str] | None = None
-    cell: Literal["vrnn", "lstm", "gru"] = "gru"
-    input: Literal["gate", "single"] = "gate"
-    hidden: str = "full"
-    rcn: dict[str, Any] = field(default_factory=dict)
-    rcn_below: bool = False
-    pretrained_layer: bool = True
-    hidden_size: int | None = None
-    num_layers: int = 1
-    layers_on_top: int = 0
-
-    def __post_init__(self) -> None:
-        for name, function in (("rcn", convert_rcn), ("inflate", inflate)):
-            known = [key for key in inspect.signature(function).parameters if key not in ("cnn", "outputs")]
-            if unknown := [key for key in getattr(self, name) or {} if key not in known]:
-                raise ValueError(f"recipe {name}: expected keys among {', '.join(known)}, got {', '.join(unknown)}")
-        if self.rcn and self.method != "rcn" and not self.rcn_below:
-            raise ValueError(f"recipe rcn: expected method 'rcn' or rcn_below beside it, got method {self.method!r}")
-
-    def build(self, outputs: int | None = None) -> RecurrentNetwork:
-        """The network, with a new output layer of size ``outputs``.
-
-        Raises:
-            ValueError: a name, structure or file that does not fit.
-            NotImplementedError: a backbone that can't become recurrent this way, or take so many channels.
-            OSError: a file that is absent, or weights that can't be downloaded.
-        """
-        cnn = backbone(
-            self.backbone,
-            pretrained=self.pretrained,
-            weights=self.weights,
-            channels=self.channels,
-            new_output=outputs is not None,
-            **self.backbone_options,
-        )
-        if self.inflate is not None:
-            cnn = inflate(cnn, **self.inflate)
-        if self.rcn_below:
-            cnn = convert_rcn(cnn, **{"hidden": self.hidden, **self.rcn})
-        network = self._make_recurrent(cnn, outputs)
-        network.recipe |= {"backbone": self.backbone, "backbone_options": self.backbone_options}
-        if self.inflate is not None:
-            network.recipe |= {"inflate": self.inflate}
-        if self.channels is not None:
-            network.recipe |= {"channels": self.channels}
-        return network
-
-    def _clip_size(self) -> tuple[int, ...] | None:
-        side = input_spec(self.backbone)["size"]
-        return None if self.frames is None else (self.frames, side, side)
-
-    def _make_recurrent(self, cnn: nn.Module, outputs: int | None) -> RecurrentNetwork:
-        if self.method == "framewise":
-            return framewise(cnn, outputs=outputs, image_size=self._clip_size())
-        if self.method == "rcn":
-            return convert_rcn(cnn, outputs=outputs, **{"layers": self.layer, "hidden": self.hidden, **self.rcn})
-        kind: dict[str, Any] = {"cell": self.cell, "hidden": self.hidden, "outputs": outputs}
-        if self.method == "traditional":
-            return traditional(cnn, hidden_size=self.hidden_size, num_layers=self.num_layers, **kind)
-        network = convert(cnn, self.layer, input=self.input, pretrained=self.pretrained_layer, **kind)
-        if self.layers_on_top:
-            network = traditional(network, num_layers=self.layers_on_top, cell=self.cell, hidden=self.hidden)
-        return network
-
-
-def rebuild(recipe: dict[str, Any], cnn: nn.Module | None = None) -> RecurrentNetwork:
+def rebuild(recipe: Recipe, cnn: nn.Module | None = None) -> RecurrentNetwork:
     """The network that a recipe describes, with random weights.
 
     Args:
-        recipe: ``network.recipe`` as a checkpoint carries it.
+        recipe: as a checkpoint carries it.
         cnn: the CNN that was made recurrent, for a recipe that names no backbone.
 
     Raises:
-        ValueError: a recipe that is none, or one without a backbone and no ``cnn``.
+        ValueError: a recipe without steps, or with one that is not known; one without a backbone and no ``cnn``.
     """
-    steps = recipe.get("steps")
-    if not isinstance(steps, list) or not all(step.get("step") in STEPS for step in steps):
-        raise ValueError(f"expected a recipe with steps among {', '.join(STEPS)}, got {recipe!r:.200}")
+    if not recipe.steps:
+        raise ValueError(f"expected a recipe with steps among {', '.join(STEPS)}, got one without steps")
+    for step in recipe.steps:
+        _check(step)
     if cnn is None:
-        if not recipe.get("backbone"):
+        if not recipe.backbone:
             raise ValueError("the network was made of a CNN of your own: expected load(path, cnn=...), got no cnn")
-        cnn = backbone(recipe["backbone"], channels=recipe.get("channels"), **recipe.get("backbone_options", {}))
-    network: nn.Module = cnn if recipe.get("inflate") is None else inflate(cnn, **recipe["inflate"])
-    for step in steps:
-        arguments = {name: value for name, value in step.items() if name != "step"}
-        network = STEPS[step["step"]](network, **arguments)
+        cnn = backbone(recipe.backbone, channels=recipe.channels, **recipe.backbone_options)
+    network: nn.Module = cnn if recipe.inflate is None else inflate(cnn, **recipe.inflate)
+    for step in recipe.steps:
+        network = STEPS[step.name](network, **step.arguments)
     assert isinstance(network, RecurrentNetwork)
     network.recipe = recipe
     return network
+
+
+def _check(step: Step) -> None:
+    if step.name not in STEPS:
+        raise ValueError(f"expected a recipe with steps among {', '.join(STEPS)}, got {step.name!r}")
+    known = inspect.signature(STEPS[step.name]).parameters
+    if unknown := [name for name in step.arguments if name not in known]:
+        raise ValueError(f"recipe step {step.name}: expected {', '.join(known)}, got {', '.join(unknown)}")

@@ -1,6 +1,7 @@
-"""Tables as plain text."""
+"""Tables in the terminal and as plain text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -21,3 +22,12 @@ def print_whole(table: Table) -> None:
     console = Console()
     console.width = max(console.width, Console(width=1000).measure(table).maximum)
     console.print(table)
+
+
+def print_metrics(metrics: Mapping[str, Any], *, title: str) -> None:
+    """Prints the scalars of a ``metrics.json``."""
+    table = Table(title=title, show_header=False)
+    for name, value in metrics.items():
+        if isinstance(value, float | int):
+            table.add_row(name, f"{value:.4f}")
+    Console().print(table)

@@ -66,7 +66,7 @@ def normalized(module: nn.Module) -> nn.Module:
         if readers:
             _carry(submodule(graph, node), [submodule(graph, reader) for reader in readers])
     if isinstance(network, RecurrentNetwork):  # a checkpoint has to know
-        network.recipe = {**network.recipe, "steps": [*network.recipe.get("steps", []), {"step": "normalized"}]}
+        network.recipe = network.recipe.with_step("normalized")
     return network
 
 

@@ -75,3 +75,10 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, f"not written: {error.strerror}", str(path)) from error
+
+
+ROWS: dict[str, Callable[[str | os.PathLike | TextIO], contextlib.AbstractContextManager[Callable[[Any], None]]]] = {
+    "csv": csv_rows,
+    "json": json_rows,
+}
+"""The forms of rows, by the option of ``prernn stream`` that says where they go."""

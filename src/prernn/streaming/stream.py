@@ -41,7 +41,7 @@ class Stream:
     Args:
         net: the network.
         transform: what makes uint8 frames into input: a TransformSpec, its dict, or a function from uint8
-            ``(H, W, 3)`` to float ``(C, H, W)``. None takes ``net.recipe["transform"]``.
+            ``(H, W, 3)`` to float ``(C, H, W)``. None takes ``net.recipe.transform``.
         batch_size: number of streams side by side.
 
     Raises:
@@ -61,8 +61,8 @@ class Stream:
         if batch_size < 1:
             raise ValueError(f"expected a batch of at least 1 stream, got {batch_size}")
         self.net, self.batch_size = net, batch_size
-        self.labels: list[str] | None = net.recipe.get("labels")
-        self._transform = _frame_transform(net.recipe.get("transform") if transform is None else transform)
+        self.labels: list[str] | None = net.recipe.labels
+        self._transform = _frame_transform(net.recipe.transform if transform is None else transform)
         self.reset()
 
     def reset(self) -> None:

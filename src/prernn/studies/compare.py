@@ -24,30 +24,31 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
 from rich.table import Table
 from torch import nn
 
 from prernn.conversion.cut import inputs_of, split
-from prernn.conversion.modes import channels_last, freeze_statistics
+from prernn.conversion.modes import channels_last
 from prernn.conversion.network import RecurrentNetwork
-from prernn.models.recipe import Recipe
+from prernn.models.network_spec import NetworkSpec
 from prernn.reports.files import write_json, write_table
 from prernn.reports.plots.curves import curves as draw_curves
+from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole
 from prernn.studies import early, lineup
-from prernn.studies.frozen_trunk import _batches, _learner
+from prernn.studies.frozen_trunk import held_out, learner, sgd, shuffled
+from prernn.studies.frozen_trunk import train as train_behind
 from prernn.studies.lineup import Budget, Row
 from prernn.tasks.task import Subset, Task
-from prernn.training.batches import collate
 from prernn.training.cached_features import cached
 from prernn.training.data_module import VideoData
-from prernn.training.evaluation import evaluate
+from prernn.training.evaluation import in_batches
 
 
 def compare(
     data: VideoData,
-    recipe: Recipe,
+    recipe: NetworkSpec,
     out: str | Path,
     budget: Budget | None = None,
     *,
@@ -76,33 +77,19 @@ def compare(
 
     Raises:
         ValueError: no seed, no rate, a held-out share that leaves nothing, networks of another name.
-        NotImplementedError: a value bypasses the converted layer.
+        NotImplementedError: a value bypasses the converted layer; a task whose networks can't be compared.
     """
     out, budget = Path(out), budget or Budget()
-    if not budget.seeds or not budget.rates or not 0 < budget.held_out < 1:
-        raise ValueError(f"expected seeds, rates and a held-out share between 0 and 1, got {budget}")
-    if networks not in lineup.LINEUPS:
-        raise ValueError(f"expected networks to be one of {', '.join(lineup.LINEUPS)}, got {networks!r}")
-    if also and networks != "rcn":
-        raise ValueError(f"expected further backbones beside networks='rcn' alone, got {', '.join(also)}")
+    _check(data.task, budget, networks, also)
     parts: tuple[tuple[Subset, int], ...] = (("train", budget.passes), ("test", 1))
-    columns = (TextColumn("{task.description:34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}")) as progress:
+    with bars() as progress:
         frozen = networks == "prernn"
         rows = lineup.prernn_rows(recipe, data.task) if frozen else lineup.rcn_rows(recipe, data.task, structures, also)
         at = inputs_of(rows[-1].recipe.build(data.task.outputs)) if frozen else None
         trunk = None if at is None else split(rows[0].recipe.build(data.task.outputs), at)[0]
         train, test = (_features(data, part, trunk, passes, progress) for part, passes in parts)
         with _pool(jobs, data.task, at, train, test, budget) as pool:
-            if frozen or len(budget.rates) > 1:
-                _search(pool, rows, budget, data.task, progress)
-            else:
-                rows = [replace(row, rate=budget.rates[0]) for row in rows]
-            if frozen:
-                best = _best([row for row in rows if row.recipe.method == "prernn"], data.task)
-                sparse = [lineup.sparse_row(best, hidden, data.task) for hidden in structures]
-                _search(pool, sparse, budget, data.task, progress)
-                rows += sparse
+            rows = _tuned(pool, rows, budget, data.task, progress, structures if frozen else None)
             # written after each training, so that a long comparison that is ended early leaves what it found
             _train_all(pool, rows, budget, data.task, progress, lambda: _write_record(rows, budget, out))
     table = [_summary(row, data.task) for row in rows]
@@ -113,6 +100,17 @@ def compare(
         early.write_curves({row.name: [result["early"] for result in row.finals] for row in rows}, out)
     print_whole(_table(table, data.task))
     return table
+
+
+def _check(task: Task, budget: Budget, networks: str, also: Sequence[str]) -> None:
+    if not task.comparable:
+        raise NotImplementedError(f"task {task.name!r}: expected one whose networks can be compared")
+    if not budget.seeds or not budget.rates or not 0 < budget.held_out < 1:
+        raise ValueError(f"expected seeds, rates and a held-out share between 0 and 1, got {budget}")
+    if networks not in lineup.LINEUPS:
+        raise ValueError(f"expected networks to be one of {', '.join(lineup.LINEUPS)}, got {networks!r}")
+    if also and networks != "rcn":
+        raise ValueError(f"expected further backbones beside networks='rcn' alone, got {', '.join(also)}")
 
 
 def _features(
@@ -152,36 +150,18 @@ def _share(values: dict[str, Any], features: Path) -> None:
     _shared.update(torch.load(features, weights_only=True, mmap=True))
 
 
-def _job(recipe: Recipe, rate: float, seed: int, search: bool) -> dict[str, Any]:
+def _job(recipe: NetworkSpec, rate: float, seed: int, search: bool) -> dict[str, Any]:
     """Trains and evaluates one network; the metrics' scalars and a history of loss and score."""
     task, budget = _shared["task"], _shared["budget"]
-    train, test = _held_out(budget) if search else (_shared["train"], _shared["test"])
+    train, test = held_out(_shared["train"], budget.held_out) if search else (_shared["train"], _shared["test"])
     torch.manual_seed(seed)
     net = recipe.build(task.outputs)
     channels_last(net)
-    part, forward = _learner(net, _shared["at"])
-    parameters = list(part.parameters())
-    optimizer = torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=5e-4)
+    learns = learner(net, _shared["at"])
     steps = budget.epochs * -(-len({item["number"] for item in train}) // budget.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    history: dict[str, list[float]] = {"train loss": [], task.score[0]: []}
-    for epoch in range(budget.epochs):
-        part.train()
-        if _shared["at"] is not None:
-            freeze_statistics(part)
-        losses = []
-        for batch in _batches(train, epoch, seed, budget):
-            optimizer.zero_grad()
-            loss = task.loss(forward(batch), batch)
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, budget.clip)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        part.eval()
-        values = evaluate(forward, task, test, 32)
-        history["train loss"].append(statistics.fmean(losses))
-        history[task.score[0]].append(float(values[task.score[0]]))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd(learns.part, rate), steps)
+    epochs = (shuffled(train, epoch, seed, budget.batch_size) for epoch in range(budget.epochs))
+    history, values = train_behind(learns, task, epochs, test, schedule, clip=budget.clip)
     scalars = {name: float(value) for name, value in values.items() if value.ndim == 0}
     result = {"metrics": scalars, "history": history, "rate": rate, "seed": seed}
     if _asks_early(task) and not search:
@@ -191,27 +171,32 @@ def _job(recipe: Recipe, rate: float, seed: int, search: bool) -> dict[str, Any]
 
 def _asks_early(task: Task) -> bool:
     """Whether a part of a video has an answer, and whole networks are compared, which see the frames."""
-    return task.name == "action" and _shared["at"] is None
+    return task.one_answer and _shared["at"] is None
 
 
 def _early(net: RecurrentNetwork, items: list[dict[str, Any]]) -> list[float]:
     """Accuracy after each tenth of the videos."""
-    batches = [collate(items[first : first + 32]) for first in range(0, len(items), 32)]
-    return early.early_accuracy(net, batches)["accuracy"]
+    return early.early_accuracy(net, in_batches(items, 32))["accuracy"]
 
 
-def _held_out(budget: Budget) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The training items in two, apart by video; the part that judges in its first pass alone."""
-    items = _shared["train"]
-    numbers = sorted({item["number"] for item in items})
-    count = max(1, round(budget.held_out * len(numbers)))
-    judges = set(np.random.default_rng(0).permutation(numbers)[:count].tolist())
-    seen, judged = set(), []
-    for item in items:
-        if item["number"] in judges and item["number"] not in seen:
-            seen.add(item["number"])
-            judged.append(item)
-    return [item for item in items if item["number"] not in judges], judged
+def _tuned(
+    pool: ProcessPoolExecutor,
+    rows: list[Row],
+    budget: Budget,
+    task: Task,
+    progress: Progress,
+    structures: Sequence[str] | None,
+) -> list[Row]:
+    """The rows with their learning rates, and sparse networks of the best PreRNN where ``structures`` are given."""
+    if structures is None and len(budget.rates) == 1:
+        return [replace(row, rate=budget.rates[0]) for row in rows]
+    _search(pool, rows, budget, task, progress)
+    if structures is None:
+        return rows
+    best = _best([row for row in rows if row.recipe.method == "prernn"], task)
+    sparse = [lineup.sparse_row(best, hidden, task) for hidden in structures]
+    _search(pool, sparse, budget, task, progress)
+    return [*rows, *sparse]
 
 
 def _search(pool: ProcessPoolExecutor, rows: list[Row], budget: Budget, task: Task, progress: Progress) -> None:

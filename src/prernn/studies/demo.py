@@ -7,7 +7,7 @@ pictures that were not trained on; and streams one held-out video frame by frame
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,28 +17,31 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters
-from prernn.conversion.cut import split
+from prernn.conversion.cut import inputs_of, split
+from prernn.conversion.graph.nodes import find_output_layer
 from prernn.conversion.network import RecurrentNetwork
 from prernn.media import sample_videos
 from prernn.media.sampling import Sampling
 from prernn.media.video import read_frames
 from prernn.models import checkpoint
 from prernn.models.backbones import DEFAULT_BACKBONE, backbone, input_spec
-from prernn.models.recipe import Recipe
+from prernn.models.network_spec import NetworkSpec
 from prernn.reports.files import write_json, write_table
 from prernn.reports.plots import curves
 from prernn.reports.plots.classes import strip
 from prernn.reports.progress import bars
 from prernn.streaming.prediction import predictions
 from prernn.streaming.stream import Stream
+from prernn.studies.frozen_trunk import Items, Learner, learner, sgd
+from prernn.studies.frozen_trunk import train as train_behind
 from prernn.tasks.action.lists import class_folder
 from prernn.tasks.action.task import Action
-from prernn.tasks.classification import ClipMetrics, masked_cross_entropy
 from prernn.tasks.task import Subset
 from prernn.training.batches import collate
+from prernn.training.cached_features import FURTHER, cached
 from prernn.training.dataset import VideoDataset
 
 SIZE, FRAMES, BATCH = 96, 12, 32
@@ -59,7 +62,7 @@ class Contestant:
     """One row of the table."""
 
     name: str
-    recipe: Recipe
+    recipe: NetworkSpec
     net: RecurrentNetwork = field(init=False)
     history: dict[str, list[float]] = field(default_factory=lambda: {"train loss": [], "test accuracy": []})
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -71,13 +74,22 @@ class Contestant:
         self.net = self.recipe.build(classes)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Features:
-    """What the frozen trunk gives for a data set: inputs of the converted layer and the vector behind it."""
+    """What the frozen trunk gives for each video: all that the networks read of it, from one pass.
 
-    layer_input: Tensor  # (N, T, C)
-    vector: Tensor  # (N, T, D)
-    label: Tensor  # (N,)
+    Attributes:
+        vectors: items with the vectors behind the pooling, ``(T, D)``.
+        maps: items with the inputs of the converted layer, ``(T, C, 1, 1)``: it is pointwise, so pooling may come
+            first.
+    """
+
+    vectors: Items
+    maps: Items
+
+    def read_by(self, row: Contestant) -> Items:
+        """Those that a network reads."""
+        return self.maps if row.recipe.method == "prernn" else self.vectors
 
 
 def run(root: str | Path = "runs/demo", *, clips: int = 140, epochs: int = 5, seed: int = 0) -> dict[str, Any]:
@@ -105,9 +117,9 @@ def run(root: str | Path = "runs/demo", *, clips: int = 140, epochs: int = 5, se
         by_name = {contestant.name: contestant.net for contestant in contestants}
         train, test = (features(task, part, by_name[STACKED], by_name[MAIN], progress) for part in ("train", "test"))
         for contestant in contestants:
-            train_head(contestant, train, test, len(labels), epochs, seed, progress)
+            train_head(contestant, train, test, task, epochs, seed, progress)
     main = next(contestant for contestant in contestants if contestant.name == MAIN)
-    main.net.recipe |= task.recipe()
+    main.net.recipe = task.noted(main.net.recipe)
     checkpoint.save(main.net, root)
     time_streams(contestants)
     results = _write(root, contestants, labels, data)
@@ -144,19 +156,21 @@ def _contestants(classes: int, seed: int) -> list[Contestant]:
     cnn = backbone("efficientnet_lite0", device="meta")
     matched = matched_hidden_size(cnn, cell="gru", outputs=classes)
     rows = [
-        Contestant("frame-wise CNN", Recipe(pretrained=True, method="framewise")),
-        Contestant(STACKED, Recipe(pretrained=True, method="traditional", hidden_size=matched)),
-        Contestant("PreGRU", Recipe(pretrained=True, input="gate")),
-        Contestant(MAIN, Recipe(pretrained=True, input="single")),
-        Contestant(f"{MAIN}, band:1%", Recipe(pretrained=True, input="single", hidden="band:1%")),
+        Contestant("frame-wise CNN", NetworkSpec(pretrained=True, method="framewise")),
+        Contestant(STACKED, NetworkSpec(pretrained=True, method="traditional", hidden_size=matched)),
+        Contestant("PreGRU", NetworkSpec(pretrained=True, input="gate")),
+        Contestant(MAIN, NetworkSpec(pretrained=True, input="single")),
+        Contestant(f"{MAIN}, band:1%", NetworkSpec(pretrained=True, input="single", hidden="band:1%")),
     ]
     for row in rows:
         row.build(classes, seed)
     return rows
 
 
-def features(task: Action, part: Subset, stacked: RecurrentNetwork, main: RecurrentNetwork, progress) -> Features:
-    """Runs the frozen trunk once over all frames; both things that the networks read come from one pass.
+def features(
+    task: Action, part: Subset, stacked: RecurrentNetwork, main: RecurrentNetwork, progress: Progress
+) -> Features:
+    """Runs the frozen trunk once over all frames.
 
     Args:
         task: opened.
@@ -165,84 +179,55 @@ def features(task: Action, part: Subset, stacked: RecurrentNetwork, main: Recurr
         main: a network whose one layer is converted, which reads what that layer reads.
         progress: shows a bar.
     """
-    layer = main.recipe["steps"][0]["layer"][0]
-    trunk = split(stacked)[0].eval().to(memory_format=torch.channels_last)
-    seen: list[Tensor] = []
-    hook = trunk.get_submodule(layer).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    trunk = split(stacked, [*inputs_of(main), *inputs_of(stacked)])[0].eval().to(memory_format=torch.channels_last)
+
+    def pooled(frames: Tensor) -> tuple[Tensor, ...]:
+        maps, vector = trunk(frames.contiguous(memory_format=torch.channels_last))
+        return maps.mean((2, 3), keepdim=True), vector
+
     dataset = VideoDataset(task, task.records(part))
-    loader = torch.utils.data.DataLoader(dataset, batch_size=8, num_workers=0, collate_fn=collate)
     bar = progress.add_task(f"features, {part}", total=len(dataset), note="")
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    with torch.inference_mode():
-        for batch in loader:
-            video, label = batch["video"], batch["label"]
-            (vector,) = trunk(video.flatten(0, 1).contiguous(memory_format=torch.channels_last))  # (B*T, D)
-            pooled = seen.pop().mean((2, 3))  # (B*T, C): the layer is pointwise, so pooling may come first
-            parts.append((pooled.unflatten(0, video.shape[:2]), vector.unflatten(0, video.shape[:2]), label))
-            progress.advance(bar, len(label))
-    hook.remove()
-    return Features(*(torch.cat(column).clone() for column in zip(*parts, strict=True)))
-
-
-def _head(contestant: Contestant) -> tuple[Callable[[Features, Tensor], Tensor], list[nn.Parameter]]:
-    """The part that trains: from features of some clips to logits ``(B, T, K)``, and its parameters."""
-    net = contestant.net
-    if contestant.recipe.method == "framewise":
-        output = net.output_layer
-        assert output is not None  # framewise() was given outputs
-        return lambda features, rows: output(features.vector[rows]), list(output.parameters())
-    rest = split(net)[1]
-    prernn = contestant.recipe.method == "prernn"
-
-    def logits(features: Features, rows: Tensor) -> Tensor:
-        x = (features.layer_input if prernn else features.vector)[rows].transpose(0, 1)  # (T, B, C)
-        steps, batch = x.shape[:2]
-        x = x.flatten(0, 1)  # (T*B, C)
-        out, _ = rest((x[:, :, None, None] if prernn else x,), net.init_state(batch))
-        return out.unflatten(0, (steps, batch)).transpose(0, 1)
-
-    return logits, list(rest.parameters())
+    items = cached(pooled, dataset, at_once=8, advance=lambda: progress.advance(bar))
+    further = f"{FURTHER}0"
+    maps = [{name: value for name, value in item.items() if name != further} for item in items]
+    vectors = [{**item, "input": other[further]} for item, other in zip(maps, items, strict=True)]
+    return Features(vectors, maps)
 
 
 def train_head(
-    row: Contestant, train: Features, test: Features, classes: int, epochs: int, seed: int, progress
+    row: Contestant, train: Features, test: Features, task: Action, epochs: int, seed: int, progress: Progress
 ) -> None:
-    """Trains what stands behind the frozen trunk, and measures it on the test features after each epoch."""
-    logits, parameters = _head(row)
-    row.net.train()
+    """Trains what stands behind the frozen trunk, and measures it on the test items after each epoch."""
+    learns, items = head(row), train.read_by(row)
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.SGD(parameters, lr=LEARNING_RATE, momentum=0.9, weight_decay=5e-4)
-    steps = epochs * -(-len(train.label) // BATCH)
+    steps = epochs * -(-len(items) // BATCH)
+    optimizer = sgd(learns.part, LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.2)
-    task = progress.add_task(row.name, total=steps, note="")
-    for _ in range(epochs):
-        losses = []
-        for rows in torch.randperm(len(train.label), generator=generator).split(BATCH):
-            optimizer.zero_grad()
-            loss = masked_cross_entropy(logits(train, rows), train.label[rows], torch.full((len(rows),), FRAMES))
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-            progress.advance(task)
-        row.metrics = _evaluate(row, logits, test, classes)
-        row.history["train loss"].append(statistics.fmean(losses))
-        row.history["test accuracy"].append(row.metrics["clip_accuracy"])
-        progress.update(task, note=f"test accuracy {row.metrics['clip_accuracy']:.3f}")
-    row.net.eval()
+    bar = progress.add_task(row.name, total=steps, note="")
 
+    def batches() -> Iterator[dict[str, Any]]:
+        for rows in torch.randperm(len(items), generator=generator).split(BATCH):
+            yield collate([items[number] for number in rows.tolist()])
 
-def _evaluate(row: Contestant, logits, test: Features, classes: int) -> dict[str, Any]:
-    metrics = ClipMetrics(classes)
-    row.net.eval()
-    with torch.inference_mode():
-        for rows in torch.arange(len(test.label)).split(64):
-            lengths = torch.full((len(rows),), FRAMES)
-            batch = {"label": test.label[rows], "lengths": lengths, "path": [str(int(row)) for row in rows]}
-            metrics.update(logits(test, rows), batch)
+    def report(values: dict[str, Tensor]) -> None:
+        progress.update(bar, note=f"test accuracy {float(values['clip_accuracy']):.3f}")
+
     row.net.train()
-    return {name: value.tolist() for name, value in metrics.compute().items()}
+    order = (batches() for _ in range(epochs))
+    shown: dict[str, Any] = {"advance": lambda: progress.advance(bar), "report": report}
+    history, values = train_behind(learns, task, order, test.read_by(row), schedule, **shown)
+    row.history = {"train loss": history["train loss"], "test accuracy": history["clip_accuracy"]}
+    row.metrics = {name: value.tolist() for name, value in values.items()}
+    row.net.eval()
+
+
+def head(row: Contestant) -> Learner:
+    """What trains of a network: all that is behind what it reads of the trunk."""
+    if row.recipe.method != "framewise":
+        return learner(row.net, inputs_of(row.net))
+    output = find_output_layer(row.net.cnn)
+    assert output is not None  # framewise() was given outputs
+    return learner(row.net, [output.all_input_nodes[0].name])
 
 
 def time_streams(contestants: Sequence[Contestant], frames: int = 60) -> None:

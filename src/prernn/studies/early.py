@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,17 @@ from torchmetrics import Metric
 from prernn.conversion.clip_network import answers_once, clip_outputs
 from prernn.conversion.modes import evaluating
 from prernn.conversion.network import RecurrentNetwork
+from prernn.models import checkpoint
 from prernn.reports.files import write_table
 from prernn.reports.plots.curves import early as draw_early
+from prernn.reports.progress import bars
+from prernn.reports.tables import print_whole
+from prernn.studies.runs.page import short_names
+from prernn.studies.runs.videos import own_videos
+from prernn.tasks import restore
 from prernn.tasks.classification import clip_scores
 from prernn.tasks.task import valid_steps
+from prernn.training.run_files import run_folder_of
 
 FRACTIONS = tuple(tenth / 10 for tenth in range(1, 11))
 """Shares of a video after which a network is asked."""
@@ -120,7 +128,7 @@ def early_accuracy(
 
     Args:
         net: as in `early_scores`; each of its modules keeps the mode it is in.
-        batches: as `prernn.training.batches.collate` makes them, with ``video``, ``lengths`` and ``label``; those where
+        batches: as `prernn.training.batches.collate` makes them, with ``input``, ``lengths`` and ``label``; those where
             every video was skipped are left out. Of several clips of a video each counts for itself.
         fractions: F shares of a video.
         advance: called with the number of videos, read or skipped, after each batch.
@@ -137,8 +145,8 @@ def early_accuracy(
     total = torch.zeros(len(fractions), dtype=torch.int64)
     with evaluating(net):
         for batch in batches:
-            if "video" in batch:
-                video, lengths, label = (batch[key].to(device) for key in ("video", "lengths", "label"))
+            if "input" in batch:
+                video, lengths, label = (batch[key].to(device) for key in ("input", "lengths", "label"))
                 metric.update(early_scores(net, video, lengths, fractions), label)
                 total += torch.stack([frames_seen(batch["lengths"], fraction).sum() for fraction in fractions])
             advance(len(batch["path"]) + len(batch.get("skipped", ())))
@@ -149,6 +157,45 @@ def early_accuracy(
         "frames": (total / videos).tolist(),
         "videos": videos,
     }
+
+
+def ask_runs(runs: Sequence[str | Path], out: str | Path, limit: int | None = None) -> Path:
+    """Asks trained runs after each tenth of their test videos; prints a table, writes table and curves.
+
+    Args:
+        runs: run folders or checkpoint files, of a task whose videos have one class each.
+        out: folder for ``early.csv`` and ``early.png``.
+        limit: so many videos for each run, spread over its test list; None takes all.
+
+    Returns:
+        The picture.
+
+    Raises:
+        ValueError: a run that can't be read, or test videos that don't fit its network.
+        NotImplementedError: a run of another kind of task, or one that does not say which its test videos are.
+    """
+    paths = [Path(run) for run in runs]
+    names = short_names(paths)
+    nets = [checkpoint.load(path) for path in paths]
+    loaders = [_test_videos(path, net, limit) for path, net in zip(paths, nets, strict=True)]
+    results = {}
+    with bars() as progress:
+        for name, net, loader in zip(names, nets, loaders, strict=True):
+            bar = progress.add_task(name, total=len(loader.dataset), note="")  # type: ignore[arg-type]
+            results[name] = early_accuracy(net, loader, advance=partial(progress.advance, bar))
+    curves = {name: [result["accuracy"]] for name, result in results.items()}
+    videos, frames = ({name: result[key] for name, result in results.items()} for key in ("videos", "frames"))
+    picture = write_curves(curves, Path(out), videos=videos, frames=frames)
+    print_whole(curve_table(curves))
+    return picture
+
+
+def _test_videos(path: Path, net: RecurrentNetwork, limit: int | None) -> DataLoader:
+    task = restore(net.recipe) if net.recipe.task else None
+    if task is None or not task.one_answer:
+        got = "no task" if task is None else f"task {task.name!r}"
+        raise NotImplementedError(f"{path}: expected a run with one answer a video for early prediction, got {got}")
+    return some_videos(own_videos(run_folder_of(path), net), limit)
 
 
 def some_videos(loader: DataLoader, limit: int | None) -> DataLoader:

@@ -1,34 +1,142 @@
-"""Training behind a frozen trunk."""
+"""Training behind a frozen trunk: the trunk has run once over the videos, what is behind it learns from what it gave.
 
-from collections.abc import Callable, Iterator
+The same way trains whole networks, on the videos themselves.
+"""
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from prernn.conversion.cut import split
+from prernn.conversion.modes import freeze_statistics
 from prernn.conversion.network import RecurrentNetwork
-from prernn.studies.lineup import Budget
+from prernn.tasks.task import Task
 from prernn.training.batches import collate
 from prernn.training.cached_features import outputs
-from prernn.training.evaluation import whole_outputs
+from prernn.training.evaluation import evaluate, in_batches, whole_outputs
+
+MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
+"""Of SGD, for every network alike."""
+
+TEST_BATCH = 32
+
+Items = Sequence[dict[str, Any]]
 
 
-def _learner(net: RecurrentNetwork, at: list[str] | None) -> tuple[nn.Module, Callable[[dict[str, Any]], Tensor]]:
-    """What trains of a network that is cut at values of its graph, or all of it, and its outputs for a batch."""
+@dataclass(frozen=True)
+class Learner:
+    """What trains of a network.
+
+    Attributes:
+        part: the module whose parameters learn.
+        forward: outputs ``(B, T, K)`` for a batch of cached items.
+        frozen: whether batch normalization stays on its statistics.
+    """
+
+    part: nn.Module
+    forward: Callable[[dict[str, Any]], Tensor]
+    frozen: bool = True
+
+    def train(self) -> None:
+        """Training mode, but for frozen statistics."""
+        self.part.train()
+        if self.frozen:
+            freeze_statistics(self.part)
+
+
+def learner(net: RecurrentNetwork, at: Sequence[str] | None) -> Learner:
+    """What trains of a network that is cut at values of its graph, or of all of it where ``at`` is None."""
     if at is None:
-        return net, partial(whole_outputs, net)
+        return Learner(net, partial(whole_outputs, net), frozen=False)
     _, rest = split(net, at)
-    return rest, lambda batch: outputs(rest, net.init_state(len(batch["path"])), batch)
+    return Learner(rest, lambda batch: outputs(rest, net.init_state(len(batch["path"])), batch))
 
 
-def _batches(items: list[dict[str, Any]], epoch: int, seed: int, budget: Budget) -> Iterator[dict[str, Any]]:
-    """Every video once, in the pass of this epoch."""
+def sgd(part: nn.Module, rate: float) -> torch.optim.SGD:
+    """The optimizer of every network in a comparison."""
+    return torch.optim.SGD(part.parameters(), lr=rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+
+
+def train(
+    learner: Learner,
+    task: Task,
+    epochs: Iterable[Iterable[dict[str, Any]]],
+    test: Items,
+    schedule: LRScheduler,
+    *,
+    clip: float = 1.0,
+    advance: Callable[[], None] = lambda: None,
+    report: Callable[[dict[str, Tensor]], None] = lambda values: None,
+) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
+    """Trains, and evaluates after each epoch.
+
+    Args:
+        learner: what learns.
+        task: whose loss and metrics.
+        epochs: the batches of each epoch.
+        test: items that the metrics are over.
+        schedule: of the learning rate, a step a batch; it holds the optimizer.
+        clip: norm of the gradient at most.
+        advance: called after each batch.
+        report: called with the metrics after each epoch.
+
+    Returns:
+        ``{"train loss": [...], score: [...]}`` over the epochs, and the last epoch's metrics.
+    """
+    history: dict[str, list[float]] = {"train loss": [], task.score[0]: []}
+    values: dict[str, Tensor] = {}
+    for batches in epochs:
+        learner.train()
+        losses = []
+        for batch in batches:
+            losses.append(_step(learner, task, batch, schedule, clip))
+            advance()
+        learner.part.eval()
+        values = evaluate(learner.forward, task.metrics(), in_batches(test, TEST_BATCH))
+        history["train loss"].append(statistics.fmean(losses))
+        history[task.score[0]].append(float(values[task.score[0]]))
+        report(values)
+    return history, values
+
+
+def _step(learner: Learner, task: Task, batch: dict[str, Any], schedule: LRScheduler, clip: float) -> float:
+    """Learns from one batch; its loss."""
+    optimizer = schedule.optimizer
+    optimizer.zero_grad()
+    loss = task.loss(learner.forward(batch), batch)
+    loss.backward()
+    nn.utils.clip_grad_norm_(learner.part.parameters(), clip)
+    optimizer.step()
+    schedule.step()
+    return loss.item()
+
+
+def shuffled(items: Items, epoch: int, seed: int, size: int) -> Iterator[dict[str, Any]]:
+    """Batches with every video once, in the pass of this epoch."""
     passes: dict[int, list[dict[str, Any]]] = {}
     for item in items:
         passes.setdefault(item["number"], []).append(item)
     numbers = np.random.default_rng([seed, epoch]).permutation(sorted(passes)).tolist()
     chosen = [passes[number][epoch % len(passes[number])] for number in numbers]
-    for first in range(0, len(chosen), budget.batch_size):
-        yield collate(chosen[first : first + budget.batch_size])
+    for first in range(0, len(chosen), size):
+        yield collate(chosen[first : first + size])
+
+
+def held_out(items: Items, share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Training items in two, apart by video; the part that judges (``share`` of them) in its first pass alone."""
+    numbers = sorted({item["number"] for item in items})
+    count = max(1, round(share * len(numbers)))
+    judges = set(np.random.default_rng(0).permutation(numbers)[:count].tolist())
+    seen, judged = set(), []
+    for item in items:
+        if item["number"] in judges and item["number"] not in seen:
+            seen.add(item["number"])
+            judged.append(item)
+    return [item for item in items if item["number"] not in judges], judged

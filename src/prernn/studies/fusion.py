@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prernn.conversion.recipe import Recipe
 from prernn.reports.files import write_json
 from prernn.tasks import restore
 from prernn.training.batches import collate
-from prernn.training.saved_outputs import Outputs, _place
+from prernn.training.saved_outputs import Outputs, place_of
 
 
 def fuse(runs: Sequence[str | Path], out: str | Path, weights: Sequence[float] | None = None) -> dict[str, Any]:
@@ -38,11 +39,11 @@ def fuse(runs: Sequence[str | Path], out: str | Path, weights: Sequence[float] |
     metrics, items = task.metrics(), []
     for rows in zip(*(outputs.items for outputs, _ in loaded), strict=True):
         item = _fused(rows, shares)
-        batch = collate([{**item, "video": item["out"]}])
+        batch = collate([{**item, "input": item["out"]}])
         metrics.update(batch["out"], batch)
         items.append(item)
     results = task.report({name: value.tolist() for name, value in metrics.compute().items()}, root)
-    results |= {"labels": recipe["labels"], "runs": [str(run) for run in runs], "weights": shares}
+    results |= {"labels": recipe.labels, "runs": [str(run) for run in runs], "weights": shares}
     Outputs(items).save(root, recipe)
     write_json(root / "metrics.json", results)
     return results
@@ -55,12 +56,14 @@ def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def _check(run: str | Path, first: Outputs, other: Outputs, recipe: dict[str, Any], own: dict[str, Any]) -> None:
-    if recipe.get("labels") is None:
-        raise ValueError(f"{run}: expected outputs that are classes, got those of task {recipe.get('task')}")
-    if own.get("labels") != recipe["labels"]:
-        raise ValueError(f"{run}: expected the labels {recipe['labels']}, got {own.get('labels')}")
-    mine, theirs = ([_place(item) for item in outputs.items] for outputs in (first, other))
+def _check(run: str | Path, first: Outputs, other: Outputs, recipe: Recipe, own: Recipe) -> None:
+    if recipe.labels is None:
+        raise ValueError(
+            f"{run}: expected outputs that are classes, got those of task {recipe.task and recipe.task.name}"
+        )
+    if own.labels != recipe.labels:
+        raise ValueError(f"{run}: expected the labels {recipe.labels}, got {own.labels}")
+    mine, theirs = ([place_of(item) for item in outputs.items] for outputs in (first, other))
     if mine != theirs:
         odd = sorted(set(mine) ^ set(theirs))
         raise ValueError(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters, total_weights
 from prernn.models.backbones import backbone
-from prernn.models.recipe import Recipe
+from prernn.models.network_spec import NetworkSpec
 from prernn.tasks.task import Task
 
 LINEUPS = ("prernn", "rcn")
@@ -36,7 +36,7 @@ class Row:
     """
 
     name: str
-    recipe: Recipe
+    recipe: NetworkSpec
     weights: int = 0
     total: int = 0
     rate: float = math.nan
@@ -44,7 +44,7 @@ class Row:
     finals: list[dict[str, Any]] = field(default_factory=list)
 
 
-def prernn_rows(recipe: Recipe, task: Task) -> list[Row]:
+def prernn_rows(recipe: NetworkSpec, task: Task) -> list[Row]:
     """Frame-wise, traditional with as many weights as PreRNN, PreRNN and PreRNN-SIH, the last two GRU and LSTM."""
     cnn = backbone(recipe.backbone, device="meta", **recipe.backbone_options)
     rows = [("frame-wise CNN", replace(recipe, method="framewise"))]
@@ -64,16 +64,16 @@ def sparse_row(best: Row, hidden: str, task: Task) -> Row:
     return _counted(f"{best.name}, {hidden}", replace(best.recipe, hidden=hidden), task)
 
 
-def rcn_rows(recipe: Recipe, task: Task, structures: Sequence[str], also: Sequence[str] = ()) -> list[Row]:
+def rcn_rows(recipe: NetworkSpec, task: Task, structures: Sequence[str], also: Sequence[str] = ()) -> list[Row]:
     """Frame-wise, RCN from each of `RCN_STARTS`, sparse RCN from the last, inflated, and other clip networks.
 
     Args:
         recipe: the 2-D backbone and its weights.
-        task: with ``sampling.frames``, the length of a clip.
+        task: with ``clip_length``, the frames of a clip.
         structures: of ``W_hh``.
         also: backbones for whole clips, with random weights.
     """
-    frames = getattr(getattr(task, "sampling", None), "frames", None) or 16
+    frames = task.clip_length or 16
     plain = replace(recipe, method="framewise", layer=None, rcn={}, rcn_below=False, inflate=None)
     kept = {key: value for key, value in recipe.rcn.items() if key not in ("init", "pretrained", "hidden")}
     base = replace(plain, method="rcn", layer=recipe.layer, hidden="full")
@@ -82,12 +82,12 @@ def rcn_rows(recipe: Recipe, task: Task, structures: Sequence[str], also: Sequen
     identity = replace(base, rcn={**kept, "init": "identity"})
     rows += [(f"RCN, pre-trained, identity, {hidden}", replace(identity, hidden=hidden)) for hidden in structures]
     rows.append(("inflated to 3-D", replace(plain, inflate={"frames": frames, "init": "mean"})))
-    clips = Recipe(method="framewise", channels=recipe.channels, frames=frames)
+    clips = NetworkSpec(method="framewise", channels=recipe.channels, frames=frames)
     rows += [(f"{name}, random", replace(clips, backbone=name)) for name in also]
     return [_counted(name, each, task) for name, each in rows]
 
 
-def _counted(name: str, recipe: Recipe, task: Task) -> Row:
+def _counted(name: str, recipe: NetworkSpec, task: Task) -> Row:
     net = recipe.build(task.outputs)
     return Row(name, recipe, recurrent_parameters(net).introduced, total_weights(net))
 

@@ -10,23 +10,25 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from torch import nn
 from torch.utils.data import DataLoader
 
 from prernn.conversion.modes import evaluating
 from prernn.conversion.network import RecurrentNetwork
-from prernn.models.checkpoint import FILE_NAME, save
+from prernn.models.backbones import backbone, input_spec
+from prernn.models.checkpoint import FILE_NAME, load, save
 from prernn.reports.files import write_table
 from prernn.reports.plots import curves
+from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole
 from prernn.sparsity.packing import save_quantized
 from prernn.sparsity.quantize import quantization_report, quantize, weights_of
+from prernn.studies.early import some_videos
+from prernn.studies.runs.videos import own_videos
 from prernn.tasks.task import Task
-from prernn.training.evaluation import whole_outputs
-
-PROGRESS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+from prernn.training.evaluation import evaluate, whole_outputs
+from prernn.training.run_files import run_folder_of
 
 
 @dataclass(frozen=True)
@@ -85,15 +87,9 @@ class Judge:
             ValueError: no video that could be read.
         """
         assert isinstance(net, RecurrentNetwork)
-        metrics, seen = self.task.metrics(), 0
-        with torch.inference_mode(), evaluating(net):
-            for batch in self.loader:
-                if "video" in batch:
-                    metrics.update(whole_outputs(net, batch).float(), batch)
-                    seen += len(batch["video"])
-        if not seen:
-            raise ValueError("expected at least one test video that can be read, got none")
-        return float(metrics.compute()[self.name])
+        with evaluating(net):
+            values = evaluate(partial(whole_outputs, net), self.task.metrics(), self.loader)
+        return float(values[self.name])
 
 
 def sweep(
@@ -161,6 +157,54 @@ def _line(trials: Sequence[Trial], name: str) -> list[tuple[float, float, float]
     return [(a, *mean_and_spread([getattr(t, name) for t in trials if t.samples == a])) for a in amounts]
 
 
+def folder_beside(network: Path) -> Path:
+    """The folder beside a run, checkpoint or, for a backbone, among the runs, that a quantized copy goes to."""
+    where = network.resolve() if network.exists() else Path("runs") / network.name
+    return where.with_name(f"{where.stem if where.is_file() else where.name}-quantized")
+
+
+def read_backbone(name: str, weights: str | Path | None = None) -> nn.Module:
+    """A backbone in evaluation mode, with the weights of a file or else those that its library offers.
+
+    Raises:
+        ValueError: no such backbone.
+    """
+    try:
+        input_spec(name)
+    except ValueError as error:
+        raise ValueError(f"found no run folder or checkpoint {name}: {error}") from error
+    return backbone(name, pretrained=weights is None, weights=weights).eval()
+
+
+def read_run(
+    path: Path, out: Path, *, config: str | Path | None = None, limit: int | None = None
+) -> tuple[nn.Module, "Judge | None"]:
+    """A run's network, and what scores it on its test videos; None where there are none.
+
+    Args:
+        path: run folder or checkpoint.
+        out: where the quantized copy goes to.
+        config: file that says which test videos; None means the run's own config.yaml.
+        limit: so many test videos, spread over the list; 0 means none.
+
+    Raises:
+        ValueError: ``out`` holds the trained network; no such config; test videos that don't fit the network.
+    """
+    net, folder = load(path), run_folder_of(path)
+    if out.resolve() == folder.resolve() and (folder / FILE_NAME).exists():
+        raise ValueError(f"--out {out} holds the trained network: expected another folder")
+    file = Path(config) if config else folder / "config.yaml"
+    if config and not file.is_file():
+        raise ValueError(f"--config {file}: expected a file, found none")
+    if limit == 0 or not file.is_file():
+        return net, None
+    try:
+        loader = own_videos(file, net)
+    except ValueError as error:
+        raise ValueError(f"{error} (--limit 0 does without its videos)") from error
+    return net, Judge(some_videos(loader, limit))
+
+
 def run(
     net: nn.Module,
     out: str | Path,
@@ -196,8 +240,8 @@ def run(
     file = _save(kept, out)
     report = quantization_report(kept)
     write_table(out / "layers.csv", [vars(row) for row in report.rows])
-    with Progress(*PROGRESS, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("quantize", total=len(amounts) * len(seeds) + (judge is not None))
+    with bars(Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("quantize", total=len(amounts) * len(seeds) + (judge is not None), note="")
         advance = partial(progress.advance, bar)
         full = None if judge is None else judge(net)
         if judge is not None:

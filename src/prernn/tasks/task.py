@@ -1,12 +1,16 @@
 """The form that every application in `prernn.tasks` has: data set, loss, metrics and what is reported."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
+
+from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.recipe import KeptTask, Recipe
+from prernn.streaming.watch import Watcher
 
 Subset = Literal["train", "val", "test"]
 
@@ -25,27 +29,38 @@ class Metrics(Protocol):
 
 
 class Task:
-    """What a network learns from which videos. An application is one subclass, a dataclass of its options.
+    """What a network learns from which recordings. An application is one subclass, a dataclass of its options.
 
     Life of a task: it is made from its options; `open` reads the data set's lists and so learns the labels; then
-    `records`, `read` and `length` serve the data, `loss`, `metrics` and `predictions` the training. A task that was
-    rebuilt from a checkpoint (`prernn.tasks.restore`) is not opened: it has labels, but no data.
+    `records`, `read` and `length` serve the data, `loss`, `metrics` and `predictions` the training, and `watcher` a
+    stream. A task that was rebuilt from a checkpoint (`prernn.tasks.restore`) is not opened: it has labels, but no
+    data.
 
-    Items and batches. `read` gives one video as a dict: ``video``, float32 ``(T, C, H, W)`` or snippets
-    ``(T, C, D, H, W)``, and whatever the loss and the metrics need. `prernn.training.batches.collate` makes a batch of
-    them: tensors are padded with zeros along their first dimension to the longest and stacked, ``(B, T, ...)``; ints
-    become an int64 tensor ``(B,)``; anything else a list of B. It adds ``lengths (B,)``, the valid steps of ``video``,
-    and ``path``, B of them.
+    Items and batches. `read` gives one recording as a dict: ``input (T, ...)``, for pictures float32 ``(T, C, H, W)``
+    or snippets ``(T, C, D, H, W)``, and whatever the loss and the metrics need. `prernn.training.batches.collate` makes
+    a batch of them: tensors are padded with zeros along their first dimension to the longest and stacked,
+    ``(B, T, ...)``; ints become an int64 tensor ``(B,)``; anything else a list of B. It adds ``lengths (B,)``, the
+    valid steps of ``input``, and ``path``, B of them.
 
     Attributes:
         name: of the application, its key in `prernn.tasks.TASKS`.
         score: the metric that tells the best epoch, and whether more ("max") or less ("min") of it is better.
+        one_answer: whether a recording has one answer as a whole, so that ``prernn early`` can ask after a part of it.
+        comparable: whether ``prernn compare`` can train networks for it side by side.
+        rows: the form of the rows that its watcher gives, a key of `prernn.streaming.rows.ROWS`.
+        watcher_options: names of what `watcher` takes beside networks, options of ``prernn stream``.
+        kept_options: names of the options that evaluation and streaming need again, which a checkpoint keeps.
         labels: names of the network's outputs, or None where they are no classes.
         transform: the evaluation transform as plain data (`prernn.media.transforms.TransformSpec`), for the checkpoint.
     """
 
     name: ClassVar[str]
     score: ClassVar[tuple[str, Literal["max", "min"]]]
+    one_answer: ClassVar[bool] = False
+    comparable: ClassVar[bool] = True
+    rows: ClassVar[Literal["csv", "json"]] = "json"
+    watcher_options: ClassVar[tuple[str, ...]] = ()
+    kept_options: ClassVar[tuple[str, ...]] = ()
     labels: list[str] | None = None
     transform: dict[str, Any] | None = None
 
@@ -56,8 +71,18 @@ class Task:
             raise ValueError(f"task {self.name!r}: expected it to be opened, it has no labels yet")
         return len(self.labels)
 
-    def open(self, root: str | Path, spec: dict[str, Any]) -> None:
-        """Reads the lists below ``root``; ``spec`` is the backbone's `input_spec` (size, mean, std).
+    @property
+    def clip_length(self) -> int | None:
+        """Steps of every training item, where they are a fixed number."""
+        return None
+
+    def open(self, root: str | Path, spec: Mapping[str, Any]) -> None:
+        """Reads the lists below ``root``.
+
+        Args:
+            root: the data set's folder.
+            spec: what the backbone says of its input (for pictures ``size``, ``mean`` and ``std``); the task takes what
+                it has a use for, where its own options say nothing.
 
         Raises:
             ValueError: lists or folders that are absent or malformed, naming file and line.
@@ -110,13 +135,35 @@ class Task:
         """
         return results
 
-    def recipe(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the task, as plain data: labels, transform, and its name with its options."""
-        options = {key: _plain(getattr(self, key)) for key in self.kept_options}
-        return {"labels": self.labels, "transform": self.transform, "task": {"name": self.name, **options}}
+    def watcher(self, *nets: RecurrentNetwork, **options: Any) -> Watcher:
+        """What follows a stream with trained networks, as ``prernn stream`` does.
 
-    kept_options: ClassVar[tuple[str, ...]] = ()
-    """Options that evaluation and streaming need again."""
+        Args:
+            nets: the networks; several where their answers can be averaged.
+            options: those of `watcher_options` that were given.
+
+        Raises:
+            ValueError: networks or options that don't fit.
+            NotImplementedError: more networks than can be followed together; a task without streams.
+        """
+        raise NotImplementedError(f"task {self.name!r}: expected one whose streams can be followed")
+
+    def noted(self, recipe: Recipe) -> Recipe:
+        """The recipe with what a checkpoint keeps of the task: labels, transform, and its name with its options."""
+        options = {key: _plain(getattr(self, key)) for key in self.kept_options}
+        kept = KeptTask(self.name, options)
+        return dataclasses.replace(recipe, labels=self.labels, transform=self.transform, task=kept)
+
+
+def only(nets: Sequence[RecurrentNetwork]) -> RecurrentNetwork:
+    """The one network of a task that follows streams with one.
+
+    Raises:
+        NotImplementedError: several.
+    """
+    if len(nets) != 1:
+        raise NotImplementedError(f"expected one checkpoint for this task, got {len(nets)}")
+    return nets[0]
 
 
 def _plain(value: Any) -> Any:

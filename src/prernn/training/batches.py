@@ -14,18 +14,18 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     """Join data set items into a batch (see `Task`).
 
     Tensors are zero padded to the longest along their first dimension and stacked `(B, T, ...)`, ints become int64
-    `(B,)`, the rest lists. `lengths` `(B,)` int64 are those of `video`; `skipped` is a list of (path, reason) for
-    the items left out. Where all are left out, `path` is empty and there is no `video`.
+    `(B,)`, the rest lists. `lengths` `(B,)` int64 are those of `input`; `skipped` is a list of (path, reason) for
+    the items left out. Where all are left out, `path` is empty and there is no `input`.
     Raises ValueError for frames of different shapes.
     """
     skipped = [(item["path"], item["reason"]) for item in items if "reason" in item]
     items = [item for item in items if "reason" not in item]
     if not items:
         return {"path": [], "lengths": torch.zeros(0, dtype=torch.int64), "skipped": skipped}
-    if len(shapes := {tuple(item["video"].shape[1:]) for item in items}) > 1:
+    if len(shapes := {tuple(item["input"].shape[1:]) for item in items}) > 1:
         raise ValueError(f"batch: expected frames of one shape (C, H, W), got {sorted(shapes)}")
     batch = {key: _joined([item[key] for item in items]) for key in items[0]}
-    lengths = torch.tensor([len(item["video"]) for item in items], dtype=torch.int64)
+    lengths = torch.tensor([len(item["input"]) for item in items], dtype=torch.int64)
     return {**batch, "lengths": lengths, "skipped": skipped}
 
 
@@ -93,7 +93,7 @@ class LengthBucketSampler(Sampler[list[int]]):
 
 
 def hold_last(video: Tensor, lengths: Tensor) -> Tensor:
-    """``video (B, T, ...)`` with each clip's last frame in place of its padding, from ``lengths (B,)`` on."""
+    """``inputs (B, T, ...)`` with each clip's last frame in place of its padding, from ``lengths (B,)`` on."""
     steps = torch.arange(video.shape[1], device=video.device).expand(len(lengths), -1)  # (B, T)
     steps = torch.minimum(steps, lengths[:, None] - 1)
     return video[torch.arange(len(lengths), device=video.device)[:, None], steps]

@@ -4,21 +4,29 @@ A frozen trunk need not run again in every epoch. It runs once over a data set (
 networks that share it are then compared at a fraction of the cost.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from prernn.training.dataset import VideoDataset
 
-INPUTS = "input_"
-"""Beginning of an item's further inputs; the first stands under ``video``, whose length is the item's."""
+Trunk = Callable[[Tensor], tuple[Tensor, ...]]
+"""From frames ``(N, C, H, W)`` to values with N rows."""
+
+FURTHER = "input_"
+"""Beginning of an item's further inputs; the first stands under ``input``, whose length is the item's."""
 
 
 @torch.no_grad()  # not inference_mode, whose tensors nothing could be trained on
 def cached(
-    trunk: nn.Module | None, dataset: VideoDataset, *, passes: int = 1, advance: Callable[[], None] = lambda: None
+    trunk: Trunk | None,
+    dataset: VideoDataset,
+    *,
+    passes: int = 1,
+    at_once: int = 1,
+    advance: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """The data set's items with the trunk's outputs in place of the videos, ``passes`` of them for each video.
 
@@ -27,29 +35,44 @@ def cached(
             None keeps the videos.
         dataset: of videos; pass n reads them as epoch n does. Videos that can't be read are left out as it says.
         passes: how often to run over it; more than one makes sense for training items alone.
+        at_once: videos that go through the trunk together.
         advance: called after each video.
 
     Returns:
         Items, all those of the first pass first; ``number`` says which video an item is of.
     """
-    items = []
+    items: list[dict[str, Any]] = []
     for epoch in range(passes):
         dataset.set_epoch(epoch)
-        for number in range(len(dataset)):
-            item = dataset[number]
-            advance()
-            if "reason" in item:
-                continue
-            first, *others = (item["video"],) if trunk is None else trunk(item["video"])  # (T, C...) each
-            more = {f"{INPUTS}{i}": value for i, value in enumerate(others)}
-            items.append({**item, "video": first, **more, "number": number})
+        for numbers in batched(range(len(dataset)), at_once):
+            read = [(number, dataset[number]) for number in numbers]
+            for _ in read:
+                advance()
+            known = [(number, item) for number, item in read if "reason" not in item]
+            items += [item | {"number": number} for number, item in known] if trunk is None else _through(trunk, known)
     return items
+
+
+def _through(trunk: Trunk, known: Sequence[tuple[int, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Items with what the trunk gives for their frames, all of which it sees together."""
+    if not known:
+        return
+    lengths = [len(item["input"]) for _, item in known]
+    values = trunk(torch.cat([item["input"] for _, item in known]))  # (T1 + T2 + ..., C...) each
+    for (number, item), own in zip(known, zip(*(value.split(lengths) for value in values), strict=True), strict=True):
+        more = {f"{FURTHER}{i}": value.clone() for i, value in enumerate(own[1:])}
+        yield {**item, "input": own[0].clone(), **more, "number": number}
+
+
+def batched(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """The numbers, ``size`` at a time."""
+    return (numbers[first : first + size] for first in range(0, len(numbers), size))
 
 
 def outputs(rest: fx.GraphModule, state: tuple, batch: dict[str, Any]) -> Tensor:
     """Outputs ``(B, T, K)`` of the part behind the trunk for a batch of cached items, from a state of B streams."""
-    names = ["video", *sorted(name for name in batch if name.startswith(INPUTS))]
-    size, steps = batch["video"].shape[:2]
+    names = ["input", *sorted(name for name in batch if name.startswith(FURTHER))]
+    size, steps = batch["input"].shape[:2]
     inputs = tuple(batch[name].transpose(0, 1).flatten(0, 1) for name in names)  # (T*B, C...) each
     out, _ = rest(inputs, state)
     return out.unflatten(0, (steps, size)).transpose(0, 1)

@@ -6,7 +6,7 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from prernn.models.backbones import DEFAULT_BACKBONE, input_spec
-from prernn.tasks.action.task import Action
+from prernn.tasks import DEFAULT_TASK
 from prernn.tasks.task import Subset, Task
 from prernn.training.batches import LengthBucketSampler, collate
 from prernn.training.dataset import VideoDataset
@@ -19,8 +19,8 @@ class VideoData(L.LightningDataModule):
 
     Args:
         root: the data set's folder.
-        task: what is learnt from it: `prernn.tasks.action.task.Action`, `prernn.tasks.gesture.task.Gesture` or
-            `prernn.tasks.face.task.Face`, with its options; None means Action with its defaults.
+        task: what is learnt from it: ``prernn.tasks.Action``, ``prernn.tasks.Gesture`` or ``prernn.tasks.Face``, with
+            its options; None means Action with its defaults.
         backbone: the backbone's name, which gives size and normalisation where the task's are not set.
         batch_size: videos a batch and process.
         num_workers: decoding processes for each training process.
@@ -44,7 +44,7 @@ class VideoData(L.LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
-        self.task: Task = Action() if task is None else task
+        self.task: Task = DEFAULT_TASK() if task is None else task
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.reading: dict[str, Any] = {"on_error": on_error, "tolerate_truncation": tolerate_truncation}
         self.task.open(root, input_spec(backbone))

@@ -1,6 +1,6 @@
-"""A network's outputs for batches, in a task's metrics: the one way to evaluate."""
+"""The one way to evaluate: batches through a network into metrics."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -8,25 +8,62 @@ from torch import Tensor
 
 from prernn.conversion.clip_network import answers_once, clip_outputs
 from prernn.conversion.network import RecurrentNetwork
-from prernn.tasks.task import Task
+from prernn.tasks.task import Metrics
 from prernn.training.batches import collate, hold_last
 
+Batch = dict[str, Any]
 
-def whole_outputs(net: RecurrentNetwork, batch: dict[str, Any]) -> Tensor:
+
+def whole_outputs(net: RecurrentNetwork, batch: Batch) -> Tensor:
     """Outputs ``(B, T, K)`` of a network for a batch of videos; a clip network's one answer stands at every frame."""
-    video, lengths = batch["video"], batch["lengths"]
-    if answers_once(net, video):
-        return clip_outputs(net, video, lengths).unsqueeze(1).expand(-1, video.shape[1], -1)
-    return net(hold_last(video, lengths))[0]
+    inputs, lengths = batch["input"], batch["lengths"]
+    if answers_once(net, inputs):
+        return clip_outputs(net, inputs, lengths).unsqueeze(1).expand(-1, inputs.shape[1], -1)
+    return net(hold_last(inputs, lengths))[0]
+
+
+def add_batch(forward: Callable[[Batch], Tensor], metrics: Metrics, batch: Batch) -> Tensor | None:
+    """Puts a batch through a network into metrics.
+
+    Returns:
+        The outputs ``(B, T, K)`` in float32; None where every item of the batch was skipped.
+    """
+    if "input" not in batch:
+        return None
+    out = forward(batch).float()
+    metrics.update(out, batch)
+    return out
 
 
 def evaluate(
-    forward: Callable[[dict[str, Any]], Tensor], task: Task, items: Sequence[dict[str, Any]], batch_size: int
+    forward: Callable[[Batch], Tensor],
+    metrics: Metrics,
+    batches: Iterable[Batch],
+    advance: Callable[[int], None] = lambda items: None,
 ) -> dict[str, Tensor]:
-    """The task's metrics over cached items; ``forward`` gives the outputs ``(B, T, K)`` of a batch."""
-    metrics = task.metrics()
+    """A task's metrics over batches.
+
+    Args:
+        forward: outputs ``(B, T, K)`` of a batch; the network is in the mode that its caller has put it in.
+        metrics: of the task, new.
+        batches: as `prernn.training.batches.collate` makes them.
+        advance: called with the number of items after each batch.
+
+    Raises:
+        ValueError: no item that could be read.
+    """
+    seen = 0
     with torch.inference_mode():
-        for first in range(0, len(items), batch_size):
-            batch = collate(list(items[first : first + batch_size]))
-            metrics.update(forward(batch).float(), batch)
+        for batch in batches:
+            add_batch(forward, metrics, batch)
+            seen += len(batch["path"])
+            advance(len(batch["path"]) + len(batch.get("skipped", ())))
+    if not seen:
+        raise ValueError("expected at least one test video that can be read, got none")
     return metrics.compute()
+
+
+def in_batches(items: Sequence[Batch], size: int) -> Iterator[Batch]:
+    """Items in batches, in their order."""
+    for first in range(0, len(items), size):
+        yield collate(list(items[first : first + size]))

@@ -1,6 +1,9 @@
 """``prernn fit | validate | test | predict``: LightningCLI over `VideoModule` and `VideoData`."""
 
 import logging
+import os
+import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from prernn.reports.files import write_text
+from prernn.tasks import DEFAULT_TASK, TASKS
 from prernn.training.data_module import VideoData
 from prernn.training.module import VideoModule
 from prernn.training.run_folder import RunFolder, WholeFiles
@@ -31,8 +35,24 @@ SHORT = {"--backbone": "--model.recipe.backbone", "--weights": "--model.recipe.w
 """Short names of options that are often changed."""
 
 
+MOVED = {f"prernn.tasks.{task.name}.{task.__name__}": f"prernn.tasks.{task.__name__}" for task in TASKS.values()}
+"""Dotted names of classes in configs of before, and what they are called now."""
+
+
 class OneLineParser(LightningArgumentParser):
-    """A parser whose complaints are one line, raised as ValueError, in place of a usage text and an exit."""
+    """A parser whose complaints are one line, raised as ValueError, in place of a usage text and an exit.
+
+    A config with a class's name of before is read, and one line says its name of now.
+    """
+
+    def parse_string(self, content: str, path: str | os.PathLike = "", **options: Any) -> Any:
+        """As jsonargparse's, with the names of now."""
+        for old, new in MOVED.items():
+            renamed = re.sub(rf"\b{re.escape(old)}\b", new, content)
+            if renamed != content:
+                print(f"prernn: {path or 'config'}: {old} is now {new}", file=sys.stderr)
+                content = renamed
+        return super().parse_string(content, path, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         """Raises ValueError with the message on one line."""
@@ -58,7 +78,7 @@ class VideoCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Data and network share the backbone; the task, which has read the labels, goes from one to the other."""
-        parser.set_defaults({"data.task": {"class_path": "prernn.tasks.action.task.Action"}})
+        parser.set_defaults({"data.task": {"class_path": f"prernn.tasks.{DEFAULT_TASK.__name__}"}})
         parser.link_arguments("model.recipe.backbone", "data.backbone")
         parser.link_arguments("data.opened", "model.task", apply_on="instantiate")
 

@@ -12,10 +12,10 @@ from prernn.conversion.clip_network import answers_once, is_clip_network
 from prernn.conversion.modes import channels_last, freeze_statistics
 from prernn.conversion.network import RecurrentNetwork
 from prernn.models.checkpoint import RECIPE_KEY, load_state
-from prernn.models.recipe import Recipe
+from prernn.models.network_spec import NetworkSpec
 from prernn.tasks.task import Task
 from prernn.training.batches import hold_last
-from prernn.training.evaluation import whole_outputs
+from prernn.training.evaluation import add_batch, whole_outputs
 from prernn.training.learning import Learning
 
 
@@ -29,12 +29,12 @@ class VideoModule(L.LightningModule):
         network: a network that is built already, in place of ``recipe``.
 
     Raises:
-        ValueError, NotImplementedError: what `Recipe.build` raises; checkpoints for a network of whole clips.
+        ValueError, NotImplementedError: what `NetworkSpec.build` raises; checkpoints for a network of whole clips.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: NetworkSpec,
         learning: Learning | None = None,
         task: Task | None = None,
         network: RecurrentNetwork | None = None,
@@ -45,7 +45,7 @@ class VideoModule(L.LightningModule):
         self.task = task
         self.metrics: Any = None
         if task is not None:
-            self.network.recipe |= task.recipe()
+            self.network.recipe = task.noted(self.network.recipe)
             self.metrics = task.metrics()
         channels_last(self.network)  # checkpoints do not differ
         self.run_seed: int | None = None
@@ -111,7 +111,7 @@ class VideoModule(L.LightningModule):
 
     def _video(self, batch: dict[str, Any]) -> Tensor:
         """The videos; where batch statistics are learnt, padded with their last frames, as zeros would distort them."""
-        video, lengths = batch["video"], batch["lengths"]
+        video, lengths = batch["input"], batch["lengths"]
         if self.learning.frozen_statistics or int(lengths.min()) == video.shape[1]:
             return video
         return hold_last(video, lengths)
@@ -142,12 +142,10 @@ class VideoModule(L.LightningModule):
         """Adds a batch to loss and metrics; gives its outputs ``(B, T, K)``, None where all videos were skipped."""
         self._note_skipped(batch)
         videos = len(batch["path"])
-        out = self._outputs(batch, batch["video"]).float() if videos else None
+        out = add_batch(lambda batch: self._outputs(batch, batch["input"]), self.metrics, batch)
         loss = torch.zeros((), device=self.device) if out is None else self._loss(out, batch)
         # logged for an empty batch too, with no weight: every process has to take part in the exchange
         self.log(f"{name}_loss", loss, batch_size=videos, sync_dist=True)
-        if out is not None:
-            self.metrics.update(out, batch)
         return out
 
     def _finish(self, name: str) -> dict[str, Tensor]:
@@ -181,11 +179,11 @@ class VideoModule(L.LightningModule):
         if not batch["path"]:
             return []
         assert self.task is not None
-        return self.task.predictions(self._outputs(batch, batch["video"]).float(), batch)
+        return self.task.predictions(self._outputs(batch, batch["input"]).float(), batch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Puts the recipe and the run's seed into Lightning's checkpoint."""
-        checkpoint[RECIPE_KEY] = json.loads(json.dumps(self.network.recipe))
+        checkpoint[RECIPE_KEY] = json.loads(json.dumps(self.network.recipe.to_json()))
         checkpoint["prernn_seed"] = self.run_seed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -198,6 +196,6 @@ class VideoModule(L.LightningModule):
         prefix = "network."
         weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         load_state(self.network, weights, "checkpoint")
-        labels, own = checkpoint.get(RECIPE_KEY, {}).get("labels"), self.network.recipe.get("labels")
+        labels, own = checkpoint.get(RECIPE_KEY, {}).get("labels"), self.network.recipe.labels
         if labels != own:
             raise ValueError(f"checkpoint: expected the classes {own}, got {labels}")

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 
-def _folder(path: Path) -> Path:
+def run_folder_of(path: Path) -> Path:
     """The run folder of a path: itself, or where the checkpoint file belongs to."""
     if path.is_dir():
         return path
     return path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
 
-def _read_metrics(path: Path) -> dict[str, float]:
+def read_metrics(path: Path) -> dict[str, float]:
     """Scalars of a ``metrics.json``; nothing where there is none."""
     if not path.is_file():
         return {}
@@ -27,7 +27,7 @@ def _read_metrics(path: Path) -> dict[str, float]:
     return {key: v for key, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
 
 
-def _read_table(path: Path, needed: Sequence[str]) -> list[dict[str, float]]:
+def read_table(path: Path, needed: Sequence[str]) -> list[dict[str, float]]:
     """Rows of a CSV of numbers, blanks left out; nothing where there is no file.
 
     Raises ValueError, naming file and line, for what is no number, or a table without the ``needed`` columns.
@@ -55,6 +55,6 @@ def _number(text: Any, path: Path, line: int, column: str | None) -> float:
         raise ValueError(f"{path}:{line}: expected a number, got {place}") from None
 
 
-def _read_errors(path: Path) -> tuple[list[float], list[float]] | None:
-    rows = _read_table(path, ["error", "share"])
+def read_errors(path: Path) -> tuple[list[float], list[float]] | None:
+    rows = read_table(path, ["error", "share"])
     return ([row["error"] for row in rows], [row["share"] for row in rows]) if rows else None

@@ -96,7 +96,7 @@ class RunFolder(L.Callback):
             Outputs.joined(parts).save(root, recipe)
             results = module.task.report(dict(module.test_results), root)
             _report(skipped)
-            write_json(root / "metrics.json", {**results, "labels": recipe["labels"], "skipped": skipped})
+            write_json(root / "metrics.json", {**results, "labels": recipe.labels, "skipped": skipped})
 
     def on_predict_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         """Collects a batch's predictions."""

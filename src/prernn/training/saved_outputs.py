@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from prernn.conversion.recipe import Recipe
 from prernn.reports.files import whole_file
 
 FILE_NAME = "outputs.safetensors"
@@ -25,7 +26,7 @@ class Outputs:
     def add(self, out: Tensor, batch: dict[str, Any]) -> None:
         """Adds a batch's outputs ``(B, T, K)``; what was padded for the batch alone is cut off."""
         lengths = batch["lengths"].tolist()
-        names = [name for name in batch if name not in ("video", "lengths", "skipped")]
+        names = [name for name in batch if name not in ("input", "lengths", "skipped")]
         for row, steps in enumerate(lengths):
             own = {name: _row(batch[name], row, steps, max(lengths)) for name in names}
             self.items.append({"out": out[row, :steps].cpu().float(), **own})
@@ -33,9 +34,9 @@ class Outputs:
     @classmethod
     def joined(cls, parts: Sequence["Outputs"]) -> "Outputs":
         """Those of several processes, in the order of their paths."""
-        return cls(sorted((item for part in parts for item in part.items), key=_place))
+        return cls(sorted((item for part in parts for item in part.items), key=place_of))
 
-    def save(self, folder: Path, recipe: dict[str, Any]) -> Path:
+    def save(self, folder: Path, recipe: Recipe) -> Path:
         """Writes ``outputs.safetensors`` with the network's recipe; whole or not at all."""
         tensors: dict[str, Tensor] = {}
         plain = []
@@ -45,11 +46,11 @@ class Outputs:
             plain.append({name: value for name, value in item.items() if name not in parts})
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(folder / FILE_NAME) as part:
-            save_file(tensors, part, metadata={"items": json.dumps(plain), "recipe": json.dumps(recipe)})
+            save_file(tensors, part, metadata={"items": json.dumps(plain), "recipe": json.dumps(recipe.to_json())})
         return folder / FILE_NAME
 
     @classmethod
-    def load(cls, folder: str | Path) -> tuple["Outputs", dict[str, Any]]:
+    def load(cls, folder: str | Path) -> tuple["Outputs", Recipe]:
         """Reads what `save` wrote: the outputs, and the recipe.
 
         Raises:
@@ -61,16 +62,16 @@ class Outputs:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                items, recipe = json.loads(metadata["items"]), json.loads(metadata["recipe"])
+                items, recipe = json.loads(metadata["items"]), Recipe.from_json(json.loads(metadata["recipe"]))
                 for key in file.keys():  # noqa: SIM118 (no mapping)
                     number, _, name = key.partition("/")
                     items[int(number)][name] = file.get_tensor(key)
-        except (SafetensorError, KeyError, OSError) as error:
+        except (SafetensorError, KeyError, OSError, ValueError) as error:
             raise ValueError(f"{path}: expected outputs of prernn test: {error}") from None
         return cls(items), recipe
 
 
-def _place(item: dict[str, Any]) -> tuple[str, int]:
+def place_of(item: dict[str, Any]) -> tuple[str, int]:
     """Which video an item is of, and which clip of it."""
     return item["path"], item.get("view", 0)
 

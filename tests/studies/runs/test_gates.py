@@ -209,7 +209,7 @@ def test_counts_leave_out_padding_and_run_in_chunks(cell, monkeypatch):
     for at_once in (1, 6, 100):  # one frame of each, two, all
         monkeypatch.setattr(gates, "FRAMES_AT_ONCE", at_once)
         empty = {"path": [], "lengths": torch.zeros(0, dtype=torch.int64)}
-        counts = gate_counts(net, [{"video": garbage, "lengths": lengths}, empty])
+        counts = gate_counts(net, [{"input": garbage, "lengths": lengths}, empty])
         for gate, count in counts[name].items():
             expected = counted(values[gate], valid, (count.low, count.high))
             assert count.times == expected.times == 10
@@ -228,7 +228,7 @@ def test_which_gates_have_bounds():
 
 def test_a_network_without_recurrence_has_no_gates():
     net = prernn.framewise(prepare(FcNet()), image_size=(8, 8))
-    assert gate_counts(net, [{"video": film(), "lengths": torch.tensor([4, 4])}]) == {}
+    assert gate_counts(net, [{"input": film(), "lengths": torch.tensor([4, 4])}]) == {}
 
 
 def test_half_precision_trunks_are_recorded_as_they_run():
@@ -244,4 +244,4 @@ def test_nothing_seen_is_an_error_and_so_are_bad_lengths():
     with pytest.raises(ValueError, match="at least one video"):
         GateCounts(3, 0, 1).saturation()
     with pytest.raises(ValueError, match="lengths"):
-        gate_counts(network("gru"), [{"video": film(), "lengths": torch.tensor([4, 5])}])
+        gate_counts(network("gru"), [{"input": film(), "lengths": torch.tensor([4, 5])}])

@@ -14,7 +14,7 @@ import prernn
 from prernn.commands.main import main
 from prernn.layers.cells import CELLS
 from prernn.models import checkpoint
-from prernn.models.recipe import Recipe
+from prernn.models.network_spec import NetworkSpec
 from prernn.reports.plots import weights as weight_plots
 from prernn.studies.runs import hidden_weights, videos
 from prernn.studies.runs.hidden_weights import analyze_hidden, layer_weights
@@ -200,7 +200,7 @@ def root(tmp_path_factory):
     """Run folders of untrained networks. Two have one name; of two a picture would be hidden-maps-a-100.png."""
     root = tmp_path_factory.mktemp("runs")
     for name, kind in {**KINDS, "framewise": {"method": "framewise"}}.items():
-        checkpoint.save(Recipe("timm/test_resnet", **kind).build(3), root / name)
+        checkpoint.save(NetworkSpec("timm/test_resnet", **kind).build(3), root / name)
     return root
 
 

@@ -1,6 +1,7 @@
 """What is read of a run's folder, which videos its network is shown, and the weights of its kind."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from prernn.media.video import VideoError, read_clip
 from prernn.models import checkpoint
 from prernn.models.backbones import backbone
 from prernn.models.describe import describe
-from prernn.models.recipe import Recipe
+from prernn.models.network_spec import NetworkSpec
 from prernn.studies.runs.runs import BANDS, look_at, weight_grid
 from prernn.studies.runs.videos import first_videos, video_batches
 from small_cnns import FcNet, prepare
@@ -27,8 +28,8 @@ SPEC = {**TransformSpec(size=32).__dict__}
 def run(tmp_path_factory):
     """A run folder with an untrained network."""
     root = tmp_path_factory.mktemp("runs") / "pregru"
-    net = Recipe("timm/test_resnet", cell="gru").build(3)
-    net.recipe |= {"labels": ["a", "b", "c"], "transform": SPEC}
+    net = NetworkSpec("timm/test_resnet", cell="gru").build(3)
+    net.recipe = replace(net.recipe, labels=["a", "b", "c"], transform=SPEC)
     checkpoint.save(net, root)
     return root
 
@@ -152,7 +153,7 @@ def test_videos_go_through_the_networks_own_transform(run, tmp_path):
     for batches, clips in ((list(whole), expected), (list(single), expected[1:])):
         assert [batch["lengths"].tolist() for batch in batches] == [[len(clip)] for clip in clips]
         for batch, clip in zip(batches, clips, strict=True):
-            torch.testing.assert_close(batch["video"], clip[None], rtol=0, atol=0)
+            torch.testing.assert_close(batch["input"], clip[None], rtol=0, atol=0)
 
 
 def test_a_folder_of_frames_is_one_video(run, tmp_path):
@@ -161,7 +162,7 @@ def test_a_folder_of_frames_is_one_video(run, tmp_path):
     for k in range(4):
         Image.new("RGB", (40, 40), (k, 0, 0)).save(tmp_path / f"{k}.png")
     (batch,) = video_batches([tmp_path])(run, checkpoint.load(run))
-    assert batch["video"].shape == (1, 4, 3, 32, 32)
+    assert batch["input"].shape == (1, 4, 3, 32, 32)
 
 
 class Snippets:
@@ -174,11 +175,11 @@ def test_snippets_are_whole_and_in_order(run, tmp_path):
     file = video(tmp_path / "a.mp4", 11)
     (plain,) = video_batches([file])(run, checkpoint.load(run))
     (batch,) = video_batches([file])(run, Snippets())
-    assert batch["video"].shape == (1, 2, 3, 4, 32, 32)
+    assert batch["input"].shape == (1, 2, 3, 4, 32, 32)
     for step in range(2):
         for place in range(4):
-            expected = plain["video"][0, 4 * step + place]
-            torch.testing.assert_close(batch["video"][0, step, :, place], expected, rtol=0, atol=0)
+            expected = plain["input"][0, 4 * step + place]
+            torch.testing.assert_close(batch["input"][0, step, :, place], expected, rtol=0, atol=0)
     short = video(tmp_path / "short.mp4", 3)
     with pytest.raises(VideoError, match=r"short.mp4: expected at least a snippet of 4 frames, got 3"):
         list(video_batches([short])(run, Snippets()))
@@ -196,7 +197,7 @@ def test_bad_sources_are_said_at_once(tmp_path):
 )
 def test_a_network_that_sees_no_plain_colour_is_noted(folder, tmp_path, shape, transform, monkeypatch):
     net = checkpoint.load(folder)
-    net.frame_shape, net.recipe = shape, {**net.recipe, "transform": transform}
+    net.frame_shape, net.recipe = shape, replace(net.recipe, transform=transform)
     monkeypatch.setattr(checkpoint, "load", lambda path: net)
     run = look_at(folder, "x", video_batches([video(tmp_path / "a.mp4")]))
     assert run.gates == []
@@ -218,11 +219,11 @@ def test_first_videos(limit):
         for first in (0, 2, 4):
             drawn.append(first)
             values = torch.arange(first, first + 2)
-            yield {"video": values, "lengths": values + 10, "path": ["x", "y"]}
+            yield {"input": values, "lengths": values + 10, "path": ["x", "y"]}
             yield {"path": [], "lengths": values[:0]}  # all skipped
 
     given = list(first_videos(batches(), limit))
     count = 6 if limit is None else min(limit, 6)
-    assert torch.cat([batch["video"] for batch in given]).tolist() == list(range(count))
+    assert torch.cat([batch["input"] for batch in given]).tolist() == list(range(count))
     assert torch.cat([batch["lengths"] for batch in given]).tolist() == list(range(10, 10 + count))
     assert len(drawn) == -(-count // 2)  # nothing is read that is not looked at

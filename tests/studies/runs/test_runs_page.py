@@ -3,6 +3,7 @@
 import csv
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from prernn.commands.main import main
 from prernn.media.encoding import write_video
 from prernn.media.transforms import TransformSpec
 from prernn.models import checkpoint
-from prernn.models.recipe import Recipe
+from prernn.models.network_spec import NetworkSpec
 from prernn.reports.files import write_json, write_table
 from prernn.reports.plots import curves
 from prernn.reports.plots.gates import histograms, saturation
@@ -34,8 +35,8 @@ def root(tmp_path_factory):
     """Run folders of untrained networks, with tables as `prernn fit` and `prernn test` leave them."""
     root = tmp_path_factory.mktemp("runs")
     for name, kind in KINDS.items():
-        net = Recipe("timm/test_resnet", **kind).build(3)
-        net.recipe |= {"labels": ["a", "b", "c"], "transform": SPEC, "task": {"name": "action"}}
+        net = NetworkSpec("timm/test_resnet", **kind).build(3)
+        net.recipe = replace(net.recipe, labels=["a", "b", "c"], transform=SPEC, task={"name": "action"})
         checkpoint.save(net, root / name)
         rows = [{"epoch": e, "train_loss": 1 / e, "val_accuracy": e / 5, "lr_new": 0.1} for e in (1, 2, 3)]
         write_table(root / name / "history.csv", rows)
@@ -49,7 +50,7 @@ def root(tmp_path_factory):
 def loader(folder, net):
     """Two padded videos."""
     generator = torch.Generator().manual_seed(0)
-    yield {"video": torch.randn(2, 4, 3, 32, 32, generator=generator), "lengths": torch.tensor([4, 2])}
+    yield {"input": torch.randn(2, 4, 3, 32, 32, generator=generator), "lengths": torch.tensor([4, 2])}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_the_gates_tables_are_those_of_the_networks(root, out):
     for name in ("pregru", "tra <gru>", "sih_lstm"):
         net = checkpoint.load(root / name)
         with torch.no_grad(), recording(net) as seen:
-            net(batch["video"])
+            net(batch["input"])
         assert {row["layer"] for row in saturation if row["run"] == name} == {str(k + 1) for k in range(len(seen))}
         for number, gates in enumerate(seen.values(), 1):
             for gate, values in gates.items():
@@ -233,7 +234,7 @@ def trained(root, tmp_path):
             (tmp_path / "data" / part / label / "clip.mp4").symlink_to(root / "clip.mp4")
     (tmp_path / "data" / "test" / "a" / "again.mp4").symlink_to(root / "clip.mp4")
     options = {"size": 32, "sampling": {"frames": 3, "rule": "random"}}
-    task = {"class_path": "prernn.tasks.action.task.Action", "init_args": options}
+    task = {"class_path": "prernn.tasks.Action", "init_args": options}
     config = {
         "model": {"recipe": {"backbone": "timm/test_resnet", **KINDS["pregru"]}},
         "data": {"root": str(tmp_path / "data"), "task": task, "num_workers": 0},
@@ -250,7 +251,7 @@ def test_a_runs_own_videos_come_from_its_config(trained, tmp_path, monkeypatch, 
 
     def watch(net, batches):
         batches = list(batches)
-        seen.extend(batch["video"].shape for batch in batches)
+        seen.extend(batch["input"].shape for batch in batches)
         return count(net, batches)
 
     monkeypatch.setattr(runs, "gate_counts", watch)

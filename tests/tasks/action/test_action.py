@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prernn.conversion.recipe import Recipe
 from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
 from prernn.tasks import restore
@@ -43,21 +44,21 @@ def test_the_task_reads_what_its_options_say(folders):
     (_, up), val = task.records("test"), task.records("val")
     assert val == task.records("test")
     item = task.read(up, None)
-    assert item["video"].shape == (4, 3, 8, 8)
+    assert item["input"].shape == (4, 3, 8, 8)
     assert item["label"] == 1
     assert task.transform["size"] == 8
     assert task.transform["std"] == (0.25,) * 3
     chance = torch.Generator().manual_seed(0)
-    assert not torch.equal(task.read(up, chance)["video"], item["video"])
+    assert not torch.equal(task.read(up, chance)["input"], item["input"])
 
 
 def test_views_are_clips_at_other_places(folders):
     task = opened(folders, sampling=Sampling(2, "random"), views=3)
     records = task.records("test")
     assert len(records) == 6
-    videos = [task.read(record, None)["video"] for record in records[:3]]
+    videos = [task.read(record, None)["input"] for record in records[:3]]
     assert all(
-        torch.equal(a, b) for a, b in zip(videos, [task.read(r, None)["video"] for r in records[:3]], strict=True)
+        torch.equal(a, b) for a, b in zip(videos, [task.read(r, None)["input"] for r in records[:3]], strict=True)
     )
     assert not torch.equal(videos[0], videos[1])
     assert len(task.records("train")) == 2
@@ -67,13 +68,13 @@ def test_views_are_clips_at_other_places(folders):
 
 def test_a_checkpoints_recipe_restores_the_task(folders):
     task = opened(folders, stack=5)
-    again = restore(task.recipe())
+    again = restore(task.noted(Recipe()))
     assert isinstance(again, Action)
     assert again.labels == task.labels
     assert again.transform == task.transform
     assert (again.stack, again.flow) == (5, task.flow)
-    with pytest.raises(ValueError, match="expected a recipe with a task"):
-        restore({"labels": ["a"]})
+    with pytest.raises(ValueError, match="expected a task among"):
+        restore(Recipe(labels=["a"]))
 
 
 def test_classes_of_a_subset_that_differ(folders, tmp_path):

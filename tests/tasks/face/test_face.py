@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 
 from equations import close
 from footage import SHARED, face
+from prernn.conversion.recipe import Recipe
 from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
 from prernn.media.video import VideoError
 from prernn.tasks.face import videos
 from prernn.tasks.face.box import crop_face, face_box, from_box, moved, overlap, share_inside, square, to_box
-from prernn.tasks.face.landmarks import MIRROR, auc, jitter, normalised_errors, write_pts
+from prernn.tasks.face.landmarks import MIRROR, auc, draw_points, jitter, normalised_errors, write_pts
 from prernn.tasks.face.metrics import FaceMetrics, landmark_loss, plot_errors
-from prernn.tasks.face.task import Face, draw_points
+from prernn.tasks.face.task import Face
 from prernn.tasks.face.videos import FaceVideo, subsets
 from prernn.training.batches import collate
 from prernn.training.dataset import VideoDataset
@@ -202,7 +203,7 @@ def test_dots_are_where_their_coordinates_say(size):
 
 def check_dots(item, flipped):
     """The dots of a clip's crops lie on the landmarks that have one; a mirrored face has them on the other side."""
-    crops = item["video"][:, 0].numpy() * SPEC["std"][0] + SPEC["mean"][0]
+    crops = item["input"][:, 0].numpy() * SPEC["std"][0] + SPEC["mean"][0]
     places = (item["points"].view(-1, 68, 2).numpy() + 0.5) * SPEC["size"] - 0.5
     for crop, points in zip(crops, places, strict=True):
         places = points[[MIRROR[i] for i in LONELY] if flipped else LONELY]
@@ -214,7 +215,7 @@ def check_dots(item, flipped):
 
 def test_a_clip_has_its_landmarks_in_place(root):
     item = opened(root).read(video(root), None)
-    assert item["video"].shape == (5, 3, 96, 96)
+    assert item["input"].shape == (5, 3, 96, 96)
     assert item["points"].shape == (5, 136)
     assert item["frame"].tolist() == [1, 2, 3, 4, 5]
     check_dots(item, False)
@@ -233,7 +234,7 @@ def test_first_box_stays(root):
 def test_normalisation(root):
     plain = Face(mean=(0, 0, 0), std=(1, 1, 1))
     plain.open(root, SPEC)
-    raw, item = plain.read(video(root), None)["video"], opened(root).read(video(root), None)["video"]
+    raw, item = plain.read(video(root), None)["input"], opened(root).read(video(root), None)["input"]
     assert 0.8 < float(raw.max()) <= 1 + 1e-6
     mean, std = torch.tensor(SPEC["mean"])[:, None, None], torch.tensor(SPEC["std"])[:, None, None]
     close(item, (raw - mean) / std, atol=1e-5)
@@ -308,18 +309,18 @@ def test_clips_that_follow_each_other_are_decoded_once(root, monkeypatch):
     opens.clear()
     items = [task.read(clip, None) for clip in clips]
     assert len(opens) == 1
-    close(torch.cat([item["video"] for item in items]), whole["video"])
-    close(task.read(clips[1], None)["video"], items[1]["video"])  # back
-    close(task.read(video(root, "b", range(3, 4)), None)["video"], items[3]["video"])  # another video
+    close(torch.cat([item["input"] for item in items]), whole["input"])
+    close(task.read(clips[1], None)["input"], items[1]["input"])  # back
+    close(task.read(video(root, "b", range(3, 4)), None)["input"], items[3]["input"])  # another video
     assert len(opens) == 3
-    close(pickle.loads(pickle.dumps(task)).read(clips[4], None)["video"], items[4]["video"])
+    close(pickle.loads(pickle.dumps(task)).read(clips[4], None)["input"], items[4]["input"])
 
 
 def test_items_make_batches(root):
     task = opened(root, sampling=Sampling(3, "consecutive"))
     records = task.records("test")
     batch = collate([VideoDataset(task, records)[i] for i in (0, 1)])
-    assert batch["video"].shape == (2, 3, 3, 96, 96)
+    assert batch["input"].shape == (2, 3, 3, 96, 96)
     assert batch["lengths"].tolist() == [3, 2]
     assert batch["truth"].shape == (2, 3, 68, 2)
     assert batch["frame"].tolist() == [[1, 2, 3], [4, 5, 0]]
@@ -396,7 +397,7 @@ def test_a_video_that_ends_early(lone, monkeypatch):
         opened(lone).read(video(lone, "x"), None)
     item = opened(lone).read(video(lone, "x"), None, tolerate_truncation=True)
     assert item["frame"].tolist() == [1, 2]
-    assert len(item["video"]) == len(item["truth"]) == 2
+    assert len(item["input"]) == len(item["truth"]) == 2
     with pytest.raises(VideoError, match="ends before its frame 3"):
         opened(lone).read(video(lone, "x", range(2, 3)), None, tolerate_truncation=True)
 
@@ -642,12 +643,11 @@ def test_points_are_drawn_on_a_copy():
 
 def test_the_recipe_makes_the_task_again(root):
     task = opened(root, base=0, box="first", margin=0.3, threshold=0.1)
-    recipe = task.recipe()
-    assert recipe["task"] == {"name": "face", "base": 0, "box": "first", "margin": 0.3, "threshold": 0.1}
-    assert recipe["labels"] is None
-    assert recipe["transform"]["size"] == 96
-    options = {key: value for key, value in recipe["task"].items() if key != "name"}
-    assert Face(**options).recipe()["task"] == recipe["task"]
+    recipe = task.noted(Recipe())
+    assert recipe.task.to_json() == {"name": "face", "base": 0, "box": "first", "margin": 0.3, "threshold": 0.1}
+    assert recipe.labels is None
+    assert recipe.transform["size"] == 96
+    assert Face(**recipe.task.options).noted(Recipe()).task == recipe.task
     assert task.outputs == 136
 
 
@@ -657,7 +657,7 @@ def test_real_faces_read():
     task.open(FACES, SPEC)
     assert [len(task.records(subset)) for subset in ("train", "val", "test")] == [700, 150, 150]
     item = task.read(task.records("test")[0], None)
-    assert item["video"].shape == (3, 3, 96, 96)
+    assert item["input"].shape == (3, 3, 96, 96)
     assert float(item["points"].abs().max()) == pytest.approx(0.5 / 1.4, abs=1e-6)
 
 

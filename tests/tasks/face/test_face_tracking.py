@@ -13,6 +13,7 @@ from torch import nn
 from equations import close
 from footage import SHARED, face
 from prernn.conversion.convert import convert
+from prernn.conversion.recipe import KeptTask, Recipe
 from prernn.media.encoding import write_video
 from prernn.media.video import read_frames
 from prernn.streaming.stream import Stream
@@ -31,7 +32,7 @@ HEIGHT, WIDTH = 120, 200
 def recipe(**options):
     task = Face(**options)
     task.transform = {"size": SIZE, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-    return task.recipe()
+    return task.noted(Recipe())
 
 
 class DiscNet(nn.Module):
@@ -263,17 +264,17 @@ def test_the_network_sees_what_it_saw_in_evaluation(tmp_path):
     task.open(tmp_path, spec)
     item = task.read(FaceVideo(str(folder / "vid.avi")), None)
     net = DiscNet()
-    net.recipe = json.loads(json.dumps(task.recipe()))
+    net.recipe = Recipe.from_json(json.loads(json.dumps(task.noted(Recipe()).to_json())))
     tight = face_box(points, 0.0).tolist()
     _, decoded = next(iter(read_frames(folder / "vid.avi")))
     FaceWatcher(net, detector=lambda frame: [tight]).see(0, 0.0, decoded)
-    close(net.inputs[0], item["video"][0], atol=1e-4)
+    close(net.inputs[0], item["input"][0], atol=1e-4)
 
 
 def test_a_converted_network_follows_a_still_face():
     """One whose outputs are always a face in the middle of its box stays where the detector put it."""
     net = convert(FcNet(classes=136).eval(), "fc7", cell="gru").eval()
-    net.recipe |= recipe()
+    net.recipe = recipe()
     output = net.output_layer
     with torch.no_grad():
         output.weight.zero_()
@@ -288,7 +289,7 @@ def test_a_converted_network_follows_a_still_face():
 
 def test_networks_and_options_that_do_not_fit():
     net = DiscNet()
-    net.recipe = {"task": {"name": "action"}, "transform": {}}
+    net.recipe = Recipe(task=KeptTask("action"), transform={})
     with pytest.raises(ValueError, match="task 'face', got one of 'action'"):
         FaceWatcher(net)
     with pytest.raises(ValueError, match="batch_size=2"):
@@ -389,7 +390,7 @@ class CreepingNet(DiscNet):
         super().__init__()
         points = face().float()
         middle = (points.amin(0) + points.amax(0)) / 2
-        side = face_box(points.double(), self.recipe["task"]["margin"])
+        side = face_box(points.double(), self.recipe.task.options["margin"])
         self.points = factor * (points - middle) / float(side[2] - side[0])
 
     def step(self, frame, state):

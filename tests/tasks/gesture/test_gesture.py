@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from footage import SHARED
+from prernn.conversion.recipe import Recipe
 from prernn.media.video import VideoError
 from prernn.tasks.ctc import BeamDecoder, Event, GreedyDecoder
 from prernn.tasks.gesture.metrics import GestureMetrics, detections, part_cuts, seen_frames
@@ -164,8 +165,8 @@ def test_a_video_is_read_whole_in_snippets_without_overlap(root):
     task = opened(root)
     [record] = task.records("train")
     item = task.read(record, None)
-    assert item["video"].shape == (6, 3, 4, 6, 6)
-    assert shown(item["video"]) == [*([4 * t, 4 * t + 1, 4 * t + 2, 4 * t + 3] for t in range(5)), [20, 21, 21, 21]]
+    assert item["input"].shape == (6, 3, 4, 6, 6)
+    assert shown(item["input"]) == [*([4 * t, 4 * t + 1, 4 * t + 2, 4 * t + 3] for t in range(5)), [20, 21, 21, 21]]
     assert item["target"].tolist() == [1, 3]
     assert item["intervals"].tolist() == [[2, 7], [13, 19]]
     assert (item["frames"], item["fps"], task.length(record)) == (22, 25.0, 6)
@@ -194,8 +195,8 @@ def test_a_window_is_an_interval_padded_up_to_half_the_way_to_its_neighbour(root
     assert [record.path for record in records] == [str(root / "a"), str(root / "a#2")]
     for record, (start, stop), (label, begin, end) in zip(records, windows, [(1, 2, 7), (3, 13, 19)], strict=True):
         item = task.read(record, None)
-        assert item["video"].shape == (stop - start, 3, 6, 6)  # single frames have no D
-        assert (item["video"][:, 0, 0, 0] * 255).round().tolist() == list(range(start, stop))
+        assert item["input"].shape == (stop - start, 3, 6, 6)  # single frames have no D
+        assert (item["input"][:, 0, 0, 0] * 255).round().tolist() == list(range(start, stop))
         assert (item["target"].tolist(), item["intervals"].tolist()) == ([label], [[begin - start, end - start]])
         assert item["frames"] == task.length(record) == stop - start
 
@@ -214,9 +215,9 @@ def test_training_crops_all_frames_alike_and_mirrors_only_when_asked(tmp_path):
         pictures = []
         for epoch in range(12):
             data.set_epoch(epoch)
-            video = data[0]["video"].transpose(1, 2).flatten(0, 1)  # (F, C, H, W)
+            video = data[0]["input"].transpose(1, 2).flatten(0, 1)  # (F, C, H, W)
             assert torch.equal(video, video[:1].expand_as(video))
-            assert torch.equal(data[0]["video"].transpose(1, 2).flatten(0, 1), video)
+            assert torch.equal(data[0]["input"].transpose(1, 2).flatten(0, 1), video)
             pictures.append(video[0])
         assert len({tuple(picture.flatten().tolist()) for picture in pictures}) == 12
         rising[flip] = {bool(picture[:, :, -1].mean() > picture[:, :, 0].mean()) for picture in pictures}
@@ -297,7 +298,7 @@ def make_batch(target, intervals, lengths, frames, *, fps=30.0):
     return collate(
         [
             {
-                "video": video,
+                "input": video,
                 "target": torch.tensor(labels),
                 "intervals": torch.tensor(spans),
                 "frames": count,
@@ -576,11 +577,10 @@ def test_the_report_draws_and_tabulates(tmp_path):
 
 def test_a_task_comes_back_from_its_recipe(root):
     task = opened(root, modality="color", decoder="beam", decoder_options={"width": 3}, tolerance=5)
-    recipe = json.loads(json.dumps(task.recipe()))
-    assert recipe["labels"] == task.labels
-    kept = recipe["task"]
-    assert kept.pop("name") == "gesture"
-    again = Gesture(**kept)
+    recipe = Recipe.from_json(json.loads(json.dumps(task.noted(Recipe()).to_json())))
+    assert recipe.labels == task.labels
+    assert recipe.task.name == "gesture"
+    again = Gesture(**recipe.task.options)
     assert (again.modality, again.snippet, again.tolerance) == ("color", 4, 5)
     assert again._decoder().width == 3
 
@@ -592,5 +592,5 @@ def test_the_shared_data_is_read():
     assert (len(task.records("train")), len(task.records("test"))) == (312, 65)
     assert task.outputs == 14
     item = task.read(task.records("test")[0], None)
-    assert item["video"].shape == (10, 3, 8, 16, 16)
+    assert item["input"].shape == (10, 3, 8, 16, 16)
     assert (item["target"].tolist(), item["intervals"].tolist(), item["fps"]) == ([1], [[4, 62]], 30.0)

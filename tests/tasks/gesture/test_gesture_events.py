@@ -1,6 +1,7 @@
 """Gestures in a stream as rows, commands and pictures."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -120,7 +121,7 @@ def test_the_decoder_is_that_of_the_network_unless_another_is_asked_for():
 
 def test_a_network_streams_what_it_gives_for_the_whole_video():
     net = prernn.convert(C3D(4, frames=8, width=2, units=16, size=16), "fc7", cell="gru", image_size=(8, 16, 16)).eval()
-    net.recipe |= {"labels": LABELS, "transform": {"size": 16, "mean": (0.5,) * 3, "std": (0.01,) * 3}}
+    net.recipe = replace(net.recipe, labels=LABELS, transform={"size": 16, "mean": (0.5,) * 3, "std": (0.01,) * 3})
     frames = np.random.default_rng(0).integers(0, 256, (51, 16, 16, 3), dtype=np.uint8)
     video = (torch.from_numpy(frames[:48]).permute(0, 3, 1, 2) / 255 - 0.5) / 0.01  # the last 3 are no snippet
     video = video.unflatten(0, (6, 8)).transpose(1, 2)[None]  # (1, 6, 3, 8, 16, 16)

@@ -146,8 +146,8 @@ def gate_counts(net: RecurrentNetwork, batches: Iterable[dict[str, Any]]) -> dic
 
     Args:
         net: a network, which runs in the mode (training or evaluation) that it is in.
-        batches: dicts with ``video (B, T, C, H, W)`` and ``lengths (B,)`` as `prernn.training.batches.collate` makes
-            them. Padding is left out; so is a batch without ``video``.
+        batches: dicts with ``input (B, T, C, H, W)`` and ``lengths (B,)`` as `prernn.training.batches.collate` makes
+            them. Padding is left out; so is a batch without ``input``.
 
     Returns:
         ``{layer: {gate: counts}}`` of the gates with bounds (`bounded_gates`).
@@ -165,8 +165,8 @@ def gate_counts(net: RecurrentNetwork, batches: Iterable[dict[str, Any]]) -> dic
     device = next(net.parameters()).device
     with recording(net) as seen:
         for batch in batches:
-            if "video" in batch:
-                _count_batch(net, batch["video"].to(device), batch["lengths"].to(device), seen, counts)
+            if "input" in batch:
+                _count_batch(net, batch["input"].to(device), batch["lengths"].to(device), seen, counts)
     return counts
 
 

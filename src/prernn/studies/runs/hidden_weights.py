@@ -167,7 +167,7 @@ def _overview(name: str, net: RecurrentNetwork, rows: Sequence[dict[str, Any]]) 
     cells = [type(layer.cell).__name__.removesuffix("Cell") for layer in net.recurrent_layers]
     return {
         "network": name,
-        "backbone": net.recipe.get("backbone") or "",
+        "backbone": net.recipe.backbone or "",
         "recurrent layers": len(cells),
         "cells": ", ".join(dict.fromkeys(cells)),
         "structures": ", ".join(dict.fromkeys(row["structure"] for row in rows)),

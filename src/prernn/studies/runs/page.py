@@ -100,8 +100,8 @@ def _rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
         reference = _reference(run, runs)
         row: dict[str, Any] = {
             "run": run.name,
-            "task": (run.recipe.get("task") or {}).get("name", ""),
-            "backbone": run.recipe.get("backbone") or "",
+            "task": run.recipe.task.name if run.recipe.task else "",
+            "backbone": run.recipe.backbone or "",
             "network": describe(run.recipe),
             "recurrent weights": run.weights,
             "to PreRNN full": f"{run.weights / reference:.3g}" if reference else "",
@@ -117,7 +117,7 @@ def _short(value: float) -> str:
 def _reference(run: Run, runs: Sequence[Run]) -> int | None:
     """Weights of PreRNN with full ``W_hh`` on this run's layers; for a traditional run, on those of a run like it."""
     for other in [run, *runs]:
-        alike = other.recipe.get("backbone") == run.recipe.get("backbone") and set(other.cells) == set(run.cells)
+        alike = other.recipe.backbone == run.recipe.backbone and set(other.cells) == set(run.cells)
         if other.grid and alike:
             return next(iter(other.grid["full"].values()))
     return None
@@ -260,6 +260,6 @@ def _draw_bands(runs: Sequence[Run], out: Path) -> list[str]:
 
 def _place(run: Run) -> str:
     """The layers that were made recurrent, and of what."""
-    steps = [step for step in run.recipe.get("steps", []) if step["step"] == "convert"]
-    layers = ", ".join(layer for step in steps for layer in step["layer"])
-    return f"{layers} of {run.recipe.get('backbone') or 'a CNN'}"
+    steps = [step for step in run.recipe.steps if step.name == "convert"]
+    layers = ", ".join(layer for step in steps for layer in step.arguments["layer"])
+    return f"{layers} of {run.recipe.backbone or 'a CNN'}"

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from prernn.conversion.accounting import recurrent_parameters
 from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.recipe import Recipe
 from prernn.layers.cells import LinearCell
 from prernn.layers.input_to_hidden import SingleInput
 from prernn.layers.recurrent_layer import RecurrentLayer
@@ -16,7 +16,7 @@ from prernn.layers.structures.parse import hidden_structure
 from prernn.models import checkpoint
 from prernn.studies.runs.gates import GateCounts, bounded_gates, gate_counts
 from prernn.studies.runs.videos import Batches, first_videos
-from prernn.training.run_files import _folder, _read_errors, _read_metrics, _read_table
+from prernn.training.run_files import read_errors, read_metrics, read_table, run_folder_of
 
 BANDS = ("diagonal", "band:1%", "band:5%", "band:10%", "full")
 """Structures of the talk's BandRNN tables."""
@@ -42,7 +42,7 @@ class Run:
 
     name: str
     folder: Path
-    recipe: dict[str, Any]
+    recipe: Recipe
     weights: int
     cells: list[str]
     gates: list[dict[str, GateCounts]]
@@ -55,7 +55,7 @@ class Run:
 
 def look_at(path: Path, name: str, batches: Batches | None = None, limit: int | None = None) -> Run:
     """Loads a run, runs its network over videos, and reads its tables. Arguments and errors as in `analyze`."""
-    net, folder = checkpoint.load(path), _folder(path)
+    net, folder = checkpoint.load(path), run_folder_of(path)
     run = Run(
         name=name,
         folder=folder,
@@ -64,9 +64,9 @@ def look_at(path: Path, name: str, batches: Batches | None = None, limit: int | 
         cells=[_cell(layer) for layer in net.recurrent_layers],
         gates=[],
         grid=weight_grid(net),
-        metrics=_read_metrics(folder / "metrics.json"),
-        history=_read_table(folder / "history.csv", ["epoch"]),
-        errors=_read_errors(folder / "ced.csv"),
+        metrics=read_metrics(folder / "metrics.json"),
+        history=read_table(folder / "history.csv", ["epoch"]),
+        errors=read_errors(folder / "ced.csv"),
     )
     if batches is not None:
         run.gates = _gates(run, net, batches, limit)

@@ -7,24 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from prernn.conversion.network import RecurrentNetwork
-
-
-def _own_videos(folder, net):
-    """The test videos of the data that a run was trained on, as its config.yaml (or another such file) says."""
-    from prernn.training import lightning_cli
-
-    config = folder if folder.is_file() else folder / "config.yaml"
-    if not config.is_file():
-        raise NotImplementedError(f"no {config} says which videos; give some with --videos")
-    try:
-        _, data = lightning_cli.read_config(["--config", str(config)])
-        data.setup("test")
-    except ValueError as error:
-        raise ValueError(f"{config}: {error} (--videos and --no-gates do without its data)") from error
-    return data.test_dataloader()
-
 
 LONGEST = 256
 """Frames that `video_batches` reads of a video at most."""
@@ -34,14 +19,42 @@ Batches = Callable[[Path, RecurrentNetwork], Iterable[dict[str, Any]]]
 """From a run's folder and its network to batches of videos for it."""
 
 
+def own_videos(path: Path, net: RecurrentNetwork) -> DataLoader:
+    """The test videos of the data that a run was trained on.
+
+    Args:
+        path: the run's folder, whose config.yaml says which, or another such file.
+        net: the run's network.
+
+    Raises:
+        NotImplementedError: no such file.
+        ValueError: a file or videos that can't be read; videos of another task, or of other classes than the network's.
+    """
+    from prernn.training.lightning_cli import read_config
+
+    config = path if path.is_file() else path / "config.yaml"
+    if not config.is_file():
+        raise NotImplementedError(f"no {config} says which videos are its test videos")
+    try:
+        _, data = read_config(["--config", str(config)])
+        data.setup("test")
+    except ValueError as error:
+        raise ValueError(f"{config}: {error}") from error
+    own = net.recipe.task and net.recipe.task.name
+    if own not in (None, data.task.name) or net.recipe.labels not in (None, data.task.labels):
+        expected = f"{own or data.task.name} with labels {net.recipe.labels}"
+        raise ValueError(f"{config}: expected test videos of {expected}, got {data.task.name} with {data.task.labels}")
+    return data.test_dataloader()
+
+
 def first_videos(batches: Iterable[dict[str, Any]], limit: int | None) -> Iterator[dict[str, Any]]:
     """The batches' videos, at most ``limit`` of them; None gives all."""
     left = math.inf if limit is None else limit
     for batch in batches:
-        if "video" not in batch:
+        if "input" not in batch:
             continue
-        count = int(min(left, len(batch["video"])))
-        yield {key: batch[key][:count] for key in ("video", "lengths")}
+        count = int(min(left, len(batch["input"])))
+        yield {key: batch[key][:count] for key in ("input", "lengths")}
         left -= count
         if left <= 0:
             return
@@ -83,7 +96,7 @@ def _read_batches(files: Sequence[Path], net: RecurrentNetwork) -> Iterator[dict
     from prernn.media.transforms import TransformSpec, clip_transform
     from prernn.media.video import read_clip
 
-    channels, transform = net.frame_shape[0], net.recipe.get("transform")
+    channels, transform = net.frame_shape[0], net.recipe.transform
     if channels != 3 or not transform or transform.get("flow"):
         seen = f"{channels} channels" if transform else "a network without a transform"
         raise NotImplementedError(f"expected a network over colour frames for videos from anywhere, got {seen}")
@@ -91,7 +104,7 @@ def _read_batches(files: Sequence[Path], net: RecurrentNetwork) -> Iterator[dict
     for file in files:
         frames = prepare(read_clip(file, Sampling(frames=LONGEST, rule="all")))  # (T, C, H, W)
         video = _snippets(frames, net.frame_shape[1], file) if len(net.frame_shape) == 4 else frames
-        yield {"video": video[None], "lengths": torch.tensor([len(video)])}
+        yield {"input": video[None], "lengths": torch.tensor([len(video)])}
 
 
 def _snippets(frames: Tensor, depth: int, file: Path) -> Tensor:

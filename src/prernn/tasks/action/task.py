@@ -1,6 +1,6 @@
 """Action recognition: one label for a video, from its colours or from its optical flow (PreRNN, section 4.3)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -9,11 +9,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from prernn.conversion.network import RecurrentNetwork
 from prernn.media.flow import FlowSettings
 from prernn.media.flow_cache import flow_file, read_flow_clip
 from prernn.media.sampling import Sampling, sample_indices
 from prernn.media.transforms import FLOW_MEAN, FLOW_STD, TransformSpec, clip_transform
 from prernn.media.video import probe, read_clip
+from prernn.streaming.watch import Watcher
 from prernn.tasks.action.lists import Clip, class_folder, hmdb51, ucf101
 from prernn.tasks.classification import ClipMetrics, clip_scores, masked_cross_entropy, report_classes
 from prernn.tasks.task import Subset, Task
@@ -58,6 +60,8 @@ class Action(Task):
 
     name: ClassVar[str] = "action"
     score: ClassVar[tuple[str, Literal["max", "min"]]] = ("clip_accuracy", "max")
+    one_answer: ClassVar[bool] = True
+    rows: ClassVar[Literal["csv", "json"]] = "csv"
     kept_options: ClassVar[tuple[str, ...]] = ("stream", "stack", "flow")
 
     layout: Literal["folders", "ucf101", "hmdb51"] = "folders"
@@ -88,7 +92,7 @@ class Action(Task):
         if self.stack < 1:
             raise ValueError(f"expected a stack of at least 1 frame of flow, got {self.stack}")
 
-    def open(self, root: str | Path, spec: dict[str, Any]) -> None:
+    def open(self, root: str | Path, spec: Mapping[str, Any]) -> None:
         """Reads the train list; see `Task.open`."""
         self.root = Path(root)
         if self.stream == "flow":
@@ -119,14 +123,14 @@ class Action(Task):
         return [clip._replace(view=view) for clip in clips for view in range(self.views)]
 
     def read(self, record: Clip, chance: torch.Generator | None, *, tolerate_truncation: bool = False):
-        """``video (T, C, H, W)``, ``label`` and ``view``; see `Task.read`."""
+        """``input (T, C, H, W)``, ``label`` and ``view``; see `Task.read`."""
         train = chance is not None
         if chance is None and record.view:
             chance = torch.Generator().manual_seed(record.view)
         clip = self._frames(
             record.path, chance, None if train else self.spec.resize or self.spec.size, tolerate_truncation
         )
-        return {"video": clip_transform(self.spec, train)(clip), "label": record.label, "view": record.view}
+        return {"input": clip_transform(self.spec, train)(clip), "label": record.label, "view": record.view}
 
     def _frames(self, path: str, chance: torch.Generator | None, short_side: int | None, tolerate: bool) -> Tensor:
         read = partial(read_clip, path, self.sampling, chance, short_side=short_side)
@@ -160,6 +164,17 @@ class Action(Task):
         best = clip_scores(out, batch["lengths"]).max(1)
         rows = zip(batch["path"], best.indices.tolist(), best.values.tolist(), strict=True)
         return [{"path": path, "label": self.labels[k], "probability": p} for path, k, p in rows]
+
+    @property
+    def clip_length(self) -> int | None:
+        """Frames of a clip, where the sampling rule takes a fixed number."""
+        return self.sampling.frames
+
+    def watcher(self, *nets: RecurrentNetwork, **options: Any) -> Watcher:
+        """The class of each moment, of one network or, averaged, of several (two streams)."""
+        from prernn.tasks.action.watcher import ClassWatcher
+
+        return ClassWatcher(*nets, **options)
 
     def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
         """``confusion.png`` and ``classes.csv``; class accuracies by name."""

@@ -52,7 +52,7 @@ class ClassWatcher:
 
 def _flow_of(net: RecurrentNetwork) -> Callable[[np.ndarray], np.ndarray] | None:
     """What makes stacked optical flow of a stream's frames, for a network of the flow stream."""
-    options = net.recipe.get("task") or {}
+    options = net.recipe.task.options if net.recipe.task else {}
     if options.get("stream") != "flow":
         return None
     from prernn.media.flow import FlowSettings, FlowStack

@@ -13,6 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from prernn.media.transforms import TransformSpec
+
+Box = Sequence[float]
+"""Four edges, x0, y0, x1, y1."""
+
 
 def face_box(points: Tensor, margin: float) -> Tensor:
     """The square box ``(..., 4)`` round points ``(..., N, 2)``.
@@ -111,4 +116,7 @@ def _window(low: float, high: float, size: int) -> slice:
     return slice(start, min(max(math.ceil(high) + 2, start + 1), size))
 
 
-Box = Sequence[float]
+def normalise(crops: Tensor, spec: TransformSpec) -> Tensor:
+    """Crops ``(..., 3, S, S)`` from 0 to 255, as `crop_face` gives them, as network input."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
+    return (crops / 255 - mean) / std

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,9 @@ from prernn.media.video import VideoError
 from prernn.reports.files import write_text
 
 POINTS = 68
+OUTPUTS = 2 * POINTS
+"""Numbers of a frame: x then y of each point."""
+GREEN = (0, 255, 0)
 EYE_CORNERS = (36, 45)
 """Outer corners of the two eyes."""
 
@@ -199,3 +203,38 @@ def _finite_order(errors: Tensor) -> Tensor:
 def _check_threshold(threshold: float) -> None:
     if not 0 < threshold < torch.inf:
         raise ValueError(f"threshold: expected a share of the inter-ocular distance above 0, got {threshold}")
+
+
+def draw_points(
+    frame: np.ndarray,
+    points: Tensor | np.ndarray,
+    box: Tensor | Sequence[float] | None = None,
+    colour: tuple[int, int, int] = GREEN,
+) -> np.ndarray:
+    """A copy of a frame with landmarks on it.
+
+    Args:
+        frame: uint8 RGB ``(H, W, 3)``.
+        points: ``(N, 2)`` in pixels; what is not finite is left out.
+        box: ``(x0, y0, x1, y1)``, drawn as a thin frame.
+        colour: RGB.
+
+    Raises:
+        ValueError: a frame of another dtype or shape.
+    """
+    import cv2
+
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise ValueError(f"expected a frame uint8 (H, W, 3), got {frame.dtype} {frame.shape}")
+    drawn = np.array(frame, order="C")
+    values = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    values = values[(np.abs(values) < 1e6).all(1)]  # NaN compares false
+    span = np.ptp(values, axis=0).max() if len(values) else 0.0
+    radius = max(1.0, float(span) / 80)  # pixels
+    shift = 4  # OpenCV takes fractions of a pixel as so many bits
+    for x, y in np.round(values * 2**shift).astype(int).tolist():
+        cv2.circle(drawn, (x, y), round(radius * 2**shift), colour, cv2.FILLED, cv2.LINE_AA, shift)
+    if box is not None:
+        x0, y0, x1, y1 = (round(float(edge)) for edge in box)
+        cv2.rectangle(drawn, (x0, y0), (x1, y1), colour, 1)
+    return drawn

@@ -41,7 +41,7 @@ def landmark_loss(out: Tensor, points: Tensor, lengths: Tensor) -> Tensor:
     return (error.square().sum((1, 2)) / (2 * lengths)).mean()
 
 
-def _pixels(out: Tensor, batch: dict[str, Any]) -> Tensor:
+def landmarks_in_pixels(out: Tensor, batch: dict[str, Any]) -> Tensor:
     """Outputs ``(B, T, 136)`` as points ``(B, T, 68, 2)`` in pixels of the picture."""
     return from_box(out.unflatten(-1, (POINTS, 2)), batch["boxes"])
 
@@ -75,7 +75,7 @@ class FaceMetrics(Metric):
         if out.shape[0] == 0:
             return
         out, truth, lengths = out.float(), batch["truth"], batch["lengths"]
-        pixels = _pixels(out, batch)  # (B, T, 68, 2)
+        pixels = landmarks_in_pixels(out, batch)  # (B, T, 68, 2)
         mask = valid_steps(lengths, out.shape[1])  # (B, T)
         self.errors.append(landmarks.normalised_errors(pixels[mask], truth[mask]))
         self.distances.append(torch.linalg.vector_norm(out[mask] - batch["points"][mask], dim=-1))

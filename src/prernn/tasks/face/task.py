@@ -1,32 +1,27 @@
 """Face alignment in video: 68 landmarks at every frame, on 300VW's folders (PreRNN, section 4.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from prernn.conversion.network import RecurrentNetwork
 from prernn.media.sampling import Sampling, sample_indices
 from prernn.media.transforms import TransformSpec
 from prernn.media.video import VideoError, probe
 from prernn.reports.files import write_table
+from prernn.streaming.watch import Watcher
 from prernn.tasks.face import landmarks
-from prernn.tasks.face.box import crop_face, face_box, moved, to_box
-from prernn.tasks.face.landmarks import EYE_CORNERS, FIRST_LINE, POINTS, read_pts
-from prernn.tasks.face.metrics import FaceMetrics, _pixels, landmark_loss, plot_errors
+from prernn.tasks.face.box import crop_face, face_box, moved, normalise, to_box
+from prernn.tasks.face.landmarks import EYE_CORNERS, FIRST_LINE, OUTPUTS, POINTS, read_pts
+from prernn.tasks.face.metrics import FaceMetrics, landmark_loss, landmarks_in_pixels, plot_errors
 from prernn.tasks.face.videos import FaceVideo, FrameReader, annotations, numbered, subsets
-from prernn.tasks.task import Subset, Task, valid_steps
-
-OUTPUTS = 2 * POINTS
-
+from prernn.tasks.task import Subset, Task, only, valid_steps
 
 DEFAULT_SAMPLING = Sampling(frames=16, rule="consecutive")
-
-
-GREEN = (0, 255, 0)
 
 
 @dataclass(eq=False)
@@ -71,6 +66,7 @@ class Face(Task):
 
     name: ClassVar[str] = "face"
     score: ClassVar[tuple[str, Literal["max", "min"]]] = ("nme", "min")  # AUC is 0 as long as errors are large
+    watcher_options: ClassVar[tuple[str, ...]] = ("detector",)
     kept_options: ClassVar[tuple[str, ...]] = ("base", "box", "margin", "threshold")
 
     base: int = 1
@@ -108,7 +104,7 @@ class Face(Task):
         """136: x and y of 68 points."""
         return OUTPUTS
 
-    def open(self, root: str | Path, spec: dict[str, Any]) -> None:
+    def open(self, root: str | Path, spec: Mapping[str, Any]) -> None:
         """Finds the videos; see `Task.open`."""
         own = {key: getattr(self, key) for key in ("size", "mean", "std") if getattr(self, key) is not None}
         self.spec = TransformSpec(**{**spec, **own}, flip=self.flip)
@@ -138,7 +134,7 @@ class Face(Task):
         return len(sample_indices(len(list(annotations(record.path).glob("*.pts"))), self.sampling))
 
     def read(self, record: FaceVideo, chance: torch.Generator | None, *, tolerate_truncation: bool = False):
-        """A clip, see `Task.read`: ``video (T, 3, S, S)`` of crops, ``points (T, 136)`` in box coordinates, ``boxes
+        """A clip, see `Task.read`: ``input (T, 3, S, S)`` of crops, ``points (T, 136)`` in box coordinates, ``boxes
         (T, 4)`` and ``truth (T, 68, 2)`` in pixels of the picture, and ``frame (T,)``, counted from 1.
         """
         files = self._files(record.path, tolerate_truncation)
@@ -153,7 +149,7 @@ class Face(Task):
         boxes = self._boxes(truth, chance)  # (T, 4)
         crops = torch.stack([crop_face(*pair, self.spec.size) for pair in zip(frames, boxes, strict=True)])
         return {
-            "video": normalise(crops, self.spec),  # (T, 3, S, S)
+            "input": normalise(crops, self.spec),  # (T, 3, S, S)
             "points": to_box(truth, boxes).flatten(1).float(),  # (T, 136)
             "boxes": boxes.float(),
             "truth": truth.float(),
@@ -211,7 +207,10 @@ class Face(Task):
 
     def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """Path, number of the frame from 1, normalised error, and the points in 0-based pixels, a row a frame."""
-        pixels, mask = _pixels(out, batch), valid_steps(batch["lengths"], out.shape[1])  # (B, T, 68, 2), (B, T)
+        pixels, mask = (
+            landmarks_in_pixels(out, batch),
+            valid_steps(batch["lengths"], out.shape[1]),
+        )  # (B, T, 68, 2), (B, T)
         errors = landmarks.normalised_errors(pixels[mask], batch["truth"][mask]).tolist()
         columns = [f"{axis}{i}" for i in range(POINTS) for axis in "xy"]
         paths = [batch["path"][b] for b in mask.nonzero()[:, 0].tolist()]
@@ -222,6 +221,24 @@ class Face(Task):
             for path, frame, error, values in rows
         ]
 
+    @property
+    def clip_length(self) -> int | None:
+        """Frames of a clip, where the sampling rule takes a fixed number."""
+        return self.sampling.frames
+
+    def watcher(self, *nets: RecurrentNetwork, **options: Any) -> Watcher:
+        """The landmarks of one face.
+
+        Args:
+            nets: one network.
+            options: ``detector``, "cascade" (default) or "yunet:FILE".
+        """
+        from prernn.tasks.face.detectors import detector_from
+        from prernn.tasks.face.watcher import FaceWatcher
+
+        detector = detector_from(options.pop("detector", "cascade"))
+        return FaceWatcher(only(nets), detector=detector, **options)
+
     def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
         """``ced.png`` and ``ced.csv`` (level, share of frames), in place of the errors themselves."""
         rest = {key: value for key, value in results.items() if key != "errors"} | {"threshold": self.threshold}
@@ -231,44 +248,3 @@ class Face(Task):
             rows = zip(levels.tolist(), shares.tolist(), strict=True)
             write_table(root / "ced.csv", [{"error": f"{a:.6f}", "share": f"{b:.6f}"} for a, b in rows])
         return rest
-
-
-def normalise(crops: Tensor, spec: TransformSpec) -> Tensor:
-    """Crops ``(..., 3, S, S)`` from 0 to 255, as `crop_face` gives them, as network input."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
-    return (crops / 255 - mean) / std
-
-
-def draw_points(
-    frame: np.ndarray,
-    points: Tensor | np.ndarray,
-    box: Tensor | Sequence[float] | None = None,
-    colour: tuple[int, int, int] = GREEN,
-) -> np.ndarray:
-    """A copy of a frame with landmarks on it.
-
-    Args:
-        frame: uint8 RGB ``(H, W, 3)``.
-        points: ``(N, 2)`` in pixels; what is not finite is left out.
-        box: ``(x0, y0, x1, y1)``, drawn as a thin frame.
-        colour: RGB.
-
-    Raises:
-        ValueError: a frame of another dtype or shape.
-    """
-    import cv2
-
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        raise ValueError(f"expected a frame uint8 (H, W, 3), got {frame.dtype} {frame.shape}")
-    drawn = np.array(frame, order="C")
-    values = np.asarray(points, dtype=np.float64).reshape(-1, 2)
-    values = values[(np.abs(values) < 1e6).all(1)]  # NaN compares false
-    span = np.ptp(values, axis=0).max() if len(values) else 0.0
-    radius = max(1.0, float(span) / 80)  # pixels
-    shift = 4  # OpenCV takes fractions of a pixel as so many bits
-    for x, y in np.round(values * 2**shift).astype(int).tolist():
-        cv2.circle(drawn, (x, y), round(radius * 2**shift), colour, cv2.FILLED, cv2.LINE_AA, shift)
-    if box is not None:
-        x0, y0, x1, y1 = (round(float(edge)) for edge in box)
-        cv2.rectangle(drawn, (x0, y0), (x1, y1), colour, 1)
-    return drawn

@@ -14,10 +14,9 @@ from torch import Tensor
 from prernn.conversion.network import RecurrentNetwork
 from prernn.media.transforms import TransformSpec
 from prernn.streaming.stream import Stream
-from prernn.tasks.face.box import crop_face, face_box, from_box, overlap, share_inside, square
+from prernn.tasks.face.box import crop_face, face_box, from_box, normalise, overlap, share_inside, square
 from prernn.tasks.face.detectors import Detector, cascade_detector
-from prernn.tasks.face.landmarks import POINTS
-from prernn.tasks.face.task import OUTPUTS, draw_points, normalise
+from prernn.tasks.face.landmarks import OUTPUTS, POINTS, draw_points
 
 LEAST_INSIDE = 0.5
 """A face is lost when less of its box lies in the picture."""
@@ -78,15 +77,15 @@ class FaceWatcher:
     ):
         self.stream = net_or_stream if isinstance(net_or_stream, Stream) else Stream(net_or_stream)
         recipe = self.stream.net.recipe
-        task, transform = recipe.get("task") or {}, recipe.get("transform")
-        if task.get("name") != "face" or transform is None:
-            raise ValueError(f"expected a network of the task 'face', got one of {task.get('name')!r}")
+        name = recipe.task.name if recipe.task else None
+        if recipe.task is None or name != "face" or recipe.transform is None:
+            raise ValueError(f"expected a network of the task 'face', got one of {name!r}")
         if self.stream.batch_size != 1:
             raise ValueError(f"expected one stream for one face, got batch_size={self.stream.batch_size}")
         if (check_every is not None and check_every < 1) or patience < 1:
             raise ValueError(f"expected check_every and patience of at least 1, got {check_every} and {patience}")
-        self.margin: float = task["margin"]
-        self.spec = TransformSpec.from_dict(dict(transform))
+        self.margin: float = recipe.task.options["margin"]
+        self.spec = TransformSpec.from_dict(dict(recipe.transform))
         self.detector = cascade_detector() if detector is None else detector
         self.check_every, self.patience = check_every, patience
         self._forget()

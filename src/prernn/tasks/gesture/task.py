@@ -8,6 +8,7 @@ network learns the order of the gestures in a video, not when they are.
 """
 
 import itertools
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,13 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from prernn.conversion.network import RecurrentNetwork
 from prernn.media.transforms import TransformSpec, clip_transform
 from prernn.media.video import VideoError, VideoInfo, probe, read_frames
+from prernn.streaming.watch import Watcher
 from prernn.tasks.classification import report_classes
 from prernn.tasks.ctc import Decoder, make_decoder
 from prernn.tasks.gesture.lists import NO_GESTURE, GestureVideo, Sign, apart, class_names, recordings
 from prernn.tasks.gesture.metrics import GestureMetrics, begins_and_ends, classified, log_probs, seen_frames, steps_of
-from prernn.tasks.task import Subset, Task, valid_steps
+from prernn.tasks.task import Subset, Task, only, valid_steps
 
 
 @dataclass(eq=False)
@@ -70,6 +73,7 @@ class Gesture(Task):
 
     name: ClassVar[str] = "gesture"
     score: ClassVar[tuple[str, Literal["max", "min"]]] = ("accuracy", "max")
+    watcher_options: ClassVar[tuple[str, ...]] = ("commands", "decoder")
     kept_options: ClassVar[tuple[str, ...]] = ("modality", "snippet", "decoder", "decoder_options", "tolerance")
 
     def __post_init__(self) -> None:
@@ -82,7 +86,7 @@ class Gesture(Task):
         self._root = Path()
         self._infos: dict[str, VideoInfo] = {}  # of the videos that were looked at
 
-    def open(self, root: str | Path, spec: dict[str, Any]) -> None:
+    def open(self, root: str | Path, spec: Mapping[str, Any]) -> None:
         """Reads the names of the gestures from ``classes.txt``, else from the labels in the lists.
 
         Raises:
@@ -123,7 +127,7 @@ class Gesture(Task):
     ) -> dict[str, Any]:
         """One video, or the window of one gesture.
 
-        ``video`` ``(T, C, D, H, W)``, with one crop for all frames; ``target`` int64 ``(N,)``, the labels in order;
+        ``input`` ``(T, C, D, H, W)``, with one crop for all frames; ``target`` int64 ``(N,)``, the labels in order;
         ``intervals`` int64 ``(N, 2)``, begin and end of each in frames of what was read; ``frames`` read; ``fps``.
 
         The last snippet is completed by repeating the last frame if at least half of it is there, for a gesture may
@@ -146,7 +150,7 @@ class Gesture(Task):
                 f"{record.where}: {record.file}: expected at least {needed} snippets for its gestures, got {steps}"
             )
         return {
-            "video": self._snippets(clip_transform(self.spec, train=training)(frames)),
+            "input": self._snippets(clip_transform(self.spec, train=training)(frames)),
             "target": target,
             "intervals": torch.tensor([(sign.begin - start, sign.end - start) for sign in signs]),
             "frames": len(frames),
@@ -239,6 +243,19 @@ class Gesture(Task):
             }
             rows.append({"path": path, **{name: "; ".join(values) for name, values in columns.items()}})
         return rows
+
+    def watcher(self, *nets: RecurrentNetwork, **options: Any) -> Watcher:
+        """Gestures as they begin and end.
+
+        Args:
+            nets: one network.
+            options: ``commands``, a file from gestures to commands, and ``decoder``, "greedy" or "beam".
+        """
+        from prernn.tasks.gesture.watcher import GestureWatcher, load_commands
+
+        table = options.pop("commands", None)
+        commands = None if table is None else load_commands(table, only(nets).recipe.labels)
+        return GestureWatcher(only(nets), commands=commands, **options)
 
     def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
         """Writes ``confusion.png`` and ``classes.csv`` of the gestures; their accuracies by name."""

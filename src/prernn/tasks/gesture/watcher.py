@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.recipe import KeptTask
 from prernn.streaming.drawing import annotate
 from prernn.streaming.prediction import Prediction
 from prernn.streaming.stream import Stream
@@ -51,7 +52,7 @@ class GestureWatcher:
             raise ValueError("expected a network whose recipe has labels, no gesture first, got one without")
         self.labels, self.commands = self.stream.labels, dict(commands or {})
         _check_labels(self.commands, self.labels[1:], "commands")
-        self.decoder = _decoder(self.stream.net.recipe.get("task") or {}, decoder)
+        self.decoder = _decoder(self.stream.net.recipe.task, decoder)
         self._now = (0, 0.0)  # number and time of the latest frame
         self._first: tuple[int, float] | None = None  # ... of the first frame of the snippet that is being collected
         # ... of the first frames of the latest snippets, as far back as the decoder may name one
@@ -174,9 +175,9 @@ def _check_labels(table: Mapping[str, str], labels: Sequence[str], where: str) -
         raise ValueError(f"{where}: expected labels among {list(labels)}, got {unknown}")
 
 
-def _decoder(task: Mapping[str, Any], decoder: str | Decoder | None) -> Decoder:
+def _decoder(task: KeptTask | None, decoder: str | Decoder | None) -> Decoder:
     if isinstance(decoder, Decoder):
         return decoder
-    if decoder is None and "decoder" in task:
-        return make_decoder(task["decoder"], task.get("decoder_options"))
+    if decoder is None and task is not None and "decoder" in task.options:
+        return make_decoder(task.options["decoder"], task.options.get("decoder_options"))
     return make_decoder(decoder or "greedy")

@@ -1,0 +1,150 @@
+"""What each benchmark can be asked: options by name, apart from what is timed, so that help needs no torch."""
+
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
+
+
+def cifar_online(parser: ArgumentParser) -> None:
+    """Of ``prernn bench cifar_online``."""
+    add = parser.add_argument
+    add("--data", required=True, help="folder with CIFAR-10's test pictures (.npz) and resnet<depth>*.th")
+    add("--depths", type=int, nargs="+", default=[20, 32, 44, 56], help="networks (default: 20 32 44 56)")
+    add("--shares", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.3, 0.5, 1], help="samples per activation")
+    add(
+        "--values",
+        choices=("keep", "estimate"),
+        default="keep",
+        help="of activations drawn (default %(default)s)",
+    )
+    add("--seeds", type=int, default=5, help="how many (default %(default)s)")
+    add("--pictures", type=int, metavar="N", help="only the first N (default: all)")
+    add("--threads", type=int, default=1, metavar="N", help="torch threads (default %(default)s)")
+    add("--repeats", type=int, default=30, help="timed pictures of a network at most (default %(default)s)")
+    add("--out", default="runs/bench-cifar-online", help="folder for tables, CSV and PNG (default %(default)s)")
+
+
+def cifar_quantize(parser: ArgumentParser) -> None:
+    """Of ``prernn bench cifar_quantize``."""
+    add = parser.add_argument
+    add("--data", required=True, help="folder of an .npz with test_x and test_y, and of the networks' weights")
+    add("--depths", type=int, nargs="+", default=[20, 32, 44, 56], help="networks (default: 20 32 44 56)")
+    add("--samples", type=float, default=1.15, help="a weight, of the tables (default %(default)s)")
+    add("--sweep", type=float, nargs="*", default=[0.5, 0.75, 1, 1.15, 1.35, 1.6, 2, 3, 4, 8], help="of the curves")
+    add(
+        "--samplers",
+        nargs="+",
+        default=["systematic", "jittered", "sobol", "random"],
+        help="default: all",
+    )
+    add("--draws", type=int, default=20, help="of the table (default %(default)s)")
+    add("--sweep-draws", type=int, default=5, help="of the curves (default %(default)s)")
+    add("--bits", type=int, nargs="*", default=[2, 3, 4, 5, 6], help="of rounding to nearest")
+    add("--threads", type=int, default=2, help="torch threads (default %(default)s)")
+    add("--out", default="runs/bench-cifar-quantize", help="folder for tables, CSV and PNG (default %(default)s)")
+
+
+def mnist_paths(parser: ArgumentParser) -> None:
+    """Of ``prernn bench mnist_paths``."""
+    add = parser.add_argument
+    add("--data", required=True, help="folder of mnist.npz (train_x, train_y, test_x, test_y, uint8)")
+    add("--widths", type=int, nargs="+", default=[784, 300, 300, 10], help="neurons of each layer")
+    add("--paths", type=int, nargs="+", default=[2**k for k in range(5, 19)], help="default: 32, 64 .. 262144")
+    add("--samplers", nargs="+", default=["sobol", "random", "dense"], help="default: all")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    add("--epochs", type=int, default=10, help="of every training (default %(default)s)")
+    add("--rate", type=float, default=5e-3, help="learning rate (default %(default)s)")
+    add("--code", type=int, nargs="+", default=[784, 256, 64, 256, 784], help="widths of the autoencoder")
+    add("--code-paths", type=int, default=16384, help="its paths; 0: no autoencoder (default %(default)s)")
+    add("--jobs", type=int, default=2, help="trainings at a time, one thread each (default %(default)s)")
+    add("--out", default="runs/bench-mnist-paths", help="folder for tables, CSV and PNG (default %(default)s)")
+
+
+def paths(parser: ArgumentParser) -> None:
+    """Of ``prernn bench paths``."""
+    add = parser.add_argument
+    add("--size", type=int, default=1024, help="width D of the layer over whose paths it runs (default %(default)s)")
+    add(
+        "--paths", type=int, nargs="+", default=None, metavar="P", help="numbers of paths (default: 512, 1024 .. D*D/2)"
+    )
+    sizes = [256, 512, 1024, 2048, 4096]
+    add("--sizes", type=int, nargs="+", default=sizes, metavar="D", help="widths (default: 256, 512 .. 4096)")
+    add("--each", type=int, default=16, help="paths of each neuron over the widths (default %(default)s)")
+    add("--batches", type=int, nargs="+", default=[1, 64], metavar="B", help="rows of a batch (default: 1 64)")
+    add("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="torch threads (default: 1 2)")
+    add("--repeats", type=int, default=50, help="timed calls at most (default %(default)s)")
+    add("--out", default="runs/bench-paths", help="folder for tables, CSV and PNG (default %(default)s)")
+
+
+def rcn(parser: ArgumentParser) -> None:
+    """Of ``prernn bench rcn``."""
+    add = parser.add_argument
+    add("--backbone", default="resnet18", help="2-D network (default %(default)s)")
+    add("--hidden", nargs="+", default=["full", "band:5%", "diagonal"], help="structures of W_hh")
+    add("--clips", nargs="*", default=["r3d_18", "mc3_18", "r2plus1d_18"], help="3-D networks (default: all three)")
+    add("--size", type=int, default=112, help="side of the picture in pixels (default %(default)s)")
+    add("--window", type=int, default=16, help="frames of a 3-D network's window (default %(default)s)")
+    add("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="torch threads (default: 1 2)")
+    add("--repeats", type=int, default=30, help="timed frames of a network at most (default %(default)s)")
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--out", default="runs/bench-rcn", help="folder for tables, CSV and PNG (default %(default)s)")
+
+
+def recurrence(parser: ArgumentParser) -> None:
+    """Of ``prernn bench recurrence``."""
+    add = parser.add_argument
+    add("--threads", type=count, nargs="+", default=[1, 2], metavar="N", help="torch threads (default: 1 2)")
+    add("--shapes", type=shape, nargs="+", metavar="TxBxD", help="steps, batch, neurons (default: the table's)")
+    cells = ("lstm", "gru", "vrnn")
+    add("--cells", nargs="+", choices=cells, metavar="CELL", help=f"{', '.join(cells)} (default: all, LSTM in full)")
+    add("--repeats", type=count, default=50, help="timed calls of a candidate at most (default %(default)s)")
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--sizes", type=count, nargs="+", metavar="D", help="neurons of the three tables below")
+    add("--growth", action="store_true", help="how time grows with D, and no other table unless it is asked for")
+    add("--linear", action="store_true", help="operators of the input projection")
+    add("--rows", action="store_true", help="compressed rows against a dense product")
+    add("--out", default="runs/bench", help="folder for tables, CSV and PNG (default %(default)s)")
+
+
+def count(text: str) -> int:
+    """A number from 1 on."""
+    if not text.isdecimal() or not int(text):
+        raise ArgumentTypeError(f"expected a number of at least 1, got {text!r}")
+    return int(text)
+
+
+def shape(text: str) -> tuple[int, int, int]:
+    """Steps, batch and neurons, as in ``16x8x2048``."""
+    numbers = text.split("x")
+    if len(numbers) != 3 or not all(number.isdecimal() and int(number) for number in numbers):
+        raise ArgumentTypeError(f"expected TxBxD as in 16x8x2048, got {text!r}")
+    steps, batch, size = map(int, numbers)
+    return steps, batch, size
+
+
+def sparsity(parser: ArgumentParser) -> None:
+    """Of ``prernn bench sparsity``."""
+    add = parser.add_argument
+    add("--clips", type=int, default=140, help="training clips a class (default %(default)s)")
+    add("--epochs", type=int, default=5, help="of each network (default %(default)s)")
+    add("--seed", type=int, default=0)
+    add("--band", default="band:1%", help="band structure (default %(default)s)")
+    add("--paths", default="paths:13", help="path structure (default %(default)s, as many weights as the band)")
+    add("--samples", type=float, nargs="+", default=[2, 4], help="a weight, of the table's networks (default: 2 4)")
+    add("--sweep", type=float, nargs="*", default=[0.5, 1, 1.5, 2, 3, 4], help="samples a weight, of the curve")
+    add("--rates", type=float, nargs="*", default=[0.05, 0.1, 0.2, 0.3, 0.5], help="share of activations, of the curve")
+    add("--start", nargs="+", default=["1"], help="layers, by name or number, from which activations are sampled")
+    add("--test-clips", type=int, help="of the test, spread over the classes (default: all)")
+    add("--threads", type=int, default=2, help="torch threads (default %(default)s)")
+    add("--out", default="runs/bench-sparsity", help="folder for data, tables, CSV and PNG (default %(default)s)")
+
+
+OPTIONS: dict[str, Callable[[ArgumentParser], None]] = {
+    "cifar_online": cifar_online,
+    "cifar_quantize": cifar_quantize,
+    "mnist_paths": mnist_paths,
+    "paths": paths,
+    "rcn": rcn,
+    "recurrence": recurrence,
+    "sparsity": sparsity,
+}
+"""What adds the options of each benchmark, by its name."""

@@ -1,0 +1,36 @@
+"""What every command has: a line of help, its options, and what it does."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word after ``prernn``.
+
+    Attributes:
+        help: what it does, in a line.
+        add_arguments: adds its options to a parser. Nothing heavy is imported for it: help has to come at once.
+        run: does it, with the options as they were given.
+        options: further arguments of its parser, such as ``usage``.
+    """
+
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
+    options: dict[str, Any] | None = None
+
+
+class Parser(argparse.ArgumentParser):
+    """Complains in one line, as the other errors do."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ValueError with the message."""
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of the named options that were given, for a function that has defaults of its own."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}

@@ -1,0 +1,151 @@
+"""The options of ``prernn fit`` and its kind, read from source files: help and a mistyped option need no import.
+
+The options are the arguments of our classes and of Lightning's Trainer, ``--model.recipe.cell`` or
+``--trainer.max_epochs``. Importing these takes seconds; their names stand in the source.
+"""
+
+import ast
+import difflib
+import functools
+import importlib.util
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+COMMON = {
+    "config": "FILE (YAML) with any of the options below; several are read in order, later ones and options win",
+    "backbone": "the network: short for --model.recipe.backbone",
+    "weights": "a file of its weights: short for --model.recipe.weights",
+    "ckpt_path": "a checkpoint to go on from (fit) or to take: a file, last or best",
+    "seed_everything": "seed of weights, order and augmentation (default 0)",
+    "print_config": "print the whole configuration and stop; [=comments] with a comment on each option",
+    "weights_only": "whether checkpoints are read as plain tensors",
+    "verbose": "validate, test: print the metrics",
+    "return_predictions": "predict: keep them in memory",
+    "help": "this text; --help=all is Lightning's, with types and defaults, and takes some seconds",
+}
+"""Options that stand by themselves."""
+
+OWN = Path(__file__).parents[1]
+CLASSES: dict[str, tuple[str, str]] = {
+    "model": ("training/module.py", "VideoModule"),
+    "model.recipe": ("models/network_spec.py", "NetworkSpec"),
+    "model.learning": ("training/learning.py", "Learning"),
+    "model.learning.schedule": ("training/learning.py", "Schedule"),
+    "data": ("training/data_module.py", "VideoData"),
+    "data.task.sampling": ("media/sampling.py", "Sampling"),
+    "data.task.flow": ("media/flow.py", "FlowSettings"),
+}
+"""Whose arguments stand behind each prefix; the applications' own are found in their folders."""
+
+FREE = ("class_path", "init_args", "help", "dict_kwargs")
+"""What Lightning's command line takes behind the name of any class."""
+
+
+def check_options(command: str, words: Sequence[str]) -> None:
+    """Looks at the names of options, before anything is imported for their values.
+
+    Raises:
+        ValueError: a name that is none, with those that look like it.
+    """
+    for word in words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and len(name) > 2 and not _is_known(name[2:].rstrip("+")):
+            near = difflib.get_close_matches(name[2:], known_options(), n=3, cutoff=0.7)
+            hint = f"; did you mean {' or '.join(f'--{n}' for n in near)}?" if near else ""
+            raise ValueError(f"unknown option {name}{hint} (see prernn {command} --help)")
+
+
+def _is_known(name: str) -> bool:
+    if name in known_options() or name in ("model", "data", "trainer", *groups()):
+        return True
+    parts = [part for part in name.split(".") if part != "init_args"]
+    for length in range(len(parts) - 1, 0, -1):
+        prefix = ".".join(parts[:length])
+        if prefix in groups():  # known to the argument, or beyond what can be read here
+            return parts[length] in (*groups()[prefix], *FREE)
+        if prefix in known_options():
+            return True  # of a logger or a callback, say, which any class may be
+    return False
+
+
+@functools.cache
+def known_options() -> list[str]:
+    """All names, without dashes."""
+    return [*COMMON, *(f"{prefix}.{name}" for prefix, names in groups().items() for name in names)]
+
+
+@functools.cache
+def groups() -> dict[str, dict[str, str]]:
+    """``{prefix: {argument: what it is}}``."""
+    found = {prefix: arguments(OWN / file, name) for prefix, (file, name) in CLASSES.items()}
+    for name in ("recipe", "learning", "task"):
+        found["model"].pop(name, None)  # groups of their own; the task comes from the data
+    found["data"].pop("backbone")  # that of the recipe
+    found["data.task"] = {}
+    for file in sorted(OWN.glob("tasks/*/task.py")):
+        for node in _classes(file):
+            found["data.task"] |= arguments(file, node.name)
+    lightning = importlib.util.find_spec("lightning")  # finds it, and imports nothing
+    if lightning is not None and lightning.origin:
+        trainer = Path(lightning.origin).parent / "pytorch" / "trainer" / "trainer.py"
+        found["trainer"] = arguments(trainer, "Trainer")
+    return found
+
+
+def arguments(file: Path, name: str) -> dict[str, str]:
+    """The arguments of a class, of its ``__init__`` or its fields, and what the docstring says of each."""
+    node = next(node for node in _classes(file) if node.name == name)
+    texts = _described(ast.get_docstring(node) or "")
+    init = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"]
+    if init:
+        every = [*init[0].args.args[1:], *init[0].args.kwonlyargs]
+        return {argument.arg: texts.get(argument.arg, "") for argument in every}
+    return {field: texts.get(field, "") for field in _fields(node)}
+
+
+@functools.cache
+def _classes(file: Path) -> list[ast.ClassDef]:
+    return [node for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
+
+
+def _fields(node: ast.ClassDef) -> Iterator[str]:
+    """Fields of a dataclass that are arguments of its constructor."""
+    for part in node.body:
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+            value = ast.unparse(part.value) if part.value is not None else ""
+            if not ast.unparse(part.annotation).startswith("ClassVar") and "init=False" not in value:
+                yield part.target.id
+
+
+def _described(docstring: str) -> dict[str, str]:
+    """``{argument: text}`` from the Args and Attributes of a docstring."""
+    found: dict[str, str] = {}
+    section = re.search(r"^(?:Args|Attributes):\n((?:[ ]{4}.*\n?|\n)+)", docstring, flags=re.MULTILINE)
+    for entry in re.split(r"\n(?=[ ]{4}\w+:)", section[1].rstrip()) if section else []:
+        name, _, text = entry.strip().partition(":")
+        found[name] = " ".join(text.replace("``", "").split())
+    return found
+
+
+def help_text(command: str, what: str) -> str:
+    """The help of ``prernn fit``, ``validate``, ``test`` or ``predict``."""
+    lines = [
+        f"usage: prernn {command} --config FILE [--data.root DIR] [--OPTION VALUE ...]",
+        "",
+        f"{what[0].upper()}{what[1:]}. Every option may stand in the file, as nested YAML, or on the command line.",
+    ]
+    for title, prefix, names in (("often used", "", COMMON), *((g, f"{g}.", names) for g, names in groups().items())):
+        lines += ["", f"{title}:"]
+        if prefix == "trainer.":
+            joined = " ".join(f"--trainer.{name}" for name in names)
+            lines += textwrap.wrap(joined, 110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+            lines.append("  (Lightning's: https://lightning.ai/docs/pytorch/stable/common/trainer.html)")
+            continue
+        for name, text in names.items():
+            option = f"  --{prefix}{name}"
+            wrapped = textwrap.wrap(text, 76) or [""]
+            lines.append(f"{option:38} {wrapped[0]}" if len(option) < 38 else f"{option}\n{'':38} {wrapped[0]}")
+            lines += [f"{'':38} {rest}" for rest in wrapped[1:]]
+    return "\n".join(lines)

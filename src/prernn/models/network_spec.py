@@ -1,0 +1,116 @@
+"""What a config says of a network: a backbone, and the way it becomes recurrent."""
+
+import inspect
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from torch import nn
+
+from prernn.conversion.convert import convert, framewise, traditional
+from prernn.conversion.inflate import inflate
+from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.rcn import convert_rcn
+from prernn.models.backbones import DEFAULT_BACKBONE, backbone, input_spec
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A backbone and the way it becomes recurrent.
+
+    Attributes:
+        backbone: a name of `prernn.models.backbones.backbone`.
+        pretrained: load the weights that the backbone's library offers.
+        weights: or a local file of weights, or the run folder of a frame-wise network: see
+            `prernn.models.weight_files.load_weights`. Where ``outputs`` are given, its output layer may be another.
+        backbone_options: further arguments of the backbone, such as ``{"frames": 8}`` for C3D.
+        channels: input channels where they are not the 3 of colour, such as 20 for ten frames of optical flow: see
+            `prernn.models.weight_files.adapt_channels`.
+        inflate: makes a 3-D network of the CNN first: arguments of `prernn.inflate`, such as ``{"frames": 8}``.
+        frames: of a clip, for a 3-D backbone that takes clips of any length, such as "r3d_18".
+        method: "prernn" (`convert`), "traditional", "rcn" (`convert_rcn`) or "framewise" (no recurrence).
+        layer: dotted name or names of the layers that become recurrent; None takes the last.
+        cell: "vrnn", "lstm" or "gru".
+        input: "gate" (PreRNN) or "single" (PreRNN-SIH).
+        hidden: structure of ``W_hh``.
+        rcn: further arguments of `convert_rcn`, such as ``{"init": "random", "mix": "sum"}``; its ``layers`` and
+            ``hidden`` are ``layer`` and ``hidden`` here, unless they stand in ``rcn``.
+        rcn_below: convert the CNN to an RCN first and then by ``method``: PreRNN on top of RCN.
+        pretrained_layer: False draws the converted layer anew.
+        hidden_size: hidden size of a traditional RNN; None takes that of the features.
+        num_layers: layers of a traditional RNN.
+        layers_on_top: further random recurrent layers on a converted network (the supplement's 3-layer case).
+    """
+
+    backbone: str = DEFAULT_BACKBONE
+    pretrained: bool = False
+    weights: str | None = None
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    channels: int | None = None
+    inflate: dict[str, Any] | None = None
+    frames: int | None = None
+    method: Literal["prernn", "traditional", "framewise", "rcn"] = "prernn"
+    layer: str | list[str] | None = None
+    cell: Literal["vrnn", "lstm", "gru"] = "gru"
+    input: Literal["gate", "single"] = "gate"
+    hidden: str = "full"
+    rcn: dict[str, Any] = field(default_factory=dict)
+    rcn_below: bool = False
+    pretrained_layer: bool = True
+    hidden_size: int | None = None
+    num_layers: int = 1
+    layers_on_top: int = 0
+
+    def __post_init__(self) -> None:
+        for name, function in (("rcn", convert_rcn), ("inflate", inflate)):
+            known = [key for key in inspect.signature(function).parameters if key not in ("cnn", "outputs")]
+            if unknown := [key for key in getattr(self, name) or {} if key not in known]:
+                raise ValueError(f"recipe {name}: expected keys among {', '.join(known)}, got {', '.join(unknown)}")
+        if self.rcn and self.method != "rcn" and not self.rcn_below:
+            raise ValueError(f"recipe rcn: expected method 'rcn' or rcn_below beside it, got method {self.method!r}")
+
+    def build(self, outputs: int | None = None) -> RecurrentNetwork:
+        """The network, with a new output layer of size ``outputs``.
+
+        Raises:
+            ValueError: a name, structure or file that does not fit.
+            NotImplementedError: a backbone that can't become recurrent this way, or take so many channels.
+            OSError: a file that is absent, or weights that can't be downloaded.
+        """
+        cnn = backbone(
+            self.backbone,
+            pretrained=self.pretrained,
+            weights=self.weights,
+            channels=self.channels,
+            new_output=outputs is not None,
+            **self.backbone_options,
+        )
+        if self.inflate is not None:
+            cnn = inflate(cnn, **self.inflate)
+        if self.rcn_below:
+            cnn = convert_rcn(cnn, **{"hidden": self.hidden, **self.rcn})
+        network = self._make_recurrent(cnn, outputs)
+        network.recipe = replace(
+            network.recipe,
+            backbone=self.backbone,
+            backbone_options=self.backbone_options,
+            inflate=self.inflate,
+            channels=self.channels,
+        )
+        return network
+
+    def _clip_size(self) -> tuple[int, ...] | None:
+        side = input_spec(self.backbone)["size"]
+        return None if self.frames is None else (self.frames, side, side)
+
+    def _make_recurrent(self, cnn: nn.Module, outputs: int | None) -> RecurrentNetwork:
+        if self.method == "framewise":
+            return framewise(cnn, outputs=outputs, image_size=self._clip_size())
+        if self.method == "rcn":
+            return convert_rcn(cnn, outputs=outputs, **{"layers": self.layer, "hidden": self.hidden, **self.rcn})
+        kind: dict[str, Any] = {"cell": self.cell, "hidden": self.hidden, "outputs": outputs}
+        if self.method == "traditional":
+            return traditional(cnn, hidden_size=self.hidden_size, num_layers=self.num_layers, **kind)
+        network = convert(cnn, self.layer, input=self.input, pretrained=self.pretrained_layer, **kind)
+        if self.layers_on_top:
+            network = traditional(network, num_layers=self.layers_on_top, cell=self.cell, hidden=self.hidden)
+        return network
