@@ -144,7 +144,7 @@ def test_a_process_that_dies_is_one_line_and_a_bug_is_not_hidden(error, code, mo
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr("prernn.commands.info.show_installation", fail)
+    monkeypatch.setattr("prernn.ops.missing", fail)
     if code is None:
         with pytest.raises(RuntimeError, match="a bug"):
             main(["info"])

@@ -198,9 +198,10 @@ def test_whole_networks_learn_the_statistics_of_their_batches_and_keep_padding_o
     out = whole_outputs(net, batch)
     torch.testing.assert_close(out[:, :2], net(short[None])[0], rtol=1e-4, atol=1e-5)
     assert out.shape == (1, 4, 2)
-    part, forward = frozen_trunk._learner(net, None)
-    assert part is net
-    assert torch.equal(forward(batch), out)
+    whole = frozen_trunk.learner(net, None)
+    assert whole.part is net
+    assert not whole.frozen
+    assert torch.equal(whole.forward(batch), out)
 
 
 def test_a_clip_network_answers_once(root):

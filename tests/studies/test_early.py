@@ -36,7 +36,7 @@ from prernn.studies.early import (
     some_videos,
     write_curves,
 )
-from prernn.studies.runs import videos as cli_videos
+from prernn.studies.runs import videos
 from prernn.tasks.classification import ClipMetrics
 from prernn.training.batches import collate
 from small_cnns import FcNet, film, prepare, shake
@@ -345,7 +345,7 @@ def test_the_command(root, tmp_path, capsys):
 def whole(run, clips=False):
     """Accuracy of a run over all of its test videos."""
     net, metrics = checkpoint.load(run), ClipMetrics(3)
-    for batch in cli_videos._own_videos(run, net):
+    for batch in videos.own_videos(run, net):
         video = batch["input"]
         out = clip_outputs(net, video, batch["lengths"])[:, None].expand(-1, 5, -1) if clips else net(video)[0]
         metrics.update(out, batch)

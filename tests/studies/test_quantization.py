@@ -5,6 +5,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -46,7 +47,7 @@ def root(tmp_path_factory):
     kind = {"cell": "gru", "input": "single"}
     torch.manual_seed(0)
     net = NetworkSpec("timm/test_resnet", **kind).build(3)
-    net.recipe = replace(net.recipe, labels=LABELS, transform=TransformSpec(size=32).__dict__, task={"name": "action"})
+    net.recipe = replace(net.recipe, labels=LABELS, transform=TransformSpec(size=32).__dict__, task=KeptTask("action"))
     options = {"size": 32, "sampling": {"frames": 5}}
     data = {
         "root": str(root / "data"),
@@ -57,7 +58,7 @@ def root(tmp_path_factory):
     config = {"model": {"recipe": {"backbone": "timm/test_resnet", **kind}}, "data": data}
     (root / "run").mkdir()
     (root / "run" / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
-    learn(net.eval(), videos._own_videos(root / "run", net))
+    learn(net.eval(), videos.own_videos(root / "run", net))
     checkpoint.save(net, root / "run")
     (root / "bare").mkdir()
     shutil.copy(root / "run" / "model.safetensors", root / "bare")
@@ -129,7 +130,7 @@ def test_a_run_over_samples_and_draws(root, tmp_path, capsys):
 def score(root, net):
     """Accuracy over the run's test videos."""
     metrics = ClipMetrics(3)
-    for batch in videos._own_videos(root / "run", net):
+    for batch in videos.own_videos(root / "run", net):
         metrics.update(net(batch["input"])[0], batch)
     return float(metrics.compute()["clip_accuracy"])
 
@@ -187,8 +188,8 @@ def test_options_of_the_draws_reach_them(root, monkeypatch):
     (plain, default), (chosen, options) = seen
     assert default == {"sampler": "systematic", "scale": "layer", "order": "sign"}
     assert options == {"sampler": "random", "scale": "neuron", "order": "natural", "allocation": 0.0}
-    assert plain[1:] == ("out", 1.0, [], range(1), None)
-    assert chosen[1:] == ("out", 2.0, [], range(5, 8), None)
+    assert plain[1:] == (Path("out"), 1.0, [], range(1), None)
+    assert chosen[1:] == (Path("out"), 2.0, [], range(5, 8), None)
 
 
 def test_a_backbone_and_a_file_of_its_weights(tmp_path, capsys):
@@ -297,7 +298,7 @@ def test_the_judge_leaves_out_videos_that_were_skipped(root):
     net, task = checkpoint.load(root / "run"), SimpleNamespace()
     task.score, task.metrics = ("clip_accuracy", "max"), lambda: ClipMetrics(3)
     broken = collate([{"path": "broken.mp4", "reason": "broken"}])
-    own = list(videos._own_videos(root / "run", net))
+    own = list(videos.own_videos(root / "run", net))
     dataset = SimpleNamespace(task=task)
     net.train()
     for source in (dataset, Subset(dataset, [0])):
@@ -327,7 +328,7 @@ def test_the_judge_leaves_out_videos_that_were_skipped(root):
         (["RUN", "--weights", "FILE"], "weights of its own"),
         (["RUN", "--config", "absent.yaml"], "absent.yaml: expected a file"),
         (["MOVED"], "nowhere"),
-        (["ORDER"], "expected test videos of"),
+        (["ORDER"], "expected the classes"),
         (["TASK"], "gesture"),
         (["AGAIN"], "quantized already"),
         (["EMPTY"], "model.safetensors"),

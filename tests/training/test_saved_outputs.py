@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prernn.commands.main import main
-from prernn.conversion.recipe import Recipe
+from prernn.conversion.recipe import KeptTask, Recipe
 from prernn.studies.fusion import fuse
 from prernn.tasks.action.task import Action
 from prernn.tasks.classification import ClipMetrics
@@ -99,7 +99,7 @@ def test_runs_that_do_not_fit(tmp_path, capsys):
     save(tmp_path / "1", 1)
     save(tmp_path / "labels", 2, names=["a", "b", "d"])
     save(tmp_path / "fewer", 2, count=4)
-    Outputs([]).save(tmp_path / "face", {"labels": None, "task": {"name": "face"}})
+    Outputs([]).save(tmp_path / "face", Recipe(task=KeptTask("face")))
     one = str(tmp_path / "1")
     for runs, options, message in (
         ([one], [], "at least two runs"),

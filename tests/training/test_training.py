@@ -212,11 +212,12 @@ def test_a_full_disk_leaves_the_old_checkpoint(videos, tmp_path, capsys, monkeyp
 WORKER = """
 import json, sys
 import lightning as L, torch
-from prernn.data import VideoData
+from prernn.training.data_module import VideoData
 from prernn.models.network_spec import NetworkSpec
-from prernn.tasks.action import Action
-from prernn.training import Learning, VideoModule
-from prernn.transforms import Sampling
+from prernn.tasks import Action
+from prernn.training.learning import Learning
+from prernn.training.module import VideoModule
+from prernn.media.sampling import Sampling
 
 root, out, devices, batch = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 

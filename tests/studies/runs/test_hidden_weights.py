@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prernn
+from prernn.commands import analyze as commands_analyze
 from prernn.commands.main import main
 from prernn.layers.cells import CELLS
 from prernn.models import checkpoint
 from prernn.models.network_spec import NetworkSpec
 from prernn.reports.plots import weights as weight_plots
-from prernn.studies.runs import hidden_weights, videos
+from prernn.studies.runs import hidden_weights
 from prernn.studies.runs.hidden_weights import analyze_hidden, layer_weights
 from small_cnns import SIZE, FcNet, ResidualNet, prepare
 from strategies import specs
@@ -307,4 +308,4 @@ def test_gates_are_looked_at_unless_told(monkeypatch, given, look):
     asked = {}
     monkeypatch.setattr("prernn.studies.runs.page.analyze", lambda runs, out, **options: asked.update(options))
     assert main(["analyze", "run", "--out", "out", *given]) == 0
-    assert (asked["batches"] is videos._own_videos) is look
+    assert (asked["batches"] is commands_analyze._own_videos) is look

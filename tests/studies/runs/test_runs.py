@@ -9,6 +9,7 @@ import torch
 
 import prernn
 from prernn.conversion.accounting import recurrent_parameters
+from prernn.conversion.recipe import Recipe
 from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
 from prernn.media.transforms import TransformSpec, clip_transform
@@ -168,7 +169,7 @@ def test_a_folder_of_frames_is_one_video(run, tmp_path):
 class Snippets:
     """Stands in for a network over snippets of 4 frames."""
 
-    frame_shape, recipe = (3, 4, 32, 32), {"transform": SPEC}
+    frame_shape, recipe = (3, 4, 32, 32), Recipe(transform=SPEC)
 
 
 def test_snippets_are_whole_and_in_order(run, tmp_path):

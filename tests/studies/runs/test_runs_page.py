@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from prernn.commands.main import main
+from prernn.conversion.recipe import KeptTask
 from prernn.media.encoding import write_video
 from prernn.media.transforms import TransformSpec
 from prernn.models import checkpoint
 from prernn.models.network_spec import NetworkSpec
 from prernn.reports.files import write_json, write_table
-from prernn.reports.plots import curves
 from prernn.reports.plots.gates import histograms, saturation
+from prernn.studies.runs import page as runs_page
 from prernn.studies.runs import runs
 from prernn.studies.runs.gates import recording
 from prernn.studies.runs.page import analyze, short_names
@@ -36,7 +37,7 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     for name, kind in KINDS.items():
         net = NetworkSpec("timm/test_resnet", **kind).build(3)
-        net.recipe = replace(net.recipe, labels=["a", "b", "c"], transform=SPEC, task={"name": "action"})
+        net.recipe = replace(net.recipe, labels=["a", "b", "c"], transform=SPEC, task=KeptTask("action"))
         checkpoint.save(net, root / name)
         rows = [{"epoch": e, "train_loss": 1 / e, "val_accuracy": e / 5, "lr_new": 0.1} for e in (1, 2, 3)]
         write_table(root / name / "history.csv", rows)
@@ -140,7 +141,7 @@ def test_a_picture_shows_one_cell_layers_by_their_order(root, tmp_path, monkeypa
             grids[path.name] = {layer: {gate: list(runs) for gate, runs in row.items()} for layer, row in grid.items()}
             return path
 
-        monkeypatch.setattr(curves, name, drawn)
+        monkeypatch.setattr(runs_page, name, drawn)
 
     keep("saturation", saturation)
     keep("histograms", histograms)

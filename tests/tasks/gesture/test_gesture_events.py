@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prernn
+from prernn.conversion.recipe import KeptTask, Recipe
 from prernn.models.networks.c3d import C3D
 from prernn.streaming.stream import Stream
 from prernn.tasks.ctc import BeamDecoder, GreedyDecoder
@@ -26,7 +27,7 @@ class Script(Stream):
     """A stream whose snippets of 4 frames give one output of a script after the other."""
 
     def __init__(self, outputs, recipe=None, labels=LABELS):
-        self.net, self.labels, self.batch_size = SimpleNamespace(recipe=recipe or {}), labels, 1
+        self.net, self.labels, self.batch_size = SimpleNamespace(recipe=recipe or Recipe()), labels, 1
         self.outputs, self.frames = outputs, 0
 
     def __call__(self, frame):
@@ -113,7 +114,7 @@ def test_a_long_stream_keeps_little():
 
 
 def test_the_decoder_is_that_of_the_network_unless_another_is_asked_for():
-    recipe = {"task": {"name": "gesture", "decoder": "beam", "decoder_options": {"width": 3}}}
+    recipe = Recipe(task=KeptTask("gesture", {"decoder": "beam", "decoder_options": {"width": 3}}))
     assert GestureWatcher(Script([], recipe)).decoder.width == 3
     assert isinstance(GestureWatcher(Script([], recipe), decoder="greedy").decoder, GreedyDecoder)
     assert isinstance(GestureWatcher(Script([])).decoder, GreedyDecoder)

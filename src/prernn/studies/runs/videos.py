@@ -40,10 +40,11 @@ def own_videos(path: Path, net: RecurrentNetwork) -> DataLoader:
         data.setup("test")
     except ValueError as error:
         raise ValueError(f"{config}: {error}") from error
-    own = net.recipe.task and net.recipe.task.name
-    if own not in (None, data.task.name) or net.recipe.labels not in (None, data.task.labels):
-        expected = f"{own or data.task.name} with labels {net.recipe.labels}"
-        raise ValueError(f"{config}: expected test videos of {expected}, got {data.task.name} with {data.task.labels}")
+    task, labels = net.recipe.task, net.recipe.labels
+    if task is not None and task.name != data.task.name:
+        raise ValueError(f"{config}: expected test videos of task {task.name}, got those of {data.task.name}")
+    if labels not in (None, data.task.labels):
+        raise ValueError(f"{config}: expected the classes {labels} in its test videos, got {data.task.labels}")
     return data.test_dataloader()
 
 
