@@ -20,6 +20,8 @@ import prernn
 from equations import close
 from prernn import ops
 from prernn.conversion.accounting import frame_cost, recurrent_parameters
+from prernn.conversion.cut import split
+from prernn.conversion.modes import freeze_statistics
 from prernn.layers.cells import LinearCell
 from prernn.layers.input_to_hidden import GateInput
 from prernn.layers.recurrent_layer import RecurrentLayer
@@ -911,7 +913,7 @@ def test_checkpoints_need_frozen_statistics_and_a_frame():
             net(film(), checkpoint=frames)
     with pytest.raises(NotImplementedError, match="batch normalization"):
         net.train()(film(), checkpoint=2)
-    prernn.conversion.modes.freeze_statistics(net)
+    freeze_statistics(net)
     assert net(film(), checkpoint=2)[0].shape == (2, 4, 5)
 
 
@@ -924,7 +926,7 @@ def test_checkpoints_need_frozen_statistics_and_a_frame():
 def test_a_network_in_two_parts_is_the_whole(spec, steps, batch):
     """`split` cuts before the first unit."""
     net, video = trained("grouped", spec), film(batch, steps)
-    trunk, rest = prernn.conversion.cut.split(net)
+    trunk, rest = split(net)
     frames = video.transpose(0, 1).flatten(0, 1)
     out, state = rest(trunk(frames), net.init_state(batch))
     expected, last = net(video)

@@ -17,6 +17,9 @@ from prernn.conversion.recipe import Recipe
 from prernn.layers.input_to_hidden import TraditionalInput
 from prernn.layers.recurrent_layer import RecurrentLayer
 
+DIMENSIONS = {1: "F", 2: "C, L", 3: "C, H, W", 4: "C, D, H, W"}
+"""Of one step, by their number: features, a piece of a signal, a frame, a snippet."""
+
 
 class RecurrentNetwork(nn.Module):
     """A CNN whose graph takes frames and a state, and gives outputs and the next state.
@@ -27,7 +30,8 @@ class RecurrentNetwork(nn.Module):
 
     Attributes:
         cnn: the graph; its submodules keep the names they have in the CNN.
-        frame_shape: a frame ``(C, H, W)`` or snippet ``(C, D, H, W)`` that the CNN takes.
+        frame_shape: what the network takes at each step: a frame ``(C, H, W)``, a snippet ``(C, D, H, W)``, features
+            ``(F,)``.
         recipe: how it was made, which checkpoints carry.
         drawn_anew: the parameters, beside those that recurrence introduced, that start at random.
     """
@@ -125,7 +129,7 @@ class RecurrentNetwork(nn.Module):
         """A whole video, or the next chunk of one when ``state`` is given.
 
         Args:
-            video: ``(B, T, C, H, W)``, snippets ``(B, T, C, D, H, W)``.
+            video: ``(B, T, C, H, W)``, snippets ``(B, T, C, D, H, W)``, or features ``(B, T, F)`` of any other signal.
             state: as returned before; None starts at zero.
             checkpoint: activation checkpointing for long clips: of so many frames at a time only the state at their
                 start is kept for the gradient, and they are computed again on the way back. Outputs and gradients are
@@ -142,7 +146,7 @@ class RecurrentNetwork(nn.Module):
             return self._in_parts(video, state, checkpoint)
         rank = len(self.frame_shape) + 2
         if video.ndim != rank or video.shape[1] == 0:
-            wanted = "(B, T, C, D, H, W)" if rank == 6 else "(B, T, C, H, W)"
+            wanted = f"(B, T, {DIMENSIONS[len(self.frame_shape)]})"
             raise ValueError(f"expected video {wanted} with at least one frame, got shape {tuple(video.shape)}")
         self._check_channels(video.shape[2])
         batch, steps = video.shape[:2]
@@ -166,7 +170,7 @@ class RecurrentNetwork(nn.Module):
         """One frame of a stream, at constant cost.
 
         Args:
-            frame: ``(B, C, H, W)``, snippets ``(B, C, D, H, W)``.
+            frame: ``(B, C, H, W)``, snippets ``(B, C, D, H, W)``, features ``(B, F)``.
             state: as returned before; None starts at zero.
 
         Returns:
@@ -176,7 +180,7 @@ class RecurrentNetwork(nn.Module):
             ValueError: a frame of another rank or number of channels.
         """
         if frame.ndim != len(self.frame_shape) + 1:
-            wanted = "(B, C, D, H, W)" if len(self.frame_shape) == 4 else "(B, C, H, W)"
+            wanted = f"(B, {DIMENSIONS[len(self.frame_shape)]})"
             raise ValueError(f"expected frame {wanted}, got shape {tuple(frame.shape)}")
         self._check_channels(frame.shape[1])
         return self.cnn(frame, self._open_state(state, frame, frame.shape[0]))

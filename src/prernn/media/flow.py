@@ -56,7 +56,7 @@ def flow_frames(frames: Iterable[np.ndarray], settings: FlowSettings) -> Iterato
     `h`, `w` are the size after shrinking. The first frame's flow is all 128, which is no motion.
     Raises ValueError for a frame of another dtype or shape than uint8 `(H, W, 3)` as the first.
     """
-    flow = _Flow(settings)
+    flow = FrameFlow(settings)
     for frame in frames:
         yield flow(frame)
 
@@ -71,7 +71,7 @@ class FlowStack:
 
     def __init__(self, settings: FlowSettings, stack: int = 10) -> None:
         _check_stack(stack)
-        self._flow = _Flow(settings)
+        self._flow = FrameFlow(settings)
         self._latest: deque[np.ndarray] = deque(maxlen=stack)
         self._stack = stack
 
@@ -81,7 +81,7 @@ class FlowStack:
         return np.concatenate([*missing, *self._latest], axis=2)  # (h, w, 2 stack)
 
 
-class _Flow:
+class FrameFlow:
     """Flow from each frame to the next, frame by frame."""
 
     def __init__(self, settings: FlowSettings) -> None:

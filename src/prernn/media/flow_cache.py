@@ -19,7 +19,7 @@ import torch
 from av.error import FFmpegError
 from torch import Tensor
 
-from prernn.media.flow import STILL, FlowSettings, _check_stack, _Flow
+from prernn.media.flow import STILL, FlowSettings, FrameFlow, _check_stack
 from prernn.media.sampling import Sampling, sample_times
 from prernn.media.video import VideoError, is_video, read_frames
 from prernn.reports.files import whole_file
@@ -340,7 +340,7 @@ def _until_stopped(frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[tuple
 def _write(path: Path, frames: Iterable[tuple[float, np.ndarray]], settings: FlowSettings) -> None:
     """Writes the flow of a video's frames with their times to a cache file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    flow, last = _Flow(settings), -1
+    flow, last = FrameFlow(settings), -1
     with whole_file(path) as part, av.open(f"file:{part}", "w", format="matroska") as container:
         container.metadata[METADATA_KEY] = _written(settings)
         stream = container.add_stream("ffv1", 25)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prernn.conversion.modes import evaluating
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.network import DIMENSIONS, RecurrentNetwork
 
 if TYPE_CHECKING:  # at run time they, and with them PyAV and torchvision, load when first used
     from prernn.media.transforms import TransformSpec
@@ -144,7 +144,10 @@ class Stream:
             return None
         shape = self.net.frame_shape
         if not batch.is_floating_point() or batch.ndim != len(shape) + 1 or batch.shape[1] != shape[0]:
-            wanted = f"uint8 (H, W, 3) or float ({shape[0]}, {'D, ' if len(shape) == 4 else ''}H, W)"
+            dimensions = DIMENSIONS[len(shape)].split(", ")[1:]
+            wanted = f"float ({', '.join([str(shape[0]), *dimensions])})"
+            if len(shape) > 2:  # pictures
+                wanted = f"uint8 (H, W, 3) or {wanted}"
             raise ValueError(f"expected a frame {wanted}, got {batch.dtype} {tuple(batch.shape[1:])}")
         weight = next(self.net.parameters())
         return batch.to(weight.device, weight.dtype)
