@@ -12,9 +12,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_s
 import prernn
 from equations import close, gru_step, lstm_step, run_equations, torch_gru_step, vrnn_step
 from prernn import ops
-from prernn.layers import rnn
+from prernn.layers import recurrent_stack
 from prernn.layers.cells import CELLS, GRUCell, make_cell
-from prernn.layers.rnn import RecurrentStack
+from prernn.layers.recurrent_stack import RecurrentStack
 from strategies import SPECS, compositions
 
 DOUBLE = {"dtype": torch.float64}
@@ -92,8 +92,11 @@ def test_equals_torch(kind, sizes, options, steps, batch, given_state, training,
 def test_full_layers_take_torchs_kernel_where_it_is_faster(kind, bidirectional, monkeypatch):
     layer = pair(kind, 3, 4, num_layers=2, bidirectional=bidirectional)[1]
     calls = []
-    for name, kernel in rnn.TORCH_KERNELS.items():
-        monkeypatch.setitem(rnn.TORCH_KERNELS, name, lambda *a, kernel=kernel: calls.append(1) or kernel(*a))
+    kernels = recurrent_stack.TORCH_KERNELS
+    for name, kernel in list(kernels.items()):
+        monkeypatch.setitem(
+            recurrent_stack.TORCH_KERNELS, name, lambda *a, kernel=kernel: calls.append(1) or kernel(*a)
+        )
     long, short = torch.randn(40, 2, 3, **DOUBLE), torch.randn(4, 2, 3, **DOUBLE)
     with torch.no_grad():
         for x, taken in ((long, 1), (short, 0), (long[:, 0], 1)):
