@@ -1,4 +1,4 @@
-"""Which kernels there are, and which of them are asked for."""
+"""Which kernels there are, which of them are asked for, and which transforms of torch stand in their way."""
 
 import contextlib
 import functools
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 BACKENDS = ("reference", "native", "triton")
 DEVICES = {"cpu": "native", "cuda": "triton"}
@@ -73,11 +74,16 @@ def choose(name: str | None, tensors: list[Tensor]) -> str | None:
     ``name`` is the backend that is asked for (`forced`).
 
     Raises:
-        ValueError: it does not take them.
+        ValueError: it does not take them, or not for such derivatives.
     """
     first = tensors[0]
     wanted = name or DEVICES.get(first.device.type)
     if wanted is None or wanted == "reference":
+        return None
+    beyond = _beyond_kernels()
+    if name and beyond:
+        raise ValueError(f"PRERNN_OPS={name}: expected PRERNN_OPS=reference for {beyond}, got kernels without it")
+    if beyond:
         return None
     # under autocast gate inputs have fewer bits than the weights and the state, which must be alike
     alike = all(tensor.device == first.device and tensor.dtype == tensors[1].dtype for tensor in tensors[1:])
@@ -88,6 +94,33 @@ def choose(name: str | None, tensors: list[Tensor]) -> str | None:
         device = next(device for device, backend in DEVICES.items() if backend == name)
         raise ValueError(f"PRERNN_OPS={name}: expected all of {expected} on {device}, got {', '.join(got)}")
     return wanted if fits and not missing(wanted) else None
+
+
+def _beyond_kernels() -> str | None:
+    """What is asked for that no kernel has, or None."""
+    if forward_mode():
+        return "a forward-mode derivative"
+    # torch.compile can't take an autograd.Function, which torch.func needs, through vmap
+    return "torch.func in torch.compile" if torch.compiler.is_compiling() and transformed() else None
+
+
+def forward_mode() -> bool:
+    """Whether forward-mode derivatives are asked for (`torch.func.jvp`, ``jacfwd``, ``hessian``, dual numbers).
+
+    No kernel has them. Past torch's dispatcher they would be lost without a word.
+    """
+    return forward_ad._current_level >= 0
+
+
+def transformed() -> bool:
+    """Whether a transform of `torch.func` is at work, or a forward-mode derivative."""
+    return torch._C._are_functorch_transforms_active() or forward_mode()
+
+
+def batched() -> bool:
+    """Whether the innermost transform of `torch.func` is ``vmap``, for which torch's recurrences have no rule."""
+    innermost = torch._C._functorch.peek_interpreter_stack()
+    return innermost is not None and innermost.key() == torch._C._functorch.TransformType.Vmap
 
 
 def common_type(tensors: list[Tensor]) -> torch.dtype:

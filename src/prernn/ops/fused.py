@@ -4,14 +4,20 @@ The operator is the seam between torch and the kernels: it has a shape function 
 torch.export pass over it. `prernn.ops.native` computes it on the CPU, `prernn.ops.triton` on a GPU; both have the
 functions ``forward`` and ``backward`` of the same signature.
 
+`torch.func` wants gradients in a form of its own, `Recurrence`, and a rule for ``vmap``: the kernels run over one
+sample after the other. Forward-mode derivatives are the reference's.
+
 Its structures are the diagonal and the band, with compact weights ``(G, D, C)`` (C columns, 1 for the diagonal): entry
 ``[g, i, c]`` joins neuron ``i + c - C//2`` to neuron ``i``; entries outside the matrix are never used.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from prernn.ops.backends import common_type, forced, kernels
+from prernn.ops.backends import common_type, forced, kernels, transformed
 from prernn.ops.scan import begun
 
 _library = torch.library.Library("prernn", "DEF")
@@ -70,9 +76,8 @@ def _gradients(ctx, d_out, d_last, _):
     u, weight, bias, state, started, lengths, kept = ctx.saved_tensors
     d_out = torch.zeros_like(u[:, :, 0]) if d_out is None else d_out
     d_last = torch.zeros_like(state) if d_last is None else d_last
-    d_u, d_weight, d_bias, d_state = torch.ops.prernn.recurrence_backward(
-        d_out, d_last, u, weight, bias, state, started, lengths, kept, ctx.cell
-    )
+    run = RecurrenceGradient.apply if transformed() else torch.ops.prernn.recurrence_backward
+    d_u, d_weight, d_bias, d_state = run(d_out, d_last, u, weight, bias, state, started, lengths, kept, ctx.cell)
     return d_u, d_weight, None if bias is None else d_bias, d_state, None, None, None, None
 
 
@@ -83,6 +88,54 @@ def _refuse(ctx, *gradients):
 torch.library.register_autograd("prernn::recurrence", _gradients, setup_context=_save)
 # without this torch would warn and go on with zeros
 torch.library.register_autograd("prernn::recurrence_backward", _refuse)
+
+
+class Recurrence(torch.autograd.Function):
+    """``prernn::recurrence`` under the transforms of `torch.func`, which refuse the gradients of `torch.library`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.ops.prernn.recurrence(*arguments)
+
+    setup_context = staticmethod(_save)
+    backward = staticmethod(_gradients)
+
+
+class RecurrenceGradient(torch.autograd.Function):
+    """``prernn::recurrence_backward`` under the transforms of `torch.func`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return torch.ops.prernn.recurrence_backward(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Nothing is saved, as nothing comes back."""
+
+    backward = staticmethod(_refuse)
+
+
+def _one_by_one(operator: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """A rule for ``vmap``: ``operator`` on each sample."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, ...]:
+        columns = [
+            [argument] * info.batch_size if dim is None else argument.unbind(dim)
+            for argument, dim in zip(arguments, in_dims, strict=True)
+        ]
+        results = [operator(*sample) for sample in zip(*columns, strict=True)]
+        stacked = tuple(torch.stack(tensors) for tensors in zip(*results, strict=True))
+        return stacked, (0,) * len(stacked)
+
+    return rule
+
+
+torch.library.register_vmap("prernn::recurrence", _one_by_one(torch.ops.prernn.recurrence))
+torch.library.register_vmap("prernn::recurrence_backward", _one_by_one(torch.ops.prernn.recurrence_backward))
 
 
 def sequence(
@@ -101,12 +154,14 @@ def sequence(
     tensors = [tensor for tensor in (u, band, bias, *state) if tensor is not None]
     dtype = common_type(tensors)
     u = u.to(dtype)
-    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    functional = transformed()
+    keep = functional or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
     rows = torch.stack([tensor.float() for tensor in state])  # (S, N, D)
     bias = None if bias is None else bias.float().contiguous()
     band = band.float().contiguous()
     if keep or torch.compiler.is_compiling():
-        out, last, _ = torch.ops.prernn.recurrence(u, band, bias, rows, started, lengths, kernel, keep)
+        run = Recurrence.apply if functional else torch.ops.prernn.recurrence
+        out, last, _ = run(u, band, bias, rows, started, lengths, kernel, keep)
     else:  # a stream has no use for torch's dispatcher, which takes as long as a small step
         out, last, _ = kernels(name).forward(kernel, u, band, bias, rows, started, lengths, False)
     return out, (*(last[i].to(dtype) for i in range(last.shape[0])), *flags)
