@@ -24,7 +24,7 @@ PAIRS = {
     "relu": (torch.nn.RNN, prernn.VRNN, {"nonlinearity": "relu"}, {"activation": "relu"}),
     "nonlinearity": (torch.nn.RNN, prernn.VRNN, {"nonlinearity": "relu"}, {"nonlinearity": "relu"}),
     "lstm": (torch.nn.LSTM, prernn.LSTM, {}, {}),
-    "gru": (torch.nn.GRU, prernn.GRU, {}, {"reset": "after"}),
+    "gru": (torch.nn.GRU, prernn.GRU, {}, {}),
 }
 OURS = {"vrnn": prernn.VRNN, "lstm": prernn.LSTM, "gru": prernn.GRU}
 
@@ -111,7 +111,7 @@ def test_full_layers_take_torchs_kernel_where_it_is_faster(kind, bidirectional, 
     layer(short)
     assert len(calls) == 2
     calls.clear()
-    prernn.GRU(3, 4)(long.float())
+    prernn.GRU(3, 4, reset="before")(long.float())
     prernn.LSTM(3, 4, hidden="grouped:2")(long.float())
     assert not calls
 
@@ -279,7 +279,7 @@ def with_biases(layer):
         (lambda: prernn.LSTM(3, 4, **DOUBLE), lstm_step),
         (lambda: prernn.GRU(3, 4, reset="after", **DOUBLE), lambda *a: torch_gru_step(*a, reset="after")),
         (lambda: prernn.GRU(3, 4, reset="before", **DOUBLE), lambda *a: torch_gru_step(*a, reset="before")),
-        (lambda: prernn.GRU(3, 4, **DOUBLE), lambda *a: torch_gru_step(*a, reset="before")),
+        (lambda: prernn.GRU(3, 4, **DOUBLE), lambda *a: torch_gru_step(*a, reset="after")),
     ],
     ids=["vrnn", "relu", "lstm", "after", "before", "gru"],
 )
@@ -295,7 +295,7 @@ def test_equations_written_out(layer, step):
 
 def test_z_of_the_torch_names_is_one_minus_the_papers():
     """prernn.GRU with the z rows negated is eq. 3; as it stands it is not."""
-    layer = with_biases(prernn.GRU(3, 4, **DOUBLE))
+    layer = with_biases(prernn.GRU(3, 4, reset="before", **DOUBLE))
     x, state = torch.randn(5, 2, 3, **DOUBLE), (torch.randn(2, 4, **DOUBLE),)
     expected, last = written_out(gru_step, layer, x, state)
     assert (layer(x, state[0].unsqueeze(0))[0] - expected).abs().max() > 0.01
@@ -309,11 +309,11 @@ def test_z_of_the_torch_names_is_one_minus_the_papers():
 
 
 def test_the_two_resets_differ():
-    before, after = prernn.GRU(3, 4, **DOUBLE), prernn.GRU(3, 4, reset="after", **DOUBLE)
+    before, after = prernn.GRU(3, 4, reset="before", **DOUBLE), prernn.GRU(3, 4, **DOUBLE)
     after.load_state_dict(before.state_dict())
     x = torch.randn(5, 2, 3, **DOUBLE)
     assert (before(x)[0] - after(x)[0]).abs().max() > 1e-3
-    assert before.reset == "before"
+    assert (before.reset, after.reset) == ("before", "after")
 
 
 @pytest.mark.parametrize("reset", ["before", "after"])

@@ -65,8 +65,8 @@ class LSTM(RecurrentStack):
 class GRU(RecurrentStack):
     """torch.nn.GRU with any structure of ``W_hh``; gate order r, z, n.
 
-    ``reset="before"`` resets the state before the product, ``n = tanh(W_in x + b_in + W_hn (r*h) + b_hn)``
-    (PreRNN, eq. 3); ``reset="after"`` is torch's and cuDNN's ``n = tanh(W_in x + b_in + r*(W_hn h + b_hn))``.
+    ``reset="after"`` is torch's and cuDNN's ``n = tanh(W_in x + b_in + r*(W_hn h + b_hn))``; ``reset="before"``
+    resets the state before the product, ``n = tanh(W_in x + b_in + W_hn (r*h) + b_hn)`` (PreRNN, eq. 3).
     In both the names keep torch's meaning of ``z``, the share of the *old* state:
     ``h_t = (1-z)*n + z*h_{t-1}``. Eq. 3 has it the other way round; its ``z`` is ``1-z`` here, that is the
     ``z`` rows of weights and biases with the opposite sign. (`prernn.convert` uses eq. 3 as it stands.)
@@ -82,7 +82,7 @@ class GRU(RecurrentStack):
         num_layers: int = 1,
         *,
         hidden: str | Structure = "full",
-        reset: str = "before",
+        reset: str = "after",
         **arguments,
     ):
         cell = GRUCell(reset=reset, update="old")
