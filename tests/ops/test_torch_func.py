@@ -23,7 +23,7 @@ LAYERS = {
     "gru": prernn.GRU,
     "gru-before": functools.partial(prernn.GRU, reset="before"),
 }
-SPECS = ["diagonal", "band:3", "paths:2"]
+SPECS = ["full", "diagonal", "band:3", "paths:2"]
 every_layer = pytest.mark.parametrize("spec", SPECS)
 every_cell = pytest.mark.parametrize("name", list(LAYERS))
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}

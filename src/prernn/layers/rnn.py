@@ -1,5 +1,8 @@
 """Drop-ins for torch.nn.RNN, LSTM and GRU whose hidden-to-hidden weights have any structure."""
 
+import torch
+from torch.types import Device
+
 from prernn.layers.cells import ACTIVATIONS, GRUCell, LSTMCell, VRNNCell
 from prernn.layers.recurrent_stack import RecurrentStack
 from prernn.layers.structures.base import Structure
@@ -8,16 +11,40 @@ __all__ = ["GRU", "LSTM", "VRNN", "RecurrentStack"]
 
 
 class VRNN(RecurrentStack):
-    """``h_t = H(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)``: torch.nn.RNN with any structure of ``W_hh``.
+    """Vanilla recurrence with any structure of ``W_hh``, in the place of torch.nn.RNN (PreRNN, eq. 1).
+
+    ``h_t = H(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)``, where H is tanh or ReLU.
+
+    Example:
+        >>> import torch, prernn
+        >>> layer = prernn.VRNN(3, 8, hidden="band:3")
+        >>> out, h = layer(torch.randn(5, 2, 3))
+        >>> out.shape, h.shape
+        (torch.Size([5, 2, 8]), torch.Size([1, 2, 8]))
+        >>> out_t, h = layer.step(torch.randn(2, 3), h)
+        >>> out_t.shape
+        torch.Size([2, 8])
+
+    Inputs are ``(T, B, input_size)`` (``(B, T, input_size)`` with ``batch_first``, ``(T, input_size)`` without a
+    batch, or packed), outputs ``(T, B, directions*D)``, the state ``(num_layers*directions, B, D)``; `step` takes
+    ``(B, input_size)`` to ``(B, D)``. Arguments are torch.nn.RNN's, in its order, and those behind the star.
 
     Args:
-        hidden: structure of ``W_hh``.
-        activation: "tanh" or "relu"; ``nonlinearity`` is torch's name for it.
-
-    Further arguments are those of torch.nn.RNN.
+        input_size: features of the input.
+        hidden_size: units ``D`` of each layer and direction.
+        num_layers: layers, each on the outputs of the one before.
+        nonlinearity: torch.nn's name of ``activation``.
+        bias: whether there are ``b_ih`` and ``b_hh``, ``(D,)`` each.
+        batch_first: whether inputs and outputs have the batch first; states do not.
+        dropout: probability of dropping an output between layers, in training.
+        bidirectional: whether each layer also runs backwards in time.
+        device: where the parameters are.
+        dtype: type of the parameters.
+        hidden: structure of ``W_hh``: "full", "diagonal", "band:9", "grouped:4", "sparse:0.03", "paths:16"...
+        activation: H, "tanh" (also where None is given) or "relu".
 
     Raises:
-        ValueError: an argument out of range, an unknown activation or structure.
+        ValueError: an argument out of range, an unknown activation or structure, two names for two activations.
     """
 
     def __init__(
@@ -25,26 +52,80 @@ class VRNN(RecurrentStack):
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
+        nonlinearity: str | None = None,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
         *,
         hidden: str | Structure = "full",
-        activation: str = "tanh",
-        nonlinearity: str | None = None,
-        **arguments,
+        activation: str | None = None,
     ):
-        activation = nonlinearity or activation
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"expected activation to be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-        cell = VRNNCell(ACTIVATIONS[activation])
-        super().__init__(cell, input_size, hidden_size, num_layers, hidden=hidden, **arguments)
-        self.activation = activation
+        if None not in (nonlinearity, activation) and nonlinearity != activation:
+            both = f"nonlinearity={nonlinearity!r} and activation={activation!r}"
+            raise ValueError(f"expected one activation under its two names, got {both}")
+        name = next((given for given in (nonlinearity, activation) if given is not None), "tanh")
+        if name not in ACTIVATIONS:
+            raise ValueError(f"expected activation to be one of {', '.join(ACTIVATIONS)}, got {name!r}")
+        super().__init__(
+            VRNNCell(ACTIVATIONS[name]),
+            input_size,
+            hidden_size,
+            num_layers,
+            hidden=hidden,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            device=device,
+            dtype=dtype,
+        )
+        self.activation = self.nonlinearity = name
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, activation={self.activation!r}"
 
 
 class LSTM(RecurrentStack):
-    """torch.nn.LSTM with any structure of ``W_hh``; gate order i, f, g, o (PreRNN, eq. 2).
+    """Long short-term memory with any structure of ``W_hh``, in the place of torch.nn.LSTM (PreRNN, eq. 2).
+
+    ``i, f, o = sigmoid(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)``, ``g = tanh(...)`` likewise, the gates in the order
+    i, f, g, o; ``c_t = f*c_{t-1} + i*g`` and ``h_t = o*tanh(c_t)``, with ``proj_size`` ``h_t = W_hr (o*tanh(c_t))``
+    (Sak et al., 2014, as torch.nn.LSTM has it).
+
+    Example:
+        >>> import torch, prernn
+        >>> layer = prernn.LSTM(3, 8, 2, batch_first=True, hidden="diagonal")
+        >>> out, (h, c) = layer(torch.randn(2, 5, 3))
+        >>> out.shape, h.shape, c.shape
+        (torch.Size([2, 5, 8]), torch.Size([2, 2, 8]), torch.Size([2, 2, 8]))
+        >>> out_t, (h, c) = layer.step(torch.randn(2, 3), (h, c))
+        >>> out_t.shape
+        torch.Size([2, 8])
+
+    Inputs are ``(T, B, input_size)`` (``(B, T, input_size)`` with ``batch_first``, ``(T, input_size)`` without a
+    batch, or packed), outputs ``(T, B, directions*D)``, the state a pair of ``(num_layers*directions, B, D)``; with a
+    projection outputs and h have ``P`` units in place of ``D``. `step` takes ``(B, input_size)`` to ``(B, D)``.
+    Arguments are torch.nn.LSTM's, in its order, and those behind the star.
+
+    Args:
+        input_size: features of the input.
+        hidden_size: units ``D`` of each layer and direction.
+        num_layers: layers, each on the outputs of the one before.
+        bias: whether there are ``b_ih`` and ``b_hh``, ``(4*D,)`` each.
+        batch_first: whether inputs and outputs have the batch first; states do not.
+        dropout: probability of dropping an output between layers, in training.
+        bidirectional: whether each layer also runs backwards in time.
+        proj_size: units ``P`` that h is projected to, less than ``D``; 0 for none. With ``hidden="full"`` only.
+        device: where the parameters are.
+        dtype: type of the parameters.
+        hidden: structure of ``W_hh``: "full", "diagonal", "band:9", "grouped:4", "sparse:0.03", "paths:16"...
 
     Raises:
         ValueError: an argument out of range, an unknown structure.
-        NotImplementedError: ``proj_size`` other than 0.
+        NotImplementedError: ``proj_size`` with a structure other than full, which is square.
     """
 
     def __init__(
@@ -52,24 +133,69 @@ class LSTM(RecurrentStack):
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
         *,
         hidden: str | Structure = "full",
-        proj_size: int = 0,
-        **arguments,
     ):
-        if proj_size:
-            raise NotImplementedError(f"expected proj_size=0, got {proj_size}: projections are not supported")
-        super().__init__(LSTMCell(), input_size, hidden_size, num_layers, hidden=hidden, **arguments)
+        super().__init__(
+            LSTMCell(),
+            input_size,
+            hidden_size,
+            num_layers,
+            hidden=hidden,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            proj_size=proj_size,
+            device=device,
+            dtype=dtype,
+        )
 
 
 class GRU(RecurrentStack):
-    """torch.nn.GRU with any structure of ``W_hh``; gate order r, z, n.
+    """Gated recurrent unit with any structure of ``W_hh``, in the place of torch.nn.GRU.
 
-    ``reset="after"`` is torch's and cuDNN's ``n = tanh(W_in x + b_in + r*(W_hn h + b_hn))``; ``reset="before"``
-    resets the state before the product, ``n = tanh(W_in x + b_in + W_hn (r*h) + b_hn)`` (PreRNN, eq. 3).
-    In both the names keep torch's meaning of ``z``, the share of the *old* state:
-    ``h_t = (1-z)*n + z*h_{t-1}``. Eq. 3 has it the other way round; its ``z`` is ``1-z`` here, that is the
-    ``z`` rows of weights and biases with the opposite sign. (`prernn.convert` uses eq. 3 as it stands.)
+    ``r, z = sigmoid(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)``, ``n = tanh(W_in x_t + b_in + r*(W_hn h_{t-1} + b_hn))``
+    and ``h_t = (1-z)*n + z*h_{t-1}``, the gates in the order r, z, n (torch.nn.GRU and cuDNN).
+
+    ``reset="before"`` resets the state before the product, ``n = tanh(W_in x_t + b_in + W_hn (r*h_{t-1}) + b_hn)``
+    (PreRNN, eq. 3). The names keep torch's meaning of ``z``, the share of the *old* state, in both. Eq. 3 has it the
+    other way round; its ``z`` is ``1-z`` here, that is the ``z`` rows of weights and biases with the opposite sign.
+    (`prernn.convert` and `prernn.traditional` use eq. 3 as it stands.)
+
+    Example:
+        >>> import torch, prernn
+        >>> layer = prernn.GRU(3, 8, bidirectional=True, hidden="sparse:0.2")
+        >>> out, h = layer(torch.randn(5, 2, 3))
+        >>> out.shape, h.shape
+        (torch.Size([5, 2, 16]), torch.Size([2, 2, 8]))
+        >>> ours, theirs = prernn.GRU(3, 8), torch.nn.GRU(3, 8)
+        >>> ours.load_state_dict(theirs.state_dict())
+        <All keys matched successfully>
+
+    Inputs are ``(T, B, input_size)`` (``(B, T, input_size)`` with ``batch_first``, ``(T, input_size)`` without a
+    batch, or packed), outputs ``(T, B, directions*D)``, the state ``(num_layers*directions, B, D)``; `step` takes
+    ``(B, input_size)`` to ``(B, D)``. Arguments are torch.nn.GRU's, in its order, and those behind the star.
+
+    Args:
+        input_size: features of the input.
+        hidden_size: units ``D`` of each layer and direction.
+        num_layers: layers, each on the outputs of the one before.
+        bias: whether there are ``b_ih`` and ``b_hh``, ``(3*D,)`` each.
+        batch_first: whether inputs and outputs have the batch first; states do not.
+        dropout: probability of dropping an output between layers, in training.
+        bidirectional: whether each layer also runs backwards in time.
+        device: where the parameters are.
+        dtype: type of the parameters.
+        hidden: structure of ``W_hh``: "full", "diagonal", "band:9", "grouped:4", "sparse:0.03", "paths:16"...
+        reset: "after" the recurrent product, torch's, or "before" it, eq. 3's.
 
     Raises:
         ValueError: an argument out of range, an unknown structure or reset.
@@ -80,11 +206,30 @@ class GRU(RecurrentStack):
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
         *,
         hidden: str | Structure = "full",
         reset: str = "after",
-        **arguments,
     ):
-        cell = GRUCell(reset=reset, update="old")
-        super().__init__(cell, input_size, hidden_size, num_layers, hidden=hidden, **arguments)
+        super().__init__(
+            GRUCell(reset=reset, update="old"),
+            input_size,
+            hidden_size,
+            num_layers,
+            hidden=hidden,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            device=device,
+            dtype=dtype,
+        )
         self.reset = reset
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, reset={self.reset!r}"

@@ -119,9 +119,9 @@ def transformed() -> bool:
 
 
 def batched() -> bool:
-    """Whether the innermost transform of `torch.func` is ``vmap``, for which torch's recurrences have no rule."""
-    innermost = torch._C._functorch.peek_interpreter_stack()
-    return innermost is not None and innermost.key() == torch._C._functorch.TransformType.Vmap
+    """Whether ``vmap`` is among the transforms of `torch.func` at work; torch's recurrences have no rule for it."""
+    transforms = torch._C._functorch.get_interpreter_stack() or ()
+    return any(transform.key() == torch._C._functorch.TransformType.Vmap for transform in transforms)
 
 
 def common_type(tensors: list[Tensor]) -> torch.dtype:
