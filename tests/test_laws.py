@@ -21,7 +21,7 @@ from prernn.layers.cells import ACTIVATIONS, CELLS, GRUCell, make_cell
 from prernn.layers.hidden_to_hidden import HiddenToHidden
 from prernn.layers.input_to_hidden import INPUTS
 from prernn.layers.recurrent_layer import RecurrentLayer
-from prernn.layers.rnn import RecurrentStack
+from prernn.layers.recurrent_stack import RecurrentStack
 from small_cnns import CNNS, SIZE, film, prepare, shake
 from strategies import SPECS, all_compositions, specs
 

@@ -103,14 +103,22 @@ class VRNNCell:
 
 @dataclass(frozen=True)
 class LSTMCell:
-    """Long short-term memory, gates in torch's order i, f, g, o (PreRNN, eqs. 2, 8 and 11; g is the paper's c~)."""
+    """Long short-term memory, gates in torch's order i, f, g, o (PreRNN, eqs. 2, 8 and 11; g is the paper's c~).
 
+    ``projection`` maps ``o * tanh(c)``, ``(N, D)``, to the h that is put out and fed back (torch's ``proj_size``);
+    None leaves it as it is.
+    """
+
+    projection: Callable[[Tensor], Tensor] | None = None
     gates: tuple[str, ...] = ("i", "f", "g", "o")
     states: tuple[str, ...] = ("h", "c")
     groups: tuple[tuple[int, int], ...] = ((0, 4),)
     own_gate: int = 2
     ranges: tuple[Range, ...] = (SIGMOID, SIGMOID, TANH, SIGMOID)
-    kernel: str = "lstm"
+
+    @property
+    def kernel(self) -> str | None:
+        return "lstm" if self.projection is None else None
 
     def activations(self, u, h, products):
         i, f, g, o = (u + products[0](h)).unbind(1)
@@ -120,7 +128,8 @@ class LSTMCell:
         h, c = state
         i, f, g, o = self.activations(u, h, products)
         c = f * c + i * g
-        return o * torch.tanh(c), c
+        h = o * torch.tanh(c)
+        return h if self.projection is None else self.projection(h), c
 
 
 @dataclass(frozen=True)

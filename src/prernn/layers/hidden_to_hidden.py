@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prernn.layers.structures.base import Product, Structure
@@ -14,7 +15,10 @@ __all__ = ["HiddenToHidden", "RecurrentWeights", "draw_index", "hidden_structure
 
 @dataclass(frozen=True)
 class RecurrentWeights:
-    """What a sequence needs of ``W_hh h + b``: ``weight (G, *weight_shape)``, ``bias (G, D)`` or None."""
+    """What a sequence needs of ``W_hh h + b``: ``weight (G, *weight_shape)``, ``bias (G, D)`` or None.
+
+    A full weight may be ``(G, D, P)``, for an h of P units (`prernn.LSTM`'s ``proj_size``).
+    """
 
     structure: Structure
     size: int
@@ -124,12 +128,13 @@ class HiddenToHidden(nn.Module):
 def matrix_places(weights: RecurrentWeights) -> Tensor:
     """Place ``g*D*D + i*D + j`` in ``W_hh (G, D, D)`` of each compact weight, in its shape; -1 outside the matrix.
 
-    The weight joins neuron ``j`` to neuron ``i`` of gate ``g``.
+    The weight joins neuron ``j`` to neuron ``i`` of gate ``g``; from an h of fewer units, unit ``j`` of those.
     """
     # numbered weights say where they come to stand; float64 holds the numbers exactly
     count, device = weights.weight.numel(), weights.weight.device
     numbers = torch.arange(1, count + 1, dtype=torch.float64, device=device).view_as(weights.weight)
-    matrix = weights.structure.matrix(numbers, weights.index, weights.size)  # (G, D, D)
+    matrix = weights.structure.matrix(numbers, weights.index, weights.size)  # (G, D, D or P)
+    matrix = F.pad(matrix, (0, weights.size - matrix.shape[2]))  # (G, D, D)
     (inside,) = matrix.flatten().nonzero(as_tuple=True)
     found = torch.full((count,), -1, dtype=torch.int64, device=device)
     found[matrix.flatten()[inside].long() - 1] = inside

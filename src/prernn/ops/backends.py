@@ -1,13 +1,15 @@
-"""Which kernels there are, and which of them are asked for."""
+"""Which kernels there are, which of them are asked for, and which transforms of torch stand in their way."""
 
 import contextlib
 import functools
 import importlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 BACKENDS = ("reference", "native", "triton")
 DEVICES = {"cpu": "native", "cuda": "triton"}
@@ -58,7 +60,7 @@ def forced() -> str | None:
 
 
 @contextlib.contextmanager
-def using(name: str):
+def using(name: str) -> Iterator[None]:
     """Forces a backend inside a with block, over ``PRERNN_OPS``."""
     _override.append(name)
     try:
@@ -73,11 +75,16 @@ def choose(name: str | None, tensors: list[Tensor]) -> str | None:
     ``name`` is the backend that is asked for (`forced`).
 
     Raises:
-        ValueError: it does not take them.
+        ValueError: it does not take them, or not for such derivatives.
     """
     first = tensors[0]
     wanted = name or DEVICES.get(first.device.type)
     if wanted is None or wanted == "reference":
+        return None
+    beyond = _beyond_kernels()
+    if name and beyond:
+        raise ValueError(f"PRERNN_OPS={name}: expected PRERNN_OPS=reference for {beyond}, got kernels without it")
+    if beyond:
         return None
     # under autocast gate inputs have fewer bits than the weights and the state, which must be alike
     alike = all(tensor.device == first.device and tensor.dtype == tensors[1].dtype for tensor in tensors[1:])
@@ -88,6 +95,33 @@ def choose(name: str | None, tensors: list[Tensor]) -> str | None:
         device = next(device for device, backend in DEVICES.items() if backend == name)
         raise ValueError(f"PRERNN_OPS={name}: expected all of {expected} on {device}, got {', '.join(got)}")
     return wanted if fits and not missing(wanted) else None
+
+
+def _beyond_kernels() -> str | None:
+    """What is asked for that no kernel has, or None."""
+    if forward_mode():
+        return "a forward-mode derivative"
+    # torch.compile can't take an autograd.Function, which torch.func needs, through vmap
+    return "torch.func in torch.compile" if torch.compiler.is_compiling() and transformed() else None
+
+
+def forward_mode() -> bool:
+    """Whether forward-mode derivatives are asked for (`torch.func.jvp`, ``jacfwd``, ``hessian``, dual numbers).
+
+    No kernel has them. Past torch's dispatcher they would be lost without a word.
+    """
+    return forward_ad._current_level >= 0
+
+
+def transformed() -> bool:
+    """Whether a transform of `torch.func` is at work, or a forward-mode derivative."""
+    return torch._C._are_functorch_transforms_active() or forward_mode()
+
+
+def batched() -> bool:
+    """Whether ``vmap`` is among the transforms of `torch.func` at work; torch's recurrences have no rule for it."""
+    transforms = torch._C._functorch.get_interpreter_stack() or ()
+    return any(transform.key() == torch._C._functorch.TransformType.Vmap for transform in transforms)
 
 
 def common_type(tensors: list[Tensor]) -> torch.dtype:

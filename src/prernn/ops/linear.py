@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prernn.ops.backends import forced
+from prernn.ops.backends import forced, transformed
 
 LEAST = 2**22
 """Multiplications from which oneDNN is faster (benchmarks/recurrence.py, --linear)."""
@@ -22,7 +22,8 @@ LEAST = 2**22
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x W^T + b`` for ``x (..., D_in)``; differentiable."""
     if _suits(x, weight, bias) and _works():
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return out
     return F.linear(x, weight, bias)
 
 
@@ -38,6 +39,7 @@ def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and all(tensor.dtype == torch.float32 and type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
         and forced() in (None, "native")
         and not torch.is_autocast_enabled("cpu")
+        and not transformed()
         and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
     )
 

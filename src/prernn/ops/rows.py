@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prernn.ops.backends import forced, kernels, missing
+from prernn.ops.backends import forced, kernels, missing, transformed
 from prernn.ops.connections import ENTRIES
 
 _library = torch.library.Library("prernn", "FRAGMENT")
@@ -23,11 +23,13 @@ _library.define(
 def usable(weight: Tensor) -> bool:
     """Whether `product` takes ``weight``: float32 on the CPU, with C kernels that are there and not ruled out.
 
+    Not under the transforms of `torch.func`, where plain torch is vectorized and these operators have no rules.
+
     Raises:
         ValueError: ``PRERNN_OPS`` names a backend that there is not.
     """
     taken = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return taken and forced() in (None, "native") and missing("native") is None
+    return taken and forced() in (None, "native") and missing("native") is None and not transformed()
 
 
 def product(h: Tensor, weight: Tensor, kind: str, amount: float) -> Tensor:
