@@ -1,4 +1,4 @@
-"""The laws of DESIGN.md, section 5, over every combination of cell, structure, input form and kind of layer.
+"""The laws of ARCHITECTURE.md, over every combination of cell, structure, input form and kind of layer.
 
 The combinations come from the dictionaries CELLS, STRUCTURES and INPUTS, so a new entry is tested by being one.
 Law 3 (torch.nn's layers) is in test_rnn.py.

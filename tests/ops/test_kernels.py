@@ -474,7 +474,7 @@ def test_outputs_can_be_changed_in_place_without_changing_state_or_gradients():
 @pytest.mark.parametrize("mix", ["mean", "sum"])
 @pytest.mark.parametrize("spec", ["full", "diagonal", "band:3"])
 def test_the_linear_cell_is_rcns_recurrence(spec, mix):
-    """DESIGN.md's equation: h_1 = u_1, then (W h + u) / 2, or without the half."""
+    """ARCHITECTURE.md, RCN: h_1 = u_1, then (W h + u) / 2, or without the half."""
     cell, double = LinearCell(mix), {"dtype": torch.float64}
     layer = RecurrentLayer(torch.nn.Identity(), cell, 6, spec, **double)
     u = torch.randn(5, 3, 1, 6, **double)
