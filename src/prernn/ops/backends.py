@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ def forced() -> str | None:
 
 
 @contextlib.contextmanager
-def using(name: str):
+def using(name: str) -> Iterator[None]:
     """Forces a backend inside a with block, over ``PRERNN_OPS``."""
     _override.append(name)
     try:
