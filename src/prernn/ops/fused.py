@@ -8,11 +8,18 @@ Its structures are the diagonal and the band, with compact weights ``(G, D, C)``
 ``[g, i, c]`` joins neuron ``i + c - C//2`` to neuron ``i``; entries outside the matrix are never used.
 """
 
+from typing import Any, NoReturn
+
 import torch
 from torch import Tensor
 
 from prernn.ops.backends import common_type, forced, kernels
 from prernn.ops.scan import begun
+
+Outputs = tuple[Tensor, Tensor, Tensor]
+"""Outputs, last state, states after each step."""
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Of gate inputs, weight, bias and state."""
 
 _library = torch.library.Library("prernn", "DEF")
 _library.define(
@@ -25,16 +32,37 @@ _library.define(
 )
 
 
-def _kernels_for(u: Tensor):
+def _kernels_for(u: Tensor) -> Any:
     # Triton's interpreter computes on the CPU
     return kernels("triton" if u.is_cuda or forced() == "triton" else "native")
 
 
-def _forward(u, weight, bias, state, started, lengths, cell, keep):
-    return _kernels_for(u).forward(cell, u, weight, bias, state, started, lengths, keep)
+def _forward(
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    started: Tensor | None,
+    lengths: Tensor | None,
+    cell: str,
+    keep: bool,
+) -> Outputs:
+    found: Outputs = _kernels_for(u).forward(cell, u, weight, bias, state, started, lengths, keep)
+    return found
 
 
-def _backward(d_out, d_last, u, weight, bias, state, started, lengths, kept, cell):
+def _backward(
+    d_out: Tensor,
+    d_last: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    started: Tensor | None,
+    lengths: Tensor | None,
+    kept: Tensor,
+    cell: str,
+) -> Gradients:
     run = _kernels_for(u).backward
     d_u, d_weight, d_bias, d_state = run(cell, d_out, d_last, u, weight, bias, state, started, lengths, kept)
     return d_u, d_weight, weight.new_empty(0) if d_bias is None else d_bias, d_state
@@ -46,19 +74,39 @@ for _device in ("CPU", "CUDA"):
 
 
 @torch.library.register_fake("prernn::recurrence")
-def _(u, weight, bias, state, started, lengths, cell, keep):
+def _(
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    started: Tensor | None,
+    lengths: Tensor | None,
+    cell: str,
+    keep: bool,
+) -> Outputs:
     steps, rows, _, size = u.shape
     kept = state.new_empty((steps, rows, state.shape[0], size) if keep else 0)
     return u.new_empty(steps, rows, size), torch.empty_like(state), kept
 
 
 @torch.library.register_fake("prernn::recurrence_backward")
-def _(d_out, d_last, u, weight, bias, state, started, lengths, kept, cell):
+def _(
+    d_out: Tensor,
+    d_last: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    started: Tensor | None,
+    lengths: Tensor | None,
+    kept: Tensor,
+    cell: str,
+) -> Gradients:
     d_bias = weight.new_empty(0) if bias is None else torch.empty_like(bias)
     return u.new_empty(u.shape), torch.empty_like(weight), d_bias, torch.empty_like(state)
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
     u, weight, bias, state, started, lengths, ctx.cell, keep = inputs
     if not keep:
         raise ValueError("expected keep=True where gradients are asked for, got False")
@@ -66,7 +114,7 @@ def _save(ctx, inputs, output):
     ctx.save_for_backward(u, weight, bias, state, started, lengths, output[2])
 
 
-def _gradients(ctx, d_out, d_last, _):
+def _gradients(ctx: Any, d_out: Tensor | None, d_last: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     u, weight, bias, state, started, lengths, kept = ctx.saved_tensors
     d_out = torch.zeros_like(u[:, :, 0]) if d_out is None else d_out
     d_last = torch.zeros_like(state) if d_last is None else d_last
@@ -76,7 +124,7 @@ def _gradients(ctx, d_out, d_last, _):
     return d_u, d_weight, None if bias is None else d_bias, d_state, None, None, None, None
 
 
-def _refuse(ctx, *gradients):
+def _refuse(ctx: Any, *gradients: Tensor | None) -> NoReturn:
     raise NotImplementedError("the kernels' gradient has no gradient of its own: PRERNN_OPS=reference has")
 
 
@@ -86,8 +134,14 @@ torch.library.register_autograd("prernn::recurrence_backward", _refuse)
 
 
 def sequence(
-    name: str, kernel: str, band: Tensor, bias: Tensor | None, u: Tensor, state: tuple, lengths: Tensor | None
-) -> tuple[Tensor, tuple]:
+    name: str,
+    kernel: str,
+    band: Tensor,
+    bias: Tensor | None,
+    u: Tensor,
+    state: tuple[Tensor, ...],
+    lengths: Tensor | None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Runs the cell called ``kernel`` over ``u (T, N, G or 1, D)``; the rest as `prernn.ops.reference.sequence`.
 
     ``name`` is the backend that `prernn.ops.backends.choose` found for these tensors, ``band`` is the hidden-to-hidden
