@@ -11,10 +11,13 @@ structure is one class with the methods of `Structure` and one line in `STRUCTUR
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from prernn.layers.structures.base import Structure
 from prernn.layers.structures.irregular import SELF, Paths, SelfConnected, Sparse
 from prernn.layers.structures.regular import Band, Diagonal, Full, Grouped
+
+Number = TypeVar("Number", int, float)
 
 
 def _parse_full(argument: str) -> Full:
@@ -60,7 +63,7 @@ def _require(holds: bool, rule: str) -> None:
         raise ValueError(rule)
 
 
-def _number(kind: type, text: str, rule: str):
+def _number(kind: Callable[[str], Number], text: str, rule: str) -> Number:
     try:
         return kind(text)
     except ValueError:
