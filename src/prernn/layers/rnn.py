@@ -2,21 +2,24 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.types import Device
 
 from prernn import ops
-from prernn.layers.cells import ACTIVATIONS, Cell, GRUCell, LSTMCell, State, VRNNCell
+from prernn.layers.cells import ACTIVATIONS, Cell, GRUCell, LSTMCell, VRNNCell
 from prernn.layers.hidden_to_hidden import RecurrentWeights, draw_index, late_index
 from prernn.layers.structures.base import Structure
 from prernn.layers.structures.parse import hidden_structure
 from prernn.ops.backends import forced
 from prernn.ops.linear import linear
+from prernn.ops.reference import State
 
-TORCH_KERNELS: dict[str | None, Callable] = {
+TORCH_KERNELS: dict[str | None, Callable[..., Any]] = {
     "vrnn:tanh": torch._VF.rnn_tanh,
     "vrnn:relu": torch._VF.rnn_relu,
     "lstm": torch._VF.lstm,
@@ -49,8 +52,8 @@ class RecurrentStack(nn.Module):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        device=None,
-        dtype=None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         if input_size < 1 or hidden_size < 1 or num_layers < 1:
@@ -85,7 +88,7 @@ class RecurrentStack(nn.Module):
         ends = ("", "_reverse") if self.bidirectional else ("",)
         return [f"_l{layer}{end}" for layer in range(self.num_layers) for end in ends]
 
-    def _add_parameters(self, suffix: str, features: int, place: dict) -> None:
+    def _add_parameters(self, suffix: str, features: int, place: dict[str, Any]) -> None:
         rows = len(self.cell.gates) * self.hidden_size
         first, *rest = self.structure.weight_shape(self.hidden_size)
         self.register_parameter(f"weight_ih{suffix}", nn.Parameter(torch.empty(rows, features, **place)))
@@ -123,7 +126,8 @@ class RecurrentStack(nn.Module):
 
     def _gate_inputs(self, x: Tensor, suffix: str) -> Tensor:
         u = linear(x, getattr(self, f"weight_ih{suffix}"), getattr(self, f"bias_ih{suffix}"))
-        return u.unflatten(-1, (len(self.cell.gates), -1))  # (..., G, D)
+        gates: Tensor = u.unflatten(-1, (len(self.cell.gates), -1))  # (..., G, D)
+        return gates
 
     def forward(
         self,
@@ -166,7 +170,9 @@ class RecurrentStack(nn.Module):
             return out.squeeze(1), following
         return (out.transpose(0, 1) if self.batch_first else out), following
 
-    def _forward_packed(self, packed: PackedSequence, state):
+    def _forward_packed(
+        self, packed: PackedSequence, state: Tensor | State | None
+    ) -> tuple[PackedSequence, Tensor | State]:
         x, lengths = pad_packed_sequence(packed)  # in the caller's order
         out, rows = self._run(x, self._open_state(state, x, True), lengths.to(x.device))
         if packed.sorted_indices is not None:
@@ -240,7 +246,7 @@ class RecurrentStack(nn.Module):
                 x = F.dropout(x, self.dropout, self.training)
         return x, self._close_state(following, True)
 
-    def _open_state(self, state, x: Tensor, batched: bool) -> list[State]:
+    def _open_state(self, state: Tensor | State | None, x: Tensor, batched: bool) -> list[State]:
         """torch's state layout to one tuple of ``(B, D)`` for each layer and direction."""
         count = self.num_layers * self.directions
         if state is None:
@@ -287,7 +293,7 @@ class VRNN(RecurrentStack):
         hidden: str | Structure = "full",
         activation: str = "tanh",
         nonlinearity: str | None = None,
-        **arguments,
+        **arguments: Any,
     ):
         activation = nonlinearity or activation
         if activation not in ACTIVATIONS:
@@ -313,7 +319,7 @@ class LSTM(RecurrentStack):
         *,
         hidden: str | Structure = "full",
         proj_size: int = 0,
-        **arguments,
+        **arguments: Any,
     ):
         if proj_size:
             raise NotImplementedError(f"expected proj_size=0, got {proj_size}: projections are not supported")
@@ -341,14 +347,14 @@ class GRU(RecurrentStack):
         *,
         hidden: str | Structure = "full",
         reset: str = "before",
-        **arguments,
+        **arguments: Any,
     ):
         cell = GRUCell(reset=reset, update="old")
         super().__init__(cell, input_size, hidden_size, num_layers, hidden=hidden, **arguments)
         self.reset = reset
 
 
-def _check_lengths(lengths, x: Tensor) -> Tensor | None:
+def _check_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor | None:
     """Lengths as a tensor ``(B,)``, or None where every row fills the batch."""
     if lengths is None:
         return None
