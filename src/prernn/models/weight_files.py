@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prernn.conversion.graph import nodes
+from prernn.conversion.graph.ending import find_output_layer
 from prernn.conversion.network import open_network
 
 
@@ -130,7 +130,7 @@ def _with_own_output(
     behind = [key for key in state if key not in own and key.startswith("output_0.")]
     if behind:  # framewise has appended it to a CNN that ends in no layer
         return {key: value for key, value in state.items() if key not in behind}, f"the output layer {behind[0][:8]}"
-    head = nodes.find_output_layer(open_network(model).cnn)
+    head = find_output_layer(open_network(model).cnn)
     keys = [] if head is None else [key for key in own if key.startswith(f"{head.target}.")]
     if head is None or all(key in state and state[key].shape == own[key].shape for key in keys):
         return state, ""
