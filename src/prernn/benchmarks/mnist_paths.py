@@ -27,7 +27,7 @@ from prernn.reports.files import write_table
 from prernn.reports.plots import curves
 from prernn.reports.plots.curves import plt
 from prernn.reports.plots.figure import save_figure
-from prernn.sparsity.paths import PathNetwork
+from prernn.sparsity.path_network import PathNetwork
 from prernn.studies.quantization import mean_and_spread
 
 DENSE = "dense"

@@ -95,10 +95,11 @@ class SingleInput(InputToHidden):
 
     def forward(self, x: Tensor, *shortcuts: Tensor) -> Tensor:
         """Layer input and shortcuts of ``N`` frames to ``(N, 1, D)``."""
-        x, shortcuts = self._pooled(x, shortcuts)
+        x, shortcuts = self.pooled(x, shortcuts)
         return self._finish(apply(self.layer, x), shortcuts).unsqueeze(1)
 
-    def _pooled(self, x: Tensor, shortcuts: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def pooled(self, x: Tensor, shortcuts: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What the layer sees: its inputs, or with ``pool_first`` their means over all places."""
         if not self.pool_first:
             return x, shortcuts
         return _average(x), tuple(_average(shortcut) for shortcut in shortcuts)
@@ -132,7 +133,7 @@ class GateInput(SingleInput):
 
     def forward(self, x: Tensor, *shortcuts: Tensor) -> Tensor:
         """Layer input and shortcuts of ``N`` frames to ``(N, G, D)``."""
-        x, shortcuts = self._pooled(x, shortcuts)
+        x, shortcuts = self.pooled(x, shortcuts)
         outputs = [with_weight(self.layer, weight, x) for weight in self.copies.unbind(0)]
         outputs.insert(self.own_gate, apply(self.layer, x))
         return torch.stack([self._finish(y, shortcuts) for y in outputs], dim=1)
