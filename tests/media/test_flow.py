@@ -217,7 +217,7 @@ def test_any_width_is_stored_exactly(tmp_path, width):
 
 def test_every_level_is_stored_exactly(tmp_path, monkeypatch):
     levels = np.random.default_rng(0).integers(0, 256, (6, 40, 50, 2), dtype=np.uint8)
-    monkeypatch.setattr(flow, "_Flow", lambda settings: lambda frame: levels[frame])
+    monkeypatch.setattr(flow_cache, "Flow", lambda settings: lambda frame: levels[frame])
     flow_cache._write(tmp_path / "x.mkv", [(0.04 * i, i) for i in range(6)], SMALL)
     clip = read_flow_clip(tmp_path / "x.mkv", ALL, stack=1)
     assert np.array_equal(clip.numpy(), levels.transpose(0, 3, 1, 2))
@@ -346,7 +346,7 @@ def test_interrupted_in_a_video_it_leaves_no_part_of_a_file(videos, tmp_path, mo
                 raise KeyboardInterrupt
             yield item
 
-    monkeypatch.setattr(flow, "read_frames", interrupting)
+    monkeypatch.setattr(flow_cache, "read_frames", interrupting)
     with pytest.raises(KeyboardInterrupt):
         precompute(videos, cache, SMALL, processes=1, progress=False)
     assert len(files_below(cache)) == 1
