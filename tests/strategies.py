@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from prernn.layers.structures.parse import EXAMPLES, STRUCTURES, hidden_structure
 
-SPECS = [*EXAMPLES.split(", "), "paths:3", "band:3"]
+SPECS = [*EXAMPLES, "paths:3", "band:3"]
 """Structures for laws over every combination; a new structure joins through its example."""
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from prernn.models.onnx import export_onnx
     from prernn.sparsity.online import online_sparsity
     from prernn.sparsity.packing import load_quantized, save_quantized
-    from prernn.sparsity.paths import PathConv2d, PathLinear, PathNetwork
+    from prernn.sparsity.path_network import PathNetwork
+    from prernn.sparsity.paths import PathConv2d, PathLinear
     from prernn.sparsity.quantize import quantization_report, quantize
     from prernn.streaming.stream import Stream
 
@@ -66,7 +67,8 @@ _ROOMS = {
     "models.onnx": ("export_onnx",),
     "sparsity.online": ("online_sparsity",),
     "sparsity.packing": ("load_quantized", "save_quantized"),
-    "sparsity.paths": ("PathConv2d", "PathLinear", "PathNetwork"),
+    "sparsity.path_network": ("PathNetwork",),
+    "sparsity.paths": ("PathConv2d", "PathLinear"),
     "sparsity.quantize": ("quantization_report", "quantize"),
     "streaming.stream": ("Stream",),
 }

@@ -60,7 +60,7 @@ def test_no_structure_fits_less_than_one_neuron(spec, size):
 
 def test_every_structure_has_an_example_in_the_error_messages():
     assert set(STRUCTURES) == set(GIVEN)
-    assert all(fits_size(spec, 64) for spec in EXAMPLES.split(", "))
+    assert all(fits_size(spec, 64) for spec in EXAMPLES)
 
 
 @pytest.mark.parametrize("spec", [*SPECS, "sparse:0.123456789", "band:12.3456789%", "sparse:1e-05", "band:33.3333333%"])

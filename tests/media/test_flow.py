@@ -217,7 +217,7 @@ def test_any_width_is_stored_exactly(tmp_path, width):
 
 def test_every_level_is_stored_exactly(tmp_path, monkeypatch):
     levels = np.random.default_rng(0).integers(0, 256, (6, 40, 50, 2), dtype=np.uint8)
-    monkeypatch.setattr(flow_cache, "FrameFlow", lambda settings: lambda frame: levels[frame])
+    monkeypatch.setattr(flow_cache, "Flow", lambda settings: lambda frame: levels[frame])
     flow_cache._write(tmp_path / "x.mkv", [(0.04 * i, i) for i in range(6)], SMALL)
     clip = read_flow_clip(tmp_path / "x.mkv", ALL, stack=1)
     assert np.array_equal(clip.numpy(), levels.transpose(0, 3, 1, 2))

@@ -9,7 +9,8 @@ from torch import nn
 import prernn
 from prernn.ops.sobol import network_paths, unit_points
 from prernn.sparsity import paths as module
-from prernn.sparsity.paths import PathConv2d, PathLinear, PathNetwork
+from prernn.sparsity.path_network import PathNetwork
+from prernn.sparsity.paths import PathConv2d, PathLinear
 
 
 def counts(neurons: torch.Tensor, width: int) -> torch.Tensor:

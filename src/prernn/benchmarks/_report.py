@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from rich import box
@@ -19,7 +20,6 @@ from prernn.benchmarks._candidates import PROJECTION, TORCH, Shape
 from prernn.benchmarks._timing import Times
 from prernn.ops import backends
 from prernn.reports.files import write_text
-from prernn.reports.plots.curves import plt
 from prernn.reports.plots.figure import COLOURS, save_figure
 
 BASE = {"layer": TORCH, "recurrence": "full"}

@@ -11,6 +11,7 @@ import argparse
 import statistics
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 from rich.console import Console
 from rich.progress import Progress
@@ -19,7 +20,6 @@ from torch import Tensor, nn
 from prernn.benchmarks import _cifar, _report
 from prernn.benchmarks._timing import Stopwatch, threads
 from prernn.reports.files import write_table
-from prernn.reports.plots.curves import plt
 from prernn.reports.plots.figure import COLOURS, save_figure
 from prernn.sparsity.activity import activation_report
 from prernn.sparsity.online import online_sparsity

@@ -15,19 +15,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import Progress
 from torch import Tensor, nn
 
 from prernn.benchmarks import _report
 from prernn.reports.files import write_table
 from prernn.reports.plots import curves
-from prernn.reports.plots.curves import plt
 from prernn.reports.plots.figure import save_figure
-from prernn.sparsity.paths import PathNetwork
+from prernn.sparsity.path_network import PathNetwork
 from prernn.studies.quantization import mean_and_spread
 
 DENSE = "dense"
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
     jobs = _jobs(options)
     results = _train_all(jobs, options.jobs, out)
     classified = [result for result in results if not result.job.autoencoder]
-    parts = [_report.machine("cpu")]
+    parts: list[RenderableType] = [_report.machine("cpu")]
     if classified:
         parts.append(_table(classified))
         _draw(classified, out / "mnist.png")

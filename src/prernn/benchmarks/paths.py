@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -24,7 +25,6 @@ from prernn.benchmarks._timing import Stopwatch, threads
 from prernn.ops import paths
 from prernn.ops.sobol import network_paths
 from prernn.reports.files import write_table
-from prernn.reports.plots.curves import plt
 from prernn.reports.plots.figure import COLOURS, save_figure
 
 PATHS, SPARSE, DENSE = "paths", "sparse rows", "dense"

@@ -151,6 +151,8 @@ def estimates(measured: Sequence[Row]) -> list[Row]:
     for row in measured:
         if row.part == "layer" and row.candidate == candidates.TORCH and row.times:
             projection = found[replace(row, candidate=candidates.PROJECTION).key()].times
+            if projection is None:
+                continue  # it could not be measured
             rest = row.times.median - projection.median
             times = Times(rest, math.nan, math.nan, 0) if rest > 0 else None
             note = "estimate" if times else "less than the projection"

@@ -5,15 +5,16 @@ Counts are of weights; biases are left out, as in the papers.
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from prernn import ops
 from prernn.conversion.convert import convert, traditional
 from prernn.conversion.graph.graft import recurrent_nodes
+from prernn.conversion.graph.nodes import name_of
 from prernn.conversion.network import RecurrentNetwork, gate_inputs
 from prernn.layers.cells import make_cell
 from prernn.layers.recurrent_layer import RecurrentLayer
@@ -31,6 +32,11 @@ class LayerCount:
     size: int
     input_to_hidden: int
     hidden_to_hidden: int
+
+    @property
+    def introduced(self) -> int:
+        """All new weights of the layer."""
+        return self.input_to_hidden + self.hidden_to_hidden
 
 
 @dataclass(frozen=True)
@@ -57,17 +63,8 @@ class RecurrentCount:
     def table(self) -> str:
         """A text table, one line a layer and a total."""
         head = ("layer", "cell", "hidden", "D", "input-to-hidden", "hidden-to-hidden", "introduced")
-        rows = [
-            (
-                x.name,
-                x.cell,
-                x.hidden,
-                x.size,
-                x.input_to_hidden,
-                x.hidden_to_hidden,
-                x.input_to_hidden + x.hidden_to_hidden,
-            )
-            for x in self.layers
+        rows: list[tuple[str | int, ...]] = [
+            (x.name, x.cell, x.hidden, x.size, x.input_to_hidden, x.hidden_to_hidden, x.introduced) for x in self.layers
         ]
         rows.append(("total", "", "", "", self.input_to_hidden, self.hidden_to_hidden, self.introduced))
         return text_table([head, *(tuple(f"{v:,}" if isinstance(v, int) else v for v in row) for row in rows)], left=3)
@@ -80,7 +77,7 @@ def recurrent_parameters(net: RecurrentNetwork) -> RecurrentCount:
         hh = layer.hidden_to_hidden
         cell = type(layer.cell).__name__.removesuffix("Cell")
         introduced = layer.input_to_hidden.introduced
-        counts.append(LayerCount(node.target, cell, str(hh.structure), hh.size, introduced, hh.weight_count()))
+        counts.append(LayerCount(name_of(node), cell, str(hh.structure), hh.size, introduced, hh.weight_count()))
     return RecurrentCount(tuple(counts))
 
 
@@ -150,7 +147,7 @@ def frame_cost(net: RecurrentNetwork, image_size: tuple[int, ...] | None = None)
     counter = FlopCounterMode(display=False)
     with ops.using("reference"):  # whose operators the counter knows
         inputs = gate_inputs(net, image_size or net.frame_shape[-2:], counter)
-    names = [str(node.target) for node in recurrent_nodes(net.cnn)]
+    names = [name_of(node) for node in recurrent_nodes(net.cnn)]
     layers = [
         _layer_cost(name, layer, tuple(u.shape[3:]))
         for name, layer, u in zip(names, net.recurrent_layers, inputs, strict=True)
@@ -213,7 +210,7 @@ def matched_hidden_size(
     return _nearest(total, goal)
 
 
-def _nearest(total, goal: int) -> int:
+def _nearest(total: Callable[[int], int], goal: int) -> int:
     """The positive integer whose (growing) total is nearest to ``goal``."""
     high = 1
     while total(high) < goal:
@@ -228,6 +225,6 @@ def _nearest(total, goal: int) -> int:
 
 def _on_meta(cnn: nn.Module) -> nn.Module:
     """The CNN without its weights, so that counting costs no memory."""
-    memo: dict = {id(tensor): tensor.to("meta") for tensor in cnn.buffers()}
+    memo: dict[int, Tensor] = {id(tensor): tensor.to("meta") for tensor in cnn.buffers()}
     memo |= {id(tensor): nn.Parameter(tensor.detach().to("meta")) for tensor in cnn.parameters()}
     return copy.deepcopy(cnn, memo)

@@ -28,7 +28,8 @@ def clip_outputs(net: RecurrentNetwork, video: Tensor, lengths: Tensor) -> Tenso
     """
     clip = spread(video, lengths, net.frame_shape[1])  # (B, D, C, H, W)
     out, _ = net(clip.transpose(1, 2).unsqueeze(1))  # (B, 1, C, D, H, W)
-    return out[:, 0]
+    answers: Tensor = out[:, 0]
+    return answers
 
 
 def spread(video: Tensor, lengths: Tensor, frames: int) -> Tensor:

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 from torch import fx, nn
 
-from prernn.conversion.graph import nodes, surgery
-from prernn.conversion.graph.graft import insert_layer, remove_unit, unit_of, without_units
+from prernn.conversion.graph import surgery
+from prernn.conversion.graph.ending import final_value, find_output_layer
+from prernn.conversion.graph.graft import free_name, insert_layer, remove_unit, unit_of, without_units
+from prernn.conversion.graph.nodes import argument, is_vector, shape_of, value_shape
 from prernn.conversion.network import RecurrentNetwork, open_network
-from prernn.conversion.output_layer import _new_name, replace_output
+from prernn.conversion.output_layer import replace_output
 from prernn.layers.cells import make_cell
 from prernn.layers.input_to_hidden import INPUTS, TraditionalInput
 from prernn.layers.recurrent_layer import RecurrentLayer
@@ -95,15 +97,15 @@ def traditional(
     make_cell(cell)
     network = open_network(cnn, image_size)
     module = network.cnn
-    head = nodes.find_output_layer(module)
-    vector = nodes.final_value(module) if head is None else head.args[0]
-    if not nodes.is_vector(vector):
-        raise NotImplementedError(f"expected the output layer to read a vector, got {nodes.value_shape(vector)}")
-    inputs = nodes.value_shape(vector)[1]
+    head = find_output_layer(module)
+    vector = final_value(module) if head is None else argument(head, 0)
+    if not is_vector(vector):
+        raise NotImplementedError(f"expected the output layer to read a vector, got {value_shape(vector)}")
+    inputs = shape_of(vector)[1]
     size = inputs if hidden_size is None else hidden_size
     _stack(module, vector, inputs, size, num_layers, cell, hidden)
     if head is not None and (outputs is not None or size != inputs):
-        replace_output(network, nodes.value_shape(head)[1] if outputs is None else outputs)
+        replace_output(network, shape_of(head)[1] if outputs is None else outputs)
     elif head is None and outputs is not None:
         replace_output(network, outputs)
     options = {"cell": cell, "hidden_size": hidden_size, "num_layers": num_layers, "hidden": hidden}
@@ -127,7 +129,9 @@ def _last_layer(network: RecurrentNetwork) -> str:
     return unit_of(surgery.find_layer(without_units(network.cnn)).name)
 
 
-def _make_recurrent(network: RecurrentNetwork, name: str, cell_name: str, input: str, hidden, pretrained: bool) -> None:
+def _make_recurrent(
+    network: RecurrentNetwork, name: str, cell_name: str, input: str, hidden: str | Structure, pretrained: bool
+) -> None:
     module = network.cnn
     remove_unit(module, name)  # of an RCN: the layer can have one recurrence
     site = surgery.find_site(module, name)
@@ -147,14 +151,20 @@ def _make_recurrent(network: RecurrentNetwork, name: str, cell_name: str, input:
 
 
 def _stack(
-    module: fx.GraphModule, vector: fx.Node, inputs: int, size: int, layers: int, cell_name: str, hidden
+    module: fx.GraphModule,
+    vector: fx.Node,
+    inputs: int,
+    size: int,
+    layers: int,
+    cell_name: str,
+    hidden: str | Structure,
 ) -> None:
     """Stacks ``layers`` new recurrent layers on ``vector``."""
     parameter = next(module.parameters())
-    place = {"device": parameter.device, "dtype": parameter.dtype}
+    device, dtype = parameter.device, parameter.dtype
     for _ in range(layers):
         cell = make_cell(cell_name)
-        projection = TraditionalInput(inputs, size, len(cell.gates), **place)
-        layer = RecurrentLayer(projection, cell, size, hidden, **place)
-        vector = insert_layer(module, _new_name(module, "recurrent"), layer, [vector], vector, [])
+        projection = TraditionalInput(inputs, size, len(cell.gates), device=device, dtype=dtype)
+        layer = RecurrentLayer(projection, cell, size, hidden, device=device, dtype=dtype)
+        vector = insert_layer(module, free_name(module, "recurrent"), layer, [vector], vector, [])
         inputs = size

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch import fx
 
 from prernn.conversion.graph.graft import recurrent_nodes
+from prernn.conversion.graph.nodes import as_nodes, nodes_of
 from prernn.conversion.network import RecurrentNetwork
 
 
@@ -25,7 +26,7 @@ def split(network: RecurrentNetwork, at: Sequence[str] | None = None) -> tuple[f
         NotImplementedError: a value bypasses the cut.
     """
     names = inputs_of(network) if at is None else list(at)
-    values = {node.name: node for node in network.cnn.graph.nodes}
+    values = {node.name: node for node in nodes_of(network.cnn.graph)}
     if unknown := [name for name in names if name not in values]:
         raise ValueError(f"expected values of the network's graph, got {', '.join(unknown)}")
     inputs = [values[name] for name in names]
@@ -38,7 +39,7 @@ def inputs_of(network: RecurrentNetwork) -> list[str]:
     nodes = recurrent_nodes(network.cnn)
     if not nodes:
         raise ValueError("expected a network with a recurrent layer, got one without")
-    return [node.name for node in nodes[0].args[0]]
+    return [node.name for node in as_nodes(nodes[0].args[0])]
 
 
 def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
@@ -53,7 +54,7 @@ def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
 def _trunk(cnn: fx.GraphModule, inputs: list[fx.Node], before: set[fx.Node]) -> fx.GraphModule:
     graph = fx.Graph()
     values: dict[fx.Node, fx.Node] = {}
-    for node in cnn.graph.nodes:
+    for node in nodes_of(cnn.graph):
         if node in before:
             values[node] = graph.node_copy(node, values.__getitem__)
     graph.output(tuple(values[node] for node in inputs))
@@ -66,7 +67,7 @@ def _rest(cnn: fx.GraphModule, inputs: list[fx.Node], before: set[fx.Node]) -> f
     packed = graph.placeholder("inputs")
     for count, node in enumerate(inputs):
         values[node] = graph.call_function(operator.getitem, (packed, count))
-    for node in cnn.graph.nodes:
+    for node in nodes_of(cnn.graph):
         if node in before:
             continue
         bypassing = [parent for parent in node.all_input_nodes if parent not in values and parent.op != "get_attr"]

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from prernn.conversion.graph import nodes, shapes, tracing
+from prernn.conversion.graph import shapes, tracing
+from prernn.conversion.graph.ending import final_value, find_output_layer
+from prernn.conversion.graph.nodes import inputs_of, is_vector, module_calls, name_of, submodule_of, value_shape
 
 STARTS = ("centre", "mean")
 
@@ -81,7 +83,8 @@ class ClipMean(nn.Module):
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """``x`` has the ``frames`` frames of a clip side by side."""
-        return x.unflatten(0, (-1, frames)).mean(1)
+        mean: Tensor = x.unflatten(0, (-1, frames)).mean(1)
+        return mean
 
 
 class InflatedCNN(nn.Module):
@@ -98,7 +101,8 @@ class InflatedCNN(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         """A clip of any length."""
-        return self.cnn(clip.transpose(1, 2).flatten(0, 1), clip.shape[2])
+        out: Tensor = self.cnn(clip.transpose(1, 2).flatten(0, 1), clip.shape[2])
+        return out
 
 
 def inflate(
@@ -136,22 +140,23 @@ def inflate(
     module = tracing.trace(cnn)
     shape = shapes.propagate(module, shapes.frame_candidates(module, image_size))
     tracing.make_output_linear(module)
-    inputs, *others = [node for node in module.graph.nodes if node.op == "placeholder"]
+    inputs, *others = inputs_of(module.graph)
     for node in others:  # arguments that were fixed at their defaults
         module.graph.erase_node(node)
     with module.graph.inserting_after(inputs):
         length = module.graph.placeholder("frames")
-    for node in list(module.graph.nodes):
-        if nodes.is_layer(module, node) and isinstance(nodes.submodule_of(module, node), _ConvNd):
+    for node in module_calls(module.graph):
+        if isinstance(submodule_of(module, node), _ConvNd):
             _inflate_layer(module, node, length, time, init)
     _average_over_time(module, length)
     module.graph.lint()
     module.recompile()
-    return InflatedCNN(module, (frames, *shape[-2:])).train(cnn.training)  # type: ignore[arg-type]
+    height, width = shape[-2:]
+    return InflatedCNN(module, (frames, height, width)).train(cnn.training)
 
 
 def _inflate_layer(module: fx.GraphModule, node: fx.Node, length: fx.Node, time: int, init: str) -> None:
-    name = str(node.target)
+    name = name_of(node)
     conv = module.get_submodule(name)
     if isinstance(conv, InflatedConv2d):  # one that is used several times
         node.args = (*node.all_input_nodes, length)
@@ -169,10 +174,10 @@ def _inflate_layer(module: fx.GraphModule, node: fx.Node, length: fx.Node, time:
 
 def _average_over_time(module: fx.GraphModule, length: fx.Node) -> None:
     """Puts the mean over a clip's frames behind the vector that the output layer reads."""
-    head = nodes.find_output_layer(module)
-    vector = nodes.final_value(module) if head is None else head.all_input_nodes[0]
-    if not nodes.is_vector(vector):
-        raise NotImplementedError(f"expected an output layer that reads a vector, got {nodes.value_shape(vector)}")
+    head = find_output_layer(module)
+    vector = final_value(module) if head is None else head.all_input_nodes[0]
+    if not is_vector(vector):
+        raise NotImplementedError(f"expected an output layer that reads a vector, got {value_shape(vector)}")
     name = "clip_mean"
     while hasattr(module, name):
         name += "_"

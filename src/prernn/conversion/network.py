@@ -2,20 +2,27 @@
 
 import contextlib
 import copy
+from typing import Any
 
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.node import Target
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from prernn.conversion.graph import nodes, tracing
-from prernn.conversion.graph import shapes as tracing_shapes
-from prernn.conversion.graph.graft import layer_output, recurrent_nodes
+from prernn.conversion.graph import shapes, tracing
+from prernn.conversion.graph.ending import find_output_layer
+from prernn.conversion.graph.graft import layer_output, recurrent_layer, recurrent_nodes
+from prernn.conversion.graph.nodes import inputs_of, layer_at, nodes_of, shape_of, value_shape
 from prernn.conversion.modes import evaluating
 from prernn.conversion.recipe import Recipe
-from prernn.layers.input_to_hidden import TraditionalInput
+from prernn.layers.input_to_hidden import Layer, TraditionalInput
 from prernn.layers.recurrent_layer import RecurrentLayer
+from prernn.ops.reference import State
+
+NetworkState = tuple[State, ...]
+"""The state of each recurrent layer, in order."""
 
 DIMENSIONS = {1: "F", 2: "C, L", 3: "C, H, W", 4: "C, D, H, W"}
 """Of one step, by their number: features, a piece of a signal, a frame, a snippet."""
@@ -47,13 +54,13 @@ class RecurrentNetwork(nn.Module):
     @property
     def recurrent_layers(self) -> list[RecurrentLayer]:
         """The recurrent layers, in order."""
-        return [self.cnn.get_submodule(node.target) for node in recurrent_nodes(self.cnn)]
+        return [recurrent_layer(self.cnn, node) for node in recurrent_nodes(self.cnn)]
 
     @property
-    def output_layer(self) -> nn.Module | None:
+    def output_layer(self) -> Layer | None:
         """The layer whose values are the outputs; None for a network that ends in features."""
-        node = nodes.find_output_layer(self.cnn)
-        return None if node is None else self.cnn.get_submodule(node.target)
+        node = find_output_layer(self.cnn)
+        return None if node is None else layer_at(self.cnn, node)
 
     def new_parameters(self) -> list[nn.Parameter]:
         """The parameters that start at random, and so learn at a rate of their own; the others are pre-trained."""
@@ -66,7 +73,7 @@ class RecurrentNetwork(nn.Module):
         pairs = zip(new, self.parameters(), strict=True)
         return [p for is_new, p in pairs if is_new or p in self.drawn_anew]
 
-    def init_state(self, batch_size: int, image_size: tuple[int, ...] | None = None) -> tuple:
+    def init_state(self, batch_size: int, image_size: tuple[int, ...] | None = None) -> NetworkState:
         """Zero state of ``batch_size`` streams.
 
         Args:
@@ -81,7 +88,7 @@ class RecurrentNetwork(nn.Module):
 
     def map_sizes(self, image_size: tuple[int, ...] | None = None) -> list[tuple[int, ...]]:
         """Size of each recurrent layer's feature maps, ``()`` for vectors; ``image_size`` as in `init_state`."""
-        known = [layer_output(node).meta["shape"][2:] for node in recurrent_nodes(self.cnn)]
+        known = [shape_of(layer_output(node))[2:] for node in recurrent_nodes(self.cnn)]
         size = self.frame_shape[-2:] if image_size is None else tuple(image_size)
         if size == self.frame_shape[-len(size) :] or not any(known):
             return known
@@ -94,15 +101,15 @@ class RecurrentNetwork(nn.Module):
         """Names of the state's leaves, in pytree order."""
         return [f"state_{i}_{name}" for i, layer in enumerate(self.recurrent_layers) for name in layer.cell.states]
 
-    def _open_state(self, state: tuple | None, frames: Tensor, batch: int) -> tuple:
+    def _open_state(self, state: NetworkState | None, frames: Tensor, batch: int) -> NetworkState:
         """The state to start from; a ValueError where it belongs to another network or batch."""
         if state is None:
             return self.init_state(batch, tuple(frames.shape[1 - len(self.frame_shape) :]))
         layers = self.recurrent_layers
-        maps = [len(layer_output(node).meta["shape"]) > 2 for node in recurrent_nodes(self.cnn)]
+        maps = [len(shape_of(layer_output(node))) > 2 for node in recurrent_nodes(self.cnn)]
         given = [[tuple(tensor.shape) for tensor in part] for part in state]
         # the size of maps is the layer's to check, which knows that of its frames
-        sizes = [shapes[0][2:] if many and shapes else () for many, shapes in zip(maps, given, strict=False)]
+        sizes = [part[0][2:] if many and part else () for many, part in zip(maps, given, strict=False)]
         wanted = [layer.state_shapes(batch, *size) for layer, size in zip(layers, sizes, strict=False)]
         if given != wanted or len(given) != len(layers):
             wanted = [layer.state_shapes(batch, *size) for layer, size in zip(layers, self.map_sizes(), strict=True)]
@@ -113,19 +120,19 @@ class RecurrentNetwork(nn.Module):
         if channels != self.frame_shape[0]:
             raise ValueError(f"expected frames of {self.frame_shape[0]} channels, got {channels}")
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         # torch.fx pickles a graph as code, which forgets the shapes of its values
-        return {**self.__dict__, "shapes": [node.meta.get("shape") for node in self.cnn.graph.nodes]}
+        return {**self.__dict__, "shapes": [value_shape(node) for node in nodes_of(self.cnn.graph)]}
 
-    def __setstate__(self, state):
-        shapes = state.pop("shapes")
-        super().__setstate__(state)
-        for node, shape in zip(self.cnn.graph.nodes, shapes, strict=True):
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        kept = state.pop("shapes")
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's own has no types
+        for node, shape in zip(nodes_of(self.cnn.graph), kept, strict=True):
             node.meta["shape"] = shape
 
     def forward(
-        self, video: Tensor, state: tuple | None = None, *, checkpoint: int | None = None
-    ) -> tuple[Tensor, tuple]:
+        self, video: Tensor, state: NetworkState | None = None, *, checkpoint: int | None = None
+    ) -> tuple[Tensor, NetworkState]:
         """A whole video, or the next chunk of one when ``state`` is given.
 
         Args:
@@ -155,7 +162,7 @@ class RecurrentNetwork(nn.Module):
         out, state = self.cnn(frames, state)
         return out.unflatten(0, (steps, batch)).transpose(0, 1), state  # (B, T, K)
 
-    def _in_parts(self, video: Tensor, state: tuple | None, frames: int) -> tuple[Tensor, tuple]:
+    def _in_parts(self, video: Tensor, state: NetworkState | None, frames: int) -> tuple[Tensor, NetworkState]:
         if frames < 1:
             raise ValueError(f"expected checkpoint to be at least 1 frame, got {frames}")
         if any(isinstance(part, _BatchNorm) and part.training for part in self.modules()):
@@ -164,9 +171,10 @@ class RecurrentNetwork(nn.Module):
         for part in video.split(frames, dim=1):
             out, state = torch.utils.checkpoint.checkpoint(self, part, state, use_reentrant=False)
             outputs.append(out)
-        return torch.cat(outputs, dim=1), state  # type: ignore[return-value]  # a state, as T >= 1
+        assert state is not None  # a video has a part
+        return torch.cat(outputs, dim=1), state
 
-    def step(self, frame: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
+    def step(self, frame: Tensor, state: NetworkState | None = None) -> tuple[Tensor, NetworkState]:
         """One frame of a stream, at constant cost.
 
         Args:
@@ -183,11 +191,14 @@ class RecurrentNetwork(nn.Module):
             wanted = f"(B, {DIMENSIONS[len(self.frame_shape)]})"
             raise ValueError(f"expected frame {wanted}, got shape {tuple(frame.shape)}")
         self._check_channels(frame.shape[1])
-        return self.cnn(frame, self._open_state(state, frame, frame.shape[0]))
+        out, following = self.cnn(frame, self._open_state(state, frame, frame.shape[0]))
+        return out, following
 
 
 def gate_inputs(
-    network: RecurrentNetwork, image_size: tuple[int, ...], watch: contextlib.AbstractContextManager | None = None
+    network: RecurrentNetwork,
+    image_size: tuple[int, ...],
+    watch: contextlib.AbstractContextManager[Any] | None = None,
 ) -> list[Tensor]:
     """Gate inputs ``(1, G, D...)`` of every recurrent layer for one frame of a size: shapes alone, nothing runs.
 
@@ -218,8 +229,9 @@ class _Feedforward(fx.Interpreter):
         self.extra_traceback = False
         self.inputs: list[Tensor] = []
 
-    def call_module(self, target, args, kwargs):
+    def call_module(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """As fx.Interpreter's, but for recurrent layers."""
+        assert isinstance(target, str)
         layer = self.fetch_attr(target)
         if not isinstance(layer, RecurrentLayer):
             return super().call_module(target, args, kwargs)
@@ -244,7 +256,7 @@ def open_network(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> R
     module = tracing.trace(cnn)
     # a network of a fixed frame size may say so itself, as those of prernn do
     size = getattr(cnn, "frame_size", None) if image_size is None else image_size
-    shape = tracing_shapes.propagate(module, tracing_shapes.frame_candidates(module, size))
+    shape = shapes.propagate(module, shapes.frame_candidates(module, size))
     tracing.make_output_linear(module)
     _add_state(module)
     return RecurrentNetwork(module, shape).train(cnn.training)
@@ -252,11 +264,11 @@ def open_network(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> R
 
 def _add_state(module: fx.GraphModule) -> None:
     """Gives the graph a second input, the state, and a second output, the next state: both empty tuples."""
-    frames, *others = [node for node in module.graph.nodes if node.op == "placeholder"]
+    frames, *others = inputs_of(module.graph)
     for node in others:  # arguments that were fixed at their defaults
         module.graph.erase_node(node)
     with module.graph.inserting_after(frames):
         module.graph.placeholder("state")
-    output = next(node for node in module.graph.nodes if node.op == "output")
+    output = module.graph.output_node()
     output.args = ((output.args[0], ()),)
     module.recompile()

@@ -1,16 +1,14 @@
 """The output layer of a network's graph, replaced or appended."""
 
+from collections.abc import Callable
+
 from torch import fx, nn
 
-from prernn.conversion.graph import nodes
+from prernn.conversion.graph.ending import final_value, find_output_layer
+from prernn.conversion.graph.graft import free_name
+from prernn.conversion.graph.nodes import argument, is_vector, layer_at, name_of, shape_of, value_shape
 from prernn.conversion.network import RecurrentNetwork
-
-
-def _new_name(module: nn.Module, stem: str) -> str:
-    count = 0
-    while hasattr(module, f"{stem}_{count}"):
-        count += 1
-    return f"{stem}_{count}"
+from prernn.layers.input_to_hidden import Layer
 
 
 def replace_output(network: RecurrentNetwork, outputs: int) -> None:
@@ -23,31 +21,32 @@ def replace_output(network: RecurrentNetwork, outputs: int) -> None:
     if outputs < 1:
         raise ValueError(f"expected at least one output, got {outputs}")
     module = network.cnn
-    head = nodes.find_output_layer(module)
+    head = find_output_layer(module)
     if head is None:
         network.drawn_anew |= set(module.get_submodule(_append_output(module, outputs)).parameters())
         return
-    old = module.get_submodule(head.target)
-    new = _resized(old, outputs, nodes.value_shape(head.args[0])[1])
-    module.set_submodule(head.target, new.to(old.weight.dtype))
-    network.drawn_anew |= set(module.get_submodule(head.target).parameters())
+    old = layer_at(module, head)
+    new = _resized(old, outputs, shape_of(argument(head, 0))[1]).to(old.weight.dtype)
+    module.set_submodule(name_of(head), new)
+    network.drawn_anew |= set(new.parameters())
     _set_outputs(module, head, outputs)
 
 
-def _resized(old: nn.Module, outputs: int, inputs: int) -> nn.Module:
+def _resized(old: Layer, outputs: int, inputs: int) -> Layer:
     bias = old.bias is not None
     if isinstance(old, nn.Linear):
         return nn.Linear(inputs, outputs, bias=bias, device=old.weight.device)
-    return type(old)(inputs, outputs, old.kernel_size, bias=bias, device=old.weight.device)
+    kind: Callable[..., Layer] = type(old)  # `_ConvNd` takes more arguments than its subclasses
+    return kind(inputs, outputs, old.kernel_size, bias=bias, device=old.weight.device)
 
 
 def _append_output(module: fx.GraphModule, outputs: int) -> str:
-    vector = nodes.final_value(module)
-    if not nodes.is_vector(vector):
-        raise NotImplementedError(f"expected a network that ends in a vector, got {nodes.value_shape(vector)}")
+    vector = final_value(module)
+    if not is_vector(vector):
+        raise NotImplementedError(f"expected a network that ends in a vector, got {value_shape(vector)}")
     parameter = next(module.parameters())
-    name = _new_name(module, "output")
-    inputs = nodes.value_shape(vector)[1]
+    name = free_name(module, "output")
+    inputs = shape_of(vector)[1]
     module.add_submodule(name, nn.Linear(inputs, outputs, device=parameter.device, dtype=parameter.dtype))
     with module.graph.inserting_after(vector):
         node = module.graph.call_module(name)
@@ -60,9 +59,9 @@ def _append_output(module: fx.GraphModule, outputs: int) -> str:
 
 def _set_outputs(module: fx.GraphModule, head: fx.Node, outputs: int) -> None:
     """Corrects the known shapes from the output layer on: only reshaping stands behind it."""
-    node = nodes.final_value(module)
+    node = final_value(module)
     while True:
-        shape = nodes.value_shape(node)
+        shape = shape_of(node)
         node.meta["shape"] = (shape[0], outputs, *shape[2:])
         if node is head:
             return

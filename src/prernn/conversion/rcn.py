@@ -5,7 +5,7 @@ spatial convolution ``u_t = W_xh * x_t`` with a 1x1 convolution of its hidden st
 activation: ``h_t = (W_hh h_{t-1} + u_t) / 2``, and ``h_1 = u_1``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,8 +13,8 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from prernn.conversion.graph import nodes as tracing_nodes
 from prernn.conversion.graph.graft import insert_layer
+from prernn.conversion.graph.nodes import module_calls, name_of, submodule_of, value_shape
 from prernn.conversion.modes import channels_last
 from prernn.conversion.network import RecurrentNetwork, open_network
 from prernn.conversion.output_layer import replace_output
@@ -89,8 +89,9 @@ def convert_rcn(
 
 def _select(module: fx.GraphModule, layers: Selection | None) -> list[str]:
     """Names of the convolutions that ``layers`` selects, in order."""
-    nodes = [node for node in module.graph.nodes if isinstance(tracing_nodes.submodule_of(module, node), _ConvNd)]
-    convolutions: dict[str, Any] = {str(node.target): module.get_submodule(str(node.target)) for node in nodes}
+    calls = module_calls(module.graph)
+    called = ((name_of(node), submodule_of(module, node)) for node in calls)
+    convolutions = {name: layer for name, layer in called if isinstance(layer, _ConvNd)}
     patterns = [layers] if isinstance(layers, str) else [] if layers is None or callable(layers) else list(layers)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in convolutions):
@@ -104,25 +105,25 @@ def _select(module: fx.GraphModule, layers: Selection | None) -> list[str]:
     if not chosen:
         raise ValueError(f"expected layers to select at least one convolution, got none; {_names(convolutions)}")
     for name in chosen:
-        _check(name, [node for node in nodes if node.target == name])
+        _check(name, [node for node in calls if node.target == name])
     return chosen
 
 
-def _names(convolutions: dict[str, nn.Module]) -> str:
+def _names(convolutions: Mapping[str, nn.Module]) -> str:
     return f"the last are {list(convolutions)[-6:]}"
 
 
 def _check(name: str, nodes: list[fx.Node]) -> None:
     if len(nodes) > 1:
         raise NotImplementedError(f"convolution {name!r} is used {len(nodes)} times in a frame; expected once")
-    shape = tracing_nodes.value_shape(nodes[0])
+    shape = value_shape(nodes[0])
     # 2 is the batch that shapes were found with; a layer of several inputs knows of more than this frame
     if shape is None or shape[0] != 2 or len(nodes[0].all_input_nodes) != 1:
         raise NotImplementedError(f"convolution {name!r} sees parts of frames, or several at once; expected one whole")
 
 
 def _make_recurrent(module: fx.GraphModule, name: str, cell: LinearCell, hidden: Structure, init: str) -> None:
-    (node,) = [node for node in module.graph.nodes if node.op == "call_module" and node.target == name]
+    (node,) = [node for node in module_calls(module.graph) if node.target == name]
     layer = module.get_submodule(name)
     assert isinstance(layer, _ConvNd)
     weight = layer.weight

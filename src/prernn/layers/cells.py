@@ -11,14 +11,14 @@ A new cell is one class and one line in `CELLS`.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-State = tuple[Tensor, ...]
-Product = Callable[[Tensor], Tensor]
+from prernn.ops.reference import Product, State
+
 Range = tuple[float, float]
 
 SIGMOID: Range = (0.0, 1.0)
@@ -85,19 +85,19 @@ class VRNNCell:
     own_gate: int = 0
 
     @property
-    def kernel(self):
+    def kernel(self) -> str | None:
         known = type(self.activation) if isinstance(self.activation, nn.Module) else self.activation
         name = KERNEL_ACTIVATIONS.get(known)
         return name and f"vrnn:{name}"
 
     @property
-    def ranges(self):
+    def ranges(self) -> tuple[Range | None, ...]:
         return (TANH if self.kernel == "vrnn:tanh" else None,)
 
-    def activations(self, u, h, products):
+    def activations(self, u: Tensor, h: Tensor, products: list[Product]) -> tuple[Tensor, ...]:
         return (self.activation((u + products[0](h)).squeeze(1)),)
 
-    def step(self, u, state, products):
+    def step(self, u: Tensor, state: State, products: list[Product]) -> State:
         return self.activations(u, state[0], products)
 
 
@@ -120,11 +120,11 @@ class LSTMCell:
     def kernel(self) -> str | None:
         return "lstm" if self.projection is None else None
 
-    def activations(self, u, h, products):
+    def activations(self, u: Tensor, h: Tensor, products: list[Product]) -> tuple[Tensor, ...]:
         i, f, g, o = (u + products[0](h)).unbind(1)
         return torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
 
-    def step(self, u, state, products):
+    def step(self, u: Tensor, state: State, products: list[Product]) -> State:
         h, c = state
         i, f, g, o = self.activations(u, h, products)
         c = f * c + i * g
@@ -150,7 +150,7 @@ class GRUCell:
     own_gate: int = 2
     ranges: tuple[Range, ...] = (SIGMOID, SIGMOID, TANH)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.reset not in ("before", "after"):
             raise ValueError(f"expected reset='before' or 'after', got {self.reset!r}")
         if self.update not in ("new", "old"):
@@ -159,10 +159,10 @@ class GRUCell:
         object.__setattr__(self, "groups", groups)
 
     @property
-    def kernel(self):
+    def kernel(self) -> str:
         return f"gru:{self.reset}:{self.update}"
 
-    def activations(self, u, h, products):
+    def activations(self, u: Tensor, h: Tensor, products: list[Product]) -> tuple[Tensor, ...]:
         if self.reset == "before":
             r, z = torch.sigmoid(u[:, :2] + products[0](h)).unbind(1)
             return r, z, torch.tanh(u[:, 2] + products[1](r * h).squeeze(1))
@@ -170,7 +170,7 @@ class GRUCell:
         r, z = torch.sigmoid(u[:, :2] + recurrent[:, :2]).unbind(1)
         return r, z, torch.tanh(u[:, 2] + r * recurrent[:, 2])
 
-    def step(self, u, state, products):
+    def step(self, u: Tensor, state: State, products: list[Product]) -> State:
         (h,) = state
         _, z, n = self.activations(u, h, products)
         return (torch.lerp(h, n, z) if self.update == "new" else torch.lerp(n, h, z),)
@@ -191,7 +191,7 @@ class LinearCell:
     own_gate: int = 0
     ranges: tuple[None] = (None,)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.mix not in ("mean", "sum"):
             raise ValueError(f"expected mix='mean' or 'sum', got {self.mix!r}")
 
@@ -201,14 +201,14 @@ class LinearCell:
         return 0.5 if self.mix == "mean" else 1.0
 
     @property
-    def kernel(self):
+    def kernel(self) -> str:
         return f"linear:{self.mix}"
 
-    def activations(self, u, h, products):
+    def activations(self, u: Tensor, h: Tensor, products: list[Product]) -> tuple[Tensor, ...]:
         """The mix of a row that has a state; ``h_1 = u_1`` is `step`'s."""
         return ((u + products[0](h)).squeeze(1) * self.scale,)
 
-    def step(self, u, state, products):
+    def step(self, u: Tensor, state: State, products: list[Product]) -> State:
         h, started = state
         (mixed,) = self.activations(u, h, products)
         return torch.where(started > 0, mixed, u.squeeze(1)), torch.ones_like(started)
@@ -217,7 +217,7 @@ class LinearCell:
 CELLS: dict[str, Callable[..., Cell]] = {"vrnn": VRNNCell, "lstm": LSTMCell, "gru": GRUCell}
 
 
-def make_cell(name: str, **arguments) -> Cell:
+def make_cell(name: str, **arguments: Any) -> Cell:
     """The cell called ``name``.
 
     Raises:

@@ -2,15 +2,16 @@
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.types import Device
 
-from prernn.layers.structures.base import Product, Structure
+from prernn.layers.structures.base import Structure
 from prernn.layers.structures.parse import hidden_structure
-
-__all__ = ["HiddenToHidden", "RecurrentWeights", "draw_index", "hidden_structure", "late_index", "matrix_places"]
+from prernn.ops.reference import Product
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,15 @@ class HiddenToHidden(nn.Module):
 
     index: Tensor | None
 
-    def __init__(self, size: int, gates: int, hidden: str | Structure = "full", *, device=None, dtype=None):
+    def __init__(
+        self,
+        size: int,
+        gates: int,
+        hidden: str | Structure = "full",
+        *,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
         self.structure = hidden_structure(hidden)
         self.structure.check(size)
@@ -118,7 +127,7 @@ class HiddenToHidden(nn.Module):
         if h.ndim == 2:
             return product(h)
         rows = h.movedim(1, -1)  # (B, H, W, D)
-        out = product(rows.reshape(-1, self.size)).unflatten(0, rows.shape[:-1])  # (B, H, W, G, D)
+        out: Tensor = product(rows.reshape(-1, self.size)).unflatten(0, rows.shape[:-1])  # (B, H, W, G, D)
         return out.movedim((-2, -1), (1, 2))  # (B, G, D, H, W)
 
     def extra_repr(self) -> str:
@@ -141,10 +150,16 @@ def matrix_places(weights: RecurrentWeights) -> Tensor:
     return found.view_as(weights.weight)
 
 
-def late_index(module: nn.Module, structure: Structure, size: int, weight: Tensor) -> Tensor | None:
+class Indexed(Protocol):
+    """A module that holds a structure's constant positions."""
+
+    index: Tensor | None
+
+
+def late_index(module: Indexed, structure: Structure, size: int, weight: Tensor) -> Tensor | None:
     """The module's ``index``, drawn when one that was built on meta gets its weights."""
     if module.index is None:
         index = draw_index(structure, size, weight)
         if index is not None:  # setting None anew is a change in the eyes of torch.export
             module.index = index
-    return module.index  # type: ignore[return-value]
+    return module.index

@@ -1,26 +1,49 @@
 """Input-to-hidden forms: where the gate inputs ``u_t`` of a recurrent layer come from.
 
 Each is a module from the layer's inputs for ``N`` frames to gate inputs ``(N, G, D)``, or ``(N, 1, D)`` where
-all gates share one. ``introduced`` counts the weights that the pre-trained network did not have.
+all gates share one.
 """
 
 from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import Conv1d, Conv2d, Conv3d, _ConvNd
+from torch.types import Device
 
+from prernn.layers.cells import Cell
 from prernn.ops.linear import linear
+
+Layer = nn.Linear | _ConvNd
+"""A layer of a CNN that can become recurrent: fc or conv."""
 
 CONVOLUTIONS = (Conv1d.forward, Conv2d.forward, Conv3d.forward)
 
 
-class TraditionalInput(nn.Module):
+class InputToHidden(nn.Module):
+    """What every input-to-hidden form offers, beside its ``forward``."""
+
+    @property
+    def introduced(self) -> int:
+        """New weights: those that the pre-trained network did not have."""
+        raise NotImplementedError
+
+
+class TraditionalInput(InputToHidden):
     """``u_t(g) = W_ig y_t + b_g``, all weights new: the RNN stacked on a CNN (PreRNN, eqs. 1-3)."""
 
-    def __init__(self, input_size: int, hidden_size: int, gates: int, *, device=None, dtype=None):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        gates: int,
+        *,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
         self.linear = nn.Linear(input_size, gates * hidden_size, device=device, dtype=dtype)
         bound = hidden_size**-0.5  # torch.nn.RNN's start
@@ -35,10 +58,11 @@ class TraditionalInput(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, D_in)`` to ``(N, G, D)``."""
-        return apply(self.linear, x).unflatten(1, (self.gates, -1))
+        u: Tensor = apply(self.linear, x).unflatten(1, (self.gates, -1))
+        return u
 
 
-class SingleInput(nn.Module):
+class SingleInput(InputToHidden):
     """``v_t = tail(W_xy x_t)`` for all gates: PreRNN-SIH (eq. 10).
 
     ``tail`` is what stands between the layer and the hidden vector: nothing behind an fc layer; batch
@@ -61,7 +85,7 @@ class SingleInput(nn.Module):
         """New weights: none."""
         return 0
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> Self:
         """Sets the mode, but leaves batch normalization on its pre-computed statistics (eqs. 6, 7 and 10)."""
         super().train(mode)
         for module in self.modules():
@@ -71,16 +95,18 @@ class SingleInput(nn.Module):
 
     def forward(self, x: Tensor, *shortcuts: Tensor) -> Tensor:
         """Layer input and shortcuts of ``N`` frames to ``(N, 1, D)``."""
-        x, shortcuts = self._pooled(x, shortcuts)
+        x, shortcuts = self.pooled(x, shortcuts)
         return self._finish(apply(self.layer, x), shortcuts).unsqueeze(1)
 
-    def _pooled(self, x, shortcuts):
+    def pooled(self, x: Tensor, shortcuts: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What the layer sees: its inputs, or with ``pool_first`` their means over all places."""
         if not self.pool_first:
             return x, shortcuts
         return _average(x), tuple(_average(shortcut) for shortcut in shortcuts)
 
-    def _finish(self, y, shortcuts):
-        return y if self.tail is None else self.tail(y, *shortcuts)
+    def _finish(self, y: Tensor, shortcuts: tuple[Tensor, ...]) -> Tensor:
+        hidden: Tensor = y if self.tail is None else self.tail(y, *shortcuts)
+        return hidden
 
 
 class GateInput(SingleInput):
@@ -94,9 +120,9 @@ class GateInput(SingleInput):
         own_gate: the gate that keeps the CNN's own weights.
     """
 
-    def __init__(self, layer: nn.Module, tail: nn.Module | None, gates: int, own_gate: int, *, pool_first=False):
+    def __init__(self, layer: Layer, tail: nn.Module | None, gates: int, own_gate: int, *, pool_first: bool = False):
         super().__init__(layer, tail, pool_first=pool_first)
-        weight: Tensor = layer.weight.detach()  # type: ignore[operator, assignment]
+        weight = layer.weight.detach()
         self.own_gate = own_gate
         self.copies = nn.Parameter(weight.repeat(gates - 1, *[1] * weight.ndim))  # (G-1, *W_xy)
 
@@ -107,7 +133,7 @@ class GateInput(SingleInput):
 
     def forward(self, x: Tensor, *shortcuts: Tensor) -> Tensor:
         """Layer input and shortcuts of ``N`` frames to ``(N, G, D)``."""
-        x, shortcuts = self._pooled(x, shortcuts)
+        x, shortcuts = self.pooled(x, shortcuts)
         outputs = [with_weight(self.layer, weight, x) for weight in self.copies.unbind(0)]
         outputs.insert(self.own_gate, apply(self.layer, x))
         return torch.stack([self._finish(y, shortcuts) for y in outputs], dim=1)
@@ -117,7 +143,8 @@ def apply(layer: nn.Module, x: Tensor) -> Tensor:
     """The layer's output; a plain fc layer takes the faster matrix product (`prernn.ops.linear`)."""
     if type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks):
         return linear(x, layer.weight, layer.bias)
-    return layer(x)
+    y: Tensor = layer(x)
+    return y
 
 
 def with_weight(layer: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
@@ -126,26 +153,30 @@ def with_weight(layer: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
         return linear(x, weight, layer.bias)
     if isinstance(layer, _ConvNd) and type(layer).forward in CONVOLUTIONS:
         return layer._conv_forward(x, weight, layer.bias)
-    return functional_call(layer, {"weight": weight}, (x,))
+    y: Tensor = functional_call(layer, {"weight": weight}, (x,))
+    return y
 
 
-def _average(x):
+def _average(x: Tensor) -> Tensor:
     """Mean over all places, kept as a map of one place; what is no feature map passes."""
     if not isinstance(x, Tensor) or x.ndim < 3:
         return x
     return x.mean(tuple(range(2, x.ndim)), keepdim=True)
 
 
-def gate_input(layer: nn.Module, tail: nn.Module | None, cell, pool_first: bool) -> nn.Module:
+def gate_input(layer: Layer, tail: nn.Module | None, cell: Cell, pool_first: bool) -> SingleInput:
     """Gate-dependent input for ``cell``; a cell of one gate has nothing to copy."""
     if len(cell.gates) == 1:
         return single_input(layer, tail, cell, pool_first)
     return GateInput(layer, tail, len(cell.gates), cell.own_gate, pool_first=pool_first)
 
 
-def single_input(layer: nn.Module, tail: nn.Module | None, cell, pool_first: bool) -> nn.Module:
+def single_input(layer: Layer, tail: nn.Module | None, cell: Cell, pool_first: bool) -> SingleInput:
     """One input for all gates of ``cell``."""
     return SingleInput(layer, tail, pool_first=pool_first)
 
 
-INPUTS: dict[str, Callable[..., nn.Module]] = {"gate": gate_input, "single": single_input}
+INPUTS: dict[str, Callable[[Layer, nn.Module | None, Cell, bool], InputToHidden]] = {
+    "gate": gate_input,
+    "single": single_input,
+}

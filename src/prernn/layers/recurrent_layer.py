@@ -4,11 +4,14 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.types import Device
 
 from prernn import ops
-from prernn.layers.cells import ROW_STATES, Cell, State
+from prernn.layers.cells import ROW_STATES, Cell
 from prernn.layers.hidden_to_hidden import HiddenToHidden
+from prernn.layers.input_to_hidden import InputToHidden
 from prernn.layers.structures.base import Structure
+from prernn.ops.reference import State
 
 
 class RecurrentLayer(nn.Module):
@@ -25,14 +28,14 @@ class RecurrentLayer(nn.Module):
 
     def __init__(
         self,
-        input_to_hidden: nn.Module,
+        input_to_hidden: InputToHidden,
         cell: Cell,
         size: int,
         hidden: str | Structure = "full",
         *,
         activation: nn.Module | None = None,
-        device=None,
-        dtype=None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         self.input_to_hidden = input_to_hidden

@@ -13,12 +13,13 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.types import Device
 
 from prernn import ops
-from prernn.layers.cells import Cell, LSTMCell, State
+from prernn.layers.cells import Cell, LSTMCell
 from prernn.layers.hidden_to_hidden import RecurrentWeights, draw_index, late_index
 from prernn.layers.structures.base import Structure
 from prernn.layers.structures.parse import hidden_structure
 from prernn.ops.backends import batched, forced, forward_mode
 from prernn.ops.linear import linear
+from prernn.ops.reference import State
 
 TORCH_KERNELS: dict[str | None, Callable[..., Any]] = {
     "vrnn:tanh": torch._VF.rnn_tanh,

@@ -56,7 +56,7 @@ def flow_frames(frames: Iterable[np.ndarray], settings: FlowSettings) -> Iterato
     `h`, `w` are the size after shrinking. The first frame's flow is all 128, which is no motion.
     Raises ValueError for a frame of another dtype or shape than uint8 `(H, W, 3)` as the first.
     """
-    flow = FrameFlow(settings)
+    flow = Flow(settings)
     for frame in frames:
         yield flow(frame)
 
@@ -70,8 +70,8 @@ class FlowStack:
     """
 
     def __init__(self, settings: FlowSettings, stack: int = 10) -> None:
-        _check_stack(stack)
-        self._flow = FrameFlow(settings)
+        check_stack(stack)
+        self._flow = Flow(settings)
         self._latest: deque[np.ndarray] = deque(maxlen=stack)
         self._stack = stack
 
@@ -81,7 +81,7 @@ class FlowStack:
         return np.concatenate([*missing, *self._latest], axis=2)  # (h, w, 2 stack)
 
 
-class FrameFlow:
+class Flow:
     """Flow from each frame to the next, frame by frame."""
 
     def __init__(self, settings: FlowSettings) -> None:
@@ -90,7 +90,7 @@ class FrameFlow:
         if not hasattr(cv2, "optflow"):
             raise ImportError("TV-L1 flow needs OpenCV's contrib modules: pip install opencv-contrib-python-headless")
         self.settings = settings
-        self.method = cv2.optflow.DualTVL1OpticalFlow_create()  # type: ignore[attr-defined]
+        self.method = cv2.optflow.DualTVL1OpticalFlow_create()  # type: ignore[attr-defined]  # of contrib
         self.shape: tuple[int, ...] | None = None
         self.before: np.ndarray | None = None
 
@@ -123,6 +123,7 @@ def _quantised(flow: np.ndarray, bound: float) -> np.ndarray:
     return (STILL + np.rint(clipped * (127 / bound))).astype(np.uint8)
 
 
-def _check_stack(stack: int) -> None:
+def check_stack(stack: int) -> None:
+    """Raises ValueError for a stack of no frames."""
     if stack < 1:
         raise ValueError(f"flow stack: expected at least 1 frame, got {stack}")

@@ -19,7 +19,7 @@ import torch
 from av.error import FFmpegError
 from torch import Tensor
 
-from prernn.media.flow import STILL, FlowSettings, FrameFlow, _check_stack
+from prernn.media.flow import STILL, Flow, FlowSettings, check_stack
 from prernn.media.sampling import Sampling, sample_times
 from prernn.media.video import VideoError, is_video, read_frames
 from prernn.reports.files import whole_file
@@ -71,7 +71,7 @@ def read_flow_clip(
     Raises VideoError for a file that is absent, not readable or cut off, no flow cache, or made with other settings,
     and ValueError for a stack below 1.
     """
-    _check_stack(stack)
+    check_stack(stack)
     times, whole = _times(source, settings)
     if not times or not (whole or tolerate_truncation):
         raise VideoError(f"{source}: cut off after {len(times)} frames of flow: delete it and run prernn flow again")
@@ -340,7 +340,7 @@ def _until_stopped(frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[tuple
 def _write(path: Path, frames: Iterable[tuple[float, np.ndarray]], settings: FlowSettings) -> None:
     """Writes the flow of a video's frames with their times to a cache file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    flow, last = FrameFlow(settings), -1
+    flow, last = Flow(settings), -1
     with whole_file(path) as part, av.open(f"file:{part}", "w", format="matroska") as container:
         container.metadata[METADATA_KEY] = _written(settings)
         stream = container.add_stream("ffv1", 25)

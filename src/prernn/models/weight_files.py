@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prernn.conversion.graph import nodes
+from prernn.conversion.graph.ending import find_output_layer
 from prernn.conversion.network import open_network
 
 
@@ -32,7 +32,7 @@ def load_weights(model: nn.Module, path: str | Path, *, new_output: bool = False
         FileNotFoundError: there is no such file.
         ValueError: the file holds no state dict, or its keys or shapes are not those of the network.
     """
-    return _load(model, path, new_output, None)
+    return load_into(model, path, new_output, None)
 
 
 def adapt_channels(cnn: nn.Module, channels: int) -> nn.Module:
@@ -71,7 +71,7 @@ def adapt_channels(cnn: nn.Module, channels: int) -> nn.Module:
     spec = getattr(cnn, "input_spec", None)
     if isinstance(spec, Mapping):
         figures = {key: (sum(spec[key]) / len(spec[key]),) * channels for key in ("mean", "std")}
-        cnn.input_spec = {**spec, **figures}  # type: ignore[assignment]
+        cnn.input_spec = {**spec, **figures}  # type: ignore[assignment]  # plain data, no module
     return cnn
 
 
@@ -83,7 +83,7 @@ def first_convolution(cnn: nn.Module) -> nn.Conv2d | nn.Conv3d:
     raise NotImplementedError(f"expected a network with a convolution, {type(cnn).__name__} has none")
 
 
-def _turn_round(model: nn.Module) -> None:
+def turn_colours_round(model: nn.Module) -> None:
     """Makes the first convolution take R, G, B where it took B, G, R, or back."""
     conv = first_convolution(model)
     if conv.in_channels == 3:
@@ -91,14 +91,15 @@ def _turn_round(model: nn.Module) -> None:
             conv.weight.copy_(conv.weight.flip(1))  # (O, 3, kernel)
 
 
-def _load(model: nn.Module, path: str | Path, new_output: bool, channels: int | None) -> nn.Module:
+def load_into(model: nn.Module, path: str | Path, new_output: bool, channels: int | None) -> nn.Module:
+    """`load_weights`, from a file for so many input channels: where it has them, the network's are adapted first."""
     path = Path(path)
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"no file of weights at {path}")
     own = model.state_dict()
-    state = _named_as(own, _unwrap(_read(path), path))
+    state = _named_as(own, _unwrap(read_weights(path), path))
     if any(".input_to_hidden." in key for key in state):
         raise ValueError(f"{path}: expected weights of a CNN or of a frame-wise network, got a recurrent network's")
     if channels is not None and _inputs_in(state, model) == channels:
@@ -108,7 +109,7 @@ def _load(model: nn.Module, path: str | Path, new_output: bool, channels: int | 
     note = ""
     if new_output and not _same(own, state):
         state, note = _with_own_output(model, own, state)
-    _check(own, state, path)
+    check_state(own, state, path)
     model.load_state_dict(state)
     if note:
         warnings.warn(f"{path}: not loaded: {note}", RuntimeWarning, stacklevel=3)
@@ -130,7 +131,7 @@ def _with_own_output(
     behind = [key for key in state if key not in own and key.startswith("output_0.")]
     if behind:  # framewise has appended it to a CNN that ends in no layer
         return {key: value for key, value in state.items() if key not in behind}, f"the output layer {behind[0][:8]}"
-    head = nodes.find_output_layer(open_network(model).cnn)
+    head = find_output_layer(open_network(model).cnn)
     keys = [] if head is None else [key for key in own if key.startswith(f"{head.target}.")]
     if head is None or all(key in state and state[key].shape == own[key].shape for key in keys):
         return state, ""
@@ -176,7 +177,8 @@ def _named_as(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[str, 
     return {C3D_NAMES.get(stem, stem) + dot + leaf: state[key] for key, (stem, dot, leaf) in names.items()}
 
 
-def _read(path: Path) -> Any:
+def read_weights(path: Path) -> Any:
+    """What a file of weights holds, read without running code. ValueError where it is none."""
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -208,7 +210,7 @@ def _kind(content: Any) -> str:
     return f"a dict in which {odd[0]!r} is no tensor"
 
 
-def _check(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
+def check_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
     """Raises ValueError in one line where a state dict does not fit a network's own."""
     shapes = [
         f"{key} (expected {tuple(own[key].shape)}, got {tuple(state[key].shape)})"

@@ -6,15 +6,50 @@
 kernel runs as a parallel scan (`prernn.ops.scan`).
 """
 
+from typing import Protocol
+
 from torch import Tensor
 
 from prernn.ops import backends, fused, reference, scan
 from prernn.ops.backends import BACKENDS, forced, missing, using
+from prernn.ops.reference import Product, State
 
 __all__ = ["BACKENDS", "forced", "missing", "sequence", "using"]
 
 
-def sequence(cell, weights, u: Tensor, state: tuple, lengths: Tensor | None = None) -> tuple[Tensor, tuple]:
+class Cell(reference.Step, Protocol):
+    """What the kernels need of a cell."""
+
+    @property
+    def kernel(self) -> str | None:
+        """Its name, or None where they do not know it."""
+
+    @property
+    def groups(self) -> tuple[tuple[int, int], ...]:
+        """Ranges of gates that share a recurrent product."""
+
+
+class HiddenWeights(Protocol):
+    """What the kernels need of the hidden-to-hidden weights."""
+
+    @property
+    def weight(self) -> Tensor:
+        """Compact, the gates first."""
+
+    @property
+    def bias(self) -> Tensor | None:
+        """``(G, D)``."""
+
+    def band(self) -> Tensor | None:
+        """``W_hh`` as `prernn.ops.fused` takes it, ``(G, D, C)``, or None where it does not fit."""
+
+    def products(self, groups: tuple[tuple[int, int], ...]) -> list[Product]:
+        """One recurrent product for each range of gates."""
+
+
+def sequence(
+    cell: Cell, weights: HiddenWeights, u: Tensor, state: State, lengths: Tensor | None = None
+) -> tuple[Tensor, State]:
     """Runs ``cell`` over gate inputs from ``state``.
 
     Args:
@@ -30,14 +65,15 @@ def sequence(cell, weights, u: Tensor, state: tuple, lengths: Tensor | None = No
     Raises:
         ValueError: ``PRERNN_OPS`` names a backend that there is not, or whose kernels don't take these tensors.
     """
-    asked = forced()
-    band = None if cell.kernel is None else weights.band()
-    if band is not None:
+    asked, kernel = forced(), cell.kernel
+    band = None if kernel is None else weights.band()
+    if kernel is not None and band is not None:
         tensors = [u, weights.weight, *state]
         name = backends.choose(asked, tensors if weights.bias is None else [*tensors, weights.bias])
         if name is not None:
-            return fused.sequence(name, cell.kernel, band, weights.bias, u, state, lengths)
-        if cell.kernel.startswith("linear") and band.shape[2] == 1 and len(u) > 1 and asked != "reference":
-            return scan.sequence(cell.scale, band[0, :, 0], weights.bias, u, state, lengths)
+            return fused.sequence(name, kernel, band, weights.bias, u, state, lengths)
+        if kernel.startswith("linear") and band.shape[2] == 1 and len(u) > 1 and asked != "reference":
+            scale = 0.5 if kernel == "linear:mean" else 1.0
+            return scan.sequence(scale, band[0, :, 0], weights.bias, u, state, lengths)
     u = u.expand(-1, -1, len(weights.weight), -1)  # one input for all gates is a view, not copies
     return reference.sequence(cell, weights.products(cell.groups), u, state, lengths)

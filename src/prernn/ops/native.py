@@ -8,6 +8,7 @@ below about a millisecond of work.
 import ctypes
 import importlib.util
 import os
+from collections.abc import Callable
 from ctypes import c_char_p, c_float, c_int32, c_int64, c_void_p
 
 import torch
@@ -76,7 +77,8 @@ _library = _open()
 
 def instructions() -> str:
     """Instruction set of the kernels that run: avx512, avx2 or baseline."""
-    return _library.prernn_instructions().decode()
+    name: bytes = _library.prernn_instructions()
+    return name.decode()
 
 
 def forward(
@@ -156,7 +158,15 @@ def backward(
     return d_u, d_weight, d_bias, d_state
 
 
-def _check(cell, u, weight, bias, state, started, lengths) -> Tensor:
+def _check(
+    cell: str,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    started: Tensor | None,
+    lengths: Tensor | None,
+) -> Tensor:
     """Refuses what the kernels would read wrongly; returns ``u`` as they read it."""
     if u.dtype not in DTYPES["native"]:
         raise ValueError(f"expected gate inputs of float32 or bfloat16 for the native kernels, got {u.dtype}")
@@ -200,7 +210,7 @@ def _contiguous(**tensors: Tensor | None) -> dict[str, Tensor | None]:
     return {name: None if tensor is None else tensor.contiguous() for name, tensor in tensors.items()}
 
 
-def _job(cell: str, u: Tensor, weight: Tensor, held: dict, **results: Tensor | None) -> _Recurrence:
+def _job(cell: str, u: Tensor, weight: Tensor, held: dict[str, Tensor | None], **results: Tensor | None) -> _Recurrence:
     """The C structure; it keeps alive what it points to."""
     steps, rows, inputs, size = u.shape
     gates, _, columns = weight.shape
@@ -226,7 +236,7 @@ def _threads(nanoseconds: float) -> int:
     return torch.get_num_threads() if nanoseconds > WORTH_THREADS else 1
 
 
-def _run(function, job, *arguments) -> None:
+def _run(function: Callable[..., int], job: ctypes.Structure, *arguments: int) -> None:
     code = function(ctypes.byref(job), *arguments)
     if code == 1:
         raise MemoryError("the native kernels could not get memory for their buffers")

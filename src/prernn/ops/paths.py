@@ -10,6 +10,8 @@ again such a product. Two operators, the product and its weight's gradient, ther
 number of times.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -52,7 +54,8 @@ def product(
     """
     floats = [x, weight] if bias is None else [x, weight, bias]
     if all(usable(tensor) for tensor in floats):
-        return torch.ops.prernn.path_product(x, weight, source, destination, bias, size, relu)
+        out: Tensor = torch.ops.prernn.path_product(x, weight, source, destination, bias, size, relu)
+        return out
     sent = (x.relu() if relu else x).index_select(1, source) * weight  # (N, P)
     y = sent.new_zeros(len(sent), size).index_add(1, destination, sent)
     return y if bias is None else y + bias
@@ -64,12 +67,16 @@ def dense(weight: Tensor, source: Tensor, destination: Tensor, inputs: int, size
     return weight.new_zeros(size * inputs).index_add(0, place, weight).view(size, inputs)
 
 
-def _product(x, weight, source, destination, bias, size, relu):
-    return kernels("native").path_product(x, weight, source, destination, bias, size, relu)
+def _product(
+    x: Tensor, weight: Tensor, source: Tensor, destination: Tensor, bias: Tensor | None, size: int, relu: bool
+) -> Tensor:
+    y: Tensor = kernels("native").path_product(x, weight, source, destination, bias, size, relu)
+    return y
 
 
-def _weight(d_y, x, source, destination, relu):
-    return kernels("native").path_weight(d_y, x, source, destination, relu)
+def _weight(d_y: Tensor, x: Tensor, source: Tensor, destination: Tensor, relu: bool) -> Tensor:
+    d_weight: Tensor = kernels("native").path_weight(d_y, x, source, destination, relu)
+    return d_weight
 
 
 _library.impl("path_product", _product, "CPU")
@@ -77,27 +84,29 @@ _library.impl("path_weight", _weight, "CPU")
 
 
 @torch.library.register_fake("prernn::path_product")
-def _(x, weight, source, destination, bias, size, relu):
+def _(
+    x: Tensor, weight: Tensor, source: Tensor, destination: Tensor, bias: Tensor | None, size: int, relu: bool
+) -> Tensor:
     return x.new_empty(x.shape[0], size)
 
 
 @torch.library.register_fake("prernn::path_weight")
-def _(d_y, x, source, destination, relu):
+def _(d_y: Tensor, x: Tensor, source: Tensor, destination: Tensor, relu: bool) -> Tensor:
     return x.new_empty(source.shape[0])
 
 
-def _back(d_y, weight, source, destination, x, relu):
+def _back(d_y: Tensor, weight: Tensor, source: Tensor, destination: Tensor, x: Tensor, relu: bool) -> Tensor:
     """Gradient with respect to ``x``: against the direction of the paths, to where the input was passed on."""
-    d_x = torch.ops.prernn.path_product(d_y, weight, destination, source, None, x.shape[1], False)
+    d_x: Tensor = torch.ops.prernn.path_product(d_y, weight, destination, source, None, x.shape[1], False)
     return torch.ops.aten.threshold_backward(d_x, x, 0) if relu else d_x
 
 
-def _save_product(ctx, inputs, output):
+def _save_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, source, destination, _, ctx.size, ctx.relu = inputs
     ctx.save_for_backward(x, weight, source, destination)
 
 
-def _product_gradients(ctx, d_y):
+def _product_gradients(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, source, destination = ctx.saved_tensors
     wanted = ctx.needs_input_grad
     d_x = _back(d_y, weight, source, destination, x, ctx.relu) if wanted[0] else None
@@ -105,12 +114,12 @@ def _product_gradients(ctx, d_y):
     return d_x, d_weight, None, None, d_y.sum(0) if wanted[4] else None, None, None
 
 
-def _save_weight(ctx, inputs, output):
+def _save_weight(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     d_y, x, source, destination, ctx.relu = inputs
     ctx.save_for_backward(d_y, x, source, destination)
 
 
-def _weight_gradients(ctx, d):
+def _weight_gradients(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
     d_y, x, source, destination = ctx.saved_tensors
     wanted = ctx.needs_input_grad
     there = None

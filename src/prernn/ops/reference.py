@@ -1,10 +1,27 @@
 """The truth: a plain torch loop over time, for any dtype, twice differentiable, exportable."""
 
+from collections.abc import Callable
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
+State = tuple[Tensor, ...]
+"""A cell's state tensors ``(N, D)``, the first of which it puts out."""
+Product = Callable[[Tensor], Tensor]
+"""A recurrent product, ``h (N, D) -> W_hh h (N, G, D)``."""
 
-def sequence(cell, products: list, u: Tensor, state: tuple, lengths: Tensor | None = None) -> tuple[Tensor, tuple]:
+
+class Step(Protocol):
+    """What the loop needs of a cell."""
+
+    def step(self, u: Tensor, state: State, products: list[Product]) -> State:
+        """The next state."""
+
+
+def sequence(
+    cell: Step, products: list[Product], u: Tensor, state: State, lengths: Tensor | None = None
+) -> tuple[Tensor, State]:
     """Steps ``cell`` through ``s_t = cell(u_t, s_{t-1})``.
 
     Args:

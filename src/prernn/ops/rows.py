@@ -6,6 +6,7 @@ The operator looks them up itself: sorting takes long, so their layout is kept f
 
 import functools
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -37,7 +38,8 @@ def product(h: Tensor, weight: Tensor, kind: str, amount: float) -> Tensor:
 
     ``kind`` and ``amount`` name the entries: ``"sparse"`` and a density, or ``"paths"`` and their number.
     """
-    return torch.ops.prernn.rows_product(h, weight, kind, amount)
+    y: Tensor = torch.ops.prernn.rows_product(h, weight, kind, amount)
+    return y
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,13 @@ def _starts(owner: Tensor, size: int) -> Tensor:
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])  # (D+1,)
 
 
-def _product(h, weight, kind, amount):
+def _product(h: Tensor, weight: Tensor, kind: str, amount: float) -> Tensor:
     own = layout(kind, amount, h.shape[1], weight.shape[0])
-    return kernels("native").rows_product(h, weight, own.start, own.column)
+    y: Tensor = kernels("native").rows_product(h, weight, own.start, own.column)
+    return y
 
 
-def _product_backward(d_y, h, weight, kind, amount):
+def _product_backward(d_y: Tensor, h: Tensor, weight: Tensor, kind: str, amount: float) -> tuple[Tensor, Tensor]:
     own, native = layout(kind, amount, h.shape[1], weight.shape[0]), kernels("native")
     # on the way back a sender receives from any gate of any receiver
     turned = weight.flatten()[own.turned_entry].unsqueeze(0)  # (1, E*G)
@@ -93,27 +96,27 @@ _library.impl("rows_product_backward", _product_backward, "CPU")
 
 
 @torch.library.register_fake("prernn::rows_product")
-def _(h, weight, kind, amount):
+def _(h: Tensor, weight: Tensor, kind: str, amount: float) -> Tensor:
     return h.new_empty(h.shape[0], weight.shape[0], h.shape[1])
 
 
 @torch.library.register_fake("prernn::rows_product_backward")
-def _(d_y, h, weight, kind, amount):
+def _(d_y: Tensor, h: Tensor, weight: Tensor, kind: str, amount: float) -> tuple[Tensor, Tensor]:
     return h.new_empty(h.shape), weight.new_empty(weight.shape)
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     h, weight, ctx.kind, ctx.amount = inputs
     ctx.save_for_backward(h, weight)
 
 
-def _gradients(ctx, d_y):
+def _gradients(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
     h, weight = ctx.saved_tensors
     d_h, d_weight = torch.ops.prernn.rows_product_backward(d_y, h, weight, ctx.kind, ctx.amount)
     return d_h, d_weight, None, None
 
 
-def _refuse(ctx, *gradients):
+def _refuse(ctx: Any, *gradients: Tensor | None) -> NoReturn:
     raise NotImplementedError("the compressed product's gradient has no gradient of its own: PRERNN_OPS=reference has")
 
 

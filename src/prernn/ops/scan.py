@@ -6,10 +6,12 @@ For devices and types without a kernel: a loop takes T dependent steps. Differen
 import torch
 from torch import Tensor
 
+from prernn.ops.reference import State
+
 
 def sequence(
-    scale: float, weight: Tensor, bias: Tensor | None, u: Tensor, state: tuple, lengths: Tensor | None = None
-) -> tuple[Tensor, tuple]:
+    scale: float, weight: Tensor, bias: Tensor | None, u: Tensor, state: State, lengths: Tensor | None = None
+) -> tuple[Tensor, State]:
     """``h_t = scale (u_t + w h_{t-1} + b)``, and ``h_1 = u_1`` in rows that have not started.
 
     With ``a = scale w`` and ``x_t = scale (u_t + b)`` the sum of ``a^k x_{t-k}`` over the last ``2^n`` steps doubles

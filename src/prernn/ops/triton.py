@@ -24,6 +24,8 @@ registers. A band's do, so there one program holds all neurons of a row, and wha
 gates' gradients) goes through global memory, with a barrier between writing and reading.
 """
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
@@ -194,7 +196,7 @@ def _band_weights(
     return partial
 
 
-def _constants(cell: str, u: Tensor, state: Tensor, weight: Tensor) -> dict:
+def _constants(cell: str, u: Tensor, state: Tensor, weight: Tensor) -> dict[str, Any]:
     """What the kernels are compiled for."""
     kind, option, update, *_ = [*cell.split(":"), "", ""]
     gates, columns, size = weight.shape
@@ -261,7 +263,9 @@ def _check(
         _expect("lengths", lengths, (torch.int64,), (rows,), u.device)
 
 
-def _expect(name: str, tensor: Tensor, dtypes: tuple, shape: tuple, device: torch.device) -> None:
+def _expect(
+    name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], shape: tuple[int, ...], device: torch.device
+) -> None:
     if tensor.dtype not in dtypes:
         raise ValueError(f"expected {name} in {' or '.join(map(str, dtypes))}, got {tensor.dtype}")
     if tuple(tensor.shape) != shape:

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from prernn.conversion.modes import evaluating
 from prernn.layers.input_to_hidden import GateInput, SingleInput
 from prernn.reports.tables import text_table
-from prernn.sparsity.online import _rank, _rows, _sampling, _weighted, sampling_layers
+from prernn.sparsity.online import row_rank, rows_of, sampling_layers, sampling_of, weighted_layer
 
 
 @dataclass(frozen=True)
@@ -122,13 +123,13 @@ class _Counts:
         self.pictures = self.total = self.width = 0
         self.before = self.after = self.dense = self.left = 0.0
 
-    def watch(self) -> list:
+    def watch(self) -> list[RemovableHandle]:
         """Hooks before and behind the layer's own."""
         register = self.layer.register_forward_pre_hook
         return [register(self._see_before, prepend=True), register(self._see_after)]
 
     def _see_before(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        rows = _rows(layer, inputs[0])
+        rows = rows_of(layer, inputs[0])
         self.width = rows.shape[1]
         self.total += rows.numel()
         self.before += float((rows != 0).sum())
@@ -137,16 +138,16 @@ class _Counts:
         x = inputs[0]
         self.after += float((x != 0).sum())
         if isinstance(layer, SingleInput):
-            x, _ = layer._pooled(x, ())
+            x, _ = layer.pooled(x, ())
         gates = 1 + len(layer.copies) if isinstance(layer, GateInput) else 1
-        weighted = _weighted(layer)
-        self.pictures += len(x) if x.ndim > _rank(weighted) else 1
+        weighted = weighted_layer(layer)
+        self.pictures += len(x) if x.ndim > row_rank(weighted) else 1
         self.dense += gates * _products(weighted, torch.ones_like(x, dtype=torch.float64))
         self.left += gates * _products(weighted, (x != 0).double())
 
     def activity(self) -> LayerActivity:
         """The shares, and the multiply-adds of one picture."""
-        sampling = _sampling(self.layer)
+        sampling = sampling_of(self.layer)
         return LayerActivity(
             name=self.name,
             inputs=self.width,
@@ -164,5 +165,6 @@ def _products(layer: Any, mask: Tensor) -> float:
         return float(mask.sum()) * layer.out_features
     # one output of each group says how many of its inputs each place reads
     weight = torch.ones_like(layer.weight[: layer.groups], dtype=torch.float64)
-    reads = layer._conv_forward(mask, weight, None)  # (B, groups, H', W')
-    return float(reads.sum()) * (layer.out_channels // layer.groups)
+    reads: Tensor = layer._conv_forward(mask, weight, None)  # (B, groups, H', W')
+    outputs: int = layer.out_channels // layer.groups
+    return float(reads.sum()) * outputs

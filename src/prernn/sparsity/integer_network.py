@@ -10,8 +10,9 @@ import copy
 import torch
 from torch import Tensor, fx, nn
 
-from prernn.layers.input_to_hidden import GateInput, with_weight
-from prernn.sparsity.normalize import Layer, graph_of, readers_of, submodule
+from prernn.conversion.graph.nodes import submodule_of
+from prernn.layers.input_to_hidden import GateInput, Layer, with_weight
+from prernn.sparsity.normalize import graph_of, readers_of
 from prernn.sparsity.quantize import Weight, weights_of
 
 LARGEST = 1e12
@@ -26,6 +27,10 @@ class IntegerLayer(nn.Module):
         scale: ``()`` or one for each output.
         bias: in the units of the outputs.
     """
+
+    counts: Tensor
+    scale: Tensor
+    bias: Tensor | None
 
     def __init__(self, layer: Layer, counts: Tensor, scale: Tensor):
         super().__init__()
@@ -55,8 +60,9 @@ class IntegerLayer(nn.Module):
 
     def _over_places(self, value: Tensor) -> Tensor:
         """One value for each output, along the dimension where the outputs stand."""
-        channels_last = isinstance(self.layer, nn.Linear) or value.ndim == 0
-        return value if channels_last else value.view(-1, *[1] * (len(self.layer.kernel_size)))
+        if isinstance(self.layer, nn.Linear) or value.ndim == 0:
+            return value
+        return value.view(-1, *[1] * len(self.layer.kernel_size))
 
 
 def integer_network(module: nn.Module) -> nn.Module:
@@ -83,8 +89,8 @@ def integer_network(module: nn.Module) -> nn.Module:
         raise NotImplementedError(f"{type(module).__name__}: expected linear layers or convolutions inside, found none")
     carried: dict[fx.Node, float] = {}
     for node, others in readers.items():
-        if isinstance(layer := submodule(graph, node), IntegerLayer):
-            factor = _carry(layer, carried.get(node, 1.0), [submodule(graph, other) for other in others])
+        if isinstance(layer := submodule_of(graph, node), IntegerLayer):
+            factor = _carry(layer, carried.get(node, 1.0), [submodule_of(graph, other) for other in others])
             carried |= dict.fromkeys(others, factor)
     return network
 

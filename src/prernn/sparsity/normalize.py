@@ -13,17 +13,18 @@ factors.
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from prernn.conversion.graph import tracing
+from prernn.conversion.graph.nodes import layer_at, module_calls, name_of, submodule_of
 from prernn.conversion.network import RecurrentNetwork
+from prernn.layers.input_to_hidden import Layer
 
 ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity)
 """Modules with ``m(f x) = f m(x)`` for ``f > 0``, number by number, at inference."""
@@ -41,8 +42,8 @@ POOLING_FUNCTIONS = {
 }
 SMALLEST = 1e-12
 """Norm below which a neuron has nothing to carry: one over it might leave the range of float32."""
-
-Layer = nn.Linear | _ConvNd
+VECTOR, FLAT = 0, -1
+"""Kinds of values beside maps of 1, 2 or 3 dimensions: vectors, and maps that were flattened."""
 
 
 def normalized(module: nn.Module) -> nn.Module:
@@ -64,7 +65,7 @@ def normalized(module: nn.Module) -> nn.Module:
     fold_batch_norm(graph)
     for node, readers in readers_of(graph).items():
         if readers:
-            _carry(submodule(graph, node), [submodule(graph, reader) for reader in readers])
+            _carry(layer_at(graph, node), [layer_at(graph, reader) for reader in readers])
     if isinstance(network, RecurrentNetwork):  # a checkpoint has to know
         network.recipe = network.recipe.with_step("normalized")
     return network
@@ -79,33 +80,30 @@ def graph_of(module: nn.Module) -> tuple[nn.Module, fx.GraphModule]:
     return graph.eval(), graph
 
 
-def submodule(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    """The module that a node calls, or None."""
-    return graph.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
-def layers_of(graph: fx.GraphModule) -> Iterator[fx.Node]:
+def layers_of(graph: fx.GraphModule) -> dict[fx.Node, Layer]:
     """The calls of linear layers and convolutions, in order; those called twice or with shared weights are left out."""
-    nodes = [node for node in graph.graph.nodes if isinstance(submodule(graph, node), Layer)]
-    called = Counter(node.target for node in nodes)
+    called = Counter(name_of(node) for node in module_calls(graph.graph))
     owners = Counter(id(value) for _, value in graph.named_parameters(remove_duplicate=False))
-    for node in nodes:
-        layer = submodule(graph, node)
-        shared = any(owners[id(value)] > 1 for value in layer.parameters())
-        if called[node.target] == 1 and not shared and not isinstance(layer, _ConvTransposeNd):
-            yield node
+    found: dict[fx.Node, Layer] = {}
+    for node in module_calls(graph.graph):
+        layer = submodule_of(graph, node)
+        if not isinstance(layer, Layer) or isinstance(layer, _ConvTransposeNd) or called[name_of(node)] > 1:
+            continue
+        if all(owners[id(value)] == 1 for value in layer.parameters()):
+            found[node] = layer
+    return found
 
 
 def fold_batch_norm(graph: fx.GraphModule) -> None:
     """Folds batch normalization, with the statistics that it has, into the convolution before it, in place."""
-    for node in list(layers_of(graph)):
-        (user,) = node.users if len(node.users) == 1 else (None,)
-        norm, layer = None if user is None else submodule(graph, user), submodule(graph, node)
-        # behind a linear layer it need not stand over the same dimension
-        if not isinstance(norm, _BatchNorm) or norm.running_mean is None or isinstance(layer, nn.Linear):
+    for node, layer in layers_of(graph).items():
+        if len(node.users) != 1 or isinstance(layer, nn.Linear):
+            continue  # behind a linear layer it need not stand over the same dimension
+        (user,) = node.users
+        norm = submodule_of(graph, user)
+        if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
             continue
-        parent, _, name = str(node.target).rpartition(".")
-        setattr(graph.get_submodule(parent), name, fuse_conv_bn_eval(layer, norm))  # type: ignore[type-var]
+        graph.set_submodule(name_of(node), fuse_conv_bn_eval(layer, norm))
         user.replace_all_uses_with(node)
         graph.graph.erase_node(user)
     graph.delete_all_unused_submodules()
@@ -118,7 +116,7 @@ def readers_of(graph: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
     From a linear layer that is a linear layer behind steps number by number; from a convolution one of the same kind,
     also behind pooling, or a linear layer behind the one flattening of batches of maps.
     """
-    known = {node: submodule(graph, node) for node in layers_of(graph)}
+    known = layers_of(graph)
     return {node: _readers(graph, node, known) for node in known}
 
 
@@ -138,10 +136,6 @@ def _readers(graph: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Layer]) 
     return readers
 
 
-VECTOR, FLAT = 0, -1
-"""Kinds of values beside maps of 1, 2 or 3 dimensions: vectors, and maps that were flattened."""
-
-
 def _kind(layer: Layer) -> int:
     return VECTOR if isinstance(layer, nn.Linear) else layer.weight.ndim - 2
 
@@ -155,7 +149,7 @@ def _takes(reader: Layer, kind: int, channels: int) -> bool:
 
 def _kind_after(graph: fx.GraphModule, node: fx.Node, kind: int) -> int | None:
     """What a step makes of values of a kind; None for a step that a factor does not pass."""
-    module = submodule(graph, node)
+    module = submodule_of(graph, node)
     if len(node.all_input_nodes) != 1:
         return None
     if isinstance(module, ELEMENTWISE) or (node.op == "call_method" and node.target in ELEMENTWISE_METHODS):
@@ -176,7 +170,7 @@ def _flattens(module: nn.Module | None, node: fx.Node) -> bool:
     if node.target not in (torch.flatten, "flatten"):
         return False
     given = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | dict(node.kwargs)
-    return given.get("start_dim", 0) == 1 and given.get("end_dim", -1) == -1
+    return (given.get("start_dim", 0), given.get("end_dim", -1)) == (1, -1)
 
 
 @torch.no_grad()

@@ -92,12 +92,12 @@ def online_sparsity(
         raise ValueError(f"expected values to be one of {', '.join(VALUES)}, got {values!r}")
     sampled = copy.deepcopy(module)
     layers = dict(sampling_layers(sampled))
-    if any(_sampling(layer) for layer in layers.values()):
+    if any(sampling_of(layer) for layer in layers.values()):
         raise ValueError("expected a module that is not sampled yet, got one from online_sparsity")
     offsets = torch.rand(len(layers), generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist()
     first = _place(start, list(layers))
     for layer, offset in list(zip(layers.values(), offsets, strict=True))[first:]:
-        rate = linear if isinstance(_weighted(layer), nn.Linear) else conv
+        rate = linear if isinstance(weighted_layer(layer), nn.Linear) else conv
         if rate is not None and rate < 1:
             layer.register_forward_pre_hook(ActivationSampling(rate, offset, values))
     return sampled
@@ -145,14 +145,14 @@ def _inside(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield from _inside(f"{name}.{part}" if name else part, child)
 
 
-def _weighted(layer: nn.Module) -> nn.Module:
+def weighted_layer(layer: nn.Module) -> nn.Module:
     """The fc or conv layer itself."""
     if isinstance(layer, SingleInput):
         return layer.layer
     return layer.linear if isinstance(layer, TraditionalInput) else layer
 
 
-def _sampling(layer: nn.Module) -> "ActivationSampling | None":
+def sampling_of(layer: nn.Module) -> "ActivationSampling | None":
     return next((hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, ActivationSampling)), None)
 
 
@@ -170,7 +170,7 @@ class ActivationSampling:
     def __call__(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """The layer's inputs, the first of them sampled."""
         x, *others = inputs
-        rows = _rows(layer, x)
+        rows = rows_of(layer, x)
         return sample(rows, self.samples(rows.shape[1]), self.offset, self.values).reshape(x.shape), *others
 
     def samples(self, activations: int) -> int:
@@ -178,15 +178,19 @@ class ActivationSampling:
         return max(1, round(self.rate * activations))
 
 
-def _rows(layer: nn.Module, x: Tensor) -> Tensor:
+def rows_of(layer: nn.Module, x: Tensor) -> Tensor:
     """A layer's input as rows ``(R, n)``: pictures of a convolution, vectors of a linear layer."""
-    rank = _rank(_weighted(layer))
+    rank = row_rank(weighted_layer(layer))
     return x.reshape(-1, math.prod(x.shape[-rank:]))
 
 
-def _rank(layer: nn.Module) -> int:
+def row_rank(layer: nn.Module) -> int:
     """Dimensions of one row: 1 of a vector, 3 of a picture ``(C, H, W)``."""
-    return 1 if isinstance(layer, nn.Linear) else layer.weight.ndim - 1  # type: ignore[operator, return-value]
+    if isinstance(layer, nn.Linear):
+        return 1
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.ndim - 1
 
 
 def sample(a: Tensor, samples: int, offset: float, values: str = "keep") -> Tensor:

@@ -1,4 +1,4 @@
-"""Layers and networks that are made of paths: sparse from the start, deterministic, linear in the number of paths.
+"""Layers that are made of paths: sparse from the start, deterministic, linear in the number of paths.
 
 A path passes one neuron of each layer and has one weight between two of them (the talk "Structural Sparsity",
 representing artificial neural networks by paths). Which neurons is drawn from the Sobol' sequence (`prernn.ops.sobol`);
@@ -10,22 +10,22 @@ one pass over the weights in their order (`prernn.ops.paths`). Paths may coincid
 then add up.
 """
 
-import copy
-import itertools
 import math
-from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
+from torch.types import Device
 
 from prernn.ops import paths as ops
 from prernn.ops.sobol import network_paths
-from prernn.reports.tables import text_table
 
 DENSE = 0.08
 """Paths over all connections above which the dense product is faster (`prernn bench paths`)."""
+
+Layer = TypeVar("Layer", bound="_PathLayer")
 
 
 class _PathLayer(nn.Module):
@@ -34,8 +34,10 @@ class _PathLayer(nn.Module):
     source: Tensor
     destination: Tensor
     fingerprint: Tensor
+    weight: nn.Parameter
+    bias: nn.Parameter | None
 
-    def __init__(self, inputs: int, outputs: int, paths: int, drawn: Tensor | None, **sampling):
+    def __init__(self, inputs: int, outputs: int, paths: int, drawn: Tensor | None, **sampling: Any):
         super().__init__()
         if drawn is None:
             drawn = network_paths([inputs, outputs], paths, **sampling)
@@ -47,7 +49,16 @@ class _PathLayer(nn.Module):
         self.register_buffer("destination", destination.contiguous(), persistent=False)
         self.inputs, self.outputs = inputs, outputs
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing: list[str],
+        unexpected: list[str],
+        errors: list[str],
+    ) -> None:
         own, given = self.fingerprint.clone(), state_dict.get(f"{prefix}fingerprint")
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
         if given is not None and not own.is_meta and int(given) != int(own):
@@ -93,7 +104,7 @@ class _PathLayer(nn.Module):
         first, order = first.sort()
         rank = torch.empty_like(order)
         rank[order] = torch.arange(count)
-        weight: Tensor = self.weight.detach()  # type: ignore[assignment]
+        weight = self.weight.detach()
         summed = weight.new_zeros(count, *weight.shape[1:]).index_add(0, rank.to(weight.device)[place], weight)
         return self.indices[:, first.to(self.source.device)].T, summed
 
@@ -136,8 +147,8 @@ class PathLinear(_PathLayer):
         scramble: bool = False,
         skip: int = 0,
         drawn: Tensor | None = None,
-        device=None,
-        dtype=None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ):
         sampling = {"sampler": sampler, "seed": seed, "scramble": scramble, "skip": skip}
         super().__init__(in_features, out_features, paths, drawn, **sampling)
@@ -219,8 +230,8 @@ class PathConv2d(_PathLayer):
         scramble: bool = False,
         skip: int = 0,
         drawn: Tensor | None = None,
-        device=None,
-        dtype=None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ):
         sampling = {"sampler": sampler, "seed": seed, "scramble": scramble, "skip": skip}
         super().__init__(in_channels, out_channels, paths, drawn, **sampling)
@@ -240,7 +251,8 @@ class PathConv2d(_PathLayer):
         """Dense kernels, ``(out_channels, in_channels, kh, kw)``."""
         flat = self.weight.new_zeros(self.outputs * self.inputs, *self.kernel_size)
         place = self.destination.long() * self.inputs + self.source.long()
-        return flat.index_add(0, place, self.weight).unflatten(0, (self.outputs, self.inputs))
+        kernels: Tensor = flat.index_add(0, place, self.weight).unflatten(0, (self.outputs, self.inputs))
+        return kernels
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``."""
@@ -263,105 +275,6 @@ class PathConv2d(_PathLayer):
             f"{self.inputs}, {self.outputs}, kernel_size={self.kernel_size}, paths={self.paths}, stride={self.stride}, "
             f"padding={self.padding}, dilation={self.dilation}, bias={self.bias is not None}"
         )
-
-
-class PathNetwork(nn.Module):
-    """A feedforward network represented by paths through all of its layers, with ReLU between them.
-
-    ``paths`` weights between any two layers, in place of the product of their widths. The outputs are linear, so that
-    it serves as classifier (logits) and, with a narrow layer in the middle, as autoencoder. The talk's algorithm
-    applies its ReLU to the inputs too; here they pass as they are, which is the same for pictures.
-
-    A network with more paths contains one with fewer (`grown`).
-
-    Args:
-        widths: neurons of each layer, inputs and outputs among them.
-        paths: number of paths.
-        sampler: "sobol" or "random".
-        seed, scramble, skip: as in `prernn.ops.sobol.network_paths`.
-        bias: of all layers, 0 at the start.
-
-    Attributes:
-        layers: `PathLinear`, one between any two layers of neurons.
-
-    Raises:
-        ValueError: arguments out of range.
-    """
-
-    def __init__(
-        self,
-        widths: Sequence[int],
-        paths: int,
-        *,
-        sampler: str = "sobol",
-        seed: int = 0,
-        scramble: bool = False,
-        skip: int = 0,
-        bias: bool = True,
-        device=None,
-        dtype=None,
-    ):
-        super().__init__()
-        self.sampling: dict | None = {"sampler": sampler, "seed": seed, "scramble": scramble, "skip": skip}
-        self.widths, self.paths, self.bias = list(widths), paths, bias
-        neurons = network_paths(widths, paths, **self.sampling)  # (paths, L)
-        self.layers = nn.ModuleList(
-            PathLinear(
-                *(inputs, outputs, paths),
-                bias=bias,
-                relu=number > 0,
-                drawn=neurons[:, number : number + 2],
-                device=device,
-                dtype=dtype,
-            )
-            for number, (inputs, outputs) in enumerate(itertools.pairwise(widths))
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., widths[0])`` to ``(..., widths[-1])``."""
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-    @torch.no_grad()
-    def grown(self, paths: int) -> "PathNetwork":
-        """A network of more paths that contains this one, weights kept; the new weights are 0.
-
-        So it computes the same until it is trained.
-
-        Raises:
-            ValueError: fewer paths than there are.
-            NotImplementedError: a network whose coincident paths were merged.
-        """
-        if self.sampling is None:
-            raise NotImplementedError("a network of merged paths has lost its paths: expected one as it was built")
-        if paths < self.paths:
-            raise ValueError(f"expected at least the {self.paths} paths that there are, got {paths}")
-        first = self.layers[0].weight
-        larger = PathNetwork(
-            self.widths, paths, bias=self.bias, device=first.device, dtype=first.dtype, **self.sampling
-        )
-        for layer, own in zip(larger.layers, self.layers, strict=True):
-            layer.weight.zero_()
-            layer.weight[: self.paths] = own.weight
-            if own.bias is not None:
-                layer.bias.copy_(own.bias)
-        return larger.train(self.training)
-
-    def merged(self) -> "PathNetwork":
-        """The same network with one weight for each connection."""
-        network = copy.deepcopy(self)
-        network.layers, network.sampling = nn.ModuleList(layer.merged() for layer in self.layers), None
-        return network
-
-    def report(self) -> str:
-        """A text table of the layers: paths, coincident ones, distinct connections and their share of all."""
-        rows = []
-        for layer in self.layers:
-            full, distinct = layer.inputs * layer.outputs, layer.paths - layer.coincident
-            texts = (f"{layer.paths:,}", f"{layer.coincident:,}", f"{distinct:,}", f"{distinct / full:.2%}")
-            rows.append((f"{layer.inputs} to {layer.outputs}", *texts))
-        return text_table([("layer", "paths", "coincident", "connections", "of all"), *rows])
 
 
 def _fingerprint(drawn: Tensor) -> Tensor:
@@ -389,11 +302,11 @@ def rank_among_equals(values: Tensor) -> Tensor:
     return rank
 
 
-def _with(layer, weight: Tensor, bias: Tensor | None):
+def _with(layer: Layer, weight: Tensor, bias: Tensor | None) -> Layer:
     """The layer with these weights, in their type and place."""
     layer = layer.to(weight.device, weight.dtype)
     with torch.no_grad():
         layer.weight.copy_(weight)
-        if bias is not None:
+        if bias is not None and layer.bias is not None:
             layer.bias.copy_(bias)
     return layer

@@ -131,7 +131,7 @@ class Weight:
     @property
     def values(self) -> Tensor:
         """The weights as they are now."""
-        return getattr(self.module, self.parameter)
+        return self._tensor(self.parameter)
 
     @property
     def is_quantized(self) -> bool:
@@ -141,12 +141,16 @@ class Weight:
     @property
     def counts(self) -> Tensor:
         """Signed counts, in the weights' shape."""
-        return getattr(self.module, self.parameter + COUNTS)
+        return self._tensor(self.parameter + COUNTS)
 
     @property
     def scale(self) -> Tensor:
         """``()``, or one for each neuron."""
-        return getattr(self.module, self.parameter + SCALE)
+        return self._tensor(self.parameter + SCALE)
+
+    def _tensor(self, name: str) -> Tensor:
+        tensor: Tensor = getattr(self.module, name)
+        return tensor
 
     def set(self, counts: Tensor, scale: Tensor) -> None:
         """Puts counts and scale beside the parameter and their product into it."""
@@ -218,7 +222,7 @@ def _of_paths(layer: PathLinear | PathConv2d) -> Neurons:
     return {"weight": ends}
 
 
-NEURONS: dict[type, Callable[..., Neurons]] = {
+NEURONS: dict[type[nn.Module], Callable[..., Neurons]] = {
     nn.Linear: _of_layer,
     _ConvNd: _of_layer,
     PathLinear: _of_paths,

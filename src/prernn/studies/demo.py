@@ -21,7 +21,7 @@ from torch import Tensor
 
 from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters
 from prernn.conversion.cut import inputs_of, split
-from prernn.conversion.graph.nodes import find_output_layer
+from prernn.conversion.graph.ending import find_output_layer
 from prernn.conversion.network import RecurrentNetwork
 from prernn.media import sample_videos
 from prernn.media.sampling import Sampling

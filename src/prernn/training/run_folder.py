@@ -52,7 +52,7 @@ class RunFolder(L.Callback):
         self.history = list(state_dict["history"])
 
     @rank_zero_only
-    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
         """Adds an epoch to the history and writes the checkpoint."""
         # the learning rates as the logger calls them come again below
         logged = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("lr-")}
@@ -71,7 +71,7 @@ class RunFolder(L.Callback):
             self._draw_curves(trainer, module)
             _report(skipped)
 
-    def _draw_curves(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def _draw_curves(self, trainer: L.Trainer, module: Any) -> None:
         from prernn.reports.plots import curves
 
         score = module.task.score[0]
@@ -88,7 +88,7 @@ class RunFolder(L.Callback):
         if outputs is not None:
             self.outputs.add(outputs, batch)
 
-    def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_test_end(self, trainer: L.Trainer, module: Any) -> None:
         """Writes metrics, outputs and the task's report."""
         parts, skipped = _gathered(trainer, self.outputs), _skipped(trainer)
         if trainer.is_global_zero:
@@ -113,7 +113,7 @@ class RunFolder(L.Callback):
 
 def _skipped(trainer: L.Trainer) -> dict[str, str]:
     """Videos that any process left out, with the reason."""
-    own = dict(getattr(trainer.datamodule, "skipped", {}))
+    own = dict(getattr(getattr(trainer, "datamodule", None), "skipped", {}))
     return {path: reason for part in _gathered(trainer, own) for path, reason in part.items()}
 
 

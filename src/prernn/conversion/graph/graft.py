@@ -7,21 +7,41 @@ layer takes its inputs and its own state, and gives its output and its next stat
 import copy
 import operator
 
-from torch import fx
+from torch import fx, nn
+from torch.fx.node import Argument
 
+from prernn.conversion.graph.nodes import as_nodes, inputs_of, module_calls, name_of, shape_of, submodule_of
 from prernn.layers.cells import LinearCell
 from prernn.layers.recurrent_layer import RecurrentLayer
+
+UNIT_LAYER = "input_to_hidden.layer"
+"""Where a recurrent layer keeps the CNN's own layer."""
 
 
 def recurrent_nodes(cnn: fx.GraphModule) -> list[fx.Node]:
     """The graph's calls of recurrent layers, in order."""
-    calls = [node for node in cnn.graph.nodes if node.op == "call_module"]
-    return [node for node in calls if isinstance(cnn.get_submodule(node.target), RecurrentLayer)]
+    return [node for node in module_calls(cnn.graph) if isinstance(submodule_of(cnn, node), RecurrentLayer)]
+
+
+def recurrent_layer(cnn: fx.GraphModule, node: fx.Node) -> RecurrentLayer:
+    """The recurrent layer that ``node`` calls. TypeError where it calls something else."""
+    layer = submodule_of(cnn, node)
+    if not isinstance(layer, RecurrentLayer):
+        raise TypeError(f"expected a node that calls a recurrent layer, got {node.format_node()}")
+    return layer
 
 
 def layer_output(node: fx.Node) -> fx.Node:
     """The output of a recurrent layer that ``node`` calls."""
     return next(user for user in node.users if user.target is operator.getitem and user.args[1] == 0)
+
+
+def free_name(module: nn.Module, stem: str) -> str:
+    """A name for a new submodule: the stem and the first number that is not taken."""
+    count = 0
+    while hasattr(module, f"{stem}_{count}"):
+        count += 1
+    return f"{stem}_{count}"
 
 
 def insert_layer(
@@ -42,7 +62,7 @@ def insert_layer(
         call = graph.call_module(name, (tuple(inputs), None))
     with graph.inserting_after(call):
         output = graph.call_function(operator.getitem, (call, 0))
-    output.meta["shape"] = (2, layer.hidden_size, *end.meta["shape"][2:])
+    output.meta["shape"] = (2, layer.hidden_size, *shape_of(end)[2:])
     end.replace_all_uses_with(output, delete_user_cb=lambda user: user is not call)
     for node in reversed(nodes):
         graph.erase_node(node)
@@ -54,19 +74,10 @@ def insert_layer(
     return output
 
 
-def _forget_modules(module: fx.GraphModule, nodes: list[fx.Node]) -> None:
-    """Removes the modules that only the erased nodes called; the recurrent layer holds those it needs."""
-    used = {node.target for node in module.graph.nodes if node.op == "call_module"}
-    for target in {node.target for node in nodes if node.op == "call_module"} - used:
-        module.delete_submodule(str(target))
-    module.delete_all_unused_submodules()
-
-
 def _connect_states(module: fx.GraphModule) -> None:
     """Hands the i-th recurrent layer the i-th state and puts the new states out in the same order."""
     graph = module.graph
-    state = [node for node in graph.nodes if node.op == "placeholder"][1]
-    output = next(node for node in graph.nodes if node.op == "output")
+    state, output = inputs_of(graph)[1], graph.output_node()
     following = []
     for count, call in enumerate(recurrent_nodes(module)):
         with graph.inserting_before(call):
@@ -74,7 +85,25 @@ def _connect_states(module: fx.GraphModule) -> None:
         call.args = (call.args[0], own)
         with graph.inserting_before(output):
             following.append(graph.call_function(operator.getitem, (call, 1)))
-    output.args = ((output.args[0][0], tuple(following)),)
+    value, _ = _output_and_states(output)
+    output.args = ((value, tuple(following)),)
+
+
+def _output_and_states(output: fx.Node) -> tuple[Argument, tuple[fx.Node, ...]]:
+    """What a network's graph puts out."""
+    both = output.args[0]
+    if not isinstance(both, tuple):
+        raise TypeError(f"expected a graph that puts out (output, states), got {both!r}")
+    value, states = both
+    return value, as_nodes(states)
+
+
+def _forget_modules(module: fx.GraphModule, nodes: list[fx.Node]) -> None:
+    """Removes the modules that only the erased nodes called; the recurrent layer holds those it needs."""
+    used = {name_of(node) for node in module_calls(module.graph)}
+    for name in {name_of(node) for node in nodes if node.op == "call_module"} - used:
+        module.delete_submodule(name)
+    module.delete_all_unused_submodules()
 
 
 def without_units(cnn: fx.GraphModule) -> fx.GraphModule:
@@ -84,13 +113,9 @@ def without_units(cnn: fx.GraphModule) -> fx.GraphModule:
     """
     plain = fx.GraphModule(cnn, copy.deepcopy(cnn.graph))
     for call in recurrent_nodes(plain):
-        if isinstance(plain.get_submodule(str(call.target)).cell, LinearCell):
+        if isinstance(recurrent_layer(plain, call).cell, LinearCell):
             _call_layer(plain, call, f"{call.target}.{UNIT_LAYER}")
     return plain
-
-
-UNIT_LAYER = "input_to_hidden.layer"
-"""Where a recurrent layer keeps the CNN's own layer."""
 
 
 def unit_of(name: str) -> str:
@@ -101,7 +126,7 @@ def unit_of(name: str) -> str:
 def remove_unit(cnn: fx.GraphModule, name: str) -> None:
     """Puts the CNN's own convolution in the place of the RCN's unit called ``name``, if that is one."""
     for call in recurrent_nodes(cnn):
-        unit = cnn.get_submodule(str(call.target))
+        unit = recurrent_layer(cnn, call)
         if call.target == name and isinstance(unit.cell, LinearCell):
             cnn.set_submodule(name, unit.get_submodule(UNIT_LAYER))
             _call_layer(cnn, call, name)
@@ -125,6 +150,6 @@ def _call_layer(cnn: fx.GraphModule, call: fx.Node, name: str) -> None:
 
 def _drop_state(cnn: fx.GraphModule, call: fx.Node) -> None:
     """Takes a recurrent layer's next state out of the graph's outputs."""
-    output = next(node for node in cnn.graph.nodes if node.op == "output")
-    value, states = output.args[0]
+    output = cnn.graph.output_node()
+    value, states = _output_and_states(output)
     output.args = ((value, tuple(state for state in states if state.args[0] is not call)),)

@@ -7,10 +7,11 @@ import operator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.fx.node import Target
 
-from prernn.conversion.graph.nodes import NORMS, submodule_of
+from prernn.conversion.graph.nodes import NORMS, name_of, nodes_of, step_name, submodule_of
 
-PLAIN = {
+PLAIN: dict[Target, Target] = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
     operator.imul: operator.mul,
@@ -19,9 +20,18 @@ PLAIN = {
 }
 """Functions that overwrite their first argument, and the plain form of each."""
 
+VIEWS = (
+    *("getitem", "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "transpose", "permute"),
+    *("chunk", "split", "narrow", "select", "expand", "expand_as", "movedim", "unbind", "detach", "contiguous"),
+)
+"""Functions and methods whose result may share memory with what they take."""
 
-VIEWS = ("getitem", "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "transpose", "permute")
-VIEWS += ("chunk", "split", "narrow", "select", "expand", "expand_as", "movedim", "unbind", "detach", "contiguous")
+DROPOUTS: dict[Target, type[nn.Dropout | nn.Dropout2d | nn.Dropout3d]] = {
+    F.dropout: nn.Dropout,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+}
+"""Functional dropout, and the module of each."""
 
 
 def avoid_overwriting(module: fx.GraphModule) -> None:
@@ -33,8 +43,8 @@ def avoid_overwriting(module: fx.GraphModule) -> None:
     Raises:
         NotImplementedError: a part of a value is overwritten, and the value read afterwards.
     """
-    order = {node: count for count, node in enumerate(module.graph.nodes)}
-    for node in list(module.graph.nodes):
+    order = {node: count for count, node in enumerate(nodes_of(module.graph))}
+    for node in nodes_of(module.graph):
         if not _works_in_place(module, node):
             continue
         value = node.all_input_nodes[0]
@@ -53,15 +63,16 @@ def avoid_overwriting(module: fx.GraphModule) -> None:
 
 def _works_in_place(module: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
-        return bool(getattr(module.get_submodule(node.target), "inplace", False))
+        return bool(getattr(submodule_of(module, node), "inplace", False))
     if node.op == "call_method":
-        return node.target.endswith("_") and not node.target.startswith("__") and hasattr(Tensor, node.target[:-1])
+        name = name_of(node)
+        return name.endswith("_") and not name.startswith("__") and hasattr(Tensor, name[:-1])
     return node.op == "call_function" and (node.target in PLAIN or _inplace_argument(node) is not None)
 
 
 def _inplace_argument(node: fx.Node) -> inspect.BoundArguments | None:
     """The arguments of a function called with ``inplace=True``, or None."""
-    if getattr(node.target, "__module__", "") != "torch.nn.functional":
+    if isinstance(node.target, str) or getattr(node.target, "__module__", "") != "torch.nn.functional":
         return None
     try:
         bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)
@@ -71,31 +82,29 @@ def _inplace_argument(node: fx.Node) -> inspect.BoundArguments | None:
 
 
 def _make_plain(module: fx.GraphModule, node: fx.Node) -> None:
-    if node.op == "call_module":
-        plain = copy.copy(module.get_submodule(node.target))  # others may call the same one
-        plain.inplace = False
+    if (called := submodule_of(module, node)) is not None:
+        plain = copy.copy(called)  # others may call the same one
+        plain.inplace = False  # type: ignore[assignment]  # to mypy an unknown attribute is a tensor or a module
         name = f"{node.target}_plain"
         module.add_submodule(name, plain)
         node.target = name
     elif node.op == "call_method":
-        node.target = node.target[:-1]
+        node.target = name_of(node)[:-1]
     elif node.target in PLAIN:
         node.target = PLAIN[node.target]
-    else:
-        bound = _inplace_argument(node)
+    elif (bound := _inplace_argument(node)) is not None:
         bound.arguments["inplace"] = False
         node.args, node.kwargs = bound.args, bound.kwargs
 
 
 def _is_view(node: fx.Node) -> bool:
     """Whether the value may share memory with what it is made of."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return node.op in ("call_function", "call_method") and name in VIEWS
+    return node.op in ("call_function", "call_method") and step_name(node) in VIEWS
 
 
 def separate_activations(module: fx.GraphModule) -> None:
     """Splits norm-act modules (timm's BatchNormAct2d and kin) into the norm and a node for its activation."""
-    for node in list(module.graph.nodes):
+    for node in nodes_of(module.graph):
         norm = submodule_of(module, node)
         act = getattr(norm, "act", None)
         if not isinstance(norm, NORMS) or not isinstance(act, nn.Module):
@@ -112,12 +121,13 @@ def separate_activations(module: fx.GraphModule) -> None:
 
 def make_dropout_modules(module: fx.GraphModule) -> None:
     """Functional dropout has the mode of tracing time burnt in; a module follows train() and eval()."""
-    kinds = {F.dropout: nn.Dropout, F.dropout2d: nn.Dropout2d, F.dropout3d: nn.Dropout3d}
-    for count, node in enumerate(list(module.graph.nodes)):
-        if node.op == "call_function" and node.target in kinds:
+    for count, node in enumerate(nodes_of(module.graph)):
+        if node.op == "call_function" and node.target in DROPOUTS:
             p = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+            if not isinstance(p, int | float):
+                raise TypeError(f"expected dropout's probability as a number, got {p!r}")
             name = f"dropout_{count}"
-            module.add_submodule(name, kinds[node.target](p))
+            module.add_submodule(name, DROPOUTS[node.target](p))
             with module.graph.inserting_after(node):
                 replacement = module.graph.call_module(name, (node.args[0],))
             node.replace_all_uses_with(replacement)

@@ -3,20 +3,21 @@
 import contextlib
 import logging
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from prernn.conversion.graph.nodes import submodule_of
+from prernn.conversion.graph.nodes import nodes_of, submodule_of
 from prernn.conversion.graph.tracing import first_line
 
-# frame shapes (C is read from the first layer) that are tried in turn when nothing says what the CNN takes
 IMAGE_SIZES = ((224, 224), (299, 299), (256, 256), (112, 112), (96, 96), (64, 64), (48, 48), (32, 32), (28, 28))
-
+"""Frames' sizes that are tried in turn when nothing says what the CNN takes; C is read from the first layer."""
 
 SNIPPET_SIZES = ((16, 112, 112), (8, 112, 112), (16, 224, 224), (8, 224, 224), (4, 224, 224), (32, 224, 224))
+"""Snippets' sizes, for a CNN whose first layer convolves over time."""
 
 
 def frame_candidates(module: fx.GraphModule, image_size: tuple[int, ...] | None = None) -> list[tuple[int, ...]]:
@@ -27,7 +28,7 @@ def frame_candidates(module: fx.GraphModule, image_size: tuple[int, ...] | None 
     Raises:
         NotImplementedError: there is no convolution and no fc layer.
     """
-    for node in module.graph.nodes:
+    for node in nodes_of(module.graph):
         layer = submodule_of(module, node)
         if isinstance(layer, (nn.Conv3d, nn.Conv2d)):
             usual = SNIPPET_SIZES if isinstance(layer, nn.Conv3d) else IMAGE_SIZES
@@ -61,7 +62,7 @@ def propagate(module: fx.GraphModule, frame_shapes: list[tuple[int, ...]]) -> tu
             except Exception as error:
                 failures.append(f"{shape}: {first_line(error)}")
                 continue
-        for node in module.graph.nodes:
+        for node in nodes_of(module.graph):
             value = node.meta.pop("val", None)
             node.meta["shape"] = tuple(value.shape) if isinstance(value, Tensor) else None
         return shape
@@ -71,7 +72,7 @@ def propagate(module: fx.GraphModule, frame_shapes: list[tuple[int, ...]]) -> tu
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """A frame shape that does not fit is expected here, torch's log of it is not."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True

@@ -10,27 +10,35 @@ from dataclasses import dataclass
 
 import torch
 from torch import cat, fx, nn
+from torch.fx.node import Target
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from prernn.conversion.graph.ending import find_output_layer
 from prernn.conversion.graph.nodes import (
     ADAPTIVE_POOLS,
     ADDITIONS,
     POOL_MODULES,
     PRODUCTS,
+    argument,
     averages,
-    find_output_layer,
     holds_layer,
     is_activation,
     is_constant,
     is_layer,
     is_vector,
+    layer_at,
     map_size,
+    module_calls,
+    name_of,
+    nodes_of,
+    shape_of,
     submodule_of,
     value_shape,
 )
+from prernn.layers.input_to_hidden import Layer
 
-SCALINGS = {operator.mul, torch.mul, "mul"}
+SCALINGS: set[Target] = {operator.mul, torch.mul, "mul"}
 
 
 @dataclass
@@ -43,7 +51,7 @@ class Site:
     """
 
     name: str
-    layer: nn.Module
+    layer: Layer
     inputs: list[fx.Node]
     tail: fx.GraphModule | None
     activation: nn.Module | None
@@ -60,13 +68,13 @@ def find_layer(module: fx.GraphModule) -> Site:
         NotImplementedError: no layer can be made recurrent; says why for the last few.
     """
     output_layer = find_output_layer(module)
-    layers = [node for node in module.graph.nodes if is_layer(module, node) and node is not output_layer]
+    layers = [node for node in module_calls(module.graph) if is_layer(module, node) and node is not output_layer]
     depth = _depths(module)
     reasons = []
     # the deepest first (a shortcut's convolution may come later in the graph), the later one where equal
     for _, node in sorted(enumerate(layers), key=lambda item: (depth[item[1]], item[0]), reverse=True):
         try:
-            return find_site(module, node.target)
+            return find_site(module, name_of(node))
         except (NotImplementedError, ValueError) as error:
             reasons.append(str(error))
             if len(reasons) == 8:
@@ -80,7 +88,7 @@ def find_layer(module: fx.GraphModule) -> Site:
 def _depths(module: fx.GraphModule) -> dict[fx.Node, int]:
     """Number of fc and conv layers on the longest way from the input to each node."""
     depth: dict[fx.Node, int] = {}
-    for node in module.graph.nodes:
+    for node in nodes_of(module.graph):
         before = max((depth[parent] for parent in node.all_input_nodes), default=0)
         depth[node] = before + is_layer(module, node)
     return depth
@@ -100,25 +108,25 @@ def find_site(module: fx.GraphModule, name: str) -> Site:
     inner = _activation_within(module, node, end, region)
     tail_region, outer = (region, inner) if inner else _extend_to_activation(module, end, region)
     end = tail_region[-1]
-    inputs = [node.args[0], *_outside_values(tail_region)]
+    inputs = [argument(node, 0), *_outside_values(tail_region)]
     tail = extract(module, [node, *inputs[1:]], tail_region[1:], end, without=inner) if len(tail_region) > 1 else None
     return Site(
         name=name,
-        layer=module.get_submodule(name),
+        layer=layer_at(module, node),
         inputs=inputs,
         tail=tail,
         activation=_activation_module(module, outer) if outer else None,
         end=outer if outer and not inner else end,
-        size=value_shape(end)[1],
+        size=shape_of(end)[1],
         pool_first=_pools_first(module, node, tail_region, inner),
         nodes=tail_region if inner or not outer else [*tail_region, outer],
     )
 
 
 def _layer_node(module: fx.GraphModule, name: str) -> fx.Node:
-    uses = [node for node in module.graph.nodes if node.op == "call_module" and node.target == name]
+    uses = [node for node in module_calls(module.graph) if node.target == name]
     if not uses or not is_layer(module, uses[0]):
-        layers = [node.target for node in module.graph.nodes if is_layer(module, node)]
+        layers = [node.target for node in module_calls(module.graph) if is_layer(module, node)]
         raise ValueError(f"expected layer to name an fc or conv layer, got {name!r}; the last are {layers[-6:]}")
     if len(uses) > 1:
         raise NotImplementedError(f"layer {name!r} is used {len(uses)} times in a frame; expected once")
@@ -140,8 +148,8 @@ def _reaches(start: fx.Node, goal: fx.Node, blocked: set[fx.Node]) -> bool:
 
 def _vector_behind(module: fx.GraphModule, node: fx.Node) -> fx.Node:
     """The first vector ``(N, D)`` that every way from the layer to the output passes."""
-    goal = next(other for other in module.graph.nodes if other.op == "output")
-    for other in module.graph.nodes:  # topological order
+    goal = module.graph.output_node()
+    for other in nodes_of(module.graph):  # topological order
         if other is node and is_vector(node):
             return node
         if is_vector(other) and _reaches(node, other, set()) and not _reaches(node, goal, {other}):
@@ -154,7 +162,7 @@ def _vector_behind(module: fx.GraphModule, node: fx.Node) -> fx.Node:
 def _between(node: fx.Node, end: fx.Node) -> list[fx.Node]:
     """The nodes on the ways from the layer to the vector, both included, in topological order."""
     forward = {node}
-    for other in node.graph.nodes:
+    for other in nodes_of(node.graph):
         if any(parent in forward for parent in other.all_input_nodes):
             forward.add(other)
     backward, todo = {end}, [end]
@@ -163,7 +171,7 @@ def _between(node: fx.Node, end: fx.Node) -> list[fx.Node]:
             if parent in forward and parent not in backward:
                 backward.add(parent)
                 todo.append(parent)
-    return [other for other in node.graph.nodes if other in backward]
+    return [other for other in nodes_of(node.graph) if other in backward]
 
 
 def _check_region(module: fx.GraphModule, node: fx.Node, end: fx.Node, region: list[fx.Node]) -> None:
@@ -192,7 +200,7 @@ def _check_region(module: fx.GraphModule, node: fx.Node, end: fx.Node, region: l
         )
 
 
-def _activation_within(module, node, end, region) -> fx.Node | None:
+def _activation_within(module: fx.GraphModule, node: fx.Node, end: fx.Node, region: list[fx.Node]) -> fx.Node | None:
     """The last activation on the main way from the layer to the vector, or None."""
     inside = set(region)
     other = end
@@ -207,7 +215,9 @@ def _activation_within(module, node, end, region) -> fx.Node | None:
     return None
 
 
-def _extend_to_activation(module, end, region) -> tuple[list[fx.Node], fx.Node | None]:
+def _extend_to_activation(
+    module: fx.GraphModule, end: fx.Node, region: list[fx.Node]
+) -> tuple[list[fx.Node], fx.Node | None]:
     """Takes in normalization behind the vector where an activation follows it; the region and the activation."""
     extended, node = list(region), end
     while len(node.users) == 1:
@@ -227,9 +237,16 @@ def _outside_values(region: list[fx.Node]) -> list[fx.Node]:
     return list(dict.fromkeys(p for p in parents if p not in inside and not is_constant(p)))
 
 
-def extract(module, inputs, nodes, output, without=None) -> fx.GraphModule:
+def extract(
+    module: fx.GraphModule,
+    inputs: list[fx.Node],
+    nodes: list[fx.Node],
+    output: fx.Node,
+    without: fx.Node | None = None,
+) -> fx.GraphModule:
     """A module that computes ``output`` from ``inputs`` through ``nodes``, one of which may be left out."""
-    graph, values = fx.Graph(), {}
+    graph = fx.Graph()
+    values: dict[fx.Node, fx.Node] = {}
     for count, node in enumerate(inputs):
         values[node] = graph.placeholder(f"x{count}")
 
@@ -239,21 +256,21 @@ def extract(module, inputs, nodes, output, without=None) -> fx.GraphModule:
         return values[node]
 
     for node in nodes:
-        values[node] = value(node.args[0]) if node is without else graph.node_copy(node, value)
+        values[node] = value(argument(node, 0)) if node is without else graph.node_copy(node, value)
     graph.output(values[output])
     graph.lint()
     return fx.GraphModule(module, graph, "Tail")
 
 
-def _activation_module(module, node: fx.Node) -> nn.Module:
-    if node.op == "call_module":
-        return module.get_submodule(node.target)
+def _activation_module(module: fx.GraphModule, node: fx.Node) -> nn.Module:
+    if (act := submodule_of(module, node)) is not None:
+        return act
     return extract(module, [node.all_input_nodes[0]], [node], node)
 
 
-def _pools_first(module, node, region, without) -> bool:
+def _pools_first(module: fx.GraphModule, node: fx.Node, region: list[fx.Node], without: fx.Node | None) -> bool:
     """Whether pooling may come before the layer: all that stands before the pooling treats places alike, linearly."""
-    layer = module.get_submodule(node.target)
+    layer = layer_at(module, node)
     pointwise = isinstance(layer, _ConvNd) and set(layer.kernel_size) == {1} == set(layer.stride)
     if not pointwise or any(map(bool, layer.padding if isinstance(layer.padding, tuple) else ())):
         return False
@@ -280,8 +297,8 @@ def _pools_first(module, node, region, without) -> bool:
     return False
 
 
-def _averages_evenly(module, node: fx.Node) -> bool:
-    """Whether an averaging node takes the mean over all map_size, whatever their number."""
+def _averages_evenly(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether an averaging node takes the mean over all places, whatever their number."""
     kind = submodule_of(module, node)
     adaptive = isinstance(kind, POOL_MODULES[:3]) or "Adaptive" in type(kind).__name__
     return adaptive or node.target in ADAPTIVE_POOLS

@@ -4,25 +4,38 @@ import copy
 import inspect
 import operator
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from prernn.conversion.graph.nodes import LAYERS, NORMS, find_output_layer, map_size, value_shape
+from prernn.conversion.graph.ending import find_output_layer
+from prernn.conversion.graph.nodes import (
+    NORMS,
+    argument,
+    layer_at,
+    map_size,
+    name_of,
+    nodes_of,
+    shape_of,
+    step_name,
+)
 from prernn.conversion.graph.plain import avoid_overwriting, make_dropout_modules, separate_activations
+from prernn.layers.input_to_hidden import Layer
 
 
 class CNNTracer(fx.Tracer):
     """Traces a CNN down to layers: what torch.nn, a childless module or a same-padding convolution does is one node."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        if isinstance(module, (*LAYERS, *NORMS)) or not any(True for _ in module.children()):
+        if isinstance(module, (Layer, *NORMS)) or not any(True for _ in module.children()):
             return True
         return type(module) in _timm_leaves()[0] or super().is_leaf_module(module, name)
 
 
-def _timm_leaves() -> tuple[set, tuple]:
+def _timm_leaves() -> tuple[set[type[nn.Module]], tuple[Callable[..., Any], ...]]:
     """Modules and functions that timm declares untraceable; empty when no timm model can be about."""
     features = sys.modules.get("timm.models._features_fx")
     if features is None:
@@ -60,13 +73,14 @@ def trace(cnn: nn.Module) -> fx.GraphModule:
 
 
 def first_line(error: BaseException) -> str:
+    """What an error says, on one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _drop_assertions(module: fx.GraphModule) -> None:
     """Removes shape assertions: they would keep alive what conversion cuts out."""
-    for node in reversed(module.graph.nodes):
-        if node.op == "call_function" and getattr(node.target, "__name__", "") == "_assert":
+    for node in reversed(nodes_of(module.graph)):
+        if node.op == "call_function" and step_name(node) == "_assert":
             module.graph.erase_node(node)
     module.graph.eliminate_dead_code()
 
@@ -74,19 +88,23 @@ def _drop_assertions(module: fx.GraphModule) -> None:
 def make_output_linear(module: fx.GraphModule) -> None:
     """Turns an output layer that is a 1x1 convolution of one place into the fc layer it is: it reads a vector."""
     head = find_output_layer(module)
-    if head is None or not isinstance(module.get_submodule(head.target), _ConvNd) or len(value_shape(head)) < 3:
+    if head is None:
         return
-    conv, shape = module.get_submodule(head.target), value_shape(head)
-    if conv.groups != 1 or map_size(value_shape(head.args[0])) != 1:
+    conv, shape = layer_at(module, head), shape_of(head)
+    if not isinstance(conv, _ConvNd) or len(shape) < 3:
+        return
+    inputs = argument(head, 0)
+    if conv.groups != 1 or map_size(shape_of(inputs)) != 1:
         return
     linear = nn.Linear(conv.in_channels, conv.out_channels, bias=conv.bias is not None, device="meta")
     linear.weight = nn.Parameter(conv.weight.detach().flatten(1), requires_grad=conv.weight.requires_grad)
-    linear.bias = conv.bias
-    module.set_submodule(head.target, linear)
+    linear.bias = conv.bias  # type: ignore[assignment]  # torch types them differently: both are a parameter or None
+    module.set_submodule(name_of(head), linear)
     with module.graph.inserting_before(head):
-        vector = module.graph.call_function(torch.flatten, (head.args[0], 1))
+        vector = module.graph.call_function(torch.flatten, (inputs, 1))
+    places = (..., *[None] * (len(shape) - 2))
     with module.graph.inserting_after(head):
-        back = module.graph.call_function(operator.getitem, (head, (..., *[None] * (len(shape) - 2))))
+        back = module.graph.call_function(operator.getitem, (head, places))  # type: ignore[arg-type]  # fx takes ...
     head.replace_all_uses_with(back, delete_user_cb=lambda user: user is not back)
     head.args = (vector,)
     vector.meta["shape"], head.meta["shape"], back.meta["shape"] = (2, conv.in_channels), shape[:2], shape

@@ -1,13 +1,11 @@
 """What every structure of ``W_hh`` has."""
 
-from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
 
 from prernn.ops.linear import linear
-
-Product = Callable[[Tensor], Tensor]
+from prernn.ops.reference import Product
 
 
 class Structure(Protocol):
@@ -41,10 +39,15 @@ class Structure(Protocol):
         """``weight`` as `prernn.ops.fused` takes it, ``(G, D, C)``, or None where its kernels don't fit."""
 
 
-def dense_product(matrix: Tensor, size: int) -> Callable[[Tensor], Tensor]:
+def dense_product(matrix: Tensor, size: int) -> Product:
     """A function ``h (N, D) -> W_hh h (N, G, D)`` for the dense matrix ``(G, D, D)``."""
     stacked = matrix.flatten(0, 1)  # (G*D, D)
-    return lambda h: linear(h, stacked).unflatten(1, (-1, size))
+
+    def product(h: Tensor) -> Tensor:
+        out: Tensor = linear(h, stacked).unflatten(1, (-1, size))
+        return out
+
+    return product
 
 
 def shortest(number: float) -> str:

@@ -4,7 +4,6 @@ They have the methods of `prernn.layers.structures.base.Structure`. Their connec
 ``D`` and one parameter (`prernn.ops.connections`).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from prernn.layers.structures.base import check_size, dense_product, shortest
 from prernn.ops import rows
 from prernn.ops.connections import ENTRIES, random_count
+from prernn.ops.reference import Product
 from prernn.ops.sobol import path_sources
 
 SELF = "+self"
@@ -34,38 +34,38 @@ class Sparse:
 
     density: float
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"sparse:{shortest(self.density)}"
 
-    def check(self, size):
+    def check(self, size: int) -> None:
         check_size(size)
 
-    def mask(self, size):
+    def mask(self, size: int) -> Tensor:
         self.check(size)
         mask = torch.zeros(size * size, dtype=torch.bool)
         mask[self.index(size)] = True
         return mask.view(size, size)
 
-    def weight_count(self, size):
+    def weight_count(self, size: int) -> int:
         self.check(size)
         return random_count(size, self.density)
 
-    def fan_in(self, size):
+    def fan_in(self, size: int) -> int:
         return max(1, round(self.density * size))
 
-    def weight_shape(self, size):
+    def weight_shape(self, size: int) -> tuple[int, ...]:
         return (self.weight_count(size),)
 
-    def index(self, size):
+    def index(self, size: int) -> Tensor:
         return _positions("sparse", self.density, size)
 
-    def product(self, weight, index, size):
+    def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
         return _product(weight, index, size, self.density < DENSE, "sparse", self.density)
 
-    def matrix(self, weight, index, size):
+    def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
         return _matrix_of(weight, index, size)
 
-    def band(self, weight):
+    def band(self, weight: Tensor) -> None:
         return None
 
 
@@ -78,43 +78,43 @@ class Paths:
 
     paths: int
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"paths:{self.paths}"
 
-    def check(self, size):
+    def check(self, size: int) -> None:
         check_size(size)
         if self.paths > size:
             raise ValueError(f"hidden={str(self)!r}: a neuron has at most D different sources, got D={size}")
 
-    def mask(self, size):
+    def mask(self, size: int) -> Tensor:
         self.check(size)
         mask = torch.zeros(size, size, dtype=torch.bool)
         return mask.scatter(1, self.index(size), True)
 
-    def weight_count(self, size):
+    def weight_count(self, size: int) -> int:
         self.check(size)
         return self.paths * size
 
-    def fan_in(self, size):
+    def fan_in(self, size: int) -> int:
         return self.paths
 
-    def weight_shape(self, size):
+    def weight_shape(self, size: int) -> tuple[int, ...]:
         return (size, self.paths)
 
-    def index(self, size):
+    def index(self, size: int) -> Tensor:
         return path_sources(size, self.paths)
 
-    def product(self, weight, index, size):
+    def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
         if rows.usable(weight):
             flat = weight.flatten(1)
             return lambda h: rows.product(h, flat, "paths", self.paths)
-        return lambda h: torch.einsum("ndp,gdp->ngd", h[:, index], weight)
+        return lambda h: torch.einsum("ndp,gdp->ngd", h[:, _drawn(index)], weight)
 
-    def matrix(self, weight, index, size):
+    def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
         gates = weight.shape[0]
-        return weight.new_zeros(gates, size, size).scatter(2, index.expand(gates, -1, -1), weight)
+        return weight.new_zeros(gates, size, size).scatter(2, _drawn(index).expand(gates, -1, -1), weight)
 
-    def band(self, weight):
+    def band(self, weight: Tensor) -> None:
         return None
 
 
@@ -128,7 +128,7 @@ class SelfConnected:
 
     base: Sparse | Paths
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.base}{SELF}"
 
     @property
@@ -138,33 +138,33 @@ class SelfConnected:
             return f"sparse{SELF}", self.base.density
         return f"paths{SELF}", self.base.paths
 
-    def check(self, size):
+    def check(self, size: int) -> None:
         self.base.check(size)
 
-    def mask(self, size):
+    def mask(self, size: int) -> Tensor:
         return self.base.mask(size) | torch.eye(size, dtype=torch.bool)
 
-    def weight_count(self, size):
+    def weight_count(self, size: int) -> int:
         self.check(size)
         return len(self.index(size))
 
-    def fan_in(self, size):
+    def fan_in(self, size: int) -> int:
         return min(self.base.fan_in(size) + 1, size)
 
-    def weight_shape(self, size):
+    def weight_shape(self, size: int) -> tuple[int, ...]:
         return (self.weight_count(size),)
 
-    def index(self, size):
+    def index(self, size: int) -> Tensor:
         return _positions(*self._named, size)
 
-    def product(self, weight, index, size):
+    def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
         few = weight.shape[1] < DENSE * size * size
         return _product(weight, index, size, few, *self._named)
 
-    def matrix(self, weight, index, size):
+    def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
         return _matrix_of(weight, index, size)
 
-    def band(self, weight):
+    def band(self, weight: Tensor) -> None:
         return None
 
 
@@ -174,15 +174,21 @@ def _positions(kind: str, amount: float, size: int) -> Tensor:
     return receiver * size + sender
 
 
-def _matrix_of(weight: Tensor, index: Tensor, size: int) -> Tensor:
+def _matrix_of(weight: Tensor, index: Tensor | None, size: int) -> Tensor:
     """Dense ``(G, D, D)`` of the weights ``(G, E)`` at the places ``index (E,)``, 0 elsewhere."""
     flat = weight.new_zeros(weight.shape[0], size * size)
-    return flat.index_copy(1, index, weight).unflatten(1, (size, size))
+    matrix: Tensor = flat.index_copy(1, _drawn(index), weight).unflatten(1, (size, size))
+    return matrix
 
 
-def _product(
-    weight: Tensor, index: Tensor, size: int, few: bool, kind: str, amount: float
-) -> Callable[[Tensor], Tensor]:
+def _drawn(index: Tensor | None) -> Tensor:
+    """The positions. They are None on the meta device alone, where nothing is computed."""
+    if index is None:
+        raise TypeError("expected the positions of the connections, got None: a layer on meta has none")
+    return index
+
+
+def _product(weight: Tensor, index: Tensor | None, size: int, few: bool, kind: str, amount: float) -> Product:
     """``W_hh h`` for the weights ``(G, E)``: by compressed rows where they are few, or else by the dense matrix."""
     if few and rows.usable(weight):
         return lambda h: rows.product(h, weight, kind, amount)

@@ -1,4 +1,4 @@
-"""Hidden-to-hidden structures: which neurons feed which, stored compactly.
+"""Hidden-to-hidden structures by their names: the structure that a specification string says.
 
 A structure knows its connectivity for any hidden size ``D``: the ``mask``, the number of weights a gate,
 the shape of the compact weight, the product ``W_hh h`` and the dense matrix. Specification strings name
@@ -6,15 +6,19 @@ them everywhere: ``full``, ``diagonal``, ``band:21``, ``band:5%``, ``grouped:4``
 two also as ``sparse:0.1+self`` and ``paths:8+self``, with a connection of every neuron to itself
 (BandRNN talk; "Structural Sparsity" talk, structurally sparse RNNs).
 
-The structures with a regular pattern are here, those without one in `prernn.layers.structures.irregular`. A new
-structure is one class with the methods of `Structure` and one line in `STRUCTURES`.
+Those with a regular pattern are in `prernn.layers.structures.regular`, those without one in
+`prernn.layers.structures.irregular`. A new structure is one class with the methods of `Structure`, one line in
+`STRUCTURES` and one in `EXAMPLES`.
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from prernn.layers.structures.base import Structure
 from prernn.layers.structures.irregular import SELF, Paths, SelfConnected, Sparse
 from prernn.layers.structures.regular import Band, Diagonal, Full, Grouped
+
+Number = TypeVar("Number", int, float)
 
 
 def _parse_full(argument: str) -> Full:
@@ -60,7 +64,7 @@ def _require(holds: bool, rule: str) -> None:
         raise ValueError(rule)
 
 
-def _number(kind: type, text: str, rule: str):
+def _number(kind: Callable[[str], Number], text: str, rule: str) -> Number:
     try:
         return kind(text)
     except ValueError:
@@ -75,9 +79,11 @@ STRUCTURES: dict[str, Callable[[str], Structure]] = {
     "sparse": _parse_sparse,
     "paths": _parse_paths,
 }
+"""What reads the argument behind each word of a specification."""
 
 
-EXAMPLES = "full, diagonal, band:21, band:5%, grouped:4, sparse:0.1, paths:8"
+EXAMPLES = ("full", "diagonal", "band:21", "band:5%", "grouped:4", "sparse:0.1", "paths:8")
+"""Specifications, one of each word at least."""
 
 
 def self_connected(structure: Structure) -> Structure:
@@ -93,12 +99,12 @@ def hidden_structure(spec: str | Structure) -> Structure:
     """
     if not isinstance(spec, str):
         if not hasattr(spec, "weight_shape"):
-            raise ValueError(f"hidden={spec!r}: expected one of {EXAMPLES}")
+            raise ValueError(f"hidden={spec!r}: expected one of {', '.join(EXAMPLES)}")
         return spec
     plain, own = spec.strip().removesuffix(SELF), spec.strip().endswith(SELF)
     word, _, argument = plain.partition(":")
     if word not in STRUCTURES:
-        raise ValueError(f"hidden={spec!r}: unknown structure, expected one of {EXAMPLES}")
+        raise ValueError(f"hidden={spec!r}: unknown structure, expected one of {', '.join(EXAMPLES)}")
     try:
         structure = STRUCTURES[word](argument.strip())
     except ValueError as error:

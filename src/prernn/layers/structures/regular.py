@@ -8,42 +8,43 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prernn.layers.structures.base import check_size, dense_product, shortest
+from prernn.ops.reference import Product
 
 
 @dataclass(frozen=True)
 class Full:
     """Every neuron feeds every neuron: ``D*D`` weights a gate, ``(D, D)``."""
 
-    def __str__(self):
+    def __str__(self) -> str:
         return "full"
 
-    def check(self, size):
+    def check(self, size: int) -> None:
         check_size(size)
 
-    def mask(self, size):
+    def mask(self, size: int) -> Tensor:
         self.check(size)
         return torch.ones(size, size, dtype=torch.bool)
 
-    def weight_count(self, size):
+    def weight_count(self, size: int) -> int:
         self.check(size)
         return size * size
 
-    def fan_in(self, size):
+    def fan_in(self, size: int) -> int:
         return size
 
-    def weight_shape(self, size):
+    def weight_shape(self, size: int) -> tuple[int, ...]:
         return (size, size)
 
-    def index(self, size):
+    def index(self, size: int) -> None:
         return None
 
-    def product(self, weight, index, size):
+    def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
         return dense_product(weight, size)
 
-    def matrix(self, weight, index, size):
+    def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
         return weight
 
-    def band(self, weight):
+    def band(self, weight: Tensor) -> None:
         return None
 
 
@@ -51,36 +52,36 @@ class Full:
 class Diagonal:
     """Every neuron feeds itself alone: ``D`` weights a gate, ``(D,)`` (IndRNN's recurrence)."""
 
-    def __str__(self):
+    def __str__(self) -> str:
         return "diagonal"
 
-    def check(self, size):
+    def check(self, size: int) -> None:
         check_size(size)
 
-    def mask(self, size):
+    def mask(self, size: int) -> Tensor:
         self.check(size)
         return torch.eye(size, dtype=torch.bool)
 
-    def weight_count(self, size):
+    def weight_count(self, size: int) -> int:
         self.check(size)
         return size
 
-    def fan_in(self, size):
+    def fan_in(self, size: int) -> int:
         return 1
 
-    def weight_shape(self, size):
+    def weight_shape(self, size: int) -> tuple[int, ...]:
         return (size,)
 
-    def index(self, size):
+    def index(self, size: int) -> None:
         return None
 
-    def product(self, weight, index, size):
+    def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
         return lambda h: h.unsqueeze(1) * weight
 
-    def matrix(self, weight, index, size):
+    def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
         return torch.diag_embed(weight)
 
-    def band(self, weight):
+    def band(self, weight: Tensor) -> Tensor:
         return weight.unsqueeze(2)
 
 
@@ -96,7 +97,7 @@ class Band:
     width: int | None = None
     percent: float | None = None
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"band:{self.width}" if self.percent is None else f"band:{shortest(self.percent)}%"
 
     def columns(self, size: int) -> int:
@@ -107,47 +108,47 @@ class Band:
         nearest = 2 * math.floor((self.percent / 100 * size - 1) / 2 + 0.5) + 1
         return max(1, min(nearest, 2 * size - 1))
 
-    def check(self, size):
+    def check(self, size: int) -> None:
         check_size(size)
         if self.columns(size) > 2 * size - 1:
             raise ValueError(f"hidden={str(self)!r}: the width must be at most 2*D-1, got D={size}")
 
-    def mask(self, size):
+    def mask(self, size: int) -> Tensor:
         self.check(size)
         place = torch.arange(size)
         return (place[:, None] - place[None, :]).abs() <= self.columns(size) // 2
 
-    def weight_count(self, size):
+    def weight_count(self, size: int) -> int:
         self.check(size)
         columns = self.columns(size)
         return columns * size - (columns * columns - 1) // 4
 
-    def fan_in(self, size):
+    def fan_in(self, size: int) -> int:
         return min(self.columns(size), size)
 
-    def weight_shape(self, size):
+    def weight_shape(self, size: int) -> tuple[int, ...]:
         return (size, self.columns(size))
 
-    def index(self, size):
+    def index(self, size: int) -> None:
         return None
 
-    def product(self, weight, index, size):
+    def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
         columns, inside = weight.shape[2], self._only_inside(weight)
 
-        def product(h):
+        def product(h: Tensor) -> Tensor:
             windows = F.pad(h, (columns // 2, columns // 2)).unfold(1, columns, 1)  # (N, D, C)
             return torch.einsum("ndc,gdc->ngd", windows, inside)
 
         return product
 
-    def matrix(self, weight, index, size):
+    def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
         gates, _, columns = weight.shape
         padded = weight.new_zeros(gates, size, size + columns - 1)
         neighbours = self._neighbours(weight).expand(gates, -1, -1)
         padded = padded.scatter(2, neighbours + columns // 2, self._only_inside(weight))
         return padded[:, :, columns // 2 : columns // 2 + size]
 
-    def band(self, weight):
+    def band(self, weight: Tensor) -> Tensor:
         return weight
 
     def _neighbours(self, weight: Tensor) -> Tensor:
@@ -169,46 +170,47 @@ class Grouped:
 
     groups: int
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"grouped:{self.groups}"
 
-    def check(self, size):
+    def check(self, size: int) -> None:
         check_size(size)
         if size % self.groups:
             raise ValueError(f"hidden={str(self)!r}: the hidden size must be a multiple of the groups, got D={size}")
 
-    def mask(self, size):
+    def mask(self, size: int) -> Tensor:
         self.check(size)
         group = torch.arange(size) // (size // self.groups)
         return group[:, None] == group[None, :]
 
-    def weight_count(self, size):
+    def weight_count(self, size: int) -> int:
         self.check(size)
         return size * size // self.groups
 
-    def fan_in(self, size):
+    def fan_in(self, size: int) -> int:
         return size // self.groups
 
-    def weight_shape(self, size):
+    def weight_shape(self, size: int) -> tuple[int, ...]:
         return (size, size // self.groups)
 
-    def index(self, size):
+    def index(self, size: int) -> None:
         return None
 
-    def product(self, weight, index, size):
+    def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
         gates, width = weight.shape[0], size // self.groups
         blocks = weight.reshape(-1, width, width).transpose(1, 2)  # (G*groups, d, d), the weights as they lie
 
-        def product(h):
+        def product(h: Tensor) -> Tensor:
             parts = h.unflatten(1, (self.groups, width)).transpose(0, 1).repeat(gates, 1, 1)  # (G*groups, N, d)
             out = torch.bmm(parts, blocks).unflatten(0, (gates, self.groups))  # (G, groups, N, d)
-            return out.permute(2, 0, 1, 3).flatten(2)  # (N, G, D)
+            turned: Tensor = out.permute(2, 0, 1, 3).flatten(2)  # (N, G, D)
+            return turned
 
         return product
 
-    def matrix(self, weight, index, size):
+    def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
         blocks = weight.unflatten(1, (self.groups, -1))  # (G, groups, d, d)
         return torch.stack([torch.block_diag(*gate.unbind(0)) for gate in blocks.unbind(0)])
 
-    def band(self, weight):
+    def band(self, weight: Tensor) -> None:
         return None

@@ -93,7 +93,7 @@ class C3D(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv3d | nn.Linear):  # He's rule: eight ReLU layers without normalization
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.constant_(module.bias, 0.0)  # type: ignore[arg-type]
+                nn.init.constant_(module.bias, 0.0)  # type: ignore[arg-type]  # all have one
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores ``(B, classes)`` of snippets ``(B, 3, frames, size, size)``; no softmax."""

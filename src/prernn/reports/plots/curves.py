@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import NullLocator
@@ -12,14 +11,12 @@ from prernn.reports.plots.figure import (
     COLOURS,
     MARKERS,
     MOST_INSIDE,
-    _cycle,
-    _panels,
+    colour_cycle,
     colours_of,
     legend_below,
+    panel_grid,
     save_figure,
 )
-
-matplotlib.use("Agg")  # no window: these run on servers and in tests
 
 
 def curves(series: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path, *, title: str = "") -> Path:
@@ -31,7 +28,7 @@ def curves(series: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path
     """
     figure, axes = plt.subplots(1, len(series), figsize=(5.2 * len(series), 3.8), squeeze=False)
     for axis, (metric, lines) in zip(axes[0], series.items(), strict=True):
-        for colour, (name, values) in zip(_cycle(len(lines)), lines.items(), strict=True):
+        for colour, (name, values) in zip(colour_cycle(len(lines)), lines.items(), strict=True):
             axis.plot(range(1, len(values) + 1), values, label=name, color=colour, marker="o", markersize=3)
         axis.set_xlabel("epoch")
         axis.set_ylabel(metric)
@@ -61,7 +58,7 @@ def training(
         names: of the networks of a page, each of which then has one colour in all pictures.
     """
     across = 2 if len(series) == 4 else min(3, len(series))
-    figure, axes = _panels(-(-len(series) // across), across, 4.4, 3.3)
+    figure, axes = panel_grid(-(-len(series) // across), across, 4.4, 3.3)
     colours = colours_of((name for lines in series.values() for name in lines), names)
     for axis, (metric, lines) in zip(axes.flat, series.items(), strict=False):
         for name, (epochs, values) in lines.items():
@@ -91,7 +88,7 @@ def cumulative_errors(
         path: of the PNG.
         names: of the networks of a page, each of which then has one colour in all pictures.
     """
-    figure, axes = _panels(1, 1, 5.6, 4.2)
+    figure, axes = panel_grid(1, 1, 5.6, 4.2)
     colours = colours_of(series, names)
     for name, (errors, shares) in series.items():
         axes[0, 0].plot(errors, shares, label=name, color=colours[name])
@@ -115,7 +112,7 @@ def ratio_bars(groups: Mapping[str, Mapping[str, float]], path: str | Path, *, l
     """
     names = list(dict.fromkeys(name for bars in groups.values() for name in bars))
     colours = colours_of(names)
-    figure, axes = _panels(1, 1, max(4.5, 1.2 + 0.75 * sum(map(len, groups.values()))), 3.6)
+    figure, axes = panel_grid(1, 1, max(4.5, 1.2 + 0.75 * sum(map(len, groups.values()))), 3.6)
     axis, place, ticks = axes[0, 0], 0.0, []
     for bars in groups.values():
         for name, ratio in bars.items():
@@ -161,7 +158,7 @@ def early(
     """
     width = 6.4
     across = max(1, int(width * 11 / (max(map(len, curves)) + 6)))  # names a line of the legend, as in legend_below
-    figure, axes = _panels(1, 1, width, 4.2 + 0.19 * -(-len(curves) // across))
+    figure, axes = panel_grid(1, 1, width, 4.2 + 0.19 * -(-len(curves) // across))
     axis, percent = axes[0, 0], [100 * fraction for fraction in fractions]
     for place, (name, colour) in enumerate(colours_of(curves, names).items()):
         means, spreads = (np.asarray(values) for values in curves[name])
@@ -206,7 +203,7 @@ def lines(
     drawn = {name: None for series in panels.values() for name in series}
     width = 4.9 * len(panels)
     across = max(1, int(width * 11 / (max(map(len, drawn), default=1) + 6)))  # names a line of the legend
-    figure, axes = _panels(1, len(panels), 4.9, 3.8 + 0.19 * -(-len(drawn) // across))
+    figure, axes = panel_grid(1, len(panels), 4.9, 3.8 + 0.19 * -(-len(drawn) // across))
     shown = {}
     for axis, (measure, series) in zip(axes[0], panels.items(), strict=True):
         for place, (name, colour) in enumerate(colours_of(drawn, list(drawn)).items()):

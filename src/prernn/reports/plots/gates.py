@@ -1,13 +1,20 @@
 """Pictures of gates: saturation and histograms."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from prernn.reports.plots.figure import _panels, colours_of, legend_below, save_figure
+from prernn.reports.plots.figure import colours_of, legend_below, panel_grid, save_figure
 
 Units = tuple[np.ndarray, np.ndarray]
+"""Fractions of time that each unit is saturated on the left and on the right."""
+
+Drawn = TypeVar("Drawn")
+"""What a panel draws of one network."""
 
 
 def saturation(
@@ -29,7 +36,7 @@ def saturation(
     """
     labels = ("fraction right saturated (> 0.9)", "fraction left saturated (< 0.1)")
 
-    def draw(axis, gate, units, colours):
+    def draw(axis: Axes, gate: str, units: Mapping[str, Units], colours: Mapping[str, str]) -> None:
         _draw_saturation(axis, units, colours)
 
     figure = _gate_panels(grid, names, 3.3, 3.3, labels, draw)
@@ -37,7 +44,7 @@ def saturation(
     return save_figure(figure, path)
 
 
-def _draw_saturation(axis, networks: Mapping[str, Units], colours: Mapping[str, str]) -> None:
+def _draw_saturation(axis: Axes, networks: Mapping[str, Units], colours: Mapping[str, str]) -> None:
     axis.plot((0, 1), (1, 0), color="0.6", linewidth=1, zorder=1)
     for name, (left, right) in networks.items():
         size = float(np.clip(4000 / len(left), 4, 20))  # small points for many units
@@ -69,7 +76,7 @@ def histograms(
     """
     labels = ("activation", "share of activations")
 
-    def draw(axis, gate, shares, colours):
+    def draw(axis: Axes, gate: str, shares: Mapping[str, np.ndarray], colours: Mapping[str, str]) -> None:
         _draw_histogram(axis, shares, ranges[gate], colours)
 
     figure = _gate_panels(grid, names, 3.9, 2.7, labels, draw)
@@ -77,13 +84,20 @@ def histograms(
     return save_figure(figure, path)
 
 
-def _gate_panels(grid, names: Sequence[str], width: float, height: float, labels: tuple[str, str], draw):
+def _gate_panels(
+    grid: Mapping[str, Mapping[str, Mapping[str, Drawn]]],
+    names: Sequence[str],
+    width: float,
+    height: float,
+    labels: tuple[str, str],
+    draw: Callable[[Axes, str, Mapping[str, Drawn], Mapping[str, str]], None],
+) -> Figure:
     """A panel for each gate in a row for each layer, with titles, labels of x and y at the edges, and a legend.
 
     ``draw(axis, gate, networks, colours)`` fills one panel.
     """
     gates = list(dict.fromkeys(gate for row in grid.values() for gate in row))
-    figure, axes = _panels(len(grid), len(gates), width, height)
+    figure, axes = panel_grid(len(grid), len(gates), width, height)
     colours = colours_of((name for row in grid.values() for networks in row.values() for name in networks), names)
     for (layer, row), line in zip(grid.items(), axes, strict=True):
         for gate, axis in zip(gates, line, strict=True):
@@ -97,7 +111,9 @@ def _gate_panels(grid, names: Sequence[str], width: float, height: float, labels
     return figure
 
 
-def _draw_histogram(axis, networks: Mapping[str, np.ndarray], bounds: tuple[float, float], colours) -> None:
+def _draw_histogram(
+    axis: Axes, networks: Mapping[str, np.ndarray], bounds: tuple[float, float], colours: Mapping[str, str]
+) -> None:
     bins = max((len(shares) for shares in networks.values()), default=1)
     width = (bounds[1] - bounds[0]) / bins
     bar = 0.85 * width / max(len(networks), 1)

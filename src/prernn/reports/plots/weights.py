@@ -6,6 +6,8 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 
 from prernn.reports.plots.figure import colours_of, legend_below, save_figure
 
@@ -86,7 +88,7 @@ def weight_maps(maps: Mapping[str, Mapping[str, np.ndarray]], path: str | Path, 
     return save_figure(figure, path)
 
 
-def _draw_map(axis, matrix: np.ndarray, name: str):
+def _draw_map(axis: Axes, matrix: np.ndarray, name: str) -> AxesImage:
     block = -(-len(matrix) // MAP_SIDE)
     norms = block_norms(matrix, block)
     norms[~np.isfinite(norms)] = np.nan

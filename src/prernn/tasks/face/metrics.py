@@ -108,10 +108,11 @@ def plot_errors(errors: Mapping[str, Sequence[float]], path: str | Path, thresho
         path: of the PNG.
         threshold: where the curves end.
     """
-    from prernn.reports.plots import curves
+    import matplotlib.pyplot as plt
+
     from prernn.reports.plots.figure import COLOURS, save_figure
 
-    figure, axis = curves.plt.subplots(figsize=(5.2, 3.8))
+    figure, axis = plt.subplots(figsize=(5.2, 3.8))
     for (name, values), colour in zip(errors.items(), itertools.cycle(COLOURS)):
         levels, shares = landmarks.cumulative_error(torch.tensor(values), threshold, bins=400)
         score = float(landmarks.auc(torch.tensor(values), threshold))
