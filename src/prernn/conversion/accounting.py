@@ -71,7 +71,15 @@ class RecurrentCount:
 
 
 def recurrent_parameters(net: RecurrentNetwork) -> RecurrentCount:
-    """Counts the weights that recurrence introduced into ``net``; works on the meta device too."""
+    """Counts the weights that recurrence introduced into ``net``; works on the meta device too.
+
+    Example:
+        >>> import prernn, torch
+        >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)
+        >>> net = prernn.convert(cnn, "fc6", cell="gru", input="single", hidden="diagonal")
+        >>> prernn.recurrent_parameters(net).introduced  # three gates of 16 weights
+        48
+    """
     counts = []
     for node, layer in zip(recurrent_nodes(net.cnn), net.recurrent_layers, strict=True):
         hh = layer.hidden_to_hidden
@@ -187,6 +195,12 @@ def matched_hidden_size(
     hidden: str | Structure = "full",
 ) -> int:
     """Hidden size of the traditional RNN whose total weights are nearest to those of the converted network.
+
+    Example:
+        >>> import prernn
+        >>> cnn = prernn.backbone("vgg16", device="meta")
+        >>> prernn.matched_hidden_size(cnn, "classifier.0", cell="lstm", outputs=136)
+        7847
 
     Both keep the whole CNN, so what differs is the recurrent layers and the output layer (supplement,
     section 2). With two layers on VGG16 against fc6/7 and 136 outputs this gives 2740 (VRNN), 5761 (LSTM) and

@@ -29,6 +29,14 @@ def convert(
 ) -> RecurrentNetwork:
     """PreRNN: the fc or conv layer of a pre-trained CNN becomes a recurrent layer.
 
+    Example:
+        >>> import prernn, torch
+        >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)  # or "resnet18", or a module of your own
+        >>> net = prernn.convert(cnn, "fc6", cell="gru", outputs=3)  # fc6 is a GRU layer now
+        >>> out, state = net(torch.zeros(2, 5, 3, 16, 16))  # (B, T, C, H, W)
+        >>> out.shape  # (B, T, K)
+        torch.Size([2, 5, 3])
+
     Behind an fc layer ``u_t(g) = W_g x_t + b``; behind a conv layer ``u_t(g) = P(B(W_g * x_t) + gamma_t)`` with
     batch normalization, shortcut and global average pooling as the CNN has them (eqs. 5-7, 10). VRNN keeps the
     layer's own activation around the sum, LSTM and GRU replace it by their gates (eqs. 8, 9, 11, 12). Only
@@ -77,6 +85,13 @@ def traditional(
 ) -> RecurrentNetwork:
     """The baseline: randomly initialised recurrent layers on the vector that the output layer reads (fc7, pool5).
 
+    Example:
+        >>> import prernn, torch
+        >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)
+        >>> net = prernn.traditional(cnn, cell="lstm", hidden_size=8, outputs=3)
+        >>> net(torch.zeros(2, 5, 3, 16, 16))[0].shape
+        torch.Size([2, 5, 3])
+
     On a converted network this adds further layers on top (the supplement's 3-layer case).
 
     Args:
@@ -116,7 +131,17 @@ def traditional(
 def framewise(
     cnn: nn.Module, *, outputs: int | None = None, image_size: tuple[int, ...] | None = None
 ) -> RecurrentNetwork:
-    """The CNN itself as a network over video, with no recurrence and an empty state: the "without RNN" baseline."""
+    """The CNN itself as a network over video, with no recurrence and an empty state: the "without RNN" baseline.
+
+    Example:
+        >>> import prernn, torch
+        >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)
+        >>> net = prernn.framewise(cnn.eval(), outputs=3)
+        >>> net(torch.zeros(2, 5, 3, 16, 16))[0].shape
+        torch.Size([2, 5, 3])
+        >>> net.recurrent_layers  # it remembers nothing
+        []
+    """
     network = open_network(cnn, image_size)
     if outputs is not None:
         replace_output(network, outputs)

@@ -115,6 +115,13 @@ def inflate(
 ) -> InflatedCNN:
     """The 3-D network that a 2-D CNN inflates to: convolutions larger than 1x1 get a kernel of ``time`` frames.
 
+    Example:
+        >>> import prernn, torch
+        >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)
+        >>> net = prernn.framewise(prernn.inflate(cnn, frames=4), outputs=3, image_size=(4, 16, 16))
+        >>> net.frame_shape  # it takes clips
+        (3, 4, 16, 16)
+
     Weights, normalization and everything else stay; the vector that the output layer reads is averaged over the clip,
     whose temporal resolution is kept throughout. Just after inflation a still video gives what the CNN gives for its
     picture. ``prernn.framewise(prernn.inflate(cnn))`` is its form as a network over snippets.

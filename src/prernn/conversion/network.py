@@ -31,6 +31,18 @@ DIMENSIONS = {1: "F", 2: "C, L", 3: "C, H, W", 4: "C, D, H, W"}
 class RecurrentNetwork(nn.Module):
     """A CNN whose graph takes frames and a state, and gives outputs and the next state.
 
+    Example:
+        >>> import prernn, torch
+        >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)
+        >>> net = prernn.convert(cnn.eval(), "fc6", cell="gru")
+        >>> video = torch.rand(1, 3, 3, 16, 16)
+        >>> whole, _ = net(video)
+        >>> state = None
+        >>> for frame in video.unbind(1):
+        ...     out, state = net.step(frame, state)
+        >>> torch.allclose(out, whole[:, -1], atol=1e-5)
+        True
+
     The state is a value passed in and handed back: a tuple with one tuple of tensors, batch first, for each
     recurrent layer in the order of ``recurrent_layers``. Build one with `prernn.convert`,
     `prernn.traditional` or `prernn.framewise`.

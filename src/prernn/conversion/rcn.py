@@ -42,6 +42,15 @@ def convert_rcn(
 ) -> RecurrentNetwork:
     """Gives convolutions of a CNN a recurrent hidden state, ``h_t = (W_hh h_{t-1} + b + u_t) / 2``, ``h_1 = u_1``.
 
+    Example:
+        >>> import prernn, torch
+        >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)
+        >>> net = prernn.convert_rcn(cnn.eval(), hidden="diagonal")
+        >>> still = torch.rand(1, 1, 3, 16, 16).expand(-1, 4, -1, -1, -1)
+        >>> out, state = net(still)
+        >>> torch.allclose(out[:, 3], cnn(still[:, 0]), atol=1e-5)  # a still video gives what the CNN gives
+        True
+
     ``u_t (B, D, H, W)`` is what the convolution puts out, ``W_hh (D, D)`` a 1x1 convolution, ``b`` a bias that starts
     at 0 as every recurrence's here; normalization and activation follow as in the CNN. With ``init="identity"`` and
     ``mix="mean"`` a still video gives the CNN's own output at every frame, and the pre-trained weights keep their

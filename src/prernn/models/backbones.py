@@ -69,6 +69,12 @@ def backbone(
 ) -> nn.Module:
     """The network called ``name``, in training mode, as its library builds it.
 
+    Example:
+        >>> import prernn, torch
+        >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)  # or "resnet18", or a module of your own
+        >>> cnn(torch.zeros(2, 3, 16, 16)).shape
+        torch.Size([2, 1000])
+
     The network takes pictures ``(B, 3, H, W)`` or, for a video model, snippets ``(B, 3, T, H, W)``, scaled as
     :func:`input_spec` says, and returns class scores ``(B, K)``. With ``channels`` they have so many in place of 3.
 

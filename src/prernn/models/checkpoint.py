@@ -23,6 +23,17 @@ RECIPE_KEY = "prernn_recipe"
 def save(net: RecurrentNetwork, path: str | Path) -> Path:
     """Writes a network's weights and recipe to ``path`` (``.safetensors``, or a folder for ``model.safetensors``).
 
+    Example:
+        >>> import prernn, torch
+        >>> import tempfile
+        >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)
+        >>> net = prernn.convert(cnn, "fc6", cell="gru")
+        >>> net.recipe.backbone, net.recipe.backbone_options = "small_vgg", {"width": 2, "units": 16, "size": 16}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = prernn.save(net, folder)
+        >>> path.name
+        'model.safetensors'
+
     The file appears whole or not at all. Of weights that `prernn.quantize` made it holds the packed counts.
 
     Raises:
@@ -51,6 +62,17 @@ def save(net: RecurrentNetwork, path: str | Path) -> Path:
 
 def load(path: str | Path, cnn: nn.Module | None = None) -> RecurrentNetwork:
     """The network that a run folder, ``.safetensors`` or Lightning ``.ckpt`` file holds, in evaluation mode.
+
+    Example:
+        >>> import prernn, torch
+        >>> import tempfile
+        >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)
+        >>> net = prernn.convert(cnn.eval(), "fc6", cell="gru", outputs=3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = prernn.load(prernn.save(net, folder), cnn)  # the CNN, as the recipe names none
+        >>> video = torch.rand(1, 4, 3, 16, 16)
+        >>> torch.equal(again(video)[0], net(video)[0])
+        True
 
     Args:
         path: what `save` or ``prernn fit`` wrote. Nothing in it is executed.

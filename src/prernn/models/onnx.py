@@ -35,6 +35,15 @@ def export_onnx(
 ) -> None:
     """Writes the network, in evaluation mode, as an ONNX file; ``net`` itself keeps its mode.
 
+    Example:
+        >>> import pathlib, prernn, tempfile
+        >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)
+        >>> net = prernn.convert(cnn, "fc6", cell="gru", outputs=3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     prernn.export_onnx(net, f"{folder}/step.onnx")
+        ...     print(sorted(path.name for path in pathlib.Path(folder).iterdir()))
+        ['step.onnx']
+
     Batch and time stay dynamic. Inputs are ``frame (B, C, H, W)``, snippets ``(B, C, D, H, W)`` (sequence:
     ``video (B, T, C, H, W)``), then the state's leaves in pytree order, ``state_0_h (B, D)``, ``state_0_c`` and so
     on: layer and name in its cell, zeros at the start of a stream. Outputs are ``output (B, K)`` (sequence:

@@ -63,6 +63,13 @@ def online_sparsity(
 ) -> nn.Module:
     """A copy of ``module`` whose layers see samples of their inputs, drawn by importance; ``module`` is not touched.
 
+    Example:
+        >>> import prernn, torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+        >>> sampled = prernn.online_sparsity(net, linear=0.25)  # a quarter of the activations that a layer reads
+        >>> sampled(torch.rand(2, 64)).shape
+        torch.Size([2, 4])
+
     A row of its own is each picture ``(C, H, W)`` at a convolution and each vector at a linear layer. The weights and
     their names stay. Sampled are ``nn.Linear`` and convolutions; path layers and recurrent products are left alone.
     A checkpoint holds the network as it was: sample it anew when it is loaded. It is meant for inference: there is no

@@ -17,6 +17,12 @@ from prernn.sparsity.paths import PathLinear
 class PathNetwork(nn.Module):
     """A feedforward network represented by paths through all of its layers, with ReLU between them.
 
+    Example:
+        >>> import prernn, torch
+        >>> net = prernn.PathNetwork([784, 300, 10], paths=4096)  # 4096 of 238,200 weights in each layer at most
+        >>> net(torch.zeros(2, 784)).shape
+        torch.Size([2, 10])
+
     ``paths`` weights between any two layers, in place of the product of their widths. The outputs are linear, so that
     it serves as classifier (logits) and, with a narrow layer in the middle, as autoencoder. The talk's algorithm
     applies its ReLU to the inputs too; here they pass as they are, which is the same for pictures.

@@ -112,6 +112,14 @@ class _PathLayer(nn.Module):
 class PathLinear(_PathLayer):
     """``y = W x + b`` whose ``W`` consists of paths: ``y[destination_i] += weight_i x[source_i]``.
 
+    Example:
+        >>> import prernn, torch
+        >>> layer = prernn.PathLinear(64, 32, paths=128)
+        >>> layer(torch.zeros(5, 64)).shape
+        torch.Size([5, 32])
+        >>> layer.indices.shape  # input and output of each path
+        torch.Size([2, 128])
+
     Time and memory are linear in the number of paths: by the C kernels on the CPU in float32; elsewhere every path's
     products are held, ``(N, paths)``. Above the share `DENSE` of all connections the dense product is faster, and runs.
     It starts with weights of constant magnitude and alternating
@@ -196,6 +204,12 @@ class PathLinear(_PathLayer):
 
 class PathConv2d(_PathLayer):
     """A convolution whose paths choose pairs of channels; the kernels stay dense and are shared over all places.
+
+    Example:
+        >>> import prernn, torch
+        >>> layer = prernn.PathConv2d(8, 16, 3, paths=32, padding=1)
+        >>> layer(torch.zeros(2, 8, 6, 6)).shape
+        torch.Size([2, 16, 6, 6])
 
     ``y[destination_i] += kernel_i * x[source_i]`` with ``paths`` kernels ``(kh, kw)`` in place of
     ``out_channels x in_channels``. Weights are linear in the number of paths; the arithmetic is that of a dense

@@ -60,6 +60,15 @@ def quantize(
 ) -> nn.Module:
     """A copy of ``module`` whose weights are integers times a scale: signed counts of samples of the trained weights.
 
+    Example:
+        >>> import prernn, torch
+        >>> layer = torch.nn.Linear(64, 32)
+        >>> small = prernn.quantize(layer, samples_per_weight=2)
+        >>> prernn.quantization_report(small).bits < 6
+        True
+        >>> bool((layer.weight - small.weight).abs().max() < 0.1)
+        True
+
     Quantized are the weights of ``nn.Linear``, convolutions, recurrent layers (prernn's in any structure, and torch's)
     and path layers. Transposed convolutions, embeddings, the joint projection of ``nn.MultiheadAttention``, biases and
     normalization stay as they are. The copy computes with the products of counts and scale
@@ -298,6 +307,15 @@ class QuantizationReport:
 
 def quantization_report(module: nn.Module) -> QuantizationReport:
     """What `quantize` made of each layer of a module.
+
+    Example:
+        >>> import prernn, torch
+        >>> small = prernn.quantize(torch.nn.Sequential(torch.nn.Linear(64, 32)), samples_per_weight=1)
+        >>> report = prernn.quantization_report(small)
+        >>> [row.name for row in report.rows]
+        ['0.weight']
+        >>> 0.4 < report.nonzero < 0.9
+        True
 
     Raises:
         ValueError: a module that is not quantized.

@@ -27,6 +27,17 @@ FrameTransform = Callable[[Frame], Tensor]
 class Stream:
     """A stream through a network: call it with a frame, get the output of that moment.
 
+    Example:
+        >>> import prernn, torch
+        >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)
+        >>> net = prernn.convert(cnn, "fc6", cell="gru", outputs=3)
+        >>> stream = prernn.Stream(net, transform={"size": 16})
+        >>> for frame in torch.zeros(4, 48, 64, 3, dtype=torch.uint8):  # pictures (H, W, 3) as they come
+        ...     out = stream(frame)
+        >>> out.shape
+        torch.Size([3])
+        >>> stream.reset()  # forgets what it has seen
+
     ``stream(frame)`` takes uint8 ``(H, W, 3)`` RGB through the network's transform, or a float ``(C, H, W)``
     (snippets ``(C, D, H, W)``) as it is, as an array or a tensor, and gives what `RecurrentNetwork.step` gives,
     ``(K,)``, on the network's device. With ``batch_size`` B > 1, B streams run side by side: frames and outputs

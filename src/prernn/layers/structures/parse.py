@@ -94,6 +94,17 @@ def self_connected(structure: Structure) -> Structure:
 def hidden_structure(spec: str | Structure) -> Structure:
     """The structure that a specification string names; a structure passes through.
 
+    Example:
+        >>> import prernn
+        >>> band = prernn.hidden_structure("band:3")
+        >>> band.mask(4).int()
+        tensor([[1, 1, 0, 0],
+                [1, 1, 1, 0],
+                [0, 1, 1, 1],
+                [0, 0, 1, 1]], dtype=torch.int32)
+        >>> band.weight_count(4)
+        10
+
     Raises:
         ValueError: an unknown word or an argument that makes no sense, naming the spec and the rule.
     """
