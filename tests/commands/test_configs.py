@@ -1,7 +1,9 @@
-"""Every file in configs/: it parses, its network can be built, and the papers' are what configs/paper.py writes."""
+"""What can be trained as it stands: the files in configs/ and the cells of the papers' tables. All of them parse, and
+their networks can be built.
+"""
 
-import importlib.util
 import json
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,25 +13,49 @@ import pytest
 import torch
 import yaml
 
-from prernn.conversion.accounting import matched_hidden_size
+from prernn.commands.fit_options import check_options
 from prernn.conversion.clip_network import is_clip_network
 from prernn.conversion.network import open_network
-from prernn.models import backbones, recipe
+from prernn.models import backbones, network_spec
 from prernn.models.network_spec import NetworkSpec
+from prernn.studies.papers.tables import CELLS
 from prernn.training.data_module import VideoData
 from prernn.training.lightning_cli import OneLineParser
 from prernn.training.module import VideoModule
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "player.yaml")
+FOLDER = Path(__file__).parents[2] / "configs"
+FILES = {path.name: path for path in sorted(FOLDER.glob("*.yaml"))}
+COMMANDS = "player.yaml"
+"""A table of commands, which is no configuration."""
+CONFIGS = {
+    **{name: yaml.safe_load(path.read_text()) for name, path in FILES.items() if name != COMMANDS},
+    **{name: cell.config() for name, cell in CELLS.items()},
+}
 CLIPS = ("r3d_18", "r2plus1d_18", "mc3_18", "c3d")
 UNITS = {"resnet18": 17, "resnet34": 33, "efficientnet_lite0": 17}
 """Convolutions with a kernel larger than 1."""
 OUTPUTS = {"Action": 101, "Gesture": 26, "Face": 136}
 
-spec = importlib.util.spec_from_file_location("paper", CONFIGS / "paper.py")
-paper = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(paper)
+
+def readme():
+    return (FOLDER / "README.md").read_text()
+
+
+def test_the_readme_names_every_file():
+    assert set(re.findall(r"\[([\w-]+\.yaml)\]\(\1\)", readme())) == set(FILES)
+    assert set(re.findall(r"configs/([\w.-]+)", readme())) <= set(FILES)
+    assert {path.name for path in FOLDER.iterdir()} == {*FILES, "README.md"}  # nothing that is generated
+
+
+def test_the_options_that_the_readme_shows_exist():
+    options = set(re.findall(r"--[a-z]\w*(?:\.\w+)+", readme()))
+    assert len(options) > 3
+    check_options("fit", sorted(options))
+
+
+def test_a_file_writes_into_a_run_of_its_own_name():
+    roots = {name: CONFIGS[name]["trainer"]["default_root_dir"] for name in FILES if name != COMMANDS}
+    assert roots == {name: f"runs/{name.removesuffix('.yaml')}" for name in roots}
 
 
 @cache
@@ -41,25 +67,22 @@ def parser():
     return parser
 
 
-def parsed(path):
-    values = yaml.safe_load(path.read_text())
-    values["data"].setdefault("root", "somewhere")
-    return parser().parse_object(values)
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
-def test_it_parses(path):
-    assert parsed(path).data.task.class_path.startswith("prernn.tasks.")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_parses(name):
+    values = {**CONFIGS[name], "data": {"root": "somewhere", **CONFIGS[name]["data"]}}
+    assert parser().parse_object(values).data.task.class_path.startswith("prernn.tasks.")
 
 
 def recipes():
-    """The different networks of all files: the two streams, for instance, share most of theirs."""
+    """The different networks of all configurations: the two streams, for instance, share most of theirs."""
     found = {}
-    for path in FILES:
-        values = yaml.safe_load(path.read_text())
+    for name, values in CONFIGS.items():
         task = values["data"]["task"]["class_path"].rpartition(".")[2]
-        found[json.dumps([values["model"]["recipe"], task], sort_keys=True)] = str(path.relative_to(CONFIGS))
+        found.setdefault(json.dumps([values["model"]["recipe"], task], sort_keys=True), name)
     return {name: json.loads(key) for key, name in found.items()}
+
+
+RECIPES = recipes()
 
 
 @cache
@@ -75,12 +98,12 @@ def on_meta(monkeypatch):
             return backbones.backbone(name, **{**options, "device": "meta"})
         return traced(name, json.dumps(options))
 
-    monkeypatch.setattr(recipe, "backbone", meta)
+    monkeypatch.setattr(network_spec, "backbone", meta)
 
 
-@pytest.mark.parametrize("name", recipes())
+@pytest.mark.parametrize("name", RECIPES)
 def test_its_network_can_be_built(name, on_meta):
-    values, task = recipes()[name]
+    values, task = RECIPES[name]
     net = NetworkSpec(**values).build(OUTPUTS[task])
     assert len(net.recurrent_layers) == expected_layers(values)
     assert all(str(layer.hidden_to_hidden.structure) == values.get("hidden", "full") for layer in net.recurrent_layers)
@@ -100,37 +123,8 @@ def expected_layers(values):
     return (1 if layer is None or isinstance(layer, str) else len(layer)) + values.get("layers_on_top", 0)
 
 
-def test_the_papers_files_are_the_ones_that_the_script_writes():
-    names = {
-        str(path.relative_to(CONFIGS / "paper")).removesuffix(".yaml") for path in (CONFIGS / "paper").rglob("*.yaml")
-    }
-    assert names == set(paper.tables())
-    for name in names:
-        assert (CONFIGS / "paper" / f"{name}.yaml").read_text() == paper.text(name)
-
-
-def test_every_cell_of_the_tables_is_there():
-    count = {}
-    for name in paper.tables():
-        count[name.partition("/")[0]] = count.get(name.partition("/")[0], 0) + 1
-    # RCN: four initialisations, two structures, ResNet-34, I3D and three 3-D networks, with clips of 8 and 16 frames
-    # Tables 2 and 4: 3 cells x (2 + 3) and 2 x 3; Table 5: 8 networks and 2 streams; the talk: 5 networks, 4 structures
-    wanted = {"table2": 21, "table4": 21, "table5": 16, "supplement1": 15, "supplement2": 3, "supplement3": 10}
-    assert count == {**wanted, "bandrnn": 40, "table6": 1, "table7": 2, "rcn": 22}
-
-
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_traditional_networks_match_prernn(cell):
-    vgg16 = backbones.backbone("vgg16", device="meta")
-    assert matched_hidden_size(vgg16, "classifier.0", cell=cell, outputs=136) == paper.FACE_RNN[cell][1]
-    resnet50 = backbones.backbone("resnet50", device="meta")
-    assert matched_hidden_size(resnet50, "layer4.2.conv3", cell=cell, outputs=101) == paper.ACTION_RNN[cell]
-    c3d = backbones.backbone("c3d", device="meta", frames=8)
-    assert matched_hidden_size(c3d, "fc6", cell=cell, outputs=26) == paper.GESTURE_RNN[cell][1]
-
-
 def test_a_built_network_runs():
-    values, _ = recipes()["gesture.yaml"]
+    values, _ = RECIPES["gesture.yaml"]
     net = replace(NetworkSpec(**values), weights=None).build(5).eval()
     with torch.no_grad():
         assert net(torch.randn(1, 2, 3, 8, 48, 48))[0].shape == (1, 2, 5)

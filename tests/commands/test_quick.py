@@ -67,7 +67,7 @@ WORDS = ("inspect", "analyze", "early", "fuse", "quantize", "flow")
 
 @pytest.mark.parametrize("wrong", ["--nonsense", "--out"])
 def test_a_mistyped_option_loads_nothing_heavy(wrong):
-    lines = [[name, *(["word"] if name in WORDS else []), wrong] for name in COMMANDS if name != "paper"]
+    lines = [[name, *(["word"] if name in WORDS else []), wrong] for name in COMMANDS]
     lines += [["nonsense"], [], ["stream", "a.mp4"], ["bench", "recurrence", "--nonsense"], ["demo", "word"]]
     lines.append(["compare", "--out", "x", "--", "--nonsense"])
     answers, loaded = asked(*lines)
@@ -75,6 +75,17 @@ def test_a_mistyped_option_loads_nothing_heavy(wrong):
         assert code == 2, line
         assert len(err.splitlines()) == 1, err
         assert err.startswith("prernn: error: ")
+    assert not loaded & set(HEAVY)
+
+
+def test_the_papers_tables_load_nothing_heavy():
+    name = "table4/pregru-fc6"
+    lines = [["paper", "list"], ["paper", "list", "rcn"], ["paper", "show", name]]
+    wrong = [["paper", "show", f"{name}8"], ["paper", "fit", name, "--data.rot", "x"]]
+    answers, loaded = asked(*lines, *wrong)
+    assert [code for code, _, _ in answers] == [0, 0, 0, 2, 2]
+    assert all(name in answers[place][1] for place in (0, 2))
+    assert all(name in err or "--data.root" in err for _, _, err in answers[3:])
     assert not loaded & set(HEAVY)
 
 

@@ -16,6 +16,7 @@ from prernn.commands.flow import FLOW
 from prernn.commands.fuse import FUSE
 from prernn.commands.info import INFO
 from prernn.commands.inspect import INSPECT
+from prernn.commands.paper import PAPER
 from prernn.commands.quantize import QUANTIZE
 from prernn.commands.stream import STREAM
 
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Command] = {
     "demo": DEMO,
     **FIT_COMMANDS,
     "stream": STREAM,
+    "paper": PAPER,
     "compare": COMPARE,
     "fuse": FUSE,
     "flow": FLOW,

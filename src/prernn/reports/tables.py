@@ -1,10 +1,10 @@
-"""Tables in the terminal and as plain text."""
+"""Tables in the terminal and as plain text. Plain text does not wait for rich."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def text_table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -17,8 +17,10 @@ def text_table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def print_whole(table: Table) -> None:
+def print_whole(table: "Table") -> None:
     """Prints a table at its full width: a narrow terminal or a pipe may wrap lines, but must not cut numbers."""
+    from rich.console import Console
+
     console = Console()
     console.width = max(console.width, Console(width=1000).measure(table).maximum)
     console.print(table)
@@ -26,6 +28,9 @@ def print_whole(table: Table) -> None:
 
 def print_metrics(metrics: Mapping[str, Any], *, title: str) -> None:
     """Prints the scalars of a ``metrics.json``."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title=title, show_header=False)
     for name, value in metrics.items():
         if isinstance(value, float | int):

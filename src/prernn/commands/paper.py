@@ -1,0 +1,41 @@
+"""``prernn paper``: the cells of the papers' tables, to be listed, shown and trained."""
+
+import argparse
+from argparse import ArgumentParser, Namespace
+
+from prernn.commands.command import Command, Parser
+from prernn.commands.fit import run_fit
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds ``list``, ``show`` and ``fit``, each with its own arguments."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list | show | fit", parser_class=Parser)
+    words = "the cells: what each is, and what the paper reports for it"
+    listed = actions.add_parser("list", help=words, description=words)
+    listed.add_argument("table", nargs="?", help="of this table alone, such as table4")
+    words = "a cell's configuration as YAML, to be kept in a file and changed"
+    shown = actions.add_parser("show", help=words, description=words)
+    words = "train a cell's network into runs/paper/NAME"
+    fitted = actions.add_parser("fit", help=words, description=words)
+    for action in (shown, fitted):
+        action.add_argument("name", help="of the cell, such as table4/pregru-fc6")
+    rest = "--data.root DATA and any other option of prernn fit, which then wins over the cell's"
+    fitted.add_argument("options", nargs=argparse.REMAINDER, help=rest, metavar="...")
+
+
+def run(options: Namespace) -> None:
+    """Lists, shows or trains."""
+    from prernn.studies.papers import tables
+
+    if options.action == "list":
+        from prernn.studies.papers.listing import listing
+
+        chosen = [tables.find_table(options.table)] if options.table else tables.TABLES.values()
+        print("\n\n".join(listing(cells) for cells in chosen))
+    elif options.action == "show":
+        print(tables.find(options.name).text(), end="")
+    else:
+        run_fit(["fit", "--config", tables.find(options.name).text(), *options.options])
+
+
+PAPER = Command("the networks of the papers' tables: list them, show one's configuration, train it", add_arguments, run)

@@ -1,0 +1,106 @@
+"""A cell of a published table: a network, the training it had, and the figures that the paper gives for it."""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the cells of one application share: data, backbone and the way of training.
+
+    Attributes:
+        recipe: the part of the network's recipe that is the backbone.
+        task: the application's options, as ``class_path`` and ``init_args``.
+        lr: learning rate, of pre-trained and new weights alike.
+        schedule: of the learning rate.
+        batch_size: videos in a batch.
+        epochs: trained for so many.
+        data: which data, and in what form, in words.
+        ours: what the papers leave open and is our choice, in words.
+        learning: further options of learning, such as ``{"frozen_statistics": False}``.
+    """
+
+    recipe: dict[str, Any]
+    task: dict[str, Any]
+    lr: float
+    schedule: dict[str, Any]
+    batch_size: int
+    epochs: int
+    data: str
+    ours: str
+    learning: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One network of a published table.
+
+    Attributes:
+        name: table and cell, such as "table4/pregru-fc6".
+        title: paper, table and application.
+        training: what it shares with the other cells.
+        recipe: how its backbone becomes recurrent: options of `prernn.models.network_spec.NetworkSpec`.
+        published: the paper's figures by metric, such as ``{"accuracy": "82.1 %"}``; empty where it gives none.
+    """
+
+    name: str
+    title: str
+    training: Training
+    recipe: dict[str, Any]
+    published: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def table(self) -> str:
+        """The table that it stands in, such as "table4"."""
+        return self.name.partition("/")[0]
+
+    def config(self) -> dict[str, Any]:
+        """The whole configuration of ``prernn fit`` but for the folder of the data."""
+        training = self.training
+        values = {
+            "seed_everything": 0,
+            "model": {
+                "recipe": {**training.recipe, **self.recipe},
+                "learning": {
+                    "lr": training.lr,
+                    "pretrained_lr": training.lr,
+                    "momentum": 0.9,
+                    "weight_decay": 5e-4,
+                    **training.learning,
+                    "schedule": training.schedule,
+                },
+            },
+            "data": {"task": training.task, "batch_size": training.batch_size, "num_workers": 4},
+            "trainer": {
+                "max_epochs": training.epochs,
+                "gradient_clip_val": 10.0,
+                "default_root_dir": f"runs/paper/{self.name}",
+            },
+        }
+        return copy.deepcopy(values)
+
+    def text(self) -> str:
+        """The configuration as YAML, headed by what it is, what the paper reports and what is our choice."""
+        import yaml
+
+        figures = ", ".join(f"{metric} {figure}" for metric, figure in self.published.items())
+        head = [
+            f"{self.title}, cell {self.name.partition('/')[2]}. Data: {self.training.data}.",
+            f"  prernn paper fit {self.name} --data.root DATA",
+            f"Published: {figures or 'no figure'}.",
+            f"Our choice, for the papers don't say: {self.training.ours}.",
+        ]
+        body = yaml.safe_dump(self.config(), sort_keys=False, default_flow_style=None, width=100)
+        return "".join(f"# {line}\n" for line in head) + body
+
+
+def prernn(cell: str, layer: str | list[str], *, single: bool = False, **more: Any) -> dict[str, Any]:
+    """The recipe of PreRNN, or with ``single`` of PreRNN-SIH: the layer or layers become recurrent."""
+    input = "single" if single else "gate"
+    return {"method": "prernn", "layer": layer, "cell": cell, "input": input, "hidden": "full", **more}
+
+
+def traditional(cell: str, size: int, layers: int = 1) -> dict[str, Any]:
+    """The recipe of a traditional RNN with so many hidden units, on top of the CNN's last layer."""
+    return {"method": "traditional", "cell": cell, "hidden_size": size, "num_layers": layers, "hidden": "full"}

@@ -1,0 +1,119 @@
+"""Tables 2, 4, 5, 6 and 7 of Yang, Molchanov and Kautz, "Making Convolutional Networks Recurrent for Visual Sequence
+Learning" (CVPR 2018).
+
+The figures stand as the paper prints them, row by row.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from prernn.studies.papers.cells import Cell, Training, prernn, traditional
+from prernn.studies.papers.trainings import ACTION, FACE, GESTURE
+
+RNNS = ("vrnn", "lstm", "gru")
+
+# hidden sizes of traditional RNNs that have as many weights as PreRNN (`prernn.matched_hidden_size`): 1 layer as fc6,
+# 2 layers as fc6 and fc7. Those of 2 layers for faces are the ones that the supplement's Table 1 names.
+FACE_RNN = {"vrnn": {1: 2554, 2: 2740}, "lstm": {1: 7847, 2: 5761}, "gru": {1: 7403, 2: 5497}}
+GESTURE_RNN = {"vrnn": {1: 2536, 2: 2732}, "lstm": {1: 4744, 2: 4240}, "gru": {1: 4535, 2: 4096}}
+ACTION_RNN = {"vrnn": 1283, "lstm": 1435, "gru": 1418}
+
+FACE_LAYERS = ("classifier.0", "classifier.3")  # fc6 and fc7 of VGG16
+GESTURE_LAYERS = ("fc6", "fc7")
+ACTION_LAYER = "layer4.2.conv3"  # res5c-branch2c of ResNet-50
+
+TABLE2 = {  # AUC on 300VW
+    #        traditional   PreRNN               PreRNN-SIH
+    #        1      2      fc6    fc7    fc6/7  fc6    fc7    fc6/7
+    "vrnn": (0.704, 0.716, 0.757, 0.742, 0.763),
+    "lstm": (0.718, 0.671, 0.769, 0.754, 0.746, 0.743, 0.746, 0.719),
+    "gru": (0.722, 0.698, 0.772, 0.755, 0.761, 0.768, 0.748, 0.762),
+}
+
+TABLE4 = {  # accuracy on NVGesture, %
+    "vrnn": (83.3, 80.8, 81.9, 82.9, 84.4),
+    "lstm": (81.3, 81.3, 81.7, 81.9, 82.7, 80.0, 81.7, 84.2),
+    "gru": (81.9, 82.5, 82.1, 81.0, 83.1, 84.4, 79.8, 83.8),
+}
+
+TABLE5 = {  # accuracy on UCF101's first split, %
+    #               colour flow  both
+    "travrnn": (82.9, 83.6, 91.6),
+    "tralstm": (83.4, 84.0, 92.5),
+    "tragru": (83.6, 83.8, 92.2),
+    "prevrnn": (83.8, 84.6, 92.7),
+    "prelstm": (85.3, 84.8, 93.2),
+    "pregru": (84.3, 85.2, 93.7),
+    "prelstm-sih": (85.0, 84.6, 93.5),
+    "pregru-sih": (84.9, 84.7, 93.3),
+}
+
+BASELINES = {  # "Baseline (w/o RNN)" of Tables 6 and 7: the two modalities, the two streams together
+    "table6": {"colour and depth": "81.0 %"},
+    "table7": {"both streams, 3 splits": "91.7 %"},
+}
+
+
+def fc_networks(rnn: str, layers: tuple[str, str], sizes: dict[int, int]) -> dict[str, dict[str, Any]]:
+    """A row of Table 2 or 4, in the order of its columns. A VRNN has one gate: PreRNN-SIH is PreRNN."""
+    fc6, fc7 = layers
+    row = {
+        f"tra{rnn}-1": traditional(rnn, sizes[1], 1),
+        f"tra{rnn}-2": traditional(rnn, sizes[2], 2),
+        f"pre{rnn}-fc6": prernn(rnn, fc6),
+        f"pre{rnn}-fc7": prernn(rnn, fc7),
+        f"pre{rnn}-fc67": prernn(rnn, [fc6, fc7]),
+    }
+    if rnn == "vrnn":
+        return row
+    return row | {
+        f"pre{rnn}-sih-fc6": prernn(rnn, fc6, single=True),
+        f"pre{rnn}-sih-fc7": prernn(rnn, fc7, single=True),
+        f"pre{rnn}-sih-fc67": prernn(rnn, [fc6, fc7], single=True),
+    }
+
+
+def conv_networks() -> dict[str, dict[str, Any]]:
+    """PreRNN's networks of Table 5, which the supplement and the talk vary."""
+    gate = {f"pre{rnn}": prernn(rnn, ACTION_LAYER) for rnn in RNNS}
+    return gate | {f"pre{rnn}-sih": prernn(rnn, ACTION_LAYER, single=True) for rnn in ("lstm", "gru")}
+
+
+def _table2() -> Iterator[Cell]:
+    for rnn, figures in TABLE2.items():
+        row = fc_networks(rnn, FACE_LAYERS, FACE_RNN[rnn])
+        for (name, recipe), auc in zip(row.items(), figures, strict=True):
+            title = "PreRNN, Table 2 (face alignment)"
+            yield Cell(f"table2/{name}", title, FACE, recipe, {"AUC": f"{auc:.3f}"})
+
+
+def _table4() -> Iterator[Cell]:
+    for rnn, figures in TABLE4.items():
+        row = fc_networks(rnn, GESTURE_LAYERS, GESTURE_RNN[rnn])
+        for (name, recipe), accuracy in zip(row.items(), figures, strict=True):
+            title = "PreRNN, Table 4 (hand gestures)"
+            yield Cell(f"table4/{name}", title, GESTURE, recipe, {"accuracy": f"{accuracy:.1f} %"})
+
+
+def _table5() -> Iterator[Cell]:
+    networks = {f"tra{rnn}": traditional(rnn, ACTION_RNN[rnn]) for rnn in RNNS} | conv_networks()
+    for position, (stream, training) in enumerate(ACTION.items()):
+        for name, figures in TABLE5.items():
+            published = {"accuracy": f"{figures[position]:.1f} %", "both streams": f"{figures[2]:.1f} %"}
+            title = "PreRNN, Table 5 (action recognition)"
+            yield Cell(f"table5/{name}-{stream}", title, training, networks[name], published)
+
+
+def _baseline(name: str, application: str, training: Training) -> Cell:
+    table = name.partition("/")[0]
+    title = f"PreRNN, {table.replace('table', 'Table ')} ({application}, baseline)"
+    return Cell(name, title, training, {"method": "framewise"}, BASELINES[table])
+
+
+PRERNN_PAPER = [
+    *_table2(),
+    *_table4(),
+    *_table5(),
+    _baseline("table6/framewise", "hand gestures", GESTURE),
+    *(_baseline(f"table7/framewise-{stream}", "action recognition", ACTION[stream]) for stream in ACTION),
+]

@@ -1,0 +1,75 @@
+"""Table 1 and section 2 of the supplement of Singh and Cuzzolin, "Recurrent Convolutions for Causal 3D CNNs": RCN's
+four initialisations, and the networks that RCN is compared with, for clips of 8 and of 16 frames.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from prernn.studies.papers.cells import Cell, Training
+
+BATCH = {8: 64, 16: 32}
+"""Batch size for clips of so many frames (section 2)."""
+
+TABLE1 = {  # accuracy on Kinetics with clips of 8 frames, %, "using our older training setup"
+    # W_xh, W_hh          clip  video
+    "random-random": (49.0, 61.2),
+    "random-identity": (49.3, 61.8),
+    "imagenet-random": (50.4, 62.5),
+    "imagenet-identity": (53.0, 65.1),
+}
+
+SPARSE = {"band5percent": "band:5%", "diagonal": "diagonal"}
+"""Structures that we add."""
+
+
+def _training(frames: int) -> Training:
+    augmentation = {"scale": [0.5, 1.0], "flip": True, "rotation": 10.0, "shear": 5.0}
+    sampling = {"frames": frames, "rule": "random"}
+    return Training(
+        recipe={"backbone": "resnet18", "pretrained": True},
+        task={
+            "class_path": "prernn.tasks.Action",
+            "init_args": {"layout": "folders", "sampling": sampling, "size": 112, "resize": 128, **augmentation},
+        },
+        lr=1e-2,
+        schedule={"kind": "step", "every": 10, "factor": 0.1},
+        batch_size=BATCH[frames],
+        epochs=30,
+        data="Kinetics, one folder a class",
+        ours="learning rate and epochs, picture size, rotation and shear, gradient clipping",
+        learning={"frozen_statistics": False},
+    )
+
+
+def _networks(frames: int) -> dict[str, dict[str, Any]]:
+    starts = {}
+    for name in TABLE1:
+        spatial, hidden = name.split("-")
+        starts[f"rcn18-{name}"] = {"pretrained": spatial == "imagenet", "method": "rcn", "rcn": {"init": hidden}}
+    identity = {"method": "rcn", "rcn": {"init": "identity"}}
+    clip = {"method": "framewise", "pretrained": False, "frames": frames}
+    return {
+        **starts,
+        **{f"rcn18-{name}": {**identity, "hidden": hidden} for name, hidden in SPARSE.items()},
+        "rcn34": {**identity, "backbone": "resnet34"},
+        "i3d18": {"method": "framewise", "inflate": {"frames": frames, "init": "mean"}},
+        **{name: {**clip, "backbone": name} for name in ("r3d_18", "r2plus1d_18", "mc3_18")},
+    }
+
+
+def _published(name: str, frames: int) -> dict[str, str]:
+    figures = TABLE1.get(name.removeprefix("rcn18-"))
+    if figures is None or frames != 8:
+        return {}
+    return {"clip accuracy": f"{figures[0]:.1f} %", "video accuracy": f"{figures[1]:.1f} %"}
+
+
+def _cells() -> Iterator[Cell]:
+    for frames in BATCH:
+        training = _training(frames)
+        for name, recipe in _networks(frames).items():
+            title = "RCN supplement, Table 1 and section 2"
+            yield Cell(f"rcn/{name}-{frames}", title, training, recipe, _published(name, frames))
+
+
+RCN_SUPPLEMENT = list(_cells())

@@ -1,0 +1,67 @@
+"""The three applications as the PreRNN paper trains them: section 4, and section 1 of its supplement.
+
+What both leave open, such as the frames of a clip and the batch size, is our choice; ``ours`` says which.
+"""
+
+from typing import Any
+
+from prernn.studies.papers.cells import Training
+
+FACE = Training(
+    recipe={"backbone": "vgg16", "pretrained": True},
+    task={
+        "class_path": "prernn.tasks.Face",
+        "init_args": {"sampling": {"frames": 16, "rule": "consecutive"}, "size": 224, "threshold": 0.08},
+    },
+    lr=1e-4,
+    schedule={"kind": "step", "every": 5, "start": 10, "factor": 0.5},
+    batch_size=4,
+    epochs=30,
+    data="300VW's folders",
+    ours="frames of a clip, batch size, box margin, size of the augmentation, gradient clipping",
+)
+
+GESTURE = Training(
+    # weights: C3D as it was trained on Sports-1M, in PyTorch's format, to be had from its authors and not from a hub
+    recipe={"backbone": "c3d", "weights": "weights/c3d.pickle", "backbone_options": {"frames": 8, "bgr": True}},
+    task={"class_path": "prernn.tasks.Gesture", "init_args": {"modality": "depth", "snippet": 8}},
+    lr=3e-3,
+    schedule={"kind": "plateau", "every": 40, "factor": 0.1, "stop_at": 3e-7},
+    batch_size=8,
+    epochs=1000,  # the learning rate ends it
+    data="NVGesture's folders and lists; colour: --data.task.modality color",
+    ours="batch size, size of the augmentation (nothing is mirrored: swipes have a side), gradient clipping",
+)
+
+
+def _action(
+    stream: str, lr: float, epochs: int, recipe: dict[str, Any], options: dict[str, Any], first: str = ""
+) -> Training:
+    clip = {"sampling": {"frames": 16, "rule": "random"}, "size": 224, "resize": 256}
+    return Training(
+        recipe={"backbone": "resnet50", "pretrained": True, **recipe},
+        task={
+            "class_path": "prernn.tasks.Action",
+            "init_args": {"layout": "ucf101", "split": 1, "stream": stream, **options, **clip},
+        },
+        lr=lr,
+        schedule={"kind": "step", "every": 10, "factor": 0.5},
+        batch_size=8,
+        epochs=epochs,
+        data=f"UCF101's folders and lists{first}",
+        ours="frames of a clip, batch size, size of the augmentation, gradient clipping",
+    )
+
+
+ACTION = {
+    "color": _action("color", 3e-4, 90, {}, {}),
+    "flow": _action(
+        "flow",
+        1e-2,
+        100,
+        {"channels": 20},
+        {"flow_cache": "flow/ucf101", "stack": 10},
+        "; first: prernn flow DATA --cache flow/ucf101",
+    ),
+}
+"""The two streams of action recognition."""
