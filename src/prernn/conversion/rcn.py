@@ -44,10 +44,9 @@ def convert_rcn(
 
     Example:
         >>> import prernn, torch
-        >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)
-        >>> net = prernn.convert_rcn(cnn.eval(), hidden="diagonal")
+        >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16).eval()
         >>> still = torch.rand(1, 1, 3, 16, 16).expand(-1, 4, -1, -1, -1)
-        >>> out, state = net(still)
+        >>> out, state = prernn.convert_rcn(cnn, hidden="diagonal")(still)
         >>> torch.allclose(out[:, 3], cnn(still[:, 0]), atol=1e-5)  # a still video gives what the CNN gives
         True
 
@@ -78,21 +77,17 @@ def convert_rcn(
     if init not in INITS:
         raise ValueError(f"expected init to be one of {', '.join(INITS)}, got {init!r}")
     cell, structure = LinearCell(mix), hidden_structure(hidden)
-    if init == "identity":
-        structure = self_connected(structure)
+    structure = self_connected(structure) if init == "identity" else structure
     network = open_network(cnn, image_size)
-    names = _select(network.cnn, layers)
-    for name in names:
+    for name in (names := _select(network.cnn, layers)):
         _make_recurrent(network.cnn, name, cell, structure, init)
     if not pretrained:
         _draw_anew(network)
     if outputs is not None:
         replace_output(network, outputs)
     channels_last(network)  # a place's channels side by side, as the recurrence reads them
-    options: dict[str, Any] = {"layers": names, "hidden": hidden, "init": init, "mix": mix}
-    network.recipe = network.recipe.with_step(
-        "rcn", outputs=outputs, image_size=image_size, pretrained=pretrained, **options
-    )
+    options: dict[str, Any] = {"layers": names, "hidden": hidden, "init": init, "mix": mix, "outputs": outputs}
+    network.recipe = network.recipe.with_step("rcn", image_size=image_size, pretrained=pretrained, **options)
     return network.train(cnn.training)
 
 

@@ -111,14 +111,10 @@ def backbone(
     if bgr:
         turn_colours_round(model)
     spec = input_spec(name)
-    # A network with a fixed picture size, such as a vision transformer, knows it better than its name does.
-    size = getattr(model, "image_size", spec["size"])
-    model.input_spec = {**spec, "size": size}  # type: ignore[assignment]  # plain data, no module
+    # a network with a fixed picture size, such as a vision transformer, knows it better than its name does
+    model.input_spec = {**spec, "size": getattr(model, "image_size", spec["size"])}  # type: ignore[assignment]  # plain data, no module
     if channels is not None:
-        own = first_convolution(model).in_channels == channels
-        adapt_channels(model, channels)
-        if not (own or meta or pretrained or weights is not None):
-            first_convolution(model).reset_parameters()
+        _take_channels(model, channels, trained=meta or pretrained or weights is not None)
     return model if meta or device is None else model.to(device)
 
 
@@ -184,6 +180,14 @@ def _close(name: str) -> str:
     prefix = "timm/" if name.startswith("timm/") else ""
     near = difflib.get_close_matches(name.removeprefix("timm/").lower(), dict.fromkeys(known), n=5)
     return ": did you mean " + ", ".join(prefix + n for n in near) + "?" if near else ""
+
+
+def _take_channels(model: nn.Module, channels: int, *, trained: bool) -> None:
+    """Input of so many channels; a first convolution that was not trained is drawn anew for them."""
+    own = first_convolution(model).in_channels == channels
+    adapt_channels(model, channels)
+    if not (own or trained):
+        first_convolution(model).reset_parameters()
 
 
 def _build_meta(library: str, key: str, options: dict[str, Any]) -> nn.Module:

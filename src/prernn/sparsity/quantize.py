@@ -95,13 +95,7 @@ def quantize(
     """
     _check(samples_per_weight, sampler, scale, order, allocation)
     module = copy.deepcopy(module)
-    found = list(weights_of(module))
-    if not found:
-        raise ValueError(f"expected a module with weights to quantize, got {type(module).__name__} without")
-    if bound := [weight.name for weight in found if weight.parameter not in weight.module._parameters]:
-        raise NotImplementedError(f"{bound[0]} is computed from others (weight or spectral norm): remove that first")
-    if done := [weight.name for weight in found if weight.is_quantized]:
-        raise ValueError(f"expected trained weights, got {done[0]} that is quantized already")
+    found = _trained_weights(module)
     sizes = torch.tensor([int((weight.neuron >= 0).sum()) for weight in found], dtype=torch.float64)
     shares = samples_per_weight * sizes.pow(1 - allocation) * (sizes.sum() / sizes.pow(1 - allocation).sum())
     generator = torch.Generator().manual_seed(seed)
@@ -111,6 +105,18 @@ def quantize(
         )
         weight.set(counts, factor)
     return module
+
+
+def _trained_weights(module: nn.Module) -> list[Weight]:
+    """What there is to quantize; raises as `quantize` does where there is nothing, or it can't be."""
+    found = list(weights_of(module))
+    if not found:
+        raise ValueError(f"expected a module with weights to quantize, got {type(module).__name__} without")
+    if bound := [weight.name for weight in found if weight.parameter not in weight.module._parameters]:
+        raise NotImplementedError(f"{bound[0]} is computed from others (weight or spectral norm): remove that first")
+    if done := [weight.name for weight in found if weight.is_quantized]:
+        raise ValueError(f"expected trained weights, got {done[0]} that is quantized already")
+    return found
 
 
 def _check(samples_per_weight: float, sampler: str, scale: str, order: str, allocation: float) -> None:
