@@ -107,7 +107,7 @@ def quantize(
     return module
 
 
-def _trained_weights(module: nn.Module) -> list[Weight]:
+def _trained_weights(module: nn.Module) -> "list[Weight]":
     """What there is to quantize; raises as `quantize` does where there is nothing, or it can't be."""
     found = list(weights_of(module))
     if not found:
