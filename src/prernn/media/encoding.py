@@ -12,11 +12,16 @@ from prernn.reports.files import whole_file
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> int:
-    """Write uint8 RGB frames `(H, W, 3)` as an mp4 (H.264, else MPEG-4) and return how many there were.
+    """Writes uint8 RGB frames ``(H, W, 3)`` as an mp4 (H.264, else MPEG-4).
 
     The file appears under its name only when it is complete. Odd sizes are kept (H.264 then uses 4:4:4).
-    Raises ValueError for another suffix, no frames, a bad rate, dtype or shape, or a change of size; OSError
-    where the file cannot be written, such as on a full disk.
+
+    Returns:
+        How many frames there were.
+
+    Raises:
+        ValueError: another suffix, no frames, a bad rate, dtype or shape, or a change of size.
+        OSError: the file cannot be written, such as on a full disk.
     """
     path = Path(path)
     if path.suffix.lower() != ".mp4" or not 0 < fps < math.inf:

@@ -28,12 +28,15 @@ STILL = 128
 class FlowSettings:
     """How flow is computed; a cache file carries it.
 
-    short_side: pixels that the shorter side of frames is shrunk to before, None for frames as they are. Flow is in
-    pixels of the shrunk frames.
-    bound: pixels between two frames that flow is clipped to, on either side; a level of uint8 is bound / 127 pixels.
-    method: "tvl1", OpenCV's TV-L1 with its own parameters.
+    Attributes:
+        short_side: pixels that the shorter side of frames is shrunk to before, None for frames as they are. Flow is in
+            pixels of the shrunk frames.
+        bound: pixels between two frames that flow is clipped to, on either side; a level of uint8 is bound / 127
+            pixels.
+        method: "tvl1", OpenCV's TV-L1 with its own parameters.
 
-    Raises ValueError for numbers that make no sense and another method.
+    Raises:
+        ValueError: numbers that make no sense, or another method.
     """
 
     short_side: int | None = 256
@@ -51,10 +54,12 @@ class FlowSettings:
 
 
 def flow_frames(frames: Iterable[np.ndarray], settings: FlowSettings) -> Iterator[np.ndarray]:
-    """Yield for every uint8 RGB frame `(H, W, 3)` the flow from the one before, uint8 `(h, w, 2)`: x, then y.
+    """Yields for every uint8 RGB frame ``(H, W, 3)`` the flow from the one before, uint8 ``(h, w, 2)``: x, then y.
 
-    `h`, `w` are the size after shrinking. The first frame's flow is all 128, which is no motion.
-    Raises ValueError for a frame of another dtype or shape than uint8 `(H, W, 3)` as the first.
+    ``h``, ``w`` are the size after shrinking. The first frame's flow is all 128, which is no motion.
+
+    Raises:
+        ValueError: a frame of another dtype or shape than uint8 ``(H, W, 3)`` as the first.
     """
     flow = Flow(settings)
     for frame in frames:
@@ -62,11 +67,13 @@ def flow_frames(frames: Iterable[np.ndarray], settings: FlowSettings) -> Iterato
 
 
 class FlowStack:
-    """The stacked flow of a stream, frame by frame: called with uint8 RGB `(H, W, 3)`, gives uint8 `(h, w, 2 stack)`.
+    """The stacked flow of a stream, frame by frame: of uint8 RGB ``(H, W, 3)``, uint8 ``(h, w, 2 stack)``.
 
-    That is the flow of this frame and of the `stack - 1` before it, oldest first, x and y in turn; 128 before the
+    That is the flow of this frame and of the ``stack - 1`` before it, oldest first, x and y in turn; 128 before the
     first frame: what `read_flow_clip` gives for this frame, channels last.
-    Raises ValueError for a stack below 1, and at a frame as `flow_frames`.
+
+    Raises:
+        ValueError: a stack below 1; at a frame, as `flow_frames`.
     """
 
     def __init__(self, settings: FlowSettings, stack: int = 10) -> None:

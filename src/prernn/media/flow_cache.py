@@ -37,9 +37,10 @@ FFV1: dict[str, object] = {"level": "3", "coder": "1", "context": "1"}
 
 
 def flow_file(video: str | Path, root: str | Path, cache: str | Path) -> Path:
-    """The cache file of a video below `root`: its name from there with ".mkv" behind it, below `cache`.
+    """The cache file of a video below ``root``: its name from there with ".mkv" behind it, below ``cache``.
 
-    Raises ValueError for a video that is not below `root`.
+    Raises:
+        ValueError: a video that is not below ``root``.
     """
     try:
         name = Path(video).absolute().relative_to(Path(root).absolute())
@@ -57,19 +58,23 @@ def read_flow_clip(
     settings: FlowSettings | None = None,
     tolerate_truncation: bool = False,
 ) -> Tensor:
-    """Read the flow of the frames that `sampling` picks from a cache file: uint8 `(T, 2 stack, H, W)`.
+    """Reads the flow of the frames that ``sampling`` picks from a cache file: uint8 ``(T, 2 stack, H, W)``.
 
-    A picked frame has the flows of itself and the `stack - 1` frames before it, oldest first, x and y in turn; 128
+    A picked frame has the flows of itself and the ``stack - 1`` frames before it, oldest first, x and y in turn; 128
     before the video's start. Which frames are picked is as in `video.read_clip`, by times that the cache keeps to
     the millisecond.
 
-    source: a file that `precompute` wrote; `flow_file` tells its name.
-    chance: makes the "random" and "consecutive" rules random.
-    settings: those that the file must have been made with; None takes any.
-    tolerate_truncation: of a file that ends early or is damaged, take what decodes before.
+    Args:
+        source: a file that `precompute` wrote; `flow_file` tells its name.
+        sampling: which frames are picked.
+        chance: makes the "random" and "consecutive" rules random.
+        stack: flows of a picked frame.
+        settings: those that the file must have been made with; None takes any.
+        tolerate_truncation: of a file that ends early or is damaged, take what decodes before.
 
-    Raises VideoError for a file that is absent, not readable or cut off, no flow cache, or made with other settings,
-    and ValueError for a stack below 1.
+    Raises:
+        VideoError: a file that is absent, not readable or cut off, no flow cache, or made with other settings.
+        ValueError: a stack below 1.
     """
     check_stack(stack)
     times, whole = _times(source, settings)
@@ -165,21 +170,27 @@ def precompute(
     tolerate_truncation: bool = False,
     progress: bool = True,
 ) -> dict[str, str]:
-    """Compute the flow of all videos below `root` into `cache`, and return those skipped (path: reason).
+    """Computes the flow of all videos below ``root`` into ``cache``; returns those skipped, ``{path: reason}``.
 
     Each video, a file or a folder of frames, becomes one file (see `flow_file`), which appears whole or not at all;
     a file that is there with the same settings is left, so an interrupted run goes on where it was. Hidden files,
-    and `cache` where it lies below `root`, are left out.
+    and ``cache`` where it lies below ``root``, are left out.
 
-    processes: worker processes, each on one core; None takes one a core. 1 computes in this process. Workers are
-    started anew (spawn), so a script that calls this needs the guard `if __name__ == "__main__"`.
-    on_error: "raise" stops at a video that cannot be read; "skip" goes on and reports it at the end.
-    overwrite: compute files anew that are there with other settings or can't be read.
-    tolerate_truncation: take what decodes of a video that ends early.
-    progress: show a bar, and what was skipped.
+    Args:
+        root: folder of the videos.
+        cache: folder of the flow files.
+        settings: how flow is computed.
+        processes: worker processes, each on one core; None takes one a core. 1 computes in this process. Workers are
+            started anew (spawn), so a script that calls this needs the guard ``if __name__ == "__main__"``.
+        on_error: "raise" stops at a video that cannot be read; "skip" goes on and reports it at the end.
+        overwrite: compute files anew that are there with other settings or can't be read.
+        tolerate_truncation: take what decodes of a video that ends early.
+        progress: show a bar, and what was skipped.
 
-    Raises ValueError for an absent root or one without videos, a file that is there with other settings,
-    `processes` below 1; VideoError for a video, with on_error="raise"; OSError where a file can't be written.
+    Raises:
+        ValueError: an absent root or one without videos, a file with other settings, ``processes`` below 1.
+        VideoError: a video can't be read, with on_error="raise".
+        OSError: a file can't be written.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f'on_error: expected "raise" or "skip", got {on_error!r}')

@@ -136,7 +136,7 @@ def sheet(root: str | Path, path: str | Path, *, split: str = "train", clips: in
     """Writes a picture that shows some clips of each class, one row a clip; returns its path.
 
     Args:
-        root: a folder that :func:`render` filled.
+        root: a folder that `render` filled.
         path: picture to write, such as ``sheet.png``.
         split: ``train`` or ``test``.
         clips: clips of each class, spread over the sources.

@@ -15,12 +15,17 @@ Rule = Literal["uniform", "random", "consecutive", "all"]
 class Sampling:
     """Which frames make a clip.
 
-    rule: "uniform" takes the centre of each of `frames` equal segments; "random" one random frame of each;
-    "consecutive" a run of `frames` frames, `stride` apart; "all" every `stride`-th frame, at most `frames`.
-    fps: first resample to this rate, by the nearest frame in time. Above the video's own rate this repeats
-    frames for "consecutive" and "all", to keep the pace; "uniform" and "random" never repeat a frame.
+    Attributes:
+        rule: "uniform" takes the centre of each of ``frames`` equal segments; "random" one random frame of each;
+            "consecutive" a run of ``frames`` frames, ``stride`` apart; "all" every ``stride``-th frame, at most
+            ``frames``.
+        frames: how many; None, for "all" alone, for no limit.
+        fps: first resample to this rate, by the nearest frame in time. Above the video's own rate this repeats
+            frames for "consecutive" and "all", to keep the pace; "uniform" and "random" never repeat a frame.
+        stride: frames from one to the next, for "consecutive" and "all".
 
-    Raises ValueError for an unknown rule, or numbers that the rule cannot use.
+    Raises:
+        ValueError: an unknown rule, or numbers that the rule cannot use.
     """
 
     frames: int | None = 16
@@ -42,11 +47,13 @@ class Sampling:
 
 
 def sample_indices(total: int, sampling: Sampling, generator: torch.Generator | None = None) -> list[int]:
-    """Return the indices, ascending and without repeats, that `sampling` picks out of `total` frames.
+    """The indices, ascending and without repeats, that ``sampling`` picks out of ``total`` frames.
 
     Without a generator nothing is random: "random" gives what "uniform" gives, "consecutive" is centred.
-    A video shorter than asked gives fewer indices. `sampling.fps` plays no part here.
-    Raises ValueError for a negative total.
+    A video shorter than asked gives fewer indices. ``sampling.fps`` plays no part here.
+
+    Raises:
+        ValueError: a negative total.
     """
     if total < 0:
         raise ValueError(f"total frames: expected 0 or more, got {total}")
@@ -65,9 +72,9 @@ def sample_indices(total: int, sampling: Sampling, generator: torch.Generator | 
 
 
 def sample_times(times: Sequence[float], sampling: Sampling, generator: torch.Generator | None = None) -> list[int]:
-    """Return the indices, ascending, that `sampling` picks out of frames shown at `times` (seconds, ascending).
+    """The indices, ascending, that ``sampling`` picks out of frames shown at ``times`` (seconds, ascending).
 
-    As `sample_indices`, after resampling to `sampling.fps` from the first frame to the last.
+    As `sample_indices`, after resampling to ``sampling.fps`` from the first frame to the last.
     """
     nearest = list(range(len(times)))
     if sampling.fps is not None and nearest:

@@ -27,17 +27,21 @@ a network that was trained on colour on the scale of its pictures. The flow's ow
 class TransformSpec:
     """How frames become network input.
 
-    size: side in pixels of the square that the network sees.
-    resize: shorter side in pixels before the centre crop of evaluation; None means `size`.
-    mean, std: a number for each channel, or one for all, for pixel values in [0, 1]; kept as tuples.
-    scale: range of the area that a training crop takes of the frame; its aspect ratio is within 3/4 and 4/3.
-    flip: whether training mirrors half of the clips.
-    rotation, shear: training turns and shears each clip by up to so many degrees to either side (with the crop, the
-    affine transformations of the RCN supplement, section 2); what comes in from outside is black.
-    flow: the channels are optical flow, x and y in turn, with 128 for no motion: a clip that is mirrored has its x
-    negated too. See `prernn.media.flow`.
+    Attributes:
+        size: side in pixels of the square that the network sees.
+        resize: shorter side in pixels before the centre crop of evaluation; None means ``size``.
+        mean: a number for each channel, or one for all, for pixel values in [0, 1]; kept as a tuple.
+        std: as ``mean``.
+        scale: range of the area that a training crop takes of the frame; its aspect ratio is within 3/4 and 4/3.
+        flip: whether training mirrors half of the clips.
+        rotation: training turns each clip by up to so many degrees to either side (with shear and crop, the affine
+            transformations of the RCN supplement, section 2); what comes in from outside is black.
+        shear: training shears each clip by up to so many degrees to either side.
+        flow: the channels are optical flow, x and y in turn, with 128 for no motion: a clip that is mirrored has its x
+            negated too. See `prernn.media.flow`.
 
-    Raises ValueError for numbers that make no sense.
+    Raises:
+        ValueError: numbers that make no sense.
     """
 
     size: int = 224
@@ -86,7 +90,7 @@ class TransformSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TransformSpec":
-        """Build a spec from `dataclasses.asdict` output, also after JSON. Raises ValueError for unknown keys."""
+        """Builds a spec from `dataclasses.asdict` output, also after JSON; ValueError for unknown keys."""
         known = [field.name for field in dataclasses.fields(cls)]
         if unknown := sorted(set(values) - set(known)):
             raise ValueError(f"transform: expected keys among {known}, got {unknown}")
@@ -104,7 +108,7 @@ class _FlowFlip(v2.RandomHorizontalFlip):
 
 
 def clip_transform(spec: TransformSpec, train: bool) -> Callable[[Tensor], Tensor]:
-    """Return a function from a uint8 clip `(T, C, H, W)` to a float32 clip `(T, C, size, size)`.
+    """A function from a uint8 clip ``(T, C, H, W)`` to a float32 clip ``(T, C, size, size)``.
 
     Evaluation resizes the shorter side and crops the centre. Training takes a random crop of random scale
     and mirrors at random, the same for every frame and channel of a clip; torch's global generator supplies the
@@ -129,7 +133,7 @@ def _affine(spec: TransformSpec) -> v2.Transform:
 
 
 def frame_transform(spec: TransformSpec) -> Callable[[np.ndarray | Tensor], Tensor]:
-    """Return a function from one uint8 frame `(H, W, C)` to float32 `(C, size, size)`.
+    """A function from one uint8 frame ``(H, W, C)`` to float32 ``(C, size, size)``.
 
     It gives exactly what the evaluation `clip_transform` gives for that frame in a clip, and raises as it does.
     """

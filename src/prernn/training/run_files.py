@@ -30,7 +30,8 @@ def read_metrics(path: Path) -> dict[str, float]:
 def read_table(path: Path, needed: Sequence[str]) -> list[dict[str, float]]:
     """Rows of a CSV of numbers, blanks left out; nothing where there is no file.
 
-    Raises ValueError, naming file and line, for what is no number, or a table without the ``needed`` columns.
+    Raises:
+        ValueError: what is no number, with file and line; a table without the ``needed`` columns.
     """
     if not path.is_file():
         return []

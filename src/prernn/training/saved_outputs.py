@@ -16,8 +16,10 @@ FILE_NAME = "outputs.safetensors"
 
 
 class Outputs:
-    """Outputs and annotation of videos: ``items``, each a dict with ``path``, ``out (T, K)`` and what `Task.read` gave
-    but for the video itself.
+    """Outputs and annotation of videos.
+
+    Attributes:
+        items: for each a dict with ``path``, ``out (T, K)`` and what `Task.read` gave but for the video itself.
     """
 
     def __init__(self, items: Iterable[dict[str, Any]] = ()) -> None:

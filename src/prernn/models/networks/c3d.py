@@ -33,7 +33,7 @@ class C3D(nn.Module):
     ``width``, ``units`` and ``size`` make it smaller, for machines and data that the published network is too large
     for; nothing else differs. The weights published fit the defaults alone.
 
-    The weights published for Sports-1M were trained on pictures in B, G, R order: see :func:`swap_red_blue`.
+    The weights published for Sports-1M were trained on pictures in B, G, R order: see `swap_red_blue`.
 
     Args:
         classes: number of class scores.
