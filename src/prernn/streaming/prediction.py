@@ -18,12 +18,13 @@ from prernn.streaming.stream import Frame, Stream
 class Prediction:
     """What a network says at one moment.
 
-    index: of the frame in its source, from 0; of a snippet, that of its last frame.
-    time: of that frame, in seconds since the first.
-    label: the most probable one, its number where the network has no labels.
-    probability: of that label.
-    latency_ms: milliseconds for transform and network.
-    probabilities: of all labels, float32 ``(K,)`` on the CPU.
+    Attributes:
+        index: of the frame in its source, from 0; of a snippet, that of its last frame.
+        time: of that frame, in seconds since the first.
+        label: the most probable one, its number where the network has no labels.
+        probability: of that label.
+        latency_ms: milliseconds for transform and network.
+        probabilities: of all labels, float32 ``(K,)`` on the CPU.
     """
 
     index: int

@@ -86,7 +86,7 @@ def early_scores(
 class EarlyAccuracy(Metric):
     """Running share of videos whose class is found, for each fraction of them that was seen.
 
-    Move it with `.to(device)`; torchmetrics sums over processes in `compute`.
+    Move it with ``.to(device)``; torchmetrics sums over processes in `compute`.
 
     Args:
         fractions: how many, F.
@@ -102,7 +102,7 @@ class EarlyAccuracy(Metric):
         self.add_state("videos", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, scores: Tensor, label: Tensor) -> None:
-        """Add videos: `scores` `(B, F, K)` and `label` `(B,)`. ValueError for other shapes."""
+        """Adds videos: ``scores`` ``(B, F, K)`` and ``label`` ``(B,)``. ValueError for other shapes."""
         if scores.ndim != 3 or scores.shape[1] != len(self.hits) or label.shape != scores.shape[:1]:
             shapes = f"{tuple(scores.shape)} and {tuple(label.shape)}"
             raise ValueError(f"expected scores (B, {len(self.hits)}, K) and label (B,), got {shapes}")
@@ -110,7 +110,7 @@ class EarlyAccuracy(Metric):
         self.videos += len(label)
 
     def compute(self) -> Tensor:
-        """Accuracies `(F,)`, float64; for one fraction torchmetrics makes it a scalar. ValueError without a video."""
+        """Accuracies ``(F,)``, float64; for one fraction torchmetrics makes it a scalar. ValueError without a video."""
         if not self.videos:
             raise ValueError("early accuracy: expected at least one video, got none")
         return self.hits.double() / self.videos

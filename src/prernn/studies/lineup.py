@@ -96,13 +96,15 @@ def _counted(name: str, recipe: NetworkSpec, task: Task) -> Row:
 class Budget:
     """What every network gets.
 
-    epochs: over the training videos.
-    batch_size: videos.
-    rates: learning rates that the search tries, the same for the new and the pre-trained part.
-    seeds: of the final trainings.
-    passes: times that the trunk runs over the training videos, each with other crops; epoch n takes pass n mod passes.
-    held_out: share of the training videos that the search is judged by.
-    clip: gradient norm at most.
+    Attributes:
+        epochs: over the training videos.
+        batch_size: videos.
+        rates: learning rates that the search tries, the same for the new and the pre-trained part.
+        seeds: of the final trainings.
+        passes: times that the trunk runs over the training videos, each with other crops; epoch n takes pass
+            n mod passes.
+        held_out: share of the training videos that the search is judged by.
+        clip: gradient norm at most.
     """
 
     epochs: int = 20

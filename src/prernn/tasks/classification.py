@@ -43,11 +43,14 @@ def report_classes(results: dict[str, Any], labels: list[str], root: Path) -> di
 
 
 class ClipMetrics(nn.Module):
-    """Running accuracy of frame logits `(B, T, K)` against clip labels `(B,)`.
+    """Running accuracy of frame logits ``(B, T, K)`` against clip labels ``(B,)``.
 
     A clip's class is the best of its mean softmax over valid frames, a video's the best of its clips' mean. Frames
-    from `lengths` `(B,)` on are padding and count for nothing. Move it with `.to(device)`; torchmetrics sums over
-    processes in `compute`. Raises ValueError for fewer than 2 classes, or logits of another K.
+    from ``lengths`` ``(B,)`` on are padding and count for nothing. Move it with ``.to(device)``; torchmetrics sums over
+    processes in `compute`.
+
+    Raises:
+        ValueError: fewer than 2 classes, or logits of another K.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -60,7 +63,7 @@ class ClipMetrics(nn.Module):
         self.videos = VideoAccuracy()
 
     def update(self, out: Tensor, batch: dict[str, Any]) -> None:
-        """Add a batch with `label`, `lengths` and `path`; an empty one (B = 0) adds nothing."""
+        """Adds a batch with ``label``, ``lengths`` and ``path``; an empty one (B = 0) adds nothing."""
         if out.shape[0] == 0:
             return
         if out.shape[-1] != self.num_classes:
@@ -73,7 +76,7 @@ class ClipMetrics(nn.Module):
         self.videos.update(scores, label, batch["path"])
 
     def compute(self) -> dict[str, Tensor]:
-        """Return clip_accuracy, video_accuracy and frame_accuracy (scalars), class_accuracy `(K,)`, confusion `(K, K)`.
+        """clip_accuracy, video_accuracy and frame_accuracy (scalars), class_accuracy ``(K,)``, confusion ``(K, K)``.
 
         Rows of the confusion matrix are true classes of clips, columns predicted ones. A class without clips has an
         accuracy of NaN.
@@ -89,7 +92,7 @@ class ClipMetrics(nn.Module):
         }
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Forgets all batches."""
         for metric in (self.clips, self.frames, self.videos):
             metric.reset()
 
@@ -108,7 +111,7 @@ class VideoAccuracy(Metric):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, scores: Tensor, label: Tensor, path: list[str]) -> None:
-        """Add clips: `scores` `(B, K)`, `label` `(B,)`, and the B videos that they are of."""
+        """Adds clips: ``scores`` ``(B, K)``, ``label`` ``(B,)``, and the B videos that they are of."""
         self.scores.append(scores.float())
         self.label.append(label)
         self.video.append(torch.tensor([_number(name) for name in path], device=label.device))
@@ -131,11 +134,19 @@ def _number(name: str) -> int:
 def masked_cross_entropy(
     logits: Tensor, label: Tensor, lengths: Tensor, *, steps: Literal["all", "last"] = "all"
 ) -> Tensor:
-    """Cross entropy of frame logits `(B, T, K)` against clip labels `(B,)`, a scalar.
+    """Cross entropy of frame logits ``(B, T, K)`` against clip labels ``(B,)``, a scalar.
 
-    steps="all" averages over the valid frames of each clip, then over clips; "last" takes each clip's last
-    valid frame. Frames from `lengths` `(B,)` on are padding and change neither loss nor gradient. An empty
-    batch gives 0. Raises ValueError for shapes that do not match, lengths outside 1..T, or another `steps`.
+    Frames from ``lengths`` on are padding and change neither loss nor gradient. An empty batch gives 0.
+
+    Args:
+        logits: ``(B, T, K)``.
+        label: ``(B,)``.
+        lengths: ``(B,)``.
+        steps: "all" averages over the valid frames of each clip, then over clips; "last" takes each clip's last valid
+            frame.
+
+    Raises:
+        ValueError: shapes that do not match, lengths outside 1..T, or another ``steps``.
     """
     if steps not in ("all", "last"):
         raise ValueError(f'steps: expected "all" or "last", got {steps!r}')
@@ -153,10 +164,15 @@ def masked_cross_entropy(
 
 
 def clip_scores(logits: Tensor, lengths: Tensor, mode: Literal["mean", "last"] = "mean") -> Tensor:
-    """Class probabilities of clips `(B, K)` from frame logits `(B, T, K)`.
+    """Class probabilities of clips ``(B, K)`` from frame logits ``(B, T, K)``.
 
-    mode="mean" averages softmax over the `lengths` `(B,)` valid frames; "last" takes the last of them.
-    Raises ValueError as `masked_cross_entropy` does.
+    Args:
+        logits: ``(B, T, K)``.
+        lengths: ``(B,)`` valid frames.
+        mode: "mean" averages softmax over the valid frames; "last" takes the last of them.
+
+    Raises:
+        ValueError: as `masked_cross_entropy`.
     """
     if mode not in ("mean", "last"):
         raise ValueError(f'mode: expected "mean" or "last", got {mode!r}')

@@ -26,7 +26,7 @@ class Event:
     Attributes:
         kind: "begin", as early as the decoder is certain of the label, or "end".
         label: 1 to K - 1.
-        begin: step in which the gesture began, at most `step`.
+        begin: step in which the gesture began, at most ``step``.
         end: the step after its last one; None in a "begin".
         step: at whose arrival the event was given (the number of steps, for one that `Decoder.finish` gave).
         probability: of the label. Greedy: the highest of its steps so far. Beam: the share of the beam that agreed.

@@ -173,7 +173,8 @@ def _plain(value: Any) -> Any:
 def valid_steps(lengths: Tensor, steps: int) -> Tensor:
     """``(B, T)`` for ``steps`` T, True where a step is no padding.
 
-    Raises ValueError for lengths outside 1..T.
+    Raises:
+        ValueError: lengths outside 1..T.
     """
     if bool(((lengths < 1) | (lengths > steps)).any()):
         raise ValueError(f"lengths: expected 1 to {steps}, got {lengths.tolist()}")

@@ -25,8 +25,9 @@ Activations = dict[str, dict[str, Tensor]]
 def recording(net: RecurrentNetwork) -> Iterator[Activations]:
     """Notes the gate activations of every recurrent layer; the network computes what it always does.
 
-    Gives a dictionary that each ``net(video)`` in the block fills anew: ``{layer: {gate: (B, T, D...)}}``, with the
-    layers' names in the network and the gates' names in the cell.
+    Yields:
+        A dictionary that each ``net(video)`` in the block fills anew: ``{layer: {gate: (B, T, D...)}}``, with the
+        layers' names in the network and the gates' names in the cell.
     """
     seen: Activations = {}
     hooks = []
@@ -88,11 +89,13 @@ class GateCounts:
 
     Args:
         size: units ``D``.
-        low, high: range of the activation: 0 and 1 for a sigmoid, -1 and 1 for tanh.
+        low: least value of the activation: 0 for a sigmoid, -1 for tanh.
+        high: its greatest value, 1 for both.
 
     Attributes:
         times: activations seen of each unit.
-        left, right: ``(D,)``, how many of them were below 0.1 and above 0.9.
+        left: ``(D,)``, how many of them were below 0.1.
+        right: ``(D,)``, how many of them were above 0.9.
         bins: ``(10,)``, all units' activations in bins of equal width from ``low`` to ``high``.
     """
 
@@ -120,7 +123,10 @@ class GateCounts:
     def saturation(self) -> tuple[Tensor, Tensor]:
         """Fraction of time that each unit is left and right saturated: below 0.1 and above 0.9 (section 4.1).
 
-        Two of ``(D,)``, float64. Raises ValueError where nothing was seen.
+        Two of ``(D,)``, float64.
+
+        Raises:
+            ValueError: nothing was seen.
         """
         return self._shares(self.left, self.times), self._shares(self.right, self.times)
 

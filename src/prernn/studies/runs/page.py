@@ -77,7 +77,8 @@ def analyze(
 def short_names(paths: Sequence[Path]) -> list[str]:
     """The ends of the paths, as long as it takes to tell them apart; a run folder stands for the model in it.
 
-    Raises ValueError for a path that is given twice.
+    Raises:
+        ValueError: a path that is given twice.
     """
     resolved = [path.resolve() for path in paths]
     for path, whole in zip(paths, resolved, strict=True):

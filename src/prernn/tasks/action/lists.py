@@ -22,12 +22,13 @@ class Clip(NamedTuple):
 
 
 def class_folder(root: str | Path, split: str | None = None) -> tuple[list[str], list[Clip]]:
-    """List `root/<class>/<video>`, or `root/<split>/<class>/<video>`: (class names, records), both sorted.
+    """Lists ``root/<class>/<video>``, or ``root/<split>/<class>/<video>``: (class names, records), both sorted.
 
     A video is a file with a video suffix or a folder of frames; other files are left alone. With a split,
     the classes are those of all the folders train, val and test together, so that labels agree among them.
-    Raises ValueError for an absent folder, no classes, a class without videos, or a split that is missing
-    from the arguments.
+
+    Raises:
+        ValueError: an absent folder, no classes, a class without videos, or a split that is missing from the arguments.
     """
     root = Path(root)
     if not root.is_dir():
@@ -59,11 +60,13 @@ def _folders(root: Path) -> list[str]:
 
 
 def ucf101(root: str | Path, split: int, subset: Literal["train", "test"]) -> tuple[list[str], list[Clip]]:
-    """List one subset of one of UCF101's splits: (class names by classInd.txt, records in list order).
+    """Lists one subset of one of UCF101's splits: (class names by classInd.txt, records in list order).
 
-    Reads `ucfTrainTestlist/classInd.txt` and `<subset>list<split>.txt`, with videos in `UCF-101/<Class>/`.
+    Reads ``ucfTrainTestlist/classInd.txt`` and ``<subset>list<split>.txt``, with videos in ``UCF-101/<Class>/``.
     A train list has a 1-based label after each name, a test list may leave it out.
-    Raises ValueError, naming list and line, for anything in them that is malformed, absent or contradictory.
+
+    Raises:
+        ValueError: anything in them that is malformed, absent or contradictory, naming list and line.
     """
     if subset not in ("train", "test"):
         raise ValueError(f'subset: expected "train" or "test", got {subset!r}')
@@ -104,10 +107,13 @@ def _ucf_classes(path: Path) -> list[str]:
 
 
 def hmdb51(root: str | Path, split: int, subset: Literal["train", "test"]) -> tuple[list[str], list[Clip]]:
-    """List one subset of one of HMDB51's splits: (class names, sorted; records by class, in list order).
+    """Lists one subset of one of HMDB51's splits: (class names, sorted; records by class, in list order).
 
-    Reads `testTrainMulti_7030_splits/<class>_test_split<split>.txt`, whose lines are `<file> 0|1|2` (left out, train,
-    test), with videos in `<class>/`. Raises ValueError, naming list and line, as `ucf101` does.
+    Reads ``testTrainMulti_7030_splits/<class>_test_split<split>.txt``, whose lines are ``<file> 0|1|2`` (left out,
+    train, test), with videos in ``<class>/``.
+
+    Raises:
+        ValueError: as `ucf101`, naming list and line.
     """
     if subset not in ("train", "test"):
         raise ValueError(f'subset: expected "train" or "test", got {subset!r}')

@@ -128,7 +128,8 @@ def normalised_errors(predicted: Tensor, true: Tensor) -> Tensor:
     .. math:: e = \\frac{1}{68 \\, \\|y_{36} - y_{45}\\|} \\sum_{i} \\|\\hat y_i - y_i\\|
 
     Args:
-        predicted, true: ``(..., 68, 2)`` in pixels.
+        predicted: ``(..., 68, 2)`` in pixels.
+        true: likewise.
 
     Raises:
         ValueError: as `inter_ocular`, or shapes that differ.
@@ -146,7 +147,8 @@ def motion_errors(predicted: Tensor, true: Tensor) -> Tensor:
     A constant offset of the prediction costs nothing here, a prediction that trembles or stands still does.
 
     Args:
-        predicted, true: ``(..., T, 68, 2)`` in pixels of one picture, so that a moving face box plays no part.
+        predicted: ``(..., T, 68, 2)`` in pixels of one picture, so that a moving face box plays no part.
+        true: likewise.
 
     Raises:
         ValueError: as `normalised_errors`.
@@ -168,8 +170,10 @@ def _same_shape(predicted: Tensor, true: Tensor) -> None:
 
 
 def cumulative_error(errors: Tensor, threshold: float = 0.08, bins: int = 100) -> tuple[Tensor, Tensor]:
-    """The cumulative error distribution: levels ``(bins + 1,)`` from 0 to the threshold, and the share of ``errors``
-    ``(N,)`` that is at most each level. An error that is NaN counts as infinite.
+    """The cumulative error distribution of ``errors`` ``(N,)``; one that is NaN counts as infinite.
+
+    Returns:
+        Levels ``(bins + 1,)`` from 0 to the threshold, and the share of the errors that is at most each level.
 
     Raises:
         ValueError: a threshold or number of bins that is not above 0.

@@ -71,7 +71,7 @@ class FaceMetrics(Metric):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, out: Tensor, batch: dict[str, Any]) -> None:
-        """Add a batch; an empty one (B = 0) adds nothing."""
+        """Adds a batch; an empty one (B = 0) adds nothing."""
         if out.shape[0] == 0:
             return
         out, truth, lengths = out.float(), batch["truth"], batch["lengths"]

@@ -134,8 +134,10 @@ class Face(Task):
         return len(sample_indices(len(list(annotations(record.path).glob("*.pts"))), self.sampling))
 
     def read(self, record: FaceVideo, chance: torch.Generator | None, *, tolerate_truncation: bool = False):
-        """A clip, see `Task.read`: ``input (T, 3, S, S)`` of crops, ``points (T, 136)`` in box coordinates, ``boxes
-        (T, 4)`` and ``truth (T, 68, 2)`` in pixels of the picture, and ``frame (T,)``, counted from 1.
+        """A clip, see `Task.read`.
+
+        It has ``input (T, 3, S, S)`` of crops, ``points (T, 136)`` in box coordinates, ``boxes (T, 4)`` and
+        ``truth (T, 68, 2)`` in pixels of the picture, and ``frame (T,)``, counted from 1.
         """
         files = self._files(record.path, tolerate_truncation)
         picks = record.frames or sample_indices(len(files), self.sampling, chance)

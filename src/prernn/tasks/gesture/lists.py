@@ -52,7 +52,8 @@ class GestureVideo:
 def class_names(path: Path) -> list[str] | None:
     """The names in ``classes.txt``, one line ``LABEL NAME`` each, labels from 1 on; None where there is no such file.
 
-    Raises ValueError, naming file and line, for lines of another form, and names that are there twice.
+    Raises:
+        ValueError: lines of another form, names that are there twice, naming file and line.
     """
     if not path.is_file():
         return None

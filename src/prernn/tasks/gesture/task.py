@@ -46,11 +46,17 @@ class Gesture(Task):
         window: "video" reads whole videos; "gesture" only the interval of each gesture, which NVGesture's lists
             make 80 frames long for all of them (weak segmentation), and which is then an item of its own.
         pad: frames before and after a gesture that the window "gesture" takes along, up to half the way to the next.
-        train_list, val_list, test_list: names of the lists below the root, or paths. Without a list for it,
-            validation sees the test videos.
-        size, mean, std: of the network's input; None takes the backbone's. resize, scale: see `TransformSpec`.
+        train_list: name of the list below the root, or its path.
+        val_list: likewise; without a file of it, validation sees the test videos.
+        test_list: likewise.
+        size: side in pixels of the network's input; None takes the backbone's, as for ``mean`` and ``std``.
+        mean: of each channel, for pixel values in [0, 1].
+        std: likewise.
+        resize: see `TransformSpec`.
+        scale: see `TransformSpec`.
         flip: whether training mirrors half of the videos; not for gestures that left and right tell apart.
-        decoder, decoder_options: of the evaluation, see `prernn.tasks.ctc.make_decoder`.
+        decoder: of the evaluation, see `prernn.tasks.ctc.make_decoder`.
+        decoder_options: of its constructor.
         tolerance: frames after a gesture's end in which its detection still counts.
     """
 
@@ -201,7 +207,10 @@ class Gesture(Task):
         """Mean over the videos of ``-log p(gestures)`` under CTC, in float32 at least.
 
         It is not divided by the number of gestures: a video counts as what it is, one labelling. An empty batch
-        gives 0. Raises ValueError for lengths outside 1..T.
+        gives 0.
+
+        Raises:
+            ValueError: lengths outside 1..T.
         """
         if len(out) == 0:
             return out.sum()
@@ -220,9 +229,11 @@ class Gesture(Task):
         return make_decoder(self.decoder, self.decoder_options)
 
     def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
-        """A row for each video: ``path``; the ``true`` gestures; ``label`` and ``probability`` that classification
-        gives each; and of the events ``decoded``, ``begin_frame``, ``end_frame`` (the one after the last), and
-        ``seen_frame``, frames that had come when it was given. Several are joined by "; ", in order of time.
+        """A row for each video.
+
+        It has ``path``; the ``true`` gestures; ``label`` and ``probability`` that classification gives each; and of the
+        events ``decoded``, ``begin_frame``, ``end_frame`` (the one after the last), and ``seen_frame``, frames that had
+        come when it was given. Several are joined by "; ", in order of time.
         """
         assert self.labels is not None  # it could not have made a network
         rows, decoder = [], self._decoder()
