@@ -17,8 +17,9 @@ SIH = "prernn SIH diagonal"
 
 @dataclass(frozen=True)
 class Goal:
-    """``ours`` is to be ``target`` times faster than ``theirs``; with ``at_most``, to take no more than so many
-    times as long. LSTM, one thread. ``prototype`` is what a prototype reached."""
+    """``ours`` is to be ``target`` times faster than ``theirs``.
+
+    With ``at_most`` it is to take no more than so many times as long. LSTM, one thread. ``prototype`` is what a prototype reached."""
 
     part: str
     mode: str

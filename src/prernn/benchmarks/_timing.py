@@ -159,8 +159,9 @@ def recurrence_work(cell: Cell, name: str, hidden: str, shape: tuple[int, int, i
 
 
 def layer_work(cell: Cell, name: str, hidden: str, shape: tuple[int, int, int], *, shared: bool = False) -> Work:
-    """Forward work of a layer of ``D`` inputs: `recurrence_work` with frames in place of gate inputs, and the
-    projection."""
+    """Forward work of a layer of ``D`` inputs.
+
+    `recurrence_work` with frames in place of gate inputs, and the projection."""
     steps, batch, size = shape
     recurrence = recurrence_work(cell, name, hidden, shape, shared=shared)
     rows, outputs = steps * batch, (1 if shared else len(cell.gates)) * size

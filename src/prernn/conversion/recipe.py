@@ -47,6 +47,11 @@ class KeptTask:
 class Recipe:
     """How a network was made, what its outputs are called, and what its input is made of.
 
+    Example:
+        >>> recipe = Recipe(backbone="resnet18", labels=["open", "close"])
+        >>> Recipe.from_json(recipe.to_json()) == recipe
+        True
+
     Attributes:
         steps: what was done to the CNN, in order.
         backbone: the CNN's name for `prernn.backbone`; None for a CNN of one's own.
@@ -57,11 +62,6 @@ class Recipe:
         transform: what makes input of frames, `prernn.media.transforms.TransformSpec` as plain data.
         task: what the network has learnt.
         version: of this form.
-
-    Example:
-        >>> recipe = Recipe(backbone="resnet18", labels=["open", "close"])
-        >>> Recipe.from_json(recipe.to_json()) == recipe
-        True
     """
 
     steps: tuple[Step, ...] = ()

@@ -98,7 +98,7 @@ class TransformSpec:
 
 
 class _FlowFlip(v2.RandomHorizontalFlip):
-    """Mirrors a flow clip `(..., C, H, W)`, in which motion to the right then is motion to the left."""
+    """Mirrors a flow clip ``(..., C, H, W)``, in which motion to the right then is motion to the left."""
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         mirrored = super().transform(inpt, params).clone()

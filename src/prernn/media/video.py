@@ -1,6 +1,6 @@
 """Reading and writing video: files, folders of frames, cameras and network streams, through PyAV.
 
-Frames are RGB uint8 arrays `(H, W, 3)`. Times are seconds since the first frame and never run backwards.
+Frames are RGB uint8 arrays ``(H, W, 3)``. Times are seconds since the first frame and never run backwards.
 Everything is decoded in order and lazily, so that the same reader serves training and streaming.
 """
 
@@ -153,7 +153,7 @@ def probe(source: Source, *, fps: float = 25.0) -> VideoInfo:
 
 
 def _locate(source: Source) -> tuple[str, str, dict[str, Any]]:
-    """Return the kind ("file", "folder", "camera" or "stream"), av.open's name for it, and its arguments."""
+    """The kind ("file", "folder", "camera" or "stream"), av.open's name for it, and its arguments."""
     text = str(source)
     if isinstance(source, str) and _URL.match(text):
         options = {"rtsp_transport": "tcp"} if text.lower().startswith("rtsp") else {}
@@ -183,7 +183,7 @@ def _camera(name: str) -> tuple[str, dict[str, Any]]:
 
 @contextmanager
 def _open(source: Source) -> Iterator[tuple[Any, Any]]:
-    """Open a source for reading: (container, its video stream)."""
+    """Opens a source for reading: (container, its video stream)."""
     kind, name, arguments = _locate(source)
     try:
         container = av.open(name, **arguments)
@@ -206,7 +206,7 @@ def _open(source: Source) -> Iterator[tuple[Any, Any]]:
 def _walk(
     source: Source, fps: float, short_side: int | None, tolerate: bool, wanted: set[int] | None = None
 ) -> Iterator[tuple[float, np.ndarray | None]]:
-    """Yield (time, RGB image) for every frame; with `wanted`, None for the images at other indices."""
+    """Yields (time, RGB image) for every frame; with ``wanted``, None for the images at other indices."""
     folder = _locate(source)[0] == "folder"
     shape = None
     for i, (time, frame) in enumerate(_folder_frames(source, fps) if folder else _file_frames(source, tolerate)):
@@ -227,7 +227,7 @@ def _file_frames(source: Source, tolerate: bool) -> Iterator[tuple[float, Any]]:
 
 
 def _decode(container: Any, stream: Any, source: Source, live: bool, tolerate: bool) -> Iterator[tuple[float, Any]]:
-    """Yield (time, PyAV frame). A live source drops damaged frames, a file raises VideoError there."""
+    """Yields (time, PyAV frame). A live source drops damaged frames, a file raises VideoError there."""
     step = 1 / _rate(stream)
     count, time, origin, broken = 0, 0.0, None, ""
     try:
@@ -293,7 +293,7 @@ def _stated_duration(container: Any, stream: Any) -> float | None:
 
 
 def _ends_early(container: Any, stream: Any, count: int, end: float) -> str:
-    """Say so where `count` frames up to `end` seconds are clearly fewer than the container states.
+    """Says so where ``count`` frames up to ``end`` seconds are clearly fewer than the container states.
 
     The slack of 5 % and two frames is for rounding and for AVI files that count frames they do not hold.
     """

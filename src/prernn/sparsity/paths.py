@@ -23,7 +23,7 @@ from prernn.ops import paths as ops
 from prernn.ops.sobol import network_paths
 
 DENSE = 0.08
-"""Paths over all connections above which the dense product is faster (`prernn bench paths`)."""
+"""Paths over all connections above which the dense product is faster (``prernn bench paths``)."""
 
 Layer = TypeVar("Layer", bound="_PathLayer")
 
@@ -122,11 +122,11 @@ class PathLinear(_PathLayer):
 
     Time and memory are linear in the number of paths: by the C kernels on the CPU in float32; elsewhere every path's
     products are held, ``(N, paths)``. Above the share `DENSE` of all connections the dense product is faster, and runs.
-    It starts with weights of constant magnitude and alternating
-    sign, so that two builds are bit-identical.
+    It starts with weights of constant magnitude and alternating sign, so that two builds are bit-identical.
 
     Args:
-        in_features, out_features: widths.
+        in_features: neurons read.
+        out_features: neurons put out.
         paths: number of paths.
         sampler: "sobol" or "random".
         bias: add a bias, 0 at the start.
@@ -216,7 +216,8 @@ class PathConv2d(_PathLayer):
     convolution with zeros.
 
     Args:
-        in_channels, out_channels: channels.
+        in_channels: channels read.
+        out_channels: channels put out.
         kernel_size, stride, padding, dilation: numbers, as in ``nn.Conv2d``.
         paths: pairs of channels.
         sampler, bias, seed, scramble, skip, drawn: as in `PathLinear`.

@@ -55,11 +55,11 @@ class Stream:
             ``(H, W, 3)`` to float ``(C, H, W)``. None takes ``net.recipe.transform``.
         batch_size: number of streams side by side.
 
-    Raises:
-        ValueError: ``batch_size < 1``, a transform with unknown keys.
-
     Attributes:
         labels: names of the ``K`` outputs from the network's recipe, or None.
+
+    Raises:
+        ValueError: ``batch_size < 1``, a transform with unknown keys.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What `prernn stream` does with a source: things that follow it, one form for each task, and the way through it."""
+"""What ``prernn stream`` does with a source: what follows it, one form for each task, and the way through it."""
 
 import contextlib
 import itertools
@@ -38,7 +38,7 @@ def watch(
     limit: int | None = None,
     fps: float = 25.0,
 ) -> int:
-    """Lets a watcher see a source in one pass, at constant memory, and returns how many frames it was.
+    """Lets a watcher see a source in one pass, at constant memory; returns how many frames it was.
 
     Ctrl-C ends it after the current frame, with complete files (pressed twice it interrupts at once). A source
     that breaks off leaves the files of the frames before, then raises.

@@ -18,7 +18,7 @@ def fuse(runs: Sequence[str | Path], out: str | Path, weights: Sequence[float] |
     """Metrics of the mean of several networks' softmax scores, step by step (PreRNN, sections 4.2 and 4.3).
 
     Args:
-        runs: run folders that `prernn test` has been through, on the same videos.
+        runs: run folders that ``prernn test`` has been through, on the same videos.
         out: folder for ``metrics.json`` and what the task reports.
         weights: of the runs; None weighs them alike.
 

@@ -171,10 +171,10 @@ class _Prefix(NamedTuple):
 
 
 class BeamDecoder(Decoder):
-    """The most probable labelling, by prefix beam search: the `width` most probable labellings are followed.
+    """The most probable labelling, by prefix beam search: the ``width`` most probable labellings are followed.
 
     A label is given as soon as the labellings that agree on it, and on all labels before it, hold the share
-    `certainty` of the beam; the others are dropped. The steps in which it begins and ends are those of the most
+    ``certainty`` of the beam; the others are dropped. The steps in which it begins and ends are those of the most
     probable path of the most probable labelling; its end is given once most of that labelling's paths have left it.
     With ``width=None, certainty=1, patience=None`` the result is the exact most probable labelling.
 

@@ -34,7 +34,7 @@ class RunFolder(L.Callback):
     """Writes a run's results into ``trainer.default_root_dir``.
 
     After each training epoch ``history.csv`` and ``model.safetensors`` (for `prernn.load`); at the end of
-    training ``curves.png``; after a test ``metrics.json``, ``outputs.safetensors`` (for `prernn fuse`) and what the
+    training ``curves.png``; after a test ``metrics.json``, ``outputs.safetensors`` (for ``prernn fuse``) and what the
     task reports; after predicting ``predictions.csv``; and a summary of the videos that were skipped.
     """
 

@@ -28,8 +28,8 @@ class Sparse:
     """A fixed random mask keeps the share ``density`` of the matrix: ``round(density*D*D)`` weights a gate.
 
     The mask is a function of ``D`` and ``density`` alone (`prernn.ops.connections`). Storage is linear in the number of
-    weights; so is the product on the CPU (compressed rows), elsewhere and above `DENSE` it passes
-    through the dense matrix.
+    weights; so is the product on the CPU (compressed rows), elsewhere and above `DENSE` it passes through the
+    dense matrix.
     """
 
     density: float

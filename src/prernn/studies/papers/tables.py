@@ -21,12 +21,12 @@ TABLES: dict[str, list[Cell]] = {
 def find(name: str) -> Cell:
     """The cell of that name.
 
-    Raises:
-        ValueError: there is none, with those whose names are near.
-
     Example:
         >>> find("table4/pregru-fc6").published
         {'accuracy': '82.1 %'}
+
+    Raises:
+        ValueError: there is none, with those whose names are near.
     """
     if name in CELLS:
         return CELLS[name]

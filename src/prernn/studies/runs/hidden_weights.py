@@ -1,4 +1,4 @@
-"""What is in the hidden-to-hidden weights of networks: statistics and heat maps (`prernn analyze hidden`).
+"""What is in the hidden-to-hidden weights of networks: statistics and heat maps (``prernn analyze hidden``).
 
 Singh and Cuzzolin, "Recurrent Convolutions for Causal 3D CNNs", supplement, section 3: whether a layer's ``W_hh`` keeps
 to its diagonal, where a feature remembers itself, or mixes features over time. Works for every recurrent network: RCN,

@@ -1,4 +1,4 @@
-"""Look inside trained runs: gates, curves, errors and weights as pictures, tables and one page (`prernn analyze`)."""
+"""What is inside trained runs: gates, curves, errors and weights on one page (``prernn analyze``)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path

@@ -41,7 +41,7 @@ class Action(Task):
             and ``ucfTrainTestlist/``) or "hmdb51" (``<class>/`` and ``testTrainMulti_7030_splits/``). Without a
             ``val`` folder, validation sees the test videos.
         split: which of the splits of UCF101 or HMDB51.
-        stream: "color", or "flow" for optical flow that `prernn flow` has put into ``flow_cache``.
+        stream: "color", or "flow" for optical flow that ``prernn flow`` has put into ``flow_cache``.
         flow_cache: folder of the flow.
         flow: the settings that the flow was made with.
         stack: frames of flow that make one input, two channels each.

@@ -70,7 +70,7 @@ def stream_video(
     limit: int | None = None,
     fps: float = 25.0,
 ) -> int:
-    """Runs a network that tells classes over a source, as `watch` does, and returns how many frames it was.
+    """Runs a network that tells classes over a source, as `watch` does; returns how many frames it was.
 
     Args:
         net: the network, or a stream to go on from.

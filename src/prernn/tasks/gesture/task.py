@@ -47,7 +47,7 @@ class Gesture(Task):
             make 80 frames long for all of them (weak segmentation), and which is then an item of its own.
         pad: frames before and after a gesture that the window "gesture" takes along, up to half the way to the next.
         train_list: name of the list below the root, or its path.
-        val_list: likewise; without a file of it, validation sees the test videos.
+        val_list: likewise; without one, validation sees the test videos.
         test_list: likewise.
         size: side in pixels of the network's input; None takes the backbone's, as for ``mean`` and ``std``.
         mean: of each channel, for pixel values in [0, 1].
