@@ -19,7 +19,9 @@ SIH = "prernn SIH diagonal"
 class Goal:
     """``ours`` is to be ``target`` times faster than ``theirs``.
 
-    With ``at_most`` it is to take no more than so many times as long. LSTM, one thread. ``prototype`` is what a prototype reached."""
+    With ``at_most`` it is to take no more than so many times as long. LSTM, one thread. ``prototype`` is what
+    a prototype reached.
+    """
 
     part: str
     mode: str
