@@ -306,7 +306,7 @@ def test_a_new_output_layer():
     assert {net.output_layer.weight.shape} == {(9, SIZE)}
 
 
-# --- several steps
+# --- drawn anew, in few bits, and measured
 
 
 def test_drawing_anew_reaches_the_copies_of_a_converted_layer_and_says_what_it_can_not_reach():

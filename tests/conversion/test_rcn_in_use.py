@@ -265,7 +265,7 @@ def test_checkpoints_need_frozen_statistics_and_a_frame():
     assert net(film(), checkpoint=2)[0].shape == (2, 4, 5)
 
 
-# --- several steps
+# --- in two parts
 
 
 @settings(max_examples=10)
