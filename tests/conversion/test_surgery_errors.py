@@ -1,0 +1,174 @@
+"""What the errors say where no layer is found or a CNN can not be cut."""
+
+import functools
+import warnings
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.models import get_model
+
+import prernn
+from small_cnns import FcNet, ResidualNet
+
+SMALL = {"image_size": (8, 8)}
+
+
+def build(name: str, meta: bool = True) -> nn.Module:
+    """The architecture from torchvision, or from timm where the name starts with ``timm/``; random weights."""
+    library, _, key = name.rpartition("/")
+    with torch.device("meta" if meta else "cpu"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return timm.create_model(key) if library else get_model(key)
+
+
+# --- pooling first
+
+
+class Gated(nn.Module):
+    """A pointwise layer, squeeze-and-excitation, then a module, shortcut and pooling."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.stem, self.conv, self.bn = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6)
+        self.gate, self.between = nn.Conv2d(6, 6, 1), between
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.bn(self.conv(x))
+        y = self.between(y * torch.sigmoid(self.gate(y.mean((2, 3), keepdim=True)))) + x
+        return self.fc(F.relu(y).mean((2, 3)))
+
+
+# --- errors
+
+
+@functools.cache
+def meta(name):
+    return build(name)
+
+
+@pytest.mark.parametrize(
+    ("make", "layer", "kind", "words"),
+    [
+        (lambda: FcNet(), "fc9", ValueError, ["'fc9'", "fc or conv layer", "fc6", "fc7", "fc8"]),
+        (lambda: FcNet(), "act7", ValueError, ["'act7'", "fc or conv layer", "fc7"]),
+        (lambda: FcNet(), "", ValueError, ["''", "fc7"]),
+        (lambda: FcNet(), ["fc7", "fc7"], ValueError, ["different layer names", "fc7"]),
+        (lambda: FcNet(), [], ValueError, ["layer names"]),
+        (lambda: ResidualNet(), "conv2", NotImplementedError, ["'conv2'", "further layers", "'conv3'", "pass"]),
+        (lambda: FcNet(), "conv", NotImplementedError, ["'conv'", "pooling", "pass an fc layer"]),
+        (lambda: Gated(nn.Identity()), "gate", NotImplementedError, ["'gate'", "gate or attention"]),
+        (
+            lambda: meta("alexnet"),
+            "features.10",
+            NotImplementedError,
+            ["features.10'", "256, 13, 13", "pooling", "pass"],
+        ),
+        (lambda: meta("vit_b_16"), None, NotImplementedError, ["looked for", "pooling", "layer=NAME"]),
+        (lambda: meta("timm/vit_tiny_patch16_224"), None, NotImplementedError, ["looked for", "pooling", "layer=NAME"]),
+        (lambda: nn.Sequential(nn.ReLU()), None, NotImplementedError, ["convolution or fc layer"]),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 9)), None, NotImplementedError, ["no layer before"]),
+    ],
+    ids=[
+        *("unknown", "activation", "empty", "twice", "none", "further", "unpooled", "gate", "alexnet", "vit"),
+        *("timm vit", "no layer", "one layer"),
+    ],
+)
+def test_errors_say_what_was_looked_for_and_what_to_pass(make, layer, kind, words):
+    with pytest.raises(kind) as caught:
+        prernn.convert(make(), layer)
+    missing = [word for word in words if word.lower() not in str(caught.value).lower()]
+    assert not missing, str(caught.value)
+    assert len(str(caught.value)) < 1200
+
+
+def test_a_pooling_inside_a_gate_is_no_global_average_pooling():
+    """Squeeze-and-excitation averages, but what reaches the fc layer is the whole map."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.gate, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Linear(256, 5)
+
+        def forward(self, x):
+            x = self.conv(x)
+            x = x * torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+            return self.fc(F.relu(x).flatten(1))
+
+    with pytest.raises(NotImplementedError, match=r"no global average pooling.*'conv'"):
+        prernn.convert(Net(), "conv", **SMALL)
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+
+    def forward(self, x):
+        if x.mean() > 0:
+            x = -x
+        return self.fc(F.relu(self.conv(x)).mean((2, 3)))
+
+
+class Twice(FcNet):
+    def forward(self, x):
+        x = self.fc6(torch.flatten(self.pool(self.conv(x)), 1))
+        return self.fc8(self.fc7(F.relu(self.fc7(x))))
+
+
+class ManyOutputs(FcNet):
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def forward(self, x):
+        return self.make(super().forward(x))
+
+
+class OddSize(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc, self.out = nn.Conv2d(3, 4, 3), nn.Linear(4 * 20 * 21, 6), nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.out(F.relu(self.fc(F.relu(self.conv(x)).flatten(1))))
+
+
+@pytest.mark.parametrize("make", [prernn.convert, prernn.traditional, prernn.framewise])
+def test_control_flow_that_depends_on_the_data(make):
+    with pytest.raises(NotImplementedError, match=r"(?s)can't trace Branching.*control flow.*pass such a module"):
+        make(Branching())
+
+
+def test_a_layer_used_twice_is_passed_over_or_named():
+    with pytest.raises(NotImplementedError, match="'fc7' is used 2 times"):
+        prernn.convert(Twice(), "fc7", **SMALL)
+    assert prernn.recurrent_parameters(prernn.convert(Twice(), **SMALL)).layers[0].name == "fc6"
+
+
+@pytest.mark.parametrize("make", [lambda y: {"out": y}, lambda y: (y, y), lambda y: [y]], ids=["dict", "pair", "list"])
+def test_a_cnn_with_several_outputs(make):
+    with pytest.raises(NotImplementedError, match="one tensor"):
+        prernn.convert(ManyOutputs(make), **SMALL)
+
+
+def test_a_frame_size_that_nobody_guesses():
+    with pytest.raises(NotImplementedError, match="pass image_size"):
+        prernn.convert(OddSize())
+    assert prernn.convert(OddSize(), image_size=(22, 23)).frame_shape == (3, 22, 23)
+    with pytest.raises(NotImplementedError, match="frame shapes"):
+        prernn.convert(OddSize(), image_size=(23, 22, 1))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"cell": "rnn"}, {"input": "both"}, {"hidden": "band:4"}, {"outputs": 0}, {"hidden": "grouped:5"}]
+)
+def test_words_that_make_no_sense(arguments):
+    (name, value) = next(iter(arguments.items()))
+    with pytest.raises(ValueError, match=f"{name}|at least one output") as caught:
+        prernn.convert(FcNet(), **SMALL, **arguments)
+    assert repr(value) in str(caught.value)
