@@ -9,6 +9,8 @@ from prernn.layers.input_to_hidden import SingleInput
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.ops import linear
 
+pytest.importorskip("prernn.ops.native", exc_type=ImportError, reason="built without a C compiler")
+
 
 def test_the_projection_equals_torchs_and_follows_its_weight(monkeypatch):
     used, operator = [], torch.ops.mkldnn._linear_pointwise
