@@ -1,5 +1,6 @@
 """The input projection against torch's."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
