@@ -1,5 +1,6 @@
 """The input projection against torch's."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -8,6 +9,8 @@ from prernn.layers.cells import LSTMCell
 from prernn.layers.input_to_hidden import SingleInput
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.ops import linear
+
+pytest.importorskip("prernn.ops.native", exc_type=ImportError, reason="built without a C compiler")
 
 
 def test_the_projection_equals_torchs_and_follows_its_weight(monkeypatch):
