@@ -1,5 +1,6 @@
-"""From decoded video to network input: which frames (`Sampling`, in time), and how each is resized, cropped,
-flipped and normalised (`TransformSpec`, in space). Both are plain records that go into JSON and back.
+"""From decoded frames to network input: how each is resized, cropped, flipped and normalised (`TransformSpec`).
+
+The specification is a plain record that goes into JSON and back. Which frames make a clip says `prernn.media.sampling`.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Reading and writing video: files, folders of frames, cameras and network streams, through PyAV.
+"""Reading video: files, folders of frames, cameras and network streams, through PyAV.
 
 Frames are RGB uint8 arrays ``(H, W, 3)``. Times are seconds since the first frame and never run backwards.
 Everything is decoded in order and lazily, so that the same reader serves training and streaming.

@@ -1,4 +1,4 @@
-"""What a network says of a frame, and how to put it on record: as a row of a CSV file, or on the frame itself."""
+"""What networks say of a frame, and of each frame of a source."""
 
 from collections.abc import Iterator, Mapping
 from time import perf_counter

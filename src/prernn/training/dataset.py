@@ -1,4 +1,4 @@
-"""Videos of a task as a data set, batches of them, and samplers that keep batches of like length."""
+"""The recordings of a task as a data set of items."""
 
 import warnings
 from collections.abc import Sequence
