@@ -1,26 +1,14 @@
 """Which of some sixty architectures convert and at which layer, and real ones run."""
 
 import functools
-import warnings
 
 import pytest
-import timm
 import torch
-from torch import nn
-from torchvision.models import get_model
 
 import prernn
+from architectures import build
 from equations import close
 from small_cnns import prepare, shake
-
-
-def build(name: str, meta: bool = True) -> nn.Module:
-    """The architecture from torchvision, or from timm where the name starts with ``timm/``; random weights."""
-    library, _, key = name.rpartition("/")
-    with torch.device("meta" if meta else "cpu"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return timm.create_model(key) if library else get_model(key)
-
 
 # --- the report: which architectures convert, and at which layer
 

@@ -1,29 +1,18 @@
 """Finding a layer in any CNN: what is cut out, and that the network computes what the CNN computes."""
 
-import warnings
-
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.models import get_model
 
 import prernn
+from architectures import Gated, build
 from equations import close
 from prernn.conversion.graph.surgery import find_layer, find_site
 from prernn.conversion.network import open_network
 from small_cnns import SIZE, DenseNet, FcNet, PlainNet, ResidualNet, film, prepare, shake
 
 SMALL = {"image_size": (8, 8)}
-
-
-def build(name: str, meta: bool = True) -> nn.Module:
-    """The architecture from torchvision, or from timm where the name starts with ``timm/``; random weights."""
-    library, _, key = name.rpartition("/")
-    with torch.device("meta" if meta else "cpu"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return timm.create_model(key) if library else get_model(key)
 
 
 # --- what is cut out
@@ -171,22 +160,6 @@ def test_frames_of_any_kind(cnn, shape, name):
 
 
 # --- pooling first
-
-
-class Gated(nn.Module):
-    """A pointwise layer, squeeze-and-excitation, then a module, shortcut and pooling."""
-
-    def __init__(self, between):
-        super().__init__()
-        self.stem, self.conv, self.bn = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6)
-        self.gate, self.between = nn.Conv2d(6, 6, 1), between
-        self.fc = nn.Linear(6, 5)
-
-    def forward(self, x):
-        x = self.stem(x)
-        y = self.bn(self.conv(x))
-        y = self.between(y * torch.sigmoid(self.gate(y.mean((2, 3), keepdim=True)))) + x
-        return self.fc(F.relu(y).mean((2, 3)))
 
 
 @pytest.mark.parametrize("form", ["gate", "single"])

@@ -59,5 +59,5 @@ def _run_hidden(options: Namespace) -> None:
 
 
 ANALYZE = Command(
-    "look inside trained runs: gates, curves and weights on one page", add_arguments, run, {"usage": USAGE}
+    "look inside trained runs: gates, curves and weights on one page", run, add_arguments, {"usage": USAGE}
 )

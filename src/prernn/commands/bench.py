@@ -36,4 +36,4 @@ def _what_it_measures(name: str) -> str | None:
     return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
 
 
-BENCH = Command("measure speed on this machine: tables, CSV and pictures", add_arguments, run)
+BENCH = Command("measure speed on this machine: tables, CSV and pictures", run, add_arguments)

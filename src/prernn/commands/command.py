@@ -12,14 +12,16 @@ class Command:
 
     Attributes:
         help: what it does, in a line.
-        add_arguments: adds its options to a parser. Nothing heavy is imported for it: help has to come at once.
         run: does it, with the options as they were given.
+        add_arguments: adds its options to a parser. Nothing heavy is imported for it: help has to come at once. None
+            where they are not argparse's: ``run`` then gets ``options.command``, and all that follows it as
+            ``options.words``.
         options: further arguments of its parser, such as ``usage``.
     """
 
     help: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], None]
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None
     options: dict[str, Any] | None = None
 
 

@@ -38,4 +38,4 @@ def run(options: Namespace) -> None:
     compare(data, module.recipe, options.out, budget, **further)
 
 
-COMPARE = Command("train networks of an application side by side: PreRNN's table, or RCN's", add_arguments, run)
+COMPARE = Command("train networks of an application side by side: PreRNN's table, or RCN's", run, add_arguments)

@@ -20,4 +20,4 @@ def run(options: Namespace) -> None:
     demo.run(options.root, seed=options.seed, **given(options, "clips", "epochs"))
 
 
-DEMO = Command("the whole way on an embedded data set: render, train, compare, stream", add_arguments, run)
+DEMO = Command("the whole way on an embedded data set: render, train, compare, stream", run, add_arguments)

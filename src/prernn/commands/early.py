@@ -20,5 +20,5 @@ def run(options: Namespace) -> None:
 
 
 EARLY = Command(
-    "accuracy after each tenth of the test videos: how early trained runs know the class", add_arguments, run
+    "accuracy after each tenth of the test videos: how early trained runs know the class", run, add_arguments
 )

@@ -1,15 +1,19 @@
 """``prernn fit``, ``validate``, ``test`` and ``predict``, which are Lightning's."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 
 from prernn.commands.command import Command
 from prernn.commands.fit_options import check_options, help_text
 
 
-def run_fit(arguments: Sequence[str]) -> None:
-    """Hands a command's arguments to Lightning, once their names are known to be right."""
-    command, *words = arguments
+def run(options: Namespace) -> None:
+    """Hands the words behind the command to Lightning, once the names among them are known to be right."""
+    run_fit(options.command, options.words)
+
+
+def run_fit(command: str, words: Sequence[str]) -> None:
+    """Runs ``fit`` or one of its kind with its arguments."""
     if any(word in ("-h", "--help") for word in words):
         print(help_text(command, FIT_COMMANDS[command].help))
         return
@@ -19,17 +23,9 @@ def run_fit(arguments: Sequence[str]) -> None:
     lightning_cli.main([command, *("--help" if word == "--help=all" else word for word in words)])
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    """None: `run_fit` gets them all."""
-
-
-def run(options: Namespace) -> None:
-    """Never called: `run_fit` is."""
-
-
 FIT_COMMANDS = {
-    "fit": Command("train a network", add_arguments, run),
-    "validate": Command("evaluate on validation videos", add_arguments, run),
-    "test": Command("evaluate on test videos", add_arguments, run),
-    "predict": Command("label the test videos", add_arguments, run),
+    "fit": Command("train a network", run),
+    "validate": Command("evaluate on validation videos", run),
+    "test": Command("evaluate on test videos", run),
+    "predict": Command("label the test videos", run),
 }

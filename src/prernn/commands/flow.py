@@ -33,4 +33,4 @@ def run(options: Namespace) -> None:
     )
 
 
-FLOW = Command("compute the optical flow of all videos in a folder, in advance", add_arguments, run)
+FLOW = Command("compute the optical flow of all videos in a folder, in advance", run, add_arguments)

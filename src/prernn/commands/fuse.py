@@ -20,4 +20,4 @@ def run(options: Namespace) -> None:
     print_metrics(fuse(options.runs, options.out, options.weights), title=" + ".join(options.runs))
 
 
-FUSE = Command("average the answers of several tested runs (two streams, modalities)", add_arguments, run)
+FUSE = Command("average the answers of several tested runs (two streams, modalities)", run, add_arguments)

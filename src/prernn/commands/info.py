@@ -50,4 +50,4 @@ def _kernel_words(name: str) -> str:
     return "needs a CUDA device" if name == "triton" and not torch.cuda.is_available() else "yes"
 
 
-INFO = Command("versions, devices and kernels of this installation", add_arguments, run)
+INFO = Command("versions, devices and kernels of this installation", run, add_arguments)

@@ -29,4 +29,4 @@ def run(options: Namespace) -> None:
         show(name, layer, cells=options.cell, inputs=options.input, num_layers=options.num_layers, **common)
 
 
-INSPECT = Command("weights that recurrence introduces into a backbone", add_arguments, run)
+INSPECT = Command("weights that recurrence introduces into a backbone", run, add_arguments)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 
 import prernn
@@ -11,7 +12,7 @@ from prernn.commands.command import Command, Parser
 from prernn.commands.compare import COMPARE
 from prernn.commands.demo import DEMO
 from prernn.commands.early import EARLY
-from prernn.commands.fit import FIT_COMMANDS, run_fit
+from prernn.commands.fit import FIT_COMMANDS
 from prernn.commands.flow import FLOW
 from prernn.commands.fuse import FUSE
 from prernn.commands.info import INFO
@@ -45,11 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if arguments and arguments[0] in FIT_COMMANDS:  # their options are Lightning's and those of our classes
-            run_fit(arguments)
-        else:
-            options = _parser().parse_args(arguments)
-            COMMANDS[options.command].run(options)
+        options = _read(arguments)
+        COMMANDS[options.command].run(options)
     except KeyboardInterrupt:
         return 130
     except (ValueError, NotImplementedError, OSError, ImportError, RuntimeError) as error:
@@ -77,13 +75,22 @@ def _one_line(error: BaseException) -> str:
     return " ".join(lines)
 
 
+def _read(arguments: list[str]) -> Namespace:
+    first = COMMANDS.get(arguments[0]) if arguments else None
+    if first is not None and first.add_arguments is None:
+        return Namespace(command=arguments[0], words=arguments[1:])
+    return _parser().parse_args(arguments)
+
+
 def _parser() -> Parser:
     parser = Parser("prernn", description="Make any pre-trained CNN recurrent, train it on video, stream it.")
     parser.add_argument("--version", action="version", version=f"prernn {prernn.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, command in COMMANDS.items():
         options = {"description": command.help, **(command.options or {})}
-        command.add_arguments(commands.add_parser(name, help=command.help, **options))
+        parser_of = commands.add_parser(name, help=command.help, **options)
+        if command.add_arguments is not None:
+            command.add_arguments(parser_of)
     return parser
 
 

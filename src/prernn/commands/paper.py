@@ -35,7 +35,7 @@ def run(options: Namespace) -> None:
     elif options.action == "show":
         print(tables.find(options.name).text(), end="")
     else:
-        run_fit(["fit", "--config", tables.find(options.name).text(), *options.options])
+        run_fit("fit", ["--config", tables.find(options.name).text(), *options.options])
 
 
-PAPER = Command("the networks of the papers' tables: list them, show one's configuration, train it", add_arguments, run)
+PAPER = Command("the networks of the papers' tables: list them, show one's configuration, train it", run, add_arguments)

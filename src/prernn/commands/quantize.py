@@ -46,4 +46,4 @@ def run(options: Namespace) -> None:
     quantization.run(net, out, options.samples, options.sweep, seeds, judge, **chosen)
 
 
-QUANTIZE = Command("integer weights for a trained network, without retraining", add_arguments, run)
+QUANTIZE = Command("integer weights for a trained network, without retraining", run, add_arguments)

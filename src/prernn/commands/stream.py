@@ -47,4 +47,4 @@ def run(options: Namespace) -> None:
     watch(watcher, options.source, rows=rows, video=options.video, limit=options.limit)
 
 
-STREAM = Command("run a trained network on a file, folder, camera or URL, frame by frame", add_arguments, run)
+STREAM = Command("run a trained network on a file, folder, camera or URL, frame by frame", run, add_arguments)

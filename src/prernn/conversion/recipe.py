@@ -110,10 +110,9 @@ class Recipe:
         """This recipe and one step more, its arguments made plain."""
         if "hidden" in arguments:
             arguments["hidden"] = str(hidden_structure(arguments["hidden"]))
-        if arguments.get("image_size", ()) is None:
-            del arguments["image_size"]
-        elif "image_size" in arguments:
-            arguments["image_size"] = list(arguments["image_size"])
+        image_size = arguments.pop("image_size", None)
+        if image_size is not None:
+            arguments["image_size"] = list(image_size)
         return replace(self, steps=(*self.steps, Step(name, arguments)))
 
 

@@ -4,16 +4,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 
-def bars(
-    console: Console | None = None, *, width: int = 34, transient: bool = False, disable: bool = False
-) -> Progress:
+def bars(console: Console | None = None, *, transient: bool = False, disable: bool = False) -> Progress:
     """Progress bars: description, bar, how many of how many, time, and a ``note`` that each task sets.
 
     Args:
         console: where they are drawn; None means standard output.
-        width: of the descriptions.
         transient: whether they vanish at the end.
         disable: draws nothing.
     """
-    columns = (TextColumn(f"{{task.description:{width}}}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description:34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=transient, disable=disable)

@@ -37,7 +37,7 @@ from prernn.reports.plots.curves import curves as draw_curves
 from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole
 from prernn.studies import early, lineup
-from prernn.studies.frozen_trunk import held_out, learner, sgd, shuffled
+from prernn.studies.frozen_trunk import TEST_BATCH, held_out, learner, sgd, shuffled
 from prernn.studies.frozen_trunk import train as train_behind
 from prernn.studies.lineup import Budget, Row
 from prernn.tasks.task import Subset, Task
@@ -176,7 +176,7 @@ def _asks_early(task: Task) -> bool:
 
 def _early(net: RecurrentNetwork, items: list[dict[str, Any]]) -> list[float]:
     """Accuracy after each tenth of the videos."""
-    return early.early_accuracy(net, in_batches(items, 32))["accuracy"]
+    return early.early_accuracy(net, in_batches(items, TEST_BATCH))["accuracy"]
 
 
 def _tuned(

@@ -212,7 +212,6 @@ def train_head(
     def report(values: dict[str, Tensor]) -> None:
         progress.update(bar, note=f"test accuracy {float(values['clip_accuracy']):.3f}")
 
-    row.net.train()
     order = (batches() for _ in range(epochs))
     shown: dict[str, Any] = {"advance": lambda: progress.advance(bar), "report": report}
     history, values = train_behind(learns, task, order, test.read_by(row), schedule, **shown)

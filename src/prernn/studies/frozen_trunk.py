@@ -18,7 +18,6 @@ from prernn.conversion.cut import split
 from prernn.conversion.modes import freeze_statistics
 from prernn.conversion.network import RecurrentNetwork
 from prernn.tasks.task import Task
-from prernn.training.batches import collate
 from prernn.training.cached_features import outputs
 from prernn.training.evaluation import evaluate, in_batches, whole_outputs
 
@@ -26,6 +25,7 @@ MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 """Of SGD, for every network alike."""
 
 TEST_BATCH = 32
+"""Items at a time where nothing is learnt."""
 
 Items = Sequence[dict[str, Any]]
 
@@ -125,8 +125,7 @@ def shuffled(items: Items, epoch: int, seed: int, size: int) -> Iterator[dict[st
         passes.setdefault(item["number"], []).append(item)
     numbers = np.random.default_rng([seed, epoch]).permutation(sorted(passes)).tolist()
     chosen = [passes[number][epoch % len(passes[number])] for number in numbers]
-    for first in range(0, len(chosen), size):
-        yield collate(chosen[first : first + size])
+    return in_batches(chosen, size)
 
 
 def held_out(items: Items, share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -60,8 +60,8 @@ def _through(trunk: Trunk, known: Sequence[tuple[int, dict[str, Any]]]) -> Itera
     lengths = [len(item["input"]) for _, item in known]
     values = trunk(torch.cat([item["input"] for _, item in known]))  # (T1 + T2 + ..., C...) each
     for (number, item), own in zip(known, zip(*(value.split(lengths) for value in values), strict=True), strict=True):
-        more = {f"{FURTHER}{i}": value.clone() for i, value in enumerate(own[1:])}
-        yield {**item, "input": own[0].clone(), **more, "number": number}
+        more = {f"{FURTHER}{i}": value for i, value in enumerate(own[1:])}
+        yield {**item, "input": own[0], **more, "number": number}
 
 
 def batched(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:

@@ -35,19 +35,13 @@ def add_batch(forward: Callable[[Batch], Tensor], metrics: Metrics, batch: Batch
     return out
 
 
-def evaluate(
-    forward: Callable[[Batch], Tensor],
-    metrics: Metrics,
-    batches: Iterable[Batch],
-    advance: Callable[[int], None] = lambda items: None,
-) -> dict[str, Tensor]:
+def evaluate(forward: Callable[[Batch], Tensor], metrics: Metrics, batches: Iterable[Batch]) -> dict[str, Tensor]:
     """A task's metrics over batches.
 
     Args:
         forward: outputs ``(B, T, K)`` of a batch; the network is in the mode that its caller has put it in.
         metrics: of the task, new.
         batches: as `prernn.training.batches.collate` makes them.
-        advance: called with the number of items after each batch.
 
     Raises:
         ValueError: no item that could be read.
@@ -57,7 +51,6 @@ def evaluate(
         for batch in batches:
             add_batch(forward, metrics, batch)
             seen += len(batch["path"])
-            advance(len(batch["path"]) + len(batch.get("skipped", ())))
     if not seen:
         raise ValueError("expected at least one test video that can be read, got none")
     return metrics.compute()
