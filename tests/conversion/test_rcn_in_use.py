@@ -12,8 +12,8 @@ from torchvision.models import get_model
 
 import prernn
 from equations import close
-from prernn.conversion.cut import split
 from prernn.conversion.modes import freeze_statistics
+from prernn.conversion.trunk import split
 from prernn.layers.cells import LinearCell
 from prernn.models.network_spec import NetworkSpec
 from prernn.streaming.stream import Stream

@@ -13,7 +13,7 @@ from prernn.layers.hidden_to_hidden import HiddenToHidden
 from prernn.layers.structures.irregular import SelfConnected
 from prernn.layers.structures.parse import EXAMPLES, STRUCTURES, hidden_structure, self_connected
 from prernn.layers.structures.regular import Band
-from prernn.ops import rows
+from prernn.ops import compressed_rows
 from prernn.ops.sobol import block_permutation, path_sources
 from strategies import GIVEN, SPECS, fits_size, specs
 
@@ -420,10 +420,12 @@ def test_product_with_self_connections_and_its_gradients_are_those_of_the_matrix
 
 def test_few_self_connected_weights_run_as_compressed_rows(monkeypatch):
     """In float32 on the CPU, where there are kernels; the test above sees that they are right."""
-    used, product = [], rows.product
-    monkeypatch.setattr(rows, "product", lambda h, weight, *kind: used.append(kind) or product(h, weight, *kind))
+    used, product = [], compressed_rows.product
+    monkeypatch.setattr(
+        compressed_rows, "product", lambda h, weight, *kind: used.append(kind) or product(h, weight, *kind)
+    )
     h = torch.randn(3, 48)
     for spec in ("sparse:0.1+self", "paths:3+self", "sparse:0.5+self"):
         HiddenToHidden(48, 1, spec)(h)
-    native = rows.usable(torch.zeros(1, 4))
+    native = compressed_rows.usable(torch.zeros(1, 4))
     assert used == ([("sparse+self", 0.1), ("paths+self", 3)] if native else [])

@@ -7,7 +7,7 @@ import prernn
 from kernel_problems import native
 from prernn import ops
 from prernn.layers.structures.parse import hidden_structure
-from prernn.ops import rows
+from prernn.ops import compressed_rows
 
 
 @pytest.mark.parametrize("spec", ["sparse:0.05", "sparse:0.19", "paths:3", "paths:40"])
@@ -41,7 +41,7 @@ def test_compressed_rows_on_several_threads(monkeypatch):
 
 def test_compressed_rows_refuse_other_types():
     with pytest.raises(ValueError, match=r"h of torch.float32.*float64"):
-        rows.product(torch.randn(2, 8).double(), torch.randn(1, 16), "paths", 2)
+        compressed_rows.product(torch.randn(2, 8).double(), torch.randn(1, 16), "paths", 2)
 
 
 @pytest.mark.parametrize("spec", ["sparse:0.1", "paths:3"])

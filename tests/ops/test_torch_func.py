@@ -11,7 +11,7 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stac
 
 import prernn
 from prernn import ops
-from prernn.ops import backends, fused
+from prernn.ops import backends, fused, input_projection
 
 pytest.importorskip("prernn.ops.native", exc_type=ImportError, reason="built without a C compiler")
 
@@ -213,11 +213,11 @@ def test_torch_func_inside_torch_compile(spec):
 
 
 def test_the_projection_of_onednn_stays_out_of_transforms(monkeypatch):
-    monkeypatch.setattr(ops.linear, "LEAST", 1)
+    monkeypatch.setattr(input_projection, "LEAST", 1)
     x, weight = torch.randn(4, 6, 8), torch.randn(5, 8)
     with torch.no_grad():
-        close(vmap(lambda x: ops.linear.linear(x, weight))(x), x @ weight.T)
-        close(jvp(lambda x: ops.linear.linear(x, weight), (x[0],), (x[1],))[1], x[1] @ weight.T)
+        close(vmap(lambda x: input_projection.linear(x, weight))(x), x @ weight.T)
+        close(jvp(lambda x: input_projection.linear(x, weight), (x[0],), (x[1],))[1], x[1] @ weight.T)
 
 
 @pytest.mark.parametrize("spec", ["diagonal", "band:3"])

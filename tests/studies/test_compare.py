@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from prernn.commands.main import main
-from prernn.conversion.cut import inputs_of, split
+from prernn.conversion.trunk import inputs_of, split
 from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
 from prernn.models.network_spec import NetworkSpec

@@ -18,7 +18,7 @@ from prernn.layers.input_to_hidden import SingleInput
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.layers.rnn import GRU, LSTM, VRNN
 from prernn.layers.structures.parse import hidden_structure
-from prernn.ops.linear import linear
+from prernn.ops.input_projection import linear
 
 Shape = tuple[int, int, int]
 """``(T, B, D)``."""

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from prernn.layers.cells import Cell
 from prernn.layers.structures.parse import hidden_structure
-from prernn.ops.linear import linear
+from prernn.ops.input_projection import linear
 
 LEAST, LEAST_SLOW = 5, 3
 """Timed calls at least, and of what takes longer than a second."""

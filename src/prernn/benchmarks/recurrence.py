@@ -26,8 +26,8 @@ from prernn.benchmarks import _goals, _report
 from prernn.benchmarks._report import Row
 from prernn.benchmarks._timing import Ceilings, Stopwatch, Times, threads
 from prernn.layers.structures.irregular import Sparse
-from prernn.ops import rows
-from prernn.ops.linear import linear
+from prernn.ops import compressed_rows
+from prernn.ops.input_projection import linear
 from prernn.reports.files import write_table
 
 SHAPES = (_goals.STEP, _goals.MAIN, _goals.LONG, (256, 1, 512))
@@ -214,7 +214,7 @@ def row_products(
         for batch in BATCHES:
             h = torch.randn(batch, size)
             calls = {
-                "compressed": functools.partial(rows.product, h, weight, "sparse", density),
+                "compressed": functools.partial(compressed_rows.product, h, weight, "sparse", density),
                 "F.linear": functools.partial(F.linear, h, dense),
                 "prernn linear": functools.partial(linear, h, dense),
             }

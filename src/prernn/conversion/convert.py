@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import fx, nn
 
-from prernn.conversion.graph import surgery
+from prernn.conversion.graph import surroundings
 from prernn.conversion.graph.ending import final_value, find_output_layer
 from prernn.conversion.graph.graft import free_name, insert_layer, remove_unit, unit_of, without_units
 from prernn.conversion.graph.nodes import argument, is_vector, shape_of, value_shape
@@ -151,7 +151,7 @@ def framewise(
 
 def _last_layer(network: RecurrentNetwork) -> str:
     """The layer to convert where none is named; the convolutions of an RCN count as the CNN's own."""
-    return unit_of(surgery.find_layer(without_units(network.cnn)).name)
+    return unit_of(surroundings.find_layer(without_units(network.cnn)).name)
 
 
 def _make_recurrent(
@@ -159,7 +159,7 @@ def _make_recurrent(
 ) -> None:
     module = network.cnn
     remove_unit(module, name)  # of an RCN: the layer can have one recurrence
-    site = surgery.find_site(module, name)
+    site = surroundings.find_site(module, name)
     activation = (site.activation or nn.Identity()) if cell_name == "vrnn" else None
     cell = make_cell(cell_name) if activation is None else make_cell(cell_name, activation=activation)
     if not pretrained:

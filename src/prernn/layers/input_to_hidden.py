@@ -15,7 +15,7 @@ from torch.nn.modules.conv import Conv1d, Conv2d, Conv3d, _ConvNd
 from torch.types import Device
 
 from prernn.layers.cells import Cell
-from prernn.ops.linear import linear
+from prernn.ops.input_projection import linear
 
 Layer = nn.Linear | _ConvNd
 """A layer of a CNN that can become recurrent: fc or conv."""
@@ -140,7 +140,7 @@ class GateInput(SingleInput):
 
 
 def apply(layer: nn.Module, x: Tensor) -> Tensor:
-    """The layer's output; a plain fc layer takes the faster matrix product (`prernn.ops.linear`)."""
+    """The layer's output; a plain fc layer takes the faster matrix product (`prernn.ops.input_projection`)."""
     if type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks):
         return linear(x, layer.weight, layer.bias)
     y: Tensor = layer(x)

@@ -18,7 +18,7 @@ from prernn.layers.hidden_to_hidden import RecurrentWeights, draw_index, late_in
 from prernn.layers.structures.base import Structure
 from prernn.layers.structures.parse import hidden_structure
 from prernn.ops.backends import batched, forced, forward_mode
-from prernn.ops.linear import linear
+from prernn.ops.input_projection import linear
 from prernn.ops.reference import State
 
 TORCH_KERNELS: dict[str | None, Callable[..., Any]] = {

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from prernn.ops.backends import kernels
-from prernn.ops.rows import usable
+from prernn.ops.compressed_rows import usable
 
 _library = torch.library.Library("prernn", "FRAGMENT")
 _library.define(

@@ -28,9 +28,9 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 from torch import nn
 
-from prernn.conversion.cut import inputs_of, split
 from prernn.conversion.modes import channels_last
 from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.trunk import inputs_of, split
 from prernn.models.network_spec import NetworkSpec
 from prernn.reports.files import write_json, write_table
 from prernn.reports.plots.curves import curves as draw_curves

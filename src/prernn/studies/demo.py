@@ -20,9 +20,9 @@ from rich.table import Table
 from torch import Tensor
 
 from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters
-from prernn.conversion.cut import inputs_of, split
 from prernn.conversion.graph.ending import find_output_layer
 from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.trunk import inputs_of, split
 from prernn.media import sample_videos
 from prernn.media.sampling import Sampling
 from prernn.media.video import read_frames

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from prernn.conversion.cut import split
 from prernn.conversion.modes import freeze_statistics
 from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.trunk import split
 from prernn.tasks.task import Task
 from prernn.training.cached_features import outputs
 from prernn.training.evaluation import evaluate, in_batches, whole_outputs

@@ -31,7 +31,7 @@ def cached(
     """The data set's items with the trunk's outputs in place of the videos, ``passes`` of them for each video.
 
     Args:
-        trunk: as `prernn.conversion.cut.split` gives it: frames ``(T, C, H, W)`` to a tuple of tensors with T rows;
+        trunk: as `prernn.conversion.trunk.split` gives it: frames ``(T, C, H, W)`` to a tuple of tensors with T rows;
             None keeps the videos.
         dataset: of videos; pass n reads them as epoch n does. Videos that can't be read are left out as it says.
         passes: how often to run over it; more than one makes sense for training items alone.

@@ -18,7 +18,7 @@ from prernn.models.network_spec import NetworkSpec
 from prernn.reports.files import write_json, write_table
 from prernn.reports.plots.gates import histograms, saturation
 from prernn.studies.runs import page as runs_page
-from prernn.studies.runs import runs
+from prernn.studies.runs import run
 from prernn.studies.runs.gates import recording
 from prernn.studies.runs.page import analyze, short_names
 
@@ -248,14 +248,14 @@ def trained(root, tmp_path):
 
 @pytest.mark.parametrize(("limit", "videos"), [((), 4), (("--limit", "3"), 3)])
 def test_a_runs_own_videos_come_from_its_config(trained, tmp_path, monkeypatch, limit, videos):
-    seen, count = [], runs.gate_counts
+    seen, count = [], run.gate_counts
 
     def watch(net, batches):
         batches = list(batches)
         seen.extend(batch["input"].shape for batch in batches)
         return count(net, batches)
 
-    monkeypatch.setattr(runs, "gate_counts", watch)
+    monkeypatch.setattr(run, "gate_counts", watch)
     assert main(["analyze", str(trained), *limit, "--out", str(tmp_path / "out")]) == 0
     assert seen == [(videos, 3, 3, 32, 32)]
     assert (tmp_path / "out" / "saturation_gru.png").is_file()

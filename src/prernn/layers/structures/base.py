@@ -4,7 +4,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from prernn.ops.linear import linear
+from prernn.ops.input_projection import linear
 from prernn.ops.reference import Product
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prernn.layers.structures.base import check_size, dense_product, shortest
-from prernn.ops import rows
+from prernn.ops import compressed_rows
 from prernn.ops.connections import ENTRIES, random_count
 from prernn.ops.reference import Product
 from prernn.ops.sobol import path_sources
@@ -105,9 +105,9 @@ class Paths:
         return path_sources(size, self.paths)
 
     def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
-        if rows.usable(weight):
+        if compressed_rows.usable(weight):
             flat = weight.flatten(1)
-            return lambda h: rows.product(h, flat, "paths", self.paths)
+            return lambda h: compressed_rows.product(h, flat, "paths", self.paths)
         return lambda h: torch.einsum("ndp,gdp->ngd", h[:, _drawn(index)], weight)
 
     def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
@@ -190,6 +190,6 @@ def _drawn(index: Tensor | None) -> Tensor:
 
 def _product(weight: Tensor, index: Tensor | None, size: int, few: bool, kind: str, amount: float) -> Product:
     """``W_hh h`` for the weights ``(G, E)``: by compressed rows where they are few, or else by the dense matrix."""
-    if few and rows.usable(weight):
-        return lambda h: rows.product(h, weight, kind, amount)
+    if few and compressed_rows.usable(weight):
+        return lambda h: compressed_rows.product(h, weight, kind, amount)
     return dense_product(_matrix_of(weight, index, size), size)

@@ -12,7 +12,7 @@ from prernn.reports.page import page, picture, table
 from prernn.reports.plots import curves
 from prernn.reports.plots.gates import histograms, saturation
 from prernn.studies.runs.gates import GateCounts
-from prernn.studies.runs.runs import Run, look_at
+from prernn.studies.runs.run import Run, look_at
 from prernn.studies.runs.videos import Batches
 
 SATURATION_TEXT = (

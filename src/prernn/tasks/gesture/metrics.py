@@ -10,16 +10,16 @@ from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.text import WordErrorRate
 
-from prernn.tasks.ctc import Decoder, Event, label_scores
+from prernn.tasks.ctc_decoders import Decoder, Event, label_scores
 
 
 class GestureMetrics(nn.Module):
     """Running metrics of outputs ``(B, T, K)``; torchmetrics sums them over batches and processes.
 
     Classification asks for the gesture of each annotated one's part of the video, cut halfway between neighbours:
-    the best of `prernn.tasks.ctc.label_scores`. The others are of the events that ``decoder`` gives step by step. An
-    event is seen with the last frame of the snippet that gave it. It detects the first gesture of its label that was
-    not detected yet and in which, or in the ``tolerance`` frames after, it is seen; else it is a false alarm.
+    the best of `prernn.tasks.ctc_decoders.label_scores`. The others are of the events that ``decoder`` gives step by
+    step. An event is seen with the last frame of the snippet that gave it. It detects the first gesture of its label
+    that was not detected yet and in which, or in the ``tolerance`` frames after, it is seen; else it is a false alarm.
 
     Args:
         gestures: K - 1, at least 2.
@@ -98,7 +98,7 @@ def log_probs(out: Tensor) -> Tensor:
 
 
 def classified(out: Tensor, batch: dict[str, Any], snippet: int) -> Iterator[Tensor]:
-    """For each video of a batch the `prernn.tasks.ctc.label_scores` ``(N, K - 1)`` of its N gestures' parts."""
+    """For each video of a batch the `prernn.tasks.ctc_decoders.label_scores` ``(N, K - 1)`` of its N gestures."""
     for video in range(len(out)):
         scores = steps_of(out, batch, video)  # (T, K)
         count = int((batch["target"][video] > 0).sum())

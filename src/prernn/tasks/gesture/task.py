@@ -24,7 +24,7 @@ from prernn.media.transforms import TransformSpec, clip_transform
 from prernn.media.video import VideoError, VideoInfo, probe, read_frames
 from prernn.streaming.watch import Watcher
 from prernn.tasks.classification import report_classes
-from prernn.tasks.ctc import Decoder, make_decoder
+from prernn.tasks.ctc_decoders import Decoder, make_decoder
 from prernn.tasks.gesture.lists import NO_GESTURE, GestureVideo, Sign, apart, class_names, recordings
 from prernn.tasks.gesture.metrics import GestureMetrics, begins_and_ends, classified, log_probs, seen_frames, steps_of
 from prernn.tasks.task import Subset, Task, only, valid_steps
@@ -55,7 +55,7 @@ class Gesture(Task):
         resize: see `TransformSpec`.
         scale: see `TransformSpec`.
         flip: whether training mirrors half of the videos; not for gestures that left and right tell apart.
-        decoder: of the evaluation, see `prernn.tasks.ctc.make_decoder`.
+        decoder: of the evaluation, see `prernn.tasks.ctc_decoders.make_decoder`.
         decoder_options: of its constructor.
         tolerance: frames after a gesture's end in which its detection still counts.
     """

@@ -16,7 +16,7 @@ from prernn.conversion.recipe import KeptTask
 from prernn.streaming.drawing import annotate
 from prernn.streaming.prediction import Prediction
 from prernn.streaming.stream import Stream
-from prernn.tasks.ctc import BLANK, BeamDecoder, Decoder, Event, make_decoder
+from prernn.tasks.ctc_decoders import BLANK, BeamDecoder, Decoder, Event, make_decoder
 
 
 class GestureWatcher:

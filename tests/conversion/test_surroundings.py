@@ -8,7 +8,7 @@ from torch import nn
 import prernn
 from architectures import Gated, build
 from equations import close
-from prernn.conversion.graph.surgery import find_layer, find_site
+from prernn.conversion.graph.surroundings import find_layer, find_site
 from prernn.conversion.network import open_network
 from small_cnns import SIZE, DenseNet, FcNet, PlainNet, ResidualNet, film, prepare, shake
 

@@ -8,7 +8,7 @@ from equations import lstm_step, run_equations
 from prernn.layers.cells import LSTMCell
 from prernn.layers.input_to_hidden import SingleInput
 from prernn.layers.recurrent_layer import RecurrentLayer
-from prernn.ops import linear
+from prernn.ops import input_projection
 
 pytest.importorskip("prernn.ops.native", exc_type=ImportError, reason="built without a C compiler")
 
@@ -16,19 +16,23 @@ pytest.importorskip("prernn.ops.native", exc_type=ImportError, reason="built wit
 def test_the_projection_equals_torchs_and_follows_its_weight(monkeypatch):
     used, operator = [], torch.ops.mkldnn._linear_pointwise
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *a: used.append(1) or operator(*a))
-    monkeypatch.setattr(linear, "LEAST", 1)
-    linear._works.cache_clear()
+    monkeypatch.setattr(input_projection, "LEAST", 1)
+    input_projection._works.cache_clear()
     x, layer = torch.randn(6, 3, 33), torch.nn.Linear(33, 50)
     with torch.no_grad():
         for change in (lambda: None, lambda: layer.weight.mul_(2), lambda: layer.weight.data.zero_()):
             change()
             expected = F.linear(x, layer.weight, layer.bias)
-            torch.testing.assert_close(linear.linear(x, layer.weight, layer.bias), expected, rtol=0, atol=1e-5)
-            torch.testing.assert_close(linear.linear(x, layer.weight), expected - layer.bias, rtol=0, atol=1e-5)
+            torch.testing.assert_close(
+                input_projection.linear(x, layer.weight, layer.bias), expected, rtol=0, atol=1e-5
+            )
+            torch.testing.assert_close(
+                input_projection.linear(x, layer.weight), expected - layer.bias, rtol=0, atol=1e-5
+            )
     assert len(used) == 1 + 2 * 3  # tried once
-    assert linear.linear(x, layer.weight, layer.bias).grad_fn is not None
+    assert input_projection.linear(x, layer.weight, layer.bias).grad_fn is not None
     assert len(used) == 7
-    assert linear.linear(x[:0], layer.weight).shape == (0, 3, 50)
+    assert input_projection.linear(x[:0], layer.weight).shape == (0, 3, 50)
 
 
 def test_the_projection_stays_torchs_where_onednn_fails(monkeypatch):
@@ -37,15 +41,15 @@ def test_the_projection_stays_torchs_where_onednn_fails(monkeypatch):
     def broken(x, weight, bias, *rest):
         return F.linear(x, weight, bias) + 1
 
-    monkeypatch.setattr(linear, "LEAST", 1)
+    monkeypatch.setattr(input_projection, "LEAST", 1)
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", broken)
-    linear._works.cache_clear()
+    input_projection._works.cache_clear()
     try:
-        assert not linear._works()
+        assert not input_projection._works()
         with torch.no_grad():
-            torch.testing.assert_close(linear.linear(x, weight), F.linear(x, weight))
+            torch.testing.assert_close(input_projection.linear(x, weight), F.linear(x, weight))
     finally:
-        linear._works.cache_clear()
+        input_projection._works.cache_clear()
 
 
 def test_one_input_for_all_gates_is_not_copied():
