@@ -48,7 +48,7 @@ from prernn.training.evaluation import in_batches
 
 def compare(
     data: VideoData,
-    recipe: NetworkSpec,
+    spec: NetworkSpec,
     out: str | Path,
     budget: Budget | None = None,
     *,
@@ -61,7 +61,7 @@ def compare(
 
     Args:
         data: the videos and their task.
-        recipe: backbone, its weights and the layer to convert; the rest is varied.
+        spec: backbone, its weights and the layer to convert; the rest is varied.
         out: folder for ``comparison.csv``, ``comparison.json`` and ``convergence.png``; for actions also ``early.csv``
             and ``early.png``, the accuracy over the share of the video seen.
         budget: of every network.
@@ -84,9 +84,9 @@ def compare(
     parts: tuple[tuple[Subset, int], ...] = (("train", budget.passes), ("test", 1))
     with bars() as progress:
         frozen = networks == "prernn"
-        rows = lineup.prernn_rows(recipe, data.task) if frozen else lineup.rcn_rows(recipe, data.task, structures, also)
-        at = inputs_of(rows[-1].recipe.build(data.task.outputs)) if frozen else None
-        trunk = None if at is None else split(rows[0].recipe.build(data.task.outputs), at)[0]
+        rows = lineup.prernn_rows(spec, data.task) if frozen else lineup.rcn_rows(spec, data.task, structures, also)
+        at = inputs_of(rows[-1].spec.build(data.task.outputs)) if frozen else None
+        trunk = None if at is None else split(rows[0].spec.build(data.task.outputs), at)[0]
         train, test = (_features(data, part, trunk, passes, progress) for part, passes in parts)
         with _pool(jobs, data.task, at, train, test, budget) as pool:
             rows = _tuned(pool, rows, budget, data.task, progress, structures if frozen else None)
@@ -150,12 +150,12 @@ def _share(values: dict[str, Any], features: Path) -> None:
     _shared.update(torch.load(features, weights_only=True, mmap=True))
 
 
-def _job(recipe: NetworkSpec, rate: float, seed: int, search: bool) -> dict[str, Any]:
+def _job(spec: NetworkSpec, rate: float, seed: int, search: bool) -> dict[str, Any]:
     """Trains and evaluates one network; the metrics' scalars and a history of loss and score."""
     task, budget = _shared["task"], _shared["budget"]
     train, test = held_out(_shared["train"], budget.held_out) if search else (_shared["train"], _shared["test"])
     torch.manual_seed(seed)
-    net = recipe.build(task.outputs)
+    net = spec.build(task.outputs)
     channels_last(net)
     learns = learner(net, _shared["at"])
     steps = budget.epochs * -(-len({item["number"] for item in train}) // budget.batch_size)
@@ -193,7 +193,7 @@ def _tuned(
     _search(pool, rows, budget, task, progress)
     if structures is None:
         return rows
-    best = _best([row for row in rows if row.recipe.method == "prernn"], task)
+    best = _best([row for row in rows if row.spec.method == "prernn"], task)
     sparse = [lineup.sparse_row(best, hidden, task) for hidden in structures]
     _search(pool, sparse, budget, task, progress)
     return [*rows, *sparse]
@@ -202,7 +202,7 @@ def _tuned(
 def _search(pool: ProcessPoolExecutor, rows: list[Row], budget: Budget, task: Task, progress: Progress) -> None:
     """Finds each row's learning rate by the score on the held-out videos."""
     bar = progress.add_task("search for learning rates", total=len(rows) * len(budget.rates), note="")
-    futures = {pool.submit(_job, row.recipe, rate, 100, True): (row, rate) for row in rows for rate in budget.rates}
+    futures = {pool.submit(_job, row.spec, rate, 100, True): (row, rate) for row in rows for rate in budget.rates}
     for future in as_completed(futures):
         row, rate = futures[future]
         row.search[rate] = future.result()["metrics"][task.score[0]]
@@ -242,7 +242,7 @@ def _train_all(
     record: Callable[[], None],
 ) -> None:
     bar = progress.add_task("final trainings", total=len(rows) * len(budget.seeds), note="")
-    futures = {pool.submit(_job, row.recipe, row.rate, seed, False): row for row in rows for seed in budget.seeds}
+    futures = {pool.submit(_job, row.spec, row.rate, seed, False): row for row in rows for seed in budget.seeds}
     for future in as_completed(futures):
         row, result = futures[future], future.result()
         row.finals.append(result)
@@ -271,7 +271,7 @@ def _write_record(rows: list[Row], budget: Budget, out: Path) -> None:
 
 def _record(row: Row) -> dict[str, Any]:
     weights = {"recurrent_weights": row.weights, "weights": row.total}
-    values = {"network": row.name, "recipe": asdict(row.recipe), **weights, "rate": row.rate}
+    values = {"network": row.name, "recipe": asdict(row.spec), **weights, "rate": row.rate}
     search = {str(rate): score for rate, score in sorted(row.search.items())}
     return {**values, "search": search, "finals": row.finals}
 

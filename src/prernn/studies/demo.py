@@ -62,7 +62,7 @@ class Contestant:
     """One row of the table."""
 
     name: str
-    recipe: NetworkSpec
+    spec: NetworkSpec
     net: RecurrentNetwork = field(init=False)
     history: dict[str, list[float]] = field(default_factory=lambda: {"train loss": [], "test accuracy": []})
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Contestant:
     def build(self, classes: int, seed: int) -> None:
         """Makes the network; what is new in it starts by the seed."""
         torch.manual_seed(seed)
-        self.net = self.recipe.build(classes)
+        self.net = self.spec.build(classes)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Features:
 
     def read_by(self, row: Contestant) -> Items:
         """Those that a network reads."""
-        return self.maps if row.recipe.method == "prernn" else self.vectors
+        return self.maps if row.spec.method == "prernn" else self.vectors
 
 
 def run(root: str | Path = "runs/demo", *, clips: int = 140, epochs: int = 5, seed: int = 0) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def train_head(
 
 def head(row: Contestant) -> Learner:
     """What trains of a network: all that is behind what it reads of the trunk."""
-    if row.recipe.method != "framewise":
+    if row.spec.method != "framewise":
         return learner(row.net, inputs_of(row.net))
     output = find_output_layer(row.net.cnn)
     assert output is not None  # framewise() was given outputs

@@ -36,7 +36,7 @@ class Row:
     """
 
     name: str
-    recipe: NetworkSpec
+    spec: NetworkSpec
     weights: int = 0
     total: int = 0
     rate: float = math.nan
@@ -44,16 +44,16 @@ class Row:
     finals: list[dict[str, Any]] = field(default_factory=list)
 
 
-def prernn_rows(recipe: NetworkSpec, task: Task) -> list[Row]:
+def prernn_rows(spec: NetworkSpec, task: Task) -> list[Row]:
     """Frame-wise, traditional with as many weights as PreRNN, PreRNN and PreRNN-SIH, the last two GRU and LSTM."""
-    cnn = backbone(recipe.backbone, device="meta", **recipe.backbone_options)
-    rows = [("frame-wise CNN", replace(recipe, method="framewise"))]
+    cnn = backbone(spec.backbone, device="meta", **spec.backbone_options)
+    rows = [("frame-wise CNN", replace(spec, method="framewise"))]
     for cell in CELLS:
-        size = matched_hidden_size(cnn, recipe.layer, cell=cell, outputs=task.outputs)
-        stacked = replace(recipe, method="traditional", cell=cell, hidden_size=size, hidden="full")
+        size = matched_hidden_size(cnn, spec.layer, cell=cell, outputs=task.outputs)
+        stacked = replace(spec, method="traditional", cell=cell, hidden_size=size, hidden="full")
         rows.append((f"traditional {cell.upper()}, {size} units", stacked))
     for cell in CELLS:
-        base = replace(recipe, method="prernn", cell=cell, hidden="full")
+        base = replace(spec, method="prernn", cell=cell, hidden="full")
         rows.append((f"Pre{cell.upper()}", replace(base, input="gate")))
         rows.append((f"Pre{cell.upper()}-SIH", replace(base, input="single")))
     return [_counted(name, each, task) for name, each in rows]
@@ -61,35 +61,35 @@ def prernn_rows(recipe: NetworkSpec, task: Task) -> list[Row]:
 
 def sparse_row(best: Row, hidden: str, task: Task) -> Row:
     """The network of ``best`` with another structure of ``W_hh``."""
-    return _counted(f"{best.name}, {hidden}", replace(best.recipe, hidden=hidden), task)
+    return _counted(f"{best.name}, {hidden}", replace(best.spec, hidden=hidden), task)
 
 
-def rcn_rows(recipe: NetworkSpec, task: Task, structures: Sequence[str], also: Sequence[str] = ()) -> list[Row]:
+def rcn_rows(spec: NetworkSpec, task: Task, structures: Sequence[str], also: Sequence[str] = ()) -> list[Row]:
     """Frame-wise, RCN from each of `RCN_STARTS`, sparse RCN from the last, inflated, and other clip networks.
 
     Args:
-        recipe: the 2-D backbone and its weights.
+        spec: the 2-D backbone and its weights.
         task: with ``clip_length``, the frames of a clip.
         structures: of ``W_hh``.
         also: backbones for whole clips, with random weights.
     """
     frames = task.clip_length or 16
-    plain = replace(recipe, method="framewise", layer=None, rcn={}, rcn_below=False, inflate=None)
-    kept = {key: value for key, value in recipe.rcn.items() if key not in ("init", "pretrained", "hidden")}
-    base = replace(plain, method="rcn", layer=recipe.layer, hidden="full")
+    plain = replace(spec, method="framewise", layer=None, rcn={}, rcn_below=False, inflate=None)
+    kept = {key: value for key, value in spec.rcn.items() if key not in ("init", "pretrained", "hidden")}
+    base = replace(plain, method="rcn", layer=spec.layer, hidden="full")
     rows = [("frame-wise CNN", plain)]
     rows += [(f"RCN, {name}", replace(base, rcn={**kept, **options})) for name, options in RCN_STARTS.items()]
     identity = replace(base, rcn={**kept, "init": "identity"})
     rows += [(f"RCN, pre-trained, identity, {hidden}", replace(identity, hidden=hidden)) for hidden in structures]
     rows.append(("inflated to 3-D", replace(plain, inflate={"frames": frames, "init": "mean"})))
-    clips = NetworkSpec(method="framewise", channels=recipe.channels, frames=frames)
+    clips = NetworkSpec(method="framewise", channels=spec.channels, frames=frames)
     rows += [(f"{name}, random", replace(clips, backbone=name)) for name in also]
     return [_counted(name, each, task) for name, each in rows]
 
 
-def _counted(name: str, recipe: NetworkSpec, task: Task) -> Row:
-    net = recipe.build(task.outputs)
-    return Row(name, recipe, recurrent_parameters(net).introduced, total_weights(net))
+def _counted(name: str, spec: NetworkSpec, task: Task) -> Row:
+    net = spec.build(task.outputs)
+    return Row(name, spec, recurrent_parameters(net).introduced, total_weights(net))
 
 
 @dataclass(frozen=True)
