@@ -1,7 +1,6 @@
-"""prernn.VRNN, LSTM and GRU against torch.nn's, eq. 3 of PreRNN, lengths, packed sequences, errors."""
+"""prernn.VRNN, LSTM and GRU against torch.nn's: outputs, gradients, lengths, packed sequences, names."""
 
 import contextlib
-import copy
 
 import pytest
 import torch
@@ -10,14 +9,13 @@ from hypothesis import strategies as st
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 import prernn
-from equations import close, gru_step, lstm_step, run_equations, torch_gru_step, vrnn_step
+from equations import close
 from prernn import ops
 from prernn.layers import recurrent_stack
-from prernn.layers.cells import CELLS, GRUCell, make_cell
+from prernn.layers.cells import CELLS, make_cell
 from prernn.layers.recurrent_stack import RecurrentStack
-from strategies import SPECS, compositions
-
-DOUBLE = {"dtype": torch.float64}
+from rnn_layers import DOUBLE, OURS, draw_state
+from strategies import SPECS
 
 PAIRS = {
     "tanh": (torch.nn.RNN, prernn.VRNN, {}, {}),
@@ -27,7 +25,6 @@ PAIRS = {
     "projected": (torch.nn.LSTM, prernn.LSTM, {"proj_size": 1}, {"proj_size": 1}),
     "gru": (torch.nn.GRU, prernn.GRU, {}, {}),
 }
-OURS = {"vrnn": prernn.VRNN, "lstm": prernn.LSTM, "gru": prernn.GRU}
 
 
 def pair(kind, *sizes, **options):
@@ -38,11 +35,6 @@ def pair(kind, *sizes, **options):
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
     ours.load_state_dict(theirs.state_dict())
     return theirs, ours
-
-
-def draw_state(kind, *shape):
-    h, c = torch.randn(2, *shape, **DOUBLE)
-    return {"lstm": (h, c), "projected": (h[..., :1], c)}.get(kind, h)
 
 
 layers = st.fixed_dictionaries(
@@ -250,201 +242,3 @@ def test_a_structured_layer_equals_the_full_one_with_its_matrix(cell, spec):
     dense.load_state_dict(weights)
     x = torch.randn(4, 2, 3, **DOUBLE)
     close(layer(x), dense(x))
-
-
-# --- the equations
-
-
-def parts(layer):
-    """Weights of the first layer as the equations want them: W_ih, W_hh, b_ih, b_hh, gates first."""
-    gates = len(layer.cell.gates)
-    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-    return [getattr(layer, name).unflatten(0, (gates, -1)) for name in names]
-
-
-def written_out(step, layer, x, state):
-    w_ih, w_hh, b_ih, b_hh = parts(layer)
-    u = torch.einsum("tbi,gdi->tbgd", x, w_ih) + b_ih
-    return run_equations(step, u, state, w_hh, b_hh)
-
-
-def with_biases(layer):
-    torch.nn.init.normal_(layer.bias_hh_l0)
-    return layer
-
-
-@pytest.mark.parametrize(
-    ("layer", "step"),
-    [
-        (lambda: prernn.VRNN(3, 4, **DOUBLE), vrnn_step),
-        (lambda: prernn.VRNN(3, 4, activation="relu", **DOUBLE), lambda *a: vrnn_step(*a, activation=torch.relu)),
-        (lambda: prernn.LSTM(3, 4, **DOUBLE), lstm_step),
-        (lambda: prernn.GRU(3, 4, reset="after", **DOUBLE), lambda *a: torch_gru_step(*a, reset="after")),
-        (lambda: prernn.GRU(3, 4, reset="before", **DOUBLE), lambda *a: torch_gru_step(*a, reset="before")),
-        (lambda: prernn.GRU(3, 4, **DOUBLE), lambda *a: torch_gru_step(*a, reset="after")),
-    ],
-    ids=["vrnn", "relu", "lstm", "after", "before", "gru"],
-)
-def test_equations_written_out(layer, step):
-    layer = with_biases(layer())
-    x = torch.randn(5, 2, 3, **DOUBLE)
-    state = tuple(torch.randn(2, 4, **DOUBLE) for _ in layer.cell.states)
-    out, last = layer(x, tuple(tensor.unsqueeze(0) for tensor in state))
-    expected, expected_last = written_out(step, layer, x, state)
-    close(out, expected)
-    close(last if isinstance(last, tuple) else (last,), tuple(tensor.unsqueeze(0) for tensor in expected_last))
-
-
-def test_z_of_the_torch_names_is_one_minus_the_papers():
-    """prernn.GRU with the z rows negated is eq. 3; as it stands it is not."""
-    layer = with_biases(prernn.GRU(3, 4, reset="before", **DOUBLE))
-    x, state = torch.randn(5, 2, 3, **DOUBLE), (torch.randn(2, 4, **DOUBLE),)
-    expected, last = written_out(gru_step, layer, x, state)
-    assert (layer(x, state[0].unsqueeze(0))[0] - expected).abs().max() > 0.01
-    negated = copy.deepcopy(layer)
-    with torch.no_grad():
-        for parameter in negated.parameters():
-            parameter[4:8].neg_()
-    out, h = negated(x, state[0].unsqueeze(0))
-    close(out, expected)
-    close(h[0], last[0])
-
-
-def test_the_two_resets_differ():
-    before, after = prernn.GRU(3, 4, reset="before", **DOUBLE), prernn.GRU(3, 4, **DOUBLE)
-    after.load_state_dict(before.state_dict())
-    x = torch.randn(5, 2, 3, **DOUBLE)
-    assert (before(x)[0] - after(x)[0]).abs().max() > 1e-3
-    assert (before.reset, after.reset) == ("before", "after")
-
-
-@pytest.mark.parametrize("reset", ["before", "after"])
-@pytest.mark.parametrize("update", ["new", "old"])
-def test_gru_cell_with_either_meaning_of_z(reset, update):
-    cell, size = GRUCell(reset=reset, update=update), 4
-    u, h = torch.randn(3, 3, size, **DOUBLE), torch.randn(3, size, **DOUBLE)
-    w, b = torch.randn(3, size, size, **DOUBLE), torch.randn(3, size, **DOUBLE)
-
-    def product(first, last):
-        return lambda rows: torch.einsum("gij,nj->ngi", w[first:last], rows) + b[first:last]
-
-    (actual,) = cell.step(u, (h,), [product(*group) for group in cell.groups])
-    for row in range(3):
-        u_row = u[row].clone()
-        w_row, b_row = w.clone(), b.clone()
-        if update == "new":
-            u_row[1], w_row[1], b_row[1] = -u_row[1], -w_row[1], -b_row[1]
-        close(actual[row], torch_gru_step(u_row, (h[row],), w_row, b_row, reset=reset)[0])
-
-
-@settings(max_examples=30)
-@given(
-    cell=st.sampled_from(list(OURS)),
-    spec=st.sampled_from(SPECS),
-    num_layers=st.integers(1, 3),
-    bias=st.booleans(),
-    splits=st.integers(1, 6).flatmap(compositions),
-)
-def test_step_equals_sequence_equals_chunks(cell, spec, num_layers, bias, splits):
-    """Law 1 for the drop-ins."""
-    layer = OURS[cell](3, 12, num_layers, hidden=spec, bias=bias, **DOUBLE)
-    x = torch.randn(sum(splits), 2, 3, **DOUBLE)
-    expected, last = layer(x)
-    state, outputs = None, []
-    for x_t in x:
-        out, state = layer.step(x_t, state)
-        outputs.append(out)
-    close(torch.stack(outputs), expected)
-    close(state, last)
-    state, outputs = None, []
-    for chunk in x.split(splits):
-        out, state = layer(chunk, state)
-        outputs.append(out)
-    close(torch.cat(outputs), expected)
-    close(state, last)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("cell", list(OURS))
-def test_the_state_handed_in_is_left_as_it_was(cell):
-    layer = OURS[cell](3, 4, 2, **DOUBLE)
-    state = draw_state(cell, 2, 5, 4)
-    before = copy.deepcopy(state)
-    out, following = layer.step(torch.randn(5, 3, **DOUBLE), state)
-    kept = copy.deepcopy(following)
-    out.mul_(3)  # what is done to an output must not reach the state
-    close(state, before)
-    close(following, kept)
-    out, following = layer(torch.randn(1, 5, 3, **DOUBLE), state)
-    kept = copy.deepcopy(following)
-    out.mul_(3)
-    close(state, before)
-    close(following, kept)
-
-
-# --- errors
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"input_size": 0},
-        {"hidden_size": 0},
-        {"num_layers": 0},
-        {"dropout": 1.5},
-        {"dropout": -0.1},
-        {"hidden": "banana"},
-        {"hidden": "paths:5"},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("cell", list(OURS))
-def test_arguments_out_of_range(cell, arguments):
-    with pytest.raises(ValueError, match=r"expected|hidden="):
-        OURS[cell](**{"input_size": 3, "hidden_size": 4, **arguments})
-
-
-def test_unknown_words():
-    with pytest.raises(ValueError, match=r"tanh, relu.*'gelu'"):
-        prernn.VRNN(3, 4, activation="gelu")
-    with pytest.raises(ValueError, match="'before' or 'after', got 'never'"):
-        prernn.GRU(3, 4, reset="never")
-    with pytest.raises(ValueError, match="'old', got 'x'"):
-        GRUCell(update="x")
-    with pytest.raises(ValueError, match=r"vrnn.*'rnn'"):
-        make_cell("rnn")
-    with pytest.raises(TypeError):
-        prernn.GRU(3, 4, banana=1)
-
-
-def test_unknown_backend(monkeypatch):
-    monkeypatch.setenv("PRERNN_OPS", "banana")
-    with pytest.raises(ValueError, match=r"PRERNN_OPS.*reference.*'banana'"):
-        prernn.GRU(3, 4)(torch.randn(2, 1, 3))
-
-
-@pytest.mark.parametrize("cell", list(OURS))
-def test_shapes_that_do_not_fit(cell):
-    layer = OURS[cell](3, 4, 2)
-    good = draw_state(cell, 2, 5, 4)
-    for x in (torch.randn(6, 5, 2), torch.randn(3), torch.randn(1, 6, 5, 3)):
-        with pytest.raises(ValueError, match=r"expected input \(T, B, 3\)"):
-            layer(x)
-    bad_states = [draw_state(cell, *shape) for shape in ((1, 5, 4), (2, 6, 4), (2, 5, 3), (2, 4))]
-    bad_states.append(good[0] if cell == "lstm" else (good, good))
-    for state in bad_states:
-        with pytest.raises(ValueError, match="state tensors"):
-            layer(torch.randn(6, 5, 3), state)
-    for lengths in ([1, 2], [1, 2, 3, 4, 7], [1, 2, 3, 4, -1], 3):
-        with pytest.raises(ValueError, match="5 lengths between 0 and 6"):
-            layer(torch.randn(6, 5, 3), lengths=lengths)
-    for x in (torch.randn(5, 2), torch.randn(1, 5, 3), torch.randn(3)):
-        with pytest.raises(ValueError, match=r"expected input \(B, 3\)"):
-            layer.step(x)
-    with pytest.raises(ValueError, match="state tensors"):
-        layer.step(torch.randn(4, 3), good)
-
-
-def test_a_bidirectional_layer_does_not_step():
-    with pytest.raises(NotImplementedError, match="bidirectional"):
-        prernn.LSTM(3, 4, bidirectional=True).step(torch.randn(2, 3))

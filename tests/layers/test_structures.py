@@ -1,4 +1,4 @@
-"""Hidden-to-hidden structures: bad specifications, counts, storage, masks, Sobol' paths, and the module around them."""
+"""Hidden-to-hidden structures: bad specifications, counts, storage, and the module around them."""
 
 import math
 
@@ -10,11 +10,8 @@ from hypothesis import strategies as st
 import prernn
 from equations import close
 from prernn.layers.hidden_to_hidden import HiddenToHidden
-from prernn.layers.structures.irregular import SelfConnected
-from prernn.layers.structures.parse import EXAMPLES, STRUCTURES, hidden_structure, self_connected
+from prernn.layers.structures.parse import EXAMPLES, STRUCTURES, hidden_structure
 from prernn.layers.structures.regular import Band
-from prernn.ops import compressed_rows
-from prernn.ops.sobol import block_permutation, path_sources
 from strategies import GIVEN, SPECS, fits_size, specs
 
 BAD_ANYWHERE = [
@@ -69,9 +66,6 @@ def test_a_structure_writes_the_specification_that_it_was_read_from(spec):
     assert hidden_structure(str(structure)) == structure
     assert hidden_structure(structure) is structure
     assert hidden_structure(f"  {spec} ") == structure
-
-
-# --- counts and storage
 
 
 @settings(max_examples=80)
@@ -177,97 +171,6 @@ def test_entries_outside_the_matrix_are_never_used(columns, garbage):
     assert bool((dirty.weight.grad[:, ~outside] != 0).all())
 
 
-# --- what each structure joins
-
-
-def test_grouped_joins_neighbours_in_blocks():
-    mask = hidden_structure("grouped:3").mask(6)
-    assert mask.tolist() == [[i // 2 == j // 2 for j in range(6)] for i in range(6)]
-
-
-def test_diagonal_joins_each_neuron_to_itself():
-    assert hidden_structure("diagonal").mask(5).tolist() == torch.eye(5).bool().tolist()
-
-
-@given(size=st.integers(1, 60), density=st.floats(0.001, 1))
-def test_sparse_mask_is_fixed_and_exact(size, density):
-    first, again = (hidden_structure(f"sparse:{density}").mask(size) for _ in range(2))
-    torch.manual_seed(1)
-    assert torch.equal(first, again)
-    assert torch.equal(first, hidden_structure(f"sparse:{density}").mask(size))
-    assert int(first.sum()) == max(1, round(density * size * size))
-
-
-def test_sparse_mask_stays_the_same_over_releases():
-    """Checkpoints don't carry the mask: these positions must never change."""
-    assert hidden_structure("sparse:0.1").mask(8).nonzero().tolist() == [[2, 0], [2, 2], [2, 5], [2, 7], [5, 1], [7, 6]]
-
-
-@pytest.mark.parametrize("density", ["0.001", "0.01", "0.04", "0.1", "0.3", "0.97", "1"])
-def test_sparse_matrix_has_the_size_of_its_module(density):
-    """Several sizes can have the same number of weights."""
-    sizes = [*range(1, 41), 100, 101]
-    shapes = {size: tuple(HiddenToHidden(size, 1, f"sparse:{density}").matrix().shape) for size in sizes}
-    assert shapes == {size: (1, size, size) for size in sizes}
-
-
-def test_sparse_mask_spreads_evenly():
-    mask = hidden_structure("sparse:0.1").mask(512).double()
-    expected, deviation = 51.2, (512 * 0.1 * 0.9) ** 0.5
-    for dim in (0, 1):
-        counts = mask.sum(dim)
-        assert (counts - expected).abs().max() < 5 * deviation
-        assert 0.8 * deviation < counts.std() < 1.2 * deviation
-    blocks = mask.unfold(0, 64, 64).unfold(1, 64, 64).sum((2, 3))
-    assert (blocks - 409.6).abs().max() < 5 * (4096 * 0.1 * 0.9) ** 0.5
-    assert 30 < mask.diagonal().sum() < 75  # the diagonal is like any other
-
-
-def test_sparse_mask_nests_in_a_denser_one():
-    thin, thick = (hidden_structure(f"sparse:{p}").mask(50) for p in (0.1, 0.3))
-    assert bool((thick | ~thin).all())
-
-
-WIDTHS = [1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 30, 32, 64, 100]
-
-
-@pytest.mark.parametrize("size", WIDTHS)
-def test_every_neuron_sends_and_receives_as_many_paths(size):
-    for paths in sorted({1, 2, 3, size // 2, size - 1, size} & set(range(1, size + 1))):
-        mask = hidden_structure(f"paths:{paths}").mask(size)
-        assert mask.sum(0).tolist() == [paths] * size  # sent; a repeated pair would be missing here
-        assert mask.sum(1).tolist() == [paths] * size  # received
-        assert path_sources(size, paths).shape == (size, paths)
-
-
-@pytest.mark.parametrize("size", [2, 4, 8, 16, 64])
-def test_paths_of_a_power_of_two_follow_the_sequence_itself(size):
-    """Point i joins neuron floor(D*x[0]) to neuron floor(D*x[1])."""
-    points = torch.quasirandom.SobolEngine(2).draw(3 * size, dtype=torch.float64)
-    for block in range(min(3, size)):
-        source, destination = (points[block * size : (block + 1) * size] * size).floor().long().unbind(1)
-        assert torch.equal(block_permutation(size, block)[destination], source)
-
-
-def test_more_paths_keep_the_first_ones():
-    assert torch.equal(path_sources(12, 5)[:, :3], path_sources(12, 3))
-
-
-@pytest.mark.parametrize(("size", "block"), [(0, 0), (-1, 0), (8, 8), (8, -1)])
-def test_blocks_outside_the_sequence_are_errors(size, block):
-    with pytest.raises(ValueError, match="expected"):
-        block_permutation(size, block)
-
-
-@pytest.mark.parametrize("paths", [0, -1, 9])
-def test_too_many_or_no_paths_are_errors(paths):
-    with pytest.raises(ValueError, match="8 neurons"):
-        path_sources(8, paths)
-
-
-# --- the module
-
-
 @pytest.mark.parametrize("spec", SPECS)
 def test_start_is_uniform_at_the_scale_of_the_fan_in(spec):
     size = 240
@@ -319,113 +222,3 @@ def test_a_structure_of_ones_own_passes_through():
     module = HiddenToHidden(8, 2, Band(width=3), dtype=torch.float64)
     assert str(module.structure) == "band:3"
     assert "band:3" in repr(module)
-
-
-# --- a connection of every neuron to itself
-
-OWN = ["sparse:0.1+self", "paths:3+self", "sparse:1+self", "paths:1+self", "sparse:0.001+self"]
-
-
-def test_the_ending_self_connects_what_might_lack_it():
-    for base in ("sparse:0.1", "paths:3"):
-        structure = hidden_structure(f" {base}+self ")
-        assert structure == SelfConnected(hidden_structure(base)) == self_connected(hidden_structure(base))
-        assert str(structure) == f"{base}+self"
-        assert hidden_structure(str(structure)) == structure != hidden_structure(base)
-        assert self_connected(structure) is structure
-    for spec in ("full", "diagonal", "band:3", "band:5%", "grouped:2"):
-        structure = hidden_structure(spec)
-        assert self_connected(structure) is structure
-        with pytest.raises(ValueError, match=r"\+self.*already"):
-            hidden_structure(f"{spec}+self")
-
-
-@pytest.mark.parametrize(
-    "spec",
-    ["+self", "sparse+self", "sparse:0+self", "paths:0+self", "paths:3+self+self", "paths:3 + self", "banana+self"],
-)
-def test_a_bad_specification_of_self_connections_is_an_error_that_names_it(spec):
-    with pytest.raises(ValueError) as caught:
-        hidden_structure(spec)
-    assert f"hidden={spec!r}" in str(caught.value)
-
-
-def test_more_paths_than_neurons_are_an_error_with_self_connections_too():
-    with pytest.raises(ValueError, match="D=8"):
-        HiddenToHidden(8, 1, "paths:9+self")
-
-
-@given(
-    size=st.integers(1, 40),
-    paths=st.integers(1, 40),
-    density=st.floats(0.001, 1),
-    word=st.sampled_from(["sparse", "paths"]),
-)
-def test_self_connections_are_those_of_the_base_and_the_diagonal_each_once(size, paths, density, word):
-    base = hidden_structure(f"paths:{min(paths, size)}" if word == "paths" else f"sparse:{density!r}")
-    structure = self_connected(base)
-    mask = base.mask(size) | torch.eye(size, dtype=torch.bool)
-    assert torch.equal(structure.mask(size), mask)
-    module = HiddenToHidden(size, 2, structure, dtype=torch.float64)
-    count = int(mask.sum())
-    assert module.weight.shape == (2, count)
-    assert module.weight_count() == 2 * structure.weight_count(size) == 2 * count
-    torch.nn.init.uniform_(module.weight, 1, 2)
-    matrix = module.matrix()
-    assert torch.equal(matrix != 0, mask.expand(2, -1, -1))
-    assert torch.equal(matrix[:, mask], module.weight)  # by receiver, then sender
-
-
-@pytest.mark.parametrize("gates", [1, 3])
-@pytest.mark.parametrize(
-    "spec", ["full", "diagonal", "band:1", "band:7", "band:50%", "grouped:4", "sparse:1", "paths:12", *OWN]
-)
-def test_the_identity_lies_in_a_structure_with_self_connections(spec, gates):
-    size = 12
-    module = HiddenToHidden(size, gates, spec, dtype=torch.float64)
-    flag = module.weight.requires_grad
-    module.identity_()
-    assert torch.equal(module.matrix(), torch.eye(size, dtype=torch.float64).expand(gates, -1, -1))
-    h = torch.randn(5, size, dtype=torch.float64)
-    assert torch.equal(module(h), h.unsqueeze(1).expand(-1, gates, -1))
-    assert module.weight.requires_grad is flag is True
-    assert module.weight.grad is None
-    assert module.weight.is_leaf
-    HiddenToHidden(size, gates, spec, device="meta").identity_()  # shapes alone
-
-
-@pytest.mark.parametrize("spec", ["sparse:0.1", "sparse:0.9", "paths:1", "paths:5"])
-def test_the_identity_does_not_lie_in_a_structure_where_a_neuron_lacks_itself(spec):
-    module = HiddenToHidden(12, 2, spec, dtype=torch.float64)
-    assert not module.structure.mask(12).diagonal().all()
-    before = module.weight.detach().clone()
-    with pytest.raises(NotImplementedError, match=spec):
-        module.identity_()
-    assert torch.equal(module.weight, before)
-
-
-@pytest.mark.parametrize("spec", [*OWN, "sparse:0.5+self"])
-@pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_product_with_self_connections_and_its_gradients_are_those_of_the_matrix(spec, dtype, atol):
-    size, gates = 48, 2
-    module = HiddenToHidden(size, gates, spec, dtype=dtype)
-    h = torch.randn(7, size, dtype=dtype, requires_grad=True)
-    seed = torch.randn(7, gates, size, dtype=dtype)
-    found = module(h)
-    expected = torch.einsum("gij,nj->ngi", module.matrix(), h)
-    close(found, expected, atol=atol)
-    leaves = [module.weight, h]
-    close(*(torch.autograd.grad((out * seed).sum(), leaves) for out in (found, expected)), atol=atol * 10)
-
-
-def test_few_self_connected_weights_run_as_compressed_rows(monkeypatch):
-    """In float32 on the CPU, where there are kernels; the test above sees that they are right."""
-    used, product = [], compressed_rows.product
-    monkeypatch.setattr(
-        compressed_rows, "product", lambda h, weight, *kind: used.append(kind) or product(h, weight, *kind)
-    )
-    h = torch.randn(3, 48)
-    for spec in ("sparse:0.1+self", "paths:3+self", "sparse:0.5+self"):
-        HiddenToHidden(48, 1, spec)(h)
-    native = compressed_rows.usable(torch.zeros(1, 4))
-    assert used == ([("sparse+self", 0.1), ("paths+self", 3)] if native else [])
