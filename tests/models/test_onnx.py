@@ -149,7 +149,7 @@ def test_network_of_snippets(tmp_path):
     ("name", "kind"),
     [
         ("resnet18", "step"),
-        ("mobilenet_v2", "sequence"),
+        pytest.param("mobilenet_v2", "sequence", marks=pytest.mark.slow),
         pytest.param("resnet18", "sequence", marks=pytest.mark.slow),
         pytest.param("mobilenet_v2", "step", marks=pytest.mark.slow),
     ],

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from prernn.sparsity.counts import ORDERS, SAMPLERS, SCALES, signed_counts
 
 ALL = pytest.mark.parametrize("sampler", SAMPLERS)
+DRAWS = 1000
 
 
 def draw(values, samples, seed=0, neuron=None, **options):
@@ -49,10 +50,10 @@ def test_counts_are_right_on_average(sampler, scale):
     draws = torch.stack(
         [
             counts * (factor if scale == "layer" else factor[:, None])
-            for counts, factor in (draw(weight, 9, seed, sampler=sampler, scale=scale) for seed in range(3000))
+            for counts, factor in (draw(weight, 9, seed, sampler=sampler, scale=scale) for seed in range(DRAWS))
         ]
     )
-    error = (draws.mean(0) - weight).abs() / (draws.std(0) / 3000**0.5 + 1e-12)
+    error = (draws.mean(0) - weight).abs() / (draws.std(0) / DRAWS**0.5 + 1e-12)
     assert error.max() < 4.5  # standard errors
 
 

@@ -119,14 +119,18 @@ def test_the_best_rate():
     assert compare._best([diverged, *rows], task).name == "b"
 
 
-def test_the_command(root, tmp_path, capsys):
+def run(root, out, *options):
+    """``prernn compare`` with a budget as small as can be; its exit code."""
     config = {"class_path": "prernn.tasks.Action", "init_args": {"size": 32, "sampling": {"frames": 4}}}
-    file = tmp_path / "config.yaml"
-    values = {"model": {"recipe": {"backbone": TINY.backbone}}, "data": {"task": config}}
-    file.write_text(json.dumps(values))
-    arguments = ["--epochs", "1", "--rates", "0.01", "--seeds", "0", "1", "--passes", "1", "--jobs", "1"]
-    arguments += ["--structures", "diagonal", "--out", str(tmp_path / "out")]
-    assert main(["compare", *arguments, "--", "--config", str(file), "--data.root", str(root)]) == 0
+    file = out.with_name("config.yaml")
+    file.write_text(json.dumps({"model": {"recipe": {"backbone": TINY.backbone}}, "data": {"task": config}}))
+    budget = ["--epochs", "1", "--rates", "0.01", "--seeds", "0", "1", "--passes", "1", "--structures", "diagonal"]
+    rest = ["--out", str(out), "--", "--config", str(file), "--data.root", str(root)]
+    return main(["compare", *budget, *options, *rest])
+
+
+def test_the_command(root, tmp_path, capsys):
+    assert run(root, tmp_path / "out", "--jobs", "1") == 0
     with open(tmp_path / "out" / "comparison.csv") as lines:
         rows = list(csv.DictReader(lines))
     names = [row["network"].split(",")[0] for row in rows]
@@ -142,30 +146,21 @@ def test_the_command(root, tmp_path, capsys):
         assert len(row["finals"][0]["history"]["train loss"]) == 1
     assert (tmp_path / "out" / "convergence.png").read_bytes().startswith(b"\x89PNG")
     assert "frame-wise CNN" in capsys.readouterr().out
-    assert main(["compare", *arguments, "--", "--config", str(file), "--data.root", "absent"]) == 2
+    assert run("absent", tmp_path / "out", "--jobs", "1") == 2
     assert "absent" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
+def test_processes_train_the_same_networks(root, tmp_path):
+    records = []
+    for jobs in ("1", "2"):
+        assert run(root, tmp_path / jobs, "--networks", "rcn", "--jobs", jobs) == 0
+        records.append(json.loads((tmp_path / jobs / "comparison.json").read_text()))
+    assert records[0] == records[1]
+
+
 def test_the_table_of_rcn(root, tmp_path, capsys):
-    config = {"class_path": "prernn.tasks.Action", "init_args": {"size": 32, "sampling": {"frames": 4}}}
-    file = tmp_path / "config.yaml"
-    file.write_text(json.dumps({"model": {"recipe": {"backbone": TINY.backbone}}, "data": {"task": config}}))
-    arguments = [
-        "compare",
-        "--networks",
-        "rcn",
-        "--epochs",
-        "1",
-        "--rates",
-        "0.01",
-        "--seeds",
-        "0",
-        "1",
-        "--passes",
-        "1",
-    ]
-    arguments += ["--jobs", "1", "--structures", "diagonal", "--also", "mc3_18", "--out", str(tmp_path / "out")]
-    assert main([*arguments, "--", "--config", str(file), "--data.root", str(root)]) == 0
+    assert run(root, tmp_path / "out", "--networks", "rcn", "--jobs", "1", "--also", "mc3_18") == 0
     with open(tmp_path / "out" / "comparison.csv") as lines:
         rows = {row["network"]: row for row in csv.DictReader(lines)}
     starts = [f"RCN, {name}" for name in RCN_STARTS]
@@ -224,9 +219,5 @@ def test_a_clip_network_answers_once(root):
     ],
 )
 def test_mistakes(root, tmp_path, options, message, capsys):
-    file = tmp_path / "config.yaml"
-    task = {"class_path": "prernn.tasks.Action", "init_args": {"size": 32}}
-    file.write_text(json.dumps({"model": {"recipe": {"backbone": TINY.backbone}}, "data": {"task": task}}))
-    rest = ["--out", str(tmp_path / "out"), "--", "--config", str(file), "--data.root", str(root)]
-    assert main(["compare", *options, *rest]) == 2
+    assert run(root, tmp_path / "out", *options) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]

@@ -24,7 +24,7 @@ from prernn.training.batches import collate
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     root = tmp_path_factory.mktemp("demo") / "run"
-    return root, demo.run(root, clips=4, epochs=1)
+    return root, demo.run(root, clips=2, epochs=1)
 
 
 def test_it_leaves_a_run_folder(results):

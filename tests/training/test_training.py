@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -209,55 +210,55 @@ def test_a_full_disk_leaves_the_old_checkpoint(videos, tmp_path, capsys, monkeyp
     assert sorted(path.name for path in last.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
-WORKER = """
-import json, sys
-import lightning as L, torch
-from prernn.training.data_module import VideoData
-from prernn.models.network_spec import NetworkSpec
-from prernn.tasks import Action
-from prernn.training.learning import Learning
-from prernn.training.module import VideoModule
-from prernn.media.sampling import Sampling
-
-root, out, devices, batch = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-
 class Watch(L.Callback):
+    """What each step of a process was."""
+
     def __init__(self):
         self.losses, self.paths = [], []
+
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.paths += batch["path"]
+
     def on_train_epoch_end(self, trainer, module):
         self.losses.append(float(trainer.callback_metrics["train_loss"]))
 
-torch.set_num_threads(1)
-L.seed_everything(0)
-task = Action(sampling=Sampling(frames=4, rule="uniform"), size=32, scale=(1.0, 1.0), flip=False)
-data = VideoData(root, task, batch_size=batch, num_workers=0)
-recipe = NetworkSpec("timm/test_resnet", cell="gru", input="single")
-module = VideoModule(recipe, Learning(lr=0.05, pretrained_lr=0.01), data.task)
-watch = Watch()
-trainer = L.Trainer(max_epochs=2, accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto",
-                    use_distributed_sampler=False, logger=False, enable_checkpointing=False,
-                    enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0)
-trainer.fit(module, data)
-weights = sum(p.double().abs().sum().item() for p in module.network.parameters())
-with open(f"{out}.{trainer.global_rank}", "w") as file:
-    json.dump({"losses": watch.losses, "paths": watch.paths, "weights": weights}, file)
-"""
+
+def train_in_processes(root, out, devices):
+    """Two epochs of global batches of four; each process writes what it saw, under its rank."""
+    L.seed_everything(0)
+    task = Action(sampling=Sampling(frames=4, rule="uniform"), size=32, scale=(1.0, 1.0), flip=False)
+    data = VideoData(root, task, batch_size=4 // devices, num_workers=0)
+    spec = NetworkSpec(TINY, cell="gru", input="single")
+    module, watch = VideoModule(spec, Learning(lr=0.05, pretrained_lr=0.01), data.task), Watch()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = L.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=watch,
+        **quiet,
+    )
+    trainer.fit(module, data)
+    weights = sum(p.double().abs().sum().item() for p in module.network.parameters())
+    result = {"losses": watch.losses, "paths": watch.paths, "weights": weights}
+    Path(f"{out}{trainer.global_rank}").write_text(json.dumps(result))
+    return result
 
 
 def test_two_processes_train_as_one_on_the_same_global_batch(videos, tmp_path):
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    results = {}
-    for devices, batch in ((1, 4), (2, 2)):
-        out = tmp_path / f"out{devices}"
-        command = [sys.executable, str(script), str(videos), str(out), str(devices), str(batch)]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
-        results[devices] = [json.loads((tmp_path / f"out{devices}.{rank}").read_text()) for rank in range(devices)]
-    (one,), two = results[1], results[2]
+    script = tmp_path / "two.py"
+    call = f"train_in_processes({str(videos)!r}, {str(tmp_path / 'rank')!r}, 2)"
+    script.write_text(f"import sys; sys.path[:0] = {sys.path}\nfrom test_training import *\n{call}\n")
+    subprocess.run([sys.executable, str(script)], check=True, capture_output=True, timeout=300)
+    two = [json.loads((tmp_path / f"rank{rank}").read_text()) for rank in (0, 1)]
+    one = train_in_processes(videos, tmp_path / "one", 1)
     seen = [path for rank in two for path in rank["paths"]]
     assert sorted(seen) == sorted(one["paths"])
+    assert len(seen) == 2 * 8
     assert len(set(seen)) * 2 == len(seen)  # two epochs, no clip twice in one
     assert not set(two[0]["paths"][:4]) & set(two[1]["paths"][:4])
     np.testing.assert_allclose(two[0]["losses"], one["losses"], rtol=1e-5)

@@ -7,11 +7,10 @@ networks, and the weights of dense ones; a Sobol' network draws nothing else. Co
 """
 
 import argparse
-import concurrent.futures
-import multiprocessing
 import statistics
 import zipfile
 from collections.abc import Sequence
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from prernn.reports.plots import curves
 from prernn.reports.plots.figure import save_figure
 from prernn.sparsity.path_network import PathNetwork
 from prernn.studies.quantization import mean_and_spread
+from prernn.studies.side_by_side import side_by_side
 
 DENSE = "dense"
 SAMPLERS = ("sobol", "random", DENSE)
@@ -133,26 +133,20 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
 def _train_all(jobs: Sequence[Job], at_once: int, out: Path) -> list[Result]:
     """Trains in processes of one thread; what is done so far stands in the CSV."""
     results: list[Result] = []
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(at_once, mp_context=context)
-    try:
-        with Progress(console=Console(stderr=True)) as progress:
-            bar = progress.add_task("trainings", total=len(jobs))
-            futures = [pool.submit(train, job) for job in jobs]
-            for future in concurrent.futures.as_completed(futures):
-                results.append(future.result())
-                progress.advance(bar)
-                lines = [result.line() for result in results if not result.job.autoencoder]
-                lines.sort(key=lambda line: (line["sampler"], line["paths"], line["seed"]))
-                write_table(out / "mnist.csv", lines)
-    finally:
-        pool.shutdown(cancel_futures=True)  # where one fails, the others need not begin
+    with side_by_side(at_once) as pool, Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("trainings", total=len(jobs))
+        futures = [pool.submit(train, job) for job in jobs]
+        for future in as_completed(futures):
+            results.append(future.result())
+            progress.advance(bar)
+            lines = [result.line() for result in results if not result.job.autoencoder]
+            lines.sort(key=lambda line: (line["sampler"], line["paths"], line["seed"]))
+            write_table(out / "mnist.csv", lines)
     return results
 
 
 def train(job: Job) -> Result:
-    """One training, on one thread."""
-    torch.set_num_threads(1)
+    """One training."""
     pictures, labels, test, test_labels = read(job.data)
     torch.manual_seed(job.seed)
     net = build(job)

@@ -11,13 +11,11 @@ networks are then trained on all training videos with the rate found, once for e
 
 import contextlib
 import math
-import multiprocessing
-import signal
 import statistics
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +38,7 @@ from prernn.studies import early, lineup
 from prernn.studies.frozen_trunk import TEST_BATCH, held_out, learner, sgd, shuffled
 from prernn.studies.frozen_trunk import train as train_behind
 from prernn.studies.lineup import Budget, Row
+from prernn.studies.side_by_side import side_by_side
 from prernn.tasks.task import Subset, Task
 from prernn.training.cached_features import cached
 from prernn.training.data_module import VideoData
@@ -128,24 +127,19 @@ _shared: dict[str, Any] = {}
 
 
 @contextlib.contextmanager
-def _pool(jobs: int, task: Task, at, train, test, budget: Budget) -> Iterator[ProcessPoolExecutor]:
-    """Processes that have the features, by way of a file: through a pipe each tensor would take an open file."""
+def _pool(jobs: int, task: Task, at, train, test, budget: Budget) -> Iterator[Executor]:
+    """Trainings that have the features, by way of a file: through a pipe each tensor would take an open file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "features.pt"
         torch.save({"train": train, "test": test}, path)
-        shared = {"task": task, "at": at, "budget": budget}
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(jobs, context, initializer=_share, initargs=(shared, path))
-        try:
-            yield pool
-        finally:
-            pool.shutdown(cancel_futures=True)
+        with side_by_side(jobs, _share, ({"task": task, "at": at, "budget": budget}, path)) as pool:
+            try:
+                yield pool
+            finally:
+                _shared.clear()
 
 
 def _share(values: dict[str, Any], features: Path) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's, which then starts no further training
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore", ".*not loaded.*")  # said once, when the features were made
     _shared.update(values)
     _shared.update(torch.load(features, weights_only=True, mmap=True))
 
@@ -155,7 +149,9 @@ def _job(spec: NetworkSpec, rate: float, seed: int, search: bool) -> dict[str, A
     task, budget = _shared["task"], _shared["budget"]
     train, test = held_out(_shared["train"], budget.held_out) if search else (_shared["train"], _shared["test"])
     torch.manual_seed(seed)
-    net = spec.build(task.outputs)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*not loaded.*")  # said once, when the features were made
+        net = spec.build(task.outputs)
     channels_last(net)
     learns = learner(net, _shared["at"])
     steps = budget.epochs * -(-len({item["number"] for item in train}) // budget.batch_size)
@@ -180,7 +176,7 @@ def _early(net: RecurrentNetwork, items: list[dict[str, Any]]) -> list[float]:
 
 
 def _tuned(
-    pool: ProcessPoolExecutor,
+    pool: Executor,
     rows: list[Row],
     budget: Budget,
     task: Task,
@@ -199,7 +195,7 @@ def _tuned(
     return [*rows, *sparse]
 
 
-def _search(pool: ProcessPoolExecutor, rows: list[Row], budget: Budget, task: Task, progress: Progress) -> None:
+def _search(pool: Executor, rows: list[Row], budget: Budget, task: Task, progress: Progress) -> None:
     """Finds each row's learning rate by the score on the held-out videos."""
     bar = progress.add_task("search for learning rates", total=len(rows) * len(budget.rates), note="")
     futures = {pool.submit(_job, row.spec, rate, 100, True): (row, rate) for row in rows for rate in budget.rates}
@@ -234,7 +230,7 @@ def _merit(score: float, task: Task) -> float:
 
 
 def _train_all(
-    pool: ProcessPoolExecutor,
+    pool: Executor,
     rows: list[Row],
     budget: Budget,
     task: Task,

@@ -1,0 +1,52 @@
+"""Trainings side by side: several in processes of their own, a single one at a time in this process."""
+
+import contextlib
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+
+@contextlib.contextmanager
+def side_by_side(
+    jobs: int, start: Callable[..., None] | None = None, given: tuple[Any, ...] = ()
+) -> Iterator[Executor]:
+    """Runs what is submitted, ``jobs`` at a time, each on one thread; the results do not depend on ``jobs``.
+
+    A process imports torch and Lightning anew, for 10 seconds and more, which a single training at a time need not wait
+    for. Where one fails, or the user interrupts, those that have not begun do not begin.
+
+    Args:
+        jobs: at least 1.
+        start: called with ``given`` in each process before its first training; both are pickled.
+
+    Raises:
+        ValueError: fewer than one job.
+    """
+    if jobs < 1:
+        raise ValueError(f"jobs: expected at least 1, got {jobs}")
+    threads = torch.get_num_threads()
+    if jobs == 1:
+        pool: Executor = ThreadPoolExecutor(1, initializer=_begin, initargs=(start, given))
+    else:
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(jobs, context, initializer=_begin_process, initargs=(start, given))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # the number is one for all threads of a process
+
+
+def _begin(start: Callable[..., None] | None, given: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    if start is not None:
+        start(*given)
+
+
+def _begin_process(start: Callable[..., None] | None, given: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's, which then starts no further training
+    _begin(start, given)
