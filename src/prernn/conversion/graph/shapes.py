@@ -4,11 +4,14 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.node import Target
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from prernn.conversion.graph.nodes import nodes_of, submodule_of
 from prernn.conversion.graph.tracing import first_line
@@ -57,8 +60,8 @@ def propagate(module: fx.GraphModule, frame_shapes: list[tuple[int, ...]]) -> tu
             # a batch of 2: no other size of the graph should be mistaken for it
             frames = torch.empty(2, *shape, dtype=parameter.dtype, device=parameter.device)
             try:
-                with _quiet():
-                    FakeTensorProp(module, mode).propagate_dont_convert_inputs(frames)
+                with torch.no_grad(), _quiet():
+                    _Shapes(module, mode).propagate_dont_convert_inputs(frames)
             except Exception as error:
                 failures.append(f"{shape}: {first_line(error)}")
                 continue
@@ -69,6 +72,18 @@ def propagate(module: fx.GraphModule, frame_shapes: list[tuple[int, ...]]) -> tu
     raise NotImplementedError(
         f"the CNN takes none of the frame shapes tried; pass image_size. Tried {'; '.join(failures[:3])}"
     )
+
+
+class _Shapes(FakeTensorProp):
+    """Fake tensors through a graph. Batch normalization keeps a shape, and faking it takes most of the time."""
+
+    def call_module(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """As FakeTensorProp's, but for batch normalization."""
+        assert isinstance(target, str)
+        layer, value = self.fetch_attr(target), args[0] if args else None
+        if isinstance(layer, _BatchNorm) and isinstance(value, Tensor) and value.shape[1] == layer.num_features:
+            return value
+        return super().call_module(target, args, kwargs)
 
 
 @contextlib.contextmanager
