@@ -14,7 +14,7 @@ from prernn.commands.main import main
 from prernn.media.encoding import write_video
 from prernn.media.transforms import TransformSpec
 from prernn.models import checkpoint
-from prernn.models.network_spec import NetworkSpec
+from prernn.models.from_config import NetworkSpec
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import yaml
 from prernn.commands.fit_options import check_options
 from prernn.conversion.clip_network import is_clip_network
 from prernn.conversion.network import open_network
-from prernn.models import backbones, network_spec
-from prernn.models.network_spec import NetworkSpec
+from prernn.models import backbones, from_config
+from prernn.models.from_config import NetworkSpec
 from prernn.studies.papers.tables import CELLS
 from prernn.training.data_module import VideoData
 from prernn.training.lightning_cli import OneLineParser
@@ -98,7 +98,7 @@ def on_meta(monkeypatch):
             return backbones.backbone(name, **{**options, "device": "meta"})
         return traced(name, json.dumps(options))
 
-    monkeypatch.setattr(network_spec, "backbone", meta)
+    monkeypatch.setattr(from_config, "backbone", meta)
 
 
 @pytest.mark.parametrize("name", RECIPES)

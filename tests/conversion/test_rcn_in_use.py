@@ -15,7 +15,7 @@ from equations import close
 from prernn.conversion.modes import freeze_statistics
 from prernn.conversion.trunk import split
 from prernn.layers.cells import LinearCell
-from prernn.models.network_spec import NetworkSpec
+from prernn.models.from_config import NetworkSpec
 from prernn.streaming.stream import Stream
 from rcn_networks import (
     SMALL,

@@ -12,7 +12,7 @@ from torch import nn
 import prernn
 from prernn.conversion.recipe import Recipe
 from prernn.models.checkpoint import FILE_NAME, load, save
-from prernn.models.network_spec import NetworkSpec
+from prernn.models.from_config import NetworkSpec
 
 TINY = "timm/test_resnet"
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from prernn.models import checkpoint
 from prernn.models.backbones import DEFAULT_BACKBONE, backbone, input_spec
-from prernn.models.network_spec import NetworkSpec
+from prernn.models.from_config import NetworkSpec
 from prernn.models.weight_files import adapt_channels, first_convolution
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from prernn.models import checkpoint, weight_files
 from prernn.models.backbones import backbone
-from prernn.models.network_spec import NetworkSpec
+from prernn.models.from_config import NetworkSpec
 from prernn.models.weight_files import first_convolution, load_weights
 from small_backbones import small_network
 

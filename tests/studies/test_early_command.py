@@ -18,7 +18,7 @@ from prernn.conversion.clip_network import clip_outputs
 from prernn.conversion.recipe import KeptTask
 from prernn.media.transforms import TransformSpec
 from prernn.models import checkpoint
-from prernn.models.network_spec import NetworkSpec
+from prernn.models.from_config import NetworkSpec
 from prernn.studies.early import (
     FRACTIONS,
     curve_table,

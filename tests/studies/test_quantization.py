@@ -20,7 +20,7 @@ from prernn.commands.main import main
 from prernn.conversion.recipe import KeptTask
 from prernn.media.transforms import TransformSpec
 from prernn.models import checkpoint
-from prernn.models.network_spec import NetworkSpec
+from prernn.models.from_config import NetworkSpec
 from prernn.models.networks.small_vgg import SmallVGG
 from prernn.sparsity.packing import is_quantized, load_quantized
 from prernn.sparsity.quantize import quantization_report, quantize, weights_of

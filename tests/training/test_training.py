@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from prernn.commands.main import main
 from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
 from prernn.models import checkpoint
-from prernn.models.network_spec import NetworkSpec
+from prernn.models.from_config import NetworkSpec
 from prernn.tasks.action.task import Action
 from prernn.training.data_module import VideoData
 from prernn.training.learning import Learning, Schedule
@@ -249,13 +250,22 @@ def train_in_processes(root, out, devices):
     return result
 
 
-def test_two_processes_train_as_one_on_the_same_global_batch(videos, tmp_path):
-    script = tmp_path / "two.py"
-    call = f"train_in_processes({str(videos)!r}, {str(tmp_path / 'rank')!r}, 2)"
-    script.write_text(f"import sys; sys.path[:0] = {sys.path}\nfrom test_training import *\n{call}\n")
-    subprocess.run([sys.executable, str(script)], check=True, capture_output=True, timeout=300)
-    two = [json.loads((tmp_path / f"rank{rank}").read_text()) for rank in (0, 1)]
+def test_two_processes_train_as_one_on_the_same_global_batch(videos, tmp_path, monkeypatch):
     one = train_in_processes(videos, tmp_path / "one", 1)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)  # Lightning's, where something else has started the processes
+    call = f"train_in_processes({str(videos)!r}, {str(tmp_path / 'rank')!r}, 2)"
+    code = f"import sys; sys.path[:0] = {sys.path}; from test_training import *; {call}"
+    with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "LOCAL_RANK": "1"}) as other:
+        try:
+            train_in_processes(videos, tmp_path / "rank", 2)
+            assert other.wait(60) == 0
+        finally:
+            other.kill()
+            torch.distributed.destroy_process_group()
+    two = [json.loads((tmp_path / f"rank{rank}").read_text()) for rank in (0, 1)]
     seen = [path for rank in two for path in rank["paths"]]
     assert sorted(seen) == sorted(one["paths"])
     assert len(seen) == 2 * 8

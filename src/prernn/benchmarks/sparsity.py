@@ -17,7 +17,7 @@ from prernn.conversion.accounting import recurrent_parameters, total_weights
 from prernn.conversion.modes import channels_last
 from prernn.conversion.network import RecurrentNetwork
 from prernn.models import checkpoint
-from prernn.models.network_spec import NetworkSpec
+from prernn.models.from_config import NetworkSpec
 from prernn.reports.files import write_table
 from prernn.reports.plots.curves import lines as draw_lines
 from prernn.reports.progress import bars

@@ -30,7 +30,7 @@ COMMON = {
 OWN = Path(__file__).parents[1]
 CLASSES: dict[str, tuple[str, str]] = {
     "model": ("training/module.py", "VideoModule"),
-    "model.recipe": ("models/network_spec.py", "NetworkSpec"),
+    "model.recipe": ("models/from_config.py", "NetworkSpec"),
     "model.learning": ("training/learning.py", "Learning"),
     "model.learning.schedule": ("training/learning.py", "Schedule"),
     "data": ("training/data_module.py", "VideoData"),

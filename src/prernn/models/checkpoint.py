@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.recipe import Recipe
-from prernn.models.rebuild import rebuild
+from prernn.models.from_recipe import rebuild
 from prernn.reports.files import whole_file
 from prernn.sparsity.integer_network import IntegerLayer
 from prernn.sparsity.packing import LAYOUT_KEY, packed_state, read_safetensors, unpacked_state

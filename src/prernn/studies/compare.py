@@ -29,7 +29,7 @@ from torch import nn
 from prernn.conversion.modes import channels_last
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.trunk import inputs_of, split
-from prernn.models.network_spec import NetworkSpec
+from prernn.models.from_config import NetworkSpec
 from prernn.reports.files import write_json, write_table
 from prernn.reports.plots.curves import curves as draw_curves
 from prernn.reports.progress import bars

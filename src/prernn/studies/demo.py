@@ -28,7 +28,7 @@ from prernn.media.sampling import Sampling
 from prernn.media.video import read_frames
 from prernn.models import checkpoint
 from prernn.models.backbones import DEFAULT_BACKBONE, backbone, input_spec
-from prernn.models.network_spec import NetworkSpec
+from prernn.models.from_config import NetworkSpec
 from prernn.reports.files import write_json, write_table
 from prernn.reports.plots import curves
 from prernn.reports.plots.classes import strip

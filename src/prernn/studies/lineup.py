@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters, total_weights
 from prernn.models.backbones import backbone
-from prernn.models.network_spec import NetworkSpec
+from prernn.models.from_config import NetworkSpec
 from prernn.tasks.task import Task
 
 LINEUPS = ("prernn", "rcn")

@@ -12,7 +12,7 @@ from prernn.conversion.clip_network import answers_once, is_clip_network
 from prernn.conversion.modes import channels_last, freeze_statistics
 from prernn.conversion.network import RecurrentNetwork
 from prernn.models.checkpoint import RECIPE_KEY, load_state
-from prernn.models.network_spec import NetworkSpec
+from prernn.models.from_config import NetworkSpec
 from prernn.tasks.task import Task
 from prernn.training.batches import hold_last
 from prernn.training.evaluation import add_batch, whole_outputs

@@ -15,7 +15,7 @@ from prernn.commands import analyze as commands_analyze
 from prernn.commands.main import main
 from prernn.layers.cells import CELLS
 from prernn.models import checkpoint
-from prernn.models.network_spec import NetworkSpec
+from prernn.models.from_config import NetworkSpec
 from prernn.reports.plots import weights as weight_plots
 from prernn.studies.runs import hidden_weights
 from prernn.studies.runs.hidden_weights import analyze_hidden, layer_weights

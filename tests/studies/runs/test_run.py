@@ -17,7 +17,7 @@ from prernn.media.video import VideoError, read_clip
 from prernn.models import checkpoint
 from prernn.models.backbones import backbone
 from prernn.models.describe import describe
-from prernn.models.network_spec import NetworkSpec
+from prernn.models.from_config import NetworkSpec
 from prernn.studies.runs.run import BANDS, look_at, weight_grid
 from prernn.studies.runs.videos import first_videos, video_batches
 from small_cnns import FcNet, prepare

@@ -14,7 +14,7 @@ from prernn.conversion.recipe import KeptTask
 from prernn.media.encoding import write_video
 from prernn.media.transforms import TransformSpec
 from prernn.models import checkpoint
-from prernn.models.network_spec import NetworkSpec
+from prernn.models.from_config import NetworkSpec
 from prernn.reports.files import write_json, write_table
 from prernn.reports.plots.gates import histograms, saturation
 from prernn.studies.runs import page as runs_page

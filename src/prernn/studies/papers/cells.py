@@ -40,7 +40,7 @@ class Cell:
         name: table and cell, such as "table4/pregru-fc6".
         title: paper, table and application.
         training: what it shares with the other cells.
-        recipe: how its backbone becomes recurrent: options of `prernn.models.network_spec.NetworkSpec`.
+        recipe: how its backbone becomes recurrent: options of `prernn.models.from_config.NetworkSpec`.
         published: the paper's figures by metric, such as ``{"accuracy": "82.1 %"}``; empty where it gives none.
     """
 
