@@ -119,6 +119,7 @@ def traditional(
     inputs = shape_of(vector)[1]
     size = inputs if hidden_size is None else hidden_size
     _stack(module, vector, inputs, size, num_layers, cell, hidden)
+    network.note_layers()
     if head is not None and (outputs is not None or size != inputs):
         replace_output(network, shape_of(head)[1] if outputs is None else outputs)
     elif head is None and outputs is not None:
@@ -173,6 +174,7 @@ def _make_recurrent(
         form, cell, site.size, hidden, activation=activation, device=weight.device, dtype=weight.dtype
     )
     insert_layer(module, name, recurrent, site.inputs, site.end, site.nodes)
+    network.note_layers()
 
 
 def _stack(

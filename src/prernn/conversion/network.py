@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.utils.checkpoint
@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from prernn.conversion.graph import shapes, tracing
 from prernn.conversion.graph.ending import find_output_layer
-from prernn.conversion.graph.graft import layer_output, recurrent_layer, recurrent_nodes
-from prernn.conversion.graph.nodes import inputs_of, layer_at, nodes_of, shape_of, value_shape
+from prernn.conversion.graph.graft import layer_output, recurrent_nodes
+from prernn.conversion.graph.nodes import inputs_of, layer_at, name_of, nodes_of, shape_of, value_shape
 from prernn.conversion.modes import evaluating
 from prernn.conversion.recipe import Recipe
 from prernn.layers.input_to_hidden import Layer, TraditionalInput
@@ -61,12 +61,18 @@ class RecurrentNetwork(nn.Module):
         self.frame_shape = frame_shape
         self.recipe = Recipe()
         self.drawn_anew: set[nn.Parameter] = set()
+        self.note_layers()
+
+    def note_layers(self) -> None:
+        """Notes where the recurrent layers are, for every frame to come: to be called when the graph has changed."""
+        nodes = recurrent_nodes(self.cnn)
+        self._layers = [(name_of(node), shape_of(layer_output(node))[2:]) for node in nodes]  # and their maps' size
         self._map_sizes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
 
     @property
     def recurrent_layers(self) -> list[RecurrentLayer]:
         """The recurrent layers, in order."""
-        return [recurrent_layer(self.cnn, node) for node in recurrent_nodes(self.cnn)]
+        return [cast(RecurrentLayer, self.cnn.get_submodule(name)) for name, _ in self._layers]
 
     @property
     def output_layer(self) -> Layer | None:
@@ -77,10 +83,10 @@ class RecurrentNetwork(nn.Module):
     def new_parameters(self) -> list[nn.Parameter]:
         """The parameters that start at random, and so learn at a rate of their own; the others are pre-trained."""
         fresh: set[str] = set()
-        for node, layer in zip(recurrent_nodes(self.cnn), self.recurrent_layers, strict=True):
-            fresh |= {f"cnn.{node.target}.hidden_to_hidden", f"cnn.{node.target}.bias"}
+        for (name, _), layer in zip(self._layers, self.recurrent_layers, strict=True):
+            fresh |= {f"cnn.{name}.hidden_to_hidden", f"cnn.{name}.bias"}
             if isinstance(layer.input_to_hidden, TraditionalInput):
-                fresh.add(f"cnn.{node.target}.input_to_hidden")
+                fresh.add(f"cnn.{name}.input_to_hidden")
         new = (any(f"{name}.".startswith(f"{part}.") for part in fresh) for name, _ in self.named_parameters())
         pairs = zip(new, self.parameters(), strict=True)
         return [p for is_new, p in pairs if is_new or p in self.drawn_anew]
@@ -100,7 +106,7 @@ class RecurrentNetwork(nn.Module):
 
     def map_sizes(self, image_size: tuple[int, ...] | None = None) -> list[tuple[int, ...]]:
         """Size of each recurrent layer's feature maps, ``()`` for vectors; ``image_size`` as in `init_state`."""
-        known = [shape_of(layer_output(node))[2:] for node in recurrent_nodes(self.cnn)]
+        known = [size for _, size in self._layers]
         size = self.frame_shape[-2:] if image_size is None else tuple(image_size)
         if size == self.frame_shape[-len(size) :] or not any(known):
             return known
@@ -118,10 +124,9 @@ class RecurrentNetwork(nn.Module):
         if state is None:
             return self.init_state(batch, tuple(frames.shape[1 - len(self.frame_shape) :]))
         layers = self.recurrent_layers
-        maps = [len(shape_of(layer_output(node))) > 2 for node in recurrent_nodes(self.cnn)]
         given = [[tuple(tensor.shape) for tensor in part] for part in state]
         # the size of maps is the layer's to check, which knows that of its frames
-        sizes = [part[0][2:] if many and part else () for many, part in zip(maps, given, strict=False)]
+        sizes = [part[0][2:] if size and part else () for (_, size), part in zip(self._layers, given, strict=False)]
         wanted = [layer.state_shapes(batch, *size) for layer, size in zip(layers, sizes, strict=False)]
         if given != wanted or len(given) != len(layers):
             wanted = [layer.state_shapes(batch, *size) for layer, size in zip(layers, self.map_sizes(), strict=True)]
@@ -262,9 +267,7 @@ def open_network(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> R
         NotImplementedError: the CNN can't be traced, or takes none of the usual frame sizes.
     """
     if isinstance(cnn, RecurrentNetwork):
-        network = copy.deepcopy(cnn)
-        network._map_sizes = {}  # a layer may be about to become recurrent
-        return network
+        return copy.deepcopy(cnn)
     module = tracing.trace(cnn)
     # a network of a fixed frame size may say so itself, as those of prernn do
     size = getattr(cnn, "frame_size", None) if image_size is None else image_size

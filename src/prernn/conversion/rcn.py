@@ -81,6 +81,7 @@ def convert_rcn(
     network = open_network(cnn, image_size)
     for name in (names := _select(network.cnn, layers)):
         _make_recurrent(network.cnn, name, cell, structure, init)
+    network.note_layers()
     if not pretrained:
         _draw_anew(network)
     if outputs is not None:
