@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from prernn.benchmarks import _cifar
+from prernn.benchmarks.measuring import cifar
 from prernn.commands.main import main
 from prernn.models.networks.cifar_resnet import CifarResNet
 from prernn.sparsity.activity import activation_report
@@ -41,11 +41,11 @@ def test_lines_of_every_start_and_share(data, tmp_path, capsys):
     assert bench(data, tmp_path) == 0
     lines = rows(tmp_path / "cifar_online.csv")
     assert [(line["from"], float(line["share"])) for line in lines] == [(s, x) for s in STARTS for x in (0.2, 1)]
-    net = _cifar.network(data, 8)
-    pictures, labels = _cifar.read(data)
+    net = cifar.network(data, 8)
+    pictures, labels = cifar.read(data)
     dense = activation_report(net, pictures)
     for line in lines[1::2]:  # where nothing is sampled, all is as in the dense network
-        assert float(line["accuracy, %"]) == pytest.approx(_cifar.accuracy(net, pictures, labels), abs=0.005)
+        assert float(line["accuracy, %"]) == pytest.approx(cifar.accuracy(net, pictures, labels), abs=0.005)
         assert (int(line["multiply-adds"]), int(line["left"])) == (round(dense.multiply_adds), round(dense.remaining))
         assert line["spread"] == ""
     left = [int(line["left"]) for line in lines[::2]]

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from bench_tables import is_png, rows
-from prernn.benchmarks import _cifar, cifar_quantize
+from prernn.benchmarks import cifar_quantize
+from prernn.benchmarks.measuring import cifar
 from prernn.commands.main import main
 from prernn.models.backbones import IMAGENET
 from prernn.models.networks.cifar_resnet import CifarResNet
@@ -20,7 +21,7 @@ LABELS = [3, 1, 4, 2, 5, 9]
 
 
 @pytest.fixture(scope="module")
-def cifar(tmp_path_factory):
+def cifar10(tmp_path_factory):
     """Random pictures and an untrained network that tells them apart, laid out as the real ones."""
     folder = tmp_path_factory.mktemp("cifar")
     generator = np.random.default_rng(0)
@@ -28,7 +29,7 @@ def cifar(tmp_path_factory):
     np.savez(folder / "pictures.npz", test_x=pictures, test_y=np.array(LABELS, dtype=np.uint8))
     torch.manual_seed(0)
     net = CifarResNet(8)
-    x, labels = _cifar.read(folder)
+    x, labels = cifar.read(folder)
     with torch.no_grad():
         for _ in range(60):
             net(x)  # its batch statistics become those of the pictures
@@ -44,9 +45,9 @@ def cifar(tmp_path_factory):
     return folder
 
 
-def test_pictures_are_scaled_as_for_imagenet(cifar):
-    pictures, labels = _cifar.read(cifar)
-    with np.load(cifar / "pictures.npz") as arrays:
+def test_pictures_are_scaled_as_for_imagenet(cifar10):
+    pictures, labels = cifar.read(cifar10)
+    with np.load(cifar10 / "pictures.npz") as arrays:
         raw = arrays["test_x"]
     assert labels.tolist() == LABELS
     assert labels.dtype == torch.int64
@@ -57,23 +58,23 @@ def test_pictures_are_scaled_as_for_imagenet(cifar):
 
 
 @torch.no_grad()
-def test_the_network_is_the_files(cifar):
-    net, own = _cifar.network(cifar, 8), CifarResNet(8)
-    weights = torch.load(cifar / "resnet8-0.th", weights_only=True)["state_dict"]
+def test_the_network_is_the_files(cifar10):
+    net, own = cifar.network(cifar10, 8), CifarResNet(8)
+    weights = torch.load(cifar10 / "resnet8-0.th", weights_only=True)["state_dict"]
     own.load_state_dict({name.removeprefix("module."): value for name, value in weights.items()})
     assert not net.training
-    pictures, _ = _cifar.read(cifar)
+    pictures, _ = cifar.read(cifar10)
     torch.testing.assert_close(net(pictures), own.eval()(pictures), rtol=1e-4, atol=1e-4)
 
 
 def test_accuracy_counts_right_ones_over_all_batches(monkeypatch):
-    monkeypatch.setattr(_cifar, "BATCH", 3)
+    monkeypatch.setattr(cifar, "BATCH", 3)
     scores = torch.eye(4)[[0, 1, 2, 3, 0, 1, 2]]
     labels = torch.tensor([0, 1, 2, 3, 0, 0, 0])
     sizes = []
     net = nn.Identity()
     net.register_forward_hook(lambda _, inputs, out: sizes.append(len(out)))
-    assert _cifar.accuracy(net, scores, labels) == pytest.approx(500 / 7)
+    assert cifar.accuracy(net, scores, labels) == pytest.approx(500 / 7)
     assert sizes == [3, 3, 1]
 
 
@@ -98,23 +99,23 @@ def wrong_arrays(folder, **arrays):
 def test_pictures_that_are_none(tmp_path, make, complaint):
     make(tmp_path)
     with pytest.raises(ValueError, match="expected") as error:
-        _cifar.read(tmp_path)
+        cifar.read(tmp_path)
     assert complaint in str(error.value)
 
 
-def test_networks_that_are_none(cifar, tmp_path):
+def test_networks_that_are_none(cifar10, tmp_path):
     with pytest.raises(ValueError, match=r"resnet20\*"):
-        _cifar.network(cifar, 20)
+        cifar.network(cifar10, 20)
     with pytest.raises(ValueError, match="6n"):
-        _cifar.network(cifar, 9)
+        cifar.network(cifar10, 9)
     torch.save(CifarResNet(14).state_dict(), tmp_path / "resnet8.th")
     with pytest.raises(ValueError, match="does not fit"):
-        _cifar.network(tmp_path, 8)
+        cifar.network(tmp_path, 8)
 
 
-def test_quantized_residual_networks(cifar, tmp_path, capsys):
+def test_quantized_residual_networks(cifar10, tmp_path, capsys):
     amounts = ["--samples", "1.5", "--sweep", "0.5", "4", "--bits", "2", "16", "--draws", "2", "--sweep-draws", "1"]
-    words = ["--data", str(cifar), "--depths", "8", *amounts, "--threads", "1", "--out", str(tmp_path)]
+    words = ["--data", str(cifar10), "--depths", "8", *amounts, "--threads", "1", "--out", str(tmp_path)]
     assert main(["bench", "cifar_quantize", *words]) == 0
     lines = rows(tmp_path / "quantize.csv")
     found = [(line["kind"], line["depth"], line["method"], float(line["samples"]), line["draws"]) for line in lines]
@@ -127,15 +128,15 @@ def test_quantized_residual_networks(cifar, tmp_path, capsys):
         *(("rounding", "8", "to nearest, per channel", bits, "1") for bits in (2, 16)),
     ]
     assert len(parts) == 8
-    pictures, labels = _cifar.read(cifar)
-    net = _cifar.network(cifar, 8)
-    full = _cifar.accuracy(net, pictures, labels)
+    pictures, labels = cifar.read(cifar10)
+    net = cifar.network(cifar10, 8)
+    full = cifar.accuracy(net, pictures, labels)
     assert full > 50
     assert len({line["lost"] for line in lines}) > 3
 
     def measured(net, samples, draws, **options):
         copies = [quantize(net, samples, seed=seed, **options) for seed in range(draws)]
-        lost = [full - _cifar.accuracy(quantized, pictures, labels) for quantized in copies]
+        lost = [full - cifar.accuracy(quantized, pictures, labels) for quantized in copies]
         reports = [quantization_report(quantized) for quantized in copies]
         bits = statistics.fmean(report.bits for report in reports)
         return statistics.fmean(lost), bits, 100 * statistics.fmean(report.nonzero for report in reports)
@@ -227,8 +228,8 @@ def test_the_talks_figures_stand_beside_ours():
     ],
     ids=" ".join,
 )
-def test_mistakes_at_cifar_are_one_line(wrong, cifar, tmp_path, capsys):
-    words = ["--data", str(cifar), "--depths", "8", *wrong, "--out", str(tmp_path / "out")]
+def test_mistakes_at_cifar_are_one_line(wrong, cifar10, tmp_path, capsys):
+    words = ["--data", str(cifar10), "--depths", "8", *wrong, "--out", str(tmp_path / "out")]
     assert main(["bench", "cifar_quantize", *words]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("prernn: error: expected") or ": expected" in line

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from prernn import ops
-from prernn.benchmarks import _candidates, _goals, _report, _timing, recurrence
-from prernn.benchmarks._goals import Goal
-from prernn.benchmarks._report import Row
-from prernn.benchmarks._timing import Ceilings, Stopwatch, Times, Work, layer_work, recurrence_work
+from prernn.benchmarks import recurrence
+from prernn.benchmarks.measuring import candidates, goals, report, timing
+from prernn.benchmarks.measuring.goals import Goal
+from prernn.benchmarks.measuring.report import Row
+from prernn.benchmarks.measuring.timing import Ceilings, Stopwatch, Times, Work, layer_work, recurrence_work
 from prernn.commands.main import main
 from prernn.layers.cells import GRUCell, LSTMCell, VRNNCell
 
@@ -20,10 +21,10 @@ SHAPE = (3, 2, 16)
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """Ceilings of small computations, and no peers, of which some compile for a minute."""
-    monkeypatch.setattr(_timing, "MEMORY", 4000)
-    monkeypatch.setattr(_timing, "CACHE", 400)
-    monkeypatch.setattr(_timing, "PRODUCT", 32)
-    monkeypatch.setattr(_candidates, "_package", lambda module, distribution: ("not installed", ""))
+    monkeypatch.setattr(timing, "MEMORY", 4000)
+    monkeypatch.setattr(timing, "CACHE", 400)
+    monkeypatch.setattr(timing, "PRODUCT", 32)
+    monkeypatch.setattr(candidates, "_package", lambda module, distribution: ("not installed", ""))
 
 
 def bench(tmp_path, *options):
@@ -45,7 +46,7 @@ def row(candidate, median, part="layer", threads=1):
 
 def test_recurrences_and_growth(tmp_path, capsys, monkeypatch):
     goal = Goal("recurrence", "training", SHAPE, "diagonal", "full", 1)
-    monkeypatch.setitem(_goals.GOALS, "cpu", (goal, Goal("layer", "forward", (9, 9, 9), "x", "y", 1)))
+    monkeypatch.setitem(goals.GOALS, "cpu", (goal, Goal("layer", "forward", (9, 9, 9), "x", "y", 1)))
     bench(tmp_path, "--shapes", "1x1x16", "3x2x16", "--cells", "lstm", "gru", "--sizes", "64", "128")
     found = lines(tmp_path / "recurrence.csv")
     # torch's and our layers, and with LSTM two peers; structures, the diagonal's two loops, torch's estimate
@@ -135,7 +136,7 @@ def test_work_of_a_layer():
 
 def test_training_passes_three_times_and_computes_functions_twice():
     work = Work(10, 100, 7)
-    assert work.operations == 100 + 7 * _timing.FUNCTION
+    assert work.operations == 100 + 7 * timing.FUNCTION
     assert work.training() == Work(30, 300, 14)
 
 
@@ -149,7 +150,7 @@ def test_the_floor_is_the_slower_of_memory_and_arithmetic(monkeypatch):
 
 def test_candidates_take_turns(monkeypatch):
     calls = []
-    monkeypatch.setattr(_timing, "QUICK", 0)
+    monkeypatch.setattr(timing, "QUICK", 0)
     times = Stopwatch(repeats=4).interleaved({name: lambda name=name: calls.append(name) for name in "ab"})
     assert "".join(calls) == "aabb" + 4 * "ab"  # two warm-ups each, then turns
     assert all(value.count == 4 and value.low <= value.median <= value.high for value in times.values())
@@ -159,7 +160,7 @@ def test_slow_ones_are_called_less_often_and_spread(monkeypatch):
     calls = []
     usual = {"quick": 0.001, "slow": 2.0}
     monkeypatch.setattr(Stopwatch, "_warm", lambda self, call: usual[call(warm=True)])
-    monkeypatch.setattr(_timing, "QUICK", 0)
+    monkeypatch.setattr(timing, "QUICK", 0)
     candidates = {name: lambda warm=False, name=name: name if warm else calls.append(name) for name in usual}
     times = Stopwatch(repeats=12).interleaved(candidates)
     assert {name: value.count for name, value in times.items()} == {"quick": 12, "slow": 3}
@@ -168,7 +169,7 @@ def test_slow_ones_are_called_less_often_and_spread(monkeypatch):
 
 def test_threads_are_restored():
     before = torch.get_num_threads()
-    with _timing.threads(before + 1):
+    with timing.threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 
@@ -182,23 +183,23 @@ def test_goals_are_checked_where_they_were_measured(monkeypatch):
         Goal("layer", "forward", SHAPE, "prernn band:5", "torch.nn", 1),
     )
     rows = [row("torch.nn", 4), row("prernn diagonal", 1), row("prernn band:3", 2), row("prernn band:5", 1, threads=2)]
-    checked = _goals.check(rows, wanted, Ceilings(Stopwatch()))
+    checked = goals.check(rows, wanted, Ceilings(Stopwatch()))
     assert [(line["measured"], line["met"]) for line in checked] == [("4", "yes"), ("4", "no"), ("2", "no")]
     assert [line["% of floor"] for line in checked] == ["50%", "50%", "25%"]
 
 
 def test_every_goal_names_candidates_that_are_timed():
-    for goal in (*_goals.GOALS["cpu"], *_goals.GOALS["cuda"]):
+    for goal in (*goals.GOALS["cpu"], *goals.GOALS["cuda"]):
         small = (*goal.shape[:2], 32)
-        layers = _candidates.layers("lstm", small, "cpu")
-        alone = _candidates.recurrences("lstm", small, "cpu", recurrence.STRUCTURES["lstm"], recurrence.LOOPS)
-        known = layers if goal.part == "layer" else {*alone, _candidates.ESTIMATE}
+        layers = candidates.layers("lstm", small, "cpu")
+        alone = candidates.recurrences("lstm", small, "cpu", recurrence.STRUCTURES["lstm"], recurrence.LOOPS)
+        known = layers if goal.part == "layer" else {*alone, candidates.ESTIMATE}
         assert {goal.ours, goal.theirs} <= set(known)
         assert goal.work().operations > 0
 
 
 def test_all_ways_to_a_recurrence_agree():
-    found = _candidates.recurrences("lstm", SHAPE, "cpu", ("diagonal",), ("diagonal",))
+    found = candidates.recurrences("lstm", SHAPE, "cpu", ("diagonal",), ("diagonal",))
     outputs = [candidate.call() for candidate in found.values()]
     assert len(outputs) == 3
     torch.testing.assert_close(outputs[1], outputs[0])
@@ -206,21 +207,21 @@ def test_all_ways_to_a_recurrence_agree():
 
 
 def test_estimate_is_the_difference():
-    rows = [row(_candidates.TORCH, 5.0), row(_candidates.PROJECTION, 3.0)]
+    rows = [row(candidates.TORCH, 5.0), row(candidates.PROJECTION, 3.0)]
     (estimate,) = recurrence.estimates(rows)
-    assert (estimate.part, estimate.candidate) == ("recurrence", _candidates.ESTIMATE)
+    assert (estimate.part, estimate.candidate) == ("recurrence", candidates.ESTIMATE)
     assert estimate.times.median == 2
-    assert recurrence.estimates([row(_candidates.TORCH, 1.0), row(_candidates.PROJECTION, 3.0)])[0].times is None
+    assert recurrence.estimates([row(candidates.TORCH, 1.0), row(candidates.PROJECTION, 3.0)])[0].times is None
 
 
 def test_slope_of_the_upper_half():
     values = {size: Times(size**2 if size > 4 else 1, 0, 0, 1) for size in (1, 2, 4, 8, 16, 32)}
-    assert _report.slope(values) == pytest.approx(2)
-    assert math.isnan(_report.slope({8: Times(1, 1, 1, 1)}))
+    assert report.slope(values) == pytest.approx(2)
+    assert math.isnan(report.slope({8: Times(1, 1, 1, 1)}))
 
 
 def test_a_broken_peer_is_a_note(monkeypatch):
-    monkeypatch.setattr(_candidates, "_package", lambda module, distribution: (object(), "1.0"))
-    found = _candidates.peers("layer", SHAPE, "cpu")
+    monkeypatch.setattr(candidates, "_package", lambda module, distribution: (object(), "1.0"))
+    found = candidates.peers("layer", SHAPE, "cpu")
     assert list(found) == ["SRU, another cell (sru 1.0)", "minGRU, another cell (minGRU-pytorch 1.0)"]
     assert all(reason.startswith("fails: AttributeError") for reason in found.values())

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from prernn.benchmarks import _cifar, _report
-from prernn.benchmarks._timing import Stopwatch, threads
+from prernn.benchmarks.measuring import cifar, report
+from prernn.benchmarks.measuring.timing import Stopwatch, threads
 from prernn.reports.files import write_table
 from prernn.reports.plots.figure import COLOURS, save_figure
 from prernn.sparsity.activity import activation_report
@@ -45,8 +45,8 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("expected --seeds, --pictures, --threads and --repeats of at least 1")
     if wrong := [share for share in options.shares if not 0 < share <= 1]:
         raise ValueError(f"expected --shares in (0, 1], got {wrong[0]}")
-    pictures, labels = (tensor[: options.pictures] for tensor in _cifar.read(options.data))
-    nets = {depth: _cifar.network(options.data, depth) for depth in options.depths}
+    pictures, labels = (tensor[: options.pictures] for tensor in cifar.read(options.data))
+    nets = {depth: cifar.network(options.data, depth) for depth in options.depths}
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     lines, times = [], []
@@ -58,10 +58,10 @@ def run(options: argparse.Namespace) -> None:
         for depth, net in nets.items():
             times += [{"network": f"ResNet-{depth}", **line} for line in _times(net, pictures[:1], options)]
     write_table(out / "times.csv", times)
-    heading = f"{_report.machine('cpu')}; {len(labels)} pictures, {options.seeds} seeds, values: {options.values}"
+    heading = f"{report.machine('cpu')}; {len(labels)} pictures, {options.seeds} seeds, values: {options.values}"
     tables = [_table(lines, depth) for depth in nets]
-    _report.show(
-        [heading, *tables, _report.table("One picture at a time, ms", times, ["network", "input"])],
+    report.show(
+        [heading, *tables, report.table("One picture at a time, ms", times, ["network", "input"])],
         out / "cifar_online.md",
     )
     _plot(lines, out / "cifar_online.png", f"{len(labels)} pictures of CIFAR-10, {options.seeds} seeds")
@@ -73,8 +73,8 @@ def _line(net: nn.Module, start: str, share: float, pictures: Tensor, labels: Te
     # at a share of 1 nothing is sampled, so that all seeds agree
     seeds = range(options.seeds if share < 1 else 1)
     sampled = [_sampled(net, start, share, options.values, seed) for seed in seeds]
-    accuracies = [_cifar.accuracy(each, pictures, labels) for each in sampled]
-    report = activation_report(sampled[0], pictures[: _cifar.BATCH])
+    accuracies = [cifar.accuracy(each, pictures, labels) for each in sampled]
+    report = activation_report(sampled[0], pictures[: cifar.BATCH])
     return {
         "from": start,
         "share": share,
@@ -100,14 +100,14 @@ def _times(net: nn.Module, picture: Tensor, options: argparse.Namespace) -> list
     calls = {name: lambda each=each: each(picture) for name, each in nets.items()}
     with torch.inference_mode():
         times = Stopwatch(repeats=options.repeats).interleaved(calls)
-    return [{"input": name, **_report.milliseconds(value)} for name, value in times.items()]
+    return [{"input": name, **report.milliseconds(value)} for name, value in times.items()]
 
 
 def _table(lines: list[dict], depth: int):
     keys = [key for key in lines[0] if key not in ("network", "multiply-adds", "left")]
     own = [line for line in lines if line["network"] == f"ResNet-{depth}"]
     title = f"ResNet-{depth}, {own[0]['multiply-adds']:,} multiply-adds a picture"
-    return _report.table(title, [{key: line[key] for key in keys} for line in own], ["from"])
+    return report.table(title, [{key: line[key] for key in keys} for line in own], ["from"])
 
 
 def _plot(lines: list[dict], path: Path, title: str) -> None:

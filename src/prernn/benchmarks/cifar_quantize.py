@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
-from prernn.benchmarks import _cifar, _report
-from prernn.benchmarks._timing import threads
+from prernn.benchmarks.measuring import cifar, report
+from prernn.benchmarks.measuring.timing import threads
 from prernn.conversion.modes import channels_last
 from prernn.reports.files import write_table
 from prernn.reports.plots.curves import lines as draw_lines
@@ -59,13 +59,13 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("expected --samples and --sweep from 0 on and --bits from 2 on")
     if odd := [name for name in options.samplers if name not in SAMPLERS]:
         raise ValueError(f"expected --samplers among {', '.join(SAMPLERS)}, got {odd[0]!r}")
-    pictures, labels = _cifar.read(options.data)
-    nets: dict[int, nn.Module] = {depth: _cifar.network(options.data, depth) for depth in options.depths}
+    pictures, labels = cifar.read(options.data)
+    nets: dict[int, nn.Module] = {depth: cifar.network(options.data, depth) for depth in options.depths}
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
 
     def accuracy(net: nn.Module) -> float:
-        return _cifar.accuracy(channels_last(net), pictures, labels)
+        return cifar.accuracy(channels_last(net), pictures, labels)
 
     jobs = list(_jobs(options))
     lines = []
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
             write_table(out / "quantize.csv", lines)
     tables = [_talk_table(lines, full, options), _parts_table(lines, options), _rounding_table(lines)]
     counted = f"{len(labels)} test pictures: one is {100 / len(labels):.2f} points"
-    _report.show([_report.machine("cpu"), counted, *tables], out / "quantize.md")
+    report.show([report.machine("cpu"), counted, *tables], out / "quantize.md")
     _draw(lines, out)
     print(f"written to {out}")
 
@@ -156,7 +156,7 @@ def _talk_table(lines: Sequence[dict], full: Mapping[int, float], options: argpa
         talk = "{:.2f}, {:.2f} bits, {:.1f} %".format(*PAPER[depth]) if depth in PAPER else ""
         rows.append({**row, "talk: lost": talk})
     title = f"{options.samples:g} systematic samples a weight, {options.draws} draws"
-    return _report.table(title, rows, ("network",))
+    return report.table(title, rows, ("network",))
 
 
 def _parts_table(lines: Sequence[dict], options: argparse.Namespace):
@@ -170,7 +170,7 @@ def _parts_table(lines: Sequence[dict], options: argparse.Namespace):
         }
         for line in [*_of(lines, "table", depth), *_of(lines, "part", depth)]
     ]
-    return _report.table(f"ResNet-{depth}, what the parts contribute", rows, ("method",))
+    return report.table(f"ResNet-{depth}, what the parts contribute", rows, ("method",))
 
 
 def _rounding_table(lines: Sequence[dict]):
@@ -183,7 +183,7 @@ def _rounding_table(lines: Sequence[dict]):
                 row = {"network": f"ResNet-{depth}", "method": line["method"], "samples a weight": samples}
                 figures = {"bits": f"{line['bits']:.2f}", "non-zero, %": f"{line['nonzero']:.1f}"}
                 rows.append({**row, **figures, "lost": _lost(line)})
-    return _report.table("the whole curve, and rounding at the same bits", rows, ("network", "method"))
+    return report.table("the whole curve, and rounding at the same bits", rows, ("network", "method"))
 
 
 def _draw(lines: Sequence[dict], out: Path) -> None:

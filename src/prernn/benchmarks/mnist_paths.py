@@ -22,7 +22,7 @@ from rich.console import Console, RenderableType
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from prernn.benchmarks import _report
+from prernn.benchmarks.measuring import report
 from prernn.reports.files import write_table
 from prernn.reports.plots import curves
 from prernn.reports.plots.figure import save_figure
@@ -88,14 +88,14 @@ def run(options: argparse.Namespace) -> None:
     jobs = _jobs(options)
     results = _train_all(jobs, options.jobs, out)
     classified = [result for result in results if not result.job.autoencoder]
-    parts: list[RenderableType] = [_report.machine("cpu")]
+    parts: list[RenderableType] = [report.machine("cpu")]
     if classified:
         parts.append(_table(classified))
         _draw(classified, out / "mnist.png")
     if coded := [result for result in results if result.job.autoencoder]:
-        parts.append(_report.table("autoencoder", [_code_line(result) for result in coded], ("sampler",)))
+        parts.append(report.table("autoencoder", [_code_line(result) for result in coded], ("sampler",)))
         _draw_codes(coded, read(options.data)[2][:SHOWN], out / "autoencoder.png")
-    _report.show(parts, out / "mnist.md")
+    report.show(parts, out / "mnist.md")
     print(f"written to {out}")
 
 
@@ -221,7 +221,7 @@ def _table(results: Sequence[Result]):
         lines.append({"network": sampler, **texts, "coincident": f"{coincident:,}", "accuracy, %": accuracy})
     widths = "/".join(map(str, results[0].job.widths))
     title = f"{widths} on MNIST, {results[0].job.epochs} epochs, {len(group)} seeds"
-    return _report.table(title, lines, ("network",))
+    return report.table(title, lines, ("network",))
 
 
 def _draw(results: Sequence[Result], path: Path) -> None:

@@ -138,6 +138,20 @@ def sparsity(parser: ArgumentParser) -> None:
     add("--out", default="runs/bench-sparsity", help="folder for data, tables, CSV and PNG (default %(default)s)")
 
 
+def training(parser: ArgumentParser) -> None:
+    """Of ``prernn bench training``."""
+    add = parser.add_argument
+    add("--backbone", default="efficientnet_lite0", help="of PreGRU-SIH (default %(default)s)")
+    add("--also", nargs="*", default=["r3d_18"], help="clip networks beside it (default: r3d_18)")
+    add("--clips", type=int, default=8, help="a batch (default %(default)s)")
+    add("--frames", type=int, default=16, help="of a clip (default %(default)s)")
+    add("--size", type=int, default=224, help="pixels (default %(default)s)")
+    add("--steps", type=int, default=3, help="timed, a training (default %(default)s)")
+    add("--rounds", type=int, default=2, help="trainings of each (default %(default)s)")
+    add("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="torch threads (default: 1 2)")
+    add("--out", default="runs/bench-training", help="folder for tables and CSV (default %(default)s)")
+
+
 OPTIONS: dict[str, Callable[[ArgumentParser], None]] = {
     "cifar_online": cifar_online,
     "cifar_quantize": cifar_quantize,
@@ -146,5 +160,6 @@ OPTIONS: dict[str, Callable[[ArgumentParser], None]] = {
     "rcn": rcn,
     "recurrence": recurrence,
     "sparsity": sparsity,
+    "training": training,
 }
 """What adds the options of each benchmark, by its name."""

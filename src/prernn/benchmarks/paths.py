@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from prernn.benchmarks import _report
-from prernn.benchmarks._timing import Stopwatch, threads
+from prernn.benchmarks.measuring import report
+from prernn.benchmarks.measuring.timing import Stopwatch, threads
 from prernn.ops import paths
 from prernn.ops.sobol import network_paths
 from prernn.reports.files import write_table
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
         _table(lines, over, batch, mode) for over in ("paths", "width") for batch in options.batches for mode in MODES
     ]
     title = f"Share of the {options.size} x {options.size} connections up to which paths are quicker than dense"
-    _report.show([_report.machine("cpu"), *tables, _report.table(title, crossed, ["mode"])], out / "paths.md")
+    report.show([report.machine("cpu"), *tables, report.table(title, crossed, ["mode"])], out / "paths.md")
     _plot(lines, options, out / "paths.png")
     print(f"written to {out}")
 
@@ -80,7 +80,7 @@ def _measure(stopwatch: Stopwatch, count: int, batch: int, over: str, size: int,
             x = torch.randn(batch, size)
             times = stopwatch.interleaved({name: _call(*layer, x, mode) for name, layer in found.items()})
             where = {"over": over, "threads": count, "mode": mode, "B": batch, "D": size, "paths": number}
-            lines += [{**where, "layer": name, **_report.milliseconds(taken)} for name, taken in times.items()]
+            lines += [{**where, "layer": name, **report.milliseconds(taken)} for name, taken in times.items()]
     return lines
 
 
@@ -160,7 +160,7 @@ def _table(lines: Sequence[Line], over: str, batch: int, mode: str):
             plural = "thread" if count == 1 else "threads"
             row |= {f"{name}, {count} {plural}": f"{value:.3g}" for name, value in medians[size, number].items()}
         rows.append(row)
-    return _report.table(f"{mode}, batch {batch}, over the {'number of paths' if over == 'paths' else over}; ms", rows)
+    return report.table(f"{mode}, batch {batch}, over the {'number of paths' if over == 'paths' else over}; ms", rows)
 
 
 def _plot(lines: Sequence[Line], options: argparse.Namespace, path: Path) -> None:

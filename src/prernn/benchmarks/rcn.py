@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from prernn.benchmarks import _report
-from prernn.benchmarks._timing import Stopwatch, Times, threads
+from prernn.benchmarks.measuring import report
+from prernn.benchmarks.measuring.timing import Stopwatch, Times, threads
 from prernn.conversion.accounting import frame_cost, recurrent_parameters, total_weights
 from prernn.conversion.convert import framewise
 from prernn.conversion.inflate import inflate
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
             lines += [_line(name, sizes[name], times, count, options) for name in calls]
     write_table(out / "rcn.csv", lines)
     tables = [_table(lines, count, options) for count in counts]
-    _report.show([_report.machine(options.device), *tables], out / "rcn.md")
+    report.show([report.machine(options.device), *tables], out / "rcn.md")
     base = "times as fast"
     bars = {f"threads: {n}": {x["network"]: float(x[base]) for x in lines if x["threads"] == n} for n in counts}
     title = f"a frame of a stream, {options.size} pixels, against {_base(options)} over a window of {options.window}"
@@ -126,7 +126,7 @@ def _line(name: str, sizes: dict, times: dict[str, Times], count: int, options: 
         "network": name,
         "threads": count,
         **sizes,
-        **_report.milliseconds(times[name]),
+        **report.milliseconds(times[name]),
         "times as fast": f"{times[_base(options)].median / times[name].median:.4g}",
     }
 
@@ -135,7 +135,7 @@ def _table(lines: list[dict], count: int, options: argparse.Namespace):
     title = f"One frame of a stream, {options.size} pixels, window {options.window}, threads: {count}"
     keys = ("network", "weights", "of W_hh", "multiply-adds", "state, MB", "median_ms", "times as fast")
     chosen = [{key: _text(line[key]) for key in keys} for line in lines if line["threads"] == count]
-    return _report.table(title, chosen, keys[:1])
+    return report.table(title, chosen, keys[:1])
 
 
 def _text(value: int | str) -> str:

@@ -3,7 +3,7 @@
 Candidates of one group (threads, cell, shape, mode) take turns within one run; figures are medians, the quartiles
 stand in the CSV. Inputs, weights and gradients are random. Forward is timed under torch.no_grad, for all alike;
 training is forward and backward with gradients to inputs and weights. How the floors are counted stands in
-`prernn.benchmarks._timing`.
+`prernn.benchmarks.measuring.timing`.
 """
 
 import argparse
@@ -21,16 +21,15 @@ from rich.console import Console, Group
 from rich.progress import Progress
 
 from prernn import ops
-from prernn.benchmarks import _candidates as candidates
-from prernn.benchmarks import _goals, _report
-from prernn.benchmarks._report import Row
-from prernn.benchmarks._timing import Ceilings, Stopwatch, Times, threads
+from prernn.benchmarks.measuring import candidates, goals, report
+from prernn.benchmarks.measuring.report import Row
+from prernn.benchmarks.measuring.timing import Ceilings, Stopwatch, Times, threads
 from prernn.layers.structures.irregular import Sparse
 from prernn.ops import compressed_rows
 from prernn.ops.input_projection import linear
 from prernn.reports.files import write_table
 
-SHAPES = (_goals.STEP, _goals.MAIN, _goals.LONG, (256, 1, 512))
+SHAPES = (goals.STEP, goals.MAIN, goals.LONG, (256, 1, 512))
 """``(T, B, D)``."""
 MODES = ("forward", "training")
 STRUCTURES = {
@@ -74,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
             tables += products(stopwatch, counts, options.sizes or PRODUCT_SIZES, out, progress.track)
         if options.rows:
             tables += row_products(stopwatch, counts, options.sizes or PRODUCT_SIZES, out, progress.track)
-    _report.show([_report.machine(options.device), *tables], out / "tables.md")
+    report.show([report.machine(options.device), *tables], out / "tables.md")
     print(f"written to {out}")
 
 
@@ -93,7 +92,7 @@ def _targets(options: argparse.Namespace) -> list[tuple[str, candidates.Shape]]:
     """Cells and shapes: by default LSTM at all shapes and the others at one."""
     if options.cells or options.shapes:
         return list(itertools.product(options.cells or ["lstm"], options.shapes or SHAPES))
-    return [("lstm", shape) for shape in SHAPES] + [(name, _goals.MAIN) for name in candidates.KINDS if name != "lstm"]
+    return [("lstm", shape) for shape in SHAPES] + [(name, goals.MAIN) for name in candidates.KINDS if name != "lstm"]
 
 
 def recurrences(stopwatch: Stopwatch, counts: Sequence[int], targets: Sequence, out: Path, track: Track) -> list[Group]:
@@ -110,14 +109,14 @@ def recurrences(stopwatch: Stopwatch, counts: Sequence[int], targets: Sequence, 
         with threads(count):
             reached.append({"threads": count, **ceilings[count].measured()})
             if count == 1:
-                checked = _goals.check(found, _goals.GOALS[stopwatch.device], ceilings[count])
+                checked = goals.check(found, goals.GOALS[stopwatch.device], ceilings[count])
     write_table(out / "recurrence.csv", [row.line() for row in found])
     write_table(out / "ceilings.csv", reached)
     write_table(out / "goals.csv", checked)
-    _report.ratio_plot(found, out / "ratios.png", _report.machine(stopwatch.device))
-    tables = [*_report.row_tables(found), _report.table("Ceilings of this machine", reached)]
+    report.ratio_plot(found, out / "ratios.png", report.machine(stopwatch.device))
+    tables = [*report.row_tables(found), report.table("Ceilings of this machine", reached)]
     texts = ("part", "mode", "ours", "theirs", "floor set by")
-    return [*tables, _report.table("Goals, LSTM, one thread", checked, texts)] if checked else tables
+    return [*tables, report.table("Goals, LSTM, one thread", checked, texts)] if checked else tables
 
 
 def measure(stopwatch: Stopwatch, count: int, part: str, cell: str, shape: candidates.Shape) -> list[Row]:
@@ -171,13 +170,13 @@ def growth(stopwatch: Stopwatch, count: int, sizes: Sequence[int], out: Path, tr
         for hidden, value in times.items():
             found[hidden][size] = value
     lines = [
-        {"threads": count, "hidden": hidden, "D": size, **_report.milliseconds(times)}
+        {"threads": count, "hidden": hidden, "D": size, **report.milliseconds(times)}
         for hidden, values in found.items()
         for size, times in values.items()
     ]
     write_table(out / "growth.csv", lines)
-    _report.growth_plot(found, out / "growth.png", f"LSTM recurrence alone, forward, T=16, B=8, threads: {count}")
-    return [_report.growth_table(found, count)]
+    report.growth_plot(found, out / "growth.png", f"LSTM recurrence alone, forward, T=16, B=8, threads: {count}")
+    return [report.growth_table(found, count)]
 
 
 def products(stopwatch: Stopwatch, counts: Sequence[int], sizes: Sequence[int], out: Path, track: Track) -> list[Group]:
@@ -190,7 +189,7 @@ def products(stopwatch: Stopwatch, counts: Sequence[int], sizes: Sequence[int], 
         size = {"threads": count, "rows": frames, "in": inputs, "out": outputs}
         lines.append(size | {name: f"{1e3 * value.median:.4g}" for name, value in times.items()})
     write_table(out / "linear.csv", lines)
-    return [_report.table("Input projection, forward, ms", lines)]
+    return [report.table("Input projection, forward, ms", lines)]
 
 
 def _linear_operators(frames: int, inputs: int, outputs: int) -> dict[str, Callable]:
@@ -225,4 +224,4 @@ def row_products(
             line |= {name: f"{1e3 * value:.4g}" for name, value in times.items()}
             lines.append(line | {"dense / compressed": f"{gain:.2f}"})
     write_table(out / "rows.csv", lines)
-    return [_report.table("Recurrent product of four gates, forward, ms", lines)]
+    return [report.table("Recurrent product of four gates, forward, ms", lines)]

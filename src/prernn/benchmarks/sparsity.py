@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from prernn.benchmarks import _report
-from prernn.benchmarks._timing import threads
+from prernn.benchmarks.measuring import report
+from prernn.benchmarks.measuring.timing import threads
 from prernn.conversion.accounting import recurrent_parameters, total_weights
 from prernn.conversion.modes import channels_last
 from prernn.conversion.network import RecurrentNetwork
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
             write_table(out / "sparsity.csv", lines)
         curves = _curves(full, judge, options, lambda: progress.advance(bar))
         write_table(out / "curves.csv", curves)
-    _report.show([_report.machine("cpu"), _table(lines, options), _curve_table(curves)], out / "sparsity.md")
+    report.show([report.machine("cpu"), _table(lines, options), _curve_table(curves)], out / "sparsity.md")
     _draw(curves, lines[0]["accuracy"], out / "sparsity.png")
     print(f"written to {out}")
 
@@ -161,12 +161,12 @@ def _table(lines: list[dict], options: argparse.Namespace):
         for line in lines
     ]
     title = f"the demo's task, {options.clips} clips a class, {options.epochs} epochs, threads: {options.threads}"
-    return _report.table(title, rows, ("network",))
+    return report.table(title, rows, ("network",))
 
 
 def _curve_table(curves: list[dict]):
     rows = [{**line, "amount": f"{line['amount']:g}", "accuracy": f"{line['accuracy']:.1%}"} for line in curves]
-    return _report.table("samples a weight, and share of activations, against accuracy", rows, ("way",))
+    return report.table("samples a weight, and share of activations, against accuracy", rows, ("way",))
 
 
 def _draw(curves: list[dict], full: float, path: Path) -> None:

@@ -118,8 +118,7 @@ def traditional(
         raise NotImplementedError(f"expected the output layer to read a vector, got {value_shape(vector)}")
     inputs = shape_of(vector)[1]
     size = inputs if hidden_size is None else hidden_size
-    _stack(module, vector, inputs, size, num_layers, cell, hidden)
-    network.note_layers()
+    _stack(network, vector, inputs, size, num_layers, cell, hidden)
     if head is not None and (outputs is not None or size != inputs):
         replace_output(network, shape_of(head)[1] if outputs is None else outputs)
     elif head is None and outputs is not None:
@@ -178,7 +177,7 @@ def _make_recurrent(
 
 
 def _stack(
-    module: fx.GraphModule,
+    network: RecurrentNetwork,
     vector: fx.Node,
     inputs: int,
     size: int,
@@ -187,7 +186,7 @@ def _stack(
     hidden: str | Structure,
 ) -> None:
     """Stacks ``layers`` new recurrent layers on ``vector``."""
-    parameter = next(module.parameters())
+    module, parameter = network.cnn, next(network.parameters())
     device, dtype = parameter.device, parameter.dtype
     for _ in range(layers):
         cell = make_cell(cell_name)
@@ -195,3 +194,4 @@ def _stack(
         layer = RecurrentLayer(projection, cell, size, hidden, device=device, dtype=dtype)
         vector = insert_layer(module, free_name(module, "recurrent"), layer, [vector], vector, [])
         inputs = size
+    network.note_layers()

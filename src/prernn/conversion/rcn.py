@@ -80,8 +80,7 @@ def convert_rcn(
     structure = self_connected(structure) if init == "identity" else structure
     network = open_network(cnn, image_size)
     for name in (names := _select(network.cnn, layers)):
-        _make_recurrent(network.cnn, name, cell, structure, init)
-    network.note_layers()
+        _make_recurrent(network, name, cell, structure, init)
     if not pretrained:
         _draw_anew(network)
     if outputs is not None:
@@ -127,7 +126,8 @@ def _check(name: str, nodes: list[fx.Node]) -> None:
         raise NotImplementedError(f"convolution {name!r} sees parts of frames, or several at once; expected one whole")
 
 
-def _make_recurrent(module: fx.GraphModule, name: str, cell: LinearCell, hidden: Structure, init: str) -> None:
+def _make_recurrent(network: RecurrentNetwork, name: str, cell: LinearCell, hidden: Structure, init: str) -> None:
+    module = network.cnn
     (node,) = [node for node in module_calls(module.graph) if node.target == name]
     layer = module.get_submodule(name)
     assert isinstance(layer, _ConvNd)
@@ -140,6 +140,7 @@ def _make_recurrent(module: fx.GraphModule, name: str, cell: LinearCell, hidden:
         raise ValueError(f"convolution {name!r}: {error}") from error
     _start(unit, init)
     insert_layer(module, name, unit, [node.all_input_nodes[0]], node, [node])
+    network.note_layers()
 
 
 def _start(unit: RecurrentLayer, init: str) -> None:

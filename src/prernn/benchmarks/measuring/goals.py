@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prernn.benchmarks import _candidates as candidates
-from prernn.benchmarks._report import Row
-from prernn.benchmarks._timing import Ceilings, Work, layer_work, recurrence_work
+from prernn.benchmarks.measuring import candidates
+from prernn.benchmarks.measuring.report import Row
+from prernn.benchmarks.measuring.timing import Ceilings, Work, layer_work, recurrence_work
 
 MAIN = (16, 8, 2048)
 LONG = (64, 32, 512)
@@ -54,7 +54,7 @@ LOOPS = (
     ("training", MAIN, 8, "5.3"),
     ("training", LONG, 18, "17.9"),
 )
-"""Goals against a plain torch loop, which can be written in two ways (`_candidates.recurrences`)."""
+"""Goals against a plain torch loop, which can be written in two ways (`candidates.recurrences`)."""
 
 GOALS = {
     "cpu": (

@@ -16,8 +16,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from prernn import ops
-from prernn.benchmarks._candidates import PROJECTION, TORCH, Shape
-from prernn.benchmarks._timing import Times
+from prernn.benchmarks.measuring.candidates import PROJECTION, TORCH, Shape
+from prernn.benchmarks.measuring.timing import Times
 from prernn.ops import backends
 from prernn.reports.files import write_text
 from prernn.reports.plots.figure import COLOURS, save_figure

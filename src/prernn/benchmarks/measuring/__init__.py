@@ -1,0 +1,1 @@
+"""What benchmarks share: candidates, interleaved timing, goals and floors, tables and pictures."""
