@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prernn.sparsity.paths import PathConv2d, PathLinear
     from prernn.sparsity.quantize import quantization_report, quantize
     from prernn.streaming.stream import Stream
+    from prernn.training.allocator import keep_memory
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ __all__ = [
     "framewise",
     "hidden_structure",
     "inflate",
+    "keep_memory",
     "load",
     "load_quantized",
     "matched_hidden_size",
@@ -71,6 +73,7 @@ _ROOMS = {
     "sparsity.paths": ("PathConv2d", "PathLinear"),
     "sparsity.quantize": ("quantization_report", "quantize"),
     "streaming.stream": ("Stream",),
+    "training.allocator": ("keep_memory",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

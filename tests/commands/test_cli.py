@@ -125,6 +125,21 @@ def test_a_full_disk_is_one_line(run, clip, tmp_path, capsys, monkeypatch):
     assert "No space left on device" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["paper", "list"], ["info"], ["inspect", "resnet18"], ["stream", "{clip}", "--checkpoint", "{run}"]],
+    ids=str,
+)
+def test_a_reader_that_has_enough_is_no_mistake(words, run, clip):
+    """``prernn ... | head``: what is read from a pipe that nobody holds any more."""
+    words = [word.format(run=run, clip=clip) for word in words]
+    command = [sys.executable, "-m", "prernn.commands.main", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
 def test_traceback_on_request(monkeypatch):
     monkeypatch.setenv("PRERNN_TRACEBACK", "1")
     with pytest.raises(ValueError, match="resnet5000"):

@@ -20,6 +20,7 @@ from prernn.commands.inspect import INSPECT
 from prernn.commands.paper import PAPER
 from prernn.commands.quantize import QUANTIZE
 from prernn.commands.stream import STREAM
+from prernn.training.allocator import keep_memory
 
 COMMANDS: dict[str, Command] = {
     "demo": DEMO,
@@ -45,11 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ``PRERNN_TRACEBACK=1`` lets the exception through, for looking into it.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    keep_memory()
     try:
         options = _read(arguments)
         COMMANDS[options.command].run(options)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
+    except (BrokenPipeError, SystemExit) as error:  # rich makes the one into the other
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        # whoever reads the output, such as head, has enough; Python flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, NotImplementedError, OSError, ImportError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError) and not _died(error):
             raise

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 import torch.utils.checkpoint
@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import Target
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from prernn.conversion.folding import Pair, foldable, folded, pairs_of
 from prernn.conversion.graph import shapes, tracing
 from prernn.conversion.graph.ending import find_output_layer
 from prernn.conversion.graph.graft import layer_output, recurrent_nodes
@@ -68,6 +69,12 @@ class RecurrentNetwork(nn.Module):
         nodes = recurrent_nodes(self.cnn)
         self._layers = [(name_of(node), shape_of(layer_output(node))[2:]) for node in nodes]  # and their maps' size
         self._map_sizes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+        self._foldable: list[Pair] | None = None
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode of all modules."""
+        self._foldable = None  # whose statistics are frozen is seen anew
+        return super().train(mode)
 
     @property
     def recurrent_layers(self) -> list[RecurrentLayer]:
@@ -139,7 +146,7 @@ class RecurrentNetwork(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # torch.fx pickles a graph as code, which forgets the shapes of its values
-        return {**self.__dict__, "shapes": [value_shape(node) for node in nodes_of(self.cnn.graph)]}
+        return {**self.__dict__, "_foldable": None, "shapes": [value_shape(node) for node in nodes_of(self.cnn.graph)]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         kept = state.pop("shapes")
@@ -176,8 +183,17 @@ class RecurrentNetwork(nn.Module):
         batch, steps = video.shape[:2]
         state = self._open_state(state, video, batch)
         frames = video.transpose(0, 1).flatten(0, 1)  # (T*B, C, H, W): time first, as the recurrence wants it
-        out, state = self.cnn(frames, state)
+        with self._folded():
+            out, state = self.cnn(frames, state)
         return out.unflatten(0, (steps, batch)).transpose(0, 1), state  # (B, T, K)
+
+    def _folded(self) -> contextlib.AbstractContextManager[None]:
+        """Frozen batch normalization is part of the convolution before it while the rest is trained."""
+        if not (self.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+            return contextlib.nullcontext()
+        if self._foldable is None:
+            self._foldable = foldable(pairs_of(self.cnn))
+        return folded(self._foldable)
 
     def _in_parts(self, video: Tensor, state: NetworkState | None, frames: int) -> tuple[Tensor, NetworkState]:
         if frames < 1:

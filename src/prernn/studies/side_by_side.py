@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from prernn.training.allocator import keep_memory
+
 
 @contextlib.contextmanager
 def side_by_side(
@@ -42,6 +44,7 @@ def side_by_side(
 
 
 def _begin(start: Callable[..., None] | None, given: tuple[Any, ...]) -> None:
+    keep_memory()
     torch.set_num_threads(1)
     if start is not None:
         start(*given)

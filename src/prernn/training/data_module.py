@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 from prernn.models.backbones import DEFAULT_BACKBONE, input_spec
 from prernn.tasks import DEFAULT_TASK
 from prernn.tasks.task import Subset, Task
+from prernn.training.allocator import keep_memory
 from prernn.training.batches import LengthBucketSampler, collate
 from prernn.training.dataset import VideoDataset
 
@@ -84,7 +85,13 @@ class VideoData(L.LightningDataModule):
         )
         if train:
             self._train_sampler = sampler
-        return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=self.num_workers)
+        return DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            worker_init_fn=_begin_worker,
+        )
 
     def train_dataloader(self) -> DataLoader:
         return self._loader("train")
@@ -107,3 +114,7 @@ class VideoData(L.LightningDataModule):
     def skipped(self) -> dict[str, str]:
         """Videos left out so far, with the reason."""
         return {path: reason for dataset in self.datasets.values() for path, reason in dataset.skipped.items()}
+
+
+def _begin_worker(number: int) -> None:
+    keep_memory()  # which a process that was not forked does not have from the main one

@@ -1,0 +1,115 @@
+"""Frozen batch normalization folded into the convolution before it, for as long as a pass of training takes.
+
+With frozen statistics it is an affine map of each channel, ``g (x - mu) / sigma + beta``, so that
+
+    B(w * x + b) = w' * x + b'   with   w' = w g / sigma   and   b' = beta + (b - mu) g / sigma.
+
+The right side passes over the feature maps once instead of twice, and keeps one of them for the gradient instead of
+two. Gradients go to w, b, g and beta as before; parameters and checkpoints are the same.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from prernn.conversion.graph.nodes import module_calls, submodule_of
+
+Pair = tuple[_ConvNd, _BatchNorm]
+"""A convolution, and the batch normalization that alone reads its output."""
+
+
+def pairs_of(cnn: fx.GraphModule) -> list[Pair]:
+    """The convolutions of a graph with a batch normalization behind them, each called once."""
+    calls = module_calls(cnn.graph)
+    targets = [call.target for call in calls]
+    found = []
+    for call in calls:
+        norm, source = submodule_of(cnn, call), call.all_input_nodes[0]
+        conv = submodule_of(cnn, source)
+        if not isinstance(norm, _BatchNorm) or not isinstance(conv, _ConvNd) or isinstance(conv, _ConvTransposeNd):
+            continue
+        once = targets.count(call.target) == targets.count(source.target) == 1
+        if once and list(source.users) == [call] and isinstance(conv._parameters.get("weight"), Tensor):
+            found.append((conv, norm))
+    return found
+
+
+@contextlib.contextmanager
+def folded(pairs: Sequence[Pair]) -> Iterator[None]:
+    """Lets convolutions do the work of their frozen normalizations for a while.
+
+    Passed over are normalizations in training, and modules with hooks, which may watch what lies between the two.
+    """
+    chosen = [pair for pair in pairs if _is_frozen(pair[1]) and not any(map(_has_hooks, pair))]
+    for conv, norm in chosen:
+        conv.forward = _Folded(conv, norm)
+        norm.forward = _as_it_is  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        for pair in chosen:
+            for module in pair:
+                del module.forward  # and the class's own is there again
+
+
+def foldable(pairs: Sequence[Pair]) -> list[Pair]:
+    """Those pairs that compute the same when folded, tried on a small input.
+
+    Others are, for example, convolutions that standardise their weight, and normalizations that do something more.
+    """
+    return [pair for pair in pairs if _is_frozen(pair[1]) and _computes_the_same(*pair)]
+
+
+def _is_frozen(norm: _BatchNorm) -> bool:
+    return not norm.training and norm.running_mean is not None
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
+@torch.no_grad()
+def _computes_the_same(conv: _ConvNd, norm: _BatchNorm) -> bool:
+    size = [(kernel - 1) * step + 2 for kernel, step in zip(conv.kernel_size, conv.dilation, strict=True)]
+    numbers = torch.arange(conv.in_channels * torch.Size(size).numel(), device=conv.weight.device)
+    picture = numbers.sin().view(1, conv.in_channels, *size).to(conv.weight.dtype)  # draws nothing from the generator
+    expected = norm(conv(picture))
+    with folded([(conv, norm)]):
+        return torch.allclose(norm(conv(picture)), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
+class _Folded:
+    """The forward pass of a convolution with the normalization behind it."""
+
+    def __init__(self, conv: _ConvNd, norm: _BatchNorm) -> None:
+        self.conv, self.norm = conv, norm
+
+    def __call__(self, x: Tensor) -> Tensor:
+        conv, norm = self.conv, self.norm
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None
+        assert variance is not None
+        factor = (variance + norm.eps).rsqrt()  # (C,), as the rest
+        if norm.weight is not None:
+            factor = factor * norm.weight
+        bias = -mean * factor if conv.bias is None else (conv.bias - mean) * factor
+        if norm.bias is not None:
+            bias = bias + norm.bias
+        weight = conv.weight * factor.view(-1, *[1] * (conv.weight.ndim - 1))
+        own = conv._parameters.copy()
+        # as torch.func.functional_call does, which has no way to give a bias where there is none
+        conv._parameters.update(weight=cast(nn.Parameter, weight), bias=cast(nn.Parameter, bias))
+        try:
+            out: Tensor = type(conv).forward(conv, x)
+        finally:
+            conv._parameters.update(own)
+        return out
