@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import socket
 import subprocess
@@ -209,6 +210,37 @@ def test_a_full_disk_leaves_the_old_checkpoint(videos, tmp_path, capsys, monkeyp
     assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
     assert last.read_bytes() == before
     assert sorted(path.name for path in last.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+@pytest.mark.parametrize("where", ["loss", "weights"])
+def test_training_that_diverges_stops_and_keeps_what_was_finite(videos, tmp_path, capsys, monkeypatch, where):
+    file, root = tmp_path / "config.yaml", tmp_path / "run"
+    file.write_text(yaml.safe_dump(config(videos, root, max_epochs=1)))
+    assert main(["fit", "--config", str(file)]) == 0
+    kept = {path: path.read_bytes() for path in (root / "model.safetensors", *(root / "checkpoints").iterdir())}
+    history = (root / "history.csv").read_text()
+    step = VideoModule.training_step
+
+    def diverge(module, batch, index):
+        loss = step(module, batch, index) if where == "weights" or index == 0 else None
+        if index == 1:  # the last of the epoch
+            module.network.output_layer.weight.data.fill_(math.nan)
+        return step(module, batch, index) if loss is None else loss
+
+    monkeypatch.setattr(VideoModule, "training_step", diverge)
+    assert main(["fit", "--config", str(file), "--trainer.max_epochs", "3", "--ckpt_path", "last"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("prernn: error")]
+    if where == "loss":
+        assert "epoch 2, batch 2" in line
+        assert "the loss is nan" in line
+        assert ".mp4" in line
+    else:
+        assert "epoch 2: cnn." in line
+        assert "not finite any more" in line
+    for path, content in kept.items():
+        assert path.read_bytes() == content
+    assert (root / "history.csv").read_text() == history
+    assert all(value.isfinite().all() for value in prernn.load(root).state_dict().values())
 
 
 class Watch(L.Callback):

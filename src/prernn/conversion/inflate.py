@@ -10,6 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from prernn.conversion.graph import shapes, tracing
 from prernn.conversion.graph.ending import final_value, find_output_layer
+from prernn.conversion.graph.fidelity import check_graph
 from prernn.conversion.graph.nodes import inputs_of, is_vector, module_calls, name_of, submodule_of, value_shape
 
 STARTS = ("centre", "mean")
@@ -146,6 +147,7 @@ def inflate(
         raise ValueError(f"expected a clip of at least 1 frame, got {frames}")
     module = tracing.trace(cnn)
     shape = shapes.propagate(module, shapes.frame_candidates(module, image_size))
+    check_graph(module, cnn, shape)
     tracing.make_output_linear(module)
     inputs, *others = inputs_of(module.graph)
     for node in others:  # arguments that were fixed at their defaults

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from prernn.conversion.folding import Pair, foldable, folded, pairs_of
 from prernn.conversion.graph import shapes, tracing
 from prernn.conversion.graph.ending import find_output_layer
+from prernn.conversion.graph.fidelity import check_graph
 from prernn.conversion.graph.graft import layer_output, recurrent_nodes
 from prernn.conversion.graph.nodes import inputs_of, layer_at, name_of, nodes_of, shape_of, value_shape
 from prernn.conversion.modes import evaluating
@@ -288,6 +289,7 @@ def open_network(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> R
     # a network of a fixed frame size may say so itself, as those of prernn do
     size = getattr(cnn, "frame_size", None) if image_size is None else image_size
     shape = shapes.propagate(module, shapes.frame_candidates(module, size))
+    check_graph(module, cnn, shape)
     tracing.make_output_linear(module)
     _add_state(module)
     return RecurrentNetwork(module, shape).train(cnn.training)

@@ -81,6 +81,8 @@ def predict(
     if labels is not None and len(labels) != len(probabilities):
         raise ValueError(f"expected {len(probabilities)} labels, one an output, got {len(labels)}")
     label = str(best) if labels is None else str(labels[best])
+    if bool(probabilities.isnan().any()):
+        label = ""  # none is the best
     return Prediction(index, time, label, float(probabilities[best]), latency, probabilities)
 
 

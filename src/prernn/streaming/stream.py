@@ -4,6 +4,7 @@
 reads.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,7 @@ class Stream:
 
     def reset(self) -> None:
         """Forgets what the stream has seen."""
+        self._diverged = False  # said once
         self._state: tuple | None = None  # None until the first frame, whose size the state may depend on
         self._pending: list[Tensor] = []  # (B, C, H, W) frames of the snippet to come
 
@@ -94,6 +96,9 @@ class Stream:
             if batch is None:
                 return None
             out, self._state = self.net.step(batch, self._state)
+        if not self._diverged and bool(out.isnan().any()):
+            self._diverged = True
+            warnings.warn("the network's output is not a number: it has diverged", RuntimeWarning, stacklevel=2)
         return out[0] if self.batch_size == 1 else out
 
     def probabilities(self, frame: Frame) -> Tensor | None:

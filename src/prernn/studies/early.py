@@ -24,7 +24,7 @@ from prernn.reports.tables import print_whole
 from prernn.studies.runs.page import short_names
 from prernn.studies.runs.videos import own_videos
 from prernn.tasks import restore
-from prernn.tasks.classification import clip_scores
+from prernn.tasks.classification import answers, clip_scores
 from prernn.tasks.task import valid_steps
 from prernn.training.run_files import run_folder_of
 
@@ -106,7 +106,7 @@ class EarlyAccuracy(Metric):
         if scores.ndim != 3 or scores.shape[1] != len(self.hits) or label.shape != scores.shape[:1]:
             shapes = f"{tuple(scores.shape)} and {tuple(label.shape)}"
             raise ValueError(f"expected scores (B, {len(self.hits)}, K) and label (B,), got {shapes}")
-        self.hits += (scores.argmax(-1) == label[:, None]).sum(0)
+        self.hits += (answers(scores) == label[:, None]).sum(0)
         self.videos += len(label)
 
     def compute(self) -> Tensor:

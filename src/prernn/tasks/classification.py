@@ -58,8 +58,9 @@ class ClipMetrics(nn.Module):
         if num_classes < 2:
             raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
         self.num_classes = num_classes
-        self.clips = MulticlassConfusionMatrix(num_classes)
-        self.frames = MulticlassAccuracy(num_classes, average="micro")
+        # one class more stands for outputs that are no numbers, which are the class that no clip has
+        self.clips = MulticlassConfusionMatrix(num_classes + 1)
+        self.frames = MulticlassAccuracy(num_classes + 1, average="micro")
         self.videos = VideoAccuracy()
 
     def update(self, out: Tensor, batch: dict[str, Any]) -> None:
@@ -71,23 +72,24 @@ class ClipMetrics(nn.Module):
         label, lengths = batch["label"], batch["lengths"]
         scores = clip_scores(out, lengths)  # (B, K)
         mask = valid_steps(lengths, out.shape[1])  # (B, T)
-        self.clips.update(scores.argmax(-1), label)
-        self.frames.update(out.argmax(-1)[mask], label[:, None].expand_as(mask)[mask])
+        self.clips.update(answers(scores), label)
+        self.frames.update(answers(out)[mask], label[:, None].expand_as(mask)[mask])
         self.videos.update(scores, label, batch["path"])
 
     def compute(self) -> dict[str, Tensor]:
         """clip_accuracy, video_accuracy and frame_accuracy (scalars), class_accuracy ``(K,)``, confusion ``(K, K)``.
 
         Rows of the confusion matrix are true classes of clips, columns predicted ones. A class without clips has an
-        accuracy of NaN.
+        accuracy of NaN. A clip whose outputs are not numbers counts as wrong, and is in no column.
         """
-        confusion = self.clips.compute()  # (K, K)
+        counts = self.clips.compute()[:-1]  # (K, K + 1)
+        confusion = counts[:, :-1]
         hits = confusion.diagonal().float()
         return {
-            "clip_accuracy": hits.sum() / confusion.sum(),
+            "clip_accuracy": hits.sum() / counts.sum(),
             "video_accuracy": self.videos.compute(),
             "frame_accuracy": self.frames.compute(),
-            "class_accuracy": hits / confusion.sum(1),
+            "class_accuracy": hits / counts.sum(1),
             "confusion": confusion,
         }
 
@@ -123,7 +125,12 @@ class VideoAccuracy(Metric):
         count = int(group.max()) + 1
         total = scores.new_zeros(count, scores.shape[1]).index_add_(0, group, scores)  # (videos, K)
         truth = label.new_zeros(count).index_put_((group,), label)  # (videos,)
-        return (total.argmax(1) == truth).float().mean()
+        return (answers(total) == truth).float().mean()
+
+
+def answers(scores: Tensor) -> Tensor:
+    """The best of K scores ``(..., K)``; K, which is no class, where one of them is not a number."""
+    return scores.argmax(-1).masked_fill(scores.isnan().any(-1), scores.shape[-1])
 
 
 def _number(name: str) -> int:

@@ -102,6 +102,11 @@ class VideoModule(L.LightningModule):
         self._note_skipped(batch)
         # a batch whose videos were all skipped still takes part in the processes' gradient exchange
         loss = self._loss(self._outputs(batch, self._video(batch)), batch) if videos else self._nothing()
+        if not bool(loss.isfinite()):
+            raise ValueError(
+                f"epoch {self.current_epoch + 1}, batch {batch_idx + 1}: the loss is {loss.item()}, training stops. "
+                f"A lower learning rate or gradient_clip_val may help; the batch was {', '.join(batch['path'])}"
+            )
         self.log("train_loss", loss.detach(), on_epoch=True, on_step=False, batch_size=max(videos, 1), sync_dist=True)
         if self.trainer.world_size == 1:
             return loss

@@ -1,5 +1,6 @@
 """What a run leaves behind: history, checkpoint with recipe, metrics, predictions, pictures."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ class WholeFiles(TorchCheckpointIO):
         """Writes a checkpoint that appears whole or not at all.
 
         Raises:
+            ValueError: weights that are not finite; the file that is there stays.
             OSError: it can't be written, a full disk for instance.
         """
+        _check_finite(checkpoint["state_dict"], checkpoint.get("epoch", 0) + 1)
         with whole_file(path) as part:
             super().save_checkpoint(checkpoint, part, storage_options)
 
@@ -53,7 +56,8 @@ class RunFolder(L.Callback):
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
-        """Adds an epoch to the history and writes the checkpoint."""
+        """Adds an epoch to the history and writes the checkpoint, unless its weights are not finite: a ValueError."""
+        _check_finite(module.state_dict(), trainer.current_epoch + 1)
         # the learning rates as the logger calls them come again below
         logged = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("lr-")}
         values = {name: float(value) for name, value in logged.items()}
@@ -109,6 +113,15 @@ class RunFolder(L.Callback):
             rows = sorted((row for part in parts for row in part), key=lambda row: (row["path"], row.get("frame", 0)))
             write_table(Path(trainer.default_root_dir) / "predictions.csv", rows)
             _report(skipped)
+
+
+def _check_finite(weights: Mapping[str, torch.Tensor], epoch: int) -> None:
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(
+                f"epoch {epoch}: {name.removeprefix('network.')} is not finite any more, and training stops; the "
+                "checkpoint of the epoch before stays. A lower learning rate or gradient_clip_val may help"
+            )
 
 
 def _skipped(trainer: L.Trainer) -> dict[str, str]:

@@ -16,6 +16,9 @@ PLAIN: dict[Target, Target] = {
     operator.isub: operator.sub,
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
+    operator.ifloordiv: operator.floordiv,
+    operator.imod: operator.mod,
+    operator.ipow: operator.pow,
     torch.relu_: torch.relu,
 }
 """Functions that overwrite their first argument, and the plain form of each."""
@@ -23,6 +26,18 @@ PLAIN: dict[Target, Target] = {
 VIEWS = (
     *("getitem", "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "transpose", "permute"),
     *("chunk", "split", "narrow", "select", "expand", "expand_as", "movedim", "unbind", "detach", "contiguous"),
+    *(
+        "view_as",
+        "reshape_as",
+        "swapaxes",
+        "swapdims",
+        "moveaxis",
+        "tensor_split",
+        "diagonal",
+        "unfold",
+        "to",
+        "type_as",
+    ),
 )
 """Functions and methods whose result may share memory with what they take."""
 
@@ -53,12 +68,26 @@ def avoid_overwriting(module: fx.GraphModule) -> None:
             source = source.all_input_nodes[0]
             if any(order[user] > order[node] for user in source.users):
                 raise NotImplementedError(f"{node} overwrites a part of {source}, which is read afterwards")
+        if view := _seen_afterwards(value, node, order):
+            raise NotImplementedError(f"{node} overwrites {value}, of which {view} is a part that is read afterwards")
         if len(value.users) == 1 and source is value and value.op != "placeholder" and node.op == "call_module":
             continue
         _make_plain(module, node)
         for user in list(value.users):
             if order[user] > order[node]:
                 user.replace_input_with(value, node)
+
+
+def _seen_afterwards(value: fx.Node, step: fx.Node, order: dict[fx.Node, int]) -> fx.Node | None:
+    """A view of ``value``, taken before ``step`` and read after it; None where there is none."""
+    for view in value.users:
+        if view is step or not _is_view(view) or order.get(view, order[step]) >= order[step]:
+            continue
+        if any(order.get(user, -1) > order[step] for user in view.users):
+            return view
+        if (further := _seen_afterwards(view, step, order)) is not None:
+            return further
+    return None
 
 
 def _works_in_place(module: fx.GraphModule, node: fx.Node) -> bool:
@@ -127,7 +156,7 @@ def make_dropout_modules(module: fx.GraphModule) -> None:
             if not isinstance(p, int | float):
                 raise TypeError(f"expected dropout's probability as a number, got {p!r}")
             name = f"dropout_{count}"
-            module.add_submodule(name, DROPOUTS[node.target](p))
+            module.add_submodule(name, DROPOUTS[node.target](p).eval())  # as all that is traced
             with module.graph.inserting_after(node):
                 replacement = module.graph.call_module(name, (node.args[0],))
             node.replace_all_uses_with(replacement)

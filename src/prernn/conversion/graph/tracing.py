@@ -34,6 +34,33 @@ class CNNTracer(fx.Tracer):
             return True
         return type(module) in _timm_leaves()[0] or super().is_leaf_module(module, name)
 
+    def proxy(self, node: fx.Node) -> "Aliased":
+        """What stands for a value while the CNN is traced."""
+        return Aliased(node, self)
+
+
+def _overwriting(operation: Callable[..., Any]) -> Callable[["Aliased", Any], "Aliased"]:
+    def overwrite(value: "Aliased", other: Any) -> "Aliased":
+        value.node = value.tracer.create_proxy("call_function", operation, (value, other), {}).node
+        return value
+
+    return overwrite
+
+
+class Aliased(fx.Proxy):
+    """A value under all of its names: after ``y = x; x += 1`` both are what the sum is, as with tensors.
+
+    torch.fx takes ``x += 1`` for ``x = x + 1``, which leaves ``y`` as it was.
+    """
+
+    __iadd__ = _overwriting(operator.iadd)
+    __isub__ = _overwriting(operator.isub)
+    __imul__ = _overwriting(operator.imul)
+    __itruediv__ = _overwriting(operator.itruediv)
+    __ifloordiv__ = _overwriting(operator.ifloordiv)
+    __imod__ = _overwriting(operator.imod)
+    __ipow__ = _overwriting(operator.ipow)
+
 
 def _timm_leaves() -> tuple[set[type[nn.Module]], tuple[Callable[..., Any], ...]]:
     """Modules and functions that timm declares untraceable; empty when no timm model can be about."""

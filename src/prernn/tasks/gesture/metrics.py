@@ -10,6 +10,7 @@ from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.text import WordErrorRate
 
+from prernn.tasks.classification import answers
 from prernn.tasks.ctc_decoders import Decoder, Event, label_scores
 
 
@@ -36,7 +37,8 @@ class GestureMetrics(nn.Module):
         if gestures < 2:
             raise ValueError(f"gestures: expected at least 2, got {gestures}")
         self.decoder, self.snippet, self.tolerance = decoder, snippet, tolerance
-        self.confusion = MulticlassConfusionMatrix(gestures)
+        self.gestures = gestures
+        self.confusion = MulticlassConfusionMatrix(gestures + 1)  # and one for outputs that are no numbers
         self.edits = WordErrorRate()
         self.true, self.hits, self.alarms = SumMetric(), SumMetric(), SumMetric()  # gestures, and events
         self.delays, self.minutes = SumMetric(), SumMetric()  # frames, and of video
@@ -45,14 +47,13 @@ class GestureMetrics(nn.Module):
         """Adds a batch; an empty one adds nothing. Raises ValueError for outputs of another K."""
         if len(out) == 0:
             return
-        gestures = self.confusion.num_classes
-        if out.shape[-1] != gestures + 1:
-            raise ValueError(f"expected {gestures + 1} outputs, got {out.shape[-1]}")
+        if out.shape[-1] != self.gestures + 1:
+            raise ValueError(f"expected {self.gestures + 1} outputs, got {out.shape[-1]}")
         for video, scores in enumerate(classified(out, batch, self.snippet)):
             target = batch["target"][video]
             true = target[target > 0]
             device = self.confusion.device
-            self.confusion.update(scores.argmax(-1).to(device), true.to(device) - 1)
+            self.confusion.update(answers(scores).to(device), true.to(device) - 1)
             events, _ = begins_and_ends(self.decoder.events(steps_of(out, batch, video)))
             self.edits.update(_sentence(event.label for event in events), _sentence(true.tolist()))
             frames = int(batch["frames"][video])
@@ -71,18 +72,20 @@ class GestureMetrics(nn.Module):
         ``accuracy``: share of gestures classified rightly. ``edit_distance``: insertions, deletions and
         substitutions that make the decoded labels the true ones, for each true gesture. ``detected``: share of the
         gestures. ``delay``: mean frames from a gesture's begin to its detection. ``false_alarms``: for each minute of
-        video. ``class_accuracy`` ``(K - 1,)``; ``confusion`` ``(K - 1, K - 1)``, true gestures as rows.
+        video. ``class_accuracy`` ``(K - 1,)``; ``confusion`` ``(K - 1, K - 1)``, true gestures as rows. A gesture in a
+        video whose outputs are not numbers counts as wrong and undetected, and is in no column.
         """
-        confusion = self.confusion.compute()  # (K - 1, K - 1)
+        counts = self.confusion.compute()[:-1]  # (K - 1, K)
+        confusion = counts[:, :-1]
         right = confusion.diagonal().float()
         hits = self.hits.compute()
         return {
-            "accuracy": right.sum() / confusion.sum(),
+            "accuracy": right.sum() / counts.sum(),
             "edit_distance": self.edits.compute(),
             "detected": hits / self.true.compute(),
             "delay": self.delays.compute() / hits,
             "false_alarms": self.alarms.compute() / self.minutes.compute(),
-            "class_accuracy": right / confusion.sum(1),
+            "class_accuracy": right / counts.sum(1),
             "confusion": confusion,
         }
 
@@ -98,12 +101,16 @@ def log_probs(out: Tensor) -> Tensor:
 
 
 def classified(out: Tensor, batch: dict[str, Any], snippet: int) -> Iterator[Tensor]:
-    """For each video of a batch the `prernn.tasks.ctc_decoders.label_scores` ``(N, K - 1)`` of its N gestures."""
+    """For each video of a batch the `prernn.tasks.ctc_decoders.label_scores` ``(N, K - 1)`` of its N gestures.
+
+    They are NaN where the network has diverged.
+    """
     for video in range(len(out)):
         scores = steps_of(out, batch, video)  # (T, K)
         count = int((batch["target"][video] > 0).sum())
         cuts = part_cuts(batch["intervals"][video][:count].tolist(), len(scores), snippet)
-        yield torch.stack([label_scores(scores[a:b]) for a, b in itertools.pairwise(cuts)])
+        values = torch.stack([label_scores(scores[a:b]) for a, b in itertools.pairwise(cuts)])
+        yield values.fill_(torch.nan) if _diverged(out, batch, video) else values
 
 
 def part_cuts(intervals: Sequence[Sequence[int]], steps: int, snippet: int) -> list[int]:
@@ -148,10 +155,14 @@ def detections(
 def steps_of(out: Tensor, batch: dict[str, Any], video: int) -> Tensor:
     """Log-probabilities ``(T, K)`` of one video, on the CPU; of a network that has diverged, of no gesture at all."""
     steps = out[video, : int(batch["lengths"][video])].detach().cpu()
-    if bool(steps.isnan().any()):
+    if _diverged(out, batch, video):
         steps = torch.zeros_like(steps)
         steps[:, 0] = 1.0
     return log_probs(steps)
+
+
+def _diverged(out: Tensor, batch: dict[str, Any], video: int) -> bool:
+    return bool(out[video, : int(batch["lengths"][video])].isnan().any())
 
 
 def begins_and_ends(events: list[Event]) -> tuple[list[Event], list[Event]]:
