@@ -51,18 +51,18 @@ def test_it_is_a_backbone_that_becomes_recurrent():
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the trained networks are absent")
 def test_few_samples_are_enough():
     """The talk's line of ResNet-20: about 68 % of the weights, 0.67 points lost; here 3 draws on some pictures."""
-    from prernn.benchmarks import _cifar
+    from prernn.benchmarks.measuring import cifar
 
-    pictures, labels = _cifar.read(SHARED)
-    net = _cifar.network(SHARED, 20)
+    pictures, labels = cifar.read(SHARED)
+    net = cifar.network(SHARED, 20)
     pictures, labels = pictures[:423], labels[:423]
-    full = _cifar.accuracy(net, pictures, labels)
+    full = cifar.accuracy(net, pictures, labels)
     lost = []
     for seed in range(3):
         quantized = quantize(net, 1.2, seed=seed)
         report = quantization_report(quantized)
         assert report.bits < 5
         assert report.nonzero < 0.71
-        lost.append(full - _cifar.accuracy(quantized, pictures, labels))
+        lost.append(full - cifar.accuracy(quantized, pictures, labels))
     assert sum(lost) / 3 < 1.5
-    assert full - _cifar.accuracy(quantize(net, 1.2, order="natural", allocation=0.0), pictures, labels) > 1.5
+    assert full - cifar.accuracy(quantize(net, 1.2, order="natural", allocation=0.0), pictures, labels) > 1.5
