@@ -292,7 +292,9 @@ def open_network(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> R
     check_graph(module, cnn, shape)
     tracing.make_output_linear(module)
     _add_state(module)
-    return RecurrentNetwork(module, shape).train(cnn.training)
+    network = RecurrentNetwork(module, shape).train(cnn.training)
+    network.recipe = Recipe(**getattr(cnn, "recipe_of_backbone", {}))  # as `prernn.backbone` leaves it
+    return network
 
 
 def _add_state(module: fx.GraphModule) -> None:

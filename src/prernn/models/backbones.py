@@ -7,6 +7,7 @@ no other server.
 """
 
 import difflib
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -115,7 +116,20 @@ def backbone(
     model.input_spec = {**spec, "size": getattr(model, "image_size", spec["size"])}  # type: ignore[assignment]  # plain data, no module
     if channels is not None:
         _take_channels(model, channels, trained=meta or pretrained or weights is not None)
+    model.recipe_of_backbone = {  # type: ignore[assignment]  # plain data, no module
+        **_as_recipe(name, options, channels),
+        "transform": None if channels else {key: model.input_spec[key] for key in ("size", "mean", "std")},
+    }
     return model if meta or device is None else model.to(device)
+
+
+def _as_recipe(name: str, options: dict[str, Any], channels: int | None) -> dict[str, Any]:
+    """What a checkpoint has to know to build the backbone again; nothing where the options are no plain data."""
+    try:
+        plain = json.loads(json.dumps(options))
+    except TypeError:
+        return {}
+    return {"backbone": name, "backbone_options": plain, "channels": channels}
 
 
 def input_spec(network: str | nn.Module) -> dict[str, Any]:

@@ -28,7 +28,6 @@ def save(net: RecurrentNetwork, path: str | Path) -> Path:
         >>> import tempfile
         >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)
         >>> net = prernn.convert(cnn, "fc6", cell="gru")
-        >>> net.recipe.backbone, net.recipe.backbone_options = "small_vgg", {"width": 2, "units": 16, "size": 16}
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = prernn.save(net, folder)
         >>> path.name
@@ -69,7 +68,7 @@ def load(path: str | Path, cnn: nn.Module | None = None) -> RecurrentNetwork:
         >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)
         >>> net = prernn.convert(cnn.eval(), "fc6", cell="gru", outputs=3)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     again = prernn.load(prernn.save(net, folder), cnn)  # the CNN, as the recipe names none
+        ...     again = prernn.load(prernn.save(net, folder))  # load(path, cnn) for a CNN of your own
         >>> video = torch.rand(1, 4, 3, 16, 16)
         >>> torch.equal(again(video)[0], net(video)[0])
         True

@@ -20,7 +20,7 @@ class NetworkSpec:
     Attributes:
         backbone: a name of `prernn.models.backbones.backbone`.
         pretrained: load the weights that the backbone's library offers.
-        weights: or a local file of weights, or the run folder of a frame-wise network: see
+        weights: a local file of weights in place of the library's, or the run folder of a frame-wise network: see
             `prernn.models.weight_files.load_weights`. Where ``outputs`` are given, its output layer may be another.
         backbone_options: further arguments of the backbone, such as ``{"frames": 8}`` for C3D.
         channels: input channels where they are not the 3 of colour, such as 20 for ten frames of optical flow: see
@@ -78,7 +78,7 @@ class NetworkSpec:
         """
         cnn = backbone(
             self.backbone,
-            pretrained=self.pretrained,
+            pretrained=self.pretrained and self.weights is None,
             weights=self.weights,
             channels=self.channels,
             new_output=outputs is not None,

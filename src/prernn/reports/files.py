@@ -9,6 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+_UMASK = os.umask(0)  # it can only be read by setting it
+os.umask(_UMASK)
+
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
@@ -23,6 +26,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         yield part
         with open(part, "rb") as file:
             os.fsync(file.fileno())  # a disk may report that it is full only now
+        os.chmod(part, 0o666 & ~_UMASK)  # some libraries make files that their owner alone may read
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
