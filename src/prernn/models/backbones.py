@@ -113,12 +113,13 @@ def backbone(
         turn_colours_round(model)
     spec = input_spec(name)
     # a network with a fixed picture size, such as a vision transformer, knows it better than its name does
-    model.input_spec = {**spec, "size": getattr(model, "image_size", spec["size"])}  # type: ignore[assignment]  # plain data, no module
+    spec = {**spec, "size": getattr(model, "image_size", spec["size"])}
+    model.input_spec = spec  # type: ignore[assignment]  # plain data, no module
     if channels is not None:
         _take_channels(model, channels, trained=meta or pretrained or weights is not None)
     model.recipe_of_backbone = {  # type: ignore[assignment]  # plain data, no module
         **_as_recipe(name, options, channels),
-        "transform": None if channels else {key: model.input_spec[key] for key in ("size", "mean", "std")},
+        "transform": None if channels else {key: spec[key] for key in ("size", "mean", "std")},
     }
     return model if meta or device is None else model.to(device)
 
