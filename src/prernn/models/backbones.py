@@ -111,21 +111,24 @@ def backbone(
         load_into(model, weights, new_output, channels)
     if bgr:
         turn_colours_round(model)
-    spec = input_spec(name)
-    # a network with a fixed picture size, such as a vision transformer, knows it better than its name does
-    spec = {**spec, "size": getattr(model, "image_size", spec["size"])}
-    model.input_spec = spec  # type: ignore[assignment]  # plain data, no module
+    _note(model, name, options, channels)
     if channels is not None:
         _take_channels(model, channels, trained=meta or pretrained or weights is not None)
-    model.recipe_of_backbone = {  # type: ignore[assignment]  # plain data, no module
-        **_as_recipe(name, options, channels),
-        "transform": None if channels else {key: spec[key] for key in ("size", "mean", "std")},
-    }
     return model if meta or device is None else model.to(device)
 
 
+def _note(model: nn.Module, name: str, options: dict[str, Any], channels: int | None) -> None:
+    """Leaves on a backbone what it expects, and what a checkpoint has to know to build it again."""
+    spec = input_spec(name)
+    # a network with a fixed picture size, such as a vision transformer, knows it better than its name does
+    spec = {**spec, "size": getattr(model, "image_size", spec["size"])}
+    transform = None if channels else {key: spec[key] for key in ("size", "mean", "std")}
+    model.input_spec = spec  # type: ignore[assignment]  # plain data, no module
+    model.recipe_of_backbone = {**_as_recipe(name, options, channels), "transform": transform}  # type: ignore[assignment]
+
+
 def _as_recipe(name: str, options: dict[str, Any], channels: int | None) -> dict[str, Any]:
-    """What a checkpoint has to know to build the backbone again; nothing where the options are no plain data."""
+    """The backbone as a recipe says it; nothing where the options are no plain data."""
     try:
         plain = json.loads(json.dumps(options))
     except TypeError:
