@@ -92,6 +92,17 @@ class PlainNet(nn.Module):
 CNNS = {"fc": FcNet, "conv": ResidualNet}
 
 
+class SnippetNet(nn.Module):
+    """A 3-D CNN over snippets of four frames."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc6, self.fc7 = nn.Conv3d(3, 4, 3, padding=1), nn.Linear(4, 6), nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.fc7(torch.relu(self.fc6(torch.relu(self.conv(x)).mean((2, 3, 4)))))
+
+
 def prepare(cnn: nn.Module) -> nn.Module:
     """The CNN in float64 and evaluation mode, with batch statistics that are not just 0 and 1."""
     for module in cnn.modules():

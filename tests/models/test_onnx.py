@@ -15,7 +15,7 @@ from prernn.layers.cells import CELLS
 from prernn.layers.input_to_hidden import INPUTS
 from prernn.models import onnx as export
 from prernn.models.onnx import export_onnx
-from small_cnns import CNNS, FcNet, ResidualNet, prepare, shake
+from small_cnns import CNNS, FcNet, ResidualNet, SnippetNet, prepare, shake
 from strategies import example_specs
 
 onnx = pytest.importorskip("onnx")
@@ -126,17 +126,6 @@ def test_network_without_recurrence(tmp_path):
     net = prernn.framewise(ResidualNet()).eval()
     export_onnx(net, tmp_path / "net.onnx", "sequence", image_size=(8, 8))
     assert_sequences(net, tmp_path / "net.onnx", (3, 8, 8))
-
-
-class SnippetNet(nn.Module):
-    """A 3-D CNN over snippets."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.fc6, self.fc7 = nn.Conv3d(3, 4, 3, padding=1), nn.Linear(4, 6), nn.Linear(6, 5)
-
-    def forward(self, x):
-        return self.fc7(torch.relu(self.fc6(torch.relu(self.conv(x)).mean((2, 3, 4)))))
 
 
 def test_network_of_snippets(tmp_path):

@@ -6,7 +6,8 @@ import pytest
 
 import prernn
 from prernn.media import encoding
-from streamed_networks import LABELS, NETWORKS, SPEC, SnippetNet, pictures
+from small_cnns import SnippetNet
+from streamed_networks import LABELS, NETWORKS, SPEC, pictures
 
 
 @pytest.fixture(params=NETWORKS)

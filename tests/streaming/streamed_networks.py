@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
 
 import prernn
 from prernn.streaming.prediction import Prediction
@@ -31,17 +30,6 @@ NETWORKS = {
     "traditional": lambda: prernn.traditional(ResidualNet(), cell="gru", num_layers=2).eval(),
     "frame-wise": lambda: prernn.framewise(ResidualNet()).eval(),
 }
-
-
-class SnippetNet(nn.Module):
-    """A 3-D CNN over snippets of four frames."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.fc6, self.fc7 = nn.Conv3d(3, 4, 3, padding=1), nn.Linear(4, 6), nn.Linear(6, 5)
-
-    def forward(self, x):
-        return self.fc7(torch.relu(self.fc6(torch.relu(self.conv(x)).mean((2, 3, 4)))))
 
 
 def made_up(index=0, label="a, b", probability=0.25):

@@ -8,13 +8,11 @@ is new alone. A 3-D network trains on the same frames.
 """
 
 import argparse
-import contextlib
 import multiprocessing
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +106,7 @@ def _train(contestant: Contestant, count: int, options: argparse.Namespace) -> R
         "label": torch.arange(options.clips) % CLASSES,
     }
     before, seconds = _most_memory(), []
-    with threads(count), _precision(contestant):
+    with threads(count), torch.autocast("cpu", torch.bfloat16, enabled=contestant.autocast):
         for _ in range(1 + options.steps):
             start = time.perf_counter()
             loss = module._loss(module._outputs(batch, batch["input"]), batch)
@@ -130,12 +128,6 @@ def _module(contestant: Contestant, options: argparse.Namespace) -> VideoModule:
     if not contestant.fold:
         module.network._foldable = []
     return module
-
-
-@contextlib.contextmanager
-def _precision(contestant: Contestant) -> Iterator[None]:
-    with torch.autocast("cpu", torch.bfloat16, enabled=contestant.autocast):
-        yield
 
 
 def _most_memory() -> int:

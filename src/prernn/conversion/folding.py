@@ -88,7 +88,10 @@ def _as_it_is(x: Tensor) -> Tensor:
 
 
 class _Folded:
-    """The forward pass of a convolution with the normalization behind it."""
+    """The forward pass of a convolution with the normalization behind it.
+
+    torch.nn.utils.fusion computes the same weights, but as new parameters, through which no gradient comes.
+    """
 
     def __init__(self, conv: _ConvNd, norm: _BatchNorm) -> None:
         self.conv, self.norm = conv, norm

@@ -56,8 +56,7 @@ def _pictures(frame_shape: tuple[int, ...], parameter: Tensor) -> Iterator[Tenso
 
 
 def _alike(one: Any, other: Any) -> bool:
-    pairs = list(zip(_tensors(one), _tensors(other), strict=False))
-    return all(a.shape == b.shape and _close(a, b) for a, b in pairs)
+    return all(a.shape == b.shape and _close(a, b) for a, b in zip(_tensors(one), _tensors(other), strict=False))
 
 
 def _tensors(values: Any) -> list[Tensor]:
