@@ -3,14 +3,13 @@
 from typing import Any, Literal
 
 import lightning as L
-from torch.utils.data import DataLoader
 
 from prernn.models.backbones import DEFAULT_BACKBONE, input_spec
 from prernn.tasks import DEFAULT_TASK
 from prernn.tasks.task import Subset, Task
-from prernn.training.allocator import keep_memory
-from prernn.training.batches import LengthBucketSampler, collate
+from prernn.training.batches import LengthBucketSampler
 from prernn.training.dataset import VideoDataset
+from prernn.training.loader import EpochLoader, video_loader
 
 SUBSETS: dict[str, Subset] = {"fit": "val", "validate": "val", "test": "test", "predict": "test"}
 
@@ -67,12 +66,7 @@ class VideoData(L.LightningDataModule):
         if subset not in self.datasets:
             self.datasets[subset] = self.dataset(subset)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the shuffling, sampling and augmentation of an epoch."""
-        self.datasets["train"].set_epoch(epoch)
-        self._train_sampler.set_epoch(epoch)
-
-    def _loader(self, subset: Subset) -> DataLoader:
+    def _loader(self, subset: Subset) -> EpochLoader:
         dataset, train = self.datasets[subset], subset == "train"
         trainer = self.trainer
         sampler = LengthBucketSampler(
@@ -83,26 +77,22 @@ class VideoData(L.LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
         )
-        if train:
-            self._train_sampler = sampler
-        return DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            worker_init_fn=_begin_worker,
-        )
+        return video_loader(dataset, sampler, self.num_workers, self._epoch if train else None)
 
-    def train_dataloader(self) -> DataLoader:
+    def _epoch(self) -> int:
+        """Epochs that are behind: Lightning's own number is still that of the last one when a resumed run begins."""
+        return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0
+
+    def train_dataloader(self) -> EpochLoader:
         return self._loader("train")
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> EpochLoader:
         return self._loader("val")
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> EpochLoader:
         return self._loader("test")
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> EpochLoader:
         return self._loader("test")
 
     def note_skipped(self, batch: dict[str, Any]) -> None:
@@ -114,7 +104,3 @@ class VideoData(L.LightningDataModule):
     def skipped(self) -> dict[str, str]:
         """Videos left out so far, with the reason."""
         return {path: reason for dataset in self.datasets.values() for path, reason in dataset.skipped.items()}
-
-
-def _begin_worker(number: int) -> None:
-    keep_memory()  # which a process that was not forked does not have from the main one
