@@ -25,7 +25,7 @@ def config(videos, root, **trainer):
     return {
         "seed_everything": 3,
         "model": {"recipe": recipe, "learning": learning},
-        "data": {"root": str(videos), "task": task, "batch_size": 4, "num_workers": 0},
+        "data": {"root": str(videos), "task": task, "batch_size": 4, "num_workers": 0, "holdout": 0},
         "trainer": {
             "max_epochs": 2,
             "default_root_dir": str(root),

@@ -202,7 +202,7 @@ def train_in_processes(root, out, devices):
     """Two epochs of global batches of four; each process writes what it saw, under its rank."""
     L.seed_everything(0)
     task = Action(sampling=Sampling(frames=4, rule="uniform"), size=32, scale=(1.0, 1.0), flip=False)
-    data = VideoData(root, task, batch_size=4 // devices, num_workers=0)
+    data = VideoData(root, task, batch_size=4 // devices, num_workers=0, holdout=0)
     spec = NetworkSpec(TINY, cell="gru", input="single")
     module, watch = VideoModule(spec, Learning(lr=0.05, pretrained_lr=0.01), data.task), Watch()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}

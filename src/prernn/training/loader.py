@@ -1,6 +1,6 @@
 """How batches come from worker processes. A worker that is spawned imports this, and no Lightning."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ class EpochLoader(DataLoader):
         super().__init__(dataset, **options)
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Any:
         if self.epoch is not None:
             number = self.epoch()
             for part in (self.dataset, self.batch_sampler):
