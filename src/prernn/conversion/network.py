@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import Target
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from prernn.conversion.clamping import clamps_of, from_result
 from prernn.conversion.folding import Pair, foldable, folded, pairs_of
 from prernn.conversion.graph import shapes, tracing
 from prernn.conversion.graph.ending import find_output_layer
@@ -71,6 +72,7 @@ class RecurrentNetwork(nn.Module):
         self._layers = [(name_of(node), shape_of(layer_output(node))[2:]) for node in nodes]  # and their maps' size
         self._map_sizes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
         self._foldable: list[Pair] | None = None
+        self._clamps: list[nn.Hardtanh] = []
 
     def train(self, mode: bool = True) -> Self:
         """Sets the mode of all modules."""
@@ -147,7 +149,12 @@ class RecurrentNetwork(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # torch.fx pickles a graph as code, which forgets the shapes of its values
-        return {**self.__dict__, "_foldable": None, "shapes": [value_shape(node) for node in nodes_of(self.cnn.graph)]}
+        return {
+            **self.__dict__,
+            "_foldable": None,
+            "_clamps": [],
+            "shapes": [value_shape(node) for node in nodes_of(self.cnn.graph)],
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         kept = state.pop("shapes")
@@ -184,17 +191,19 @@ class RecurrentNetwork(nn.Module):
         batch, steps = video.shape[:2]
         state = self._open_state(state, video, batch)
         frames = video.transpose(0, 1).flatten(0, 1)  # (T*B, C, H, W): time first, as the recurrence wants it
-        with self._folded():
+        with self._lighter_training():
             out, state = self.cnn(frames, state)
         return out.unflatten(0, (steps, batch)).transpose(0, 1), state  # (B, T, K)
 
-    def _folded(self) -> contextlib.AbstractContextManager[None]:
-        """Frozen batch normalization is part of the convolution before it while the rest is trained."""
-        if not (self.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
-            return contextlib.nullcontext()
-        if self._foldable is None:
-            self._foldable = foldable(pairs_of(self.cnn))
-        return folded(self._foldable)
+    def _lighter_training(self) -> contextlib.AbstractContextManager[Any]:
+        """In training frozen batch normalization is part of the convolution before it, and clamps keep one map."""
+        stack = contextlib.ExitStack()
+        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            if self._foldable is None:
+                self._foldable, self._clamps = foldable(pairs_of(self.cnn)), clamps_of(self.cnn)
+            stack.enter_context(folded(self._foldable))
+            stack.enter_context(from_result(self._clamps))
+        return stack
 
     def _in_parts(self, video: Tensor, state: NetworkState | None, frames: int) -> tuple[Tensor, NetworkState]:
         if frames < 1:

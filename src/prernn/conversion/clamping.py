@@ -1,0 +1,74 @@
+"""ReLU6 and its kind with the gradient taken from the result, for as long as a pass of training takes.
+
+torch keeps what goes into a ``Hardtanh`` (copied first where it works in place), and the next layer keeps what comes
+out. Where the gradient is zero can be read from either: ``low < x < high`` if and only if ``low < clamp(x) < high``. So
+one feature map is kept in place of two, and nothing is copied.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from prernn.conversion.graph.nodes import module_calls, submodule_of
+
+
+def clamps_of(cnn: fx.GraphModule) -> list[nn.Hardtanh]:
+    """The modules of a graph that clamp, whose results nothing overwrites."""
+    found: dict[nn.Hardtanh, bool] = {}
+    for call in module_calls(cnn.graph):
+        part = submodule_of(cnn, call)
+        if isinstance(part, nn.Hardtanh) and type(part).forward is nn.Hardtanh.forward:
+            stays = not any(getattr(submodule_of(cnn, user), "inplace", False) for user in call.users)
+            found[part] = found.get(part, True) and stays
+    return [part for part, stays in found.items() if stays]
+
+
+@contextlib.contextmanager
+def from_result(clamps: Sequence[nn.Hardtanh]) -> Iterator[None]:
+    """Lets modules keep their results for a while, and not what they were given.
+
+    Not inside torch.func, whose transforms take no function that works in place.
+    """
+    chosen = (
+        [] if torch._C._are_functorch_transforms_active() else [part for part in clamps if "forward" not in vars(part)]
+    )
+    for part in chosen:
+        part.forward = _Clamped(part)  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        for part in chosen:
+            del part.forward  # and the class's own is there again
+
+
+class _Clamped:
+    """The forward pass of a module."""
+
+    def __init__(self, module: nn.Hardtanh) -> None:
+        self.module = module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        module = self.module
+        out: Tensor = _Clamp.apply(x, module.min_val, module.max_val, module.inplace)
+        return out
+
+
+class _Clamp(torch.autograd.Function):
+    """``clamp`` that keeps its result for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float, inplace: bool) -> Tensor:
+        if inplace:
+            ctx.mark_dirty(x)
+        ctx.limits = low, high
+        out = x.clamp_(low, high) if inplace else x.clamp(low, high)
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (out,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grad, out, *ctx.limits), None, None, None
