@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from prernn.media.video import VideoError
 from prernn.tasks.task import Task
+from prernn.training.batches import none_readable
 
 
 class VideoDataset(Dataset[dict[str, Any]]):
@@ -79,8 +80,15 @@ class VideoDataset(Dataset[dict[str, Any]]):
             warnings.warn(f"skipped {reason}", RuntimeWarning, stacklevel=3)
 
     def note_skipped(self, batch: dict[str, Any]) -> None:
-        """Adds what a batch's workers skipped to ``skipped``, so that it is not read, or warned of, again."""
+        """Adds what a batch's workers skipped to ``skipped``, so that it is not read, or warned of, again.
+
+        Raises:
+            ValueError: no video of the list is left; the first reasons.
+        """
         self.skipped.update(batch["skipped"])
+        own = {str(record.path) for record in self.records}
+        if own and own <= self.skipped.keys():
+            raise none_readable({path: reason for path, reason in self.skipped.items() if path in own})
 
     def lengths(self) -> list[int]:
         """Steps that each item will have, by `Task.length` (kept in memory); 0 for a video that is skipped."""
