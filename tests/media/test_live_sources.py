@@ -1,7 +1,8 @@
-"""Cameras and network streams."""
+"""Cameras, network streams and pipes."""
 
 import functools
 import http.server
+import os
 import socket
 import sys
 import threading
@@ -12,7 +13,7 @@ import pytest
 
 from prernn.media.sampling import Sampling
 from prernn.media.video import VideoError, probe, read_clip, read_frames
-from video_files import damaged, drain, encode, level, noise
+from video_files import damaged, drain, encode, grey, level, noise
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_live_sources_that_are_not_there(source):
 
 
 def test_a_stream_that_sends_nothing(monkeypatch):
-    monkeypatch.setattr("prernn.media.video.STREAM_TIMEOUT", 0.1)
+    monkeypatch.setattr("prernn.media.source.STREAM_TIMEOUT", 0.1)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,  # accepts, and never answers
         pytest.raises(VideoError, match=r"cannot open this stream: no data for 0\.1 s"),
@@ -96,3 +97,77 @@ def test_a_stream_goes_on_after_damage(server, tmp_path):
     images, error = drain(f"{server}/a.mp4")
     assert error is None
     assert 30 < len(images) < 40
+
+
+@pytest.fixture
+def piped(tmp_path):
+    """Writes bytes into a named pipe, as another program would; gives its path."""
+    threads = []
+
+    def pipe(data):
+        path = tmp_path / f"pipe{len(threads)}"
+        os.mkfifo(path)
+        threads.append(threading.Thread(target=path.write_bytes, args=(data,), daemon=True))
+        threads[-1].start()
+        return path
+
+    yield pipe
+    for thread in threads:
+        thread.join(timeout=10)
+
+
+needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+
+
+@needs_pipes
+@pytest.mark.parametrize("suffix", [".ts", ".mkv"])
+def test_a_named_pipe_is_a_live_source(piped, tmp_path, suffix):
+    data = encode(tmp_path / f"a{suffix}", [grey(i) for i in range(20)]).read_bytes()
+    assert [level(image) for _, image in read_frames(piped(data))] == list(range(20))
+    assert (info := probe(piped(data))).frames is None
+    assert (info.width, info.height) == (32, 24)
+    with pytest.raises(NotImplementedError, match="live source"):
+        read_clip(tmp_path / "pipe0", Sampling(4))
+    with pytest.raises(VideoError, match=r"pipe2: cannot open this pipe: Invalid data"):
+        next(read_frames(piped(b"no video" * 99)))
+
+
+@pytest.fixture
+def stdin():
+    """Gives bytes to standard input."""
+    kept = os.dup(0)
+
+    def give(data):
+        reading, writing = os.pipe()
+        os.write(writing, data)  # less than a pipe holds
+        os.close(writing)
+        os.dup2(reading, 0)
+        os.close(reading)
+
+    yield give
+    os.dup2(kept, 0)
+    os.close(kept)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdin"), reason="needs /dev/stdin")
+@pytest.mark.parametrize("source", ["-", "/dev/stdin"])
+def test_standard_input_is_a_live_source(stdin, tmp_path, source):
+    stdin(encode(tmp_path / "a.ts", [grey(i) for i in range(9)]).read_bytes())
+    assert [level(image) for _, image in read_frames(source)] == list(range(9))
+
+
+def two_sizes(tmp_path):
+    """A recording whose pictures become smaller."""
+    parts = [
+        encode(tmp_path / f"{n}.ts", [grey(i, *size) for i in range(6)]) for n, size in enumerate(((48, 64), (24, 32)))
+    ]
+    return b"".join(part.read_bytes() for part in parts)
+
+
+@needs_pipes
+def test_a_live_source_may_change_its_size(piped, tmp_path):
+    data = two_sizes(tmp_path)
+    sizes = [image.shape[:2] for _, image in read_frames(piped(data))]
+    assert sizes == [(48, 64)] * 6 + [(24, 32)] * 6
+    (tmp_path / "a.ts").write_bytes(data)
+    assert "frame 6: expected (H, W) (48, 64) as before, got (24, 32)" in drain(tmp_path / "a.ts")[1]

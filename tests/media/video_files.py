@@ -36,25 +36,47 @@ def encode(
     ticks=None,
     options=None,
     rotation=None,
+    matrix=None,
+    aspect=None,
+    tags=None,
     pix_fmt="yuv420p",
     index_first=False,
 ):
-    """Write a video with PyAV; `ticks` are presentation times in 1/1000 s."""
+    """Write a video with PyAV; `ticks` are presentation times in 1/1000 s, `tags` attributes of the codec."""
     with av.open(str(path), "w", options={"movflags": "faststart"} if index_first else {}) as container:
         stream = container.add_stream(codec, rate=rate, options=options or {})
-        stream.height, stream.width = images[0].shape[:2]
+        frames = [image if isinstance(image, av.VideoFrame) else av.VideoFrame.from_ndarray(image) for image in images]
+        stream.height, stream.width = frames[0].height, frames[0].width
         stream.pix_fmt = pix_fmt
         if rotation is not None:
             stream.set_display_rotation(rotation)
+        if matrix is not None:
+            stream.set_display_matrix(matrix)
+        if aspect is not None:
+            stream.sample_aspect_ratio = aspect
+        for name, value in (tags or {}).items():
+            setattr(stream.codec_context, name, value)
         if ticks is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
-        for i, image in enumerate(images):
-            frame = av.VideoFrame.from_ndarray(image)
+        for i, frame in enumerate(frames):
             if ticks is not None:
                 frame.pts, frame.time_base = ticks[i], Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def moved(path, target, seconds=0.0, format=None, keep=lambda number, packet: True):
+    """The packets of a video's file in another one, later by some seconds."""
+    with av.open(str(path)) as source, av.open(str(target), "w", format=format) as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.size and keep(number, packet):
+                shift = round(seconds / packet.time_base)
+                packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                packet.stream = stream
+                container.mux(packet)
+    return target
 
 
 def drain(source, **options):

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from prernn.media import video
+from prernn.media.flow import Flow, FlowSettings
+from prernn.media.video import read_frames as video_frames
 from prernn.streaming.stream import Stream
 from prernn.tasks.action.watcher import stream_video
 from streamed_networks import network, pictures
@@ -25,7 +27,7 @@ def test_stream_video_in_one_pass(clip, tmp_path):
     count = stream_video(net, clip, csv=tmp_path / "a.csv", video=tmp_path / "a.mp4", on_prediction=seen.append)
     assert (count, [p.index for p in seen]) == (7, list(range(7)))
     assert [row["label"] for row in read_rows(tmp_path / "a.csv")] == [p.label for p in seen]
-    frames = [frame for _, frame in video.read_frames(tmp_path / "a.mp4")]
+    frames = [frame for _, frame in video_frames(tmp_path / "a.mp4")]
     assert (len(frames), frames[0].shape) == (7, (24, 32, 3))
     assert video.probe(tmp_path / "a.mp4").fps == pytest.approx(10)
     assert {path.name for path in tmp_path.iterdir()} == {"clip.mp4", "a.csv", "a.mp4"}
@@ -78,7 +80,7 @@ def camera(monkeypatch):
     """A source without end, of 8 frames a second, as "camera:0"; the list tells how often it was closed."""
     closed = []
 
-    def read_frames(source, *, fps=25.0):
+    def read_frames(source, *, fps=25.0, deinterlace=False):
         try:
             yield from ((index / 8, picture) for index, picture in enumerate(itertools.cycle(pictures(3))))
         finally:
@@ -118,6 +120,37 @@ def test_ctrl_c_ends_a_live_source_with_complete_files(camera, tmp_path, listeni
     assert modes == [before]  # a second one interrupts
     assert signal.getsignal(signal.SIGINT) is before
     assert camera == ["camera:0"]
+
+
+@pytest.fixture
+def changing(monkeypatch):
+    """A live source whose pictures become larger, then upright."""
+    sizes = [(24, 32), (24, 32), (48, 64), (64, 48), (64, 48)]
+    shown = [(index / 8, pictures(1, size)[0]) for index, size in enumerate(sizes)]
+    monkeypatch.setattr(video, "read_frames", lambda source, **options: iter_closing(shown))
+
+
+def iter_closing(items):
+    yield from items
+
+
+def test_a_live_source_that_changes_its_size_goes_on_and_is_written_in_one_size(changing, tmp_path):
+    assert stream_video(network(), "camera:0", csv=tmp_path / "a.csv", video=tmp_path / "a.mp4") == 5
+    assert len(read_rows(tmp_path / "a.csv")) == 5
+    assert [frame.shape for _, frame in video_frames(tmp_path / "a.mp4")] == [(24, 32, 3)] * 5
+
+
+def test_optical_flow_starts_anew_where_the_size_changes(changing, monkeypatch):
+    made = []
+
+    def flow_of(net):
+        flow = Flow(FlowSettings(short_side=8))
+        made.append(flow)
+        return lambda frame: (flow(frame), frame)[1]
+
+    monkeypatch.setattr("prernn.tasks.action.watcher._flow_of", flow_of)
+    assert stream_video(network(), "camera:0") == 5
+    assert len(made) == 3
 
 
 def test_failing_receiver_leaves_no_files(camera, tmp_path):

@@ -200,7 +200,7 @@ def test_wrong_shapes_and_no_videos():
         EarlyAccuracy(4).update(torch.zeros(2, 3, 5), torch.zeros(2))
     with pytest.raises(ValueError, match="scores"):
         EarlyAccuracy(3).update(torch.zeros(2, 3, 5), torch.zeros(1))
-    with pytest.raises(ValueError, match="at least one video"):
+    with pytest.raises(ValueError, match="none of 1 videos could be read: broken"):
         early_accuracy(reader(), [collate([{"path": "broken.mp4", "reason": "broken"}])])
 
 

@@ -17,6 +17,7 @@ from prernn.tasks.action.lists import Clip
 from prernn.tasks.action.task import Action
 from prernn.training.batches import LengthBucketSampler, collate
 from prernn.training.dataset import VideoDataset
+from prernn.training.evaluation import evaluate
 
 
 def make_video(path, frames=8, seed=0):
@@ -122,6 +123,19 @@ def test_what_workers_skip_reaches_the_main_process(records, bad):
     for batch in DataLoader(data, 2, num_workers=2, collate_fn=collate):
         data.note_skipped(batch)
     assert list(data.skipped) == [bad.path]
+
+
+def test_a_list_without_a_readable_video_is_an_error_with_the_first_reasons(records, bad, tmp_path):
+    others = [Clip(str(tmp_path / f"{i}.mp4"), 0) for i in range(3)]
+    data = dataset([bad, *others], on_error="skip")
+    first, second = DataLoader(data, 2, num_workers=2, collate_fn=collate)
+    data.note_skipped(first)
+    with pytest.raises(ValueError, match=r"^none of 4 videos could be read: .*bad\.mp4: not a video.*; .*and 1 more$"):
+        data.note_skipped(second)
+    with pytest.raises(ValueError, match=r"none of 2 videos could be read: .*1\.mp4: no such file"):
+        evaluate(lambda batch: batch["input"], None, [collate([data[2], data[3]])])
+    data = dataset([records[0], *others], on_error="skip")
+    data.note_skipped(first)  # one that can be read is enough
 
 
 def test_lengths_skip_what_cannot_be_read(records, bad):

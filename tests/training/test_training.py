@@ -135,6 +135,12 @@ def test_a_bad_video_stops_the_run_or_is_skipped_as_the_user_chose(videos, tmp_p
         assert main(["fit", "--config", file, "--data.on_error", "skip", "--data.num_workers", "0"]) == 0
     assert "skipped 1 videos" in capsys.readouterr().out
     assert (tmp_path / "run" / "model.safetensors").exists()
+    for path in (root / "test").rglob("*.mp4"):
+        path.write_text("not a video")
+    assert main(["test", "--config", file, "--data.on_error", "skip"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("prernn: error: none of 4 videos could be read: ")
+    assert "0.mp4: not a video" in error
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(videos, tmp_path, capsys, monkeypatch):

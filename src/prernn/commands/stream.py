@@ -1,4 +1,4 @@
-"""``prernn stream``: a trained network on a file, folder, camera or URL, frame by frame."""
+"""``prernn stream``: a trained network on a file, folder, camera, URL or pipe, frame by frame."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -15,13 +15,14 @@ FILES = ("csv", "json")
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``prernn stream``."""
     add = parser.add_argument
-    add("source", help="video file, folder of frames, camera:0, or rtsp/http URL")
+    add("source", help="video file, folder of frames, camera:0, rtsp/http URL, named pipe, or - for standard input")
     checkpoint = "run folder or checkpoint; the answers of several are averaged"
     add("--checkpoint", required=True, nargs="+", help=checkpoint)
     add("--task", help="what to look for: action, gesture, face (default: what the network learnt)")
     add("--csv", help="action: write the lines to this file")
     add("--json", help="gesture, face: write the lines to this file")
     add("--video", help="write an annotated mp4")
+    add("--deinterlace", action="store_true", help="make interlaced frames progressive (default: as the run)")
     add("--limit", type=int, help="stop after so many frames")
     add("--commands", help="gesture: table of commands, YAML or JSON, such as configs/player.yaml")
     add("--decoder", choices=("greedy", "beam"), help="gesture: default that of the run")
@@ -44,7 +45,8 @@ def run(options: Namespace) -> None:
             raise ValueError(f"--{name}: task {task.name} expects {' '.join('--' + other for other in allowed)} alone")
     watcher = task.watcher(*nets, **given(options, *OF_TASKS))
     rows = ROWS[task.rows](getattr(options, task.rows) or sys.stdout)
-    watch(watcher, options.source, rows=rows, video=options.video, limit=options.limit)
+    deinterlace = options.deinterlace or task.deinterlace
+    watch(watcher, options.source, rows=rows, video=options.video, limit=options.limit, deinterlace=deinterlace)
 
 
 STREAM = Command("run a trained network on a file, folder, camera or URL, frame by frame", run, add_arguments)

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+from prernn.media.picture import is_hd
 from prernn.reports.files import whole_file
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> int:
     """Writes uint8 RGB frames ``(H, W, 3)`` as an mp4 (H.264, else MPEG-4).
 
-    The file appears under its name only when it is complete. Odd sizes are kept (H.264 then uses 4:4:4).
+    The file appears under its name only when it is complete. Odd sizes are kept (H.264 then uses 4:4:4). It says that
+    its pixels are square, and that its colours are BT.709 in high definition (see `picture.is_hd`), BT.601 below.
 
     Returns:
         How many frames there were.
@@ -34,7 +37,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> i
 
 
 def _encode(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
-    count, shape, h264 = 0, None, "libx264" in av.codecs_available
+    count, shape, h264, reformatter = 0, None, "libx264" in av.codecs_available, VideoReformatter()
     with av.open(f"file:{path}", "w", format="mp4") as container:
         stream = container.add_stream("libx264" if h264 else "mpeg4", Fraction(fps).limit_denominator(1001))
         for image in frames:
@@ -46,7 +49,12 @@ def _encode(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
                 # 4:2:0 halves the colour planes, which x264 does for even sizes only.
                 stream.pix_fmt = "yuv444p" if h264 and (shape[0] % 2 or shape[1] % 2) else "yuv420p"
                 stream.options = {"crf": "18"} if h264 else {"qmin": "3", "qmax": "3"}
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image))))
+                stream.sample_aspect_ratio = Fraction(1)
+                stream.codec_context.color_range = ColorRange.MPEG
+                colors = Colorspace.ITU709 if is_hd(*shape[:2]) else Colorspace.ITU601
+                stream.codec_context.colorspace = colors
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image))
+            container.mux(stream.encode(reformatter.reformat(frame, format=stream.pix_fmt, dst_colorspace=colors)))
             count += 1
         if not count:
             raise ValueError("frames: expected at least one, got none")

@@ -37,6 +37,7 @@ def watch(
     on_row: Callable[[Any], None] | None = None,
     limit: int | None = None,
     fps: float = 25.0,
+    deinterlace: bool = False,
 ) -> int:
     """Lets a watcher see a source in one pass, at constant memory; returns how many frames it was.
 
@@ -48,10 +49,12 @@ def watch(
         source: anything that `prernn.media.video.read_frames` reads.
         rows: gives, for the time it takes, a function that writes one row (`prernn.streaming.rows.csv_rows`,
             `json_rows`).
-        video: an mp4 with the frames as the watcher draws them, at the mean rate of the source.
+        video: an mp4 with the frames as the watcher draws them, at the mean rate of the source, in the size of the
+            first: those of a live source that changes its size are scaled to it.
         on_row: called with each row as it arrives.
         limit: stop after so many frames.
         fps: the rate of a folder of frames.
+        deinterlace: make progressive pictures of frames that are marked as interlaced.
 
     Raises:
         ValueError: ``limit < 1``; VideoError, which is one, for a source that can't be read or breaks off.
@@ -63,7 +66,7 @@ def watch(
     if limit is not None and limit < 1:
         raise ValueError(f"expected a limit of at least 1 frame, got {limit}")
     broken: list[videos.VideoError] = []
-    reader = videos.read_frames(source, fps=fps)
+    reader = videos.read_frames(source, fps=fps, deinterlace=deinterlace)
     with contextlib.closing(reader), contextlib.ExitStack() as stack:  # type: ignore[type-var]  # a generator
         frames = itertools.chain([next(reader)], _until_broken(reader, broken))  # raises where nothing is readable
         receivers = [stack.enter_context(rows)] if rows is not None else []
@@ -74,7 +77,7 @@ def watch(
             count = sum(1 for _ in seen)
         else:
             rate, seen = _output_rate(source, fps, ((time, watcher.draw(frame)) for time, frame in seen))
-            count = encoding.write_video(Path(video), (picture for _, picture in seen), rate)
+            count = encoding.write_video(Path(video), _of_one_size(picture for _, picture in seen), rate)
     if broken:
         raise broken[0]
     return count
@@ -114,11 +117,22 @@ def _until_broken(frames: Iterator, broken: list) -> Iterator:
         broken.append(error)
 
 
+def _of_one_size(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The pictures, scaled to the size of the first where theirs is another."""
+    import cv2
+
+    size = None
+    for picture in pictures:
+        size = size or picture.shape[1::-1]  # (W, H)
+        yield picture if picture.shape[1::-1] == size else cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
 def _output_rate(source: "Source", fps: float, results: Seen) -> tuple[float, Seen]:
     """Mean frames per second of the source, and the pictures, none of which is lost."""
+    from prernn.media.source import locate
     from prernn.media.video import probe
 
-    if not isinstance(source, int) and (os.path.isfile(source) or os.path.isdir(source)):
+    if not locate(source).live:
         return probe(source, fps=fps).fps, results
     head = list(itertools.islice(results, 10))  # a live source may not open twice: its first frames tell
     span = head[-1][0] - head[0][0]

@@ -26,6 +26,7 @@ from prernn.studies.runs.videos import own_videos
 from prernn.tasks import restore
 from prernn.tasks.classification import answers, clip_scores
 from prernn.tasks.task import valid_steps
+from prernn.training.batches import none_readable
 from prernn.training.run_files import run_folder_of
 
 FRACTIONS = tuple(tenth / 10 for tenth in range(1, 11))
@@ -142,14 +143,17 @@ def early_accuracy(
     """
     device = next(net.parameters()).device
     metric = EarlyAccuracy(len(fractions)).to(device)
-    total = torch.zeros(len(fractions), dtype=torch.int64)
+    total, skipped = torch.zeros(len(fractions), dtype=torch.int64), {}
     with evaluating(net):
         for batch in batches:
             if "input" in batch:
                 video, lengths, label = (batch[key].to(device) for key in ("input", "lengths", "label"))
                 metric.update(early_scores(net, video, lengths, fractions), label)
                 total += torch.stack([frames_seen(batch["lengths"], fraction).sum() for fraction in fractions])
+            skipped.update(batch.get("skipped", ()))
             advance(len(batch["path"]) + len(batch.get("skipped", ())))
+    if skipped and not metric.videos:
+        raise none_readable(skipped)
     accuracy, videos = metric.compute().reshape(-1).tolist(), int(metric.videos)
     return {
         "fractions": list(fractions),

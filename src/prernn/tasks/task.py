@@ -50,6 +50,7 @@ class Task:
         rows: the form of the rows that its watcher gives, a key of `prernn.streaming.rows.ROWS`.
         watcher_options: names of what `watcher` takes beside networks, options of ``prernn stream``.
         kept_options: names of the options that evaluation and streaming need again, which a checkpoint keeps.
+        deinterlace: whether interlaced frames are made progressive, in training, evaluation and streams.
         labels: names of the network's outputs, or None where they are no classes.
         transform: the evaluation transform as plain data (`prernn.media.transforms.TransformSpec`), for the checkpoint.
     """
@@ -61,6 +62,7 @@ class Task:
     rows: ClassVar[Literal["csv", "json"]] = "json"
     watcher_options: ClassVar[tuple[str, ...]] = ()
     kept_options: ClassVar[tuple[str, ...]] = ()
+    deinterlace: bool = False
     labels: list[str] | None = None
     transform: dict[str, Any] | None = None
 

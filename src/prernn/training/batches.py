@@ -1,6 +1,6 @@
 """Batches of items: joined, padded, of like length."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,13 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     batch = {key: _joined([item[key] for item in items]) for key in items[0]}
     lengths = torch.tensor([len(item["input"]) for item in items], dtype=torch.int64)
     return {**batch, "lengths": lengths, "skipped": skipped}
+
+
+def none_readable(skipped: Mapping[str, str]) -> ValueError:
+    """The error where no video of a list could be read; ``skipped`` has the reason of each, by path."""
+    first = "; ".join(list(skipped.values())[:3])
+    more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+    return ValueError(f"none of {len(skipped)} videos could be read: {first}{more}")
 
 
 def _joined(values: list[Any]) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor
 from prernn.conversion.clip_network import answers_once, clip_outputs
 from prernn.conversion.network import RecurrentNetwork
 from prernn.tasks.task import Metrics
-from prernn.training.batches import collate, hold_last
+from prernn.training.batches import collate, hold_last, none_readable
 
 Batch = dict[str, Any]
 
@@ -46,13 +46,14 @@ def evaluate(forward: Callable[[Batch], Tensor], metrics: Metrics, batches: Iter
     Raises:
         ValueError: no item that could be read.
     """
-    seen = 0
+    seen, skipped = 0, {}
     with torch.inference_mode():
         for batch in batches:
             add_batch(forward, metrics, batch)
             seen += len(batch["path"])
+            skipped.update(batch.get("skipped", ()))
     if not seen:
-        raise ValueError("expected at least one test video that can be read, got none")
+        raise none_readable(skipped)
     return metrics.compute()
 
 

@@ -181,7 +181,8 @@ def test_points_are_drawn_on_a_copy():
 def test_the_recipe_makes_the_task_again(root):
     task = opened(root, base=0, box="first", margin=0.3, threshold=0.1)
     recipe = task.noted(Recipe())
-    assert recipe.task.to_json() == {"name": "face", "base": 0, "box": "first", "margin": 0.3, "threshold": 0.1}
+    kept = {"base": 0, "box": "first", "margin": 0.3, "threshold": 0.1, "deinterlace": False}
+    assert recipe.task.to_json() == {"name": "face", **kept}
     assert recipe.labels is None
     assert recipe.transform["size"] == 96
     assert Face(**recipe.task.options).noted(Recipe()).task == recipe.task

@@ -146,6 +146,16 @@ def test_a_lost_face_is_found_again_in_the_same_frame(case):
     assert net.states == [None, None, 1, 2, None, None, 1]
 
 
+def test_a_source_that_changes_its_size_is_looked_at_anew():
+    net, finder = DiscNet(), Finder()
+    watcher = FaceWatcher(net, detector=finder, check_every=None)
+    wider = np.pad(disc(60, 50), ((0, 0), (0, 40), (0, 0)))
+    rows = [watcher.see(i, i / 25, frame)[0] for i, frame in enumerate([disc(60, 50)] * 2 + [wider] * 2)]
+    assert [row["tracked"] for row in rows] == [False, True, False, True]
+    assert all(follows(row, 60, 50) for row in rows)
+    assert net.states == [None, None, 1, None, None, 1]
+
+
 def test_a_face_that_leaves_the_picture_is_lost():
     """Of a disc that goes out at the left, until there is nothing for the detector."""
     rows, *_ = watch([(40 - 6 * t, 60) for t in range(14)], check_every=None)

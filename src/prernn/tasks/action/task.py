@@ -14,7 +14,7 @@ from prernn.conversion.network import RecurrentNetwork
 from prernn.media.flow import FlowSettings
 from prernn.media.flow_cache import flow_file, read_flow_clip
 from prernn.media.sampling import Sampling, sample_indices
-from prernn.media.transforms import FLOW_MEAN, FLOW_STD, TransformSpec, clip_transform
+from prernn.media.transforms import FLOW_MEAN, FLOW_STD, TransformSpec, clip_transform, frame_transform
 from prernn.media.video import probe, read_clip
 from prernn.streaming.watch import Watcher
 from prernn.tasks.action.lists import Clip, class_folder, hmdb51, source_of, ucf101
@@ -55,6 +55,7 @@ class Action(Task):
         flip: whether training mirrors half of the clips; not for classes that left and right tell apart.
         rotation: training turns each clip by up to so many degrees.
         shear: training shears each clip by up to so many degrees.
+        deinterlace: make progressive pictures of frames that are marked as interlaced; not for flow.
         loss_frames: "all" asks for the label at every frame, "last" at the last alone.
     """
 
@@ -62,7 +63,7 @@ class Action(Task):
     score: ClassVar[tuple[str, Literal["max", "min"]]] = ("clip_accuracy", "max")
     one_answer: ClassVar[bool] = True
     rows: ClassVar[Literal["csv", "json"]] = "csv"
-    kept_options: ClassVar[tuple[str, ...]] = ("stream", "stack", "flow")
+    kept_options: ClassVar[tuple[str, ...]] = ("stream", "stack", "flow", "deinterlace")
 
     layout: Literal["folders", "ucf101", "hmdb51"] = "folders"
     split: int = 1
@@ -80,6 +81,7 @@ class Action(Task):
     flip: bool = True
     rotation: float = 0.0
     shear: float = 0.0
+    deinterlace: bool = False
     loss_frames: Literal["all", "last"] = "all"
     labels: list[str] | None = field(init=False, default=None)
     transform: dict[str, Any] | None = field(init=False, default=None)
@@ -89,6 +91,8 @@ class Action(Task):
             self.flow = FlowSettings(**self.flow)
         if self.views < 1 or (self.views > 1 and self.sampling.rule in ("uniform", "all")):
             raise ValueError(f'expected views of 1, or more with the rule "random" or "consecutive", got {self.views}')
+        if self.deinterlace and self.stream == "flow":
+            raise NotImplementedError("expected no deinterlace with the stream 'flow', whose cache was made without")
         if self.stack < 1:
             raise ValueError(f"expected a stack of at least 1 frame of flow, got {self.stack}")
 
@@ -144,18 +148,19 @@ class Action(Task):
         train = chance is not None
         if chance is None and record.view:
             chance = torch.Generator().manual_seed(record.view)
-        clip = self._frames(
-            record.path, chance, None if train else self.spec.resize or self.spec.size, tolerate_truncation
-        )
-        return {"input": clip_transform(self.spec, train)(clip), "label": record.label, "view": record.view}
+        clip = self._clip(record.path, chance, train, tolerate_truncation)
+        return {"input": clip, "label": record.label, "view": record.view}
 
-    def _frames(self, path: str, chance: torch.Generator | None, short_side: int | None, tolerate: bool) -> Tensor:
-        read = partial(read_clip, path, self.sampling, chance, short_side=short_side)
+    def _clip(self, path: str, chance: torch.Generator | None, train: bool, tolerate: bool) -> Tensor:
+        """The network's input ``(T, C, H, W)``; in evaluation each frame goes the way that a stream's frames go."""
         if self.stream == "flow":
             assert self.flow_cache is not None  # open() has seen to it
             cached = flow_file(path, self.root, self.flow_cache)
-            read = partial(read_flow_clip, cached, self.sampling, chance, stack=self.stack, settings=self.flow)
-        return read(tolerate_truncation=tolerate)
+            flow = partial(read_flow_clip, stack=self.stack, settings=self.flow, tolerate_truncation=tolerate)
+            return clip_transform(self.spec, train)(flow(cached, self.sampling, chance))
+        read = partial(read_clip, path, self.sampling, chance)
+        read = partial(read, tolerate_truncation=tolerate, deinterlace=self.deinterlace)
+        return clip_transform(self.spec, train)(read()) if train else read(transform=frame_transform(self.spec))
 
     def length(self, record: Clip) -> int:
         """Frames of a clip, where the sampling rule lets them differ by more than a few short videos."""

@@ -32,10 +32,13 @@ class ClassWatcher:
         labels = [stream.labels for stream in self.streams]
         if not labels or any(other != labels[0] for other in labels):
             raise ValueError(f"expected one network, or several with the same labels, got the labels {labels}")
-        self._flows = [_flow_of(stream.net) for stream in self.streams]
+        self._flows: list[Callable[[np.ndarray], np.ndarray] | None] = []
+        self._size: tuple[int, ...] = ()  # of the frame before
         self._latest: Prediction | None = None
 
     def see(self, index: int, time: float, frame: np.ndarray) -> list[Prediction]:
+        if frame.shape != self._size:  # a live source may change its size: flow starts anew
+            self._size, self._flows = frame.shape, [_flow_of(stream.net) for stream in self.streams]
         more = {i: flow(frame) for i, flow in enumerate(self._flows) if flow is not None}
         prediction = predict(self.streams, index, time, frame, more)
         if prediction is None:

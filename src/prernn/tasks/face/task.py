@@ -61,12 +61,13 @@ class Face(Task):
         threshold: of AUC and failure rate, in inter-ocular distances.
         allow_outside: take landmarks outside the picture, which are an error otherwise.
         split_seed: of the 80/20 split.
+        deinterlace: make progressive pictures of frames that are marked as interlaced.
     """
 
     name: ClassVar[str] = "face"
     score: ClassVar[tuple[str, Literal["max", "min"]]] = ("nme", "min")  # AUC is 0 as long as errors are large
     watcher_options: ClassVar[tuple[str, ...]] = ("detector",)
-    kept_options: ClassVar[tuple[str, ...]] = ("base", "box", "margin", "threshold")
+    kept_options: ClassVar[tuple[str, ...]] = ("base", "box", "margin", "threshold", "deinterlace")
 
     base: int = 1
     sampling: Sampling = DEFAULT_SAMPLING
@@ -83,6 +84,7 @@ class Face(Task):
     threshold: float = 0.08
     allow_outside: bool = False
     split_seed: int = 0
+    deinterlace: bool = False
     transform: dict[str, Any] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -150,7 +152,7 @@ class Face(Task):
         """
         files = self._files(record.path, tolerate_truncation)
         picks = record.frames or sample_indices(len(files), self.sampling, chance)
-        frames = self._reader.read(record.path, picks, tolerate_truncation)  # T of (H, W, 3)
+        frames = self._reader.read(record.path, picks, tolerate_truncation, self.deinterlace)  # T of (H, W, 3)
         picks = picks[: len(frames)]
         height, width = frames[0].shape[:2]
         truth = torch.stack([self._points(files[i], height, width) for i in picks])  # (T, 68, 2)

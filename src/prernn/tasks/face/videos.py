@@ -97,15 +97,15 @@ class FrameReader:
     def __reduce__(self):
         return FrameReader, ()  # a decoder can't go to another process, nor be copied
 
-    def read(self, path: str, picks: Sequence[int], tolerate: bool) -> list[np.ndarray]:
+    def read(self, path: str, picks: Sequence[int], tolerate: bool, deinterlace: bool = False) -> list[np.ndarray]:
         """The frames at ascending 0-based indices; fewer where the video ends early and ``tolerate`` says so.
 
         Raises:
             VideoError: it can't be read, or has no such frames.
         """
-        source = (path, tolerate, os.getpid())  # an open file that was inherited is shared with the parent
+        source = (path, tolerate, deinterlace, os.getpid())  # an open file that was inherited is shared with the parent
         if source != self.source or picks[0] < self.next:
-            self.frames, self.next = read_frames(path, tolerate_truncation=tolerate), 0
+            self.frames, self.next = read_frames(path, tolerate_truncation=tolerate, deinterlace=deinterlace), 0
         self.source = ()  # should it raise
         kept = []
         for pick in picks:

@@ -88,6 +88,7 @@ class FaceWatcher:
         self.spec = TransformSpec.from_dict(dict(recipe.transform))
         self.detector = cascade_detector() if detector is None else detector
         self.check_every, self.patience = check_every, patience
+        self._size: tuple[int, ...] = ()  # of the frame before
         self._forget()
 
     def _forget(self) -> None:
@@ -100,6 +101,9 @@ class FaceWatcher:
     def see(self, index: int, time: float, frame: np.ndarray) -> list[dict[str, Any]]:
         """The row of a frame; see `prernn.streaming.watch.Watcher`."""
         start = perf_counter()
+        if frame.shape != self._size:  # a live source may change its size: the face is elsewhere in the picture then
+            self._size = frame.shape
+            self._forget()
         tracked = self._track(frame)
         if not tracked and not self._find(frame):
             return [{"index": index, "time_s": time, "points": None}]

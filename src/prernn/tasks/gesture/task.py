@@ -9,7 +9,7 @@ network learns the order of the gestures in a video, not when they are.
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prernn.conversion.network import RecurrentNetwork
-from prernn.media.transforms import TransformSpec, clip_transform
+from prernn.media.transforms import TransformSpec, clip_transform, frame_transform
 from prernn.media.video import VideoError, VideoInfo, probe, read_frames
 from prernn.streaming.watch import Watcher
 from prernn.tasks.classification import report_classes
@@ -59,6 +59,7 @@ class Gesture(Task):
         decoder: of the evaluation, see `prernn.tasks.ctc_decoders.make_decoder`.
         decoder_options: of its constructor.
         tolerance: frames after a gesture's end in which its detection still counts.
+        deinterlace: make progressive pictures of frames that are marked as interlaced.
     """
 
     modality: str = "depth"
@@ -77,11 +78,19 @@ class Gesture(Task):
     decoder: str = "greedy"
     decoder_options: dict[str, Any] = field(default_factory=dict)
     tolerance: int = 16
+    deinterlace: bool = False
 
     name: ClassVar[str] = "gesture"
     score: ClassVar[tuple[str, Literal["max", "min"]]] = ("accuracy", "max")
     watcher_options: ClassVar[tuple[str, ...]] = ("commands", "decoder")
-    kept_options: ClassVar[tuple[str, ...]] = ("modality", "snippet", "decoder", "decoder_options", "tolerance")
+    kept_options: ClassVar[tuple[str, ...]] = (
+        "modality",
+        "snippet",
+        "decoder",
+        "decoder_options",
+        "tolerance",
+        "deinterlace",
+    )
 
     def __post_init__(self) -> None:
         if self.window not in ("video", "gesture"):
@@ -162,9 +171,12 @@ class Gesture(Task):
                 different length, fewer snippets than CTC needs for the gestures.
         """
         start, stop = self._bounds(record)
-        training = chance is not None
-        short_side = None if training else self.spec.resize or self.spec.size
-        frames = _frames(record.file, start, stop, short_side, tolerate_truncation)  # (F, 3, H, W)
+        # evaluation puts each frame through what a stream's frames go through
+        each = torch.from_numpy if chance else frame_transform(self.spec)
+        reading = {"tolerate_truncation": tolerate_truncation, "deinterlace": self.deinterlace}
+        frames = _frames(record.file, start, stop, each, **reading)
+        if chance:
+            frames = clip_transform(self.spec, train=True)(frames.permute(0, 3, 1, 2))  # (F, 3, S, S)
         signs = _within(record, start, len(frames), tolerate_truncation)
         target = torch.tensor([sign.label for sign in signs])
         steps = self._steps(len(frames))
@@ -174,7 +186,7 @@ class Gesture(Task):
                 f"{record.where}: {record.file}: expected at least {needed} snippets for its gestures, got {steps}"
             )
         return {
-            "input": self._snippets(clip_transform(self.spec, train=training)(frames)),
+            "input": self._snippets(frames),
             "target": target,
             "intervals": torch.tensor([(sign.begin - start, sign.end - start) for sign in signs]),
             "frames": len(frames),
@@ -291,14 +303,14 @@ class Gesture(Task):
         return report_classes(results, (self.labels or [])[1:], root)
 
 
-def _frames(path: str, start: int, stop: int, short_side: int | None, tolerate: bool) -> Tensor:
-    """Frames ``start`` to ``stop - 1``, uint8 ``(F, 3, H, W)``; fewer where the video ends early and may."""
-    reader = read_frames(path, short_side=short_side, tolerate_truncation=tolerate)
+def _frames(path: str, start: int, stop: int, each: Callable[[np.ndarray], Tensor], **reading: bool) -> Tensor:
+    """What ``each`` makes of frames ``start`` to ``stop - 1``; fewer where the video ends early and may."""
+    reader = read_frames(path, **reading)
     with closing(reader):  # type: ignore[type-var]  # a generator
-        images = [image for _, image in itertools.islice(reader, start, stop)]
+        images = [each(image) for _, image in itertools.islice(reader, start, stop)]
     if not images:
         raise VideoError(f"{path}: expected frames {start} to {stop - 1}, it ends before them")
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()  # (F, 3, H, W)
+    return torch.stack(images)
 
 
 def _within(record: GestureVideo, start: int, frames: int, tolerate: bool) -> list[Sign]:

@@ -1,0 +1,99 @@
+"""A decoded frame as the picture that a player shows: RGB, square pixels, upright."""
+
+import warnings
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from av.sidedata.sidedata import Type
+from av.video.reformatter import Colorspace, ColorTrc, Interpolation, VideoReformatter
+
+from prernn.media.source import Source
+
+UNKNOWN = 2
+"""FFmpeg's number for colours that a video says nothing of."""
+
+
+COLORS = {0: "RGB", 1: "BT.709", 4: "FCC", 5: "BT.601", 6: "BT.601", 7: "SMPTE 240M", 9: "BT.2020", 10: "BT.2020"}
+"""FFmpeg's numbers of the equations between Y'CbCr and RGB."""
+
+
+HDR = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
+
+
+MOST_STRETCH = 8
+"""A pixel that is said to be more oblong than this is a fault of the file."""
+
+
+_said: set[str] = set()  # of what this process has warned
+
+
+class Painter:
+    """Makes pictures of the frames of one video."""
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: Any, aspect: Fraction | None) -> np.ndarray:
+        """uint8 RGB ``(H, W, 3)`` of a PyAV frame; ``aspect`` is a pixel's width over its height, None for unknown."""
+        width, height = square_pixels(frame.width, frame.height, aspect)
+        assumed = Colorspace.ITU709 if _assumed(frame) and is_hd(frame.height, frame.width) else None
+        how = Interpolation.BILINEAR if (width, height) != (frame.width, frame.height) else Interpolation.AREA
+        shown = self._reformatter.reformat(
+            frame, width, height, "rgb24", src_colorspace=assumed, interpolation=how, threads=1
+        )
+        return np.ascontiguousarray(oriented(shown.to_ndarray(), _display_matrix(frame)))
+
+
+def square_pixels(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
+    """The size with square pixels: one side is longer, so that nothing is lost."""
+    if not aspect or not 1 / MOST_STRETCH <= aspect <= MOST_STRETCH:
+        return width, height
+    return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
+
+
+def oriented(image: np.ndarray, matrix: tuple[int, ...]) -> np.ndarray:
+    """An image ``(H, W, ...)`` turned and mirrored by quarters, as the nine integers of a display matrix say.
+
+    A pixel at ``(x, y)`` is shown at ``(a x + c y, b x + d y)``, ``y`` pointing down: the matrix starts ``a b . c d``.
+    """
+    a, b, _, c, d = matrix[:5]
+    turned = abs(a) + abs(d) < abs(b) + abs(c)
+    if turned:
+        image, a, d = np.swapaxes(image, 0, 1), c, b
+    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def _display_matrix(frame: Any) -> tuple[int, ...]:
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    return (1, 0, 0, 0, 1) if data is None else tuple(np.frombuffer(data, np.int32).tolist())
+
+
+def colors(frame: Any) -> str:
+    """What a frame's Y'CbCr is read as: BT.601, BT.709, ..., with ", assumed" where the video does not say."""
+    if not _assumed(frame):
+        return COLORS.get(frame.colorspace, "RGB" if frame.format.is_rgb else str(frame.colorspace))
+    return f"{'BT.709' if is_hd(frame.height, frame.width) else 'BT.601'}, assumed"
+
+
+def _assumed(frame: Any) -> bool:
+    return frame.colorspace == UNKNOWN and not frame.format.is_rgb
+
+
+def is_hd(height: int, width: int) -> bool:
+    """Whether a video without tags counts as high definition, whose colours are those of BT.709."""
+    return height >= 720 or width >= 1280
+
+
+def remark(frame: Any, source: Source) -> None:
+    """Warns, once a process, of frames that are taken as they are, though a player would not."""
+    if frame.color_trc in HDR:
+        _warn_once("HDR", f"{source}: HDR ({HDR[frame.color_trc]}) is taken as it is, without tone mapping")
+    if frame.interlaced_frame:
+        _warn_once("interlaced", f"{source}: interlaced, and taken as it is: moving edges are combs (see deinterlace)")
+
+
+def _warn_once(kind: str, text: str) -> None:
+    if kind not in _said:
+        _said.add(kind)
+        warnings.warn(f"{text}; said of the first such video alone", RuntimeWarning, stacklevel=2)

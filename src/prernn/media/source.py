@@ -1,0 +1,142 @@
+"""What a source of video is, and how it is opened: a file, a folder of frames, a camera, a network stream or a pipe."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import av
+from av.error import FFmpegError
+from av.stream import Disposition
+
+Source = str | Path | int
+
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+
+
+VIDEO_SUFFIXES = {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"}
+
+
+VIDEO_SUFFIXES |= {".mpg", ".mts", ".nut", ".ogv", ".ts", ".webm", ".wmv"}
+
+
+STREAM_TIMEOUT = 10.0  # seconds without data before a network stream counts as lost
+
+
+_URL = re.compile(r"(rtsps?|https?|rtmps?|udp|rtp|srt|tcp)://", re.IGNORECASE)
+
+
+_CAMERA = re.compile(r"camera:(.+)|(\d+)|/dev/video(\d+)")
+
+
+_NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails  # the picture of a song, those of a time line
+
+
+class VideoError(ValueError):
+    """A video that cannot be used. The message is one line: the source and the cause."""
+
+
+class Place(NamedTuple):
+    """Where a source is: its kind, av.open's name for it, and its arguments."""
+
+    kind: Literal["file", "folder", "camera", "stream", "pipe"]
+    name: str
+    arguments: dict[str, Any]
+
+    @property
+    def live(self) -> bool:
+        """Whether it can be read only once, and has no end that is known beforehand."""
+        return self.kind not in ("file", "folder")
+
+
+def is_video(path: Path) -> bool:
+    """Whether a path is a file with a video's suffix or a folder of frames, and not hidden."""
+    if path.name.startswith("."):
+        return False
+    if path.is_dir():
+        return any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.iterdir())
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def locate(source: Source) -> Place:
+    """Finds out what a source is, without opening it.
+
+    Raises:
+        VideoError: there is no such thing, or an empty file.
+    """
+    text = str(source)
+    if isinstance(source, str) and _URL.match(text):
+        options = {"rtsp_transport": "tcp"} if text.lower().startswith("rtsp") else {}
+        return Place("stream", text, {"timeout": STREAM_TIMEOUT, "options": options})
+    if source == "-":
+        return Place("pipe", "pipe:0", {})
+    there = not isinstance(source, int) and os.path.exists(text)
+    if there and os.path.isdir(text):
+        return Place("folder", text, {})
+    if there and os.path.isfile(text):
+        if os.path.getsize(text) == 0:
+            raise VideoError(f"{source}: empty file (0 bytes)")
+        return Place("file", f"file:{text}", {})  # with its protocol, so that a colon in a name means nothing
+    if not isinstance(source, Path) and (match := _CAMERA.fullmatch(text)):
+        return Place("camera", *_camera(next(group for group in match.groups() if group)))
+    if there:  # what is neither a file nor a folder: a named pipe, /dev/stdin, the <(...) of a shell
+        return Place("pipe", f"file:{text}", {})
+    raise VideoError(f"{source}: no such file or folder")
+
+
+def _camera(name: str) -> tuple[str, dict[str, Any]]:
+    """av.open's name and arguments for a camera, by number or by its name in the system."""
+    if sys.platform == "darwin":
+        return f"{name}:none", {"format": "avfoundation", "options": {"framerate": "30"}}
+    if sys.platform == "win32":
+        if name.isdigit():  # DirectShow knows names only
+            cameras = [d.name for d in av.enumerate_input_devices("dshow") if "video" in d.media_types]
+            name = cameras[int(name)] if int(name) < len(cameras) else name
+        return f"video={name}", {"format": "dshow"}
+    return f"/dev/video{name}" if name.isdigit() else name, {"format": "v4l2"}
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[tuple[Any, Any]]:
+    """Opens a source that is no folder for reading: (container, its video stream).
+
+    Raises:
+        VideoError: it can't be opened, is no video, or needs a decoder that is not here.
+    """
+    kind, name, arguments = locate(source)
+    try:
+        container = av.open(name, **arguments)
+    except FFmpegError as error:
+        if kind == "file" and isinstance(error, av.error.InvalidDataError):
+            raise VideoError(f"{source}: not a video, or cut off before its index") from error
+        raise VideoError(f"{source}: cannot open this {kind}: {cause(error)}") from error
+    with container:
+        if container.format.name == "tty":  # FFmpeg "plays" any .txt file as terminal art
+            raise VideoError(f"{source}: not a video, but text")
+        stream = _main_stream(container)
+        if stream is None:
+            raise VideoError(f"{source}: no video stream{', audio only' if container.streams.audio else ''}")
+        if stream.codec_context is None:  # some releases of PyAV crash when asked to decode it
+            raise VideoError(f"{source}: no decoder for the codec of this video")
+        yield container, stream
+
+
+def _main_stream(container: Any) -> Any:
+    """The video stream that a player shows: FFmpeg's choice, or else the one marked as default; None without any."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & _NO_VIDEO]
+    best = container.streams.best("video") if streams else None  # it may be a cover
+    marked = sorted(streams, key=lambda stream: not stream.disposition & Disposition.default)
+    return next((stream for stream in streams if best is not None and stream.index == best.index), None) or next(
+        iter(marked), None
+    )
+
+
+def cause(error: FFmpegError) -> str:
+    """An error of FFmpeg in a few words."""
+    if isinstance(error, av.error.ExitError):  # what a timeout makes of it
+        return f"no data for {STREAM_TIMEOUT:g} s"
+    return error.strerror or type(error).__name__
