@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import itertools
+from collections.abc import Sequence
 from typing import Any, Self, cast
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import Target
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map
 
 from prernn.conversion.folding import Pair, foldable, folded, pairs_of
 from prernn.conversion.graph import shapes, tracing
@@ -21,6 +24,7 @@ from prernn.conversion.modes import evaluating
 from prernn.conversion.recipe import Recipe
 from prernn.layers.input_to_hidden import Layer, TraditionalInput
 from prernn.layers.recurrent_layer import RecurrentLayer
+from prernn.layers.recurrent_stack import check_lengths
 from prernn.ops.reference import State
 
 NetworkState = tuple[State, ...]
@@ -156,32 +160,43 @@ class RecurrentNetwork(nn.Module):
             node.meta["shape"] = shape
 
     def forward(
-        self, video: Tensor, state: NetworkState | None = None, *, checkpoint: int | None = None
+        self,
+        video: Tensor,
+        state: NetworkState | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        *,
+        checkpoint: int | None = None,
     ) -> tuple[Tensor, NetworkState]:
         """A whole video, or the next chunk of one when ``state`` is given.
 
         Args:
             video: ``(B, T, C, H, W)``, snippets ``(B, T, C, D, H, W)``, or features ``(B, T, F)`` of any other signal.
             state: as returned before; None starts at zero.
+            lengths: frames of each video ``(B,)``, at least 1. Those behind them are padding, and not looked at: there
+                outputs are 0, and the state is that after a video's last frame.
             checkpoint: activation checkpointing for long clips: of so many frames at a time only the state at their
                 start is kept for the gradient, and they are computed again on the way back. Outputs and gradients are
                 the same; memory grows with ``T / checkpoint`` states and ``checkpoint`` frames.
 
         Returns:
-            Outputs ``(B, T, K)``, causal in T, and the state after the last frame.
+            Outputs ``(B, T, K)``, causal in T, and the state after the last frame. No video at all (B = 0) gives
+            no outputs, ``(0, T, K)``.
 
         Raises:
-            ValueError: a video of another rank or number of channels, or without frames.
-            NotImplementedError: checkpoints where batch normalization learns statistics, which would be of parts.
+            ValueError: a video of another rank or number of channels, or without frames; lengths that don't fit.
+            NotImplementedError: checkpoints or lengths where batch normalization learns statistics, which would be of
+                parts.
         """
-        if checkpoint is not None:
-            return self._in_parts(video, state, checkpoint)
         rank = len(self.frame_shape) + 2
         if video.ndim != rank or video.shape[1] == 0:
             wanted = f"(B, T, {DIMENSIONS[len(self.frame_shape)]})"
             raise ValueError(f"expected video {wanted} with at least one frame, got shape {tuple(video.shape)}")
         self._check_channels(video.shape[2])
         batch, steps = video.shape[:2]
+        if lengths is not None and batch:
+            return self._by_lengths(video, state, lengths, checkpoint)
+        if checkpoint is not None:
+            return self._in_parts(video, state, checkpoint)
         state = self._open_state(state, video, batch)
         frames = video.transpose(0, 1).flatten(0, 1)  # (T*B, C, H, W): time first, as the recurrence wants it
         with self._folded():
@@ -199,14 +214,38 @@ class RecurrentNetwork(nn.Module):
     def _in_parts(self, video: Tensor, state: NetworkState | None, frames: int) -> tuple[Tensor, NetworkState]:
         if frames < 1:
             raise ValueError(f"expected checkpoint to be at least 1 frame, got {frames}")
-        if any(isinstance(part, _BatchNorm) and part.training for part in self.modules()):
-            raise NotImplementedError("checkpoint needs batch normalization on frozen statistics, got some in training")
+        self._check_statistics("checkpoint")
         outputs = []
         for part in video.split(frames, dim=1):
             out, state = torch.utils.checkpoint.checkpoint(self, part, state, use_reentrant=False)
             outputs.append(out)
         assert state is not None  # a video has a part
         return torch.cat(outputs, dim=1), state
+
+    def _by_lengths(
+        self, video: Tensor, state: NetworkState | None, lengths: Tensor | Sequence[int], checkpoint: int | None
+    ) -> tuple[Tensor, NetworkState]:
+        """From the end of one video to the end of the next, all videos that go on."""
+        batch, steps = video.shape[:2]
+        own = check_lengths(lengths, steps, batch, video.device, least=1)
+        assert own is not None  # as lengths are given
+        self._check_statistics("lengths")
+        state = self._open_state(state, video, batch)
+        outputs: list[Tensor] = []
+        for begin, end in itertools.pairwise(sorted({0, *own.tolist()})):
+            going = (own >= end).nonzero().squeeze(1)
+            part, following = self(
+                video[going, begin:end], tree_map(lambda t, going=going: t[going], state), checkpoint=checkpoint
+            )
+            state = tree_map(lambda t, new, going=going: t.index_copy(0, going, new), state, following)
+            outputs.append(part.new_zeros(batch, *part.shape[1:]).index_copy(0, going, part))
+        out = torch.cat(outputs, dim=1)
+        padding = out.new_zeros(batch, steps - out.shape[1], *out.shape[2:])
+        return torch.cat([out, padding], dim=1), state
+
+    def _check_statistics(self, option: str) -> None:
+        if any(isinstance(part, _BatchNorm) and part.training for part in self.modules()):
+            raise NotImplementedError(f"{option} needs batch normalization on frozen statistics, got some in training")
 
     def step(self, frame: Tensor, state: NetworkState | None = None) -> tuple[Tensor, NetworkState]:
         """One frame of a stream, at constant cost.

@@ -19,7 +19,7 @@ from prernn.layers.structures.base import Structure
 from prernn.layers.structures.parse import hidden_structure
 from prernn.ops.backends import batched, forced, forward_mode
 from prernn.ops.input_projection import linear
-from prernn.ops.reference import State
+from prernn.ops.reference import State, without_padding
 
 TORCH_KERNELS: dict[str | None, Callable[..., Any]] = {
     "vrnn:tanh": torch._VF.rnn_tanh,
@@ -201,7 +201,8 @@ class RecurrentStack(nn.Module):
                 batch, or a PackedSequence.
             state: ``(num_layers*directions, B, D)``, without a batch ``(num_layers*directions, D)``; for LSTM a pair
                 ``(h, c)``, where h has ``P`` units with a projection. None starts at zero.
-            lengths: valid steps of each padded row; past its length a row puts out zeros and keeps its state.
+            lengths: valid steps of each padded row; past its length a row puts out zeros and keeps its state, and what
+                stands there, be it NaN, changes no result and no gradient.
             hx: torch.nn's name of ``state``.
 
         Returns:
@@ -221,7 +222,8 @@ class RecurrentStack(nn.Module):
         x = input if batch else input.unsqueeze(1)
         if batch and self.batch_first:
             x = x.transpose(0, 1)
-        rows, lengths = self._open_state(state, x, batch), _check_lengths(lengths, x)
+        rows = self._open_state(state, x, batch)
+        lengths = check_lengths(lengths, x.shape[0], x.shape[1], x.device)
         if lengths is None and self._torch_is_faster(x):
             out, following = self._run_torch(x, self._close_state(rows, batch=True))
             if not batch:
@@ -283,6 +285,7 @@ class RecurrentStack(nn.Module):
             raise ValueError(
                 "expected a sequence of at least one step, got none: without a step the state stays as it is"
             )
+        x = without_padding(x, lengths)
         following: list[State] = []
         for number, suffix in enumerate(self.suffixes()):
             if number % self.directions == 0:
@@ -350,15 +353,18 @@ class RecurrentStack(nn.Module):
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *(f"{k}={v!r}" for k, v in given.items())])
 
 
-def _check_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor | None:
-    """Lengths as a tensor ``(B,)``, or None where every row fills the batch."""
+def check_lengths(
+    lengths: Tensor | Sequence[int] | None, steps: int, batch: int, device: Device, *, least: int = 0
+) -> Tensor | None:
+    """Lengths as a tensor ``(B,)``, or None where every row fills the batch. ValueError where they don't fit."""
     if lengths is None:
         return None
-    lengths = torch.as_tensor(lengths, device=x.device)
-    steps, batch = x.shape[:2]
-    if lengths.shape != (batch,) or bool(((lengths < 0) | (lengths > steps)).any()):
-        raise ValueError(f"expected {batch} lengths between 0 and {steps}, got {lengths.tolist()}")
-    return lengths
+    lengths = torch.as_tensor(lengths, device=device)
+    whole = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
+    whole = whole or lengths.numel() == 0  # as_tensor([]) is of floats
+    if lengths.shape != (batch,) or not whole or bool(((lengths < least) | (lengths > steps)).any()):
+        raise ValueError(f"expected {batch} lengths between {least} and {steps}, integers, got {lengths.tolist()}")
+    return lengths.long()
 
 
 def _flip(x: Tensor, lengths: Tensor | None) -> Tensor:
