@@ -1,7 +1,6 @@
 """A CNN with recurrent layers in it, over whole videos or frame by frame."""
 
 import contextlib
-import copy
 import itertools
 from collections.abc import Sequence
 from typing import Any, Self, cast
@@ -22,6 +21,8 @@ from prernn.conversion.graph.graft import layer_output, recurrent_nodes
 from prernn.conversion.graph.nodes import inputs_of, layer_at, name_of, nodes_of, shape_of, value_shape
 from prernn.conversion.modes import evaluating
 from prernn.conversion.recipe import Recipe
+from prernn.layers.arguments import whole
+from prernn.layers.computed_weights import copy_of, refresh_all
 from prernn.layers.input_to_hidden import Layer, TraditionalInput
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.layers.recurrent_stack import check_lengths
@@ -111,7 +112,7 @@ class RecurrentNetwork(nn.Module):
             image_size: ``(H, W)`` of the frames or ``(D, H, W)`` of snippets, where a state holds feature maps; None
                 means that of ``frame_shape``.
         """
-        sizes = self.map_sizes(image_size)
+        batch_size, sizes = whole("batch_size", batch_size, 0), self.map_sizes(image_size)
         return tuple(
             layer.init_state(batch_size, *size) for layer, size in zip(self.recurrent_layers, sizes, strict=True)
         )
@@ -119,7 +120,7 @@ class RecurrentNetwork(nn.Module):
     def map_sizes(self, image_size: tuple[int, ...] | None = None) -> list[tuple[int, ...]]:
         """Size of each recurrent layer's feature maps, ``()`` for vectors; ``image_size`` as in `init_state`."""
         known = [size for _, size in self._layers]
-        size = self.frame_shape[-2:] if image_size is None else tuple(image_size)
+        size = self.frame_shape[-2:] if image_size is None else shapes.checked_size(image_size)
         if size == self.frame_shape[-len(size) :] or not any(known):
             return known
         if size not in self._map_sizes:
@@ -212,8 +213,7 @@ class RecurrentNetwork(nn.Module):
         return folded(self._foldable)
 
     def _in_parts(self, video: Tensor, state: NetworkState | None, frames: int) -> tuple[Tensor, NetworkState]:
-        if frames < 1:
-            raise ValueError(f"expected checkpoint to be at least 1 frame, got {frames}")
+        frames = whole("checkpoint", frames)
         self._check_statistics("checkpoint")
         outputs = []
         for part in video.split(frames, dim=1):
@@ -280,7 +280,7 @@ def gate_inputs(
     Raises:
         ValueError: frames of a size that the network does not take.
     """
-    parameter = next(network.parameters())
+    image_size, parameter = shapes.checked_size(image_size), next(network.parameters())
     shape = (*network.frame_shape[: -len(image_size)], *image_size)
     feedforward = _Feedforward(network.cnn)
     # in evaluation mode, as batch normalization would count even this frame
@@ -291,6 +291,8 @@ def gate_inputs(
                 feedforward.run(frame, [None] * len(network.recurrent_layers), enable_io_processing=False)
         except RuntimeError as error:
             raise ValueError(f"the network takes no frames {shape}: {tracing.first_line(error)}") from error
+        finally:
+            refresh_all(network)
     return feedforward.inputs
 
 
@@ -323,7 +325,7 @@ def open_network(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> R
         NotImplementedError: the CNN can't be traced, or takes none of the usual frame sizes.
     """
     if isinstance(cnn, RecurrentNetwork):
-        return copy.deepcopy(cnn)
+        return copy_of(cnn)
     module = tracing.trace(cnn)
     # a network of a fixed frame size may say so itself, as those of prernn do
     size = getattr(cnn, "frame_size", None) if image_size is None else image_size

@@ -13,7 +13,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.types import Device
 
 from prernn import ops
+from prernn.layers.arguments import real, whole
 from prernn.layers.cells import Cell, LSTMCell
+from prernn.layers.computed_weights import refresh
 from prernn.layers.hidden_to_hidden import RecurrentWeights, draw_index, late_index
 from prernn.layers.structures.base import Structure
 from prernn.layers.structures.parse import hidden_structure
@@ -81,32 +83,29 @@ class RecurrentStack(nn.Module):
         super().__init__()
         self.structure = hidden_structure(hidden)
         self.cell = cell
-        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.input_size, self.hidden_size = whole("input_size", input_size), whole("hidden_size", hidden_size)
+        self.num_layers = whole("num_layers", num_layers)
         self.bias, self.batch_first, self.bidirectional = bias, batch_first, bidirectional
-        self.dropout, self.proj_size = float(dropout), proj_size
+        self.dropout, self.proj_size = (
+            real("dropout", dropout, 0, 1),
+            whole("proj_size", proj_size, 0, self.hidden_size - 1),
+        )
         self._check_arguments()
         for number, suffix in enumerate(self.suffixes()):
             layer = number // self.directions
-            features = input_size if layer == 0 else self.output_size * self.directions
+            features = self.input_size if layer == 0 else self.output_size * self.directions
             self._add_parameters(suffix, features, {"device": device, "dtype": dtype})
-        self.register_buffer("index", draw_index(self.structure, hidden_size, self.weight_hh_l0), persistent=False)
+        self.register_buffer("index", draw_index(self.structure, self.hidden_size, self.weight_hh_l0), persistent=False)
         self.reset_parameters()
 
     def _check_arguments(self) -> None:
-        sizes = f"input_size={self.input_size}, hidden_size={self.hidden_size}, num_layers={self.num_layers}"
-        if min(self.input_size, self.hidden_size, self.num_layers) < 1:
-            raise ValueError(f"expected sizes of at least 1, got {sizes}")
         for name in ("bias", "batch_first"):  # a word or a number here is an argument in the wrong place
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"expected {name} to be True or False, got {getattr(self, name)!r}")
-        if not 0 <= self.dropout <= 1:
-            raise ValueError(f"expected dropout between 0 and 1, got {self.dropout}")
         if self.dropout and self.num_layers == 1:
             message = f"dropout is between layers: expected num_layers of at least 2 with dropout={self.dropout}, got 1"
             warnings.warn(message, UserWarning, stacklevel=4)
         self.structure.check(self.hidden_size)
-        if not 0 <= self.proj_size < self.hidden_size:
-            raise ValueError(f"expected proj_size of at least 0 and less than {sizes}, got {self.proj_size}")
         if self.proj_size and str(self.structure) != "full":
             raise NotImplementedError(
                 f"expected hidden='full' with proj_size={self.proj_size}, got hidden={str(self.structure)!r}, which is "
@@ -311,6 +310,7 @@ class RecurrentStack(nn.Module):
         if self.bidirectional:
             raise NotImplementedError("expected a layer of one direction: a bidirectional one can't run step by step")
         self._check_input(x, (2,), "B")
+        refresh(self)
         rows = self._open_state(state, x.unsqueeze(0), True)
         following = []
         for number, suffix in enumerate(self.suffixes()):
