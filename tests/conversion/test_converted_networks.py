@@ -91,7 +91,7 @@ def test_output_layers_of_other_kinds(cnn, layer, head):
 
 def test_outputs_must_be_positive():
     for make in (prernn.convert, prernn.traditional, prernn.framewise):
-        with pytest.raises(ValueError, match="at least one output, got 0"):
+        with pytest.raises(ValueError, match="outputs: expected a whole number of at least 1, got 0"):
             make(FcNet(), outputs=0, **SMALL)
 
 

@@ -271,11 +271,11 @@ def test_a_unit_of_rcn_would_see_the_frames_of_all_clips_side_by_side(kind):
     ("options", "message"),
     [
         ({"time": 2}, "odd.*2"),
-        ({"time": 0}, "odd.*0"),
-        ({"time": -1}, "odd.*-1"),
+        ({"time": 0}, "time: .*at least 1, got 0"),
+        ({"time": -1}, "time: .*at least 1, got -1"),
         ({"init": "end"}, "init.*end"),
-        ({"frames": 0}, "at least 1 frame.*0"),
-        ({"frames": -3}, "at least 1 frame.*-3"),
+        ({"frames": 0}, "frames: .*at least 1, got 0"),
+        ({"frames": -3}, "frames: .*at least 1, got -3"),
     ],
 )
 def test_arguments_that_make_no_sense_are_errors(options, message):
@@ -296,10 +296,9 @@ class WeighedConv(nn.Conv2d):
         ([nn.Conv3d(3, 4, 3)], (4, 8, 8), "Conv3d"),
         ([nn.Conv2d(3, 4, 3), nn.Flatten(2), nn.Conv1d(4, 5, 36)], (8, 8), "Conv1d"),
         ([nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")], (8, 8), "'0'.*by itself"),
-        ([nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))], (8, 8), "'0'.*"),
         ([WeighedConv(3, 4, 3)], (8, 8), "'0'.*WeighedConv"),
     ],
-    ids=["3-D", "1-D", "circular", "weight-norm", "weighed"],
+    ids=["3-D", "1-D", "circular", "weighed"],
 )
 def test_what_can_not_be_inflated_is_an_error(layers, size, message):
     cnn = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(5))

@@ -140,6 +140,6 @@ def test_a_frame_size_that_nobody_guesses():
 )
 def test_words_that_make_no_sense(arguments):
     (name, value) = next(iter(arguments.items()))
-    with pytest.raises(ValueError, match=f"{name}|at least one output") as caught:
+    with pytest.raises(ValueError, match=name) as caught:
         prernn.convert(FcNet(), **SMALL, **arguments)
     assert repr(value) in str(caught.value)

@@ -12,11 +12,12 @@ from torch import nn
 
 import prernn
 from prernn.models.backbones import backbone
-from prernn.sparsity.counts import SCALES, bits_of
+from prernn.sparsity.counts import MOST_SAMPLES, SAMPLERS, SCALES, bits_of
 from prernn.sparsity.integer_network import integer_network
 from prernn.sparsity.packing import load_quantized, pack, save_quantized, unpack
 from prernn.sparsity.quantize import quantization_report, quantize, weights_of
 from quantized_cnn import small_cnn
+from small_cnns import FcNet
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,55 @@ def test_half_precision():
     torch.testing.assert_close(integer_network(quantized)(x), quantized(x), rtol=1e-2, atol=0.1)
 
 
-def test_weights_that_are_computed_are_refused():
-    layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
-    with pytest.raises(NotImplementedError, match="computed from others"):
-        quantize(layer)
+def test_what_a_band_never_uses_may_be_anything():
+    """Corners of a band's weight, outside the matrix."""
+    for layer in (prernn.VRNN(3, 6, hidden="band:5"), prernn.convert(FcNet(), hidden="band:5", image_size=(8, 8))):
+        hidden = layer if isinstance(layer, prernn.VRNN) else layer.recurrent_layers[0].hidden_to_hidden
+        name = "weight_hh_l0" if hidden is layer else "weight"
+        with torch.no_grad():
+            getattr(hidden, name).view(-1, 5)[0, 0] = 0.0
+        expected = quantize(layer, 3.0).state_dict()
+        for junk in (math.nan, math.inf, 1e30):
+            with torch.no_grad():
+                getattr(hidden, name).view(-1, 5)[0, 0] = junk
+            for key, value in quantize(layer, 3.0).state_dict().items():
+                assert torch.equal(value, expected[key]), key
+        with torch.no_grad():
+            getattr(hidden, name).view(-1, 5)[0, 2] = math.nan
+        with pytest.raises(ValueError, match=rf"{name}: expected finite weights"):
+            quantize(layer, 3.0)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("scale", SCALES)
+def test_more_samples_than_can_be_counted_are_refused(sampler, scale):
+    layer = nn.Linear(4, 4)
+    for samples in (1e18, 10**18, 1e300, 1e308):
+        with pytest.raises(ValueError, match=r"weight: expected at most [0-9,]+ samples of a layer, got [0-9.e+inf]+"):
+            quantize(layer, samples, sampler=sampler, scale=scale)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_most_samples_are_reported_and_loaded(scale, tmp_path):
+    layer = nn.Linear(4, 4, dtype=torch.float64)
+    small = quantize(layer, MOST_SAMPLES / 16, scale=scale)
+    assert quantization_report(small).samples == pytest.approx(MOST_SAMPLES, abs=16)
+    torch.testing.assert_close(small.weight, layer.weight, rtol=0, atol=1e-13)
+    loaded = load_quantized(nn.Linear(4, 4, dtype=torch.float64), save_quantized(small, tmp_path / "q.safetensors"))
+    assert torch.equal(loaded.weight, small.weight)
+
+
+def test_weights_whose_sum_leaves_their_type_are_refused():
+    layer = nn.Linear(4, 4)
+    nn.init.constant_(layer.weight, 3e38)
+    with pytest.raises(
+        ValueError, match=r"weight: expected weights whose magnitudes add up to a number of torch.float32"
+    ):
+        quantize(layer, 0.1)
+
+
+def test_the_projection_of_an_lstm_is_quantized():
+    ours, theirs = prernn.LSTM(3, 6, proj_size=2, bidirectional=True), nn.LSTM(3, 6, proj_size=2, bidirectional=True)
+    for layer in (ours, theirs):
+        names = [row.name for row in quantization_report(quantize(layer, 2.0)).rows]
+        assert sorted(names) == sorted(name for name, _ in layer.named_parameters() if name.startswith("weight"))

@@ -269,7 +269,7 @@ def test_decoders_refuse_other_shapes_and_nan(make, bad):
 
 def test_the_number_of_outputs_stays():
     decoder = GreedyDecoder()
-    decoder.push(torch.zeros(3))
+    decoder.push(torch.zeros(3).log_softmax(-1))
     with pytest.raises(ValueError, match=r"\(3,\), got shape \(4,\)"):
         decoder.push(torch.zeros(4))
     with pytest.raises(ValueError, match=r"\(T, K\), got shape \(4,\)"):
@@ -283,7 +283,7 @@ def test_beam_refuses_numbers_out_of_range(options):
 
 
 def test_greedy_refuses_a_threshold_out_of_range():
-    with pytest.raises(ValueError, match="threshold: expected 0 to 1, got 2"):
+    with pytest.raises(ValueError, match="threshold: expected a number from 0 to 1, got 2"):
         GreedyDecoder(2)
 
 
@@ -325,3 +325,49 @@ def test_label_scores_agree_with_torch():
 def test_label_scores_refuse_what_does_not_fit(shape, lengths):
     with pytest.raises(ValueError, match="expected"):
         label_scores(torch.zeros(shape), None if lengths is None else torch.tensor(lengths))
+
+
+ROWS = {
+    "probabilities": [0.2, 0.3, 0.5],
+    "logits": [3.0, -1.0, 2.0],
+    "large": [1000.0, 2000.0, 0.0],
+    "infinite": [math.inf, 0.0, -math.inf],
+    "impossible": [-math.inf] * 3,
+    "faint": [-1000.0, -2000.0, -1500.0],
+    "not a number": [0.0, math.nan, -math.inf],
+}
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_rows_that_are_no_log_probabilities(row):
+    """After rows that are, too; a decoder that refuses one is as it was."""
+    good, bad = path_probs([1, 2, 0], outputs=3), torch.tensor([row], dtype=torch.float64)
+    for decoder in (GreedyDecoder(), BeamDecoder(), exact()):
+        before = [event for step in good for event in decoder.push(step)]
+        with pytest.raises(ValueError, match=r"step 3: expected log-probabilities, whose sum is 1, got \["):
+            decoder.push(bad[0])
+        assert before + decoder.finish() == decoder.events(good)
+        with pytest.raises(ValueError, match="step 0: expected log-probabilities"):
+            decoder.events(bad)
+    if not any(map(math.isnan, row)):
+        with pytest.raises(ValueError, match="expected log-probabilities, whose sum is 1 in every step"):
+            label_scores(torch.cat([good, bad]))
+        padded = torch.stack([torch.cat([good, bad]), path_probs([1, 1, 1, 1], outputs=3)])
+        assert torch.equal(label_scores(padded, torch.tensor([3, 4]))[0], label_scores(good))  # padding may be anything
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_log_probabilities_of_few_digits(dtype):
+    for scale in (0.1, 1, 10):
+        rows = (torch.randn(20, 50) * scale).to(dtype).log_softmax(-1)
+        GreedyDecoder().events(rows)
+        label_scores(rows)
+
+
+@pytest.mark.parametrize(
+    "given", [torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3, dtype=torch.bool), [[0.0, -9]]]
+)
+def test_log_probabilities_are_a_tensor_of_floats(given):
+    for use in (GreedyDecoder().events, BeamDecoder().events, lambda rows: BeamDecoder().push(rows[0]), label_scores):
+        with pytest.raises(ValueError, match="expected log-probabilities as a tensor of floats, got"):
+            use(given)

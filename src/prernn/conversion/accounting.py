@@ -3,7 +3,6 @@
 Counts are of weights; biases are left out, as in the papers.
 """
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ from prernn.conversion.convert import convert, traditional
 from prernn.conversion.graph.graft import recurrent_nodes
 from prernn.conversion.graph.nodes import name_of
 from prernn.conversion.network import RecurrentNetwork, gate_inputs
+from prernn.layers.arguments import whole
 from prernn.layers.cells import make_cell
+from prernn.layers.computed_weights import copy_of, refresh_all
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.layers.structures.base import Structure
 from prernn.reports.tables import text_table
@@ -154,7 +155,7 @@ def frame_cost(net: RecurrentNetwork, image_size: tuple[int, ...] | None = None)
     """
     counter = FlopCounterMode(display=False)
     with ops.using("reference"):  # whose operators the counter knows
-        inputs = gate_inputs(net, image_size or net.frame_shape[-2:], counter)
+        inputs = gate_inputs(net, net.frame_shape[-2:] if image_size is None else image_size, counter)
     names = [name_of(node) for node in recurrent_nodes(net.cnn)]
     layers = [
         _layer_cost(name, layer, tuple(u.shape[3:]))
@@ -210,6 +211,7 @@ def matched_hidden_size(
         cnn, layer, cell, input, outputs, hidden: as in `prernn.convert`.
         num_layers: stacked layers of the traditional RNN, full in structure.
     """
+    num_layers = whole("num_layers", num_layers)
     converted = convert(_on_meta(cnn), layer, cell=cell, input=input, hidden=hidden, outputs=outputs)
     stacked = traditional(_on_meta(cnn), cell=cell, outputs=outputs)
     features = stacked.recurrent_layers[0].hidden_size
@@ -241,4 +243,6 @@ def _on_meta(cnn: nn.Module) -> nn.Module:
     """The CNN without its weights, so that counting costs no memory."""
     memo: dict[int, Tensor] = {id(tensor): tensor.to("meta") for tensor in cnn.buffers()}
     memo |= {id(tensor): nn.Parameter(tensor.detach().to("meta")) for tensor in cnn.parameters()}
-    return copy.deepcopy(cnn, memo)
+    copied = copy_of(cnn, memo)
+    refresh_all(copied)
+    return copied

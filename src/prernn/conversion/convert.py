@@ -10,7 +10,9 @@ from prernn.conversion.graph.graft import free_name, insert_layer, remove_unit, 
 from prernn.conversion.graph.nodes import argument, is_vector, shape_of, value_shape
 from prernn.conversion.network import RecurrentNetwork, open_network
 from prernn.conversion.output_layer import replace_output
+from prernn.layers.arguments import whole
 from prernn.layers.cells import make_cell
+from prernn.layers.computed_weights import computed
 from prernn.layers.input_to_hidden import INPUTS, TraditionalInput
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.layers.structures.base import Structure
@@ -107,8 +109,8 @@ def traditional(
         ValueError: an unknown cell or structure, or no layer at all.
         NotImplementedError: the CNN ends in something other than a vector.
     """
-    if num_layers < 1:
-        raise ValueError(f"expected at least one recurrent layer, got num_layers={num_layers}")
+    num_layers = whole("num_layers", num_layers)
+    hidden_size = None if hidden_size is None else whole("hidden_size", hidden_size)
     make_cell(cell)
     network = open_network(cnn, image_size)
     module = network.cnn
@@ -163,6 +165,8 @@ def _make_recurrent(
     activation = (site.activation or nn.Identity()) if cell_name == "vrnn" else None
     cell = make_cell(cell_name) if activation is None else make_cell(cell_name, activation=activation)
     if not pretrained:
+        if names := computed(site.layer):
+            raise NotImplementedError(f"can't draw {name}.{names[0]} anew: it is computed from others, as in pruning")
         site.layer.reset_parameters()
         network.drawn_anew |= set(site.layer.parameters())
     weight = site.layer.weight

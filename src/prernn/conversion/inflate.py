@@ -12,6 +12,8 @@ from prernn.conversion.graph import shapes, tracing
 from prernn.conversion.graph.ending import final_value, find_output_layer
 from prernn.conversion.graph.fidelity import check_graph
 from prernn.conversion.graph.nodes import inputs_of, is_vector, module_calls, name_of, submodule_of, value_shape
+from prernn.layers.arguments import whole
+from prernn.layers.computed_weights import settle
 
 STARTS = ("centre", "mean")
 
@@ -135,16 +137,15 @@ def inflate(
         image_size: ``(H, W)``, only where no usual size fits the CNN.
 
     Raises:
-        ValueError: an unknown start, an even or negative ``time``, no frames.
+        ValueError: an unknown start, an even ``time``, numbers that are no whole ones of at least 1.
         NotImplementedError: a CNN that can't be traced, that has no output layer on a vector, or a convolution that
             computes its weights or pads by itself.
     """
     if init not in STARTS:
         raise ValueError(f"expected init to be one of {', '.join(STARTS)}, got {init!r}")
-    if time < 1 or time % 2 == 0:
-        raise ValueError(f"expected an odd number of frames in time, got {time}")
-    if frames < 1:
-        raise ValueError(f"expected a clip of at least 1 frame, got {frames}")
+    time, frames = whole("time", time), whole("frames", frames)
+    if time % 2 == 0:
+        raise ValueError(f"time: expected an odd number of frames, got {time}")
     module = tracing.trace(cnn)
     shape = shapes.propagate(module, shapes.frame_candidates(module, image_size))
     check_graph(module, cnn, shape)
@@ -174,6 +175,7 @@ def _inflate_layer(module: fx.GraphModule, node: fx.Node, length: fx.Node, time:
         raise NotImplementedError(f"expected 2-D convolutions to inflate, got {type(conv).__name__} {name!r}")
     if max(conv.kernel_size) == 1:
         return
+    settle(conv)  # what computes its weight computes none in time
     known = type(conv).forward is nn.Conv2d.forward or type(conv).__name__ == "Conv2dSame"
     if not known or conv.padding_mode != "zeros" or "weight" not in conv._parameters:
         raise NotImplementedError(f"convolution {name!r} ({type(conv).__name__}) pads or weighs by itself")

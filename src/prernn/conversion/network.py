@@ -1,7 +1,8 @@
 """A CNN with recurrent layers in it, over whole videos or frame by frame."""
 
 import contextlib
-import copy
+import itertools
+from collections.abc import Sequence
 from typing import Any, Self, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import Target
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map
 
 from prernn.conversion.clamping import clamps_of, from_result
 from prernn.conversion.folding import Pair, foldable, folded, pairs_of
@@ -20,8 +22,11 @@ from prernn.conversion.graph.graft import layer_output, recurrent_nodes
 from prernn.conversion.graph.nodes import inputs_of, layer_at, name_of, nodes_of, shape_of, value_shape
 from prernn.conversion.modes import evaluating
 from prernn.conversion.recipe import Recipe
+from prernn.layers.arguments import whole
+from prernn.layers.computed_weights import copy_of, refresh_all
 from prernn.layers.input_to_hidden import Layer, TraditionalInput
 from prernn.layers.recurrent_layer import RecurrentLayer
+from prernn.layers.recurrent_stack import check_lengths
 from prernn.ops.reference import State
 
 NetworkState = tuple[State, ...]
@@ -109,7 +114,7 @@ class RecurrentNetwork(nn.Module):
             image_size: ``(H, W)`` of the frames or ``(D, H, W)`` of snippets, where a state holds feature maps; None
                 means that of ``frame_shape``.
         """
-        sizes = self.map_sizes(image_size)
+        batch_size, sizes = whole("batch_size", batch_size, 0), self.map_sizes(image_size)
         return tuple(
             layer.init_state(batch_size, *size) for layer, size in zip(self.recurrent_layers, sizes, strict=True)
         )
@@ -117,7 +122,7 @@ class RecurrentNetwork(nn.Module):
     def map_sizes(self, image_size: tuple[int, ...] | None = None) -> list[tuple[int, ...]]:
         """Size of each recurrent layer's feature maps, ``()`` for vectors; ``image_size`` as in `init_state`."""
         known = [size for _, size in self._layers]
-        size = self.frame_shape[-2:] if image_size is None else tuple(image_size)
+        size = self.frame_shape[-2:] if image_size is None else shapes.checked_size(image_size)
         if size == self.frame_shape[-len(size) :] or not any(known):
             return known
         if size not in self._map_sizes:
@@ -163,32 +168,43 @@ class RecurrentNetwork(nn.Module):
             node.meta["shape"] = shape
 
     def forward(
-        self, video: Tensor, state: NetworkState | None = None, *, checkpoint: int | None = None
+        self,
+        video: Tensor,
+        state: NetworkState | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        *,
+        checkpoint: int | None = None,
     ) -> tuple[Tensor, NetworkState]:
         """A whole video, or the next chunk of one when ``state`` is given.
 
         Args:
             video: ``(B, T, C, H, W)``, snippets ``(B, T, C, D, H, W)``, or features ``(B, T, F)`` of any other signal.
             state: as returned before; None starts at zero.
+            lengths: frames of each video ``(B,)``, at least 1. Those behind them are padding, and not looked at: there
+                outputs are 0, and the state is that after a video's last frame.
             checkpoint: activation checkpointing for long clips: of so many frames at a time only the state at their
                 start is kept for the gradient, and they are computed again on the way back. Outputs and gradients are
                 the same; memory grows with ``T / checkpoint`` states and ``checkpoint`` frames.
 
         Returns:
-            Outputs ``(B, T, K)``, causal in T, and the state after the last frame.
+            Outputs ``(B, T, K)``, causal in T, and the state after the last frame. No video at all (B = 0) gives
+            no outputs, ``(0, T, K)``.
 
         Raises:
-            ValueError: a video of another rank or number of channels, or without frames.
-            NotImplementedError: checkpoints where batch normalization learns statistics, which would be of parts.
+            ValueError: a video of another rank or number of channels, or without frames; lengths that don't fit.
+            NotImplementedError: checkpoints or lengths where batch normalization learns statistics, which would be of
+                parts.
         """
-        if checkpoint is not None:
-            return self._in_parts(video, state, checkpoint)
         rank = len(self.frame_shape) + 2
         if video.ndim != rank or video.shape[1] == 0:
             wanted = f"(B, T, {DIMENSIONS[len(self.frame_shape)]})"
             raise ValueError(f"expected video {wanted} with at least one frame, got shape {tuple(video.shape)}")
         self._check_channels(video.shape[2])
         batch, steps = video.shape[:2]
+        if lengths is not None and batch:
+            return self._by_lengths(video, state, lengths, checkpoint)
+        if checkpoint is not None:
+            return self._in_parts(video, state, checkpoint)
         state = self._open_state(state, video, batch)
         frames = video.transpose(0, 1).flatten(0, 1)  # (T*B, C, H, W): time first, as the recurrence wants it
         with self._lighter_training():
@@ -206,16 +222,39 @@ class RecurrentNetwork(nn.Module):
         return stack
 
     def _in_parts(self, video: Tensor, state: NetworkState | None, frames: int) -> tuple[Tensor, NetworkState]:
-        if frames < 1:
-            raise ValueError(f"expected checkpoint to be at least 1 frame, got {frames}")
-        if any(isinstance(part, _BatchNorm) and part.training for part in self.modules()):
-            raise NotImplementedError("checkpoint needs batch normalization on frozen statistics, got some in training")
+        frames = whole("checkpoint", frames)
+        self._check_statistics("checkpoint")
         outputs = []
         for part in video.split(frames, dim=1):
             out, state = torch.utils.checkpoint.checkpoint(self, part, state, use_reentrant=False)
             outputs.append(out)
         assert state is not None  # a video has a part
         return torch.cat(outputs, dim=1), state
+
+    def _by_lengths(
+        self, video: Tensor, state: NetworkState | None, lengths: Tensor | Sequence[int], checkpoint: int | None
+    ) -> tuple[Tensor, NetworkState]:
+        """From the end of one video to the end of the next, all videos that go on."""
+        batch, steps = video.shape[:2]
+        own = check_lengths(lengths, steps, batch, video.device, least=1)
+        assert own is not None  # as lengths are given
+        self._check_statistics("lengths")
+        state = self._open_state(state, video, batch)
+        outputs: list[Tensor] = []
+        for begin, end in itertools.pairwise(sorted({0, *own.tolist()})):
+            going = (own >= end).nonzero().squeeze(1)
+            part, following = self(
+                video[going, begin:end], tree_map(lambda t, going=going: t[going], state), checkpoint=checkpoint
+            )
+            state = tree_map(lambda t, new, going=going: t.index_copy(0, going, new), state, following)
+            outputs.append(part.new_zeros(batch, *part.shape[1:]).index_copy(0, going, part))
+        out = torch.cat(outputs, dim=1)
+        padding = out.new_zeros(batch, steps - out.shape[1], *out.shape[2:])
+        return torch.cat([out, padding], dim=1), state
+
+    def _check_statistics(self, option: str) -> None:
+        if any(isinstance(part, _BatchNorm) and part.training for part in self.modules()):
+            raise NotImplementedError(f"{option} needs batch normalization on frozen statistics, got some in training")
 
     def step(self, frame: Tensor, state: NetworkState | None = None) -> tuple[Tensor, NetworkState]:
         """One frame of a stream, at constant cost.
@@ -250,7 +289,7 @@ def gate_inputs(
     Raises:
         ValueError: frames of a size that the network does not take.
     """
-    parameter = next(network.parameters())
+    image_size, parameter = shapes.checked_size(image_size), next(network.parameters())
     shape = (*network.frame_shape[: -len(image_size)], *image_size)
     feedforward = _Feedforward(network.cnn)
     # in evaluation mode, as batch normalization would count even this frame
@@ -261,6 +300,8 @@ def gate_inputs(
                 feedforward.run(frame, [None] * len(network.recurrent_layers), enable_io_processing=False)
         except RuntimeError as error:
             raise ValueError(f"the network takes no frames {shape}: {tracing.first_line(error)}") from error
+        finally:
+            refresh_all(network)
     return feedforward.inputs
 
 
@@ -293,7 +334,7 @@ def open_network(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> R
         NotImplementedError: the CNN can't be traced, or takes none of the usual frame sizes.
     """
     if isinstance(cnn, RecurrentNetwork):
-        return copy.deepcopy(cnn)
+        return copy_of(cnn)
     module = tracing.trace(cnn)
     # a network of a fixed frame size may say so itself, as those of prernn do
     size = getattr(cnn, "frame_size", None) if image_size is None else image_size

@@ -8,6 +8,7 @@ from prernn.conversion.graph.ending import final_value, find_output_layer
 from prernn.conversion.graph.graft import free_name
 from prernn.conversion.graph.nodes import argument, is_vector, layer_at, name_of, shape_of, value_shape
 from prernn.conversion.network import RecurrentNetwork
+from prernn.layers.arguments import whole
 from prernn.layers.input_to_hidden import Layer
 
 
@@ -15,11 +16,10 @@ def replace_output(network: RecurrentNetwork, outputs: int) -> None:
     """Puts a new output layer of size ``outputs`` in place of the network's own, or behind it where it has none.
 
     Raises:
-        ValueError: ``outputs < 1``.
+        ValueError: ``outputs`` that is no whole number of at least 1.
         NotImplementedError: a network whose features are no vector.
     """
-    if outputs < 1:
-        raise ValueError(f"expected at least one output, got {outputs}")
+    outputs = whole("outputs", outputs)
     module = network.cnn
     head = find_output_layer(module)
     if head is None:

@@ -19,6 +19,7 @@ from prernn.conversion.modes import channels_last
 from prernn.conversion.network import RecurrentNetwork, open_network
 from prernn.conversion.output_layer import replace_output
 from prernn.layers.cells import LinearCell
+from prernn.layers.computed_weights import computed
 from prernn.layers.input_to_hidden import GateInput, SingleInput
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.layers.structures.base import Structure
@@ -160,7 +161,7 @@ def _draw_anew(network: RecurrentNetwork) -> None:
         own = set(module.parameters(recurse=False)) & wanted
         if isinstance(module, GateInput):
             continue
-        reset = getattr(module, "reset_parameters", None)
+        reset = None if computed(module) else getattr(module, "reset_parameters", None)
         if own and reset is not None:
             reset()
         elif own:

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.types import Device
 
+from prernn.layers.arguments import whole
+from prernn.layers.computed_weights import refresh
 from prernn.layers.structures.base import Structure
 from prernn.layers.structures.parse import hidden_structure
 from prernn.ops.reference import Product
@@ -72,11 +74,11 @@ class HiddenToHidden(nn.Module):
     ):
         super().__init__()
         self.structure = hidden_structure(hidden)
-        self.structure.check(size)
-        self.size, self.gates = size, gates
-        shape = (gates, *self.structure.weight_shape(size))
+        self.size, self.gates = whole("size", size), whole("gates", gates)
+        self.structure.check(self.size)
+        shape = (self.gates, *self.structure.weight_shape(self.size))
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        self.register_buffer("index", draw_index(self.structure, size, self.weight), persistent=False)
+        self.register_buffer("index", draw_index(self.structure, self.size, self.weight), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -94,6 +96,7 @@ class HiddenToHidden(nn.Module):
 
     def weights(self, bias: Tensor | None = None) -> RecurrentWeights:
         """The product's weights, with ``bias (G, D)``."""
+        refresh(self)  # this is the forward pass of a recurrence, which pruning waits for
         return RecurrentWeights(self.structure, self.size, self.weight, self.positions(), bias)
 
     def matrix(self) -> Tensor:

@@ -134,8 +134,9 @@ class GateInput(SingleInput):
     def forward(self, x: Tensor, *shortcuts: Tensor) -> Tensor:
         """Layer input and shortcuts of ``N`` frames to ``(N, G, D)``."""
         x, shortcuts = self.pooled(x, shortcuts)
+        own = apply(self.layer, x)  # first, as it is what computes a pruned bias anew
         outputs = [with_weight(self.layer, weight, x) for weight in self.copies.unbind(0)]
-        outputs.insert(self.own_gate, apply(self.layer, x))
+        outputs.insert(self.own_gate, own)
         return torch.stack([self._finish(y, shortcuts) for y in outputs], dim=1)
 
 

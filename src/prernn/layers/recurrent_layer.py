@@ -87,8 +87,8 @@ class RecurrentLayer(nn.Module):
             for tensor in state
         )
         out, rows = self._run_vectors(u, rows)
-        out = out.unflatten(1, (batch, -1)).transpose(2, 3).reshape(steps, batch, size, *extent)
-        split = [row.unflatten(0, (batch, -1)) for row in rows]  # (B, H*W, D) or (B, H*W, 1)
+        out = out.unflatten(1, (batch, places)).transpose(2, 3).reshape(steps, batch, size, *extent)
+        split = [row.unflatten(0, (batch, places)) for row in rows]  # (B, H*W, D) or (B, H*W, 1)
         return out, tuple(
             row.transpose(1, 2).reshape(shape) if len(shape) > 2 else row[:, 0]
             for row, shape in zip(split, wanted, strict=True)
@@ -100,6 +100,7 @@ class RecurrentLayer(nn.Module):
     def forward(self, inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:
         """``T*B`` frames, time first, and the state of ``B`` streams to outputs ``(T*B, D...)`` and the last state."""
         u = self.input_to_hidden(*inputs)  # (T*B, G, D...)
-        u = u.unflatten(0, (-1, state[0].shape[0]))  # (T, B, G, D...)
+        batch = state[0].shape[0]
+        u = u.unflatten(0, (-1, batch)) if batch else u.unsqueeze(0)  # (T, B, G, D...); of no streams one step is all
         out, state = self.run(u, state)
         return out.flatten(0, 1), state

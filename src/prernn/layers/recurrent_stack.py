@@ -13,13 +13,15 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.types import Device
 
 from prernn import ops
+from prernn.layers.arguments import real, whole
 from prernn.layers.cells import Cell, LSTMCell
+from prernn.layers.computed_weights import refresh
 from prernn.layers.hidden_to_hidden import RecurrentWeights, draw_index, late_index
 from prernn.layers.structures.base import Structure
 from prernn.layers.structures.parse import hidden_structure
 from prernn.ops.backends import batched, forced, forward_mode
 from prernn.ops.input_projection import linear
-from prernn.ops.reference import State
+from prernn.ops.reference import State, without_padding
 
 TORCH_KERNELS: dict[str | None, Callable[..., Any]] = {
     "vrnn:tanh": torch._VF.rnn_tanh,
@@ -81,32 +83,29 @@ class RecurrentStack(nn.Module):
         super().__init__()
         self.structure = hidden_structure(hidden)
         self.cell = cell
-        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.input_size, self.hidden_size = whole("input_size", input_size), whole("hidden_size", hidden_size)
+        self.num_layers = whole("num_layers", num_layers)
         self.bias, self.batch_first, self.bidirectional = bias, batch_first, bidirectional
-        self.dropout, self.proj_size = float(dropout), proj_size
+        self.dropout, self.proj_size = (
+            real("dropout", dropout, 0, 1),
+            whole("proj_size", proj_size, 0, self.hidden_size - 1),
+        )
         self._check_arguments()
         for number, suffix in enumerate(self.suffixes()):
             layer = number // self.directions
-            features = input_size if layer == 0 else self.output_size * self.directions
+            features = self.input_size if layer == 0 else self.output_size * self.directions
             self._add_parameters(suffix, features, {"device": device, "dtype": dtype})
-        self.register_buffer("index", draw_index(self.structure, hidden_size, self.weight_hh_l0), persistent=False)
+        self.register_buffer("index", draw_index(self.structure, self.hidden_size, self.weight_hh_l0), persistent=False)
         self.reset_parameters()
 
     def _check_arguments(self) -> None:
-        sizes = f"input_size={self.input_size}, hidden_size={self.hidden_size}, num_layers={self.num_layers}"
-        if min(self.input_size, self.hidden_size, self.num_layers) < 1:
-            raise ValueError(f"expected sizes of at least 1, got {sizes}")
         for name in ("bias", "batch_first"):  # a word or a number here is an argument in the wrong place
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"expected {name} to be True or False, got {getattr(self, name)!r}")
-        if not 0 <= self.dropout <= 1:
-            raise ValueError(f"expected dropout between 0 and 1, got {self.dropout}")
         if self.dropout and self.num_layers == 1:
             message = f"dropout is between layers: expected num_layers of at least 2 with dropout={self.dropout}, got 1"
             warnings.warn(message, UserWarning, stacklevel=4)
         self.structure.check(self.hidden_size)
-        if not 0 <= self.proj_size < self.hidden_size:
-            raise ValueError(f"expected proj_size of at least 0 and less than {sizes}, got {self.proj_size}")
         if self.proj_size and str(self.structure) != "full":
             raise NotImplementedError(
                 f"expected hidden='full' with proj_size={self.proj_size}, got hidden={str(self.structure)!r}, which is "
@@ -201,7 +200,8 @@ class RecurrentStack(nn.Module):
                 batch, or a PackedSequence.
             state: ``(num_layers*directions, B, D)``, without a batch ``(num_layers*directions, D)``; for LSTM a pair
                 ``(h, c)``, where h has ``P`` units with a projection. None starts at zero.
-            lengths: valid steps of each padded row; past its length a row puts out zeros and keeps its state.
+            lengths: valid steps of each padded row; past its length a row puts out zeros and keeps its state, and what
+                stands there, be it NaN, changes no result and no gradient.
             hx: torch.nn's name of ``state``.
 
         Returns:
@@ -221,7 +221,8 @@ class RecurrentStack(nn.Module):
         x = input if batch else input.unsqueeze(1)
         if batch and self.batch_first:
             x = x.transpose(0, 1)
-        rows, lengths = self._open_state(state, x, batch), _check_lengths(lengths, x)
+        rows = self._open_state(state, x, batch)
+        lengths = check_lengths(lengths, x.shape[0], x.shape[1], x.device)
         if lengths is None and self._torch_is_faster(x):
             out, following = self._run_torch(x, self._close_state(rows, batch=True))
             if not batch:
@@ -283,6 +284,7 @@ class RecurrentStack(nn.Module):
             raise ValueError(
                 "expected a sequence of at least one step, got none: without a step the state stays as it is"
             )
+        x = without_padding(x, lengths)
         following: list[State] = []
         for number, suffix in enumerate(self.suffixes()):
             if number % self.directions == 0:
@@ -308,6 +310,7 @@ class RecurrentStack(nn.Module):
         if self.bidirectional:
             raise NotImplementedError("expected a layer of one direction: a bidirectional one can't run step by step")
         self._check_input(x, (2,), "B")
+        refresh(self)
         rows = self._open_state(state, x.unsqueeze(0), True)
         following = []
         for number, suffix in enumerate(self.suffixes()):
@@ -350,15 +353,18 @@ class RecurrentStack(nn.Module):
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *(f"{k}={v!r}" for k, v in given.items())])
 
 
-def _check_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor | None:
-    """Lengths as a tensor ``(B,)``, or None where every row fills the batch."""
+def check_lengths(
+    lengths: Tensor | Sequence[int] | None, steps: int, batch: int, device: Device, *, least: int = 0
+) -> Tensor | None:
+    """Lengths as a tensor ``(B,)``, or None where every row fills the batch. ValueError where they don't fit."""
     if lengths is None:
         return None
-    lengths = torch.as_tensor(lengths, device=x.device)
-    steps, batch = x.shape[:2]
-    if lengths.shape != (batch,) or bool(((lengths < 0) | (lengths > steps)).any()):
-        raise ValueError(f"expected {batch} lengths between 0 and {steps}, got {lengths.tolist()}")
-    return lengths
+    lengths = torch.as_tensor(lengths, device=device)
+    whole = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
+    whole = whole or lengths.numel() == 0  # as_tensor([]) is of floats
+    if lengths.shape != (batch,) or not whole or bool(((lengths < least) | (lengths > steps)).any()):
+        raise ValueError(f"expected {batch} lengths between {least} and {steps}, integers, got {lengths.tolist()}")
+    return lengths.long()
 
 
 def _flip(x: Tensor, lengths: Tensor | None) -> Tensor:

@@ -57,7 +57,8 @@ def sequence(
         weights: hidden-to-hidden weights (`prernn.layers.hidden_to_hidden.RecurrentWeights`).
         u: gate inputs ``(T, N, G, D)``, or ``(T, N, 1, D)`` where all gates share one.
         state: tensors ``(N, D)``.
-        lengths: ``(N,)`` valid steps of each row. A row that has ended keeps its state and puts out zeros.
+        lengths: ``(N,)`` valid steps of each row. A row that has ended keeps its state and puts out zeros; what stands
+            in its further steps changes no result and no gradient.
 
     Returns:
         Outputs ``(T, N, D)`` and the state after each row's last valid step.

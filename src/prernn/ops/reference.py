@@ -29,11 +29,13 @@ def sequence(
         products: recurrent products of the cell's groups of gates.
         u: gate inputs ``(T, N, G, D)``; ``G`` may be 1 where all gates share one input.
         state: tensors ``(N, D)``.
-        lengths: ``(N,)`` valid steps of each row. A row that has ended keeps its state and puts out zeros.
+        lengths: ``(N,)`` valid steps of each row. A row that has ended keeps its state and puts out zeros; what stands
+            in its further steps changes no result and no gradient.
 
     Returns:
         Outputs ``(T, N, D)`` and the state after each row's last valid step.
     """
+    u = without_padding(u, lengths)
     if len(u) == 1 and lengths is None:  # a stream: one step, none of a sequence's bookkeeping
         state = cell.step(u[0], state, products)
         return state[0].clone().unsqueeze(0), state  # a copy: what follows may work in place
@@ -48,3 +50,12 @@ def sequence(
             following = tuple(torch.where(active, new, old) for new, old in zip(following, state, strict=True))
         state = following
     return torch.stack(outputs), state
+
+
+def without_padding(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """``x (T, N, ...)`` with zeros from ``lengths (N,)`` on in each row: a step that is left out, but computed with NaN
+    on the way, would have NaN for a gradient."""
+    if lengths is None:
+        return x
+    valid = torch.arange(len(x), device=x.device).unsqueeze(1) < lengths  # (T, N)
+    return torch.where(valid.view(*valid.shape, *[1] * (x.ndim - 2)), x, 0)

@@ -6,7 +6,7 @@ For devices and types without a kernel: a loop takes T dependent steps. Differen
 import torch
 from torch import Tensor
 
-from prernn.ops.reference import State
+from prernn.ops.reference import State, without_padding
 
 
 def sequence(
@@ -29,7 +29,7 @@ def sequence(
         As `prernn.ops.sequence`.
     """
     h, started = state
-    u = u.squeeze(2)  # (T, N, D)
+    u = without_padding(u.squeeze(2), lengths)  # (T, N, D)
     factor = scale * weight
     x = scale * (u if bias is None else u + bias)
     first = torch.where(started > 0, x[0] + factor * h, u[0])
@@ -43,8 +43,7 @@ def sequence(
         factor, reach = factor * factor, 2 * reach
     if lengths is None:
         return x, (x[-1].clone(), begun(started, lengths))
-    time = torch.arange(len(x), device=x.device).unsqueeze(1)  # (T, 1)
-    out = torch.where((time < lengths).unsqueeze(2), x, 0)
+    out = without_padding(x, lengths)
     rows = torch.arange(x.shape[1], device=x.device)
     last = torch.where((lengths > 0).unsqueeze(1), x[(lengths - 1).clamp(min=0), rows], h)
     return out, (last, begun(started, lengths))

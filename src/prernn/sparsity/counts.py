@@ -13,6 +13,9 @@ SCALES = ("layer", "neuron")
 
 ORDERS = ("sign", "natural")
 
+MOST_SAMPLES = 2**53
+"""Of a layer: float64 counts no further."""
+
 
 def signed_counts(
     values: Tensor,
@@ -39,11 +42,15 @@ def signed_counts(
         all 0 have counts and scale 0; so has everything without samples.
     """
     flat = values.detach().flatten().to("cpu", torch.float64)
+    flat = torch.where(neuron.flatten().cpu() >= 0, flat, 0.0)  # what is no weight may be anything
     if not bool(flat.isfinite().all()):
         raise ValueError("expected finite weights, got some that are infinite or not a number")
     places = _in_rows(flat, neuron.flatten().cpu(), scale, order)  # (R, k), -1 where a row is shorter
     edges = torch.where(places >= 0, flat.abs()[places], 0.0).cumsum(1)  # (R, k)
     norm = edges[:, -1:].clone()
+    most = MOST_SAMPLES if sampler == "systematic" else MOST_POINTS  # the others hold them all
+    if not samples <= most:
+        raise ValueError(f"expected at most {most:,} samples of a layer, got {samples:.3g}")
     each = _rounded(samples / len(places), samples)
     # a row without any weight has nothing to fall on: its samples are taken back
     edges = torch.where(norm > 0, edges / norm, 1.0)
@@ -94,8 +101,6 @@ def _jittered(edges: Tensor, samples: int, generator: torch.Generator) -> Tensor
 
 def _sobol(edges: Tensor, samples: int, generator: torch.Generator) -> Tensor:
     """The first component of the sequence, moved round the unit interval by an offset for each row."""
-    if samples > MOST_POINTS:
-        raise ValueError(f"expected at most {MOST_POINTS:,} Sobol' samples of a layer, got {samples:,}")
     points = unit_points(samples, 1).T  # (1, N)
     offset = torch.rand(len(edges), 1, dtype=torch.float64, generator=generator)
     return _below(edges, (points + offset) % 1)

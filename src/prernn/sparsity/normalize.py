@@ -11,7 +11,6 @@ flattening of maps. Elsewhere (an addition of a shortcut, a sigmoid, a recurrent
 factors.
 """
 
-import copy
 from collections import Counter
 
 import torch
@@ -24,6 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from prernn.conversion.graph import tracing
 from prernn.conversion.graph.nodes import layer_at, module_calls, name_of, submodule_of
 from prernn.conversion.network import RecurrentNetwork
+from prernn.layers.computed_weights import copy_of, settle
 from prernn.layers.input_to_hidden import Layer
 
 ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity)
@@ -73,7 +73,7 @@ def normalized(module: nn.Module) -> nn.Module:
 
 def graph_of(module: nn.Module) -> tuple[nn.Module, fx.GraphModule]:
     """A copy of a module in evaluation mode that runs a graph, and that graph, which may be changed."""
-    network = copy.deepcopy(module).eval()
+    network = settle(copy_of(module)).eval()
     if isinstance(network, RecurrentNetwork):
         return network, network.cnn
     graph = network if isinstance(network, fx.GraphModule) else tracing.trace(network)

@@ -26,7 +26,6 @@ the averages of "2nd Conv" over the 15 layers of that network is 20 % in both co
 samples are spread, nor which values drawn activations have.
 """
 
-import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,6 +35,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from prernn.conversion.network import RecurrentNetwork
+from prernn.layers.arguments import SEEDS, real, whole
+from prernn.layers.computed_weights import copy_of
 from prernn.layers.input_to_hidden import SingleInput, TraditionalInput
 from prernn.layers.recurrent_layer import RecurrentLayer
 
@@ -93,15 +94,16 @@ def online_sparsity(
             sampled already.
     """
     for name, rate in (("conv", conv), ("linear", linear)):
-        if rate is not None and not 0 < rate <= 1:
-            raise ValueError(f"expected {name} in (0, 1] or None, got {rate}")
+        if rate is not None:
+            real(name, rate, 0, 1, above=True)
     if values not in VALUES:
         raise ValueError(f"expected values to be one of {', '.join(VALUES)}, got {values!r}")
-    sampled = copy.deepcopy(module)
+    sampled = copy_of(module)
     layers = dict(sampling_layers(sampled))
     if any(sampling_of(layer) for layer in layers.values()):
         raise ValueError("expected a module that is not sampled yet, got one from online_sparsity")
-    offsets = torch.rand(len(layers), generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist()
+    chance = torch.Generator().manual_seed(whole("seed", seed, *SEEDS))
+    offsets = torch.rand(len(layers), generator=chance, dtype=torch.float64).tolist()
     first = _place(start, list(layers))
     for layer, offset in list(zip(layers.values(), offsets, strict=True))[first:]:
         rate = linear if isinstance(weighted_layer(layer), nn.Linear) else conv
@@ -119,9 +121,7 @@ def _place(start: int | str | None, names: list[str]) -> int:
         if start not in names:
             raise ValueError(f"expected start to be one of the layers {', '.join(names)}, got {start!r}")
         return names.index(start)
-    if not 0 <= start < len(names):
-        raise ValueError(f"expected start to be the place of one of {len(names)} layers, from 0 on, got {start}")
-    return start
+    return whole("start", start, 0, len(names) - 1)
 
 
 def sampling_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from prernn.layers.computed_weights import settle
 from prernn.reports.files import whole_file
 from prernn.sparsity.counts import bits_of
 from prernn.sparsity.quantize import COUNTS, SCALE, weights_of
@@ -147,6 +148,8 @@ def save_quantized(module: nn.Module, path: str | Path) -> Path:
 def load_quantized(module: nn.Module, path: str | Path) -> nn.Module:
     """Loads what `save_quantized` wrote into a module of the same architecture, in place; returns the module.
 
+    What computed its weights (pruning, weight and spectral norm) goes.
+
     Example:
         >>> import prernn, torch
         >>> import tempfile
@@ -164,6 +167,7 @@ def load_quantized(module: nn.Module, path: str | Path) -> nn.Module:
     metadata, state = read_safetensors(path)
     if LAYOUT_KEY not in metadata:
         raise ValueError(f"{path}: expected quantized weights, found a file without")
+    settle(module)
     try:
         module.load_state_dict(unpacked_state(module, state, json.loads(metadata[LAYOUT_KEY])))
     except (ValueError, RuntimeError) as error:

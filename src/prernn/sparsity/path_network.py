@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.types import Device
 
-from prernn.ops.sobol import network_paths
+from prernn.layers.arguments import whole
 from prernn.reports.tables import text_table
-from prernn.sparsity.paths import PathLinear
+from prernn.sparsity.paths import PathLinear, drawn_paths
 
 
 class PathNetwork(nn.Module):
@@ -59,7 +59,7 @@ class PathNetwork(nn.Module):
         super().__init__()
         self.sampling: dict[str, Any] | None = {"sampler": sampler, "seed": seed, "scramble": scramble, "skip": skip}
         self.widths, self.paths, self.bias = list(widths), paths, bias
-        neurons = network_paths(widths, paths, **self.sampling)  # (paths, L)
+        neurons = drawn_paths(widths, paths, **self.sampling)  # (paths, L)
         self.layers = nn.ModuleList(
             PathLinear(
                 *(inputs, outputs, paths),
@@ -94,8 +94,7 @@ class PathNetwork(nn.Module):
         """
         if self.sampling is None:
             raise NotImplementedError("a network of merged paths has lost its paths: expected one as it was built")
-        if paths < self.paths:
-            raise ValueError(f"expected at least the {self.paths} paths that there are, got {paths}")
+        paths = whole("paths", paths, self.paths)
         first = self._path_layers[0].weight
         larger = PathNetwork(
             self.widths, paths, bias=self.bias, device=first.device, dtype=first.dtype, **self.sampling

@@ -11,16 +11,17 @@ then add up.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.utils import _pair
 from torch.types import Device
 
+from prernn.layers.arguments import SEEDS, whole
 from prernn.ops import paths as ops
-from prernn.ops.sobol import network_paths
+from prernn.ops.sobol import MOST_POINTS, network_paths
 
 DENSE = 0.08
 """Paths over all connections above which the dense product is faster (``prernn bench paths``)."""
@@ -39,8 +40,9 @@ class _PathLayer(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, paths: int, drawn: Tensor | None, **sampling: Any):
         super().__init__()
+        inputs, outputs = whole("inputs", inputs), whole("outputs", outputs)
         if drawn is None:
-            drawn = network_paths([inputs, outputs], paths, **sampling)
+            drawn = drawn_paths([inputs, outputs], paths, **sampling)
         _check(drawn, inputs, outputs)
         # functions of the arguments, so that a checkpoint need not carry them; it carries what tells them apart
         self.register_buffer("fingerprint", _fingerprint(drawn))
@@ -250,13 +252,10 @@ class PathConv2d(_PathLayer):
     ):
         sampling = {"sampler": sampler, "seed": seed, "scramble": scramble, "skip": skip}
         super().__init__(in_channels, out_channels, paths, drawn, **sampling)
-        self.kernel_size, self.stride = _pair(kernel_size), _pair(stride)
-        self.padding, self.dilation = _pair(padding), _pair(dilation)
         if isinstance(padding, str):
             raise NotImplementedError(f"expected padding as numbers, got {padding!r}")
-        if min(*self.kernel_size, *self.stride, *self.dilation) < 1 or min(self.padding) < 0:
-            given = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
-            raise ValueError(f"expected a kernel, stride and dilation from 1 on and padding from 0 on, got {given}")
+        self.kernel_size, self.stride = _sizes("kernel_size", kernel_size), _sizes("stride", stride)
+        self.padding, self.dilation = _sizes("padding", padding, 0), _sizes("dilation", dilation)
         self.weight = nn.Parameter(torch.empty(self.paths, *self.kernel_size, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(out_channels, dtype=dtype)) if bias else None
         self._start(self.weight, math.prod(self.kernel_size))
@@ -276,12 +275,13 @@ class PathConv2d(_PathLayer):
     def merged(self) -> "PathConv2d":
         """The same layer with one path for each pair of channels: kernels of coincident paths are added."""
         drawn, weight = self._merge()
-        places = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
         layer = PathConv2d(
             *(self.inputs, self.outputs, self.kernel_size, len(drawn)),
             bias=self.bias is not None,
             drawn=drawn.cpu(),
-            **places,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
         )
         return _with(layer, weight, self.bias)
 
@@ -292,11 +292,24 @@ class PathConv2d(_PathLayer):
         )
 
 
+def drawn_paths(widths: Sequence[int], paths: int, *, sampler: str, seed: int, scramble: bool, skip: int) -> Tensor:
+    """`prernn.ops.sobol.network_paths` of numbers that are checked."""
+    widths, paths = [whole("widths", width) for width in widths], whole("paths", paths, 0, MOST_POINTS)
+    seed, skip = whole("seed", seed, *SEEDS), whole("skip", skip, 0)
+    return network_paths(widths, paths, sampler=sampler, seed=seed, scramble=scramble, skip=skip)
+
+
 def _fingerprint(drawn: Tensor) -> Tensor:
     """A number that other paths hardly have: a sum that depends on the order, modulo a prime below 2**31."""
     with torch.device("cpu"):
         place = torch.arange(1, len(drawn) + 1)
         return ((place * 31 + drawn[:, 0] * 1009 + drawn[:, 1]) % 65521 * (place % 32749)).sum() % 2147483647
+
+
+def _sizes(name: str, value: int | tuple[int, int], least: int = 1) -> tuple[int, int]:
+    """Height and width of something."""
+    height, width = value if isinstance(value, tuple) and len(value) == 2 else (value, value)
+    return whole(name, height, least), whole(name, width, least)
 
 
 def _check(drawn: Tensor, inputs: int, outputs: int) -> None:

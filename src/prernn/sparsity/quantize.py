@@ -20,16 +20,17 @@ What makes few samples enough, beside samples that lie evenly:
   ``s ~ n**(-1/3)``: small layers are cheap to get right.
 """
 
-import copy
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from prernn.layers.arguments import SEEDS, real, whole
+from prernn.layers.computed_weights import copy_of, settle
 from prernn.layers.hidden_to_hidden import HiddenToHidden, RecurrentWeights, matrix_places
 from prernn.layers.input_to_hidden import GateInput
 from prernn.layers.rnn import RecurrentStack
@@ -74,7 +75,7 @@ def quantize(
     normalization stay as they are. The copy computes with the products of counts and scale
     in its own type, so that everything that runs the module runs the copy; beside each weight stand the counts
     (``weight_counts``, the smallest integers that hold them) and the scale (``weight_scale``). Quantized weights don't
-    train.
+    train, and those that are computed from others (pruning, weight and spectral norm) become plain ones.
 
     Args:
         module: any module, a `RecurrentNetwork` among them; it is left as it is.
@@ -89,22 +90,30 @@ def quantize(
         seed: of all draws.
 
     Raises:
-        ValueError: a number of samples that is negative or no number, an unknown sampler, scale or order, weights that
-            are not finite, a module without weights to quantize or one that is quantized.
-        NotImplementedError: weights that are computed from others, by weight or spectral norm.
+        ValueError: a number of samples that is negative, too large or no number, an unknown sampler, scale or order,
+            weights that are not finite, a module without weights to quantize or one that is quantized.
     """
-    _check(samples_per_weight, sampler, scale, order, allocation)
-    module = copy.deepcopy(module)
+    samples_per_weight, allocation = (
+        real("samples_per_weight", samples_per_weight, 0),
+        real("allocation", allocation, -8, 8),
+    )
+    _check(sampler=(sampler, SAMPLERS), scale=(scale, SCALES), order=(order, ORDERS))
+    module = settle(copy_of(module))
     found = _trained_weights(module)
     sizes = torch.tensor([int((weight.neuron >= 0).sum()) for weight in found], dtype=torch.float64)
     shares = samples_per_weight * sizes.pow(1 - allocation) * (sizes.sum() / sizes.pow(1 - allocation).sum())
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(whole("seed", seed, *SEEDS))
+    options = {"sampler": sampler, "scale": scale, "order": order}
     for weight, samples in zip(found, shares.tolist(), strict=True):
-        counts, factor = signed_counts(
-            weight.values, weight.neuron, samples, sampler=sampler, scale=scale, order=order, generator=generator
-        )
-        weight.set(counts, factor)
+        _draw(weight, samples, generator, **options)
     return module
+
+
+def _draw(weight: "Weight", samples: float, generator: torch.Generator, **options: str) -> None:
+    try:
+        weight.set(*signed_counts(weight.values, weight.neuron, samples, generator=generator, **options))
+    except ValueError as error:
+        raise ValueError(f"{weight.name}: {error}") from None
 
 
 def _trained_weights(module: nn.Module) -> "list[Weight]":
@@ -112,19 +121,13 @@ def _trained_weights(module: nn.Module) -> "list[Weight]":
     found = list(weights_of(module))
     if not found:
         raise ValueError(f"expected a module with weights to quantize, got {type(module).__name__} without")
-    if bound := [weight.name for weight in found if weight.parameter not in weight.module._parameters]:
-        raise NotImplementedError(f"{bound[0]} is computed from others (weight or spectral norm): remove that first")
     if done := [weight.name for weight in found if weight.is_quantized]:
         raise ValueError(f"expected trained weights, got {done[0]} that is quantized already")
     return found
 
 
-def _check(samples_per_weight: float, sampler: str, scale: str, order: str, allocation: float) -> None:
-    if not (math.isfinite(samples_per_weight) and samples_per_weight >= 0):
-        raise ValueError(f"expected samples_per_weight from 0 on, got {samples_per_weight}")
-    if not math.isfinite(allocation):
-        raise ValueError(f"expected a finite allocation, got {allocation}")
-    for name, value, known in (("sampler", sampler, SAMPLERS), ("scale", scale, SCALES), ("order", order, ORDERS)):
+def _check(**choices: tuple[str, Collection[str]]) -> None:
+    for name, (value, known) in choices.items():
         if value not in known:
             raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {value!r}")
 
@@ -172,6 +175,8 @@ class Weight:
         values = self.values
         wide = values.dtype if values.dtype.itemsize > 2 else torch.float32  # large counts leave the range of 16 bits
         counts, scale = counts.to(values.device, smallest_integers(counts)), scale.to(values.device, wide)
+        if not bool(scale.isfinite().all()):
+            raise ValueError(f"expected weights whose magnitudes add up to a number of {wide}, got an infinite one")
         each = scale if scale.ndim == 0 else scale[self.neuron.to(values.device).clamp(min=0)]
         with torch.no_grad():
             values.copy_(counts * each)
@@ -222,7 +227,7 @@ def _of_prernn(layer: RecurrentStack) -> Neurons:
     def recurrent(suffix: str) -> Tensor:
         return _of_structure(layer.recurrent_weights(suffix)).view_as(getattr(layer, f"weight_hh{suffix}"))
 
-    found = _of_rows(layer, "weight_ih")
+    found = _of_rows(layer, "weight_ih") | _of_rows(layer, "weight_hr")
     return found | {f"weight_hh{suffix}": functools.partial(recurrent, suffix) for suffix in layer.suffixes()}
 
 

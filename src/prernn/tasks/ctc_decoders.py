@@ -15,8 +15,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from prernn.layers.arguments import real, whole
+from prernn.layers.recurrent_stack import check_lengths
+
 BLANK = 0
 """The output that stands for no gesture."""
+
+CLOSE = 0.1
+"""How far probabilities may add up to something else than 1: logarithms in bfloat16 have two digits."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Decoder:
         """Takes the log-probabilities ``(K,)`` of the next step; gives the events that are now certain.
 
         Raises:
-            ValueError: another shape, or NaN.
+            ValueError: another shape or type, or numbers that are no logarithms of probabilities.
         """
         scores = self._checked(log_probs)
         events = self._step(scores)
@@ -72,6 +78,7 @@ class Decoder:
 
     def events(self, log_probs: Tensor) -> list[Event]:
         """All events of a sequence ``(T, K)``, from a fresh start. Raises ValueError as `push` does."""
+        _check_type(log_probs)
         if log_probs.ndim != 2:
             raise ValueError(f"expected log-probabilities (T, K), got shape {tuple(log_probs.shape)}")
         self.reset()
@@ -89,12 +96,14 @@ class Decoder:
         raise NotImplementedError
 
     def _checked(self, log_probs: Tensor) -> list[float]:
+        _check_type(log_probs)
         if log_probs.ndim != 1 or len(log_probs) < 2 or self._outputs not in (0, len(log_probs)):
             wanted = f"({self._outputs},)" if self._outputs else "(K,) of at least 2 outputs"
             raise ValueError(f"expected log-probabilities {wanted}, got shape {tuple(log_probs.shape)}")
         scores = [float(score) for score in log_probs.tolist()]
-        if any(map(math.isnan, scores)):
-            raise ValueError(f"step {self.steps}: expected log-probabilities, got NaN")
+        total = math.fsum(math.exp(min(score, 1.0)) for score in scores)  # NaN stays
+        if not abs(total - 1) < CLOSE:
+            raise ValueError(f"step {self.steps}: expected log-probabilities, whose sum is 1, got {scores}")
         self._outputs = len(scores)
         return scores
 
@@ -122,9 +131,7 @@ class GreedyDecoder(Decoder):
     """
 
     def __init__(self, threshold: float = 0.0) -> None:
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold: expected 0 to 1, got {threshold}")
-        self.threshold = threshold
+        self.threshold = real("threshold", threshold, 0, 1)
         super().__init__()
 
     def _step(self, scores: list[float]) -> list[Event]:
@@ -190,13 +197,9 @@ class BeamDecoder(Decoder):
     """
 
     def __init__(self, width: int | None = 10, *, certainty: float = 0.9, patience: int | None = 12) -> None:
-        if width is not None and width < 1:
-            raise ValueError(f"width: expected at least 1 labelling, got {width}")
-        if not 0.5 < certainty <= 1:
-            raise ValueError(f"certainty: expected a share above 0.5, up to 1, got {certainty}")
-        if patience is not None and patience < 1:
-            raise ValueError(f"patience: expected at least 1 step, got {patience}")
-        self.width, self.certainty, self.patience = width, certainty, patience
+        self.width = None if width is None else whole("width", width)
+        self.certainty = real("certainty", certainty, 0.5, 1, above=True)
+        self.patience = None if patience is None else whole("patience", patience)
         super().__init__()
 
     def reset(self) -> None:
@@ -325,17 +328,21 @@ def label_scores(log_probs: Tensor, lengths: Tensor | None = None) -> Tensor:
         lengths: ``(B,)`` steps of each sequence; what comes after them is padding. None takes all.
 
     Raises:
-        ValueError: shapes that don't match, lengths outside 1..T.
+        ValueError: shapes that don't match, lengths outside 1..T, numbers that are no logarithms of probabilities. NaN
+            gives NaN.
     """
+    _check_type(log_probs)
     if log_probs.ndim == 2 and lengths is None:
         return label_scores(log_probs[None])[0]
     if log_probs.ndim != 3 or log_probs.shape[1] < 1 or log_probs.shape[2] < 2:
         raise ValueError(f"expected log-probabilities (T, K), or (B, T, K), got shape {tuple(log_probs.shape)}")
     batch, steps, outputs = log_probs.shape
-    lengths = torch.full((batch,), steps) if lengths is None else lengths
-    if lengths.shape != (batch,) or bool(((lengths < 1) | (lengths > steps)).any()):
-        raise ValueError(f"lengths: expected {batch} of 1 to {steps}, got {lengths.tolist()}")
-    lengths = lengths.to(log_probs.device)[:, None]
+    lengths = check_lengths([steps] * batch if lengths is None else lengths, steps, batch, log_probs.device, least=1)
+    assert lengths is not None  # as some are given
+    lengths = lengths[:, None]
+    total = log_probs.detach().exp().sum(2)[torch.arange(steps, device=log_probs.device) < lengths]
+    if bool(((total - 1).abs() >= CLOSE).any()):
+        raise ValueError(f"expected log-probabilities, whose sum is 1 in every step, got sums up to {total.max():.3g}")
     before = log_probs.new_zeros(batch, 1)  # the sum of the paths that have not come to the label yet
     within = log_probs.new_full((batch, outputs - 1), -math.inf)  # ... that are in it
     after = within  # ... that have left it
@@ -348,6 +355,12 @@ def label_scores(log_probs: Tensor, lengths: Tensor | None = None) -> Tensor:
             before + blank,
         )
     return torch.logaddexp(within, after)  # (B, K - 1)
+
+
+def _check_type(log_probs: Tensor) -> None:
+    if not isinstance(log_probs, Tensor) or not log_probs.is_floating_point():
+        got = str(log_probs.dtype) if isinstance(log_probs, Tensor) else type(log_probs).__name__
+        raise ValueError(f"expected log-probabilities as a tensor of floats, got {got}")
 
 
 def _grown(beam: dict[tuple[int, ...], _Prefix], scores: list[float], step: int) -> dict[tuple[int, ...], _Prefix]:

@@ -1,6 +1,5 @@
 """Whether a traced graph computes what its CNN does, tried on a small picture."""
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch.fx.node import Target
 from torch.utils._pytree import tree_leaves
 
 from prernn.conversion.modes import evaluating
+from prernn.layers.computed_weights import copy_of
 
 SMALL = (32, 64)
 """Pixels that are tried before the size that the CNN was made for."""
@@ -31,7 +31,7 @@ def check_graph(module: fx.GraphModule, cnn: nn.Module, frame_shape: tuple[int, 
     if parameter.is_meta:
         return
     if any(part.training for part in cnn.modules()):
-        cnn = copy.deepcopy(cnn).eval()  # a batch normalization that is in training would count the picture
+        cnn = copy_of(cnn).eval()  # a batch normalization that is in training would count the picture
     with evaluating(module):
         for picture in _pictures(frame_shape, parameter):
             try:

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from prernn.conversion.graph.nodes import nodes_of, submodule_of
 from prernn.conversion.graph.tracing import first_line
+from prernn.layers.arguments import whole
+from prernn.layers.computed_weights import refresh_all
 
 IMAGE_SIZES = ((224, 224), (299, 299), (256, 256), (112, 112), (96, 96), (64, 64), (48, 48), (32, 32), (28, 28))
 """Frames' sizes that are tried in turn when nothing says what the CNN takes; C is read from the first layer."""
@@ -29,8 +31,10 @@ def frame_candidates(module: fx.GraphModule, image_size: tuple[int, ...] | None 
     ``image_size`` leaves only the channels open.
 
     Raises:
+        ValueError: an ``image_size`` that is none.
         NotImplementedError: there is no convolution and no fc layer.
     """
+    image_size = None if image_size is None else checked_size(image_size)
     for node in nodes_of(module.graph):
         layer = submodule_of(module, node)
         if isinstance(layer, (nn.Conv3d, nn.Conv2d)):
@@ -45,6 +49,13 @@ def frame_candidates(module: fx.GraphModule, image_size: tuple[int, ...] | None 
             shapes = [(c, *size) for c in (1, 3) for size in IMAGE_SIZES if c * size[0] * size[1] == features]
             return [*shapes, (features, 1, 1), (features,)]
     raise NotImplementedError("expected a CNN with at least one convolution or fc layer, found none")
+
+
+def checked_size(image_size: Sequence[int]) -> tuple[int, ...]:
+    """``(H, W)`` or ``(D, H, W)`` as ints. ValueError where it is something else."""
+    if isinstance(image_size, str) or not isinstance(image_size, Sequence):
+        raise ValueError(f"image_size: expected (H, W) or (D, H, W), got {image_size!r}")
+    return tuple(whole("image_size", extent) for extent in image_size)
 
 
 def propagate(module: fx.GraphModule, frame_shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
@@ -65,6 +76,8 @@ def propagate(module: fx.GraphModule, frame_shapes: list[tuple[int, ...]]) -> tu
             except Exception as error:
                 failures.append(f"{shape}: {first_line(error)}")
                 continue
+            finally:
+                refresh_all(module)
         for node in nodes_of(module.graph):
             value = node.meta.pop("val", None)
             node.meta["shape"] = tuple(value.shape) if isinstance(value, Tensor) else None

@@ -1,6 +1,5 @@
 """A copy of a CNN as a torch.fx graph in plain steps, ready for surgery."""
 
-import copy
 import inspect
 import operator
 import sys
@@ -23,6 +22,7 @@ from prernn.conversion.graph.nodes import (
     step_name,
 )
 from prernn.conversion.graph.plain import avoid_overwriting, make_dropout_modules, separate_activations
+from prernn.layers.computed_weights import copy_of
 from prernn.layers.input_to_hidden import Layer
 
 
@@ -79,7 +79,7 @@ def trace(cnn: nn.Module) -> fx.GraphModule:
     Raises:
         NotImplementedError: torch.fx can't follow the forward.
     """
-    cnn = copy.deepcopy(cnn).eval()
+    cnn = copy_of(cnn).eval()
     # parameters with a default (forward(x, return_features=False)) take it
     parameters = inspect.signature(cnn.forward).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}

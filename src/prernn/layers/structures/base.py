@@ -4,6 +4,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from prernn.layers.arguments import whole
 from prernn.ops.input_projection import linear
 from prernn.ops.reference import Product
 
@@ -57,5 +58,4 @@ def shortest(number: float) -> str:
 
 def check_size(size: int) -> None:
     """Raises ValueError where there is no neuron."""
-    if size < 1:
-        raise ValueError(f"expected a hidden size of at least 1, got {size}")
+    whole("hidden size", size)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prernn.layers.arguments import real, whole
 from prernn.layers.structures.base import check_size, dense_product, shortest
 from prernn.ops import compressed_rows
 from prernn.ops.connections import ENTRIES, random_count
@@ -33,6 +34,9 @@ class Sparse:
     """
 
     density: float
+
+    def __post_init__(self) -> None:
+        real("density", self.density, 0, 1, above=True)
 
     def __str__(self) -> str:
         return f"sparse:{shortest(self.density)}"
@@ -77,6 +81,9 @@ class Paths:
     """
 
     paths: int
+
+    def __post_init__(self) -> None:
+        whole("paths", self.paths)
 
     def __str__(self) -> str:
         return f"paths:{self.paths}"

@@ -33,30 +33,20 @@ def _parse_diagonal(argument: str) -> Diagonal:
 
 def _parse_band(argument: str) -> Band:
     if argument.endswith("%"):
-        percent = _number(float, argument[:-1], "the share of D must be a percentage, as in 'band:5%'")
-        _require(0 < percent <= 100, "the share of D must lie above 0% and at most at 100%")
-        return Band(percent=percent)
-    width = _number(int, argument, "the width must be an odd positive integer or a percentage of D")
-    _require(width > 0 and width % 2 == 1, "the width must be an odd positive integer")
-    return Band(width=width)
+        return Band(percent=_number(float, argument[:-1], "the share of D must be a percentage, as in 'band:5%'"))
+    return Band(_number(int, argument, "the width must be an odd positive integer or a percentage of D"))
 
 
 def _parse_grouped(argument: str) -> Grouped:
-    groups = _number(int, argument, "the number of groups must be a positive integer")
-    _require(groups > 0, "the number of groups must be a positive integer")
-    return Grouped(groups)
+    return Grouped(_number(int, argument, "the number of groups must be a positive integer"))
 
 
 def _parse_sparse(argument: str) -> Sparse:
-    density = _number(float, argument, "the density must be a number above 0 and at most 1")
-    _require(0 < density <= 1, "the density must be a number above 0 and at most 1")
-    return Sparse(density)
+    return Sparse(_number(float, argument, "the density must be a number above 0 and at most 1"))
 
 
 def _parse_paths(argument: str) -> Paths:
-    paths = _number(int, argument, "the number of paths must be a positive integer")
-    _require(paths > 0, "the number of paths must be a positive integer")
-    return Paths(paths)
+    return Paths(_number(int, argument, "the number of paths must be a positive integer"))
 
 
 def _require(holds: bool, rule: str) -> None:

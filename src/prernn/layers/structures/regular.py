@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from prernn.layers.arguments import real, whole
 from prernn.layers.structures.base import check_size, dense_product, shortest
 from prernn.ops.reference import Product
 
@@ -97,6 +98,12 @@ class Band:
     width: int | None = None
     percent: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.percent is not None:
+            real("percent", self.percent, 0, 100, above=True)
+        elif whole("width", self.width) % 2 == 0:
+            raise ValueError(f"width: expected an odd number, got {self.width}")
+
     def __str__(self) -> str:
         return f"band:{self.width}" if self.percent is None else f"band:{shortest(self.percent)}%"
 
@@ -169,6 +176,9 @@ class Grouped:
     """``groups`` independent groups of neighbours, full inside: ``D*D/groups`` weights a gate, ``(D, D/groups)``."""
 
     groups: int
+
+    def __post_init__(self) -> None:
+        whole("groups", self.groups)
 
     def __str__(self) -> str:
         return f"grouped:{self.groups}"

@@ -1,0 +1,33 @@
+"""Numbers that a caller gives: a ValueError says which one, what was expected and what was got."""
+
+import math
+import numbers
+import operator
+from typing import Any
+
+MOST = 2**31 - 1
+"""Of anything that is counted, unless a limit of its own is told."""
+SEEDS = (-(2**63), 2**64 - 1)
+"""Least and most that torch's generators take."""
+
+
+def whole(name: str, value: Any, least: int = 1, most: int = MOST) -> int:
+    """``value`` as an int. Truth values, fractions and words are none; the integers of numpy and torch are."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except (TypeError, RuntimeError):  # a tensor's is the latter
+        number = None
+    if number is None or not least <= number <= most:
+        limit = f"at most {most}" if number is not None and number > most else f"at least {least}"
+        raise ValueError(f"{name}: expected a whole number of {limit}, got {value!r}")
+    return number
+
+
+def real(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> float:
+    """``value`` as a finite float from ``low``, or only ``above`` it, up to ``high``."""
+    number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    if not math.isfinite(number) or not low <= number <= high or (above and number == low):
+        start = f"above {low:g}" if above else f"from {low:g} on" if high == math.inf else f"from {low:g}"
+        limit = "" if high == math.inf else f", up to {high:g}" if above else f" to {high:g}"
+        raise ValueError(f"{name}: expected a number {start}{limit}, got {value!r}")
+    return number
