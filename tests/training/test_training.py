@@ -18,61 +18,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import prernn
 from prernn.commands.main import main
-from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
 from prernn.models import checkpoint
 from prernn.models.from_config import NetworkSpec
 from prernn.tasks.action.task import Action
 from prernn.training.data_module import VideoData
-from prernn.training.learning import Learning, Schedule
+from prernn.training.learning import Learning
 from prernn.training.module import VideoModule
-
-TINY = "timm/test_resnet"
-CLASSES = ("brighter", "darker")
-
-
-def render(folder, label, number):
-    rng = np.random.default_rng([label, number])
-    steps = np.linspace(40, 200, 6) if label == 0 else np.linspace(200, 40, 6)
-    noise = rng.integers(0, 40, (32, 32, 3))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_video(folder / f"{number}.mp4", [(step + noise).astype(np.uint8) for step in steps], 6)
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory):
-    root = tmp_path_factory.mktemp("videos")
-    for split, count in (("train", 4), ("test", 2)):
-        for label, name in enumerate(CLASSES):
-            for number in range(count):
-                render(root / split / name, label, number + (100 if split == "test" else 0))
-    return root
-
-
-def config(videos, root, **trainer):
-    recipe = {"backbone": TINY, "cell": "gru", "input": "single", "hidden": "band:3"}
-    learning = {"lr": 0.05, "pretrained_lr": 0.01}
-    options = {"sampling": {"frames": 4, "rule": "random"}, "size": 32}
-    task = {"class_path": "prernn.tasks.Action", "init_args": options}
-    return {
-        "seed_everything": 3,
-        "model": {"recipe": recipe, "learning": learning},
-        "data": {"root": str(videos), "task": task, "batch_size": 4, "num_workers": 0},
-        "trainer": {
-            "max_epochs": 2,
-            "default_root_dir": str(root),
-            "accelerator": "cpu",
-            "logger": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            **trainer,
-        },
-    }
-
-
-def write(path, values):
-    path.write_text(yaml.safe_dump(values))
-    return str(path)
+from small_runs import CLASSES, TINY, config, render, write
 
 
 @pytest.fixture(scope="module")
@@ -82,17 +35,6 @@ def finished(videos, tmp_path_factory):
     file = write(root / "config.yaml", config(videos, root / "run", max_epochs=3))
     assert main(["fit", "--config", file]) == 0
     return root / "run", file
-
-
-def test_a_resumed_run_ends_in_the_weights_of_an_unbroken_one(videos, finished, tmp_path):
-    whole = checkpoint.load(finished[0]).state_dict()
-    file = write(tmp_path / "config.yaml", config(videos, tmp_path / "run"))
-    assert main(["fit", "--config", file, "--trainer.max_epochs", "1"]) == 0
-    torch.rand(17)  # the chance of another process
-    assert main(["fit", "--config", file, "--trainer.max_epochs", "3", "--ckpt_path", "last"]) == 0
-    broken = checkpoint.load(tmp_path / "run").state_dict()
-    assert all(torch.equal(whole[name], broken[name]) for name in whole)
-    assert (tmp_path / "run" / "history.csv").read_text() == (finished[0] / "history.csv").read_text()
 
 
 def test_a_run_keeps_batch_statistics_frozen(finished):
@@ -261,7 +203,7 @@ def train_in_processes(root, out, devices):
     """Two epochs of global batches of four; each process writes what it saw, under its rank."""
     L.seed_everything(0)
     task = Action(sampling=Sampling(frames=4, rule="uniform"), size=32, scale=(1.0, 1.0), flip=False)
-    data = VideoData(root, task, batch_size=4 // devices, num_workers=0)
+    data = VideoData(root, task, batch_size=4 // devices, num_workers=0, holdout=0)
     spec = NetworkSpec(TINY, cell="gru", input="single")
     module, watch = VideoModule(spec, Learning(lr=0.05, pretrained_lr=0.01), data.task), Watch()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
@@ -357,25 +299,6 @@ def test_batch_statistics_stay_frozen_if_asked(frozen):
     tail = [m for name, m in module.network.cnn.named_modules() if isinstance(m, _BatchNorm) and "tail" in name]
     assert tail
     assert not any(m.training for m in tail)  # eqs. 6, 7, 10: pre-computed statistics, always
-
-
-def test_schedules_of_the_supplement():
-    action = Schedule("step", every=10, factor=0.5)
-    assert [action.rate(epoch) for epoch in (0, 9, 10, 19, 20)] == [1, 1, 0.5, 0.5, 0.25]
-    face = Schedule("step", every=5, start=10, factor=0.5)
-    assert [face.rate(epoch) for epoch in (0, 10, 14, 15, 20, 29)] == [1, 1, 1, 0.5, 0.25, 0.125]
-    assert Schedule("constant").rate(100) == 1
-
-
-@pytest.mark.parametrize(("lr", "epochs"), [(1e-9, 1), (1e-4 * (1 + 1e-12), 1), (2e-4, 2)])
-def test_a_plateau_ends_training_at_its_floor(videos, lr, epochs):
-    schedule = Schedule("plateau", every=40, factor=0.1, stop_at=1e-4)
-    data = VideoData(str(videos), Action(sampling=Sampling(frames=2), size=32), batch_size=8, num_workers=0)
-    module = VideoModule(NetworkSpec(TINY), Learning(lr=lr, pretrained_lr=0.0, schedule=schedule), data.task)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = L.Trainer(max_epochs=2, accelerator="cpu", enable_model_summary=False, **quiet)
-    trainer.fit(module, data)
-    assert trainer.current_epoch == epochs
 
 
 @pytest.mark.parametrize("frozen", [True, False])

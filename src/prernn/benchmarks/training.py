@@ -80,11 +80,15 @@ def run(options: argparse.Namespace) -> None:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for count, each in progress.track(jobs, description="trainings"):
             results.setdefault((count, each.name), []).append(_in_a_process(each, count, options))
-    lines = [_line(count, name, found, results[count, "plain"]) for (count, name), found in results.items()]
-    write_table(out / "training.csv", lines)
+            write_table(out / "training.csv", _lines(results))  # a run of hours that is cut off leaves what it had
     title = f"A step of {options.backbone}, {options.clips} clips of {options.frames} frames, {options.size} pixels"
-    report.show([report.machine("cpu"), report.table(title, lines, ("threads", "network"))], out / "training.md")
+    shown = report.table(title, _lines(results), ("threads", "network"))
+    report.show([report.machine("cpu"), shown], out / "training.md")
     print(f"written to {out}")
+
+
+def _lines(results: dict[tuple[int, str], list[Result]]) -> list[dict[str, str | int]]:
+    return [_line(count, name, found, results[count, "plain"]) for (count, name), found in results.items()]
 
 
 def _in_a_process(contestant: Contestant, count: int, options: argparse.Namespace) -> Result:

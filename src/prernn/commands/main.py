@@ -54,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (BrokenPipeError, SystemExit) as error:  # rich makes the one into the other
+        if isinstance(error.__context__, KeyboardInterrupt):
+            return 130
+        if type(error).__name__ == "SIGTERMException":  # Lightning's, which would end with code 0
+            return 143
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
         # whoever reads the output, such as head, has enough; Python flushes once more at its end

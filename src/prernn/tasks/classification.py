@@ -79,19 +79,23 @@ class ClipMetrics(nn.Module):
         self.videos.update(scores, label, batch["path"])
 
     def compute(self) -> dict[str, Tensor]:
-        """clip_accuracy, video_accuracy and frame_accuracy (scalars), class_accuracy ``(K,)``, confusion ``(K, K)``.
+        """What it comes to.
 
-        Rows of the confusion matrix are true classes of clips, columns predicted ones. A class without clips has an
-        accuracy of NaN. A clip whose outputs are not numbers counts as wrong, and is in no column.
+        Scalars clip_accuracy, video_accuracy, frame_accuracy, and mean_class_accuracy, over the classes that have
+        clips; class_accuracy ``(K,)`` and confusion ``(K, K)``. Rows of the confusion matrix are true classes of clips,
+        columns predicted ones. A class without clips has an accuracy of NaN. A clip whose outputs are not numbers
+        counts as wrong, and is in no column.
         """
         counts = self.clips.compute()[:-1]  # (K, K + 1)
         confusion = counts[:, :-1]
         hits = confusion.diagonal().float()
+        class_accuracy = hits / counts.sum(1)
         return {
             "clip_accuracy": hits.sum() / counts.sum(),
             "video_accuracy": self.videos.compute(),
             "frame_accuracy": self.frames.compute(),
-            "class_accuracy": hits / counts.sum(1),
+            "mean_class_accuracy": class_accuracy.nanmean(),
+            "class_accuracy": class_accuracy,
             "confusion": confusion,
         }
 

@@ -99,9 +99,29 @@ class Task:
         """
         raise NotImplementedError
 
+    @property
+    def has_validation(self) -> bool:
+        """Whether the data set has validation videos of its own, so that there are `records` of "val"."""
+        return False
+
     def records(self, subset: Subset) -> Sequence[Any]:
         """The videos of a subset, each with an attribute ``path``. Raises ValueError as `open` does."""
         raise NotImplementedError
+
+    def recording(self, record: Any) -> tuple[int, str]:
+        """Label of a training record, 0 where it has none or several, and what it was cut from.
+
+        Of each label a share can be held out for validation; records of one recording stay together.
+        """
+        return 0, record.path
+
+    def evaluated(self, records: Sequence[Any]) -> Sequence[Any]:
+        """Training records as evaluation would have them."""
+        return records
+
+    def examples(self, records: Sequence[Any]) -> dict[str, int]:
+        """How many training examples each label has; empty for a task without classes."""
+        return {}
 
     def read(self, record: Any, chance: torch.Generator | None, *, tolerate_truncation: bool = False) -> dict[str, Any]:
         """One video as an item.

@@ -2,20 +2,19 @@
 
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-from torch.utils.data import DataLoader
+import numpy as np
 
 from prernn.models.backbones import DEFAULT_BACKBONE, input_spec
 from prernn.tasks import DEFAULT_TASK
 from prernn.tasks.task import Subset, Task
-from prernn.training.allocator import keep_memory
-from prernn.training.batches import LengthBucketSampler, collate
+from prernn.training.batches import LengthBucketSampler
 from prernn.training.dataset import VideoDataset
-
-SUBSETS: dict[str, Subset] = {"fit": "val", "validate": "val", "test": "test", "predict": "test"}
+from prernn.training.loader import EpochLoader, video_loader
 
 
 class VideoData(L.LightningDataModule):
@@ -30,7 +29,10 @@ class VideoData(L.LightningDataModule):
         num_workers: decoding processes for each training process.
         on_error: "raise" stops at a video that can't be read, "skip" leaves it out and reports it.
         tolerate_truncation: take what decodes of a video that ends early.
-        seed: of shuffling, frame sampling and augmentation.
+        holdout: share of the training videos, of each class and at least one, that ``fit`` does not train on but
+            validates on, and so chooses ``best.ckpt`` by, where the data set has no validation videos of its own; 0
+            trains on all and validates on the test videos.
+        seed: of shuffling, frame sampling and augmentation, and of what is held out.
 
     Raises:
         ValueError: an absent folder, a class without videos, a list that names absent files.
@@ -45,11 +47,15 @@ class VideoData(L.LightningDataModule):
         num_workers: int = 2,
         on_error: Literal["raise", "skip"] = "raise",
         tolerate_truncation: bool = False,
+        holdout: float = 0.1,
         seed: int = 0,
     ):
         super().__init__()
+        if not 0 <= holdout < 1:
+            raise ValueError(f"holdout: expected a share from 0 on, below 1, got {holdout}")
         self.task: Task = DEFAULT_TASK() if task is None else task
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.batch_size, self.num_workers, self.holdout, self.seed = batch_size, num_workers, holdout, seed
+        self.validation = ""
         self.reading: dict[str, Any] = {"on_error": on_error, "tolerate_truncation": tolerate_truncation}
         self.task.open(_folder(root), input_spec(backbone))
         self.datasets: dict[str, VideoDataset] = {"train": self.dataset("train")}
@@ -60,22 +66,41 @@ class VideoData(L.LightningDataModule):
         return self.task
 
     def dataset(self, subset: Subset) -> VideoDataset:
-        """The videos of a subset, read as this data is; those of "train" with chance."""
-        train = subset == "train"
-        return VideoDataset(self.task, self.task.records(subset), train=train, seed=self.seed, **self.reading)
+        """The videos of a subset, read as this data is; those of "train", all of them, with chance."""
+        return self._read(self.task.records(subset), train=subset == "train")
+
+    def _read(self, records: Sequence[Any], train: bool) -> VideoDataset:
+        return VideoDataset(self.task, records, train=train, seed=self.seed, **self.reading)
 
     def setup(self, stage: str) -> None:
         """Lists what a stage needs."""
-        subset = SUBSETS[stage]
-        if subset not in self.datasets:
-            self.datasets[subset] = self.dataset(subset)
+        if stage in ("test", "predict"):
+            self.datasets.setdefault("test", self.dataset("test"))
+        elif "val" not in self.datasets:
+            self._set_validation()
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the shuffling, sampling and augmentation of an epoch."""
-        self.datasets["train"].set_epoch(epoch)
-        self._train_sampler.set_epoch(epoch)
+    def _set_validation(self) -> None:
+        """Validation videos: the data set's own, else some that are taken from the training, else those of the test.
 
-    def _loader(self, subset: Subset) -> DataLoader:
+        ``validation`` says which.
+        """
+        if self.task.has_validation:
+            self.datasets["val"], self.validation = self.dataset("val"), "the data set's validation videos"
+            return
+        records = self.datasets["train"].records
+        held = held_out([self.task.recording(record) for record in records], self.holdout, self.seed)
+        if not any(held):
+            self.datasets["val"], self.validation = self.dataset("test"), "the test videos"
+            return
+        kept, left = ([r for r, out in zip(records, held, strict=True) if out == side] for side in (False, True))
+        self.datasets["train"] = self._read(kept, train=True)
+        self.datasets["val"] = self._read(self.task.evaluated(left), train=False)
+        videos, some = ({str(record.path) for record in part} for part in (records, left))
+        self.validation = (
+            f"{len(some)} of {len(videos)} training videos, held out (holdout {self.holdout:g}, seed {self.seed})"
+        )
+
+    def _loader(self, subset: Subset) -> EpochLoader:
         dataset, train = self.datasets[subset], subset == "train"
         trainer = self.trainer
         sampler = LengthBucketSampler(
@@ -86,26 +111,22 @@ class VideoData(L.LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
         )
-        if train:
-            self._train_sampler = sampler
-        return DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            worker_init_fn=_begin_worker,
-        )
+        return video_loader(dataset, sampler, self.num_workers, self._epoch if train else None)
 
-    def train_dataloader(self) -> DataLoader:
+    def _epoch(self) -> int:
+        """Epochs that are behind: Lightning's own number is still that of the last one when a resumed run begins."""
+        return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0  # type: ignore[attr-defined]
+
+    def train_dataloader(self) -> EpochLoader:
         return self._loader("train")
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> EpochLoader:
         return self._loader("val")
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> EpochLoader:
         return self._loader("test")
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> EpochLoader:
         return self._loader("test")
 
     def note_skipped(self, batch: dict[str, Any]) -> None:
@@ -130,5 +151,14 @@ def _folder(root: Path | str) -> Path:
     return folder
 
 
-def _begin_worker(number: int) -> None:
-    keep_memory()  # which a process that was not forked does not have from the main one
+def held_out(recordings: Sequence[tuple[int, str]], share: float, seed: int) -> list[bool]:
+    """Which records are held out, by their labels and recordings: of every label the share, at least one recording.
+
+    A label with one recording keeps it, and none is held out where the share is 0.
+    """
+    chance, held = np.random.default_rng(seed), set()
+    for label in sorted({label for label, _ in recordings} if share else ()):
+        known = sorted({name for own, name in recordings if own == label})
+        count = min(max(round(share * len(known)), 1), len(known) - 1)
+        held |= {known[i] for i in chance.choice(len(known), count, replace=False)}
+    return [name in held for _, name in recordings]

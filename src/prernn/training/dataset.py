@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from prernn.media.video import VideoError
 from prernn.tasks.task import Task
@@ -76,11 +76,14 @@ class VideoDataset(Dataset[dict[str, Any]]):
     def _skip(self, path: str, reason: str) -> None:
         if path not in self.skipped:
             self.skipped[path] = reason
-            warnings.warn(f"skipped {reason}", RuntimeWarning, stacklevel=3)
+            if get_worker_info() is None:  # else the main process says it, once for all workers
+                warnings.warn(f"skipped {reason}", RuntimeWarning, stacklevel=3)
 
     def note_skipped(self, batch: dict[str, Any]) -> None:
-        """Adds what a batch's workers skipped to ``skipped``, so that it is not read, or warned of, again."""
-        self.skipped.update(batch["skipped"])
+        """Adds what a batch's workers skipped of these videos to ``skipped``, and warns of what is new."""
+        skipped = dict(batch["skipped"])
+        for path in {str(record.path) for record in self.records if skipped} & skipped.keys():
+            self._skip(path, skipped[path])
 
     def lengths(self) -> list[int]:
         """Steps that each item will have, by `Task.length` (kept in memory); 0 for a video that is skipped."""

@@ -10,11 +10,11 @@ class Schedule:
 
     Attributes:
         kind: "constant"; "step": times ``factor`` after every ``every`` epochs from epoch ``start`` on;
-            "plateau": times ``factor`` after ``every`` epochs without a lower training loss.
+            "plateau": times ``factor`` once the training loss has not come down for ``every`` epochs.
         every: epochs.
         start: epochs before the first interval begins.
         factor: of the learning rate.
-        stop_at: end training when the new part's learning rate has come down to this.
+        stop_at: end training when the new part's learning rate comes down to this, before an epoch at that rate.
 
     Action recognition: ``step``, every 10, factor 0.5. Face alignment: ``step``, every 5, start 10, factor 0.5.
     Hand gestures: ``plateau``, every 40, factor 0.1, stop_at 3e-7.
@@ -25,6 +25,13 @@ class Schedule:
     start: int = 0
     factor: float = 0.5
     stop_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.start < 0:
+            raise ValueError(f"schedule: expected every >= 1 and start >= 0 epochs, got {self.every} and {self.start}")
+        if not 0 < self.factor <= 1 or self.stop_at < 0:
+            wanted = "a factor above 0 and at most 1, and stop_at >= 0"
+            raise ValueError(f"schedule: expected {wanted}, got {self.factor} and {self.stop_at}")
 
     def rate(self, epoch: int) -> float:
         """Share of the base learning rate in an epoch (not for plateaus)."""

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import re
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -140,6 +141,12 @@ class VideoCLI(LightningCLI):
         parser.link_arguments("model.recipe.backbone", "data.backbone")
         parser.link_arguments("data.opened", "model.task", apply_on="instantiate")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Reads them, and keeps how a training that is broken off could go on."""
+        resume = [] if any(word.startswith("--ckpt_path") for word in args) else ["--ckpt_path", "last"]
+        self.again = shlex.join(["prernn", *args, *resume])
+        super().parse_arguments(parser, args)
+
     def before_instantiate_classes(self) -> None:
         """Keeps checkpoints and logs in the run's folder, where ``--ckpt_path last`` finds them."""
         config = self.config[self.subcommand]
@@ -164,7 +171,7 @@ class VideoCLI(LightningCLI):
         last = ModelCheckpoint(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
         score, mode = self._get(self.config_init, "data").task.score
         best = ModelCheckpoint(folder, filename="best", enable_version_counter=False, monitor=f"val_{score}", mode=mode)
-        callbacks = [*callbacks, RunFolder(), last, best]
+        callbacks = [*callbacks, RunFolder(self.again), last, best]
         if config.get("enable_progress_bar") is not False:
             callbacks.append(RichProgressBar())
         if config.get("logger") is None or config["logger"] is True:

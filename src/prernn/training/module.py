@@ -83,18 +83,23 @@ class VideoModule(L.LightningModule):
         optimizer = torch.optim.SGD(groups, lr=self.learning.lr, momentum=momentum, weight_decay=decay)
         schedule = self.learning.schedule
         if schedule.kind == "plateau":
-            plateau = ReduceLROnPlateau(optimizer, factor=schedule.factor, patience=schedule.every)
+            # torch's patience is how many epochs without improvement are let pass, and the next one reduces
+            plateau = ReduceLROnPlateau(optimizer, factor=schedule.factor, patience=schedule.every - 1)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "train_loss"}}
         return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, schedule.rate)}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Nothing, where Lightning would step: for a plateau that is after the checkpoint is written."""
+
+    def on_train_start(self) -> None:
+        """Trains no further where a run that is resumed had come down to its floor."""
+        self._stop_at_floor()
 
     def on_train_epoch_start(self) -> None:
         """Makes an epoch's chance a function of the seed and its number, so that a resumed run repeats it."""
         if self.run_seed is None:
             self.run_seed = torch.initial_seed()
         torch.manual_seed((self.run_seed + self.current_epoch) % 2**63)
-        data = getattr(self.trainer, "datamodule", None)
-        if data is not None and hasattr(data, "set_epoch"):
-            data.set_epoch(self.current_epoch)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The task's loss of a batch, weighed so that processes with unequal batches average rightly."""
@@ -133,6 +138,15 @@ class VideoModule(L.LightningModule):
         return torch.stack([p.sum() for p in self.network.parameters() if p.requires_grad]).sum() * 0.0
 
     def on_train_epoch_end(self) -> None:
+        """Sets the next epoch's learning rate, once the history has this one's and before a checkpoint is written."""
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(self.trainer.callback_metrics["train_loss"])
+        elif isinstance(scheduler, LambdaLR):
+            scheduler.step()
+        self._stop_at_floor()
+
+    def _stop_at_floor(self) -> None:
         """Ends training once the schedule has brought the learning rate down to its floor."""
         floor = self.learning.schedule.stop_at * (1 + 1e-6)  # 3e-3 divided by 10 four times is a hair above 3e-7
         if self.trainer.optimizers[0].param_groups[0]["lr"] <= floor:

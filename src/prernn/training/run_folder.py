@@ -1,5 +1,6 @@
 """What a run leaves behind: history, checkpoint with recipe, metrics, predictions, pictures."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,14 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from prernn.models import checkpoint
 from prernn.reports.files import whole_file, write_json, write_table
 from prernn.training.saved_outputs import Outputs
+
+UNEVEN = 3
+"""How many times as many examples as the smallest the largest class has to have to be spoken of."""
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -36,23 +41,38 @@ class WholeFiles(TorchCheckpointIO):
 class RunFolder(L.Callback):
     """Writes a run's results into ``trainer.default_root_dir``.
 
-    After each training epoch ``history.csv`` and ``model.safetensors`` (for `prernn.load`); at the end of
-    training ``curves.png``; after a test ``metrics.json``, ``outputs.safetensors`` (for ``prernn fuse``) and what the
-    task reports; after predicting ``predictions.csv``; and a summary of the videos that were skipped.
+    At the start of a training it says what validates, and where classes are uneven. After each epoch it writes
+    ``history.csv`` and ``model.safetensors`` (for `prernn.load`); at the end of training ``curves.png``; after a test
+    ``metrics.json``, ``outputs.safetensors`` (for ``prernn fuse``) and what the task reports; after predicting
+    ``predictions.csv``; and a summary of the videos that were skipped.
+
+    Args:
+        again: the command that goes on with a training that is broken off, for the user to read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, again: str = "prernn fit --ckpt_path last") -> None:
+        self.again = again
+        self.validation = ""
         self.history: list[dict[str, Any]] = []
         self.predictions: list[dict[str, Any]] = []
         self.outputs = Outputs()
 
     def state_dict(self) -> dict[str, Any]:
-        """The history, so that a resumed run continues it."""
-        return {"history": self.history}
+        """The history, so that a resumed run continues it, and what chose the best checkpoint."""
+        return {"history": self.history, "validation": self.validation}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the history of the run that is resumed."""
         self.history = list(state_dict["history"])
+        self.validation = state_dict.get("validation", "")
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Says what validates, and whether some classes have many more examples than others."""
+        data: Any = getattr(trainer, "datamodule", None)
+        self.validation = getattr(data, "validation", "")
+        if trainer.is_global_zero and self.validation:
+            print(f"validation, which chooses best.ckpt: {self.validation}")
+            _tell_imbalance(data.task.examples(data.datasets["train"].records))
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
@@ -74,6 +94,19 @@ class RunFolder(L.Callback):
         if trainer.is_global_zero:
             self._draw_curves(trainer, module)
             _report(skipped)
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        """Draws the curves so far of a training that is interrupted or told to end, and says how to go on."""
+        ended = isinstance(exception, KeyboardInterrupt | SIGTERMException)
+        if not (ended and trainer.training and trainer.is_global_zero):
+            return
+        where = f"interrupted in epoch {trainer.current_epoch + 1}"
+        if not self.history:
+            print(f"prernn: {where}, before there was a checkpoint", file=sys.stderr)
+            return
+        self._draw_curves(trainer, module)
+        last = self.history[-1]["epoch"]
+        print(f"prernn: {where}; go on from the end of epoch {last} with: {self.again}", file=sys.stderr)
 
     def _draw_curves(self, trainer: L.Trainer, module: Any) -> None:
         from prernn.reports.plots import curves
@@ -100,6 +133,8 @@ class RunFolder(L.Callback):
             Outputs.joined(parts).save(root, recipe)
             results = module.task.report(dict(module.test_results), root)
             _report(skipped)
+            if self.validation:
+                results["best_checkpoint_chosen_on"] = self.validation
             write_json(root / "metrics.json", {**results, "labels": recipe.labels, "skipped": skipped})
 
     def on_predict_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
@@ -113,6 +148,16 @@ class RunFolder(L.Callback):
             rows = sorted((row for part in parts for row in part), key=lambda row: (row["path"], row.get("frame", 0)))
             write_table(Path(trainer.default_root_dir) / "predictions.csv", rows)
             _report(skipped)
+
+
+def _tell_imbalance(examples: Mapping[str, int]) -> None:
+    counted = sorted((count, name) for name, count in examples.items())
+    if counted and counted[-1][0] >= UNEVEN * counted[0][0]:
+        (few, rare), (many, common) = counted[0], counted[-1]
+        print(
+            f"training examples a class: {few} ({rare}) to {many} ({common}); mean_class_accuracy counts all classes "
+            "alike, other accuracies the large ones more"
+        )
 
 
 def _check_finite(weights: Mapping[str, torch.Tensor], epoch: int) -> None:

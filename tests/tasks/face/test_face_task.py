@@ -192,7 +192,8 @@ def test_the_recipe_makes_the_task_again(root):
 def test_real_faces_read():
     task = Face(base=0)
     task.open(FACES, SPEC)
-    assert [len(task.records(subset)) for subset in ("train", "val", "test")] == [700, 150, 150]
+    assert [len(task.records(subset)) for subset in ("train", "test")] == [700, 150]
+    assert not task.has_validation
     item = task.read(task.records("test")[0], None)
     assert item["input"].shape == (3, 3, 96, 96)
     assert float(item["points"].abs().max()) == pytest.approx(0.5 / 1.4, abs=1e-6)

@@ -40,12 +40,17 @@ def test_names_come_from_classes_txt_else_from_the_labels_in_all_lists(root):
     assert task.outputs == 6
 
 
-def test_subsets_have_their_lists_and_validation_falls_back_on_the_test_list(root, tmp_path):
+def test_subsets_have_their_lists(root, tmp_path):
     make_list(root, "path:./b depth:sk_depth:1:2 label:1", name="test.lst")
     make_list(tmp_path / "elsewhere", "path:./c depth:sk_depth:1:2 label:2", name="val.lst")
-    names = {name: [Path(v.path).name for v in opened(root).records(name)] for name in ("train", "val", "test")}
-    assert names == {"train": ["a"], "val": ["b"], "test": ["b"]}
-    own = opened(root, val_list=str(tmp_path / "elsewhere" / "val.lst")).records("val")
+    names = {name: [Path(v.path).name for v in opened(root).records(name)] for name in ("train", "test")}
+    assert names == {"train": ["a"], "test": ["b"]}
+    assert not opened(root).has_validation
+    with pytest.raises(ValueError, match="val_list"):
+        opened(root).records("val")
+    task = opened(root, val_list=str(tmp_path / "elsewhere" / "val.lst"))
+    assert task.has_validation
+    own = task.records("val")
     assert [video.path for video in own] == [str(root / "c")]
 
 

@@ -139,3 +139,13 @@ def hmdb51(root: str | Path, split: int, subset: Literal["train", "test"]) -> tu
                 raise ValueError(f"{where}: file {path} is absent")
             records[path] = Clip(str(root / path), label)
     return classes, list(records.values())
+
+
+def source_of(path: str) -> str:
+    """What a clip of UCF101 (``v_<Class>_g<group>_c<clip>``) or HMDB51 (``<source>_<class>_<...>``) was cut from.
+
+    Clips of one source show the same people and place, so that one seen in training tells of the others.
+    """
+    name, folder = Path(path).stem, Path(path).parent.name
+    group = re.fullmatch(r"(.+_g\d+)_c\d+", name)
+    return group[1] if group else name.partition(f"_{folder}_")[0]

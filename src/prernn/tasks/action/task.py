@@ -1,6 +1,7 @@
 """Action recognition: one label for a video, from its colours or from its optical flow (PreRNN, section 4.3)."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from prernn.media.sampling import Sampling, sample_indices
 from prernn.media.transforms import FLOW_MEAN, FLOW_STD, TransformSpec, clip_transform
 from prernn.media.video import probe, read_clip
 from prernn.streaming.watch import Watcher
-from prernn.tasks.action.lists import Clip, class_folder, hmdb51, ucf101
+from prernn.tasks.action.lists import Clip, class_folder, hmdb51, source_of, ucf101
 from prernn.tasks.classification import ClipMetrics, clip_scores, masked_cross_entropy, report_classes
 from prernn.tasks.task import Subset, Task
 
@@ -38,8 +39,7 @@ class Action(Task):
 
     Attributes:
         layout: "folders" (``root/train/<class>/``, ``root/test/<class>/``, optionally ``val``), "ucf101" (``UCF-101/``
-            and ``ucfTrainTestlist/``) or "hmdb51" (``<class>/`` and ``testTrainMulti_7030_splits/``). Without a
-            ``val`` folder, validation sees the test videos.
+            and ``ucfTrainTestlist/``) or "hmdb51" (``<class>/`` and ``testTrainMulti_7030_splits/``).
         split: which of the splits of UCF101 or HMDB51.
         stream: "color", or "flow" for optical flow that ``prernn flow`` has put into ``flow_cache``.
         flow_cache: folder of the flow.
@@ -110,9 +110,12 @@ class Action(Task):
     def _list(self, subset: Subset) -> tuple[list[str], list[Clip]]:
         if self.layout in LISTS:
             return LISTS[self.layout](self.root, self.split, "train" if subset == "train" else "test")
-        if subset == "val" and not (self.root / "val").is_dir():
-            subset = "test"
         return class_folder(self.root, subset)
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is a folder ``val``."""
+        return self.layout == "folders" and (self.root / "val").is_dir()
 
     def records(self, subset: Subset) -> list[Clip]:
         """The clips of a subset; in evaluation each video ``views`` times."""
@@ -121,7 +124,21 @@ class Action(Task):
         labels, clips = self._list(subset)
         if labels != self.labels:
             raise ValueError(f"{self.root}: expected the classes {self.labels} in {subset}, got {labels}")
-        return [clip._replace(view=view) for clip in clips for view in range(self.views)]
+        return self.evaluated(clips)
+
+    def evaluated(self, records: Sequence[Clip]) -> list[Clip]:
+        """Each clip ``views`` times."""
+        return [clip._replace(view=view) for clip in records for view in range(self.views)]
+
+    def recording(self, record: Clip) -> tuple[int, str]:
+        """Label, and what UCF101 and HMDB51 cut the clip from; of other videos the file."""
+        return record.label, source_of(record.path) if self.layout in LISTS else record.path
+
+    def examples(self, records: Sequence[Clip]) -> dict[str, int]:
+        """Videos of each class."""
+        assert self.labels is not None
+        counts = Counter(clip.label for clip in records)
+        return {name: counts[label] for label, name in enumerate(self.labels)}
 
     def read(self, record: Clip, chance: torch.Generator | None, *, tolerate_truncation: bool = False):
         """``input (T, C, H, W)``, ``label`` and ``view``; see `Task.read`."""

@@ -1,6 +1,6 @@
 """Face alignment in video: 68 landmarks at every frame, on 300VW's folders (PreRNN, section 4.1)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -30,8 +30,7 @@ class Face(Task):
 
     Data: ``root/<id>/vid.avi`` with ``root/<id>/annot/000001.pts`` and so on, one file a frame. ``train.txt`` and
     ``test.txt`` in root, one id a line, say which videos are which, and so may ``val.txt``; without them 80 % of the
-    videos are for training and the others for testing, as in the paper. Without ``val.txt``, validation sees the
-    test videos.
+    videos are for training and the others for testing, as in the paper.
 
     Outputs: K = 136, x then y of point 0, of point 1, and so on, as `prernn.tasks.face.box` measures them: from the
     box's centre, in units of its side. The centre is zero because a new output layer starts near it. The unit is the
@@ -117,6 +116,16 @@ class Face(Task):
         paths = [str(self.root / name / "vid.avi") for name in self._subsets[subset]]
         if subset == "train":
             return [FaceVideo(path) for path in paths for _ in range(self.clips)]
+        return self.evaluated([FaceVideo(path) for path in paths])
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is a ``val.txt``."""
+        return "val" in self._subsets
+
+    def evaluated(self, records: Sequence[FaceVideo]) -> list[FaceVideo]:
+        """Each video once, in the clips that cover it."""
+        paths = dict.fromkeys(record.path for record in records)
         return [FaceVideo(path, frames) for path in paths for frames in self._clips(path)]
 
     def _clips(self, path: str) -> list[range | None]:

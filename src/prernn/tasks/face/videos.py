@@ -43,7 +43,7 @@ def numbered(folder: Path) -> list[Path]:
 
 
 def subsets(root: Path, seed: int) -> dict[str, list[str]]:
-    """Ids of the videos for "train", "val" and "test": from the lists in root, else 80/20 by video.
+    """Ids of the videos for "train", "test" and, if listed, "val": from the lists in root, else 80/20 by video.
 
     Raises:
         ValueError: no videos, one list without the other, an id that is absent or twice, naming list and line.
@@ -58,14 +58,13 @@ def subsets(root: Path, seed: int) -> dict[str, list[str]]:
     if present:
         if "train" not in present or "test" not in present:
             raise ValueError(f"{root}: expected both train.txt and test.txt, or none, found {', '.join(present)}")
-        found = _read_lists({name: lists[name] for name in present}, set(names))
-        return {"val": found["test"], **found}
+        return _read_lists({name: lists[name] for name in present}, set(names))
     if len(names) < 2:
         raise ValueError(f"{root}: expected at least 2 face videos to split, found 1")
     order = np.random.default_rng(seed).permutation(len(names))
     count = min(max(round(0.8 * len(names)), 1), len(names) - 1)
     train, test = (sorted(names[i] for i in part) for part in (order[:count], order[count:]))
-    return {"train": train, "val": test, "test": test}
+    return {"train": train, "test": test}
 
 
 def _read_lists(lists: dict[str, Path], known: set[str]) -> dict[str, list[str]]:

@@ -69,23 +69,26 @@ class GestureMetrics(nn.Module):
     def compute(self) -> dict[str, Tensor]:
         """Scalars, NaN where there is nothing to count, and two arrays over the gestures.
 
-        ``accuracy``: share of gestures classified rightly. ``edit_distance``: insertions, deletions and
-        substitutions that make the decoded labels the true ones, for each true gesture. ``detected``: share of the
-        gestures. ``delay``: mean frames from a gesture's begin to its detection. ``false_alarms``: for each minute of
-        video. ``class_accuracy`` ``(K - 1,)``; ``confusion`` ``(K - 1, K - 1)``, true gestures as rows. A gesture in a
-        video whose outputs are not numbers counts as wrong and undetected, and is in no column.
+        ``accuracy``: share of gestures classified rightly; ``mean_class_accuracy``: mean of each gesture's.
+        ``edit_distance``: insertions, deletions and substitutions that make the decoded labels the true ones, for each
+        true gesture. ``detected``: share of the gestures. ``delay``: mean frames from a gesture's begin to its
+        detection. ``false_alarms``: for each minute of video. ``class_accuracy`` ``(K - 1,)``; ``confusion``
+        ``(K - 1, K - 1)``, true gestures as rows. A gesture in a video whose outputs are not numbers counts as wrong and
+        undetected, and is in no column.
         """
         counts = self.confusion.compute()[:-1]  # (K - 1, K)
         confusion = counts[:, :-1]
         right = confusion.diagonal().float()
+        class_accuracy = right / counts.sum(1)
         hits = self.hits.compute()
         return {
             "accuracy": right.sum() / counts.sum(),
+            "mean_class_accuracy": class_accuracy.nanmean(),
             "edit_distance": self.edits.compute(),
             "detected": hits / self.true.compute(),
             "delay": self.delays.compute() / hits,
             "false_alarms": self.alarms.compute() / self.minutes.compute(),
-            "class_accuracy": right / counts.sum(1),
+            "class_accuracy": class_accuracy,
             "confusion": confusion,
         }
 

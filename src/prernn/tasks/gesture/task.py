@@ -8,7 +8,8 @@ network learns the order of the gestures in a video, not when they are.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -47,7 +48,7 @@ class Gesture(Task):
             make 80 frames long for all of them (weak segmentation), and which is then an item of its own.
         pad: frames before and after a gesture that the window "gesture" takes along, up to half the way to the next.
         train_list: name of the list below the root, or its path.
-        val_list: likewise; without one, validation sees the test videos.
+        val_list: likewise, where there is one.
         test_list: likewise.
         size: side in pixels of the network's input; None takes the backbone's, as for ``mean`` and ``std``.
         mean: of each channel, for pixel values in [0, 1].
@@ -119,9 +120,26 @@ class Gesture(Task):
 
     def records(self, subset: Subset) -> list[GestureVideo]:
         """The videos of a subset, or its gestures where the window is "gesture", in the list's order."""
-        name = {"train": self.train_list, "val": self.val_list or self.test_list, "test": self.test_list}[subset]
+        name = {"train": self.train_list, "val": self.val_list, "test": self.test_list}[subset]
+        if name is None:
+            raise ValueError(f"{self._root}: expected val_list to name a list, got None")
         videos = recordings(self._root / name, self._root, self.modality, self.outputs - 1)
         return videos if self.window == "video" else [part for video in videos for part in apart(video, self.pad)]
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether ``val_list`` is given."""
+        return self.val_list is not None
+
+    def recording(self, record: GestureVideo) -> tuple[int, str]:
+        """The video, whose gestures stay together."""
+        return 0, record.file
+
+    def examples(self, records: Sequence[GestureVideo]) -> dict[str, int]:
+        """How often there is each gesture."""
+        assert self.labels is not None
+        counts = Counter(sign.label for video in records for sign in video.signs)
+        return {name: counts[label] for label, name in enumerate(self.labels) if label}
 
     def length(self, record: GestureVideo) -> int:
         """Snippets that the video will have."""
