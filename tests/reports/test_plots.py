@@ -20,6 +20,8 @@ def test_curves_and_strip_and_confusion(tmp_path):
     assert is_png(classes.confusion(np.array([[0, 0], [1, 3]]), ["x", "y"], tmp_path / "confusion.png"))
     assert is_png(classes.confusion(np.eye(101), [str(k) for k in range(101)], tmp_path / "many.png"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["confusion.png", "many.png", "new", "strip.png"]
+    with pytest.raises(ValueError, match="expected 2 labels, got 3"):
+        classes.confusion(np.eye(2), ["none", "x", "y"], tmp_path / "other.png")
 
 
 def test_more_classes_than_colours(tmp_path):

@@ -30,12 +30,12 @@ def run(options: Namespace) -> None:
     from prernn.studies.lineup import Budget
     from prernn.training.lightning_cli import read_config
 
-    module, data = read_config(rest)
+    recipe, data = read_config(rest)
     chosen = given(options, "epochs", "rates", "seeds", "passes", "batch_size")
     chosen |= {name: tuple(value) for name, value in chosen.items() if isinstance(value, list)}
     budget = Budget(**chosen)
     further = {name: getattr(options, name) for name in ("networks", "structures", "also", "jobs")}
-    compare(data, module.recipe, options.out, budget, **further)
+    compare(data, recipe, options.out, budget, **further)
 
 
 COMPARE = Command("train networks of an application side by side: PreRNN's table, or RCN's", run, add_arguments)

@@ -39,6 +39,9 @@ CLASSES: dict[str, tuple[str, str]] = {
 }
 """Whose arguments stand behind each prefix; the applications' own are found in their folders."""
 
+OWN_TASK = re.compile(r"(?:--data\.task|--data\.task\.class_path|class_path:) +(?!prernn\.|lightning\.|torch\.)\S")
+"""A class that is none of ours or Lightning's."""
+
 FREE = ("class_path", "init_args", "help", "dict_kwargs")
 """What Lightning's command line takes behind the name of any class."""
 
@@ -49,12 +52,23 @@ def check_options(command: str, words: Sequence[str]) -> None:
     Raises:
         ValueError: a name that is none, with those that look like it.
     """
+    own_task = _names_own_task(words)
     for word in words:
         name = word.partition("=")[0]
+        if own_task and name.startswith("--data.task."):
+            continue  # its options stand in a file of the user's
         if name.startswith("--") and len(name) > 2 and not _is_known(name[2:].rstrip("+")):
             near = difflib.get_close_matches(name[2:], known_options(), n=3, cutoff=0.7)
             hint = f"; did you mean {' or '.join(f'--{n}' for n in near)}?" if near else ""
             raise ValueError(f"unknown option {name}{hint} (see prernn {command} --help)")
+
+
+def _names_own_task(words: Sequence[str]) -> bool:
+    """Whether the words, or a configuration that they name, say a task that is not prernn's."""
+    files = [Path(word.rpartition("=")[2]) for word in words if word.endswith((".yaml", ".yml"))]
+    said = " ".join(words).replace("=", " ")
+    texts = [said, *(file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file())]
+    return any(OWN_TASK.search(text) for text in texts)
 
 
 def _is_known(name: str) -> bool:

@@ -14,6 +14,7 @@ from prernn.layers.arguments import whole
 from prernn.layers.cells import make_cell
 from prernn.layers.computed_weights import computed
 from prernn.layers.input_to_hidden import INPUTS, TraditionalInput
+from prernn.layers.names import look_up
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.layers.structures.base import Structure
 
@@ -48,7 +49,7 @@ def convert(
         cnn: any image or snippet CNN, or a network that is recurrent already; it is copied, never changed. A layer that
             is a unit of an RCN gives up that recurrence for this one; the other units keep theirs.
         layer: dotted name of an fc or conv layer, or several; None takes the last before the output layer.
-        cell: "vrnn", "lstm" or "gru".
+        cell: "vrnn", "lstm", "gru", or a cell of your own, ``"file.py:Name"``.
         input: "gate", a copy of the weights for each gate (PreRNN), or "single", one input for all (PreRNN-SIH).
         hidden: structure of ``W_hh``.
         pretrained: False draws ``W_xy`` anew and keeps the structure (supplement, Table 3).
@@ -59,8 +60,7 @@ def convert(
         ValueError: an unknown cell, input or structure, or a name that is no fc or conv layer.
         NotImplementedError: the layer can't become recurrent; says what was looked for and what to pass.
     """
-    if input not in INPUTS:
-        raise ValueError(f"expected input to be one of {', '.join(INPUTS)}, got {input!r}")
+    look_up(input, INPUTS, "input", "introduced")
     make_cell(cell)
     network = open_network(cnn, image_size)
     names = [_last_layer(network)] if layer is None else [layer] if isinstance(layer, str) else layer
@@ -98,7 +98,7 @@ def traditional(
 
     Args:
         cnn: any CNN or recurrent network; it is copied, never changed.
-        cell: "vrnn", "lstm" or "gru".
+        cell: "vrnn", "lstm", "gru", or a cell of your own, ``"file.py:Name"``.
         hidden_size: ``D`` of each new layer; None takes the size of that vector.
         num_layers: how many layers to stack.
         hidden: structure of ``W_hh``.
@@ -170,7 +170,7 @@ def _make_recurrent(
         site.layer.reset_parameters()
         network.drawn_anew |= set(site.layer.parameters())
     weight = site.layer.weight
-    form = INPUTS[input](site.layer, site.tail, cell, site.pool_first)
+    form = look_up(input, INPUTS, "input", "introduced")(site.layer, site.tail, cell, site.pool_first)
     if weight in network.drawn_anew:  # and so are its copies for other gates
         network.drawn_anew |= set(form.parameters(recurse=False))
     recurrent = RecurrentLayer(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from prernn.layers.names import lasting
 from prernn.layers.structures.parse import hidden_structure
 
 VERSION = 1
@@ -31,7 +32,7 @@ class KeptTask:
     """What a checkpoint keeps of the task that a network has learnt.
 
     Attributes:
-        name: of the task, a key of `prernn.tasks.TASKS`.
+        name: of the task, a key of `prernn.tasks.TASKS`, or of its class.
         options: those that evaluation and streaming need again.
     """
 
@@ -108,6 +109,8 @@ class Recipe:
 
     def with_step(self, name: str, **arguments: Any) -> "Recipe":
         """This recipe and one step more, its arguments made plain."""
+        for kind in {"cell", "input"} & arguments.keys():
+            arguments[kind] = lasting(arguments[kind])
         if "hidden" in arguments:
             arguments["hidden"] = str(hidden_structure(arguments["hidden"]))
         image_size = arguments.pop("image_size", None)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prernn.layers.names import look_up
 from prernn.ops.reference import Product, State
 
 Range = tuple[float, float]
@@ -218,11 +219,10 @@ CELLS: dict[str, Callable[..., Cell]] = {"vrnn": VRNNCell, "lstm": LSTMCell, "gr
 
 
 def make_cell(name: str, **arguments: Any) -> Cell:
-    """The cell called ``name``.
+    """The cell called ``name``: one of `CELLS`, or a class of one's own (`prernn.layers.names.look_up`).
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a class that is no cell.
     """
-    if name not in CELLS:
-        raise ValueError(f"expected cell to be one of {', '.join(CELLS)}, got {name!r}")
-    return CELLS[name](**arguments)
+    cell: Cell = look_up(name, CELLS, "cell", "step")(**arguments)
+    return cell

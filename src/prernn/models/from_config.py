@@ -10,7 +10,7 @@ from prernn.conversion.convert import convert, framewise, traditional
 from prernn.conversion.inflate import inflate
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.rcn import convert_rcn
-from prernn.models.backbones import DEFAULT_BACKBONE, backbone, input_spec
+from prernn.models.backbones import DEFAULT_BACKBONE, backbone, input_spec, known_backbone
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class NetworkSpec:
     """A backbone and the way it becomes recurrent.
 
     Attributes:
-        backbone: a name of `prernn.models.backbones.backbone`.
+        backbone: a name of `prernn.models.backbones.backbone`, or a class of your own, ``"file.py:Name"``.
         pretrained: load the weights that the backbone's library offers.
         weights: a local file of weights in place of the library's, or the run folder of a frame-wise network: see
             `prernn.models.weight_files.load_weights`. Where ``outputs`` are given, its output layer may be another.
@@ -29,8 +29,8 @@ class NetworkSpec:
         frames: of a clip, for a 3-D backbone that takes clips of any length, such as "r3d_18".
         method: "prernn" (`convert`), "traditional", "rcn" (`convert_rcn`) or "framewise" (no recurrence).
         layer: dotted name or names of the layers that become recurrent; None takes the last.
-        cell: "vrnn", "lstm" or "gru".
-        input: "gate" (PreRNN) or "single" (PreRNN-SIH).
+        cell: "vrnn", "lstm", "gru", or a cell of your own, ``"file.py:Name"``.
+        input: "gate" (PreRNN) or "single" (PreRNN-SIH), or a form of your own.
         hidden: structure of ``W_hh``.
         rcn: further arguments of `convert_rcn`, such as ``{"init": "random", "mix": "sum"}``; its ``layers`` and
             ``hidden`` are ``layer`` and ``hidden`` here, unless they stand in ``rcn``.
@@ -50,8 +50,8 @@ class NetworkSpec:
     frames: int | None = None
     method: Literal["prernn", "traditional", "framewise", "rcn"] = "prernn"
     layer: str | list[str] | None = None
-    cell: Literal["vrnn", "lstm", "gru"] = "gru"
-    input: Literal["gate", "single"] = "gate"
+    cell: str = "gru"
+    input: str = "gate"
     hidden: str = "full"
     rcn: dict[str, Any] = field(default_factory=dict)
     rcn_below: bool = False
@@ -91,7 +91,7 @@ class NetworkSpec:
         network = self._make_recurrent(cnn, outputs)
         network.recipe = replace(
             network.recipe,
-            backbone=self.backbone,
+            backbone=known_backbone(self.backbone),
             backbone_options=self.backbone_options,
             inflate=self.inflate,
             channels=self.channels,

@@ -1,6 +1,7 @@
 """The applications: what a network learns from which recordings, a folder each."""
 
 from prernn.conversion.recipe import Recipe
+from prernn.layers.names import lasting, look_up
 from prernn.tasks.action.task import Action
 from prernn.tasks.face.task import Face
 from prernn.tasks.gesture.task import Gesture
@@ -18,15 +19,18 @@ def restore(recipe: Recipe, name: str | None = None) -> Task:
 
     Args:
         recipe: of a trained network.
-        name: of the task, where it is another one than the recipe says.
+        name: of the task, where it is another one than the recipe says: a key of `TASKS`, or a class of one's own
+            (`prernn.layers.names.find`).
 
     Raises:
         ValueError: a recipe that names no task, or an unknown one.
     """
     own = recipe.task.name if recipe.task is not None else None
-    wanted = own if name is None else name
-    if wanted not in TASKS:
-        raise ValueError(f"expected a task among {', '.join(TASKS)}, got {wanted!r}")
-    task = TASKS[wanted](**(recipe.task.options if recipe.task is not None and wanted == own else {}))
+    wanted = own if name is None else lasting(name)
+    if wanted is None:
+        raise ValueError(f"expected a task among {', '.join(TASKS)}, got a network that names none")
+    task: Task = look_up(wanted, TASKS, "task", "watcher")(
+        **(recipe.task.options if recipe.task is not None and wanted == own else {})
+    )
     task.labels, task.transform = recipe.labels, recipe.transform
     return task

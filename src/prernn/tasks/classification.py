@@ -24,7 +24,8 @@ def report_classes(results: dict[str, Any], labels: list[str], root: Path) -> di
         root: the folder.
 
     Returns:
-        The results, with ``class_accuracy`` by name.
+        The results, with ``class_accuracy`` by name and ``confusion`` as a dict of its ``labels`` and ``counts``: a
+        network may have outputs that are no class, such as that of no gesture.
     """
     from prernn.reports.plots import classes
 
@@ -39,7 +40,8 @@ def report_classes(results: dict[str, Any], labels: list[str], root: Path) -> di
         count = {"videos": int(confusion[k].sum()), "hits": int(confusion[k, k])}
         rows.append({"class": label, **count, "accuracy": f"{accuracy[label]:.4f}", "most often taken for": taken})
     write_table(root / "classes.csv", rows)
-    return {**results, "class_accuracy": accuracy}
+    named = {"labels": labels, "counts": results["confusion"]}
+    return {**results, "class_accuracy": accuracy, "confusion": named}
 
 
 class ClipMetrics(nn.Module):

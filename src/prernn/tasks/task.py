@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.recipe import KeptTask, Recipe
+from prernn.layers.names import lasting
 from prernn.streaming.watch import Watcher
 
 Subset = Literal["train", "val", "test"]
@@ -50,6 +51,7 @@ class Task:
         rows: the form of the rows that its watcher gives, a key of `prernn.streaming.rows.ROWS`.
         watcher_options: names of what `watcher` takes beside networks, options of ``prernn stream``.
         kept_options: names of the options that evaluation and streaming need again, which a checkpoint keeps.
+        path_options: names of the options that are paths, which a run keeps whole, to be read from anywhere.
         deinterlace: whether interlaced frames are made progressive, in training, evaluation and streams.
         labels: names of the network's outputs, or None where they are no classes.
         transform: the evaluation transform as plain data (`prernn.media.transforms.TransformSpec`), for the checkpoint.
@@ -62,9 +64,17 @@ class Task:
     rows: ClassVar[Literal["csv", "json"]] = "json"
     watcher_options: ClassVar[tuple[str, ...]] = ()
     kept_options: ClassVar[tuple[str, ...]] = ()
+    path_options: ClassVar[tuple[str, ...]] = ()
     deinterlace: bool = False
     labels: list[str] | None = None
     transform: dict[str, Any] | None = None
+
+    @property
+    def kept_name(self) -> str:
+        """What a checkpoint calls the task: its name, or its class where it is not one of prernn's own."""
+        kind = type(self)
+        own = kind.__module__.startswith("prernn.")
+        return self.name if own else lasting(f"{kind.__module__}.{kind.__qualname__}")
 
     @property
     def outputs(self) -> int:
@@ -173,7 +183,7 @@ class Task:
     def noted(self, recipe: Recipe) -> Recipe:
         """The recipe with what a checkpoint keeps of the task: labels, transform, and its name with its options."""
         options = {key: _plain(getattr(self, key)) for key in self.kept_options}
-        kept = KeptTask(self.name, options)
+        kept = KeptTask(self.kept_name, options)
         return dataclasses.replace(recipe, labels=self.labels, transform=self.transform, task=kept)
 
 

@@ -1,5 +1,6 @@
 """``prernn fit | validate | test | predict``: LightningCLI over `VideoModule` and `VideoData`."""
 
+import contextlib
 import logging
 import os
 import re
@@ -11,13 +12,21 @@ from typing import Any
 
 import lightning as L
 import torch
+import yaml
+from jsonargparse import Namespace
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from prernn.conversion.network import RecurrentNetwork
+from prernn.layers.names import importable, lasting
+from prernn.models.backbones import known_backbone
+from prernn.models.from_config import NetworkSpec
 from prernn.reports.files import write_text
 from prernn.tasks import DEFAULT_TASK, TASKS
+from prernn.tasks.task import Task
 from prernn.training.data_module import VideoData
+from prernn.training.learning import Learning
 from prernn.training.module import VideoModule
 from prernn.training.run_folder import RunFolder, WholeFiles
 
@@ -40,19 +49,46 @@ MOVED = {f"prernn.tasks.{task.name}.{task.__name__}": f"prernn.tasks.{task.__nam
 """Dotted names of classes in configs of before, and what they are called now."""
 
 
+CLASS_IN_TEXT = re.compile(r"(?<=class_path: )[^\s,}'\"]+|(?<=task: )[^\s,}'\"{]+")
+"""A task's class in a configuration."""
+
+
+def plain_words(arguments: list[str]) -> list[str]:
+    """Arguments with the long names of `SHORT`, and a task's class of one's own as a dotted name.
+
+    Options are ``--name value`` or ``--name=value``.
+    """
+    words = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        name, equals, value = argument.partition("=")
+        if before in ("--data.task", "--data.task.class_path"):
+            words.append(importable(argument))
+        elif name in ("--data.task", "--data.task.class_path") and equals:
+            words.append(f"{name}={importable(value)}")
+        else:
+            words.append(SHORT.get(name, name) + equals + value)
+    return words
+
+
 class OneLineParser(LightningArgumentParser):
     """A parser whose complaints are one line, raised as ValueError, in place of a usage text and an exit.
 
     A config with a class's name of before is read, and one line says its name of now.
     """
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._start = os.getcwd()  # jsonargparse reads a file from within its folder
+
     def parse_string(self, content: str, path: str | os.PathLike = "", **options: Any) -> Any:
-        """As jsonargparse's, with the names of now."""
+        """As jsonargparse's, with the names of now, and with tasks of one's own."""
         for old, new in MOVED.items():
             renamed = re.sub(rf"\b{re.escape(old)}\b", new, content)
             if renamed != content:
                 print(f"prernn: {path or 'config'}: {old} is now {new}", file=sys.stderr)
                 content = renamed
+        with contextlib.chdir(self._start):
+            content = CLASS_IN_TEXT.sub(lambda match: importable(match[0]), content)
         return super().parse_string(content, path, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
@@ -70,8 +106,31 @@ class RunConfig(SaveConfigCallback):
         """Writes it; a test or a prediction leaves that of the training."""
         if stage != "fit":
             return
-        text = self.parser.dump(self.config, skip_none=False)
+        values = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        task = trainer.datamodule.task  # type: ignore[attr-defined]
+        text = yaml.safe_dump(lasting_values(values, task), sort_keys=False)
         write_text(Path(trainer.default_root_dir) / "config.yaml", text)
+
+
+def lasting_values(values: dict[str, Any], task: Task) -> dict[str, Any]:
+    """A configuration's values with whole paths, for a training from the start, not from a checkpoint."""
+    model, data = values["model"]["recipe"], values["data"]
+    options = data["task"].get("init_args", {})
+    places = [(values["trainer"], "default_root_dir"), (data, "root"), (model, "weights")]
+    for place, name in [*places, *((options, name) for name in task.path_options)]:
+        place[name] = place[name] and os.path.abspath(place[name])
+    for place, kind in ((data["task"], "class_path"), (model, "cell"), (model, "input")):
+        place[kind] = lasting(place[kind])
+    model["backbone"] = known_backbone(model["backbone"])
+    return {**values, "ckpt_path": None}
+
+
+def without_start(config: Namespace) -> Namespace:
+    """A configuration of a command that takes a checkpoint, which has all weights: none are read beside it."""
+    restored = config.clone()
+    recipe = restored[restored.subcommand].model.recipe
+    recipe.weights, recipe.pretrained = None, False
+    return restored
 
 
 class VideoCLI(LightningCLI):
@@ -101,8 +160,12 @@ class VideoCLI(LightningCLI):
             config.ckpt_path = str(last)
         if config.ckpt_path not in (None, "last", "best") and not Path(config.ckpt_path).is_file():
             raise ValueError(f"{config.ckpt_path}: expected a checkpoint file, found none")
+        self.asked = self.config
+        if config.ckpt_path is not None:
+            self.config = without_start(self.config)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
+        self.config = self.asked
         root = Path(config["default_root_dir"])
         folder = root / "checkpoints"
         # two callbacks: Lightning's save_last follows the best score, not the last epoch
@@ -130,7 +193,7 @@ _OPTIONS: dict[str, Any] = {
 
 
 class _ReadCLI(VideoCLI):
-    """Reads a configuration and makes what it says, without a trainer."""
+    """Reads a configuration and makes the data that it says, without a trainer."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """As `VideoCLI`; what a run's own config.yaml says beside is read past."""
@@ -145,22 +208,30 @@ class _ReadCLI(VideoCLI):
         """None is needed."""
 
 
-def _long(arguments: list[str]) -> list[str]:
-    """Arguments with the long names of `SHORT`, as ``--name value`` or ``--name=value``."""
-    parts = [argument.partition("=") for argument in arguments]
-    return [SHORT.get(name, name) + equals + value for name, equals, value in parts]
+class _NoNetwork(L.LightningModule):
+    """Takes what a configuration says of `VideoModule`, and makes nothing of it: a run's is in its checkpoint."""
+
+    def __init__(
+        self,
+        recipe: NetworkSpec,
+        learning: Learning | None = None,
+        task: Task | None = None,
+        network: RecurrentNetwork | None = None,
+    ):
+        super().__init__()
+        self.recipe = recipe
 
 
-def read_config(arguments: list[str]) -> tuple[VideoModule, VideoData]:
-    """The network with its recipe, and the data, that arguments such as ``--config FILE --data.root DIR`` say.
+def read_config(arguments: list[str]) -> tuple[NetworkSpec, VideoData]:
+    """What arguments such as ``--config FILE --data.root DIR`` say of the network, and the data.
 
     Raises:
         ValueError: as `main`.
     """
     _quiet()
     warnings.filterwarnings("ignore", ".*args parameter is intended.*")
-    cli = _ReadCLI(VideoModule, VideoData, args=_long(arguments), run=False, **_OPTIONS)
-    return cli.model, cli.datamodule
+    cli = _ReadCLI(_NoNetwork, VideoData, args=plain_words(arguments), run=False, **_OPTIONS)
+    return cli.model.recipe, cli.datamodule
 
 
 def _quiet() -> None:
@@ -179,4 +250,4 @@ def main(arguments: list[str]) -> None:
     _quiet()
     for message in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    VideoCLI(VideoModule, VideoData, args=_long(arguments), save_config_callback=RunConfig, **_OPTIONS)
+    VideoCLI(VideoModule, VideoData, args=plain_words(arguments), save_config_callback=RunConfig, **_OPTIONS)

@@ -47,7 +47,9 @@ def strip(
 
 
 def confusion(matrix: np.ndarray, labels: Sequence[str], path: str | Path, *, title: str = "") -> Path:
-    """A confusion matrix ``(K, K)`` of counts, true classes as rows."""
+    """A confusion matrix ``(K, K)`` of counts, true classes as rows; ValueError for other than K labels."""
+    if len(labels) != len(matrix):
+        raise ValueError(f"confusion: expected {len(matrix)} labels, got {len(labels)}")
     size = max(4.0, 0.5 * len(labels) + 2)
     figure, axis = plt.subplots(figsize=(size, size))
     axis.imshow(matrix / np.maximum(matrix.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)

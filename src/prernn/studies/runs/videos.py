@@ -41,8 +41,8 @@ def own_videos(path: Path, net: RecurrentNetwork) -> DataLoader:
     except ValueError as error:
         raise ValueError(f"{config}: {error}") from error
     task, labels = net.recipe.task, net.recipe.labels
-    if task is not None and task.name != data.task.name:
-        raise ValueError(f"{config}: expected test videos of task {task.name}, got those of {data.task.name}")
+    if task is not None and task.name != data.task.kept_name:
+        raise ValueError(f"{config}: expected test videos of task {task.name}, got those of {data.task.kept_name}")
     if labels not in (None, data.task.labels):
         raise ValueError(f"{config}: expected the classes {labels} in its test videos, got {data.task.labels}")
     return data.test_dataloader()

@@ -64,6 +64,7 @@ class Action(Task):
     one_answer: ClassVar[bool] = True
     rows: ClassVar[Literal["csv", "json"]] = "csv"
     kept_options: ClassVar[tuple[str, ...]] = ("stream", "stack", "flow", "deinterlace")
+    path_options: ClassVar[tuple[str, ...]] = ("flow_cache",)
 
     layout: Literal["folders", "ucf101", "hmdb51"] = "folders"
     split: int = 1

@@ -77,8 +77,8 @@ class FaceWatcher:
     ):
         self.stream = net_or_stream if isinstance(net_or_stream, Stream) else Stream(net_or_stream)
         recipe = self.stream.net.recipe
-        name = recipe.task.name if recipe.task else None
-        if recipe.task is None or name != "face" or recipe.transform is None:
+        if recipe.task is None or "margin" not in recipe.task.options or recipe.transform is None:
+            name = recipe.task.name if recipe.task else None
             raise ValueError(f"expected a network of the task 'face', got one of {name!r}")
         if self.stream.batch_size != 1:
             raise ValueError(f"expected one stream for one face, got batch_size={self.stream.batch_size}")

@@ -1,0 +1,140 @@
+"""From a name to what it stands for: an entry of a registry, of an installed package, or a class of one's own."""
+
+import difflib
+import importlib
+import importlib.metadata
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+IN_FILE = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
+DOTTED = re.compile(r"(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*)\.(?P<name>[^\W\d]\w*)")
+
+_files: dict[str, str] = {}
+"""Modules that were imported from a file of the user's, and the file."""
+
+
+def look_up(name: str, registry: Mapping[str, Any], what: str, method: str) -> Any:
+    """What a name stands for, wherever one is taken: on the command line, in a config, in a checkpoint.
+
+    Raises:
+        ValueError: nothing that `find` knows, with the entries of the registry that look like it.
+    """
+    found = find(name, registry, what, method)
+    if found is None:
+        near = difflib.get_close_matches(name.lower(), registry, n=3)
+        hint = f": did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"expected {what} to be one of {', '.join(registry)}, got {name!r}{hint}")
+    return found
+
+
+def find(name: str, registry: Mapping[str, Any], what: str, method: str) -> Any:
+    """An entry of a registry, of an installed package, or a class of one's own; None where it is none of them.
+
+    Args:
+        name: a key of the registry; the name of an entry point of the group ``prernn.backbone``, ``prernn.cell``,
+            ``prernn.input`` or ``prernn.task``; or what `own_class` takes.
+        registry: what has a short name.
+        what: kind of thing, as in the groups.
+        method: that a class of one's own must have, to be such a thing.
+
+    Raises:
+        ValueError: as `own_class`; a class without the method.
+    """
+    if name in registry:
+        return registry[name]
+    for point in importlib.metadata.entry_points(group=f"prernn.{what}", name=name):
+        return point.load()
+    own = own_class(name)
+    if own is not None and not hasattr(own, method):
+        raise ValueError(f"{name}: expected a {what}, got a class without the method {method}")
+    return own
+
+
+def own_class(name: str) -> type | None:
+    """The class that ``"file.py:Name"`` or ``"package.module.Name"`` names; its module is imported.
+
+    Modules are looked for in the working directory too. None where the name has neither form or there is no such
+    module. Only classes are given, so that a checkpoint can't have any function called by naming it.
+
+    Raises:
+        ValueError: no such file, one whose name another module has, or no class of this name in it.
+    """
+    in_file, dotted = IN_FILE.fullmatch(lasting(name)), DOTTED.fullmatch(name)
+    if in_file is not None:
+        module, wanted = _import_file(Path(in_file["file"])), in_file["name"]
+    elif dotted is not None:
+        imported = _import(dotted["module"])
+        if imported is None:
+            return None
+        module, wanted = imported, dotted["name"]
+    else:
+        return None
+    found = getattr(module, wanted, None)
+    if not isinstance(found, type):
+        classes = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        raise ValueError(f"{name}: expected a class in {module.__file__}, found only {', '.join(classes) or 'none'}")
+    return found
+
+
+def lasting(name: str) -> str:
+    """A class's name as it can be read from any working directory: with the whole path of its file.
+
+    Others stay as they are, and so does a dotted name that is not of a file below the working directory.
+    """
+    in_file, dotted = IN_FILE.fullmatch(name), DOTTED.fullmatch(name)
+    if in_file:
+        return f"{os.path.abspath(in_file['file'])}:{in_file['name']}"
+    if dotted and dotted["module"] in _files:
+        return f"{_files[dotted['module']]}:{dotted['name']}"
+    if dotted and (file := Path(*dotted["module"].split(".")).with_suffix(".py")).is_file():
+        return f"{file.absolute()}:{dotted['name']}"
+    return name
+
+
+def importable(name: str) -> str:
+    """The dotted name of a class in a file, which Python's import finds from now on; other names as they are."""
+    if not IN_FILE.fullmatch(lasting(name)):
+        return name
+    own = own_class(name)
+    assert own is not None  # it would have raised
+    return f"{own.__module__}.{own.__qualname__}"
+
+
+def short(name: str) -> str:
+    """A name for tables: that of the class alone, without its file or package."""
+    match = IN_FILE.fullmatch(name) or DOTTED.fullmatch(name)
+    return match["name"] if match else name
+
+
+def _import(name: str) -> ModuleType | None:
+    """A module; None where there is none of this name. What fails inside it is the user's to see."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and f"{name}.".startswith(f"{error.name}."):
+            return None
+        raise
+
+
+def _import_file(path: Path) -> ModuleType:
+    """The module of a file; its folder, or that of its package, joins Python's search path, in worker processes too."""
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a Python file, found none")
+    folder, parts = path.parent, [path.stem]
+    while (folder / "__init__.py").is_file():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    name = ".".join(parts)
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+        importlib.invalidate_caches()
+    module = importlib.import_module(name)
+    if not module.__file__ or not os.path.samefile(module.__file__, path):
+        raise ValueError(f"{path}: Python has another module {name} ({module.__file__}): give the file another name")
+    _files[name] = str(path)
+    return module
