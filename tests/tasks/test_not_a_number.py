@@ -9,7 +9,8 @@ import torch
 
 import prernn
 from prernn.streaming.prediction import predict
-from prernn.tasks.classification import ClipMetrics, answers
+from prernn.tasks.classification import answers
+from prernn.tasks.clip_metrics import ClipMetrics
 from prernn.tasks.ctc_decoders import GreedyDecoder
 from prernn.tasks.face.metrics import FaceMetrics
 from prernn.tasks.gesture.metrics import GestureMetrics

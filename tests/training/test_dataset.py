@@ -1,6 +1,8 @@
 """The data set of a task, its batches, and batches of like length."""
 
 import pickle
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -12,12 +14,14 @@ from torch.utils.data import DataLoader
 
 from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
+from prernn.media.transforms import TransformSpec
 from prernn.media.video import VideoError
 from prernn.tasks.action.lists import Clip
 from prernn.tasks.action.task import Action
 from prernn.training.batches import LengthBucketSampler, collate
 from prernn.training.dataset import VideoDataset
 from prernn.training.evaluation import evaluate
+from prernn.training.loader import video_loader
 
 
 def make_video(path, frames=8, seed=0):
@@ -235,3 +239,24 @@ def test_buckets_serve_a_loader(records):
 def test_buckets_that_make_no_sense(options):
     with pytest.raises(ValueError, match=r"expected .* got"):
         LengthBucketSampler([1, 2, 3], **options)
+
+
+WORKER = """
+import pickle, sys
+loader = pickle.load(open(sys.argv[1], "rb"))
+items = [loader[0][0], loader[1]([loader[0][0]]), loader[2](0)]
+print(sorted({name.partition(".")[0] for name in sys.modules} & {"lightning", "torchmetrics", "timm", "matplotlib"}))
+"""
+
+
+def test_a_worker_that_is_spawned_reads_without_what_only_training_needs(records, tmp_path):
+    """On macOS and Windows a worker imports what its data set names, and starts by so much later."""
+    task = Action(sampling=Sampling(2), size=16)
+    task.spec, task.labels = TransformSpec(size=16), ["class"]
+    loader = video_loader(VideoDataset(task, records[:1]), LengthBucketSampler([1], 1), 2)
+    parts = (loader.dataset, loader.collate_fn, loader.worker_init_fn)
+    (tmp_path / "worker").write_bytes(pickle.dumps(parts))
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER, str(tmp_path / "worker")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -9,7 +9,7 @@ from prernn.commands.main import main
 from prernn.conversion.recipe import KeptTask, Recipe
 from prernn.studies.fusion import fuse
 from prernn.tasks.action.task import Action
-from prernn.tasks.classification import ClipMetrics
+from prernn.tasks.clip_metrics import ClipMetrics
 from prernn.training.batches import collate
 from prernn.training.saved_outputs import Outputs
 

@@ -12,7 +12,8 @@ from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
 from prernn.tasks import restore
 from prernn.tasks.action.task import Action
-from prernn.tasks.classification import ClipMetrics, clip_scores, masked_cross_entropy
+from prernn.tasks.classification import clip_scores, masked_cross_entropy
+from prernn.tasks.clip_metrics import ClipMetrics
 
 # ------------------------------------------------------------------------------------------------ task
 

@@ -10,8 +10,9 @@ import torch
 from equations import close
 from face_clips import chance
 from prernn.tasks.face.box import face_box, from_box, to_box
+from prernn.tasks.face.errors import landmark_loss, plot_errors
 from prernn.tasks.face.landmarks import auc, jitter, normalised_errors
-from prernn.tasks.face.metrics import FaceMetrics, landmark_loss, plot_errors
+from prernn.tasks.face.metrics import FaceMetrics
 from prernn.tasks.face.task import Face
 
 # ------------------------------------------------------------------------------------------------- loss and metrics

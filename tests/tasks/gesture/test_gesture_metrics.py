@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from gesture_videos import make_batch, outputs_of, path_probability
 from prernn.tasks.ctc_decoders import BeamDecoder, Event, GreedyDecoder
-from prernn.tasks.gesture.metrics import GestureMetrics, detections, part_cuts, seen_frames
+from prernn.tasks.gesture.events import detections, part_cuts, seen_frames
+from prernn.tasks.gesture.metrics import GestureMetrics
 
 
 def test_metrics_of_a_case_by_hand():

@@ -18,8 +18,8 @@ from prernn.media.transforms import FLOW_MEAN, FLOW_STD, TransformSpec, clip_tra
 from prernn.media.video import probe, read_clip
 from prernn.streaming.watch import Watcher
 from prernn.tasks.action.lists import Clip, class_folder, hmdb51, source_of, ucf101
-from prernn.tasks.classification import ClipMetrics, clip_scores, masked_cross_entropy, report_classes
-from prernn.tasks.task import Subset, Task
+from prernn.tasks.classification import clip_scores, masked_cross_entropy, report_classes
+from prernn.tasks.task import Metrics, Subset, Task
 
 LISTS: dict[str, Callable[..., tuple[list[str], list[Clip]]]] = {"ucf101": ucf101, "hmdb51": hmdb51}
 """Data sets whose splits are lists."""
@@ -177,8 +177,11 @@ class Action(Task):
         """`masked_cross_entropy` at the frames that ``loss_frames`` says."""
         return masked_cross_entropy(out, batch["label"], batch["lengths"], steps=self.loss_frames)
 
-    def metrics(self) -> "ClipMetrics":
+    def metrics(self) -> Metrics:
         """Accuracies of clips, videos, frames and classes."""
+        # torchmetrics takes seconds to import, which a worker or a stream need not spend
+        from prernn.tasks.clip_metrics import ClipMetrics
+
         return ClipMetrics(self.outputs)
 
     def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:

@@ -16,10 +16,10 @@ from prernn.reports.files import write_table
 from prernn.streaming.watch import Watcher
 from prernn.tasks.face import landmarks
 from prernn.tasks.face.box import crop_face, face_box, moved, normalise, to_box
+from prernn.tasks.face.errors import landmark_loss, landmarks_in_pixels, plot_errors
 from prernn.tasks.face.landmarks import EYE_CORNERS, FIRST_LINE, OUTPUTS, POINTS, read_pts
-from prernn.tasks.face.metrics import FaceMetrics, landmark_loss, landmarks_in_pixels, plot_errors
 from prernn.tasks.face.videos import FaceVideo, FrameReader, annotations, numbered, subsets
-from prernn.tasks.task import Subset, Task, only, valid_steps
+from prernn.tasks.task import Metrics, Subset, Task, only, valid_steps
 
 DEFAULT_SAMPLING = Sampling(frames=16, rule="consecutive")
 
@@ -214,8 +214,11 @@ class Face(Task):
         """`landmark_loss`."""
         return landmark_loss(out, batch["points"], batch["lengths"]) if out.shape[0] else out.sum()
 
-    def metrics(self) -> "FaceMetrics":
+    def metrics(self) -> Metrics:
         """Errors, AUC and jitter."""
+        # torchmetrics takes seconds to import, which a worker or a stream need not spend
+        from prernn.tasks.face.metrics import FaceMetrics
+
         return FaceMetrics(self.threshold)
 
     def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:

@@ -26,9 +26,9 @@ from prernn.media.video import VideoError, VideoInfo, probe, read_frames
 from prernn.streaming.watch import Watcher
 from prernn.tasks.classification import report_classes
 from prernn.tasks.ctc_decoders import Decoder, make_decoder
+from prernn.tasks.gesture.events import begins_and_ends, classified, log_probs, seen_frames, steps_of
 from prernn.tasks.gesture.lists import NO_GESTURE, GestureVideo, Sign, apart, class_names, recordings
-from prernn.tasks.gesture.metrics import GestureMetrics, begins_and_ends, classified, log_probs, seen_frames, steps_of
-from prernn.tasks.task import Subset, Task, only, valid_steps
+from prernn.tasks.task import Metrics, Subset, Task, only, valid_steps
 
 
 @dataclass(eq=False)
@@ -251,8 +251,11 @@ class Gesture(Task):
         counts = (target > 0).sum(1)  # collate pads with the blank
         return F.ctc_loss(scores, target, lengths, counts, reduction="none", zero_infinity=True).mean()
 
-    def metrics(self) -> GestureMetrics:
+    def metrics(self) -> Metrics:
         """See `GestureMetrics`."""
+        # torchmetrics takes seconds to import, which a worker or a stream need not spend
+        from prernn.tasks.gesture.metrics import GestureMetrics
+
         return GestureMetrics(self.outputs - 1, self._decoder(), snippet=self.snippet, tolerance=self.tolerance)
 
     def _decoder(self) -> Decoder:

@@ -1,0 +1,70 @@
+"""How far landmarks are off: the loss, and curves of the errors."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prernn.tasks.face import landmarks
+from prernn.tasks.face.box import from_box
+from prernn.tasks.face.landmarks import POINTS
+from prernn.tasks.task import valid_steps
+
+
+def landmark_loss(out: Tensor, points: Tensor, lengths: Tensor) -> Tensor:
+    """The l2 loss: half the squared Euclidean distance over the 136 coordinates, a mean over frames, then clips.
+
+    .. math:: L = \\frac1B \\sum_b \\frac{1}{T_b} \\sum_{t \\le T_b} \\frac12 \\|\\hat y_{bt} - y_{bt}\\|^2
+
+    The paper says "l2 loss" and no more; this is what was usual then (Caffe's EuclideanLoss).
+
+    Args:
+        out: ``(B, T, 136)``.
+        points: ``(B, T, 136)`` in box coordinates.
+        lengths: ``(B,)`` frames of each clip; what comes after them counts for nothing.
+
+    Raises:
+        ValueError: shapes that differ, lengths outside 1..T.
+    """
+    if out.ndim != 3 or out.shape != points.shape:
+        raise ValueError(f"expected outputs and points (B, T, K), got {tuple(out.shape)} and {tuple(points.shape)}")
+    if out.shape[0] == 0:
+        return out.sum()
+    mask = valid_steps(lengths, out.shape[1])  # (B, T)
+    # masked before the square, because a NaN in the padding would survive a zero gradient
+    error = (out - points).masked_fill(~mask[..., None], 0)
+    return (error.square().sum((1, 2)) / (2 * lengths)).mean()
+
+
+def landmarks_in_pixels(out: Tensor, batch: dict[str, Any]) -> Tensor:
+    """Outputs ``(B, T, 136)`` as points ``(B, T, 68, 2)`` in pixels of the picture."""
+    return from_box(out.unflatten(-1, (POINTS, 2)), batch["boxes"])
+
+
+def plot_errors(errors: Mapping[str, Sequence[float]], path: str | Path, threshold: float = 0.08) -> Path:
+    """Cumulative error curves as PNG (PreRNN, Figure 3), one for each name, with its AUC.
+
+    Args:
+        errors: normalised errors of all frames, for each network.
+        path: of the PNG.
+        threshold: where the curves end.
+    """
+    import matplotlib.pyplot as plt
+
+    from prernn.reports.plots.figure import COLOURS, save_figure
+
+    figure, axis = plt.subplots(figsize=(5.2, 3.8))
+    for (name, values), colour in zip(errors.items(), itertools.cycle(COLOURS)):
+        levels, shares = landmarks.cumulative_error(torch.tensor(values), threshold, bins=400)
+        score = float(landmarks.auc(torch.tensor(values), threshold))
+        axis.plot(levels, shares, color=colour, label=f"{name} AUC {score:.3f}".strip())
+    axis.set_xlim(0, threshold)
+    axis.set_ylim(0, 1)
+    axis.set_xlabel("point-to-point error / inter-ocular distance")
+    axis.set_ylabel("share of frames")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="best")
+    return save_figure(figure, path)

@@ -1,0 +1,85 @@
+"""From outputs of a gesture network to what is counted: its gestures, the events of a decoder, when they were seen."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prernn.tasks.ctc_decoders import Event, label_scores
+
+
+def log_probs(out: Tensor) -> Tensor:
+    """Log-softmax of outputs, in float32 at least; of logarithms of probabilities, these again."""
+    return (out if out.dtype == torch.float64 else out.float()).log_softmax(-1)
+
+
+def classified(out: Tensor, batch: dict[str, Any], snippet: int) -> Iterator[Tensor]:
+    """For each video of a batch the `prernn.tasks.ctc_decoders.label_scores` ``(N, K - 1)`` of its N gestures.
+
+    They are NaN where the network has diverged.
+    """
+    for video in range(len(out)):
+        scores = steps_of(out, batch, video)  # (T, K)
+        count = int((batch["target"][video] > 0).sum())
+        cuts = part_cuts(batch["intervals"][video][:count].tolist(), len(scores), snippet)
+        values = torch.stack([label_scores(scores[a:b]) for a, b in itertools.pairwise(cuts)])
+        yield values.fill_(torch.nan) if _diverged(out, batch, video) else values
+
+
+def part_cuts(intervals: Sequence[Sequence[int]], steps: int, snippet: int) -> list[int]:
+    """Steps that cut a video into one part a gesture, as near as can be to halfway between neighbours: N + 1 of them.
+
+    Every part has at least one step, so there have to be as many steps as intervals.
+    """
+    cuts = [0]
+    for n, (before, after) in enumerate(itertools.pairwise(intervals), start=1):
+        middle = round((before[1] + after[0]) / 2 / snippet)
+        cuts.append(min(max(middle, cuts[-1] + 1), steps - len(intervals) + n))
+    return [*cuts, steps]
+
+
+def seen_frames(event: Event, snippet: int, frames: int) -> int:
+    """Frames of a video that had come when an event was given: at the end of its snippet."""
+    return min((event.step + 1) * snippet, frames)
+
+
+def detections(
+    seen: Sequence[tuple[int, int]], labels: Sequence[int], intervals: Sequence[Sequence[int]], tolerance: int
+) -> list[int]:
+    """Delays in frames of the gestures that events detect.
+
+    Args:
+        seen: (label, frame) of each event, in order.
+        labels: of the gestures, in order.
+        intervals: (begin, end) of the gestures, in frames.
+        tolerance: frames after the end in which an event still counts.
+    """
+    left, delays = list(zip(labels, intervals, strict=True)), []
+    for label, frame in seen:
+        for gesture in left:
+            begin, end = gesture[1]
+            if gesture[0] == label and begin < frame <= end + tolerance:
+                delays.append(frame - begin)
+                left.remove(gesture)
+                break
+    return delays
+
+
+def steps_of(out: Tensor, batch: dict[str, Any], video: int) -> Tensor:
+    """Log-probabilities ``(T, K)`` of one video, on the CPU; of a network that has diverged, of no gesture at all."""
+    steps = out[video, : int(batch["lengths"][video])].detach().cpu()
+    if _diverged(out, batch, video):
+        steps = torch.zeros_like(steps)
+        steps[:, 0] = 1.0
+    return log_probs(steps)
+
+
+def _diverged(out: Tensor, batch: dict[str, Any], video: int) -> bool:
+    return bool(out[video, : int(batch["lengths"][video])].isnan().any())
+
+
+def begins_and_ends(events: list[Event]) -> tuple[list[Event], list[Event]]:
+    """Events of a whole sequence as two lists of the same length."""
+    return [event for event in events if event.kind == "begin"], [event for event in events if event.kind == "end"]
