@@ -18,10 +18,13 @@ Source = str | Path | int
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 
-VIDEO_SUFFIXES = {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"}
+VIDEO_SUFFIXES = {".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".m2ts", ".m2v", ".m4v"}
 
 
-VIDEO_SUFFIXES |= {".mpg", ".mts", ".nut", ".ogv", ".ts", ".webm", ".wmv"}
+VIDEO_SUFFIXES |= {".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogm", ".ogv", ".ts"}
+
+
+VIDEO_SUFFIXES |= {".vob", ".webm", ".wmv", ".y4m"}
 
 
 STREAM_TIMEOUT = 10.0  # seconds without data before a network stream counts as lost

@@ -3,19 +3,32 @@
 Times are seconds on the container's own clock, which need not start at zero.
 """
 
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import av
+from av.error import FFmpegError
 
 FROM_ZERO = ("matroska,webm", "nut", "asf")
 """Containers whose length counts from time zero, wherever their first frame is."""
 
 
+MOST_FPS = 1000
+"""A rate above this is a clock's."""
+
+
 def rate(container: Any, stream: Any) -> float:
     """Mean frames per second, 25 where the container states none."""
-    if container.format.name == "avi" and stream.guessed_rate:
-        return float(stream.guessed_rate)  # its own may be that of its clock, with empty frames in between
-    return float(stream.average_rate or stream.guessed_rate or 25)
+    mean = stream.average_rate or stream.guessed_rate or 25
+    if stream.guessed_rate and (container.format.name == "avi" or mean > MOST_FPS):
+        mean = stream.guessed_rate  # an AVI's own may be that of its clock, with empty frames in between
+    return float(mean)
+
+
+def header_frames(container: Any, stream: Any) -> int:
+    """The count of frames in the container's header, 0 without one that can be meant."""
+    # what was written into a pipe has a made-up number there; a frame has 8 bytes at least in any container that counts
+    return stream.frames if 8 * stream.frames <= container.size else 0
 
 
 def stamp(container: Any, item: Any) -> float | None:
@@ -28,18 +41,20 @@ def stamp(container: Any, item: Any) -> float | None:
 def stated_frames(container: Any, stream: Any) -> int | None:
     """How many frames are shown as the container states it, or None."""
     index = [entry.timestamp for entry in stream.index_entries if not entry.is_discard]
-    if not stream.frames or not index:
-        return stream.frames or None
+    stated = header_frames(container, stream)
+    if not stated or not index:
+        return stated or None
     step = (index[-1] - index[0]) / max(len(index) - 1, 1)
-    if container.format.name == "avi" and index[-1] + step < 0.95 * stream.frames:
-        return stream.frames  # the end of the file is lost, and its index with it
+    if container.format.name == "avi" and index[-1] + step < 0.95 * stated:
+        return stated  # the end of the file is lost, and its index with it
     return len(index)  # without what an edit list leaves out, and the empty frames of an AVI
 
 
 def stated_end(container: Any, stream: Any) -> float | None:
     """Where the video ends, as its container states it, or None."""
-    if container.format.name == "avi" and stream.frames and stream.average_rate:
-        return float(stream.frames / stream.average_rate)  # its own duration shrinks with a truncated file
+    if container.format.name == "avi":  # its own duration shrinks with a truncated file
+        frames = header_frames(container, stream)
+        return float(frames / stream.average_rate) if frames and stream.average_rate else None
     if container.format.name in FROM_ZERO:
         return _length(container, stream)
     length, start = _length(container, stream), stream.start_time
@@ -56,7 +71,7 @@ def stated_length(container: Any, stream: Any, first: float | None) -> float | N
 
 
 def _length(container: Any, stream: Any) -> float | None:
-    if stream.duration is not None:
+    if stream.duration is not None and container.format.name != "asf":  # whose is that of the whole file
         return float(stream.duration * stream.time_base)
     if length := _matroska_length(stream.metadata.get("DURATION", "")):
         return length
@@ -87,11 +102,51 @@ def ends_early(container: Any, stream: Any, count: int, first: float, last: floa
         last: time of the last one.
     """
     stated = stated_end(container, stream)
-    if stated is None or 0 < stream.frames <= count:
+    if stated is None or 0 < header_frames(container, stream) <= count:
         return ""
     step = 1 / rate(container, stream)
     end, slack = last + step, 0.05 * max(stated - first, 0) + 2 * step
     return "" if end >= stated - slack else f"it ends at {end - first:.2f} s of {stated - first:.2f} s"
+
+
+class Stamp(NamedTuple):
+    """When a packet's frame is shown and when it is decoded, in seconds, and whether it hangs on no other."""
+
+    shown: float | None
+    decoded: float | None
+    key: bool
+
+
+def stamps(container: Any, stream: Any) -> tuple[list[Stamp], bool]:
+    """Of all packets that make a frame, in file order, without decoding them; and whether all packets are whole."""
+    found, whole = [], True
+    try:
+        for packet in container.demux(stream):
+            if _is_shown(stream, packet):
+                decoded = None if packet.dts is None else float(packet.dts * packet.time_base)
+                found.append(Stamp(stamp(container, packet), decoded, packet.is_keyframe))
+                whole = whole and not packet.is_corrupt
+    except FFmpegError:
+        whole = False
+    return found if begins_with_key(container, stream) else _decodable(found), whole
+
+
+def shown_times(container: Any, stream: Any, found: list[Stamp]) -> list[float]:
+    """When frames are shown, ascending: by their stamps, or by the rate where those are absent or start anew."""
+    times = sorted(item.shown for item in found if item.shown is not None)
+    order = [item.decoded for item in found if item.decoded is not None]
+    if len(times) < len(found) or any(later < earlier for earlier, later in pairwise(order)):
+        step = 1 / rate(container, stream)
+        first = times[0] if times else 0.0
+        return [first + i * step for i in range(len(found))]
+    return times
+
+
+def _is_shown(stream: Any, packet: Any) -> bool:
+    """Whether a packet makes a frame: an edit list leaves some out, and VP8 has some that others are predicted from."""
+    if not packet.size or packet.is_discard:
+        return False
+    return stream.codec_context.codec.canonical_name != "vp8" or bool(memoryview(packet)[0] & 0x10)  # RFC 6386, 9.1
 
 
 def begins_with_key(container: Any, stream: Any) -> bool:
@@ -102,12 +157,13 @@ def begins_with_key(container: Any, stream: Any) -> bool:
     return len(index) > 0 and index[0].is_keyframe and index[0].timestamp <= (stream.start_time or 0)
 
 
-def decodable(stamps: list[tuple[float | None, bool]]) -> list[float | None]:
-    """The times of the packets that a decoder makes frames of, of (time, whether it is a key frame) in file order.
+def _decodable(found: list[Stamp]) -> list[Stamp]:
+    """Those that a decoder makes frames of.
 
     A recording may start before its first key frame; and what is shown before a key frame hangs on frames before it.
     """
-    first = next((i for i, (_, key) in enumerate(stamps) if key), 0)
-    start = stamps[first][0] if stamps else None
-    times = [time for time, _ in stamps[first:]]
-    return times if start is None or first == 0 else [time for time in times if time is None or time >= start]
+    first = next((i for i, item in enumerate(found) if item.key), 0)
+    start = found[first].shown if found else None
+    if start is None or first == 0:
+        return found[first:]
+    return [item for item in found[first:] if item.shown is None or item.shown >= start]

@@ -20,7 +20,17 @@ from prernn.media.image_folder import folder_frames, load
 from prernn.media.picture import Painter, colors, remark
 from prernn.media.sampling import Sampling, sample_times
 from prernn.media.source import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, VideoError, cause, is_video, locate, opened
-from prernn.media.timing import begins_with_key, decodable, ends_early, rate, stamp, stated_frames, stated_length
+from prernn.media.timing import (
+    begins_with_key,
+    ends_early,
+    header_frames,
+    rate,
+    shown_times,
+    stamp,
+    stamps,
+    stated_frames,
+    stated_length,
+)
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -145,9 +155,12 @@ def probe(source: Source, *, fps: float = 25.0) -> VideoInfo:
         height, width, _ = Painter()(frame, stream.sample_aspect_ratio).shape
         mean, length = rate(container, stream), stated_length(container, stream, stamp(container, frame))
         if place.live:
-            return VideoInfo(stream.frames or None, mean, width, height, length, colors(frame))
+            return VideoInfo(header_frames(container, stream) or None, mean, width, height, length, colors(frame))
     if known is None:
-        known = len(_scan(source, fps)[0])
+        times, _ = _scan(source, fps)
+        known = len(times)
+        if times and length is not None:
+            length = max(length, times[-1])  # parts that were joined have stamps that start anew
     return VideoInfo(known, mean, width, height, length or known / mean, colors(frame))
 
 
@@ -201,7 +214,7 @@ def _decode(container: Any, stream: Any, source: Source, live: bool, tolerate: b
     if not count:
         raise VideoError(f"{source}: no frame in it decodes{': ' if broken else ''}{broken}")
     if broken and (live or not tolerate):
-        total = f" of {stream.frames}" if stream.frames else ""
+        total = f" of {stated}" if (stated := header_frames(container, stream)) else ""
         raise VideoError(f"{source}: truncated or damaged after {count}{total} frames: {broken}")
 
 
@@ -228,23 +241,12 @@ def _scan(source: Source, fps: float) -> tuple[list[float], bool]:
         return [time for time, _ in folder_frames(source, fps)], True
     if place.live:
         raise NotImplementedError(f"{source}: expected a file or folder to sample from, got a live source")
-    packets: list[tuple[float | None, bool]] = []
     with opened(source) as (container, stream):
-        step, whole, begun = 1 / rate(container, stream), True, begins_with_key(container, stream)
-        try:
-            for packet in container.demux(stream):
-                if packet.size and not packet.is_discard:
-                    packets.append((stamp(container, packet), packet.is_keyframe))
-                    whole = whole and not packet.is_corrupt
-        except FFmpegError:
-            whole = False
-        stamps = [time for time, _ in packets] if begun else decodable(packets)
-        known = sorted(time for time in stamps if time is not None)
-        if len(known) < len(stamps):
-            known = [i * step for i in range(len(stamps))]
-        if known:
-            whole = whole and not ends_early(container, stream, len(known), known[0], known[-1])
-    return [time - known[0] for time in known], whole
+        found, whole = stamps(container, stream)
+        times = shown_times(container, stream, found)
+        if times:
+            whole = whole and not ends_early(container, stream, len(times), times[0], times[-1])
+    return [time - times[0] for time in times], whole
 
 
 def _keep(
