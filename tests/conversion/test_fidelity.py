@@ -7,6 +7,9 @@ import torch
 from torch import nn
 
 import prernn
+from prernn.conversion.graph import tracing
+from prernn.conversion.graph.fidelity import check_graph
+from prernn.sparsity.normalize import normalized
 
 
 class Net(nn.Module):
@@ -100,6 +103,19 @@ def test_what_tracing_cannot_see_is_refused_and_the_place_named():
         prernn.inflate(Net(with_out), frames=4)
     with pytest.raises(NotImplementedError, match="something else"):
         prernn.convert_rcn(Net(with_out))
+    with pytest.raises(NotImplementedError, match="something else"):
+        normalized(Net(with_out))
+
+
+def test_outputs_that_only_the_module_gives():
+    """One of several is not enough to be alike."""
+    cnn = Net(torch.sin).eval()
+    graph = tracing.trace(cnn)
+    two = Net(torch.sin).eval()
+    two.load_state_dict(cnn.state_dict())
+    two.forward = lambda x: (cnn(x), cnn(x))
+    with pytest.raises(NotImplementedError, match="something else"):
+        check_graph(graph, two, (3, 32, 32))
 
 
 class Last(Net):

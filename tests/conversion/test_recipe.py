@@ -72,3 +72,12 @@ def test_a_network_notes_its_steps_and_shares_no_recipe_with_its_copy():
     deep.recipe = replace(deep.recipe, labels=["a"])
     assert net.recipe.labels is None
     assert deep.recipe["labels"] == ["a"]
+
+
+def test_what_is_not_set_reads_as_none():
+    """As ``recipe["labels"]`` of a time when recipes were dicts."""
+    recipe = Recipe(backbone="resnet18")
+    assert recipe["labels"] is recipe["transform"] is None
+    assert recipe["backbone"] == "resnet18"
+    with pytest.raises(KeyError, match="label"):
+        recipe["label"]

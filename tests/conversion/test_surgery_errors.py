@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.models import SwinTransformer, VisionTransformer
 
 import prernn
 from architectures import Gated, build
-from small_cnns import FcNet, ResidualNet
+from equations import close
+from small_cnns import FcNet, ResidualNet, film
 
 SMALL = {"image_size": (8, 8)}
 
@@ -39,8 +41,13 @@ def meta(name):
             NotImplementedError,
             ["features.10'", "256, 13, 13", "pooling", "pass"],
         ),
-        (lambda: meta("vit_b_16"), None, NotImplementedError, ["looked for", "pooling", "layer=NAME"]),
-        (lambda: meta("timm/vit_tiny_patch16_224"), None, NotImplementedError, ["looked for", "pooling", "layer=NAME"]),
+        (lambda: meta("vit_b_16"), None, NotImplementedError, ["197 tokens", "transformer", "prernn.traditional"]),
+        (
+            lambda: meta("timm/vit_tiny_patch16_224"),
+            None,
+            NotImplementedError,
+            ["197 tokens", "transformer", "prernn.traditional"],
+        ),
         (lambda: nn.Sequential(nn.ReLU()), None, NotImplementedError, ["convolution or fc layer"]),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 9)), None, NotImplementedError, ["no layer before"]),
     ],
@@ -113,6 +120,36 @@ class OddSize(nn.Module):
 def test_control_flow_that_depends_on_the_data(make):
     with pytest.raises(NotImplementedError, match=r"(?s)can't trace Branching.*control flow.*pass such a module"):
         make(Branching())
+
+
+def transformers():
+    """Small ones: with a class token, and with tokens that are averaged, so that there is a layer to convert."""
+    vit = VisionTransformer(
+        image_size=32, patch_size=16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=12, num_classes=5
+    )
+    swin = SwinTransformer([4, 4], 8, [1, 1], [1, 2], [2, 2], num_classes=5)
+    return vit.double().eval(), swin.double().eval()
+
+
+def test_transformers_take_layers_on_top():
+    vit, swin = transformers()
+    with pytest.raises(NotImplementedError) as caught:
+        prernn.convert(vit, image_size=(32, 32))
+    assert str(caught.value) == (
+        "found no layer to make recurrent: the last ones give 5 tokens, as in a transformer, which is no CNN; "
+        "prernn.traditional stacks recurrent layers on what it puts out"
+    )
+    video = film(batch=3, size=(32, 32))
+    for cnn in (vit, swin):
+        expected = torch.stack([cnn(frame) for frame in video.unbind(1)], dim=1)
+        close(prernn.framewise(cnn, image_size=(32, 32))(video)[0], expected)
+        net = prernn.traditional(cnn, image_size=(32, 32))
+        out, state = net(video)
+        assert out.shape == (3, 4, 5)
+        close(net.step(video[:, 3], net(video[:, :3])[1]), (out[:, 3], state))
+        out.sum().backward()
+        assert all(p.grad is not None for p in net.parameters())
+    assert prernn.convert(swin, image_size=(32, 32))(video)[0].shape == (3, 4, 5)
 
 
 def test_a_layer_used_twice_is_passed_over_or_named():

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from prernn.conversion.graph import shapes, tracing
+from prernn.conversion.graph import tracing
 from prernn.conversion.graph.ending import final_value, find_output_layer
-from prernn.conversion.graph.fidelity import check_graph
 from prernn.conversion.graph.nodes import inputs_of, is_vector, module_calls, name_of, submodule_of, value_shape
+from prernn.conversion.graph.traced import traced
 from prernn.layers.arguments import whole
 from prernn.layers.computed_weights import settle
 
@@ -146,9 +146,7 @@ def inflate(
     time, frames = whole("time", time), whole("frames", frames)
     if time % 2 == 0:
         raise ValueError(f"time: expected an odd number of frames, got {time}")
-    module = tracing.trace(cnn)
-    shape = shapes.propagate(module, shapes.frame_candidates(module, image_size))
-    check_graph(module, cnn, shape)
+    module, shape = traced(cnn, image_size)
     tracing.make_output_linear(module)
     inputs, *others = inputs_of(module.graph)
     for node in others:  # arguments that were fixed at their defaults

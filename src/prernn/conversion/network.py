@@ -17,9 +17,9 @@ from prernn.conversion.clamping import clamps_of, from_result
 from prernn.conversion.folding import Pair, foldable, folded, pairs_of
 from prernn.conversion.graph import shapes, tracing
 from prernn.conversion.graph.ending import find_output_layer
-from prernn.conversion.graph.fidelity import check_graph
 from prernn.conversion.graph.graft import layer_output, recurrent_nodes
 from prernn.conversion.graph.nodes import inputs_of, layer_at, name_of, nodes_of, shape_of, value_shape
+from prernn.conversion.graph.traced import traced
 from prernn.conversion.modes import evaluating
 from prernn.conversion.recipe import Recipe
 from prernn.layers.arguments import whole
@@ -335,11 +335,8 @@ def open_network(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> R
     """
     if isinstance(cnn, RecurrentNetwork):
         return copy_of(cnn)
-    module = tracing.trace(cnn)
     # a network of a fixed frame size may say so itself, as those of prernn do
-    size = getattr(cnn, "frame_size", None) if image_size is None else image_size
-    shape = shapes.propagate(module, shapes.frame_candidates(module, size))
-    check_graph(module, cnn, shape)
+    module, shape = traced(cnn, getattr(cnn, "frame_size", None) if image_size is None else image_size)
     tracing.make_output_linear(module)
     _add_state(module)
     network = RecurrentNetwork(module, shape).train(cnn.training)

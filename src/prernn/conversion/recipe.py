@@ -104,8 +104,10 @@ class Recipe:
         return cls(**{**values, "steps": steps, "task": task, "version": VERSION})
 
     def __getitem__(self, name: str) -> Any:
-        """``recipe["labels"]``, for callers of the time when recipes were dicts."""
-        return self.to_json()[name]
+        """``recipe["labels"]``, for callers of the time when recipes were dicts; None for what is not set."""
+        if name not in (part.name for part in fields(self)):
+            raise KeyError(name)
+        return self.to_json().get(name)
 
     def with_step(self, name: str, **arguments: Any) -> "Recipe":
         """This recipe and one step more, its arguments made plain."""

@@ -22,6 +22,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from prernn.conversion.graph import tracing
 from prernn.conversion.graph.nodes import layer_at, module_calls, name_of, submodule_of
+from prernn.conversion.graph.shapes import UnknownFrame
+from prernn.conversion.graph.traced import traced
 from prernn.conversion.network import RecurrentNetwork
 from prernn.layers.computed_weights import copy_of, settle
 from prernn.layers.input_to_hidden import Layer
@@ -46,7 +48,7 @@ VECTOR, FLAT = 0, -1
 """Kinds of values beside maps of 1, 2 or 3 dimensions: vectors, and maps that were flattened."""
 
 
-def normalized(module: nn.Module) -> nn.Module:
+def normalized(module: nn.Module, *, image_size: tuple[int, ...] | None = None) -> nn.Module:
     """A copy for inference that computes the same with neurons of 1-norm 1, wherever their factors can be carried on.
 
     Batch normalization behind a convolution is folded into it first, as it would take the factors back. What is left of
@@ -54,14 +56,16 @@ def normalized(module: nn.Module) -> nn.Module:
 
     Args:
         module: a `RecurrentNetwork` or a CNN that torch.fx traces; it is left as it is.
+        image_size: ``(H, W)`` or ``(D, H, W)`` of a frame that the graph is compared with the CNN on, only where no
+            usual size fits.
 
     Returns:
         A module of the same kind, for a CNN its graph, in evaluation mode.
 
     Raises:
-        NotImplementedError: a module that can't be traced.
+        NotImplementedError: a module that can't be traced, or whose graph computes something else.
     """
-    network, graph = graph_of(module)
+    network, graph = graph_of(module, image_size)
     fold_batch_norm(graph)
     for node, readers in readers_of(graph).items():
         if readers:
@@ -71,12 +75,17 @@ def normalized(module: nn.Module) -> nn.Module:
     return network
 
 
-def graph_of(module: nn.Module) -> tuple[nn.Module, fx.GraphModule]:
+def graph_of(module: nn.Module, image_size: tuple[int, ...] | None = None) -> tuple[nn.Module, fx.GraphModule]:
     """A copy of a module in evaluation mode that runs a graph, and that graph, which may be changed."""
     network = settle(copy_of(module)).eval()
     if isinstance(network, RecurrentNetwork):
         return network, network.cnn
-    graph = network if isinstance(network, fx.GraphModule) else tracing.trace(network)
+    try:
+        graph = network if isinstance(network, fx.GraphModule) else traced(network, image_size)[0]
+    except UnknownFrame:
+        if image_size is not None:
+            raise
+        graph = tracing.trace(network)  # a network of something else, with nothing to try it on
     return graph.eval(), graph
 
 

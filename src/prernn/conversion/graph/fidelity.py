@@ -19,10 +19,11 @@ CLOSE = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 
 @torch.no_grad()
-def check_graph(module: fx.GraphModule, cnn: nn.Module, frame_shape: tuple[int, ...]) -> None:
+def check_graph(module: fx.GraphModule, cnn: nn.Module, frame_shape: tuple[int, ...], *, small: bool = True) -> None:
     """Compares the outputs of a graph with those of the CNN that it was traced from, in evaluation mode.
 
-    Nothing is drawn from torch's generator, and a CNN without values (on the meta device) passes.
+    Nothing is drawn from torch's generator, and a CNN without values (on the meta device) passes. Pictures smaller than
+    ``frame_shape`` are tried first, if ``small``.
 
     Raises:
         NotImplementedError: they differ; names the first layer that does.
@@ -33,7 +34,7 @@ def check_graph(module: fx.GraphModule, cnn: nn.Module, frame_shape: tuple[int, 
     if any(part.training for part in cnn.modules()):
         cnn = copy_of(cnn).eval()  # a batch normalization that is in training would count the picture
     with evaluating(module):
-        for picture in _pictures(frame_shape, parameter):
+        for picture in _pictures(frame_shape, SMALL if small else (), parameter):
             try:
                 expected = cnn(picture)
             except Exception:  # too small
@@ -48,15 +49,18 @@ def check_graph(module: fx.GraphModule, cnn: nn.Module, frame_shape: tuple[int, 
             return
 
 
-def _pictures(frame_shape: tuple[int, ...], parameter: Tensor) -> Iterator[Tensor]:
-    sizes = [(*frame_shape[:-2], size, size) for size in SMALL if len(frame_shape) > 2 and size < min(frame_shape[-2:])]
+def _pictures(frame_shape: tuple[int, ...], small: tuple[int, ...], parameter: Tensor) -> Iterator[Tensor]:
+    sizes = [(*frame_shape[:-2], size, size) for size in small if len(frame_shape) > 2 and size < min(frame_shape[-2:])]
     for shape in (*sizes, frame_shape):
         numbers = torch.arange(torch.Size(shape).numel(), dtype=torch.float64).mul(0.7).sin()
         yield numbers.view(1, *shape).to(parameter.device, parameter.dtype)
 
 
 def _alike(one: Any, other: Any) -> bool:
-    return all(a.shape == b.shape and _close(a, b) for a, b in zip(_tensors(one), _tensors(other), strict=False))
+    """Whether as many tensors are in both, of the same shapes and nearly the same values."""
+    ones, others = _tensors(one), _tensors(other)
+    alike = (a.shape == b.shape and _close(a, b) for a, b in zip(ones, others, strict=True))
+    return len(ones) == len(others) and all(alike)
 
 
 def _tensors(values: Any) -> list[Tensor]:

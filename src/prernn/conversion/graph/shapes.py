@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,10 @@ SNIPPET_SIZES = ((16, 112, 112), (8, 112, 112), (16, 224, 224), (8, 224, 224), (
 """Snippets' sizes, for a CNN whose first layer convolves over time."""
 
 
+class UnknownFrame(NotImplementedError):
+    """No usual frame fits a CNN."""
+
+
 def frame_candidates(module: fx.GraphModule, image_size: tuple[int, ...] | None = None) -> list[tuple[int, ...]]:
     """Shapes ``(C, H, W)`` or ``(C, D, H, W)`` to try, from the kind and the channels of the first layer.
 
@@ -32,11 +36,15 @@ def frame_candidates(module: fx.GraphModule, image_size: tuple[int, ...] | None 
 
     Raises:
         ValueError: an ``image_size`` that is none.
-        NotImplementedError: there is no convolution and no fc layer.
+        UnknownFrame: there is no convolution and no fc layer.
     """
+    return shapes_for((submodule_of(module, node) for node in nodes_of(module.graph)), image_size)
+
+
+def shapes_for(layers: Iterable[nn.Module | None], image_size: tuple[int, ...] | None) -> list[tuple[int, ...]]:
+    """As `frame_candidates`, for a CNN that has these layers in this order."""
     image_size = None if image_size is None else checked_size(image_size)
-    for node in nodes_of(module.graph):
-        layer = submodule_of(module, node)
+    for layer in layers:
         if isinstance(layer, (nn.Conv3d, nn.Conv2d)):
             usual = SNIPPET_SIZES if isinstance(layer, nn.Conv3d) else IMAGE_SIZES
             sizes = usual if image_size is None else [image_size]
@@ -48,7 +56,7 @@ def frame_candidates(module: fx.GraphModule, image_size: tuple[int, ...] | None 
                 return [(features // math.prod(image_size), *image_size)]
             shapes = [(c, *size) for c in (1, 3) for size in IMAGE_SIZES if c * size[0] * size[1] == features]
             return [*shapes, (features, 1, 1), (features,)]
-    raise NotImplementedError("expected a CNN with at least one convolution or fc layer, found none")
+    raise UnknownFrame("expected a CNN with at least one convolution or fc layer, found none")
 
 
 def checked_size(image_size: Sequence[int]) -> tuple[int, ...]:
@@ -62,7 +70,7 @@ def propagate(module: fx.GraphModule, frame_shapes: list[tuple[int, ...]]) -> tu
     """Stores each value's shape in ``node.meta["shape"]``, without computing; returns the first frame shape that fits.
 
     Raises:
-        NotImplementedError: the CNN takes none of them.
+        UnknownFrame: the CNN takes none of them.
     """
     failures = []
     parameter = next(iter(module.parameters()), torch.empty(0))
@@ -82,7 +90,7 @@ def propagate(module: fx.GraphModule, frame_shapes: list[tuple[int, ...]]) -> tu
             value = node.meta.pop("val", None)
             node.meta["shape"] = tuple(value.shape) if isinstance(value, Tensor) else None
         return shape
-    raise NotImplementedError(
+    raise UnknownFrame(
         f"the CNN takes none of the frame shapes tried; pass image_size. Tried {'; '.join(failures[:3])}"
     )
 

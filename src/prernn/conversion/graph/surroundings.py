@@ -72,17 +72,30 @@ def find_layer(module: fx.GraphModule) -> Site:
     depth = _depths(module)
     reasons = []
     # the deepest first (a shortcut's convolution may come later in the graph), the later one where equal
-    for _, node in sorted(enumerate(layers), key=lambda item: (depth[item[1]], item[0]), reverse=True):
+    layers = sorted(layers, key=lambda node: depth[node])[::-1]
+    for node in layers:
         try:
             return find_site(module, name_of(node))
         except (NotImplementedError, ValueError) as error:
             reasons.append(str(error))
             if len(reasons) == 8:
                 break
+    if layers and (tokens := _tokens(module, layers[0])):
+        raise NotImplementedError(
+            f"found no layer to make recurrent: the last ones give {tokens} tokens, as in a transformer, which "
+            "is no CNN; prernn.traditional stacks recurrent layers on what it puts out"
+        )
     raise NotImplementedError(
         "found no layer to make recurrent: looked for the last fc layer, or a conv layer with global average pooling "
         f"behind it; pass layer=NAME to choose one. {'; '.join(reasons[:3]) or 'There is no layer before the output'}"
     )
+
+
+def _tokens(module: fx.GraphModule, node: fx.Node) -> int:
+    """How many places an fc layer treats alike, each a vector; 0 where it gives one vector or is none."""
+    shape = value_shape(node)
+    several = isinstance(submodule_of(module, node), nn.Linear) and shape is not None and len(shape) == 3
+    return shape[1] if several and shape is not None else 0
 
 
 def _depths(module: fx.GraphModule) -> dict[fx.Node, int]:

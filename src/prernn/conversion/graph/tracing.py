@@ -29,6 +29,9 @@ from prernn.layers.input_to_hidden import Layer
 class CNNTracer(fx.Tracer):
     """Traces a CNN down to layers: what torch.nn, a childless module or a same-padding convolution does is one node."""
 
+    def __init__(self) -> None:
+        super().__init__(autowrap_functions=_timm_leaves()[1])
+
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         if isinstance(module, (Layer, *NORMS)) or not any(True for _ in module.children()):
             return True
@@ -70,7 +73,7 @@ def _timm_leaves() -> tuple[set[type[nn.Module]], tuple[Callable[..., Any], ...]
     return set(features.get_notrace_modules()), tuple(features.get_notrace_functions())
 
 
-def trace(cnn: nn.Module) -> fx.GraphModule:
+def trace(cnn: nn.Module, tracer: CNNTracer | None = None) -> fx.GraphModule:
     """The graph of a copy of ``cnn``, traced in evaluation mode; ``cnn`` itself is not touched.
 
     Fused normalization-and-activation modules are taken apart, and functional dropout becomes modules, so that
@@ -84,7 +87,7 @@ def trace(cnn: nn.Module) -> fx.GraphModule:
     parameters = inspect.signature(cnn.forward).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
     try:
-        graph = CNNTracer(autowrap_functions=_timm_leaves()[1]).trace(cnn, concrete_args=defaults or None)
+        graph = (tracer or CNNTracer()).trace(cnn, concrete_args=defaults or None)
     except Exception as error:
         raise NotImplementedError(
             f"torch.fx can't trace {type(cnn).__name__}: {first_line(error)}; expected a forward without control flow "
