@@ -53,6 +53,7 @@ class Task:
         kept_options: names of the options that evaluation and streaming need again, which a checkpoint keeps.
         path_options: names of the options that are paths, which a run keeps whole, to be read from anywhere.
         labels: names of the network's outputs, or None where they are no classes.
+        remarks: lines that a training says before it begins.
         transform: the evaluation transform as plain data (`prernn.media.transforms.TransformSpec`), for the checkpoint.
     """
 
@@ -64,6 +65,7 @@ class Task:
     watcher_options: ClassVar[tuple[str, ...]] = ()
     kept_options: ClassVar[tuple[str, ...]] = ()
     path_options: ClassVar[tuple[str, ...]] = ()
+    remarks: tuple[str, ...] = ()
     labels: list[str] | None = None
     transform: dict[str, Any] | None = None
 

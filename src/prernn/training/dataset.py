@@ -1,5 +1,6 @@
 """The recordings of a task as a data set of items."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -52,7 +53,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
         self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path = str(self.records[index].path)
+        path = path_of(self.records[index])
         if path in self.skipped:
             return {"path": path, "reason": self.skipped[path]}
         try:
@@ -82,7 +83,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
     def note_skipped(self, batch: dict[str, Any]) -> None:
         """Adds what a batch's workers skipped of these videos to ``skipped``, and warns of what is new."""
         skipped = dict(batch["skipped"])
-        for path in {str(record.path) for record in self.records if skipped} & skipped.keys():
+        for path in {path_of(record) for record in self.records if skipped} & skipped.keys():
             self._skip(path, skipped[path])
 
     def lengths(self) -> list[int]:
@@ -97,5 +98,10 @@ class VideoDataset(Dataset[dict[str, Any]]):
         except VideoError as error:
             if self.on_error == "raise":
                 raise
-            self._skip(str(record.path), str(error))
+            self._skip(path_of(record), str(error))
             return 0
+
+
+def path_of(record: Any) -> str:
+    """The whole path of a record's video, which means the same in any working directory."""
+    return os.path.abspath(record.path)
