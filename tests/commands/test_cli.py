@@ -79,7 +79,7 @@ def test_info_names_versions(capsys):
 def test_stream_prints_a_line_a_frame_and_writes_files(run, clip, tmp_path, capsys):
     assert main(["stream", str(clip), "--checkpoint", str(run)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split(",")[:4] == ["index", "time_s", "label", "probability"]
+    assert lines[0].split(",")[:4] == ["frame", "time_s", "label", "probability"]
     assert len(lines) == 6
     table, video = tmp_path / "out.csv", tmp_path / "out.mp4"
     arguments = ["--csv", str(table), "--video", str(video), "--limit", "3"]

@@ -111,6 +111,25 @@ def test_the_list_of_names_is_what_type_checkers_see():
     assert {name: f"prernn.{room}" for name, room in prernn._ROOM_OF.items()} == seen
 
 
+def test_help_of_fit_begins_with_our_own_options():
+    answers, _ = asked(["fit", "--help"])
+    text = answers[0][1]
+    lines = text.splitlines()
+    assert len(lines) < 300  # Lightning's text has 600
+    first = text.index("\ntrainer:")
+    assert all(0 <= text.index(f"--{name} ") < first for name in ("data.root", "backbone", "trainer.max_epochs"))
+    assert text.index("--model.recipe.cell") < text.index("--data.task.flip") < first
+    assert "learning rate of the new part (W_hh, recurrent biases" in text
+    assert "(default 0.01)" in text
+    assert text[first:].count("\n") < 20  # names alone, and where they are explained
+
+
+def test_help_all_is_lightnings(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--help-all"])
+    assert "--trainer.accumulate_grad_batches" in capsys.readouterr().out
+
+
 def test_info_needs_no_lightning():
     answers, loaded = asked(["info"])
     assert answers[0][0] == 0
@@ -155,5 +174,5 @@ def test_the_options_that_are_read_are_those_that_lightning_has(monkeypatch):
             fit_options.check_options(command, [f"--{name}"])
     theirs = set().union(*found.values())
     flat = {name for name in fit_options.known_options() if name.count(".") < 2 or name.startswith("model.recipe.")}
-    short = {"backbone", "weights"}
+    short = {"backbone", "weights", "help-all"}
     assert flat - short - {name for name in flat if name.startswith("data.task.")} <= theirs

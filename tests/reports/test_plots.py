@@ -1,10 +1,12 @@
 """Pictures are written whole, for awkward inputs too."""
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from PIL import Image
 
-from prernn.reports.plots import classes, curves, gates
+from prernn.reports.plots import classes, curves, gates, weights
 from prernn.reports.plots.figure import COLOURS
 
 
@@ -113,3 +115,40 @@ def test_ratio_bars_are_labelled_with_their_values(tmp_path, figures):
         centres = [bar.get_x() + bar.get_width() / 2 for bar in pair]
         assert tick == pytest.approx(np.mean(centres))
     assert is_png(curves.ratio_bars({"nothing": {"a": 0.0}}, tmp_path / "zero.png", label="ratio"))
+
+
+def test_equal_curves_are_both_seen(figures, tmp_path):
+    same = [0.2, 0.5, 0.9]
+    three = {name: (values, [0] * 3) for name, values in (("a", same), ("b", same), ("c", [0.1, 0.2, 0.3]))}
+    curves.early(three, [0.1, 0.5, 1], tmp_path / "e")
+    curves.curves({"loss": {"a": same, "b": same}}, tmp_path / "c")
+    curves.training({"loss": {"a": ([1, 2, 3], same), "b": ([1, 2, 3], same)}}, tmp_path / "t")
+    points = [(1.0, 0.2, 0.0), (2.0, 0.5, 0.0)]
+    curves.lines({"score": {"a": points, "b": points}}, tmp_path / "l", along="samples")
+    for figure in figures:
+        first, second, *others = figure.axes[0].lines
+        assert first.get_linestyle() == "-"
+        assert second.get_linestyle() == "--"  # through whose gaps the first one is seen
+        assert second.get_markersize() > first.get_markersize()
+        assert all(line.get_linestyle() == "-" for line in others)
+
+
+def test_one_epoch_is_one_tick_and_accuracies_go_from_0_to_1(figures, tmp_path):
+    curves.curves({"loss": {"a": [0.7]}, "clip_accuracy": {"a": [0.5]}}, tmp_path / "one")
+    curves.training({"loss": {"a": ([1], [0.7])}, "val_accuracy": {"a": ([1], [0.5])}}, tmp_path / "other")
+    for figure in figures:
+        loss, accuracy = figure.axes
+        low, high = loss.get_xlim()
+        assert [tick for tick in loss.get_xticks() if low <= tick <= high] == [1]
+        assert accuracy.get_ylim()[0] <= 0
+        assert 1 <= accuracy.get_ylim()[1] <= 1.05
+        assert loss.get_ylim() != accuracy.get_ylim()
+
+
+def test_a_diagonal_of_ones_is_as_bright_as_its_scale_says(tmp_path):
+    weights.weight_maps({"layer": {"h": np.eye(100)}}, tmp_path / "eye.png")
+    picture = np.asarray(Image.open(tmp_path / "eye.png").convert("RGB")).astype(int)
+    brightest = (np.array(matplotlib.colormaps["viridis"](1.0))[:3] * 255).round()
+    near = np.abs(picture - brightest).sum(-1) < 6
+    bar = picture.shape[0] * 3 // 4
+    assert near[:bar].sum() > 200  # on the map itself, not on its scale

@@ -49,7 +49,7 @@ def test_csv_file(tmp_path):
     write_csv(path, (made_up(index) for index in range(3)))
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["index"] for row in rows] == ["0", "1", "2"]
+    assert [row["frame"] for row in rows] == ["0", "1", "2"]
     assert rows[1] == {
         "index": "1", "time_s": "0.100", "label": "a, b", "probability": "0.2500", "latency_ms": "12.35"
     }  # fmt: skip

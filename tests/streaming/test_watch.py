@@ -53,7 +53,7 @@ def test_stream_video_goes_on_from_a_stream(clip):
 def test_stream_video_of_snippets_annotates_every_frame(snippet_net, clip, tmp_path):
     assert stream_video(snippet_net, clip, csv=tmp_path / "a.csv", video=tmp_path / "a.mp4") == 7
     assert len(list(video.read_frames(tmp_path / "a.mp4"))) == 7
-    assert [row["index"] for row in read_rows(tmp_path / "a.csv")] == ["3"]
+    assert [row["frame"] for row in read_rows(tmp_path / "a.csv")] == ["3"]
 
 
 def test_source_that_breaks_off_leaves_what_came_before(tmp_path):

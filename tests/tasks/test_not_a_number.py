@@ -32,7 +32,7 @@ def test_nothing_is_right_of_a_network_of_classes_that_diverged():
     metrics = ClipMetrics(3)
     metrics.update(torch.full((4, 5, 3), NAN), batch_of([0, 0, 0, 1], 5))
     values = metrics.compute()
-    assert [float(values[name]) for name in ("clip_accuracy", "video_accuracy", "frame_accuracy")] == [0, 0, 0]
+    assert [float(values[name]) for name in ("clip_accuracy", "frame_accuracy")] == [0, 0]
     assert values["class_accuracy"][:2].tolist() == [0, 0]
     assert values["class_accuracy"][2].isnan()
     assert torch.equal(values["confusion"], torch.zeros(3, 3, dtype=torch.int64))
@@ -43,10 +43,10 @@ def test_some_rows_alone():
     out[:, :, 0] = 1.0
     out[0, 1] = NAN  # half a clip
     metrics = ClipMetrics(2)
-    metrics.update(out, batch_of([0, 0, 1], 2))
+    metrics.update(out, {**batch_of([0, 0, 1], 2), "path": ["a", "a", "b"]})
     values = metrics.compute()
     assert values["clip_accuracy"] == pytest.approx(1 / 3)
-    assert values["video_accuracy"] == pytest.approx(1 / 3)
+    assert values["video_accuracy"] == 0  # a clip of video a is no number
     assert values["frame_accuracy"] == pytest.approx(3 / 6)
     assert values["class_accuracy"].tolist() == [0.5, 0]
     assert values["confusion"].tolist() == [[1, 0], [1, 0]]

@@ -164,7 +164,7 @@ def test_a_stream_without_a_face_says_so(face_run, tmp_path, capsys):
     capsys.readouterr()
     assert main(["stream", str(tmp_path / "clip.mp4"), "--checkpoint", str(face_run)]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [row["index"] for row in rows] == [0, 1, 2]
+    assert [row["frame"] for row in rows] == [0, 1, 2]
     assert main(["stream", str(tmp_path / "clip.mp4"), "--checkpoint", str(face_run), "--csv", "out.csv"]) == 2
     assert "--csv: task face expects --json --detector alone" in capsys.readouterr().err
     assert main(["stream", str(tmp_path / "clip.mp4"), "--checkpoint", str(face_run), "--detector", "eyes"]) == 2

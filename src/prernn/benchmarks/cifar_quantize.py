@@ -22,6 +22,7 @@ from prernn.benchmarks.measuring.timing import threads
 from prernn.conversion.modes import channels_last
 from prernn.reports.files import write_table
 from prernn.reports.plots.curves import lines as draw_lines
+from prernn.reports.tables import mean_text
 from prernn.sparsity.counts import SAMPLERS
 from prernn.sparsity.normalize import normalized
 from prernn.sparsity.quantize import quantization_report, quantize, weights_of
@@ -144,7 +145,7 @@ def _of(lines: Sequence[dict], kind: str, depth: int | None = None) -> list[dict
 
 
 def _lost(line: Mapping[str, Any]) -> str:
-    return f"{line['lost']:.2f} ± {line['spread']:.2f}"
+    return mean_text(line["lost"], line["spread"], 1 if line["kind"] == "rounding" else line["draws"])
 
 
 def _talk_table(lines: Sequence[dict], full: Mapping[int, float], options: argparse.Namespace):
@@ -190,9 +191,10 @@ def _draw(lines: Sequence[dict], out: Path) -> None:
     """Over the samples a weight, all samplers of the first network; over bits, all networks and rounding."""
     first = lines[0]["depth"]
     curves = _of(lines, "curve", first)
+    lost = _series(curves, "method", "samples", "lost")
     panels = {
-        "points lost": _series(curves, "method", "samples", "lost"),
-        f"points lost, below {CLOSE}": _close(_series(curves, "method", "samples", "lost")),
+        "points lost": lost,
+        **({f"points lost, below {CLOSE}": _close(lost)} if _close(lost) != lost else {}),  # not the same twice
         "bits a weight": _series(curves, "method", "samples", "bits"),
         "non-zero weights (%)": _series(curves, "method", "samples", "nonzero"),
     }

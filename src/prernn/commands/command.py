@@ -1,9 +1,12 @@
 """What every command has: a line of help, its options, and what it does."""
 
 import argparse
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
+
+from prernn.layers.names import close_to
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,19 @@ class Command:
 class Parser(argparse.ArgumentParser):
     """Complains in one line, as the other errors do."""
 
+    def parse_known_args(self, *arguments: Any, **options: Any) -> Any:
+        """As argparse's, but a word that is unknown is an error here, where the options that it may be are known."""
+        known, rest = super().parse_known_args(*arguments, **options)
+        if rest:
+            odd = next((word for word in rest if word.startswith("-")), rest[0]).partition("=")[0]
+            near = close_to(odd, self._option_string_actions) if odd.startswith("-") else ""
+            self.error(f"unknown {'option' if odd.startswith('-') else 'word'} {odd}{near}")
+        return known, rest
+
     def error(self, message: str) -> NoReturn:
-        """Raises ValueError with the message."""
+        """Raises ValueError with the message, and with the choice that was nearest to a wrong one."""
+        if wrong := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            message += close_to(wrong[1], re.findall(r"[\w.:-]+", wrong[2]))
         raise ValueError(f"{message} (see {self.prog} --help)")
 
 

@@ -4,6 +4,7 @@ import argparse
 from argparse import ArgumentParser, Namespace
 
 from prernn.commands.command import Command, given
+from prernn.commands.complaints import in_plain_words
 from prernn.commands.fit_options import check_options
 
 
@@ -30,7 +31,8 @@ def run(options: Namespace) -> None:
     from prernn.studies.lineup import Budget
     from prernn.training.lightning_cli import read_config
 
-    recipe, data = read_config(rest)
+    with in_plain_words():
+        recipe, data = read_config(rest)
     chosen = given(options, "epochs", "rates", "seeds", "passes", "batch_size")
     chosen |= {name: tuple(value) for name, value in chosen.items() if isinstance(value, list)}
     budget = Budget(**chosen)

@@ -16,7 +16,7 @@ def run(options: Namespace) -> None:
     """Asks each run, prints the table, and writes table and curves."""
     from prernn.studies.early import ask_runs
 
-    print(ask_runs(options.runs, options.out, options.limit))
+    ask_runs(options.runs, options.out, options.limit)
 
 
 EARLY = Command(

@@ -4,7 +4,11 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from prernn.commands.command import Command
+from prernn.commands.complaints import in_plain_words
 from prernn.commands.fit_options import check_options, help_text
+
+ALL = ("--help-all", "--help=all")
+"""Ask for Lightning's own text."""
 
 
 def run(options: Namespace) -> None:
@@ -20,7 +24,8 @@ def run_fit(command: str, words: Sequence[str]) -> None:
     check_options(command, words)
     from prernn.training import lightning_cli
 
-    lightning_cli.main([command, *("--help" if word == "--help=all" else word for word in words)])
+    with in_plain_words():
+        lightning_cli.main([command, *("--help" if word in ALL else word for word in words)])
 
 
 FIT_COMMANDS = {

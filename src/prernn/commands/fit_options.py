@@ -5,7 +5,6 @@ The options are the arguments of our classes and of Lightning's Trainer, ``--mod
 """
 
 import ast
-import difflib
 import functools
 import importlib.util
 import re
@@ -13,19 +12,25 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from prernn.layers.names import close_to
+
 COMMON = {
     "config": "FILE (YAML) with any of the options below; several are read in order, later ones and options win",
+    "data.root": "folder of the videos",
     "backbone": "the network: short for --model.recipe.backbone",
     "weights": "a file of its weights: short for --model.recipe.weights",
     "ckpt_path": "a checkpoint to go on from (fit) or to take: a file, last or best",
+    "trainer.max_epochs": "epochs of training",
+    "trainer.default_root_dir": "the run's folder (default runs/latest)",
     "seed_everything": "seed of weights, order and augmentation (default 0)",
     "print_config": "print the whole configuration and stop; [=comments] with a comment on each option",
     "weights_only": "whether checkpoints are read as plain tensors",
     "verbose": "validate, test: print the metrics",
     "return_predictions": "predict: keep them in memory",
-    "help": "this text; --help=all is Lightning's, with types and defaults, and takes some seconds",
+    "help": "this text",
+    "help-all": "Lightning's text, with all types and defaults; takes some seconds",
 }
-"""Options that stand by themselves."""
+"""Options that stand by themselves, and those that are needed most."""
 
 OWN = Path(__file__).parents[1]
 CLASSES: dict[str, tuple[str, str]] = {
@@ -58,9 +63,8 @@ def check_options(command: str, words: Sequence[str]) -> None:
         if own_task and name.startswith("--data.task."):
             continue  # its options stand in a file of the user's
         if name.startswith("--") and len(name) > 2 and not _is_known(name[2:].rstrip("+")):
-            near = difflib.get_close_matches(name[2:], known_options(), n=3, cutoff=0.7)
-            hint = f"; did you mean {' or '.join(f'--{n}' for n in near)}?" if near else ""
-            raise ValueError(f"unknown option {name}{hint} (see prernn {command} --help)")
+            near = close_to(name[2:], known_options(), "--")
+            raise ValueError(f"unknown option {name}{near} (see prernn {command} --help)")
 
 
 def _names_own_task(words: Sequence[str]) -> bool:
@@ -87,7 +91,7 @@ def _is_known(name: str) -> bool:
 @functools.cache
 def known_options() -> list[str]:
     """All names, without dashes."""
-    return [*COMMON, *(f"{prefix}.{name}" for prefix, names in groups().items() for name in names)]
+    return list(dict.fromkeys([*COMMON, *(f"{prefix}.{name}" for prefix, names in groups().items() for name in names)]))
 
 
 @functools.cache
@@ -114,9 +118,21 @@ def arguments(file: Path, name: str) -> dict[str, str]:
     texts = _described(ast.get_docstring(node) or "")
     init = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"]
     if init:
-        every = [*init[0].args.args[1:], *init[0].args.kwonlyargs]
-        return {argument.arg: texts.get(argument.arg, "") for argument in every}
-    return {field: texts.get(field, "") for field in _fields(node)}
+        given, only = init[0].args, init[0].args.kwonlyargs
+        every = [*given.args[1:], *only]
+        without = len(every) - len(only) - len(given.defaults)
+        values = [*[None] * without, *given.defaults, *given.kw_defaults]
+        return {own.arg: _text(texts.get(own.arg, ""), value) for own, value in zip(every, values, strict=True)}
+    return {field: _text(texts.get(field, ""), value) for field, value in _fields(node)}
+
+
+def _text(text: str, default: ast.expr | None) -> str:
+    """What an argument is, and its default where that is a plain value."""
+    try:
+        value = ast.literal_eval(default) if default is not None else None
+    except ValueError:
+        return text
+    return text if value in (None, "") else f"{text.rstrip('.')} (default {value})"
 
 
 @functools.cache
@@ -124,13 +140,13 @@ def _classes(file: Path) -> list[ast.ClassDef]:
     return [node for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
 
 
-def _fields(node: ast.ClassDef) -> Iterator[str]:
-    """Fields of a dataclass that are arguments of its constructor."""
+def _fields(node: ast.ClassDef) -> Iterator[tuple[str, ast.expr | None]]:
+    """Fields of a dataclass that are arguments of its constructor, and their defaults."""
     for part in node.body:
         if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
             value = ast.unparse(part.value) if part.value is not None else ""
             if not ast.unparse(part.annotation).startswith("ClassVar") and "init=False" not in value:
-                yield part.target.id
+                yield part.target.id, part.value
 
 
 def _described(docstring: str) -> dict[str, str]:

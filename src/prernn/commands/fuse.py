@@ -1,5 +1,6 @@
 """``prernn fuse``: the answers of several tested runs, averaged."""
 
+import time
 from argparse import ArgumentParser, Namespace
 
 from prernn.commands.command import Command
@@ -14,10 +15,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Fuses, and prints the metrics."""
+    from prernn.reports.files import say_written
     from prernn.reports.tables import print_metrics
     from prernn.studies.fusion import fuse
 
+    begun = time.time()
     print_metrics(fuse(options.runs, options.out, options.weights), title=" + ".join(options.runs))
+    say_written(options.out, begun)
 
 
 FUSE = Command("average the answers of several tested runs (two streams, modalities)", run, add_arguments)

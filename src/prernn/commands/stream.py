@@ -2,6 +2,7 @@
 
 import sys
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 from prernn.commands.command import Command, given
 
@@ -35,6 +36,7 @@ def run(options: Namespace) -> None:
     from prernn.streaming.rows import ROWS
     from prernn.streaming.watch import watch
     from prernn.tasks import DEFAULT_TASK, restore
+    from prernn.training.run_files import weights_of
 
     nets = [checkpoint.load(path) for path in options.checkpoint]
     recipe = nets[0].recipe
@@ -46,7 +48,11 @@ def run(options: Namespace) -> None:
     watcher = task.watcher(*nets, **given(options, *OF_TASKS))
     rows = ROWS[task.rows](getattr(options, task.rows) or sys.stdout)
     deinterlace = options.deinterlace or task.deinterlace
-    watch(watcher, options.source, rows=rows, video=options.video, limit=options.limit, deinterlace=deinterlace)
+    count = watch(watcher, options.source, rows=rows, video=options.video, limit=options.limit, deinterlace=deinterlace)
+    files = [name for name in (getattr(options, task.rows), options.video) if name]
+    weights = " and ".join(weights_of(Path(path)) for path in options.checkpoint)
+    written = f"; written: {', '.join(files)}" if files else ""
+    print(f"prernn: {count} frames with {weights}{written}", file=sys.stderr)  # rows go to standard output
 
 
 STREAM = Command("run a trained network on a file, folder, camera or URL, frame by frame", run, add_arguments)

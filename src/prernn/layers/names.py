@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,10 +26,14 @@ def look_up(name: str, registry: Mapping[str, Any], what: str, method: str) -> A
     """
     found = find(name, registry, what, method)
     if found is None:
-        near = difflib.get_close_matches(name.lower(), registry, n=3)
-        hint = f": did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"expected {what} to be one of {', '.join(registry)}, got {name!r}{hint}")
+        raise ValueError(f"expected {what} to be one of {', '.join(registry)}, got {name!r}{close_to(name, registry)}")
     return found
+
+
+def close_to(name: str, known: Iterable[str], before: str = "", most: int = 3) -> str:
+    """The end of a message about an unknown name: those that look like it, each with ``before`` in front of it."""
+    near = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=most)
+    return f"; did you mean {' or '.join(before + other for other in near)}?" if near else ""
 
 
 def find(name: str, registry: Mapping[str, Any], what: str, method: str) -> Any:
@@ -76,8 +80,8 @@ def own_class(name: str) -> type | None:
         return None
     found = getattr(module, wanted, None)
     if not isinstance(found, type):
-        classes = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
-        raise ValueError(f"{name}: expected a class in {module.__file__}, found only {', '.join(classes) or 'none'}")
+        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        raise ValueError(f"{name}: expected a class in {module.__file__}, found none{close_to(wanted, classes)}")
     return found
 
 

@@ -6,7 +6,6 @@ A name is one of torchvision's classification or video models ("resnet50", "r3d_
 no other server. A class of one's own is taken as "file.py:Name" or "package.module.Name".
 """
 
-import difflib
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prernn.layers.names import find, lasting
+from prernn.layers.names import close_to, find, lasting
 from prernn.models.networks.c3d import C3D, SPORTS1M_MEAN, SPORTS1M_STD
 from prernn.models.networks.cifar_resnet import CifarResNet
 from prernn.models.networks.small_vgg import SmallVGG
@@ -205,10 +204,9 @@ def _close(name: str) -> str:
 
     known = [*OWN_BACKBONES, *models.list_models(module=models), *models.list_models(module=models.video)]
     known += timm.list_models()
-    # A name in both libraries is suggested once; the prefix is kept where the caller wrote it.
+    # the prefix is kept where the caller wrote it
     prefix = "timm/" if name.startswith("timm/") else ""
-    near = difflib.get_close_matches(name.removeprefix("timm/").lower(), dict.fromkeys(known), n=5)
-    return ": did you mean " + ", ".join(prefix + n for n in near) + "?" if near else ""
+    return close_to(name.removeprefix("timm/").lower(), known, prefix, most=5)
 
 
 def _take_channels(model: nn.Module, channels: int, *, trained: bool) -> None:

@@ -1,7 +1,6 @@
 """Files of weights for backbones: torch, safetensors, run folders, other channels and outputs."""
 
 import pickle
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ def load_weights(model: nn.Module, path: str | Path, *, new_output: bool = False
         model: the network.
         path: the file, or a run folder of prernn.
         new_output: the network's output layer is about to be replaced: where the file has one of another size, or
-            none, it is left as it is, and a warning says so.
+            none, it is left as it is.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -106,13 +105,10 @@ def load_into(model: nn.Module, path: str | Path, new_output: bool, channels: in
         own = adapt_channels(model, channels).state_dict()
     # Counters of batches: files from before they existed lack them, and nothing that is computed needs them.
     state.update({k: v for k, v in own.items() if k.endswith("num_batches_tracked") and k not in state})
-    note = ""
     if new_output and not _same(own, state):
-        state, note = _with_own_output(model, own, state)
+        state = _with_own_output(model, own, state)
     check_state(own, state, path)
     model.load_state_dict(state)
-    if note:
-        warnings.warn(f"{path}: not loaded: {note}", RuntimeWarning, stacklevel=3)
     return model
 
 
@@ -124,22 +120,17 @@ def _inputs_in(state: Mapping[str, Tensor], model: nn.Module) -> int | None:
     return None if weight is None or weight.ndim < 2 else weight.shape[1]
 
 
-def _with_own_output(
-    model: nn.Module, own: Mapping[str, Tensor], state: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], str]:
-    """The file's tensors, but the network's own for its output layer where the two differ there; and what differs."""
+def _with_own_output(model: nn.Module, own: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The file's tensors, but the network's own for its output layer, which is replaced, where the two differ there."""
     behind = [key for key in state if key not in own and key.startswith("output_0.")]
     if behind:  # framewise has appended it to a CNN that ends in no layer
-        return {key: value for key, value in state.items() if key not in behind}, f"the output layer {behind[0][:8]}"
+        return {key: value for key, value in state.items() if key not in behind}
     head = find_output_layer(open_network(model).cnn)
     keys = [] if head is None else [key for key in own if key.startswith(f"{head.target}.")]
     if head is None or all(key in state and state[key].shape == own[key].shape for key in keys):
-        return state, ""
-    weight = f"{head.target}.weight"
-    found = f"has {state[weight].shape[0]} outputs, not {own[weight].shape[0]}," if weight in state else "is absent"
+        return state
     kept = {key: value for key, value in state.items() if not key.startswith(f"{head.target}.")}
-    note = f"the output layer {head.target}, which {found} and is replaced anyway"
-    return {**kept, **{key: own[key] for key in keys}}, note
+    return {**kept, **{key: own[key] for key in keys}}
 
 
 def _same(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:

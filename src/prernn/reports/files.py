@@ -56,6 +56,13 @@ def write_table(path: str | Path, rows: Sequence[dict[str, Any]]) -> Path:
     return write_text(path, text.getvalue())
 
 
+def say_written(folder: str | Path, since: float) -> None:
+    """Prints in a line which files of a folder are of the time since then (`time.time`)."""
+    files = sorted(path for path in Path(folder).iterdir() if path.is_file() and not path.name.startswith("."))
+    names = [path.name for path in files if path.stat().st_mtime > since - 0.05]  # file systems' clocks are coarse
+    print(f"written to {folder}: {', '.join(names) or 'nothing'}")
+
+
 def list_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yields ("file:line", text) for the lines of a list that are not blank.
 

@@ -17,6 +17,16 @@ def text_table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def mean_text(mean: float, spread: float, count: int, form: str = ".2f") -> str:
+    """A mean of ``count`` values in words, with its spread where there are several."""
+    return f"{mean:{form}} ± {spread:{form}}" if count > 1 else f"{mean:{form}}"
+
+
+def over_seeds(count: int) -> str:
+    """What a table's or a picture's figures are: of one seed, or the mean of several."""
+    return "one seed" if count == 1 else f"mean of {count} seeds"
+
+
 def print_whole(table: "Table") -> None:
     """Prints a table at its full width: a narrow terminal or a pipe may wrap lines, but must not cut numbers."""
     from rich.console import Console

@@ -13,7 +13,7 @@ from prernn.streaming.prediction import Prediction
 
 
 def write_csv(target: str | os.PathLike | TextIO, predictions: Iterable[Prediction]) -> None:
-    """Writes one row a prediction: index, time_s, label, probability, latency_ms.
+    """Writes one row a prediction: frame, time_s, label, probability, latency_ms.
 
     To a path, the file appears under its name only when it is complete. To an open text file, such as
     ``sys.stdout``, each row appears at once, which suits a source without end.
@@ -30,7 +30,7 @@ def write_csv(target: str | os.PathLike | TextIO, predictions: Iterable[Predicti
 def csv_rows(target: str | os.PathLike | TextIO) -> Iterator[Callable[[Prediction], None]]:
     """Gives a function that writes a prediction's row to ``target``; paths and files as in `write_csv`."""
     with _lines(target) as line:
-        line("index", "time_s", "label", "probability", "latency_ms")
+        line("frame", "time_s", "label", "probability", "latency_ms")
         yield lambda p: line(str(p.index), f"{p.time:.3f}", p.label, f"{p.probability:.4f}", f"{p.latency_ms:.2f}")
 
 

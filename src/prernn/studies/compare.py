@@ -13,7 +13,7 @@ import contextlib
 import math
 import statistics
 import tempfile
-import warnings
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import asdict, replace
@@ -30,10 +30,11 @@ from prernn.conversion.modes import channels_last
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.trunk import inputs_of, split
 from prernn.models.from_config import NetworkSpec
-from prernn.reports.files import write_json, write_table
+from prernn.reports.files import say_written, write_json, write_table
+from prernn.reports.numbers import plain
 from prernn.reports.plots.curves import curves as draw_curves
 from prernn.reports.progress import bars
-from prernn.reports.tables import print_whole
+from prernn.reports.tables import over_seeds, print_whole
 from prernn.studies import early, lineup
 from prernn.studies.frozen_trunk import TEST_BATCH, held_out, learner, sgd, shuffled
 from prernn.studies.frozen_trunk import train as train_behind
@@ -78,7 +79,7 @@ def compare(
         ValueError: no seed, no rate, a held-out share that leaves nothing, networks of another name.
         NotImplementedError: a value bypasses the converted layer; a task whose networks can't be compared.
     """
-    out, budget = Path(out), budget or Budget()
+    out, budget, begun = Path(out), budget or Budget(), time.time()
     _check(data.task, budget, networks, also)
     parts: tuple[tuple[Subset, int], ...] = (("train", budget.passes), ("test", 1))
     with bars() as progress:
@@ -98,6 +99,7 @@ def compare(
     if all("early" in result for row in rows for result in row.finals):
         early.write_curves({row.name: [result["early"] for result in row.finals] for row in rows}, out)
     print_whole(_table(table, data.task))
+    say_written(out, begun)
     return table
 
 
@@ -149,16 +151,14 @@ def _job(spec: NetworkSpec, rate: float, seed: int, search: bool) -> dict[str, A
     task, budget = _shared["task"], _shared["budget"]
     train, test = held_out(_shared["train"], budget.held_out) if search else (_shared["train"], _shared["test"])
     torch.manual_seed(seed)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*not loaded.*")  # said once, when the features were made
-        net = spec.build(task.outputs)
+    net = spec.build(task.outputs)
     channels_last(net)
     learns = learner(net, _shared["at"])
     steps = budget.epochs * -(-len({item["number"] for item in train}) // budget.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd(learns.part, rate), steps)
     epochs = (shuffled(train, epoch, seed, budget.batch_size) for epoch in range(budget.epochs))
     history, values = train_behind(learns, task, epochs, test, schedule, clip=budget.clip)
-    scalars = {name: float(value) for name, value in values.items() if value.ndim == 0}
+    scalars = {name: plain(value) for name, value in values.items() if value.ndim == 0}
     result = {"metrics": scalars, "history": history, "rate": rate, "seed": seed}
     if _asks_early(task) and not search:
         result["early"] = _early(net, test)
@@ -256,7 +256,7 @@ def _summary(row: Row, task: Task) -> dict[str, Any]:
     for name in row.finals[0]["metrics"]:
         found = [result["metrics"][name] for result in row.finals]
         values[name] = statistics.fmean(found)
-        values[f"{name} spread"] = statistics.stdev(found) if len(found) > 1 else 0.0
+        values[f"{name} spread"] = statistics.stdev(found) if len(found) > 1 else ""
     last = [result["history"]["train loss"][-1] for result in row.finals]
     return {**values, "train loss": statistics.fmean(last)}
 
@@ -279,17 +279,18 @@ def _plot(rows: list[Row], task: Task, out: Path) -> None:
         for name in ("train loss", task.score[0]):
             curves = np.array([result["history"][name] for result in row.finals])
             series.setdefault(name, {})[row.name] = curves.mean(0).tolist()
-    draw_curves(series, out / "convergence.png", title=f"{task.name}: mean of {len(rows[0].finals)} seeds")
+    draw_curves(series, out / "convergence.png", title=f"{task.name}: {over_seeds(len(rows[0].finals))}")
 
 
 def _table(rows: list[dict[str, Any]], task: Task) -> Table:
     metrics = [name for name in rows[0] if f"{name} spread" in rows[0]]
-    table = Table(title=f"{task.name}: mean and standard deviation over seeds")
+    several = all(row[f"{name} spread"] != "" for row in rows for name in metrics)
+    table = Table(title=f"{task.name}: {'mean ± standard deviation over seeds' if several else 'one seed'}")
     table.add_column("network", no_wrap=True)
     for name in ("recurrent weights", "weights", "learning rate", *metrics, "train loss"):
         table.add_column(name, justify="right")
     for row in rows:
-        cells = [f"{row[name]:.3f} ±{row[f'{name} spread']:.3f}" for name in metrics]
+        cells = [f"{row[name]:.3f}" + (f" ±{row[f'{name} spread']:.3f}" if several else "") for name in metrics]
         weights = (f"{row['recurrent weights']:,}", f"{row['weights']:,}")
         table.add_row(row["network"], *weights, f"{row['learning rate']:g}", *cells, f"{row['train loss']:.3f}")
     return table

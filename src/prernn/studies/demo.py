@@ -30,6 +30,7 @@ from prernn.models import checkpoint
 from prernn.models.backbones import DEFAULT_BACKBONE, backbone, input_spec
 from prernn.models.from_config import NetworkSpec
 from prernn.reports.files import write_json, write_table
+from prernn.reports.numbers import plain
 from prernn.reports.plots import curves
 from prernn.reports.plots.classes import strip
 from prernn.reports.progress import bars
@@ -216,7 +217,7 @@ def train_head(
     shown: dict[str, Any] = {"advance": lambda: progress.advance(bar), "report": report}
     history, values = train_behind(learns, task, order, test.read_by(row), schedule, **shown)
     row.history = {"train loss": history["train loss"], "test accuracy": history["clip_accuracy"]}
-    row.metrics = {name: value.tolist() for name, value in values.items()}
+    row.metrics = {name: plain(value) for name, value in values.items()}
     row.net.eval()
 
 

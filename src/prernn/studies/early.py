@@ -1,6 +1,7 @@
 """Early prediction: how often a network is right when it has seen only the first part of each video."""
 
 import statistics
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
@@ -17,7 +18,7 @@ from prernn.conversion.clip_network import answers_once, clip_outputs
 from prernn.conversion.modes import evaluating
 from prernn.conversion.network import RecurrentNetwork
 from prernn.models import checkpoint
-from prernn.reports.files import write_table
+from prernn.reports.files import say_written, write_table
 from prernn.reports.plots.curves import early as draw_early
 from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole
@@ -178,7 +179,7 @@ def ask_runs(runs: Sequence[str | Path], out: str | Path, limit: int | None = No
         ValueError: a run that can't be read, or test videos that don't fit its network.
         NotImplementedError: a run of another kind of task, or one that does not say which its test videos are.
     """
-    paths = [Path(run) for run in runs]
+    begun, paths = time.time(), [Path(run) for run in runs]
     names = short_names(paths)
     nets = [checkpoint.load(path) for path in paths]
     loaders = [_test_videos(path, net, limit) for path, net in zip(paths, nets, strict=True)]
@@ -191,6 +192,7 @@ def ask_runs(runs: Sequence[str | Path], out: str | Path, limit: int | None = No
     videos, frames = ({name: result[key] for name, result in results.items()} for key in ("videos", "frames"))
     picture = write_curves(curves, Path(out), videos=videos, frames=frames)
     print_whole(curve_table(curves))
+    say_written(out, begun)
     return picture
 
 
@@ -250,7 +252,7 @@ def write_curves(
                     "fraction": f"{fraction:g}",
                     "frames": f"{frames[name][place]:.6g}" if frames and name in frames else "",
                     "accuracy": f"{mean[name][place]:.6g}",
-                    "spread": f"{spread[name][place]:.6g}",
+                    "spread": f"{spread[name][place]:.6g}" if len(runs) > 1 else "",
                     "trainings": len(runs),
                     "videos": "" if count is None else count,
                 }

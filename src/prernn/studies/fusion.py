@@ -9,6 +9,7 @@ from torch import Tensor
 
 from prernn.conversion.recipe import Recipe
 from prernn.reports.files import write_json
+from prernn.reports.numbers import plain
 from prernn.tasks import restore
 from prernn.training.batches import collate
 from prernn.training.saved_outputs import Outputs, place_of
@@ -42,7 +43,7 @@ def fuse(runs: Sequence[str | Path], out: str | Path, weights: Sequence[float] |
         batch = collate([{**item, "input": item["out"]}])
         metrics.update(batch["out"], batch)
         items.append(item)
-    results = task.report({name: value.tolist() for name, value in metrics.compute().items()}, root)
+    results = task.report({name: plain(value) for name, value in metrics.compute().items()}, root)
     results |= {"labels": recipe.labels, "runs": [str(run) for run in runs], "weights": shares}
     Outputs(items).save(root, recipe)
     write_json(root / "metrics.json", results)

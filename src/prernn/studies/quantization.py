@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,12 +17,14 @@ from torch.utils.data import DataLoader
 
 from prernn.conversion.modes import evaluating
 from prernn.conversion.network import RecurrentNetwork
+from prernn.layers.names import short
 from prernn.models.backbones import backbone, input_spec
 from prernn.models.checkpoint import FILE_NAME, load, save
-from prernn.reports.files import write_table
+from prernn.models.describe import describe
+from prernn.reports.files import say_written, write_table
 from prernn.reports.plots import curves
 from prernn.reports.progress import bars
-from prernn.reports.tables import print_whole
+from prernn.reports.tables import mean_text, print_whole
 from prernn.sparsity.packing import save_quantized
 from prernn.sparsity.quantize import quantization_report, quantize, weights_of
 from prernn.studies.early import some_videos
@@ -132,7 +135,7 @@ def summary(trials: Sequence[Trial]) -> list[dict[str, str]]:
             row[name] = format(statistics.fmean(getattr(trial, name) for trial in own), form)
         if own[0].score is not None:
             mean, spread = mean_and_spread([trial.score for trial in own if trial.score is not None])
-            row["score"] = f"{mean:.4f} ± {spread:.4f}" if len(own) > 1 else f"{mean:.4f}"
+            row["score"] = mean_text(mean, spread, len(own), ".4f")
         rows.append(row)
     return rows
 
@@ -172,7 +175,7 @@ def read_backbone(name: str, weights: str | Path | None = None) -> nn.Module:
     try:
         input_spec(name)
     except ValueError as error:
-        raise ValueError(f"found no run folder or checkpoint {name}: {error}") from error
+        raise ValueError(f"{name}: expected a run folder or checkpoint, found none; {error}") from error
     return backbone(name, pretrained=weights is None, weights=weights).eval()
 
 
@@ -231,7 +234,7 @@ def run(
     Raises:
         ValueError: what `prernn.quantize` raises, before anything is written; no test video that can be read.
     """
-    out, console = Path(out), Console()
+    out, console, begun = Path(out), Console(), time.time()
     amounts = sorted({samples, *more})
     if wrong := [amount for amount in amounts if not (math.isfinite(amount) and amount >= 0)]:
         raise ValueError(f"expected samples a weight from 0 on, got {wrong[0]}")
@@ -248,13 +251,21 @@ def run(
             advance()
         trials = sweep(net, amounts, seeds=seeds, judge=judge, advance=advance, **options)
     write_table(out / "quantize.csv", [trial.line() for trial in trials])
-    title = f"{out.name}: {options.get('sampler', 'systematic')} samples"
+    title = f"{_name(net)}, {options.get('sampler', 'systematic')} samples"
     draw(trials, out / "quantize.png", score_name=judge.name if judge else "", full=full, title=title)
     print(report.table())  # not wrapped
     if judge is not None:
         console.print(f"{judge.name} before: {full:.4f}")
     print_whole(_table(trials))
     console.print(f"{file}: {file.stat().st_size / 1e6:.2f} MB", highlight=False)
+    say_written(out, begun)
+
+
+def _name(net: nn.Module) -> str:
+    """What a picture calls a network."""
+    if isinstance(net, RecurrentNetwork):
+        return f"{describe(net.recipe)} of {short(net.recipe.backbone or 'a CNN')}"
+    return short(getattr(net, "recipe_of_backbone", {}).get("backbone") or type(net).__name__)
 
 
 def _save(quantized: nn.Module, out: Path) -> Path:

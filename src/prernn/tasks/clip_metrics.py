@@ -50,18 +50,19 @@ class ClipMetrics(nn.Module):
     def compute(self) -> dict[str, Tensor]:
         """What it comes to.
 
-        Scalars clip_accuracy, video_accuracy, frame_accuracy, and mean_class_accuracy, over the classes that have
-        clips; class_accuracy ``(K,)`` and confusion ``(K, K)``. Rows of the confusion matrix are true classes of clips,
-        columns predicted ones. A class without clips has an accuracy of NaN. A clip whose outputs are not numbers
-        counts as wrong, and is in no column.
+        Scalars clip_accuracy, video_accuracy where some video is of several clips, frame_accuracy, and
+        mean_class_accuracy, over the classes that have clips; class_accuracy ``(K,)`` and confusion ``(K, K)``. Rows of
+        the confusion matrix are true classes of clips, columns predicted ones. A class without clips has an accuracy
+        of NaN. A clip whose outputs are not numbers counts as wrong, and is in no column.
         """
         counts = self.clips.compute()[:-1]  # (K, K + 1)
         confusion = counts[:, :-1]
         hits = confusion.diagonal().float()
         class_accuracy = hits / counts.sum(1)
+        videos = self.videos.compute()
         return {
             "clip_accuracy": hits.sum() / counts.sum(),
-            "video_accuracy": self.videos.compute(),
+            **({} if bool(videos.isnan()) else {"video_accuracy": videos}),
             "frame_accuracy": self.frames.compute(),
             "mean_class_accuracy": class_accuracy.nanmean(),
             "class_accuracy": class_accuracy,
@@ -94,10 +95,12 @@ class VideoAccuracy(Metric):
         self.video.append(torch.tensor([_number(name) for name in path], device=label.device))
 
     def compute(self) -> Tensor:
-        """The share, a scalar."""
+        """The share, a scalar; NaN where every video is of one clip, whose share says it all."""
         scores, label, video = (dim_zero_cat(value) for value in (self.scores, self.label, self.video))
         _, group = video.unique(return_inverse=True)  # (N,)
         count = int(group.max()) + 1
+        if count == len(group):
+            return scores.new_tensor(torch.nan)
         total = scores.new_zeros(count, scores.shape[1]).index_add_(0, group, scores)  # (videos, K)
         truth = label.new_zeros(count).index_put_((group,), label)  # (videos,)
         return (answers(total) == truth).float().mean()

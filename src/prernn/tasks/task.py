@@ -54,6 +54,7 @@ class Task:
         path_options: names of the options that are paths, which a run keeps whole, to be read from anywhere.
         deinterlace: whether interlaced frames are made progressive, in training, evaluation and streams.
         labels: names of the network's outputs, or None where they are no classes.
+        remarks: lines that a training says before it begins.
         transform: the evaluation transform as plain data (`prernn.media.transforms.TransformSpec`), for the checkpoint.
     """
 
@@ -66,6 +67,7 @@ class Task:
     kept_options: ClassVar[tuple[str, ...]] = ()
     path_options: ClassVar[tuple[str, ...]] = ()
     deinterlace: bool = False
+    remarks: tuple[str, ...] = ()
     labels: list[str] | None = None
     transform: dict[str, Any] | None = None
 

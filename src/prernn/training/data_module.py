@@ -1,6 +1,5 @@
 """Videos on disk as batches for Lightning: which task, which files, which process."""
 
-import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, Literal
 import lightning as L
 import numpy as np
 
+from prernn.layers.names import close_to
 from prernn.models.backbones import DEFAULT_BACKBONE, input_spec
 from prernn.tasks import DEFAULT_TASK
 from prernn.tasks.task import Subset, Task
@@ -57,7 +57,8 @@ class VideoData(L.LightningDataModule):
         self.batch_size, self.num_workers, self.holdout, self.seed = batch_size, num_workers, holdout, seed
         self.validation = ""
         self.reading: dict[str, Any] = {"on_error": on_error, "tolerate_truncation": tolerate_truncation}
-        self.task.open(_folder(root), input_spec(backbone))
+        _check_folder(root)
+        self.task.open(root, input_spec(backbone))
         self.datasets: dict[str, VideoDataset] = {"train": self.dataset("train")}
 
     @property
@@ -140,15 +141,11 @@ class VideoData(L.LightningDataModule):
         return {path: reason for dataset in self.datasets.values() for path, reason in dataset.skipped.items()}
 
 
-def _folder(root: Path | str) -> Path:
-    """The whole path of a folder, so that what a run says of its videos can be read from anywhere."""
+def _check_folder(root: str | Path) -> None:
     folder = Path(os.path.abspath(root))
     if not folder.is_dir():
         there = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
-        near = difflib.get_close_matches(folder.name, there, n=1)
-        hint = f": did you mean {Path(root).with_name(near[0])}?" if near else ""
-        raise ValueError(f"--data.root {root}: expected a folder of videos, found none{hint}")
-    return folder
+        raise ValueError(f"--data.root {root}: expected a folder of videos, found none{close_to(folder.name, there)}")
 
 
 def held_out(recordings: Sequence[tuple[int, str]], share: float, seed: int) -> list[bool]:

@@ -1,5 +1,6 @@
 """The recordings of a task as a data set of items."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -53,7 +54,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
         self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path = str(self.records[index].path)
+        path = path_of(self.records[index])
         if path in self.skipped:
             return {"path": path, "reason": self.skipped[path]}
         try:
@@ -87,7 +88,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
             ValueError: no video of the list is left; the first reasons.
         """
         skipped = dict(batch["skipped"])
-        own = {str(record.path) for record in self.records if skipped}
+        own = {path_of(record) for record in self.records if skipped}
         for path in own & skipped.keys():
             self._skip(path, skipped[path])
         if own and own <= self.skipped.keys():
@@ -105,5 +106,10 @@ class VideoDataset(Dataset[dict[str, Any]]):
         except VideoError as error:
             if self.on_error == "raise":
                 raise
-            self._skip(str(record.path), str(error))
+            self._skip(path_of(record), str(error))
             return 0
+
+
+def path_of(record: Any) -> str:
+    """The whole path of a record's video, which means the same in any working directory."""
+    return os.path.abspath(record.path)

@@ -61,3 +61,6 @@ class Learning:
     schedule: Schedule = field(default_factory=Schedule)
     frozen_statistics: bool = True
     checkpoint: int | None = None
+
+
+DEFAULT_LEARNING = Learning()

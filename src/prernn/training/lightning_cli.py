@@ -26,8 +26,9 @@ from prernn.reports.files import write_text
 from prernn.tasks import DEFAULT_TASK, TASKS
 from prernn.tasks.task import Task
 from prernn.training.data_module import VideoData
-from prernn.training.learning import Learning
+from prernn.training.learning import DEFAULT_LEARNING, Learning
 from prernn.training.module import VideoModule
+from prernn.training.run_files import run_folder_of
 from prernn.training.run_folder import RunFolder, WholeFiles
 
 DEFAULT_ROOT = "runs/latest"
@@ -38,6 +39,7 @@ HARMLESS_WARNINGS = (
     ".*args parameter is intended.*",
     ".*in eval mode at the start of training.*",  # frozen batch normalization is meant
     ".*LeafSpec.*",
+    ".*custom batch sampler.*",  # ours gives every video once
 )
 
 
@@ -62,12 +64,17 @@ def plain_words(arguments: list[str]) -> list[str]:
     for before, argument in zip(["", *arguments], arguments, strict=False):
         name, equals, value = argument.partition("=")
         if before in ("--data.task", "--data.task.class_path"):
-            words.append(importable(argument))
+            words.append(task_class(argument))
         elif name in ("--data.task", "--data.task.class_path") and equals:
-            words.append(f"{name}={importable(value)}")
+            words.append(f"{name}={task_class(value)}")
         else:
             words.append(SHORT.get(name, name) + equals + value)
     return words
+
+
+def task_class(name: str) -> str:
+    """The dotted name of a task's class, also of one that is named as `TASKS` does, or by its file."""
+    return f"prernn.tasks.{TASKS[name].__name__}" if name in TASKS else importable(name)
 
 
 class OneLineParser(LightningArgumentParser):
@@ -88,7 +95,7 @@ class OneLineParser(LightningArgumentParser):
                 print(f"prernn: {path or 'config'}: {old} is now {new}", file=sys.stderr)
                 content = renamed
         with contextlib.chdir(self._start):
-            content = CLASS_IN_TEXT.sub(lambda match: importable(match[0]), content)
+            content = CLASS_IN_TEXT.sub(lambda match: task_class(match[0]), content)
         return super().parse_string(content, path, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
@@ -102,13 +109,12 @@ class RunConfig(SaveConfigCallback):
     def __init__(self, parser: LightningArgumentParser, config: Any, **options: Any) -> None:
         super().__init__(parser, config, **{**options, "save_to_log_dir": False})
 
-    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def save_config(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Writes it; a test or a prediction leaves that of the training."""
         if stage != "fit":
             return
         values = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        task = trainer.datamodule.task  # type: ignore[attr-defined]
-        text = yaml.safe_dump(lasting_values(values, task), sort_keys=False)
+        text = yaml.safe_dump(lasting_values(values, pl_module.task), sort_keys=False)
         write_text(Path(trainer.default_root_dir) / "config.yaml", text)
 
 
@@ -133,6 +139,14 @@ def without_start(config: Namespace) -> Namespace:
     return restored
 
 
+class ProgressBar(RichProgressBar):
+    """Lightning's, which counts epochs from 1, as all that a run writes does."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        last = self.trainer.max_epochs
+        return f"Epoch {current_epoch + 1}" + (f"/{last}" if last is not None and last > 0 else "")
+
+
 class VideoCLI(LightningCLI):
     """The configured command. A run lives in ``trainer.default_root_dir`` (default ``runs/latest``)."""
 
@@ -148,6 +162,14 @@ class VideoCLI(LightningCLI):
         self.again = shlex.join(["prernn", *args, *resume])
         super().parse_arguments(parser, args)
 
+    def _parse_ckpt_path(self) -> None:
+        """Looks at a checkpoint's name; Lightning would read a network's arguments in it, which ours do not hold."""
+        path = self.config[self.config.subcommand].ckpt_path if self.config.get("subcommand") else None
+        if path not in (None, "last", "best") and (Path(path).suffix != ".ckpt" or not Path(path).is_file()):
+            near = run_folder_of(Path(path)) / "checkpoints" / "last.ckpt"
+            hint = f"; did you mean {near}?" if near.is_file() else ""
+            raise ValueError(f"--ckpt_path {path}: expected a file such as RUN/checkpoints/last.ckpt, found none{hint}")
+
     def before_instantiate_classes(self) -> None:
         """Keeps checkpoints and logs in the run's folder, where ``--ckpt_path last`` finds them."""
         config = self.config[self.subcommand]
@@ -158,8 +180,6 @@ class VideoCLI(LightningCLI):
             if not last.is_file():
                 raise ValueError(f"expected a checkpoint at {last}, found none: run fit first, or pass --ckpt_path")
             config.ckpt_path = str(last)
-        if config.ckpt_path not in (None, "last", "best") and not Path(config.ckpt_path).is_file():
-            raise ValueError(f"{config.ckpt_path}: expected a checkpoint file, found none")
         self.asked = self.config
         if config.ckpt_path is not None:
             self.config = without_start(self.config)
@@ -174,7 +194,7 @@ class VideoCLI(LightningCLI):
         best = ModelCheckpoint(folder, filename="best", enable_version_counter=False, monitor=f"val_{score}", mode=mode)
         callbacks = [*callbacks, RunFolder(self.again), last, best]
         if config.get("enable_progress_bar") is not False:
-            callbacks.append(RichProgressBar())
+            callbacks.append(ProgressBar())
         if config.get("logger") is None or config["logger"] is True:
             config["logger"] = TensorBoardLogger(root, name="tensorboard", version="")
         if config["logger"]:
@@ -214,7 +234,7 @@ class _NoNetwork(L.LightningModule):
     def __init__(
         self,
         recipe: NetworkSpec,
-        learning: Learning | None = None,
+        learning: Learning = DEFAULT_LEARNING,
         task: Task | None = None,
         network: RecurrentNetwork | None = None,
     ):

@@ -13,10 +13,11 @@ from prernn.conversion.modes import channels_last, freeze_statistics
 from prernn.conversion.network import RecurrentNetwork
 from prernn.models.checkpoint import RECIPE_KEY, load_state
 from prernn.models.from_config import NetworkSpec
+from prernn.reports.numbers import plain
 from prernn.tasks.task import Task
 from prernn.training.batches import hold_last
 from prernn.training.evaluation import add_batch, whole_outputs
-from prernn.training.learning import Learning
+from prernn.training.learning import DEFAULT_LEARNING, Learning
 
 
 class VideoModule(L.LightningModule):
@@ -35,12 +36,12 @@ class VideoModule(L.LightningModule):
     def __init__(
         self,
         recipe: NetworkSpec,
-        learning: Learning | None = None,
+        learning: Learning = DEFAULT_LEARNING,
         task: Task | None = None,
         network: RecurrentNetwork | None = None,
     ):
         super().__init__()
-        self.recipe, self.learning = recipe, learning or Learning()
+        self.recipe, self.learning = recipe, learning
         self.network = network if network is not None else recipe.build(task.outputs if task else None)
         self.task = task
         self.metrics: Any = None
@@ -49,6 +50,7 @@ class VideoModule(L.LightningModule):
             self.metrics = task.metrics()
         channels_last(self.network)  # checkpoints do not differ
         self.run_seed: int | None = None
+        self.weights_epoch: int | None = None
         self.test_results: dict[str, Any] = {}
         if self.learning.pretrained_lr == 0:
             self._freeze_pretrained()
@@ -190,7 +192,7 @@ class VideoModule(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Logs the task's metrics as ``test_...`` and keeps them all in ``test_results``, as plain numbers."""
-        self.test_results = {name: value.tolist() for name, value in self._finish("test").items()}
+        self.test_results = {name: plain(value) for name, value in self._finish("test").items()}
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
         """The task's prediction for each video of a batch."""
@@ -212,6 +214,7 @@ class VideoModule(L.LightningModule):
             ValueError: another network, or classes in another order.
         """
         self.run_seed = checkpoint.get("prernn_seed")
+        self.weights_epoch = checkpoint["epoch"] + 1
         prefix = "network."
         weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         load_state(self.network, weights, "checkpoint")

@@ -14,6 +14,15 @@ def run_folder_of(path: Path) -> Path:
     return path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
 
+def weights_of(path: Path) -> str:
+    """Which weights a run folder or checkpoint file stands for, in words: the file, and its epoch where known."""
+    if not path.is_dir():
+        return str(path)
+    history = read_table(path / "history.csv", ["epoch"])
+    epoch = f" (epoch {history[-1]['epoch']:g}, the last)" if history else ""
+    return f"{path / 'model.safetensors'}{epoch}"
+
+
 def read_metrics(path: Path) -> dict[str, float]:
     """Scalars of a ``metrics.json``; nothing where there is none."""
     if not path.is_file():

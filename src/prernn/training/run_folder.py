@@ -1,6 +1,8 @@
 """What a run leaves behind: history, checkpoint with recipe, metrics, predictions, pictures."""
 
+import pickle
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,13 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from prernn.models import checkpoint
-from prernn.reports.files import whole_file, write_json, write_table
+from prernn.reports.files import say_written, whole_file, write_json, write_table
+from prernn.reports.numbers import plain
 from prernn.training.saved_outputs import Outputs
 
 UNEVEN = 3
@@ -37,6 +41,13 @@ class WholeFiles(TorchCheckpointIO):
         with whole_file(path) as part:
             super().save_checkpoint(checkpoint, part, storage_options)
 
+    def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Reads one; ValueError where the file is none."""
+        try:
+            return super().load_checkpoint(path, *arguments, **options)
+        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+            raise ValueError(f"{path}: expected a Lightning checkpoint, whole, found another file") from error
+
 
 class RunFolder(L.Callback):
     """Writes a run's results into ``trainer.default_root_dir``.
@@ -53,6 +64,7 @@ class RunFolder(L.Callback):
     def __init__(self, again: str = "prernn fit --ckpt_path last") -> None:
         self.again = again
         self.validation = ""
+        self.begun = time.time()
         self.history: list[dict[str, Any]] = []
         self.predictions: list[dict[str, Any]] = []
         self.outputs = Outputs()
@@ -66,10 +78,15 @@ class RunFolder(L.Callback):
         self.history = list(state_dict["history"])
         self.validation = state_dict.get("validation", "")
 
-    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
         """Says what validates, and whether some classes have many more examples than others."""
         data: Any = getattr(trainer, "datamodule", None)
         self.validation = getattr(data, "validation", "")
+        root = Path(trainer.default_root_dir)
+        if trainer.is_global_zero and not trainer.ckpt_path and (root / "checkpoints" / "last.ckpt").is_file():
+            print(f"{root} holds a run, which this one replaces from epoch 1 on (--ckpt_path last would go on with it)")
+        for line in module.task.remarks if trainer.is_global_zero else ():
+            print(line)
         if trainer.is_global_zero and self.validation:
             print(f"validation, which chooses best.ckpt: {self.validation}")
             _tell_imbalance(data.task.examples(data.datasets["train"].records))
@@ -80,7 +97,7 @@ class RunFolder(L.Callback):
         _check_finite(module.state_dict(), trainer.current_epoch + 1)
         # the learning rates as the logger calls them come again below
         logged = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("lr-")}
-        values = {name: float(value) for name, value in logged.items()}
+        values = {name: plain(value) for name, value in logged.items()}
         rates = {f"lr_{group['name']}": group["lr"] for group in trainer.optimizers[0].param_groups}
         self.history.append({"epoch": trainer.current_epoch + 1, **values, **rates})
         keys = list(dict.fromkeys(key for row in self.history for key in row))
@@ -88,12 +105,23 @@ class RunFolder(L.Callback):
         write_table(root / "history.csv", [{key: row.get(key, "") for key in keys} for row in self.history])
         checkpoint.save(module.network, root)
 
-    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
         """Draws the curves, and says what was skipped."""
         skipped = _skipped(trainer)
         if trainer.is_global_zero:
             self._draw_curves(trainer, module)
             _report(skipped)
+            self._say_checkpoints(Path(trainer.default_root_dir), module.task.score)
+
+    def _say_checkpoints(self, root: Path, score: tuple[str, str]) -> None:
+        name, better = f"val_{score[0]}", max if score[1] == "max" else min
+        known = [row for row in self.history if name in row]
+        if (root / "checkpoints" / "best.ckpt").is_file() and known:
+            best = better(known, key=lambda row: row[name])
+            print(f"best.ckpt is of epoch {best['epoch']} ({name} {best[name]:.4g})", end=", ")
+        if self.history:
+            print(f"model.safetensors of epoch {self.history[-1]['epoch']}, the last")
+        say_written(root, self.begun)
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
         """Draws the curves so far of a training that is interrupted or told to end, and says how to go on."""
@@ -120,6 +148,21 @@ class RunFolder(L.Callback):
             path = Path(trainer.default_root_dir) / "curves.png"
             curves.curves({metric: lines for metric, lines in series.items() if lines}, path)
 
+    def on_test_start(self, trainer: L.Trainer, module: Any) -> None:
+        """Says which weights are tested."""
+        if trainer.is_global_zero:
+            epoch = f", of epoch {module.weights_epoch}" if module.weights_epoch else ""
+            print(f"weights: {trainer.ckpt_path or 'as they are'}{epoch}")
+
+    def on_predict_start(self, trainer: L.Trainer, module: Any) -> None:
+        """Likewise, which weights predict."""
+        self.on_test_start(trainer, module)
+
+    def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
+        """Likewise, where nothing is trained."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self.on_test_start(trainer, module)
+
     def on_test_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         """Collects a batch's outputs."""
         if outputs is not None:
@@ -136,6 +179,7 @@ class RunFolder(L.Callback):
             if self.validation:
                 results["best_checkpoint_chosen_on"] = self.validation
             write_json(root / "metrics.json", {**results, "labels": recipe.labels, "skipped": skipped})
+            say_written(root, self.begun)
 
     def on_predict_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         """Collects a batch's predictions."""
@@ -148,6 +192,7 @@ class RunFolder(L.Callback):
             rows = sorted((row for part in parts for row in part), key=lambda row: (row["path"], row.get("frame", 0)))
             write_table(Path(trainer.default_root_dir) / "predictions.csv", rows)
             _report(skipped)
+            say_written(trainer.default_root_dir, self.begun)
 
 
 def _tell_imbalance(examples: Mapping[str, int]) -> None:

@@ -89,7 +89,7 @@ def watch(places, finder=None, **options):
         assert drawn is not frame
         assert np.array_equal(drawn, frame) == (rows[-1]["points"] is None)
     assert watcher.finish() == []
-    assert [row["index"] for row in rows] == list(range(len(places)))
+    assert [row["frame"] for row in rows] == list(range(len(places)))
     return rows, net, finder
 
 
@@ -106,7 +106,7 @@ def test_a_face_is_found_once_and_then_tracked():
     assert [row["tracked"] for row in rows] == [False] + 9 * [True]
     assert finder.calls == 1
     assert net.states == [None, None, *range(1, 10)]  # the first frame twice, then one state all along
-    assert set(rows[0]) == {"index", "time_s", "points", "box", "tracked", "latency_ms"}
+    assert set(rows[0]) == {"frame", "time_s", "points", "box", "tracked", "latency_ms"}
     assert np.array(rows[0]["points"]).shape == (68, 2)
     assert rows[3]["time_s"] == 3 / 25
     json.dumps(rows)
@@ -122,7 +122,7 @@ def test_the_box_is_that_of_the_points_before():
 def test_no_face_no_points():
     rows, net, finder = watch([None, None, (60, 50), None, None])
     assert [row["points"] is None for row in rows] == [True, True, False, True, True]
-    assert rows[0] == {"index": 0, "time_s": 0.0, "points": None}
+    assert rows[0] == {"frame": 0, "time_s": 0.0, "points": None}
     assert finder.calls == 5
     assert len(net.states) == 3  # no network where there is no face; at the fourth frame it sees that there is none
 
@@ -220,7 +220,7 @@ def test_the_detector_confirms_what_is_tracked(sees, lost_at):
     finder.sees = sees
     for i in range(1, 10):
         rows += watcher.see(i, i / 25, disc(60, 50))
-    missing = [row["index"] for row in rows if row["points"] is None]
+    missing = [row["frame"] for row in rows if row["points"] is None]
     assert missing == ([] if lost_at is None else list(range(lost_at, 10)))
 
 

@@ -11,9 +11,12 @@ from prernn.reports.plots.figure import (
     COLOURS,
     MARKERS,
     MOST_INSIDE,
+    Apart,
     colour_cycle,
     colours_of,
+    count_epochs,
     legend_below,
+    name_measure,
     panel_grid,
     save_figure,
 )
@@ -28,11 +31,11 @@ def curves(series: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path
     """
     figure, axes = plt.subplots(1, len(series), figsize=(5.2 * len(series), 3.8), squeeze=False)
     for axis, (metric, lines) in zip(axes[0], series.items(), strict=True):
+        apart = Apart()
         for colour, (name, values) in zip(colour_cycle(len(lines)), lines.items(), strict=True):
-            axis.plot(range(1, len(values) + 1), values, label=name, color=colour, marker="o", markersize=3)
-        axis.set_xlabel("epoch")
-        axis.set_ylabel(metric)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.plot(range(1, len(values) + 1), values, label=name, color=colour, marker="o", **apart.style(values))
+        count_epochs(axis)
+        name_measure(axis, metric)
         axis.grid(alpha=0.3)
         if len(lines) <= MOST_INSIDE:
             axis.legend(fontsize=8, loc="best")
@@ -61,11 +64,11 @@ def training(
     figure, axes = panel_grid(-(-len(series) // across), across, 4.4, 3.3)
     colours = colours_of((name for lines in series.values() for name in lines), names)
     for axis, (metric, lines) in zip(axes.flat, series.items(), strict=False):
+        apart = Apart()
         for name, (epochs, values) in lines.items():
-            axis.plot(epochs, values, label=name, color=colours[name], marker="o", markersize=3)
-        axis.set_xlabel("epoch")
-        axis.set_ylabel(metric.replace("_", " "))
-        axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.plot(epochs, values, label=name, color=colours[name], marker="o", **apart.style(values))
+        count_epochs(axis)
+        name_measure(axis, metric)
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(series) :]:
         axis.set_axis_off()
@@ -89,9 +92,9 @@ def cumulative_errors(
         names: of the networks of a page, each of which then has one colour in all pictures.
     """
     figure, axes = panel_grid(1, 1, 5.6, 4.2)
-    colours = colours_of(series, names)
+    colours, apart = colours_of(series, names), Apart()
     for name, (errors, shares) in series.items():
-        axes[0, 0].plot(errors, shares, label=name, color=colours[name])
+        axes[0, 0].plot(errors, shares, label=name, color=colours[name], **apart.style(shares))
     axes[0, 0].set_xlabel("normalised point-to-point error")
     axes[0, 0].set_ylabel("share of frames")
     axes[0, 0].set_xlim(left=0)
@@ -159,11 +162,11 @@ def early(
     width = 6.4
     across = max(1, int(width * 11 / (max(map(len, curves)) + 6)))  # names a line of the legend, as in legend_below
     figure, axes = panel_grid(1, 1, width, 4.2 + 0.19 * -(-len(curves) // across))
-    axis, percent = axes[0, 0], [100 * fraction for fraction in fractions]
+    axis, percent, apart = axes[0, 0], [100 * fraction for fraction in fractions], Apart()
     for place, (name, colour) in enumerate(colours_of(curves, names).items()):
         means, spreads = (np.asarray(values) for values in curves[name])
         marker = MARKERS[place // len(COLOURS) % len(MARKERS)]  # tells lines of one colour apart
-        axis.plot(percent, means, label=name, color=colour, marker=marker, markersize=4, linewidth=1.4)
+        axis.plot(percent, means, label=name, color=colour, marker=marker, linewidth=1.4, **apart.style(means))
         if spreads.any():
             axis.fill_between(percent, means - spreads, means + spreads, color=colour, alpha=0.15, linewidth=0)
     axis.set_xlabel("share of the video seen (%)")
@@ -206,6 +209,7 @@ def lines(
     figure, axes = panel_grid(1, len(panels), 4.9, 3.8 + 0.19 * -(-len(drawn) // across))
     shown = {}
     for axis, (measure, series) in zip(axes[0], panels.items(), strict=True):
+        apart = Apart()
         for place, (name, colour) in enumerate(colours_of(drawn, list(drawn)).items()):
             if name not in series:
                 continue
@@ -215,8 +219,8 @@ def lines(
                 label=name,
                 color=colour,
                 marker=MARKERS[place % len(MARKERS)],
-                markersize=4,
                 linewidth=1.4,
+                **apart.style(means),
             )
             if spreads.any():
                 axis.fill_between(at, means - spreads, means + spreads, color=colour, alpha=0.15, linewidth=0)

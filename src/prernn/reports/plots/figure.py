@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from prernn.reports.files import whole_file
 
@@ -58,3 +61,31 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     finally:
         plt.close(figure)
     return path
+
+
+def count_epochs(axis: Axes) -> None:
+    """Whole numbers along an axis of epochs, also where there is one."""
+    axis.set_xlabel("epoch")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def name_measure(axis: Axes, measure: str) -> None:
+    """The name of what is measured; accuracies, from 0 to 1, are shown whole."""
+    axis.set_ylabel(measure.replace("_", " "))
+    if "accuracy" in measure:
+        axis.set_ylim(-0.02, 1.02)
+
+
+class Apart:
+    """Styles for lines of one panel: one that is equal to others is dashed, with larger markers, and shows them too."""
+
+    def __init__(self) -> None:
+        self.drawn: list[np.ndarray] = []
+
+    def style(self, values: Sequence[float] | np.ndarray) -> dict[str, Any]:
+        """Keywords of ``axis.plot`` for the next line."""
+        line = np.asarray(values)
+        same = sum(np.array_equal(line, other, equal_nan=True) for other in self.drawn)
+        self.drawn.append(line)
+        dashes = {"linestyle": (0, (3, 3 * same)), "markerfacecolor": "none"} if same else {}
+        return {"markersize": 4 + 3 * same, **dashes}

@@ -99,7 +99,8 @@ def _draw_map(axis: Axes, matrix: np.ndarray, name: str) -> AxesImage:
     axis.set_xticks([])
     axis.set_yticks([])
     colourmap = matplotlib.colormaps["viridis"].with_extremes(bad="0.85")
-    return axis.imshow(norms / (largest or 1.0), cmap=colourmap, vmin=0, vmax=1)
+    # each block one plain square: smoothed, a diagonal would be paler than its scale says
+    return axis.imshow(norms / (largest or 1.0), cmap=colourmap, vmin=0, vmax=1, interpolation="nearest")
 
 
 def block_norms(matrix: np.ndarray, block: int) -> np.ndarray:

@@ -33,6 +33,7 @@ def class_folder(root: str | Path, split: str | None = None) -> tuple[list[str],
     root = Path(root)
     if not root.is_dir():
         raise ValueError(f"{root}: expected a folder with one folder a class, found none")
+    form = "<class>/<video>" if split is None else f"{split}/<class>/<video>"
     if split is None:
         base, classes = root, _folders(root)
         if classes and set(classes) <= set(SPLIT_FOLDERS):
@@ -40,11 +41,11 @@ def class_folder(root: str | Path, split: str | None = None) -> tuple[list[str],
     else:
         base = root / split
         if not base.is_dir():
-            raise ValueError(f"{root}: expected a folder for split {split!r}, found {_folders(root)}")
+            raise ValueError(f"{root}: expected {form}, found no folder {split} but {_inside(root)}")
         splits = {*SPLIT_FOLDERS, split}
         classes = sorted({name for part in splits if (root / part).is_dir() for name in _folders(root / part)})
     if not classes:
-        raise ValueError(f"{base}: expected one folder a class, found none")
+        raise ValueError(f"{root}: expected {form}, found {_inside(base)} in {base}")
     records = []
     for label, name in enumerate(classes):
         folder = base / name
@@ -53,6 +54,16 @@ def class_folder(root: str | Path, split: str | None = None) -> tuple[list[str],
             raise ValueError(f"{folder}: class {name!r} has no videos")
         records += [Clip(str(path), label) for path in paths]
     return classes, records
+
+
+def _inside(folder: Path) -> str:
+    """What a folder holds, in a few words."""
+    names = _folders(folder)
+    if names:
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        return f"the folder{'s' if len(names) > 1 else ''} {shown}"
+    videos = sum(is_video(path) for path in folder.iterdir())
+    return f"no folder but {videos} videos" if videos else "nothing"
 
 
 def _folders(root: Path) -> list[str]:

@@ -16,9 +16,11 @@ from prernn.media.flow_cache import flow_file, read_flow_clip
 from prernn.media.sampling import Sampling, sample_indices
 from prernn.media.transforms import FLOW_MEAN, FLOW_STD, TransformSpec, clip_transform, frame_transform
 from prernn.media.video import probe, read_clip
+from prernn.reports.numbers import plain
 from prernn.streaming.watch import Watcher
 from prernn.tasks.action.lists import Clip, class_folder, hmdb51, source_of, ucf101
 from prernn.tasks.classification import clip_scores, masked_cross_entropy, report_classes
+from prernn.tasks.mirroring import mirroring
 from prernn.tasks.task import Metrics, Subset, Task
 
 LISTS: dict[str, Callable[..., tuple[list[str], list[Clip]]]] = {"ucf101": ucf101, "hmdb51": hmdb51}
@@ -52,7 +54,8 @@ class Action(Task):
         mean: of each channel, for pixel values in [0, 1].
         std: likewise.
         scale: range of the area that a training crop takes.
-        flip: whether training mirrors half of the clips; not for classes that left and right tell apart.
+        flip: whether training mirrors half of the clips; never where the names of two classes differ by left and right
+            alone, or by words like them.
         rotation: training turns each clip by up to so many degrees.
         shear: training shears each clip by up to so many degrees.
         deinterlace: make progressive pictures of frames that are marked as interlaced; not for flow.
@@ -106,10 +109,13 @@ class Action(Task):
             spec = {**spec, "mean": (FLOW_MEAN,), "std": (FLOW_STD,)}
         own = {key: getattr(self, key) for key in ("size", "mean", "std") if getattr(self, key) is not None}
         flow = {"flow": True} if self.stream == "flow" else {}
-        chance = {name: getattr(self, name) for name in ("scale", "flip", "rotation", "shear")}
+        self.labels, self._train = self._list("train")
+        if len(self.labels) < 2:
+            raise ValueError(f"{root}: expected at least 2 classes, found only {', '.join(self.labels)}")
+        mirror, self.remarks = mirroring(self.flip, self.labels)
+        chance = {"flip": mirror, **{name: getattr(self, name) for name in ("scale", "rotation", "shear")}}
         self.spec = TransformSpec(**{**spec, **own, **chance, **flow}, resize=self.resize)
         self.transform = asdict(self.spec)
-        self.labels, self._train = self._list("train")
 
     def _list(self, subset: Subset) -> tuple[list[str], list[Clip]]:
         if self.layout in LISTS:
@@ -188,7 +194,7 @@ class Action(Task):
         """Path, label and probability of each clip."""
         assert self.labels is not None
         best = clip_scores(out, batch["lengths"]).max(1)
-        rows = zip(batch["path"], best.indices.tolist(), best.values.tolist(), strict=True)
+        rows = zip(batch["path"], best.indices.tolist(), plain(best.values), strict=True)
         return [{"path": path, "label": self.labels[k], "probability": p} for path, k, p in rows]
 
     @property

@@ -53,9 +53,9 @@ class FaceWatcher:
     and so it is at once when the detector's face holds the middle of the box but is another box: the landmarks have
     drifted.
 
-    Rows: ``index``, ``time_s``, ``points`` (68 of ``[x, y]`` in 0-based pixels), ``box`` (that the network looked
-    into), ``tracked`` (False where a detector gave the box), ``latency_ms`` (detection and network). Without a face
-    ``points`` is None and ``box``, ``tracked`` and ``latency_ms`` are left out.
+    Rows: ``frame`` from 0, ``time_s``, ``points`` (68 of ``[x, y]`` in 0-based pixels), ``box`` (that the network
+    looked into), ``tracked`` (False where a detector gave the box), ``latency_ms`` (detection and network). Without a
+    face ``points`` is None and ``box``, ``tracked`` and ``latency_ms`` are left out.
 
     Args:
         net_or_stream: the network, or a stream of it; its recipe says what the box and the input are.
@@ -106,13 +106,13 @@ class FaceWatcher:
             self._forget()
         tracked = self._track(frame)
         if not tracked and not self._find(frame):
-            return [{"index": index, "time_s": time, "points": None}]
+            return [{"frame": index, "time_s": time, "points": None}]
         assert self.points is not None
         assert self.box is not None
         points, box = (np.round(value.numpy().astype(float), 2).tolist() for value in (self.points, self.box))
         latency = (perf_counter() - start) * 1e3
         return [
-            {"index": index, "time_s": time, "points": points, "box": box, "tracked": tracked, "latency_ms": latency}
+            {"frame": index, "time_s": time, "points": points, "box": box, "tracked": tracked, "latency_ms": latency}
         ]
 
     def finish(self) -> list[dict[str, Any]]:

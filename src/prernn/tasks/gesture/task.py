@@ -28,6 +28,7 @@ from prernn.tasks.classification import report_classes
 from prernn.tasks.ctc_decoders import Decoder, make_decoder
 from prernn.tasks.gesture.events import begins_and_ends, classified, log_probs, seen_frames, steps_of
 from prernn.tasks.gesture.lists import NO_GESTURE, GestureVideo, Sign, apart, class_names, recordings
+from prernn.tasks.mirroring import mirroring
 from prernn.tasks.task import Metrics, Subset, Task, only, valid_steps
 
 
@@ -55,7 +56,8 @@ class Gesture(Task):
         std: likewise.
         resize: see `TransformSpec`.
         scale: see `TransformSpec`.
-        flip: whether training mirrors half of the videos; not for gestures that left and right tell apart.
+        flip: whether training mirrors half of the videos; never where the names of two gestures differ by left and
+            right, or words like them, alone.
         decoder: of the evaluation, see `prernn.tasks.ctc_decoders.make_decoder`.
         decoder_options: of its constructor.
         tolerance: frames after a gesture's end in which its detection still counts.
@@ -111,8 +113,6 @@ class Gesture(Task):
         self._root = Path(root)
         own = {key: value for key in ("size", "mean", "std") if (value := getattr(self, key)) is not None}
         spec = {key: spec[key] for key in ("size", "mean", "std")}
-        self.spec = TransformSpec(**{**spec, **own}, resize=self.resize, scale=self.scale, flip=self.flip)
-        self.transform = asdict(self.spec)
         names = class_names(self._root / "classes.txt")
         lists = [path for name in (self.train_list, self.val_list, self.test_list) if (path := self._list(name))]
         if not lists:
@@ -123,6 +123,9 @@ class Gesture(Task):
         if len(names) < 2:
             raise ValueError(f"{self._root}: expected at least 2 gestures, got {names}")
         self.labels = [NO_GESTURE, *names]
+        mirror, self.remarks = mirroring(self.flip, names)
+        self.spec = TransformSpec(**{**spec, **own}, resize=self.resize, scale=self.scale, flip=mirror)
+        self.transform = asdict(self.spec)
 
     def _list(self, name: str | None) -> Path | None:
         return self._root / name if name and (self._root / name).is_file() else None
