@@ -50,9 +50,9 @@ def test_gestures_are_not_mirrored_into_others_either(tmp_path):
     assert len(task.remarks) == 1
 
 
-def test_a_training_says_so(capsys):
+def test_a_training_says_so(capsys, tmp_path):
     class Anything:
-        is_global_zero, datamodule, validation = True, None, ""
+        is_global_zero, datamodule, ckpt_path, default_root_dir = True, None, None, tmp_path
         task = Action()
 
     Anything.task.remarks = ("flip is off",)

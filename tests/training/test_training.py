@@ -51,8 +51,8 @@ def test_a_run_leaves_its_results(videos, finished):
     assert main(["test", "--config", file]) == 0
     assert main(["predict", "--config", file]) == 0
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["confusion"]["labels"] == list(CLASSES)
-    assert np.sum(metrics["confusion"]["counts"]) == 4
+    assert metrics["labels"] == list(CLASSES)
+    assert np.sum(metrics["confusion"]) == 4
     assert metrics["labels"] == list(CLASSES)
     with (run / "predictions.csv").open() as lines:
         rows = list(csv.DictReader(lines))

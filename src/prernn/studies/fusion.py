@@ -44,7 +44,7 @@ def fuse(runs: Sequence[str | Path], out: str | Path, weights: Sequence[float] |
         metrics.update(batch["out"], batch)
         items.append(item)
     results = task.report({name: plain(value) for name, value in metrics.compute().items()}, root)
-    results |= {"labels": recipe.labels, "runs": [str(run) for run in runs], "weights": shares}
+    results |= {"runs": [str(run) for run in runs], "weights": shares}
     Outputs(items).save(root, recipe)
     write_json(root / "metrics.json", results)
     return results

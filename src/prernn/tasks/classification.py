@@ -20,8 +20,8 @@ def report_classes(results: dict[str, Any], labels: list[str], root: Path) -> di
         root: the folder.
 
     Returns:
-        The results, with ``class_accuracy`` by name and ``confusion`` as a dict of its ``labels`` and ``counts``: a
-        network may have outputs that are no class, such as that of no gesture.
+        The results, with ``class_accuracy`` by name, and ``labels``, those of the confusion matrix: a network may have
+        outputs that are no class, such as that of no gesture.
     """
     from prernn.reports.plots import classes
 
@@ -36,8 +36,7 @@ def report_classes(results: dict[str, Any], labels: list[str], root: Path) -> di
         count = {"videos": int(confusion[k].sum()), "hits": int(confusion[k, k])}
         rows.append({"class": label, **count, "accuracy": f"{accuracy[label]:.4f}", "most often taken for": taken})
     write_table(root / "classes.csv", rows)
-    named = {"labels": labels, "counts": results["confusion"]}
-    return {**results, "class_accuracy": accuracy, "confusion": named}
+    return {**results, "class_accuracy": accuracy, "labels": labels}
 
 
 def answers(scores: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import pickle
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from prernn.models import checkpoint
 from prernn.reports.files import say_written, whole_file, write_json, write_table
 from prernn.reports.numbers import plain
+from prernn.tasks.task import Task
 from prernn.training.saved_outputs import Outputs
 
 UNEVEN = 3
@@ -79,17 +80,21 @@ class RunFolder(L.Callback):
         self.validation = state_dict.get("validation", "")
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
-        """Says what validates, and whether some classes have many more examples than others."""
+        """Says what a user may not expect: what is replaced, what validates, classes of very different size."""
         data: Any = getattr(trainer, "datamodule", None)
         self.validation = getattr(data, "validation", "")
+        if trainer.is_global_zero:
+            for line in self._remarks(trainer, module.task, data):
+                print(line)
+
+    def _remarks(self, trainer: L.Trainer, task: Task, data: Any) -> Iterator[str]:
         root = Path(trainer.default_root_dir)
-        if trainer.is_global_zero and not trainer.ckpt_path and (root / "checkpoints" / "last.ckpt").is_file():
-            print(f"{root} holds a run, which this one replaces from epoch 1 on (--ckpt_path last would go on with it)")
-        for line in module.task.remarks if trainer.is_global_zero else ():
-            print(line)
-        if trainer.is_global_zero and self.validation:
-            print(f"validation, which chooses best.ckpt: {self.validation}")
-            _tell_imbalance(data.task.examples(data.datasets["train"].records))
+        if not trainer.ckpt_path and (root / "checkpoints" / "last.ckpt").is_file():
+            yield f"{root} holds a run, which this one replaces from epoch 1 on (--ckpt_path last would go on with it)"
+        yield from task.remarks
+        if self.validation:
+            yield f"validation, which chooses best.ckpt: {self.validation}"
+            yield from uneven_classes(task.examples(data.datasets["train"].records))
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
@@ -178,7 +183,7 @@ class RunFolder(L.Callback):
             _report(skipped)
             if self.validation:
                 results["best_checkpoint_chosen_on"] = self.validation
-            write_json(root / "metrics.json", {**results, "labels": recipe.labels, "skipped": skipped})
+            write_json(root / "metrics.json", {"labels": recipe.labels, **results, "skipped": skipped})
             say_written(root, self.begun)
 
     def on_predict_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
@@ -195,11 +200,12 @@ class RunFolder(L.Callback):
             say_written(trainer.default_root_dir, self.begun)
 
 
-def _tell_imbalance(examples: Mapping[str, int]) -> None:
+def uneven_classes(examples: Mapping[str, int]) -> Iterator[str]:
+    """A line where one class has many times the examples of another."""
     counted = sorted((count, name) for name, count in examples.items())
     if counted and counted[-1][0] >= UNEVEN * counted[0][0]:
         (few, rare), (many, common) = counted[0], counted[-1]
-        print(
+        yield (
             f"training examples a class: {few} ({rare}) to {many} ({common}); mean_class_accuracy counts all classes "
             "alike, other accuracies the large ones more"
         )
