@@ -89,7 +89,6 @@ def gesture_run(gestures, tmp_path_factory):
 
 def test_gestures_are_learnt_tested_and_predicted(gesture_run):
     metrics = json.loads((gesture_run / "metrics.json").read_text())
-    assert metrics["labels"] == ["no gesture", "wave", "push"]
     assert {"accuracy", "edit_distance", "delay", "detected", "false_alarms"} <= set(metrics)
     assert metrics["labels"] == list(metrics["class_accuracy"]) == ["wave", "push"]  # the rows of the confusion matrix
     assert np.shape(metrics["confusion"]) == (2, 2)
