@@ -56,7 +56,7 @@ class VideoInfo:
         height: in pixels.
         duration: in seconds from the first frame on, None when unknown.
         colors: what its Y'CbCr is read as: "BT.601", "BT.709", "BT.2020", with ", assumed" where it does not say; "RGB"
-            where nothing has to be converted.
+            or "grey" where nothing has to be converted.
     """
 
     frames: int | None
