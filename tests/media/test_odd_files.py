@@ -96,6 +96,24 @@ def test_sound_that_is_longer_than_the_video(tmp_path, suffix, codec):
     read_whole(path, 20, 20 / 25)
 
 
+def test_a_last_frame_that_is_held(tmp_path):
+    """As in recordings of a screen."""
+    path = tmp_path / "a.mkv"
+    plain = encode(tmp_path / "a.mp4", [noise(i) for i in range(20)])
+    with av.open(str(plain)) as source, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        last = max(packets, key=lambda packet: packet.pts)
+        last.duration = round(5 / last.time_base)
+        for packet in packets:
+            packet.stream = stream
+            container.mux(packet)
+    assert probe(path).duration > 5
+    images, error = drain(path)
+    assert (len(images), error) == (20, None)
+    assert read_clip(path, Sampling(4)).shape == (4, 3, 48, 64)
+
+
 @pytest.mark.parametrize("name", ["ünï cödé 视频", "a#b?c=1", "a%03d", "a b'c\"", "[x]", "pipe:0", "http:x", "UP"])
 def test_names(tmp_path, clip, name):
     path = clip.rename(tmp_path / f"{name}.mp4")

@@ -71,13 +71,20 @@ def _display_matrix(frame: Any) -> tuple[int, ...]:
 
 def colors(frame: Any) -> str:
     """What a frame's Y'CbCr is read as: BT.601, BT.709, ..., with ", assumed" where the video does not say."""
+    if not _has_chroma(frame.format):
+        return "RGB" if frame.format.is_rgb or frame.format.has_palette else "grey"
     if not _assumed(frame):
-        return COLORS.get(frame.colorspace, "RGB" if frame.format.is_rgb else str(frame.colorspace))
+        return COLORS.get(frame.colorspace, str(frame.colorspace))
     return f"{'BT.709' if is_hd(frame.height, frame.width) else 'BT.601'}, assumed"
 
 
 def _assumed(frame: Any) -> bool:
-    return frame.colorspace == UNKNOWN and not frame.format.is_rgb
+    return frame.colorspace == UNKNOWN and _has_chroma(frame.format)
+
+
+def _has_chroma(pixels: Any) -> bool:
+    """Whether pixels of a format are Y'CbCr."""
+    return not pixels.is_rgb and len(pixels.components) >= 3
 
 
 def is_hd(height: int, width: int) -> bool:

@@ -89,7 +89,12 @@ def _matroska_length(text: str) -> float | None:
     return 3600 * hours + 60 * minutes + seconds
 
 
-def ends_early(container: Any, stream: Any, count: int, first: float, last: float) -> str:
+def time_held(item: Any) -> float:
+    """For how many seconds a frame or packet says that it is shown, 0 where it does not say."""
+    return float((item.duration or 0) * (item.time_base or 0))
+
+
+def ends_early(container: Any, stream: Any, count: int, first: float, last: float, held: float) -> str:
     """Says so where a video clearly ends before what its container states.
 
     The slack of 5 % and two frames is for rounding and for AVI files that count frames they do not hold.
@@ -100,19 +105,21 @@ def ends_early(container: Any, stream: Any, count: int, first: float, last: floa
         count: frames that there were.
         first: time of the first frame.
         last: time of the last one.
+        held: for how long the last one is shown, 0 where it does not say.
     """
     stated = stated_end(container, stream)
     if stated is None or 0 < header_frames(container, stream) <= count:
         return ""
     step = 1 / rate(container, stream)
-    end, slack = last + step, 0.05 * max(stated - first, 0) + 2 * step
+    end, slack = last + max(step, held), 0.05 * max(stated - first, 0) + 2 * step
     return "" if end >= stated - slack else f"it ends at {end - first:.2f} s of {stated - first:.2f} s"
 
 
 class Stamp(NamedTuple):
-    """When a packet's frame is shown and when it is decoded, in seconds, and whether it hangs on no other."""
+    """When a packet's frame is shown, for how long, when it is decoded, in seconds; whether it hangs on no other."""
 
     shown: float | None
+    held: float
     decoded: float | None
     key: bool
 
@@ -124,7 +131,7 @@ def stamps(container: Any, stream: Any) -> tuple[list[Stamp], bool]:
         for packet in container.demux(stream):
             if _is_shown(stream, packet):
                 decoded = None if packet.dts is None else float(packet.dts * packet.time_base)
-                found.append(Stamp(stamp(container, packet), decoded, packet.is_keyframe))
+                found.append(Stamp(stamp(container, packet), time_held(packet), decoded, packet.is_keyframe))
                 whole = whole and not packet.is_corrupt
     except FFmpegError:
         whole = False

@@ -30,6 +30,7 @@ from prernn.media.timing import (
     stamps,
     stated_frames,
     stated_length,
+    time_held,
 )
 
 __all__ = [
@@ -56,7 +57,7 @@ class VideoInfo:
         height: in pixels.
         duration: in seconds from the first frame on, None when unknown.
         colors: what its Y'CbCr is read as: "BT.601", "BT.709", "BT.2020", with ", assumed" where it does not say; "RGB"
-            where nothing has to be converted.
+            or "grey" where nothing has to be converted.
     """
 
     frames: int | None
@@ -198,7 +199,7 @@ def _pictures(source: Source, reading: _Reading) -> Iterator[tuple[float, Callab
 def _decode(container: Any, stream: Any, source: Source, live: bool, tolerate: bool) -> Iterator[tuple[float, Any]]:
     """Yields (time, PyAV frame). A live source drops damaged frames, a file raises VideoError there."""
     step = 1 / rate(container, stream)
-    count, time, origin, broken = 0, 0.0, None, ""
+    count, time, last, origin, broken = 0, 0.0, 0.0, None, ""
     try:
         for frame in _packet_frames(container, stream, live):
             now = stamp(container, frame)
@@ -206,9 +207,9 @@ def _decode(container: Any, stream: Any, source: Source, live: bool, tolerate: b
             now = time + step if now is None or origin is None else now - origin
             time = 0.0 if not count else now if now >= time else time + step
             yield time, frame
-            count += 1
+            count, last = count + 1, time_held(frame)
         if count and not live:
-            broken = ends_early(container, stream, count, origin or 0.0, (origin or 0.0) + time)
+            broken = ends_early(container, stream, count, origin or 0.0, (origin or 0.0) + time, last)
     except FFmpegError as error:
         broken = cause(error)
     if not count:
@@ -245,7 +246,8 @@ def _scan(source: Source, fps: float) -> tuple[list[float], bool]:
         found, whole = stamps(container, stream)
         times = shown_times(container, stream, found)
         if times:
-            whole = whole and not ends_early(container, stream, len(times), times[0], times[-1])
+            last = max((item.held for item in found if item.shown == times[-1]), default=0.0)
+            whole = whole and not ends_early(container, stream, len(times), times[0], times[-1], last)
     return [time - times[0] for time in times], whole
 
 

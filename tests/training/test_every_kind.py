@@ -1,0 +1,160 @@
+"""A data folder with a file of every kind that users of other tools had trouble with trains, and the truth is said."""
+
+import warnings
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from prernn.commands.main import main
+from prernn.media import picture
+from prernn.media.sampling import Sampling
+from prernn.media.video import probe
+from prernn.tasks import Action
+from prernn.training.dataset import VideoDataset
+
+SPEC = {"size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+
+def encode(path, frames=10, size=(48, 64), codec="libx264", pix_fmt="yuv420p", start=0, streams=1, **options):
+    """A video of noise; ``start`` in seconds; ``tags``, ``aspect``, ``matrix`` and ``options`` of the stream."""
+    with av.open(str(path), "w") as container:
+        made = [container.add_stream(codec, rate=25, options=options.get("options", {})) for _ in range(streams)]
+        for stream in made:
+            stream.height, stream.width, stream.pix_fmt = *size, pix_fmt
+            stream.sample_aspect_ratio = options.get("aspect", Fraction(1))
+            if "matrix" in options:
+                stream.set_display_matrix(options["matrix"])
+            for name, value in options.get("tags", {}).items():
+                setattr(stream.codec_context, name, value)
+        container.start_encoding()
+        for i in range(frames):
+            image = np.random.default_rng(i).integers(0, 256, (*size, 3), dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(image)
+            frame.pts, frame.time_base = i + 25 * start, Fraction(1, 25)
+            for stream in made:
+                container.mux(stream.encode(frame))
+        for stream in made:
+            container.mux(stream.encode())
+    return path
+
+
+def folder_of_frames(path):
+    path.mkdir()
+    for i in range(6):
+        Image.fromarray(np.full((48, 64, 3), 30 * i, np.uint8)).save(path / f"{i}.png")
+
+
+def joined(path):
+    path.write_bytes(encode(path).read_bytes() * 2)
+
+
+def without_its_beginning(path):
+    data = encode(path, frames=30, options={"g": "8", "bf": "0"}).read_bytes()
+    path.write_bytes(data[: 188 * 3] + data[len(data) // 10 // 188 * 188 :])
+
+
+ONE = 1 << 16
+GOOD = {
+    "plain.mp4": encode,
+    "late.mkv": lambda path: encode(path, start=5),
+    "late.nut": lambda path: encode(path, start=5),
+    "no key frame at first.ts": without_its_beginning,
+    "mirrored.mp4": lambda path: encode(path, matrix=[-ONE, 0, 0, 0, ONE, 0, 0, 0, 1 << 30]),
+    "upright.mp4": lambda path: encode(path, matrix=[0, ONE, 0, -ONE, 0, 0, 0, 0, 1 << 30]),
+    "oblong.mp4": lambda path: encode(path, aspect=Fraction(2, 1)),
+    "two streams.mkv": lambda path: encode(path, streams=2),
+    "hd.mp4": lambda path: encode(path, frames=3, size=(720, 1280), options={"preset": "ultrafast"}),
+    "hdr.mp4": lambda path: encode(path, tags={"color_trc": 16}),
+    "interlaced.ts": lambda path: encode(path, codec="mpeg2video", options={"flags": "+ildct+ilme"}),
+    "one frame.webm": lambda path: encode(path, frames=1, codec="libvpx"),
+    "joined.ts": joined,
+    "frames": folder_of_frames,
+    "ünï.AVI": lambda path: encode(path, codec="mpeg4"),
+}
+BAD = {
+    "empty.mp4": (lambda path: path.touch(), "empty file (0 bytes)"),
+    "text.mp4": (lambda path: path.write_text("no video" * 99), "not a video"),
+    "truncated.mkv": (
+        lambda path: path.write_bytes(encode(path, 40).read_bytes()[:-30000]),
+        "truncated or damaged after",
+    ),
+}
+SHOWN = {
+    "late.mkv": (64, 48, 10, 0.4, "BT.601, assumed"),
+    "upright.mp4": (48, 64, 10, 0.4, "BT.601, assumed"),
+    "oblong.mp4": (128, 48, 10, 0.4, "BT.601, assumed"),
+    "hd.mp4": (1280, 720, 3, 0.12, "BT.709, assumed"),
+    "joined.ts": (64, 48, 20, 0.8, "BT.601, assumed"),
+}
+"""Width, height, frames, duration and colours of some."""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Two classes of every kind of file for training, one good video of each for the test."""
+    root = tmp_path_factory.mktemp("videos")
+    for label in ("a", "b"):
+        (root / "train" / label).mkdir(parents=True)
+        (root / "test" / label).mkdir(parents=True)
+        encode(root / "test" / label / "plain.mp4")
+    for number, (name, make) in enumerate(GOOD.items()):
+        make(root / "train" / "ab"[number % 2] / name)
+    for number, (name, (make, _)) in enumerate(BAD.items()):
+        make(root / "train" / "ab"[number % 2] / name)
+    return root
+
+
+def test_each_kind_is_read_or_refused_with_the_true_reason(root, monkeypatch):
+    monkeypatch.setattr(picture, "_said", set())
+    task = Action(sampling=Sampling(4))
+    task.open(root, SPEC)
+    data = VideoDataset(task, task.records("train"), train=True, on_error="skip")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        items = [data[i] for i in range(len(data))]
+    read = {item["path"].rsplit("/", 1)[-1]: item["input"].shape for item in items if "input" in item}
+    assert read.keys() == GOOD.keys()
+    assert all(
+        shape == (1 if name.startswith("one") else 3 if name == "hd.mp4" else 4, 3, 32, 32)
+        for name, shape in read.items()
+    )
+    skipped = {path.rsplit("/", 1)[-1]: reason for path, reason in data.skipped.items()}
+    assert skipped.keys() == BAD.keys()
+    for name, (_, reason) in BAD.items():
+        assert f"{name}: {reason}" in skipped[name]
+    remarks = [str(warning.message) for warning in said if "skipped" not in str(warning.message)]
+    assert sorted(text.rsplit("/", 1)[-1].split(" is ")[0].split(", ")[0] for text in remarks) == [
+        "hdr.mp4: HDR (PQ)",
+        "interlaced.ts: interlaced",
+    ]
+
+
+def test_what_is_said_of_each_is_true(root):
+    for name, shown in SHOWN.items():
+        [path] = root.glob(f"train/*/{name}")
+        info = probe(path)
+        assert (info.width, info.height, info.frames) == shown[:3]
+        assert info.duration == pytest.approx(shown[3], abs=0.05)
+        assert info.colors == shown[4]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_the_folder_trains(root, tmp_path, capsys):
+    task = {"class_path": "prernn.tasks.Action", "init_args": {"sampling": {"frames": 4, "rule": "random"}, "size": 32}}
+    values = {
+        "seed_everything": 3,
+        "model": {"recipe": {"backbone": "timm/test_resnet", "cell": "gru", "input": "single", "hidden": "band:3"}},
+        "data": {"root": str(root), "task": task, "batch_size": 6, "num_workers": 0, "on_error": "skip"},
+        "trainer": {"max_epochs": 1, "accelerator": "cpu", "logger": False, "default_root_dir": str(tmp_path / "run")},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    assert main(["fit", "--config", str(tmp_path / "config.yaml")]) == 0
+    out = capsys.readouterr().out
+    assert "skipped 3 videos:" in out
+    for name, (_, reason) in BAD.items():
+        assert f"{name}: {reason}" in out
+    assert (tmp_path / "run" / "model.safetensors").exists()
