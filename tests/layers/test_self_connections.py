@@ -1,21 +1,25 @@
 """The ending +self: every neuron joined to itself."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import prernn
 from equations import close
 from prernn.layers.hidden_to_hidden import HiddenToHidden
 from prernn.layers.structures.irregular import SelfConnected
 from prernn.layers.structures.parse import hidden_structure, self_connected
 from prernn.ops import compressed_rows
+from small_cnns import FcNet, film, prepare
 
-OWN = ["sparse:0.1+self", "paths:3+self", "sparse:1+self", "paths:1+self", "sparse:0.001+self"]
+OWN = ["sparse:0.1+self", "paths:3+self", "ring+self", "sparse:1+self", "paths:1+self", "sparse:0.001+self"]
 
 
 def test_the_ending_self_connects_what_might_lack_it():
-    for base in ("sparse:0.1", "paths:3"):
+    for base in ("sparse:0.1", "paths:3", "ring"):
         structure = hidden_structure(f" {base}+self ")
         assert structure == SelfConnected(hidden_structure(base)) == self_connected(hidden_structure(base))
         assert str(structure) == f"{base}+self"
@@ -117,3 +121,55 @@ def test_few_self_connected_weights_run_as_compressed_rows(monkeypatch):
         HiddenToHidden(48, 1, spec)(h)
     native = compressed_rows.usable(torch.zeros(1, 4))
     assert used == ([("sparse+self", 0.1), ("paths+self", 3)] if native else [])
+
+
+@dataclass(frozen=True)
+class Star:
+    """A structure of one's own, without self connections: every neuron hears the first, and that one the second."""
+
+    def __str__(self):
+        return "star"
+
+    def check(self, size):
+        assert size > 1
+
+    def mask(self, size):
+        mask = torch.zeros(size, size, dtype=torch.bool)
+        mask[:, 0] = True
+        mask[0, :2] = torch.tensor([False, True])
+        return mask
+
+    def weight_count(self, size):
+        return size
+
+    def fan_in(self, size):
+        return 1
+
+    def weight_shape(self, size):
+        return (size,)
+
+    def index(self, size):
+        return (torch.arange(size) == 0).long()  # whom each hears
+
+    def product(self, weight, index, size):
+        return lambda h: h[:, index].unsqueeze(1) * weight
+
+    def matrix(self, weight, index, size):
+        return torch.nn.functional.one_hot(index, size) * weight.unsqueeze(2)
+
+    def band(self, weight):
+        return None
+
+
+@pytest.mark.parametrize("hidden", ["ring", Star()], ids=str)
+def test_a_structure_without_self_connections_gets_them_for_the_identity(hidden):
+    cnn, video = prepare(FcNet()), film(steps=1).expand(-1, 3, -1, -1, -1)
+    net = prernn.convert_rcn(cnn, hidden=hidden, image_size=(8, 8))
+    assert str(net.recurrent_layers[0].hidden_to_hidden.structure) == f"{hidden}+self"
+    close(net(video)[0][:, 2], cnn(video[:, 0]))
+    net(video)[0].sum().backward()
+    assert all(layer.hidden_to_hidden.weight.grad.any() for layer in net.recurrent_layers)
+    own = prernn.convert_rcn(cnn, hidden=hidden, init="random", image_size=(8, 8)).recurrent_layers[0].hidden_to_hidden
+    assert str(own.structure) == str(hidden)
+    with pytest.raises(NotImplementedError, match=f"identity does not lie in '{hidden}'"):
+        own.identity_()

@@ -93,3 +93,16 @@ def test_blocks_outside_the_sequence_are_errors(size, block):
 def test_too_many_or_no_paths_are_errors(paths):
     with pytest.raises(ValueError, match="8 neurons"):
         path_sources(8, paths)
+
+
+def test_a_ring_hands_on_what_it_holds():
+    """Neuron i hears i - 1, the first the last; after D steps all is where it was."""
+    module = HiddenToHidden(5, 1, "ring", dtype=torch.float64)
+    torch.nn.init.ones_(module.weight)
+    h = torch.arange(5.0, dtype=torch.float64).unsqueeze(0)
+    assert module(h).flatten().tolist() == [4, 0, 1, 2, 3]
+    for _ in range(5):
+        h = module(h)[:, 0]
+    assert h.flatten().tolist() == [0, 1, 2, 3, 4]
+    assert hidden_structure("ring").mask(1).tolist() == [[True]]
+    assert not hidden_structure("ring").mask(2).diagonal().any()

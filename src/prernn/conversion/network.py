@@ -114,7 +114,11 @@ class RecurrentNetwork(nn.Module):
             image_size: ``(H, W)`` of the frames or ``(D, H, W)`` of snippets, where a state holds feature maps; None
                 means that of ``frame_shape``.
         """
-        batch_size, sizes = whole("batch_size", batch_size, 0), self.map_sizes(image_size)
+        return self._zeros(whole("batch_size", batch_size, 0), image_size)
+
+    def _zeros(self, batch_size: int, image_size: tuple[int, ...] | None) -> NetworkState:
+        """`init_state` of a size that may be left open, in an export."""
+        sizes = self.map_sizes(image_size)
         return tuple(
             layer.init_state(batch_size, *size) for layer, size in zip(self.recurrent_layers, sizes, strict=True)
         )
@@ -137,7 +141,7 @@ class RecurrentNetwork(nn.Module):
     def _open_state(self, state: NetworkState | None, frames: Tensor, batch: int) -> NetworkState:
         """The state to start from; a ValueError where it belongs to another network or batch."""
         if state is None:
-            return self.init_state(batch, tuple(frames.shape[1 - len(self.frame_shape) :]))
+            return self._zeros(batch, tuple(frames.shape[1 - len(self.frame_shape) :]))
         layers = self.recurrent_layers
         given = [[tuple(tensor.shape) for tensor in part] for part in state]
         # the size of maps is the layer's to check, which knows that of its frames

@@ -34,8 +34,16 @@ def sequence(
 
     Returns:
         Outputs ``(T, N, D)`` and the state after each row's last valid step.
+
+    Raises:
+        NotImplementedError: an export that leaves T open.
     """
     u = without_padding(u, lengths)
+    if torch.compiler.is_exporting() and isinstance(u.shape[0], torch.SymInt):
+        raise NotImplementedError(
+            "expected a fixed number of steps T for torch.export, which unrolls this loop, got a free one: export a "
+            "step, use prernn.export_onnx, or hidden='diagonal' or a band in float32, which are one operator"
+        )
     if len(u) == 1 and lengths is None:  # a stream: one step, none of a sequence's bookkeeping
         state = cell.step(u[0], state, products)
         return state[0].clone().unsqueeze(0), state  # a copy: what follows may work in place
@@ -57,5 +65,5 @@ def without_padding(x: Tensor, lengths: Tensor | None) -> Tensor:
     on the way, would have NaN for a gradient."""
     if lengths is None:
         return x
-    valid = torch.arange(len(x), device=x.device).unsqueeze(1) < lengths  # (T, N)
+    valid = torch.arange(x.shape[0], device=x.device).unsqueeze(1) < lengths  # (T, N)
     return torch.where(valid.view(*valid.shape, *[1] * (x.ndim - 2)), x, 0)

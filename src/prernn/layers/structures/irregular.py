@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prernn.layers.arguments import real, whole
-from prernn.layers.structures.base import check_size, dense_product, shortest
+from prernn.layers.structures.base import Structure, check_size, dense_product, shortest
 from prernn.ops import compressed_rows
 from prernn.ops.connections import ENTRIES, random_count
 from prernn.ops.reference import Product
@@ -133,17 +133,17 @@ class SelfConnected:
     lies in this structure, as an RCN's start needs it.
     """
 
-    base: Sparse | Paths
+    base: Structure
 
     def __str__(self) -> str:
         return f"{self.base}{SELF}"
 
     @property
-    def _named(self) -> tuple[str, float]:
-        """Name and amount of the connections in `prernn.ops.connections`."""
+    def _named(self) -> tuple[str, float] | None:
+        """Name and amount of the connections in `prernn.ops.connections`; None where they are not there."""
         if isinstance(self.base, Sparse):
             return f"sparse{SELF}", self.base.density
-        return f"paths{SELF}", self.base.paths
+        return (f"paths{SELF}", self.base.paths) if isinstance(self.base, Paths) else None
 
     def check(self, size: int) -> None:
         self.base.check(size)
@@ -162,9 +162,13 @@ class SelfConnected:
         return (self.weight_count(size),)
 
     def index(self, size: int) -> Tensor:
-        return _positions(*self._named, size)
+        if self._named is not None:
+            return _positions(*self._named, size)
+        return self.mask(size).flatten().nonzero().squeeze(1)  # by receiver, then sender
 
     def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
+        if self._named is None:
+            return dense_product(_matrix_of(weight, index, size), size)
         few = weight.shape[1] < DENSE * size * size
         return _product(weight, index, size, few, *self._named)
 

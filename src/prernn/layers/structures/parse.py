@@ -2,8 +2,8 @@
 
 A structure knows its connectivity for any hidden size ``D``: the ``mask``, the number of weights a gate,
 the shape of the compact weight, the product ``W_hh h`` and the dense matrix. Specification strings name
-them everywhere: ``full``, ``diagonal``, ``band:21``, ``band:5%``, ``grouped:4``, ``sparse:0.1``, ``paths:8``, the last
-two also as ``sparse:0.1+self`` and ``paths:8+self``, with a connection of every neuron to itself
+them everywhere: ``full``, ``diagonal``, ``ring``, ``band:21``, ``band:5%``, ``grouped:4``, ``sparse:0.1``, ``paths:8``,
+three of them also as ``ring+self``, ``sparse:0.1+self`` and ``paths:8+self``, with every neuron joined to itself
 (BandRNN talk; "Structural Sparsity" talk, structurally sparse RNNs).
 
 Those with a regular pattern are in `prernn.layers.structures.regular`, those without one in
@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from prernn.layers.structures.base import Structure
 from prernn.layers.structures.irregular import SELF, Paths, SelfConnected, Sparse
-from prernn.layers.structures.regular import Band, Diagonal, Full, Grouped
+from prernn.layers.structures.regular import Band, Diagonal, Full, Grouped, Ring
 
 Number = TypeVar("Number", int, float)
 
@@ -29,6 +29,11 @@ def _parse_full(argument: str) -> Full:
 def _parse_diagonal(argument: str) -> Diagonal:
     _require(argument == "", "takes no argument")
     return Diagonal()
+
+
+def _parse_ring(argument: str) -> Ring:
+    _require(argument == "", "takes no argument")
+    return Ring()
 
 
 def _parse_band(argument: str) -> Band:
@@ -64,6 +69,7 @@ def _number(kind: Callable[[str], Number], text: str, rule: str) -> Number:
 STRUCTURES: dict[str, Callable[[str], Structure]] = {
     "full": _parse_full,
     "diagonal": _parse_diagonal,
+    "ring": _parse_ring,
     "band": _parse_band,
     "grouped": _parse_grouped,
     "sparse": _parse_sparse,
@@ -72,13 +78,17 @@ STRUCTURES: dict[str, Callable[[str], Structure]] = {
 """What reads the argument behind each word of a specification."""
 
 
-EXAMPLES = ("full", "diagonal", "band:21", "band:5%", "grouped:4", "sparse:0.1", "paths:8")
+EXAMPLES = ("full", "diagonal", "ring", "band:21", "band:5%", "grouped:4", "sparse:0.1", "paths:8")
 """Specifications, one of each word at least."""
+
+
+CONNECTED = (Full, Diagonal, Band, Grouped, SelfConnected)
+"""Structures in which every neuron is connected to itself."""
 
 
 def self_connected(structure: Structure) -> Structure:
     """The structure, with every neuron's connection to itself where it might lack them."""
-    return SelfConnected(structure) if isinstance(structure, (Sparse, Paths)) else structure
+    return structure if isinstance(structure, CONNECTED) else SelfConnected(structure)
 
 
 def hidden_structure(spec: str | Structure) -> Structure:

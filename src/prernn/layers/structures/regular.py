@@ -1,4 +1,4 @@
-"""Structures of ``W_hh`` with a regular pattern: full, diagonal, band, grouped."""
+"""Structures of ``W_hh`` with a regular pattern: full, diagonal, ring, band, grouped."""
 
 import math
 from dataclasses import dataclass
@@ -84,6 +84,46 @@ class Diagonal:
 
     def band(self, weight: Tensor) -> Tensor:
         return weight.unsqueeze(2)
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Every neuron hears the one before it alone, and the first the last: ``D`` weights a gate, ``(D,)``.
+
+    What a neuron held comes back to it after ``D`` steps.
+    """
+
+    def __str__(self) -> str:
+        return "ring"
+
+    def check(self, size: int) -> None:
+        check_size(size)
+
+    def mask(self, size: int) -> Tensor:
+        self.check(size)
+        return torch.eye(size, dtype=torch.bool).roll(1, dims=0)
+
+    def weight_count(self, size: int) -> int:
+        self.check(size)
+        return size
+
+    def fan_in(self, size: int) -> int:
+        return 1
+
+    def weight_shape(self, size: int) -> tuple[int, ...]:
+        return (size,)
+
+    def index(self, size: int) -> None:
+        return None
+
+    def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
+        return lambda h: h.roll(1, dims=1).unsqueeze(1) * weight
+
+    def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
+        return torch.diag_embed(weight.roll(-1, dims=1)).roll(1, dims=1)
+
+    def band(self, weight: Tensor) -> None:
+        return None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,34 @@
+"""Recurrences in exported programs whose batch or number of steps is left open."""
+
+import contextlib
+
+import pytest
+import torch
+from torch.export import Dim, export
+
+import prernn
+from small_cnns import FcNet
+
+BATCH, STEPS = Dim("b", min=2, max=64), Dim("t", min=2, max=64)
+OPEN = {"batch": {0: BATCH}, "time": {1: STEPS}, "both": {0: BATCH, 1: STEPS}}
+SMALL = {"image_size": (8, 8)}
+LAYERS = {
+    "loop": lambda: (prernn.LSTM(3, 4, batch_first=True), (3,)),
+    "operator": lambda: (prernn.VRNN(3, 4, hidden="diagonal", batch_first=True), (3,)),
+    "network of a loop": lambda: (prernn.convert(FcNet(), **SMALL), (3, 8, 8)),
+    "network of an operator": lambda: (prernn.convert(FcNet(), hidden="band:3", cell="lstm", **SMALL), (3, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("free", list(OPEN))
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_sizes_that_are_left_open(name, free):
+    """A loop of T steps can't be, and what to use instead is said."""
+    layer, shape = LAYERS[name]()
+    layer.eval()
+    refused = pytest.raises(NotImplementedError, match=r"fixed number of steps T for torch.export.*export_onnx")
+    loop = "loop" in name and free != "batch"
+    with refused if loop else contextlib.nullcontext():
+        program = export(layer, (torch.randn(3, 5, *shape),), dynamic_shapes=(OPEN[free],))
+        x = torch.randn(7 if free != "time" else 3, 9 if free != "batch" else 5, *shape)
+        torch.testing.assert_close(program.module()(x), layer(x))
