@@ -1,6 +1,7 @@
 """A finished run stands alone: what it started from may be gone, and the working directory another one."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -85,3 +86,14 @@ def test_runs_that_were_tested_from_other_places_are_fused(runs, tmp_path, monke
     assert main(["fuse", str(runs / "run"), "other", "--out", "both"]) == 0
     assert len(Outputs.load("both")[0].items) == 4
     assert json.loads((tmp_path / "both" / "metrics.json").read_text())["labels"] == ["a", "b"]
+
+
+def test_a_run_that_was_moved_is_found_by_its_configuration(runs, tmp_path, capsys):
+    shutil.copytree(runs / "run", tmp_path / "moved")
+    (runs / "run").rename(runs / "away")
+    try:
+        assert main(["test", "--config", str(tmp_path / "moved" / "config.yaml")]) == 0
+    finally:
+        (runs / "away").rename(runs / "run")
+    assert f"weights: {tmp_path}/moved/checkpoints/last.ckpt" in capsys.readouterr().out
+    assert (tmp_path / "moved" / "metrics.json").is_file()

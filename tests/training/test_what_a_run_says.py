@@ -21,14 +21,17 @@ OPTIONS = (
 def said(tmp_path_factory):
     """The lines of each command, in one folder; and the folder."""
     root = tmp_path_factory.mktemp("said")
-    lines = {}
+    lines, files = {}, {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         class_videos(root / "videos", ["go left", "go right", "stop"])
         for name, words in {
             "fit": f"fit {OPTIONS} --trainer.max_epochs 2",
             "again": f"fit {OPTIONS} --trainer.max_epochs 1",
+            "tested": f"test {OPTIONS}",
+            "third": f"fit {OPTIONS} --trainer.max_epochs 1",
             "resumed": f"fit {OPTIONS} --trainer.max_epochs 2 --ckpt_path last",
+            "over": f"fit {OPTIONS} --trainer.max_epochs 2 --ckpt_path last",
             "test": f"test {OPTIONS}",
             "best": f"test {OPTIONS} --ckpt_path run/checkpoints/best.ckpt",
             "predict": f"predict {OPTIONS}",
@@ -42,11 +45,12 @@ def said(tmp_path_factory):
                 inner.setattr("builtins.print", lambda *texts, out=out, **_: out.append(" ".join(map(str, texts))))
                 assert main(words.split()) == 0
             lines[name] = "\n".join(out)
-    return lines, root
+            files[name] = {path.name for path in (root / "run").iterdir()}
+    return lines, root, files
 
 
 def test_fit_says_what_it_wrote_and_of_which_epoch(said):
-    lines, root = said
+    lines, root, _ = said
     assert "model.safetensors of epoch 2, the last" in lines["fit"]
     assert "best.ckpt is of epoch " in lines["fit"]
     assert "written to run: config.yaml, curves.png, history.csv, model.safetensors" in lines["fit"]
@@ -63,12 +67,23 @@ def test_fit_says_that_it_begins_anew(said):
     assert "holds a run" not in said[0]["resumed"]
 
 
+def test_a_run_that_is_replaced_leaves_no_metrics_of_another_network(said):
+    _, _, files = said
+    assert {"metrics.json", "outputs.safetensors", "confusion.png"} <= files["tested"]
+    assert not {"metrics.json", "outputs.safetensors", "confusion.png"} & files["third"]
+    assert {"metrics.json", "predictions.csv"} <= files["stream"]
+
+
+def test_a_run_without_epochs_left_says_so(said):
+    assert "no epoch was left: the run has had 2 (see --trainer.max_epochs)" in said[0]["over"]
+
+
 def test_mirrored_classes_are_spoken_of(said):
     assert "flip is off: mirrored, 'go left' would be 'go right'" in said[0]["fit"]
 
 
 def test_other_commands_say_which_weights_they_took_and_what_they_wrote(said):
-    lines, _ = said
+    lines, *_ = said
     for command in ("test", "predict", "validate"):
         assert "weights: run/checkpoints/last.ckpt, of epoch 2" in lines[command]
     assert "weights: run/checkpoints/best.ckpt, of epoch" in lines["best"]

@@ -51,6 +51,9 @@ class VideoData(L.LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
+        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if value < least:
+                raise ValueError(f"--data.{name}: expected at least {least}, got {value}")
         if not 0 <= holdout < 1:
             raise ValueError(f"holdout: expected a share from 0 on, below 1, got {holdout}")
         self.task: Task = DEFAULT_TASK() if task is None else task

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,10 @@ HARMLESS_WARNINGS = (
 )
 
 
+VALUED = ("--config", "-c", "--data.task", "--data.task.class_path")
+"""Options whose value stands in the next word, and is looked at here."""
+
+
 SHORT = {"--backbone": "--model.recipe.backbone", "--weights": "--model.recipe.weights"}
 """Short names of options that are often changed."""
 
@@ -55,21 +60,41 @@ CLASS_IN_TEXT = re.compile(r"(?<=class_path: )[^\s,}'\"]+|(?<=task: )[^\s,}'\"{]
 """A task's class in a configuration."""
 
 
-def plain_words(arguments: list[str]) -> list[str]:
-    """Arguments with the long names of `SHORT`, and a task's class of one's own as a dotted name.
+def plain_words(arguments: Sequence[str]) -> list[str]:
+    """Arguments as they are parsed: configurations first, the long names of `SHORT`, a task's class as a dotted name.
 
-    Options are ``--name value`` or ``--name=value``.
+    Where neither the words nor the configurations name a task it is the default one. That is no default of the parser,
+    which would keep the values of its options for another task that has options of the same names.
     """
-    words = []
-    for before, argument in zip(["", *arguments], arguments, strict=False):
+    files, words = [], []
+    pairs = iter(arguments)
+    for argument in pairs:
         name, equals, value = argument.partition("=")
-        if before in ("--data.task", "--data.task.class_path"):
-            words.append(task_class(argument))
-        elif name in ("--data.task", "--data.task.class_path") and equals:
+        if name in VALUED and not equals:
+            value, equals = next(pairs, ""), "="
+            if not value:
+                words.append(name)
+                continue
+        if name in ("--config", "-c"):
+            files.append(value)
+        elif name in ("--data.task", "--data.task.class_path"):
             words.append(f"{name}={task_class(value)}")
         else:
             words.append(SHORT.get(name, name) + equals + value)
-    return words
+    said = any(word.startswith(("--data.task=", "--data.task.class_path=")) for word in words)
+    said = said or any(_says_task(Path(file)) for file in files)
+    default = [] if said else [f"--data.task=prernn.tasks.{DEFAULT_TASK.__name__}"]
+    return [*default, *(f"--config={file}" for file in files), *words]
+
+
+def _says_task(file: Path) -> bool:
+    """Whether a configuration names a task; one that can't be read is the parser's to complain of."""
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        task = values["data"]["task"]
+        return isinstance(task, str) or "class_path" in task
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError):
+        return False
 
 
 def task_class(name: str) -> str:
@@ -114,7 +139,7 @@ class RunConfig(SaveConfigCallback):
         if stage != "fit":
             return
         values = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        text = yaml.safe_dump(lasting_values(values, pl_module.task), sort_keys=False)
+        text = yaml.safe_dump(lasting_values(values, pl_module.task), sort_keys=False, allow_unicode=True)
         write_text(Path(trainer.default_root_dir) / "config.yaml", text)
 
 
@@ -139,6 +164,12 @@ def without_start(config: Namespace) -> Namespace:
     return restored
 
 
+def _where_it_is(root: Path, others: Sequence[Path]) -> Path:
+    """A run's folder; where it was moved, that of the config.yaml that was given."""
+    holds = [folder for folder in (root, *others) if (folder / "checkpoints" / "last.ckpt").is_file()]
+    return holds[0] if holds else root
+
+
 class ProgressBar(RichProgressBar):
     """Lightning's, which counts epochs from 1, as all that a run writes does."""
 
@@ -152,7 +183,6 @@ class VideoCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Data and network share the backbone; the task, which has read the labels, goes from one to the other."""
-        parser.set_defaults({"data.task": {"class_path": f"prernn.tasks.{DEFAULT_TASK.__name__}"}})
         parser.link_arguments("model.recipe.backbone", "data.backbone")
         parser.link_arguments("data.opened", "model.task", apply_on="instantiate")
 
@@ -174,12 +204,17 @@ class VideoCLI(LightningCLI):
         """Keeps checkpoints and logs in the run's folder, where ``--ckpt_path last`` finds them."""
         config = self.config[self.subcommand]
         root = Path(config.trainer.default_root_dir or DEFAULT_ROOT)
+        if self.subcommand != "fit":
+            root = _where_it_is(root, [Path(str(file)).parent for file in config.config or ()])
+            config.ckpt_path = config.ckpt_path or "last"
         config.trainer.default_root_dir = str(root)
-        if self.subcommand != "fit" and config.ckpt_path is None:
-            last = root / "checkpoints" / "last.ckpt"
-            if not last.is_file():
-                raise ValueError(f"expected a checkpoint at {last}, found none: run fit first, or pass --ckpt_path")
-            config.ckpt_path = str(last)
+        if config.ckpt_path in ("last", "best"):
+            path = root / "checkpoints" / f"{config.ckpt_path}.ckpt"
+            if not path.is_file():
+                raise ValueError(
+                    f"expected a checkpoint at {path}, found none: run fit first, or pass --ckpt_path FILE"
+                )
+            config.ckpt_path = str(path)
         self.asked = self.config
         if config.ckpt_path is not None:
             self.config = without_start(self.config)
@@ -192,7 +227,8 @@ class VideoCLI(LightningCLI):
         last = ModelCheckpoint(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
         score, mode = self._get(self.config_init, "data").task.score
         best = ModelCheckpoint(folder, filename="best", enable_version_counter=False, monitor=f"val_{score}", mode=mode)
-        callbacks = [*callbacks, RunFolder(self.again), last, best]
+        checkpoints = [] if config.get("enable_checkpointing") is False else [last, best]
+        callbacks = [*callbacks, RunFolder(self.again), *checkpoints]
         if config.get("enable_progress_bar") is not False:
             callbacks.append(ProgressBar())
         if config.get("logger") is None or config["logger"] is True:
@@ -270,4 +306,10 @@ def main(arguments: list[str]) -> None:
     _quiet()
     for message in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    VideoCLI(VideoModule, VideoData, args=plain_words(arguments), save_config_callback=RunConfig, **_OPTIONS)
+    VideoCLI(
+        VideoModule,
+        VideoData,
+        args=[arguments[0], *plain_words(arguments[1:])],
+        save_config_callback=RunConfig,
+        **_OPTIONS,
+    )

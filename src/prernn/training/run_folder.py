@@ -24,6 +24,18 @@ UNEVEN = 3
 """How many times as many examples as the smallest the largest class has to have to be spoken of."""
 
 
+RESULTS = (
+    "metrics.json",
+    "outputs.safetensors",
+    "predictions.csv",
+    "classes.csv",
+    "confusion.png",
+    "ced.csv",
+    "ced.png",
+)
+"""Files that a test and a prediction leave in a run's folder."""
+
+
 class WholeFiles(TorchCheckpointIO):
     """Lightning's checkpoints, written beside their place and renamed.
 
@@ -66,6 +78,7 @@ class RunFolder(L.Callback):
         self.again = again
         self.validation = ""
         self.begun = time.time()
+        self.trained = 0
         self.history: list[dict[str, Any]] = []
         self.predictions: list[dict[str, Any]] = []
         self.outputs = Outputs()
@@ -109,6 +122,9 @@ class RunFolder(L.Callback):
         root = Path(trainer.default_root_dir)
         write_table(root / "history.csv", [{key: row.get(key, "") for key in keys} for row in self.history])
         checkpoint.save(module.network, root)
+        if not self.trained and len(self.history) == 1:
+            _remove_results(root, self.begun)
+        self.trained += 1
 
     def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
         """Draws the curves, and says what was skipped."""
@@ -119,12 +135,14 @@ class RunFolder(L.Callback):
             self._say_checkpoints(Path(trainer.default_root_dir), module.task.score)
 
     def _say_checkpoints(self, root: Path, score: tuple[str, str]) -> None:
-        name, better = f"val_{score[0]}", max if score[1] == "max" else min
-        known = [row for row in self.history if name in row]
-        if (root / "checkpoints" / "best.ckpt").is_file() and known:
-            best = better(known, key=lambda row: row[name])
-            print(f"best.ckpt is of epoch {best['epoch']} ({name} {best[name]:.4g})", end=", ")
-        if self.history:
+        if not self.trained:
+            print(f"no epoch was left: the run has had {len(self.history)} (see --trainer.max_epochs)")
+        else:
+            name, better = f"val_{score[0]}", max if score[1] == "max" else min
+            known = [row for row in self.history if name in row]
+            if known and (root / "checkpoints" / "best.ckpt").is_file():
+                best = better(known, key=lambda row: row[name])
+                print(f"best.ckpt is of epoch {best['epoch']} ({name} {best[name]:.4g})", end=", ")
             print(f"model.safetensors of epoch {self.history[-1]['epoch']}, the last")
         say_written(root, self.begun)
 
@@ -198,6 +216,14 @@ class RunFolder(L.Callback):
             write_table(Path(trainer.default_root_dir) / "predictions.csv", rows)
             _report(skipped)
             say_written(trainer.default_root_dir, self.begun)
+
+
+def _remove_results(root: Path, begun: float) -> None:
+    """Removes what the run that is replaced left: its metrics would be taken for those of the network beside them."""
+    for name in (*RESULTS, "checkpoints/best.ckpt"):
+        path = root / name
+        if path.is_file() and path.stat().st_mtime < begun - 0.05:
+            path.unlink()
 
 
 def uneven_classes(examples: Mapping[str, int]) -> Iterator[str]:
