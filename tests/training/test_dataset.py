@@ -1,5 +1,6 @@
 """The data set of a task, its batches, and batches of like length."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -260,3 +261,21 @@ def test_a_worker_that_is_spawned_reads_without_what_only_training_needs(records
         [sys.executable, "-c", WORKER, str(tmp_path / "worker")], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+class Processes(torch.utils.data.Dataset):
+    """Items that say who read them."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return {"path": str(index), "input": torch.zeros(1, 1), "process": os.getpid()}
+
+
+def test_workers_stay_from_one_epoch_to_the_next():
+    loader = video_loader(Processes(), LengthBucketSampler([1] * 8, 2), 2)
+    first, second = ({number for batch in loader for number in batch["process"].tolist()} for _ in range(2))
+    assert first == second
+    assert len(first) == 2
+    assert os.getpid() not in first
