@@ -3,11 +3,10 @@
 import av
 import numpy as np
 import pytest
-from av.stream import Disposition
 
 from prernn.media.sampling import Sampling
 from prernn.media.video import probe, read_clip, read_frames
-from video_files import REORDERED, drain, encode, grey, level, moved, noise
+from video_files import REORDERED, drain, encode, grey, level, moved, noise, with_streams
 
 CODECS = {".webm": "libvpx", ".mpg": "mpeg2video", ".wmv": "wmv2", ".avi": "mpeg4"}
 
@@ -130,26 +129,6 @@ def test_damage_to_the_first_key_frame_is_no_late_start(tmp_path):
     data[start + size // 4 : start + size] = np.random.default_rng(0).bytes(size - size // 4)
     path.write_bytes(bytes(data))
     assert "damaged" in drain(path)[1] or "no frame" in drain(path)[1]
-
-
-def with_streams(path, levels, default=None, cover=None):
-    """A file with a stream of each grey level."""
-    with av.open(str(path), "w") as container:
-        streams = []
-        for i in range(len(levels)):
-            stream = container.add_stream("mjpeg" if i == cover else "libx264", rate=25)
-            stream.height, stream.width = 24, 32
-            stream.pix_fmt = "yuvj420p" if i == cover else "yuv420p"
-            stream.disposition = Disposition.default if i == default else Disposition(0)
-            if i == cover:
-                stream.disposition = Disposition.attached_pic
-            streams.append(stream)
-        container.start_encoding()
-        for i, stream in enumerate(streams):
-            for _ in range(1 if i == cover else 5):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(grey(levels[i]))))
-            container.mux(stream.encode())
-    return path
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 import warnings
 from fractions import Fraction
 
-import av
-import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -15,71 +13,57 @@ from prernn.media.sampling import Sampling
 from prernn.media.video import probe
 from prernn.tasks import Action
 from prernn.training.dataset import VideoDataset
+from video_files import encode, grey, noise, with_streams
 
 SPEC = {"size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3}
 
 
-def encode(path, frames=10, size=(48, 64), codec="libx264", pix_fmt="yuv420p", start=0, streams=1, **options):
-    """A video of noise; ``start`` in seconds; ``tags``, ``aspect``, ``matrix`` and ``options`` of the stream."""
-    with av.open(str(path), "w") as container:
-        made = [container.add_stream(codec, rate=25, options=options.get("options", {})) for _ in range(streams)]
-        for stream in made:
-            stream.height, stream.width, stream.pix_fmt = *size, pix_fmt
-            stream.sample_aspect_ratio = options.get("aspect", Fraction(1))
-            if "matrix" in options:
-                stream.set_display_matrix(options["matrix"])
-            for name, value in options.get("tags", {}).items():
-                setattr(stream.codec_context, name, value)
-        container.start_encoding()
-        for i in range(frames):
-            image = np.random.default_rng(i).integers(0, 256, (*size, 3), dtype=np.uint8)
-            frame = av.VideoFrame.from_ndarray(image)
-            frame.pts, frame.time_base = i + 25 * start, Fraction(1, 25)
-            for stream in made:
-                container.mux(stream.encode(frame))
-        for stream in made:
-            container.mux(stream.encode())
-    return path
+def plain(path, frames=10, size=(48, 64), **options):
+    return encode(path, [noise(i, *size) for i in range(frames)], **options)
+
+
+def late(path):
+    plain(path, ticks=range(5000, 5400, 40))
 
 
 def folder_of_frames(path):
     path.mkdir()
     for i in range(6):
-        Image.fromarray(np.full((48, 64, 3), 30 * i, np.uint8)).save(path / f"{i}.png")
+        Image.fromarray(grey(i)).save(path / f"{i}.png")
 
 
 def joined(path):
-    path.write_bytes(encode(path).read_bytes() * 2)
+    path.write_bytes(plain(path).read_bytes() * 2)
 
 
 def without_its_beginning(path):
-    data = encode(path, frames=30, options={"g": "8", "bf": "0"}).read_bytes()
+    data = plain(path, 30, options={"g": "8", "bf": "0"}).read_bytes()
     path.write_bytes(data[: 188 * 3] + data[len(data) // 10 // 188 * 188 :])
 
 
 ONE = 1 << 16
 GOOD = {
-    "plain.mp4": encode,
-    "late.mkv": lambda path: encode(path, start=5),
-    "late.nut": lambda path: encode(path, start=5),
+    "plain.mp4": plain,
+    "late.mkv": late,
+    "late.nut": late,
     "no key frame at first.ts": without_its_beginning,
-    "mirrored.mp4": lambda path: encode(path, matrix=[-ONE, 0, 0, 0, ONE, 0, 0, 0, 1 << 30]),
-    "upright.mp4": lambda path: encode(path, matrix=[0, ONE, 0, -ONE, 0, 0, 0, 0, 1 << 30]),
-    "oblong.mp4": lambda path: encode(path, aspect=Fraction(2, 1)),
-    "two streams.mkv": lambda path: encode(path, streams=2),
-    "hd.mp4": lambda path: encode(path, frames=3, size=(720, 1280), options={"preset": "ultrafast"}),
-    "hdr.mp4": lambda path: encode(path, tags={"color_trc": 16}),
-    "interlaced.ts": lambda path: encode(path, codec="mpeg2video", options={"flags": "+ildct+ilme"}),
-    "one frame.webm": lambda path: encode(path, frames=1, codec="libvpx"),
+    "mirrored.mp4": lambda path: plain(path, matrix=[-ONE, 0, 0, 0, ONE, 0, 0, 0, 1 << 30]),
+    "upright.mp4": lambda path: plain(path, matrix=[0, ONE, 0, -ONE, 0, 0, 0, 0, 1 << 30]),
+    "oblong.mp4": lambda path: plain(path, aspect=Fraction(2, 1)),
+    "two streams.mkv": lambda path: with_streams(path, [5, 15], default=1),
+    "hd.mp4": lambda path: plain(path, 3, (720, 1280), options={"preset": "ultrafast"}),
+    "hdr.mp4": lambda path: plain(path, tags={"color_trc": 16}),
+    "interlaced.ts": lambda path: plain(path, codec="mpeg2video", options={"flags": "+ildct+ilme"}),
+    "one frame.webm": lambda path: plain(path, 1, codec="libvpx"),
     "joined.ts": joined,
     "frames": folder_of_frames,
-    "ünï.AVI": lambda path: encode(path, codec="mpeg4"),
+    "ünï.AVI": lambda path: plain(path, codec="mpeg4"),
 }
 BAD = {
     "empty.mp4": (lambda path: path.touch(), "empty file (0 bytes)"),
     "text.mp4": (lambda path: path.write_text("no video" * 99), "not a video"),
     "truncated.mkv": (
-        lambda path: path.write_bytes(encode(path, 40).read_bytes()[:-30000]),
+        lambda path: path.write_bytes(plain(path, 40).read_bytes()[:-30000]),
         "truncated or damaged after",
     ),
 }
@@ -100,7 +84,7 @@ def root(tmp_path_factory):
     for label in ("a", "b"):
         (root / "train" / label).mkdir(parents=True)
         (root / "test" / label).mkdir(parents=True)
-        encode(root / "test" / label / "plain.mp4")
+        plain(root / "test" / label / "plain.mp4")
     for number, (name, make) in enumerate(GOOD.items()):
         make(root / "train" / "ab"[number % 2] / name)
     for number, (name, (make, _)) in enumerate(BAD.items()):

@@ -1,10 +1,11 @@
-"""Small videos that the tests of media are made with."""
+"""Small videos that tests are made with."""
 
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 import footage
 from prernn.media.video import VideoError, read_frames
@@ -77,6 +78,26 @@ def moved(path, target, seconds=0.0, format=None, keep=lambda number, packet: Tr
                 packet.stream = stream
                 container.mux(packet)
     return target
+
+
+def with_streams(path, levels, default=None, cover=None):
+    """A file with a stream of each grey level."""
+    with av.open(str(path), "w") as container:
+        streams = []
+        for i in range(len(levels)):
+            stream = container.add_stream("mjpeg" if i == cover else "libx264", rate=25)
+            stream.height, stream.width = 24, 32
+            stream.pix_fmt = "yuvj420p" if i == cover else "yuv420p"
+            stream.disposition = Disposition.default if i == default else Disposition(0)
+            if i == cover:
+                stream.disposition = Disposition.attached_pic
+            streams.append(stream)
+        container.start_encoding()
+        for i, stream in enumerate(streams):
+            for _ in range(1 if i == cover else 5):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(grey(levels[i]))))
+            container.mux(stream.encode())
+    return path
 
 
 def drain(source, **options):
