@@ -41,6 +41,8 @@ def test_inspect_prints_the_papers_numbers(capsys):
     assert "0.179" in text  # Table 3: PreRNN-SIH to PreRNN on fc6, LSTM
     assert "375,390,208" in text  # 3 copies of 25088 x 4096 and 4 W_hh of 4096 x 4096
     assert "16,384" in text  # four diagonals
+    assert "0.000044" in text  # of all new weights
+    assert "0.000 " not in text
 
 
 def test_inspect_prints_the_state_of_an_rcn(capsys):
@@ -99,7 +101,7 @@ def test_stream_prints_a_line_a_frame_and_writes_files(run, clip, tmp_path, caps
         (["inspect", "resnet5000"], "resnet5000"),
         (["inspect", "vgg16", "--hidden", "band:4"], "band:4"),
         (["inspect", "vgg16", "--layer", "nowhere"], "nowhere"),
-        (["inspect", "vit_b_16"], "looked for"),
+        (["inspect", "vit_b_16"], "197 tokens"),
         (["inspect", "vgg16", "--cell", "elman"], "elman"),
         (["test"], "data.root"),
     ],

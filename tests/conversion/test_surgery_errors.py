@@ -180,3 +180,36 @@ def test_words_that_make_no_sense(arguments):
     with pytest.raises(ValueError, match=name) as caught:
         prernn.convert(FcNet(), **SMALL, **arguments)
     assert repr(value) in str(caught.value)
+
+
+def test_a_wrapped_cnn_is_unwrapped():
+    """torch.compile and data parallelism put names before those of the layers, which are none of the CNN's."""
+    cnn = FcNet().double().eval()
+    expected = list(prernn.convert(cnn, "fc7", **SMALL).state_dict())
+    for wrapped in (torch.compile(cnn, backend="eager"), nn.DataParallel(cnn), torch.compile(nn.DataParallel(cnn))):
+        net = prernn.convert(wrapped, "fc7", **SMALL)
+        assert list(net.state_dict()) == expected
+        close(prernn.framewise(wrapped, **SMALL)(film())[0].shape, torch.Size((2, 4, 5)))
+
+
+def test_modules_that_have_no_graph_or_no_sizes_yet():
+    with pytest.raises(NotImplementedError, match="a ScriptModule: expected the module that it was made of"):
+        prernn.convert(torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5))))
+    with pytest.raises(ValueError, match="got a lazy one: put a frame through it first"):
+        prernn.convert(nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(5)))
+
+
+def test_hooks_of_blocks_that_are_taken_apart(recwarn):
+    """Layers keep their hooks, also the one that becomes recurrent; of a block no step is left that calls them."""
+    seen = []
+    cnn = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Flatten(), nn.Linear(144, 6), nn.Linear(6, 5))
+    for name in ("0.0", "2"):
+        cnn.get_submodule(name).register_forward_hook(lambda module, given, out, name=name: seen.append(name))
+    net = prernn.convert(cnn, "2", **SMALL)
+    assert not recwarn.list
+    seen.clear()
+    net(film().float())
+    assert sorted(set(seen)) == ["0.0", "2"]
+    cnn[0].register_forward_hook(lambda module, given, out: seen.append("0"))
+    with pytest.warns(UserWarning, match=r"the hooks of '0' see no frame of the network: expected hooks of layers"):
+        prernn.convert(cnn, "2", **SMALL)

@@ -71,3 +71,11 @@ def test_shapes_that_do_not_fit(cell):
 def test_a_bidirectional_layer_does_not_step():
     with pytest.raises(NotImplementedError, match="bidirectional"):
         prernn.LSTM(3, 4, bidirectional=True).step(torch.randn(2, 3))
+
+
+def test_what_is_no_tensor_is_an_error_that_says_so():
+    layer = prernn.LSTM(3, 4)
+    with pytest.raises(ValueError, match=r"expected input \(T, B, 3\) as a tensor, got list"):
+        layer([[0.0, 0, 0]])
+    with pytest.raises(ValueError, match=r"expected 2 state tensors .*, got \[None, None\]"):
+        layer(torch.zeros(5, 2, 3), (None, None))

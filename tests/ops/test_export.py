@@ -7,6 +7,7 @@ import torch
 from torch.export import Dim, export
 
 import prernn
+from prernn.ops import backends
 from small_cnns import FcNet
 
 BATCH, STEPS = Dim("b", min=2, max=64), Dim("t", min=2, max=64)
@@ -32,3 +33,12 @@ def test_sizes_that_are_left_open(name, free):
         program = export(layer, (torch.randn(3, 5, *shape),), dynamic_shapes=(OPEN[free],))
         x = torch.randn(7 if free != "time" else 3, 9 if free != "batch" else 5, *shape)
         torch.testing.assert_close(program.module()(x), layer(x))
+
+
+def test_a_compiler_that_is_the_first_to_ask_for_the_kernels(monkeypatch):
+    """As in a fresh process, where nothing has run yet: an import can't be traced."""
+    monkeypatch.setattr(backends, "_reasons", {"reference": None})
+    layer, x = prernn.VRNN(3, 4, hidden="diagonal"), torch.randn(5, 2, 3)
+    with torch.no_grad():
+        out, _ = torch.compile(layer, backend="eager", fullgraph=True)(x)
+        torch.testing.assert_close(out, layer(x)[0])

@@ -247,6 +247,8 @@ class RecurrentStack(nn.Module):
         return repacked, self._close_state(rows, True)
 
     def _check_input(self, x: Tensor, dimensions: tuple[int, ...], layout: str) -> None:
+        if not isinstance(x, Tensor):
+            raise ValueError(f"expected input ({layout}, {self.input_size}) as a tensor, got {type(x).__name__}")
         if x.ndim not in dimensions or x.shape[-1] != self.input_size:
             raise ValueError(f"expected input ({layout}, {self.input_size}), got shape {tuple(x.shape)}")
         own = self.weight_ih_l0.dtype
@@ -331,7 +333,7 @@ class RecurrentStack(nn.Module):
             return [zeros] * count
         tensors = (state,) if isinstance(state, Tensor) else tuple(state)
         expected = [(count, x.shape[1], size) if batch else (count, size) for size in sizes]
-        shapes = [tuple(tensor.shape) for tensor in tensors]
+        shapes = [tuple(tensor.shape) if isinstance(tensor, Tensor) else tensor for tensor in tensors]
         if shapes != expected:
             raise ValueError(f"expected {len(expected)} state tensors {expected}, got {shapes}")
         if not batch:

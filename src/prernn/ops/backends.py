@@ -43,6 +43,11 @@ def missing(name: str) -> str | None:
     return _reasons[name]
 
 
+# A compiler that traces can't trace an import. This is what torch.compiler.assume_constant_result sets, without the
+# seconds that importing torch._dynamo takes.
+missing._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def forced() -> str | None:
     """The backend that `using` or ``PRERNN_OPS`` asks for, or None.
 

@@ -1,5 +1,6 @@
 """Tables of what recurrence costs on a backbone: weights, state, multiply-adds."""
 
+import math
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -101,7 +102,7 @@ def show_rcn(
     own = frame_cost(framewise(cnn, outputs=outputs), (side, side)).multiply_adds
     for hidden, net, cost in zip(hiddens, nets, costs, strict=True):
         counts = (recurrent_parameters(net).introduced, total_weights(net), cost.state)
-        memory = (f"{cost.state_bytes / 1e6:.1f}", f"{cost.multiply_adds:,}", f"{cost.multiply_adds / own:.3f}")
+        memory = (f"{cost.state_bytes / 1e6:.1f}", f"{cost.multiply_adds:,}", _ratio(cost.multiply_adds / own))
         totals.add_row(hidden, *(f"{count:,}" for count in counts), *memory)
     print_whole(totals)
 
@@ -109,4 +110,9 @@ def show_rcn(
 def _add_row(table: Table, network: str, cell: str, hidden: str, count: RecurrentCount, full: int) -> None:
     sizes = ", ".join(str(size) for size in dict.fromkeys(layer.size for layer in count.layers))
     weights = (f"{value:,}" for value in (count.input_to_hidden, count.hidden_to_hidden, count.introduced))
-    table.add_row(network, cell, hidden, sizes, *weights, f"{count.introduced / full:.3f}")
+    table.add_row(network, cell, hidden, sizes, *weights, _ratio(count.introduced / full))
+
+
+def _ratio(value: float) -> str:
+    """Three decimals, or as many as show two digits that are not leading zeros."""
+    return f"{value:.{max(3, 1 - math.floor(math.log10(value)))}f}" if value else "0"

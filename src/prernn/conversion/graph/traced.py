@@ -19,6 +19,7 @@ def traced(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> tuple[f
         NotImplementedError: the CNN can't be traced, its graph computes something else, or it takes none of the usual
             frame sizes.
     """
+    cnn = tracing.unwrapped(cnn)
     try:
         module, small = tracing.trace(cnn), True
     except NotImplementedError as error:

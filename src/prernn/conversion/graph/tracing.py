@@ -3,6 +3,7 @@
 import inspect
 import operator
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -82,6 +83,7 @@ def trace(cnn: nn.Module, tracer: CNNTracer | None = None) -> fx.GraphModule:
     Raises:
         NotImplementedError: torch.fx can't follow the forward.
     """
+    _check(cnn)
     cnn = copy_of(cnn).eval()
     # parameters with a default (forward(x, return_features=False)) take it
     parameters = inspect.signature(cnn.forward).parameters.values()
@@ -93,6 +95,7 @@ def trace(cnn: nn.Module, tracer: CNNTracer | None = None) -> fx.GraphModule:
             f"torch.fx can't trace {type(cnn).__name__}: {first_line(error)}; expected a forward without control flow "
             "that depends on the data: pass such a module, or wrap the part that branches in a module without children"
         ) from error
+    _tell_of_hooks(cnn, graph)
     module = fx.GraphModule(cnn, graph, type(cnn).__name__)
     avoid_overwriting(module)
     _drop_assertions(module)
@@ -100,6 +103,30 @@ def trace(cnn: nn.Module, tracer: CNNTracer | None = None) -> fx.GraphModule:
     make_dropout_modules(module)
     module.recompile()
     return module
+
+
+def unwrapped(cnn: nn.Module) -> nn.Module:
+    """The module itself, where torch.compile or data parallelism has wrapped it."""
+    parallel = isinstance(cnn, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    name = "module" if parallel else "_orig_mod"
+    return unwrapped(cnn.get_submodule(name)) if name in cnn._modules else cnn
+
+
+def _check(cnn: nn.Module) -> None:
+    if isinstance(cnn, torch.jit.ScriptModule):
+        raise NotImplementedError("torch.fx can't trace a ScriptModule: expected the module that it was made of")
+    if any(map(nn.parameter.is_lazy, cnn.parameters())):
+        raise ValueError("expected a CNN whose layers know their sizes, got a lazy one: put a frame through it first")
+
+
+def _tell_of_hooks(cnn: nn.Module, graph: fx.Graph) -> None:
+    """Warns where hooks watch what the graph has no step for: blocks are taken apart."""
+    steps = {name_of(node) for node in nodes_of(graph) if node.op == "call_module"}
+    hooked = [name for name, part in cnn.named_modules() if part._forward_hooks or part._forward_pre_hooks]
+    inside = tuple(f"{step}." for step in steps)
+    if lost := [name for name in hooked if name not in steps and not name.startswith(inside)]:
+        message = f"the hooks of {', '.join(map(repr, lost))} see no frame of the network: expected hooks of layers"
+        warnings.warn(f"{message}, as blocks of them are taken apart", UserWarning, stacklevel=2)
 
 
 def first_line(error: BaseException) -> str:
