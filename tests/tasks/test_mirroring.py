@@ -52,7 +52,7 @@ def test_gestures_are_not_mirrored_into_others_either(tmp_path):
 
 def test_a_training_says_so(capsys):
     class Anything:
-        is_global_zero, datamodule, validation = True, None, ""
+        is_global_zero, datamodule, default_root_dir, ckpt_path = True, None, ".", None
         task = Action()
 
     Anything.task.remarks = ("flip is off",)
