@@ -73,8 +73,8 @@ class GestureMetrics(nn.Module):
         ``edit_distance``: insertions, deletions and substitutions that make the decoded labels the true ones, for each
         true gesture. ``detected``: share of the gestures. ``delay``: mean frames from a gesture's begin to its
         detection. ``false_alarms``: for each minute of video. ``class_accuracy`` ``(K - 1,)``; ``confusion``
-        ``(K - 1, K - 1)``, true gestures as rows. A gesture in a video whose outputs are not numbers counts as wrong and
-        undetected, and is in no column.
+        ``(K - 1, K - 1)``, true gestures as rows. A gesture in a video whose outputs are not numbers counts as wrong
+        and undetected, and is in no column.
         """
         counts = self.confusion.compute()[:-1]  # (K - 1, K)
         confusion = counts[:, :-1]
