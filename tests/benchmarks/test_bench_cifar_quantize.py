@@ -203,6 +203,11 @@ def test_curves_of_all_samplers_and_networks(tmp_path, figures):
     assert drawn == {"systematic samples": [[4, 1]], "rounded to nearest, per channel": [[4, 3]]}
 
 
+def test_a_panel_that_would_show_the_same_again_is_left_out(tmp_path, figures):
+    cifar_quantize._draw([made_up("curve", "systematic", s, 1.0) for s in (1, 2)], tmp_path)
+    assert [axis.get_ylabel() for axis in figures[0].axes] == ["points lost", "bits a weight", "non-zero weights (%)"]
+
+
 def test_the_talks_figures_stand_beside_ours():
     options = SimpleNamespace(samples=1.15, draws=2)
     lines = [made_up("table", "systematic, by sign, allocated", 1.15, 0.5, depth=depth) for depth in (20, 8)]

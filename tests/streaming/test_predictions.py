@@ -51,7 +51,7 @@ def test_csv_file(tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["frame"] for row in rows] == ["0", "1", "2"]
     assert rows[1] == {
-        "index": "1", "time_s": "0.100", "label": "a, b", "probability": "0.2500", "latency_ms": "12.35"
+        "frame": "1", "time_s": "0.100", "label": "a, b", "probability": "0.2500", "latency_ms": "12.35"
     }  # fmt: skip
 
 

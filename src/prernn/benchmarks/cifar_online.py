@@ -21,7 +21,7 @@ from prernn.benchmarks.measuring import cifar, report
 from prernn.benchmarks.measuring.timing import Stopwatch, threads
 from prernn.reports.files import write_table
 from prernn.reports.plots.figure import COLOURS, save_figure
-from prernn.reports.tables import over_seeds
+from prernn.reports.tables import seeds_text
 from prernn.sparsity.activity import activation_report
 from prernn.sparsity.online import online_sparsity
 
@@ -59,13 +59,13 @@ def run(options: argparse.Namespace) -> None:
         for depth, net in nets.items():
             times += [{"network": f"ResNet-{depth}", **line} for line in _times(net, pictures[:1], options)]
     write_table(out / "times.csv", times)
-    heading = f"{report.machine('cpu')}; {len(labels)} pictures, {over_seeds(options.seeds)}, values: {options.values}"
+    heading = f"{report.machine('cpu')}; {len(labels)} pictures, {seeds_text(options.seeds)}, values: {options.values}"
     tables = [_table(lines, depth) for depth in nets]
     report.show(
         [heading, *tables, report.table("One picture at a time, ms", times, ["network", "input"])],
         out / "cifar_online.md",
     )
-    _plot(lines, out / "cifar_online.png", f"{len(labels)} pictures of CIFAR-10, {over_seeds(options.seeds)}")
+    _plot(lines, out / "cifar_online.png", f"{len(labels)} pictures of CIFAR-10, {seeds_text(options.seeds)}")
     print(f"written to {out}")
 
 

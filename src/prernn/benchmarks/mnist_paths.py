@@ -26,7 +26,7 @@ from prernn.benchmarks.measuring import report
 from prernn.reports.files import write_table
 from prernn.reports.plots import curves
 from prernn.reports.plots.figure import save_figure
-from prernn.reports.tables import mean_text, over_seeds
+from prernn.reports.tables import mean_text, seeds_text
 from prernn.sparsity.path_network import PathNetwork
 from prernn.studies.quantization import mean_and_spread
 from prernn.studies.side_by_side import side_by_side
@@ -221,7 +221,7 @@ def _table(results: Sequence[Result]):
         coincident = round(statistics.fmean(result.coincident for result in group))
         lines.append({"network": sampler, **texts, "coincident": f"{coincident:,}", "accuracy, %": accuracy})
     widths = "/".join(map(str, results[0].job.widths))
-    title = f"{widths} on MNIST, {results[0].job.epochs} epochs, {over_seeds(len(group))}"
+    title = f"{widths} on MNIST, {results[0].job.epochs} epochs, {seeds_text(len(group))}"
     return report.table(title, lines, ("network",))
 
 

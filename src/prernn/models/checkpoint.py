@@ -74,7 +74,8 @@ def load(path: str | Path, cnn: nn.Module | None = None) -> RecurrentNetwork:
         True
 
     Args:
-        path: what `save` or ``prernn fit`` wrote. Nothing in it is executed.
+        path: what `save` or ``prernn fit`` wrote. Nothing in it is executed; a class of one's own that it names, by
+            file or package, is imported from there (`prernn.layers.names.own_class`).
         cnn: the CNN that was made recurrent, where the recipe names no backbone (a CNN of your own).
 
     Raises:

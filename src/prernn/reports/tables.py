@@ -22,9 +22,9 @@ def mean_text(mean: float, spread: float, count: int, form: str = ".2f") -> str:
     return f"{mean:{form}} ± {spread:{form}}" if count > 1 else f"{mean:{form}}"
 
 
-def over_seeds(count: int) -> str:
-    """What a table's or a picture's figures are: of one seed, or the mean of several."""
-    return "one seed" if count == 1 else f"mean of {count} seeds"
+def seeds_text(count: int) -> str:
+    """How many seeds figures are of."""
+    return "1 seed" if count == 1 else f"{count} seeds"
 
 
 def print_whole(table: "Table") -> None:

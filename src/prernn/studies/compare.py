@@ -34,7 +34,7 @@ from prernn.reports.files import say_written, write_json, write_table
 from prernn.reports.numbers import plain
 from prernn.reports.plots.curves import curves as draw_curves
 from prernn.reports.progress import bars
-from prernn.reports.tables import over_seeds, print_whole
+from prernn.reports.tables import print_whole, seeds_text
 from prernn.studies import early, lineup
 from prernn.studies.frozen_trunk import TEST_BATCH, held_out, learner, sgd, shuffled
 from prernn.studies.frozen_trunk import train as train_behind
@@ -279,7 +279,11 @@ def _plot(rows: list[Row], task: Task, out: Path) -> None:
         for name in ("train loss", task.score[0]):
             curves = np.array([result["history"][name] for result in row.finals])
             series.setdefault(name, {})[row.name] = curves.mean(0).tolist()
-    draw_curves(series, out / "convergence.png", title=f"{task.name}: {over_seeds(len(rows[0].finals))}")
+    draw_curves(
+        series,
+        out / "convergence.png",
+        title=f"{task.name}: {'mean of ' if len(rows[0].finals) > 1 else ''}{seeds_text(len(rows[0].finals))}",
+    )
 
 
 def _table(rows: list[dict[str, Any]], task: Task) -> Table:

@@ -271,7 +271,8 @@ def curve_table(curves: Curves, fractions: Sequence[float] = FRACTIONS) -> Table
         table.add_column(f"{100 * fraction:g}%", justify="right", no_wrap=True)
     for name in curves:
         pairs = zip(mean[name], spread[name], strict=True)
-        table.add_row(name, *(f"{m:.3f} ±{s:.3f}" if several else f"{m:.3f}" for m, s in pairs))
+        own = len(curves[name]) > 1
+        table.add_row(name, *(f"{m:.3f} ±{s:.3f}" if own else f"{m:.3f}" for m, s in pairs))
     return table
 
 

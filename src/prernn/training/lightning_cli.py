@@ -190,7 +190,8 @@ class VideoCLI(LightningCLI):
         """Reads them, and keeps how a training that is broken off could go on."""
         resume = [] if any(word.startswith("--ckpt_path") for word in args) else ["--ckpt_path", "last"]
         self.again = shlex.join(["prernn", *args, *resume])
-        super().parse_arguments(parser, args)
+        command = args[: 0 if not args or args[0].startswith("-") else 1]
+        super().parse_arguments(parser, [*command, *plain_words(args[len(command) :])])
 
     def _parse_ckpt_path(self) -> None:
         """Looks at a checkpoint's name; Lightning would read a network's arguments in it, which ours do not hold."""
@@ -286,7 +287,7 @@ def read_config(arguments: list[str]) -> tuple[NetworkSpec, VideoData]:
     """
     _quiet()
     warnings.filterwarnings("ignore", ".*args parameter is intended.*")
-    cli = _ReadCLI(_NoNetwork, VideoData, args=plain_words(arguments), run=False, **_OPTIONS)
+    cli = _ReadCLI(_NoNetwork, VideoData, args=arguments, run=False, **_OPTIONS)
     return cli.model.recipe, cli.datamodule
 
 
@@ -306,10 +307,4 @@ def main(arguments: list[str]) -> None:
     _quiet()
     for message in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    VideoCLI(
-        VideoModule,
-        VideoData,
-        args=[arguments[0], *plain_words(arguments[1:])],
-        save_config_callback=RunConfig,
-        **_OPTIONS,
-    )
+    VideoCLI(VideoModule, VideoData, args=arguments, save_config_callback=RunConfig, **_OPTIONS)
