@@ -96,9 +96,13 @@ def test_a_run_says_what_chose_its_checkpoint_and_where_classes_are_uneven(folde
     printed = capsys.readouterr().out
     assert "2 of 15 training videos, held out" in printed
     assert "training examples a class: 2 (darker) to 11 (brighter)" in printed
-    assert main(["test", "--config", file]) == 0
+    assert main(["test", "--config", file, "--ckpt_path", "best"]) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["best_checkpoint_chosen_on"] == "2 of 15 training videos, held out (holdout 0.1, seed 0)"
+    chosen = "2 of 15 training videos, held out (holdout 0.1, seed 0)"
+    assert metrics["best_checkpoint_chosen_on"] == chosen
+    assert metrics["weights"].endswith(f"best.ckpt, of epoch 1, chosen on {chosen}")
     accuracy = metrics["class_accuracy"]
     assert metrics["mean_class_accuracy"] == pytest.approx(sum(accuracy.values()) / 2)
-    assert "mean_class_accuracy" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "mean_class_accuracy" in printed
+    assert f"weights: {metrics['weights']}" in printed

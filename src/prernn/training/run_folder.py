@@ -174,8 +174,13 @@ class RunFolder(L.Callback):
     def on_test_start(self, trainer: L.Trainer, module: Any) -> None:
         """Says which weights are tested."""
         if trainer.is_global_zero:
-            epoch = f", of epoch {module.weights_epoch}" if module.weights_epoch else ""
-            print(f"weights: {trainer.ckpt_path or 'as they are'}{epoch}")
+            print(f"weights: {self._weights(trainer, module)}")
+
+    def _weights(self, trainer: L.Trainer, module: Any) -> str:
+        path = str(trainer.ckpt_path or "as they are")
+        epoch = f", of epoch {module.weights_epoch}" if module.weights_epoch else ""
+        chosen = f", chosen on {self.validation}" if Path(path).name == "best.ckpt" and self.validation else ""
+        return f"{path}{epoch}{chosen}"
 
     def on_predict_start(self, trainer: L.Trainer, module: Any) -> None:
         """Likewise, which weights predict."""
@@ -199,9 +204,9 @@ class RunFolder(L.Callback):
             Outputs.joined(parts).save(root, recipe)
             results = module.task.report(dict(module.test_results), root)
             _report(skipped)
-            if self.validation:
-                results["best_checkpoint_chosen_on"] = self.validation
-            write_json(root / "metrics.json", {"labels": recipe.labels, **results, "skipped": skipped})
+            chosen = {"best_checkpoint_chosen_on": self.validation} if self.validation else {}
+            origin = {"weights": self._weights(trainer, module), **chosen}
+            write_json(root / "metrics.json", {"labels": recipe.labels, **results, **origin, "skipped": skipped})
             say_written(root, self.begun)
 
     def on_predict_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
