@@ -2,10 +2,12 @@
 
 import pytest
 
+import prernn
 from footage import class_videos
 from prernn.tasks import Action, Gesture
 from prernn.tasks.mirroring import mirrored_pairs
 from prernn.training.run_folder import RunFolder
+from small_cnns import ResidualNet
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,17 @@ def test_a_training_says_so(capsys, tmp_path):
     class Anything:
         is_global_zero, datamodule, ckpt_path, default_root_dir = True, None, None, tmp_path
         task = Action()
+        network = prernn.convert(ResidualNet(), cell="gru")
 
     Anything.task.remarks = ("flip is off",)
+    for p in Anything.network.cnn.parameters():
+        p.requires_grad_(False)
+    next(Anything.network.cnn.parameters()).requires_grad_(True)
     RunFolder().on_fit_start(Anything, Anything)
-    assert capsys.readouterr().out == "flip is off\n"
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "flip is off"
+    total, new = (
+        sum(p.numel() for p in part) for part in (Anything.network.parameters(), Anything.network.new_parameters())
+    )
+    trained = next(Anything.network.cnn.parameters()).numel()
+    assert second == f"network: {total:,} parameters, {trained:,} are trained, {new:,} of them new"

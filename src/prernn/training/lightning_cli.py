@@ -244,7 +244,8 @@ class VideoCLI(LightningCLI):
 _OPTIONS: dict[str, Any] = {
     "parser_class": OneLineParser,
     "seed_everything_default": 0,
-    "trainer_defaults": {"use_distributed_sampler": False},
+    # Lightning's summary of the network says 0 FLOPs, as it has no example of its input; ours says what learns
+    "trainer_defaults": {"use_distributed_sampler": False, "enable_model_summary": False},
     "auto_configure_optimizers": False,
 }
 

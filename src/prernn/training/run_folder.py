@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from prernn.conversion.network import RecurrentNetwork
 from prernn.models import checkpoint
 from prernn.reports.files import say_written, whole_file, write_json, write_table
 from prernn.reports.numbers import plain
@@ -97,7 +98,7 @@ class RunFolder(L.Callback):
         data: Any = getattr(trainer, "datamodule", None)
         self.validation = getattr(data, "validation", "")
         if trainer.is_global_zero:
-            for line in self._remarks(trainer, module.task, data):
+            for line in (*self._remarks(trainer, module.task, data), *what_learns(module.network)):
                 print(line)
 
     def _remarks(self, trainer: L.Trainer, task: Task, data: Any) -> Iterator[str]:
@@ -229,6 +230,19 @@ def _remove_results(root: Path, begun: float) -> None:
         path = root / name
         if path.is_file() and path.stat().st_mtime < begun - 0.05:
             path.unlink()
+
+
+def what_learns(network: RecurrentNetwork) -> Iterator[str]:
+    """A line with the numbers of parameters."""
+    total, trained, new = (
+        sum(p.numel() for p in part)
+        for part in (
+            network.parameters(),
+            (p for p in network.parameters() if p.requires_grad),
+            network.new_parameters(),
+        )
+    )
+    yield f"network: {total:,} parameters, {trained:,} are trained, {new:,} of them new"
 
 
 def uneven_classes(examples: Mapping[str, int]) -> Iterator[str]:
