@@ -79,9 +79,9 @@ def test_fit_trains_a_cell_and_keeps_the_whole_configuration(tmp_path, monkeypat
     assert (recipe["method"], recipe["rcn"]) == ("rcn", {"init": "identity"})
     assert (recipe["backbone"], recipe["pretrained"]) == ("timm/test_resnet", False)  # options win
     assert learning["schedule"] == {"kind": "step", "every": 10, "start": 0, "factor": 0.1, "stop_at": 0.0}
-    assert (kept["data"]["root"], kept["data"]["batch_size"]) == ("data", 2)
+    assert (kept["data"]["root"], kept["data"]["batch_size"]) == (str(tmp_path / "data"), 2)
     assert kept["data"]["task"]["init_args"]["shear"] == 5.0
-    assert kept["trainer"]["default_root_dir"] == f"runs/paper/{RCN}"
+    assert kept["trainer"]["default_root_dir"] == str(run)
     assert "config" not in kept
     net = prernn.load(run)
     assert net.recipe.steps[0].name == "rcn"
@@ -101,7 +101,7 @@ def test_fit_trains_a_cell_and_keeps_the_whole_configuration(tmp_path, monkeypat
         (["show"], "name"),
         (["fit", RCN, "--data.rot", "x"], "--data.root"),
         (["fit", RCN, "--data.root", "nowhere"], "nowhere"),
-        (["fit", RCN, "--data.root", "nowhere", "--model.recipe.cell", "elman"], "elman"),
+        (["fit", RCN, "--data.root", ".", "--model.recipe.cell", "elman"], "elman"),
         (["train", RCN], "train"),
         ([], "list | show | fit"),
     ],
@@ -109,6 +109,8 @@ def test_fit_trains_a_cell_and_keeps_the_whole_configuration(tmp_path, monkeypat
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(words, complaint, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if "." in words:
+        class_videos(tmp_path, ["left", "right"])
     assert main(["paper", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("prernn: error: ")

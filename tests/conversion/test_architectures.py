@@ -70,8 +70,8 @@ CONVERT = {
     "timm/convmixer_768_32": ("blocks.31.1", 768),
 }
 REFUSE = {
-    "vit_b_16": "looked for",  # a class token, no pooling
-    "timm/vit_tiny_patch16_224": "looked for",
+    "vit_b_16": "a transformer, which is no CNN; prernn.traditional",  # a class token, no pooling
+    "timm/vit_tiny_patch16_224": "a transformer, which is no CNN; prernn.traditional",
     "timm/nf_resnet50": "looked for",  # timm declares its blocks untraceable
     "timm/vgg11": "looked for",  # as it does the fc layers, which are convolutions in one module
 }

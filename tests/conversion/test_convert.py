@@ -376,5 +376,5 @@ def test_traditional_of_the_same_size_keeps_the_output_layer():
     projection = net.recurrent_layers[0].input_to_hidden.linear
     assert all(p.abs().max() <= bound for p in projection.parameters())
     assert projection.weight.abs().max() > 0.9 * bound
-    with pytest.raises(ValueError, match="num_layers=0"):
+    with pytest.raises(ValueError, match="num_layers: expected a whole number of at least 1, got 0"):
         prernn.traditional(cnn, num_layers=0, **SMALL)

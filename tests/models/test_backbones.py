@@ -83,7 +83,7 @@ def test_input_spec_of_networks_built_elsewhere():
     [("resnt50", "resnet50"), ("timm/resnt50", "timm/resnet50"), ("C3D", "c3d"), ("resnet50.nope", "resnet50")],
 )
 def test_unknown_names_are_answered_with_close_ones(name, suggestion):
-    with pytest.raises(ValueError, match=f"unknown backbone '{name}': did you mean .*{suggestion}") as error:
+    with pytest.raises(ValueError, match=f"unknown backbone '{name}'; did you mean .*{suggestion}") as error:
         backbone(name)
     assert "\n" not in str(error.value)
 

@@ -181,7 +181,7 @@ def test_a_line_in_a_registry_and_an_entry_point_are_enough(folder, monkeypatch)
     ("name", "complaint"),
     [
         ("absent.py:Net", "absent.py: expected a Python file, found none"),
-        ("own_net.py:Ned", "own_net.py, found only Net, not_a_class"),
+        ("own_net.py:Ned", "own_net.py, found none; did you mean Net?"),
         ("own_net.py:not_a_class", "expected a class"),
         ("own_cell.py:Leaky", "expected a backbone, got a class without the method forward"),
         ("subprocess.Popen", "expected a backbone"),
@@ -198,7 +198,7 @@ def test_what_is_no_such_class(name, complaint, folder, monkeypatch):
 
 
 def test_a_cell_that_is_none_names_those_that_look_like_it():
-    with pytest.raises(ValueError, match="vrnn, lstm, gru, got 'gruu': did you mean gru"):
+    with pytest.raises(ValueError, match="vrnn, lstm, gru, got 'gruu'; did you mean gru"):
         NetworkSpec("timm/test_resnet", cell="gruu").build(2)
 
 

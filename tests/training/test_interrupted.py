@@ -9,6 +9,8 @@ from prernn.commands.main import main
 from prernn.training.module import VideoModule
 from small_runs import config, write
 
+pytestmark = pytest.mark.usefixtures("interruptible")
+
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "term"])
 def test_an_interrupted_training_leaves_its_curves_and_says_how_to_go_on(
@@ -25,7 +27,7 @@ def test_an_interrupted_training_leaves_its_curves_and_says_how_to_go_on(
     with monkeypatch.context() as patch:
         patch.setattr(VideoModule, "training_step", interrupted)
         assert main(["fit", "--config", file, "--model.learning.lr", "0.01"]) == code
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored, in a process that ends
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # for what goes on below
     error = capsys.readouterr().err
     command = f"prernn fit --config {file} --model.learning.lr 0.01 --ckpt_path last"
     assert f"interrupted in epoch 3; go on from the end of epoch 2 with: {command}" in error
@@ -44,6 +46,5 @@ def test_before_the_first_checkpoint_there_is_nothing_to_go_on_from(videos, tmp_
 
     monkeypatch.setattr(VideoModule, "training_step", interrupted)
     assert main(["fit", "--config", file]) == 130
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     assert "interrupted in epoch 1, before there was a checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "run" / "curves.png").exists()

@@ -106,3 +106,18 @@ def test_a_run_says_what_chose_its_checkpoint_and_where_classes_are_uneven(folde
     printed = capsys.readouterr().out
     assert "mean_class_accuracy" in printed
     assert f"weights: {metrics['weights']}" in printed
+
+
+def test_a_video_that_cannot_be_opened_validates_nothing(folder, tmp_path):
+    shutil.copytree(folder / "train", tmp_path / "train")
+    for number in range(40):
+        (tmp_path / "train" / CLASSES[1] / f"bad{number}.mp4").write_text("no video")
+    bad = data(tmp_path, holdout=0.1, on_error="skip")
+    with pytest.warns(RuntimeWarning, match="skipped"):
+        bad.setup("fit")
+    validated = paths(bad.datasets["val"])
+    assert sum(CLASSES[1] in path for path in validated) >= 1
+    assert not any("bad" in path for path in validated)
+    assert bad.datasets["train"].skipped
+    with pytest.raises(ValueError, match="not a video"):
+        data(tmp_path, holdout=0.1).setup("fit")

@@ -10,6 +10,9 @@ from prernn.conversion.convert import convert, framewise, traditional
 from prernn.conversion.inflate import inflate
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.rcn import convert_rcn
+from prernn.layers.cells import make_cell
+from prernn.layers.input_to_hidden import INPUTS
+from prernn.layers.names import look_up
 from prernn.models.backbones import DEFAULT_BACKBONE, backbone, input_spec, known_backbone
 
 
@@ -76,6 +79,8 @@ class NetworkSpec:
             NotImplementedError: a backbone that can't become recurrent this way, or take so many channels.
             OSError: a file that is absent, or weights that can't be downloaded.
         """
+        make_cell(self.cell)  # names that are none come to light before weights are read, or downloaded
+        look_up(self.input, INPUTS, "input", "introduced")
         cnn = backbone(
             self.backbone,
             pretrained=self.pretrained and self.weights is None,

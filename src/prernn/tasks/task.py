@@ -11,6 +11,7 @@ from torch import Tensor
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.recipe import KeptTask, Recipe
 from prernn.layers.names import lasting
+from prernn.media.video import probe
 from prernn.streaming.watch import Watcher
 
 Subset = Literal["train", "val", "test"]
@@ -144,6 +145,10 @@ class Task:
     def length(self, record: Any) -> int:
         """Steps that the item will have, without decoding it (0 where they hardly differ). VideoError as `read`."""
         return 0
+
+    def probe(self, record: Any) -> None:
+        """Opens what a record is read from, and decodes next to nothing. VideoError where that can't be done."""
+        probe(record.path)
 
     def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
         """Scalar loss of outputs ``(B, T, K)``, a mean over the batch's videos; padding counts for nothing."""

@@ -1,5 +1,6 @@
 """Videos on disk as batches for Lightning: which task, which files, which process."""
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,18 +92,31 @@ class VideoData(L.LightningDataModule):
         if self.task.has_validation:
             self.datasets["val"], self.validation = self.dataset("val"), "the data set's validation videos"
             return
-        records = self.datasets["train"].records
-        held = held_out([self.task.recording(record) for record in records], self.holdout, self.seed)
+        train = self.datasets["train"]
+        held = self._held_out(train) if self.holdout else [False] * len(train)
         if not any(held):
             self.datasets["val"], self.validation = self.dataset("test"), "the test videos"
             return
-        kept, left = ([r for r, out in zip(records, held, strict=True) if out == side] for side in (False, True))
-        self.datasets["train"] = self._read(kept, train=True)
+        records, left = train.records, list(itertools.compress(train.records, held))
+        self.datasets["train"] = train.part([not out for out in held])
         self.datasets["val"] = self._read(self.task.evaluated(left), train=False)
         videos, some = ({str(record.path) for record in part} for part in (records, left))
         self.validation = (
             f"{len(some)} of {len(videos)} training videos, held out (holdout {self.holdout:g}, seed {self.seed})"
         )
+
+    def _held_out(self, train: VideoDataset) -> list[bool]:
+        """Which records are held out, all of which can be opened."""
+        sound = [True] * len(train)
+        while True:
+            recordings = [self.task.recording(record) for record in itertools.compress(train.records, sound)]
+            chosen = iter(held_out(recordings, self.holdout, self.seed))
+            held = [ok and next(chosen) for ok in sound]
+            bad = [i for i in itertools.compress(range(len(train)), held) if not train.opens(i)]
+            if not bad:
+                return held
+            for i in bad:
+                sound[i] = False
 
     def _loader(self, subset: Subset) -> EpochLoader:
         dataset, train = self.datasets[subset], subset == "train"

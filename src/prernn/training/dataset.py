@@ -1,5 +1,6 @@
 """The recordings of a task as a data set of items."""
 
+import itertools
 import os
 import warnings
 from collections.abc import Sequence
@@ -99,6 +100,30 @@ class VideoDataset(Dataset[dict[str, Any]]):
         if not self._lengths:
             self._lengths = [self._length(record) for record in self.records]
         return self._lengths
+
+    def opens(self, index: int) -> bool:
+        """Whether a video can be opened; one that can't be is skipped from now on, or raises VideoError."""
+        try:
+            self.task.probe(self.records[index])
+        except VideoError as error:
+            if self.on_error == "raise":
+                raise
+            self._skip(path_of(self.records[index]), str(error))
+            return False
+        return True
+
+    def part(self, chosen: Sequence[bool]) -> "VideoDataset":
+        """The records that are chosen, with what is known of them by now."""
+        part = VideoDataset(
+            self.task,
+            list(itertools.compress(self.records, chosen)),
+            train=self.train,
+            seed=self.seed,
+            on_error=self.on_error,
+            tolerate_truncation=self.tolerate_truncation,
+        )
+        part.skipped, part._lengths = dict(self.skipped), list(itertools.compress(self._lengths, chosen))
+        return part
 
     def _length(self, record: Any) -> int:
         try:

@@ -158,6 +158,10 @@ class Gesture(Task):
         start, stop = self._bounds(record)
         return self._steps(stop - start)
 
+    def probe(self, record: GestureVideo) -> None:
+        """Opens the video, and sees whether it is as long as its annotation says."""
+        self._bounds(record)
+
     def read(
         self, record: GestureVideo, chance: torch.Generator | None, *, tolerate_truncation: bool = False
     ) -> dict[str, Any]:
