@@ -129,7 +129,7 @@ def test_a_full_disk_is_one_line(run, clip, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     "words",
-    [["paper", "list"], ["info"], ["inspect", "resnet18"], ["stream", "{clip}", "--checkpoint", "{run}"]],
+    [["paper", "list"], ["info"], ["stream", "{clip}", "--checkpoint", "{run}"]],
     ids=str,
 )
 def test_a_reader_that_has_enough_is_no_mistake(words, run, clip):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from prernn.reports.files import write_json
 from prernn.reports.numbers import plain
 
 
@@ -22,3 +23,8 @@ def test_what_is_no_fraction():
     assert math.isnan(plain(torch.tensor(math.nan)))
     assert plain(torch.tensor([math.inf])) == [math.inf]
     assert plain(torch.zeros(0)) == []
+
+
+def test_json_has_no_numbers_that_are_none(tmp_path):
+    path = write_json(tmp_path / "a.json", {"delay": math.nan, "all": [1.0, (math.inf, 2)], "name": "nan"})
+    assert path.read_text().replace(" ", "").replace("\n", "") == '{"delay":null,"all":[1.0,[null,2]],"name":"nan"}'

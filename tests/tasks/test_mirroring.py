@@ -55,6 +55,7 @@ def test_gestures_are_not_mirrored_into_others_either(tmp_path):
 def test_a_training_says_so(capsys, tmp_path):
     class Anything:
         is_global_zero, datamodule, ckpt_path, default_root_dir = True, None, None, tmp_path
+        precision = "32-true"
         task = Action()
         network = prernn.convert(ResidualNet(), cell="gru")
 

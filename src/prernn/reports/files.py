@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -42,8 +43,17 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def write_json(path: str | Path, value: Any) -> Path:
-    """Writes plain data as JSON; see `whole_file`."""
-    return write_text(path, json.dumps(value, indent=2) + "\n")
+    """Writes plain data as JSON, null for numbers that are none; see `whole_file`."""
+    return write_text(path, json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n")
+
+
+def without_nan(value: Any) -> Any:
+    """Plain data with None for numbers that are none: JSON knows no NaN, and other readers than Python's stop at it."""
+    if isinstance(value, dict):
+        return {key: without_nan(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_table(path: str | Path, rows: Sequence[dict[str, Any]]) -> Path:

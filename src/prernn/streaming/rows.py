@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from prernn.reports.files import whole_file
+from prernn.reports.files import whole_file, without_nan
 from prernn.streaming.prediction import Prediction
 
 
@@ -38,7 +38,7 @@ def csv_rows(target: str | os.PathLike | TextIO) -> Iterator[Callable[[Predictio
 def json_rows(target: str | os.PathLike | TextIO) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Gives a function that writes a dict as one line of JSON to ``target``; paths and files as in `write_csv`."""
     with _lines(target) as line:
-        yield lambda row: line(json.dumps(row))
+        yield lambda row: line(json.dumps(without_nan(row)))
 
 
 @contextlib.contextmanager

@@ -98,7 +98,8 @@ class RunFolder(L.Callback):
         data: Any = getattr(trainer, "datamodule", None)
         self.validation = getattr(data, "validation", "")
         if trainer.is_global_zero:
-            for line in (*self._remarks(trainer, module.task, data), *what_learns(module.network)):
+            remarks = self._remarks(trainer, module.task, data)
+            for line in (*remarks, *what_learns(module.network), *slow_precision(trainer)):
                 print(line)
 
     def _remarks(self, trainer: L.Trainer, task: Task, data: Any) -> Iterator[str]:
@@ -243,6 +244,13 @@ def what_learns(network: RecurrentNetwork) -> Iterator[str]:
         )
     )
     yield f"network: {total:,} parameters, {trained:,} are trained, {new:,} of them new"
+
+
+def slow_precision(trainer: L.Trainer) -> Iterator[str]:
+    """A line where bfloat16 was asked of a CPU that has no instructions for it."""
+    asked = str(trainer.precision).startswith("bf16") and trainer.strategy.root_device.type == "cpu"
+    if asked and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        yield f"precision {trainer.precision}: this CPU has no bfloat16, and takes many times as long as in float32"
 
 
 def uneven_classes(examples: Mapping[str, int]) -> Iterator[str]:
