@@ -2,12 +2,15 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from footage import class_videos
 from prernn.commands.main import main
 from prernn.training.lightning_cli import ProgressBar
+from prernn.training.run_folder import slow_precision
 
 OPTIONS = (
     "--data.root videos --backbone timm/test_resnet --data.task.size 32 --data.task.sampling.frames 2 "
@@ -128,3 +131,12 @@ def test_the_progress_bar_counts_from_one():
     assert bar._get_train_description(0) == "Epoch 1/20"
     Trainer.max_epochs = -1
     assert bar._get_train_description(4) == "Epoch 5"
+
+
+@pytest.mark.parametrize(
+    ("precision", "supported", "lines"), [("bf16-mixed", False, 1), ("bf16-mixed", True, 0), ("32-true", False, 0)]
+)
+def test_bfloat16_on_a_cpu_without_it_is_spoken_of(precision, supported, lines, monkeypatch):
+    trainer = SimpleNamespace(precision=precision, strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    assert len(list(slow_precision(trainer))) == lines

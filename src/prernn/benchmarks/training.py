@@ -4,7 +4,8 @@ Each network trains in a process of its own, which alone has its memory, one aft
 that a machine that changes its pace meets them all. A step is the task's loss of a batch, its gradient and SGD's step.
 "plain" gives freed memory back to the kernel at once and computes frozen batch normalization by itself; "memory kept"
 has the allocator of `prernn.keep_memory`; "fit" folds frozen statistics into the convolutions too. "frozen" trains what
-is new alone. A 3-D network trains on the same frames.
+is new alone. A 3-D network trains on the same frames. bfloat16 is left out where the CPU has no
+instructions for it.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("expected --clips, --frames, --size, --steps, --rounds and --threads of at least 1")
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    contestants = [*CONTESTANTS, *(Contestant(name, clip_network=name) for name in options.also)]
+    contestants = [*usable(CONTESTANTS), *(Contestant(name, clip_network=name) for name in options.also)]
     jobs = [(count, each) for _ in range(options.rounds) for count in options.threads for each in contestants]
     results: dict[tuple[int, str], list[Result]] = {}
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -85,6 +87,12 @@ def run(options: argparse.Namespace) -> None:
     shown = report.table(title, _lines(results), ("threads", "network"))
     report.show([report.machine("cpu"), shown], out / "training.md")
     print(f"written to {out}")
+
+
+def usable(contestants: Sequence[Contestant]) -> list[Contestant]:
+    """Without autocast where the CPU has no bfloat16: a step of seconds would take minutes."""
+    known = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return [each for each in contestants if known or not each.autocast]
 
 
 def _lines(results: dict[tuple[int, str], list[Result]]) -> list[dict[str, str | int]]:
