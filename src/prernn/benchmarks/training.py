@@ -3,9 +3,9 @@
 Each network trains in a process of its own, which alone has its memory, one after the other and then all again, so
 that a machine that changes its pace meets them all. A step is the task's loss of a batch, its gradient and SGD's step.
 "plain" gives freed memory back to the kernel at once and computes frozen batch normalization by itself; "memory kept"
-has the allocator of `prernn.keep_memory`; "fit" folds frozen statistics into the convolutions too. "frozen" trains what
-is new alone. A 3-D network trains on the same frames. bfloat16 is left out where the CPU has no
-instructions for it.
+has the allocator of `prernn.keep_memory`; "fit" folds frozen statistics into the convolutions too, and keeps one map of
+a ReLU6. "frozen" trains what is new alone. A 3-D network trains on the same frames. bfloat16 is left out where the CPU
+has no instructions for it.
 """
 
 import argparse
