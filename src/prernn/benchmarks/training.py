@@ -26,6 +26,7 @@ from rich.progress import Progress
 from prernn.benchmarks.measuring import report
 from prernn.benchmarks.measuring.timing import threads
 from prernn.models.from_config import NetworkSpec
+from prernn.ops.backends import has_bfloat16
 from prernn.reports.files import write_table
 from prernn.tasks.action.task import Action
 from prernn.training.allocator import keep_memory
@@ -91,8 +92,7 @@ def run(options: argparse.Namespace) -> None:
 
 def usable(contestants: Sequence[Contestant]) -> list[Contestant]:
     """Without autocast where the CPU has no bfloat16: a step of seconds would take minutes."""
-    known = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return [each for each in contestants if known or not each.autocast]
+    return [each for each in contestants if has_bfloat16() or not each.autocast]
 
 
 def _lines(results: dict[tuple[int, str], list[Result]]) -> list[dict[str, str | int]]:

@@ -7,12 +7,14 @@ one feature map is kept in place of two, and nothing is copied.
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from prernn.conversion.graph.nodes import module_calls, submodule_of
+from prernn.conversion.modes import lent_forwards
 
 
 def clamps_of(cnn: fx.GraphModule) -> list[nn.Hardtanh]:
@@ -35,25 +37,14 @@ def from_result(clamps: Sequence[nn.Hardtanh]) -> Iterator[None]:
     chosen = (
         [] if torch._C._are_functorch_transforms_active() else [part for part in clamps if "forward" not in vars(part)]
     )
-    for part in chosen:
-        part.forward = _Clamped(part)  # type: ignore[method-assign, assignment]
-    try:
+    with lent_forwards({part: partial(_clamped, part) for part in chosen}):
         yield
-    finally:
-        for part in chosen:
-            del part.forward  # and the class's own is there again
 
 
-class _Clamped:
+def _clamped(module: nn.Hardtanh, x: Tensor) -> Tensor:
     """The forward pass of a module."""
-
-    def __init__(self, module: nn.Hardtanh) -> None:
-        self.module = module
-
-    def __call__(self, x: Tensor) -> Tensor:
-        module = self.module
-        out: Tensor = _Clamp.apply(x, module.min_val, module.max_val, module.inplace)
-        return out
+    out: Tensor = _Clamp.apply(x, module.min_val, module.max_val, module.inplace)
+    return out
 
 
 class _Clamp(torch.autograd.Function):

@@ -9,7 +9,7 @@ two. Gradients go to w, b, g and beta as before; parameters and checkpoints are 
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from prernn.conversion.graph.nodes import module_calls, submodule_of
+from prernn.conversion.modes import lent_forwards
 
 Pair = tuple[_ConvNd, _BatchNorm]
 """A convolution, and the batch normalization that alone reads its output."""
@@ -46,15 +47,9 @@ def folded(pairs: Sequence[Pair]) -> Iterator[None]:
     Passed over are normalizations in training, and modules with hooks, which may watch what lies between the two.
     """
     chosen = [pair for pair in pairs if _is_frozen(pair[1]) and not any(map(_has_hooks, pair))]
-    for conv, norm in chosen:
-        conv.forward = _Folded(conv, norm)
-        norm.forward = _as_it_is  # type: ignore[method-assign, assignment]
-    try:
+    forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {conv: _Folded(conv, norm) for conv, norm in chosen}
+    with lent_forwards(forwards | {norm: _as_it_is for _, norm in chosen}):
         yield
-    finally:
-        for pair in chosen:
-            for module in pair:
-                del module.forward  # and the class's own is there again
 
 
 def foldable(pairs: Sequence[Pair]) -> list[Pair]:

@@ -1,7 +1,8 @@
-"""Modes of a network's modules: evaluation for a while, frozen batch statistics, memory format."""
+"""Modes of a network's modules: evaluation or another forward for a while, frozen statistics, memory format."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.utils.checkpoint
@@ -37,3 +38,15 @@ def freeze_statistics(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, _BatchNorm):
             part.eval()
+
+
+@contextlib.contextmanager
+def lent_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Lets modules compute something else for a while."""
+    for module, forward in forwards.items():
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module in forwards:
+            del module.forward  # and the class's own is there again

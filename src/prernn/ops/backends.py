@@ -138,3 +138,8 @@ def _device_fits(name: str, tensor: Tensor) -> bool:
     # Triton's interpreter computes on the CPU: that is how its kernels are tested without a GPU
     interpreted = name == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     return DEVICES.get(tensor.device.type) == name or (interpreted and tensor.device.type == "cpu")
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU computes with bfloat16; torch's convolutions fall back on slow loops where it does not."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -39,6 +39,19 @@ def report_classes(results: dict[str, Any], labels: list[str], root: Path) -> di
     return {**results, "class_accuracy": accuracy, "labels": labels}
 
 
+def class_accuracies(counts: Tensor) -> dict[str, Tensor]:
+    """Accuracies from counts ``(K, K + 1)``: rows are true classes, the last column is of outputs that are no numbers.
+
+    ``accuracy`` and ``mean_class_accuracy`` (over the classes that there are), scalars; ``class_accuracy`` ``(K,)``;
+    ``confusion`` ``(K, K)``, the counts without their last column.
+    """
+    confusion = counts[:, :-1]
+    hits = confusion.diagonal().float()
+    each = hits / counts.sum(1)
+    mean = {"accuracy": hits.sum() / counts.sum(), "mean_class_accuracy": each.nanmean()}
+    return {**mean, "class_accuracy": each, "confusion": confusion}
+
+
 def answers(scores: Tensor) -> Tensor:
     """The best of K scores ``(..., K)``; K, which is no class, where one of them is not a number."""
     return scores.argmax(-1).masked_fill(scores.isnan().any(-1), scores.shape[-1])

@@ -9,7 +9,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 from torchmetrics.utilities import dim_zero_cat
 
-from prernn.tasks.classification import answers, clip_scores
+from prernn.tasks.classification import answers, class_accuracies, clip_scores
 from prernn.tasks.task import valid_steps
 
 
@@ -55,18 +55,12 @@ class ClipMetrics(nn.Module):
         the confusion matrix are true classes of clips, columns predicted ones. A class without clips has an accuracy
         of NaN. A clip whose outputs are not numbers counts as wrong, and is in no column.
         """
-        counts = self.clips.compute()[:-1]  # (K, K + 1)
-        confusion = counts[:, :-1]
-        hits = confusion.diagonal().float()
-        class_accuracy = hits / counts.sum(1)
-        videos = self.videos.compute()
+        of_classes, videos = class_accuracies(self.clips.compute()[:-1]), self.videos.compute()
         return {
-            "clip_accuracy": hits.sum() / counts.sum(),
+            "clip_accuracy": of_classes.pop("accuracy"),
             **({} if bool(videos.isnan()) else {"video_accuracy": videos}),
             "frame_accuracy": self.frames.compute(),
-            "mean_class_accuracy": class_accuracy.nanmean(),
-            "class_accuracy": class_accuracy,
-            "confusion": confusion,
+            **of_classes,
         }
 
     def reset(self) -> None:

@@ -80,7 +80,8 @@ class VideoData(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Lists what a stage needs."""
         if stage in ("test", "predict"):
-            self.datasets.setdefault("test", self.dataset("test"))
+            if "test" not in self.datasets:
+                self.datasets["test"] = self.dataset("test")
         elif "val" not in self.datasets:
             self._set_validation()
 

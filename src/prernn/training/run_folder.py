@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from prernn.conversion.network import RecurrentNetwork
 from prernn.models import checkpoint
+from prernn.ops.backends import has_bfloat16
 from prernn.reports.files import say_written, whole_file, write_json, write_table
 from prernn.reports.numbers import plain
 from prernn.tasks.task import Task
@@ -249,7 +250,7 @@ def what_learns(network: RecurrentNetwork) -> Iterator[str]:
 def slow_precision(trainer: L.Trainer) -> Iterator[str]:
     """A line where bfloat16 was asked of a CPU that has no instructions for it."""
     asked = str(trainer.precision).startswith("bf16") and trainer.strategy.root_device.type == "cpu"
-    if asked and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if asked and not has_bfloat16():
         yield f"precision {trainer.precision}: this CPU has no bfloat16, and takes many times as long as in float32"
 
 

@@ -49,19 +49,11 @@ class Full:
         return None
 
 
-@dataclass(frozen=True)
-class Diagonal:
-    """Every neuron feeds itself alone: ``D`` weights a gate, ``(D,)`` (IndRNN's recurrence)."""
-
-    def __str__(self) -> str:
-        return "diagonal"
+class _OneEach:
+    """A structure in which every neuron hears one other, or itself: ``D`` weights a gate, ``(D,)``."""
 
     def check(self, size: int) -> None:
         check_size(size)
-
-    def mask(self, size: int) -> Tensor:
-        self.check(size)
-        return torch.eye(size, dtype=torch.bool)
 
     def weight_count(self, size: int) -> int:
         self.check(size)
@@ -75,6 +67,18 @@ class Diagonal:
 
     def index(self, size: int) -> None:
         return None
+
+
+@dataclass(frozen=True)
+class Diagonal(_OneEach):
+    """Every neuron feeds itself alone: ``D`` weights a gate, ``(D,)`` (IndRNN's recurrence)."""
+
+    def __str__(self) -> str:
+        return "diagonal"
+
+    def mask(self, size: int) -> Tensor:
+        self.check(size)
+        return torch.eye(size, dtype=torch.bool)
 
     def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
         return lambda h: h.unsqueeze(1) * weight
@@ -87,7 +91,7 @@ class Diagonal:
 
 
 @dataclass(frozen=True)
-class Ring:
+class Ring(_OneEach):
     """Every neuron hears the one before it alone, and the first the last: ``D`` weights a gate, ``(D,)``.
 
     What a neuron held comes back to it after ``D`` steps.
@@ -96,25 +100,9 @@ class Ring:
     def __str__(self) -> str:
         return "ring"
 
-    def check(self, size: int) -> None:
-        check_size(size)
-
     def mask(self, size: int) -> Tensor:
         self.check(size)
         return torch.eye(size, dtype=torch.bool).roll(1, dims=0)
-
-    def weight_count(self, size: int) -> int:
-        self.check(size)
-        return size
-
-    def fan_in(self, size: int) -> int:
-        return 1
-
-    def weight_shape(self, size: int) -> tuple[int, ...]:
-        return (size,)
-
-    def index(self, size: int) -> None:
-        return None
 
     def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
         return lambda h: h.roll(1, dims=1).unsqueeze(1) * weight

@@ -7,7 +7,7 @@ from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.text import WordErrorRate
 
-from prernn.tasks.classification import answers
+from prernn.tasks.classification import answers, class_accuracies
 from prernn.tasks.ctc_decoders import Decoder
 from prernn.tasks.gesture.events import begins_and_ends, classified, detections, seen_frames, steps_of
 
@@ -74,20 +74,15 @@ class GestureMetrics(nn.Module):
         ``(K - 1, K - 1)``, true gestures as rows. A gesture in a video whose outputs are not numbers counts as wrong
         and undetected, and is in no column.
         """
-        counts = self.confusion.compute()[:-1]  # (K - 1, K)
-        confusion = counts[:, :-1]
-        right = confusion.diagonal().float()
-        class_accuracy = right / counts.sum(1)
+        of_classes = class_accuracies(self.confusion.compute()[:-1])
         hits = self.hits.compute()
         return {
-            "accuracy": right.sum() / counts.sum(),
-            "mean_class_accuracy": class_accuracy.nanmean(),
+            "accuracy": of_classes.pop("accuracy"),
             "edit_distance": self.edits.compute(),
             "detected": hits / self.true.compute(),
             "delay": self.delays.compute() / hits,
             "false_alarms": self.alarms.compute() / self.minutes.compute(),
-            "class_accuracy": class_accuracy,
-            "confusion": confusion,
+            **of_classes,
         }
 
     def reset(self) -> None:
