@@ -1,6 +1,7 @@
 """Training: resuming, several processes, learning rates, frozen statistics, what a run leaves behind."""
 
 import csv
+import itertools
 import json
 import math
 import os
@@ -205,13 +206,13 @@ class Watch(L.Callback):
         self.losses.append(float(trainer.callback_metrics["train_loss"]))
 
 
-def train_in_processes(root, out, devices):
-    """Two epochs of global batches of four; each process writes what it saw, under its rank."""
+def prepare(root, devices, watch, **reading):
+    """A trainer, for two epochs of global batches of four, and what it trains."""
     L.seed_everything(0)
     task = Action(sampling=Sampling(frames=4, rule="uniform"), size=32, scale=(1.0, 1.0), flip=False)
-    data = VideoData(root, task, batch_size=4 // devices, num_workers=0, holdout=0)
+    data = VideoData(root, task, batch_size=4 // devices, num_workers=0, holdout=0, **reading)
     spec = NetworkSpec(TINY, cell="gru", input="single")
-    module, watch = VideoModule(spec, Learning(lr=0.05, pretrained_lr=0.01), data.task), Watch()
+    module = VideoModule(spec, Learning(lr=0.05, pretrained_lr=0.01), data.task)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = L.Trainer(
         max_epochs=2,
@@ -224,11 +225,25 @@ def train_in_processes(root, out, devices):
         callbacks=watch,
         **quiet,
     )
+    return trainer, module, data
+
+
+def train_in_processes(root, out, devices):
+    """Each process writes what it saw, under its rank."""
+    watch = Watch()
+    trainer, module, data = prepare(root, devices, watch)
     trainer.fit(module, data)
     weights = sum(p.double().abs().sum().item() for p in module.network.parameters())
     result = {"losses": watch.losses, "paths": watch.paths, "weights": weights}
     Path(f"{out}{trainer.global_rank}").write_text(json.dumps(result))
     return result
+
+
+def read_nothing_in_processes(root, devices):
+    """What a training says of videos that can't be read, in every process."""
+    trainer, module, data = prepare(root, devices, Watch(), on_error="skip")
+    with pytest.raises(ValueError, match=r"none of 5 videos could be read: .*; and 2 more"):
+        trainer.fit(module, data)
 
 
 def test_two_processes_train_as_one_on_the_same_global_batch(videos, tmp_path, monkeypatch):
@@ -237,11 +252,16 @@ def test_two_processes_train_as_one_on_the_same_global_batch(videos, tmp_path, m
         port = free.getsockname()[1]
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)  # Lightning's, where something else has started the processes
+    for part, number in itertools.product(("train", "test"), range(5)):
+        (bad := tmp_path / "bad" / part / CLASSES[number % 2]).mkdir(parents=True, exist_ok=True)
+        (bad / f"{number}.mp4").write_text("no video")
     call = f"train_in_processes({str(videos)!r}, {str(tmp_path / 'rank')!r}, 2)"
+    call += f"; read_nothing_in_processes({str(tmp_path / 'bad')!r}, 2)"
     code = f"import sys; sys.path[:0] = {sys.path}; from test_training import *; {call}"
     with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "LOCAL_RANK": "1"}) as other:
         try:
             train_in_processes(videos, tmp_path / "rank", 2)
+            read_nothing_in_processes(tmp_path / "bad", 2)
             assert other.wait(60) == 0
         finally:
             other.kill()

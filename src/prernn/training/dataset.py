@@ -12,7 +12,6 @@ from torch.utils.data import Dataset, get_worker_info
 
 from prernn.media.video import VideoError
 from prernn.tasks.task import Task
-from prernn.training.batches import none_readable
 
 
 class VideoDataset(Dataset[dict[str, Any]]):
@@ -83,17 +82,11 @@ class VideoDataset(Dataset[dict[str, Any]]):
                 warnings.warn(f"skipped {reason}", RuntimeWarning, stacklevel=3)
 
     def note_skipped(self, batch: dict[str, Any]) -> None:
-        """Adds what a batch's workers skipped of these videos to ``skipped``, and warns of what is new.
-
-        Raises:
-            ValueError: no video of the list is left; the first reasons.
-        """
+        """Adds what a batch's workers skipped of these videos to ``skipped``, and warns of what is new."""
         skipped = dict(batch["skipped"])
         own = {path_of(record) for record in self.records if skipped}
         for path in own & skipped.keys():
             self._skip(path, skipped[path])
-        if own and own <= self.skipped.keys():
-            raise none_readable(self.skipped)
 
     def lengths(self) -> list[int]:
         """Steps that each item will have, by `Task.length` (kept in memory); 0 for a video that is skipped."""

@@ -15,7 +15,7 @@ from prernn.models.checkpoint import RECIPE_KEY, load_state
 from prernn.models.from_config import NetworkSpec
 from prernn.reports.numbers import plain
 from prernn.tasks.task import Task
-from prernn.training.batches import hold_last
+from prernn.training.batches import hold_last, none_readable
 from prernn.training.evaluation import add_batch, whole_outputs
 from prernn.training.learning import DEFAULT_LEARNING, Learning
 
@@ -52,6 +52,7 @@ class VideoModule(L.LightningModule):
         self.run_seed: int | None = None
         self.weights_epoch: int | None = None
         self.test_results: dict[str, Any] = {}
+        self._read, self._skipped = 0, dict[str, str]()  # by this process, in the pass that goes on
         if self.learning.pretrained_lr == 0:
             self._freeze_pretrained()
         if self.learning.checkpoint is not None and is_clip_network(self.network):
@@ -106,7 +107,9 @@ class VideoModule(L.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The task's loss of a batch, weighed so that processes with unequal batches average rightly."""
         videos = len(batch["path"])
-        self._note_skipped(batch)
+        self._note(batch)
+        if self.trainer.is_last_batch:
+            self._check_some_read()
         # a batch whose videos were all skipped still takes part in the processes' gradient exchange
         loss = self._loss(self._outputs(batch, self._video(batch)), batch) if videos else self._nothing()
         if not bool(loss.isfinite()):
@@ -154,14 +157,27 @@ class VideoModule(L.LightningModule):
         if self.trainer.optimizers[0].param_groups[0]["lr"] <= floor:
             self.trainer.should_stop = True
 
-    def _note_skipped(self, batch: dict[str, Any]) -> None:
+    def _note(self, batch: dict[str, Any]) -> None:
+        """Remembers what of a batch was read, and what was skipped."""
+        self._read += len(batch["path"])
+        self._skipped.update(batch["skipped"])
         data = getattr(self.trainer, "datamodule", None)
-        if data is not None and batch.get("skipped"):
+        if data is not None and batch["skipped"]:
             data.note_skipped(batch)
+
+    def _check_some_read(self) -> None:
+        """Ends a pass over videos. Raises ValueError, in every process, where none of them has read any."""
+        passes: list[Any] = [(self._read, self._skipped)]  # of each process
+        self._read, self._skipped = 0, {}
+        if self.trainer.world_size > 1:
+            own, passes = passes[0], [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(passes, own)
+        if not self.trainer.sanity_checking and not any(read for read, _ in passes):
+            raise none_readable({path: reason for _, skipped in passes for path, reason in skipped.items()})
 
     def _evaluate(self, batch: dict[str, Any], name: str) -> Tensor | None:
         """Adds a batch to loss and metrics; gives its outputs ``(B, T, K)``, None where all videos were skipped."""
-        self._note_skipped(batch)
+        self._note(batch)
         videos = len(batch["path"])
         out = add_batch(lambda batch: self._outputs(batch, batch["input"]), self.metrics, batch)
         loss = torch.zeros((), device=self.device) if out is None else self._loss(out, batch)
@@ -184,6 +200,7 @@ class VideoModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the task's metrics as ``val_...``."""
+        self._check_some_read()
         self._finish("val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
@@ -192,15 +209,20 @@ class VideoModule(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Logs the task's metrics as ``test_...`` and keeps them all in ``test_results``, as plain numbers."""
+        self._check_some_read()
         self.test_results = {name: plain(value) for name, value in self._finish("test").items()}
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
         """The task's prediction for each video of a batch."""
-        self._note_skipped(batch)
+        self._note(batch)
         if not batch["path"]:
             return []
         assert self.task is not None
         return self.task.predictions(self._outputs(batch, batch["input"]).float(), batch)
+
+    def on_predict_epoch_end(self) -> None:
+        """Checks that there was something to predict."""
+        self._check_some_read()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Puts the recipe and the run's seed into Lightning's checkpoint."""
