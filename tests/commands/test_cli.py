@@ -1,6 +1,7 @@
 """The command line: what it prints, and that a user's mistake is one line and exit code 2."""
 
 import errno
+import os
 import subprocess
 import sys
 from concurrent.futures.process import BrokenProcessPool
@@ -132,10 +133,19 @@ def test_a_full_disk_is_one_line(run, clip, tmp_path, capsys, monkeypatch):
     [["paper", "list"], ["info"], ["stream", "{clip}", "--checkpoint", "{run}"]],
     ids=str,
 )
-def test_a_reader_that_has_enough_is_no_mistake(words, run, clip):
-    """``prernn ... | head``: what is read from a pipe that nobody holds any more."""
-    words = [word.format(run=run, clip=clip) for word in words]
-    command = [sys.executable, "-m", "prernn.commands.main", *words]
+def test_a_reader_that_has_enough_is_no_mistake(words, run, clip, monkeypatch, capsys):
+    """``prernn ... | head``: what is written into a pipe that nobody holds any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert main([word.format(run=run, clip=clip) for word in words]) == 0
+        pipe.write("what Python has left to write at its end")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_process_whose_reader_has_enough_ends_quietly():
+    command = [sys.executable, "-m", "prernn.commands.main", "paper", "list"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         assert process.stderr.read() == ""

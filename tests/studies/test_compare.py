@@ -125,7 +125,7 @@ def run(root, out, *options):
     file = out.with_name("config.yaml")
     file.write_text(json.dumps({"model": {"recipe": {"backbone": TINY.backbone}}, "data": {"task": config}}))
     budget = ["--epochs", "1", "--rates", "0.01", "--seeds", "0", "1", "--passes", "1", "--structures", "diagonal"]
-    rest = ["--out", str(out), "--", "--config", str(file), "--data.root", str(root)]
+    rest = ["--out", str(out), "--config", str(file), "--data.root", str(root)]
     return main(["compare", *budget, *options, *rest])
 
 

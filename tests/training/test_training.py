@@ -242,12 +242,12 @@ def train_in_processes(root, out, devices):
 def read_nothing_in_processes(root, devices):
     """What a training says of videos that can't be read, in every process."""
     trainer, module, data = prepare(root, devices, Watch(), on_error="skip")
-    with pytest.raises(ValueError, match=r"none of 5 videos could be read: .*; and 2 more"):
+    said = pytest.raises(ValueError, match=r"none of 5 videos could be read: .*; and 2 more")
+    with pytest.warns(RuntimeWarning, match="skipped"), said:
         trainer.fit(module, data)
 
 
 def test_two_processes_train_as_one_on_the_same_global_batch(videos, tmp_path, monkeypatch):
-    one = train_in_processes(videos, tmp_path / "one", 1)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": "0"}.items():
@@ -260,6 +260,7 @@ def test_two_processes_train_as_one_on_the_same_global_batch(videos, tmp_path, m
     code = f"import sys; sys.path[:0] = {sys.path}; from test_training import *; {call}"
     with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "LOCAL_RANK": "1"}) as other:
         try:
+            one = train_in_processes(videos, tmp_path / "one", 1)  # while the other process starts
             train_in_processes(videos, tmp_path / "rank", 2)
             read_nothing_in_processes(tmp_path / "bad", 2)
             assert other.wait(60) == 0

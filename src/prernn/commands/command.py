@@ -20,20 +20,28 @@ class Command:
             where they are not argparse's: ``run`` then gets ``options.command``, and all that follows it as
             ``options.words``.
         options: further arguments of its parser, such as ``usage``.
+        passes_on: whether ``run`` gets the words that are none of its options as ``options.words``, as they are
+            another command's.
     """
 
     help: str
     run: Callable[[argparse.Namespace], None]
     add_arguments: Callable[[argparse.ArgumentParser], None] | None = None
     options: dict[str, Any] | None = None
+    passes_on: bool = False
 
 
 class Parser(argparse.ArgumentParser):
-    """Complains in one line, as the other errors do."""
+    """Complains in one line, as the other errors do; ``passes_on`` as a `Command`'s."""
+
+    passes_on = False
 
     def parse_known_args(self, *arguments: Any, **options: Any) -> Any:
         """As argparse's, but a word that is unknown is an error here, where the options that it may be are known."""
         known, rest = super().parse_known_args(*arguments, **options)
+        if self.passes_on:
+            known.words = [word for word in rest if word != "--"]
+            return known, []
         if rest:
             odd = next((word for word in rest if word.startswith("-")), rest[0]).partition("=")[0]
             near = close_to(odd, self._option_string_actions) if odd.startswith("-") else ""

@@ -1,6 +1,5 @@
 """``prernn compare``: networks of an application trained side by side."""
 
-import argparse
 from argparse import ArgumentParser, Namespace
 
 from prernn.commands.command import Command, given
@@ -20,19 +19,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, help="videos")
     parser.add_argument("--structures", nargs="+", default=["band:21", "diagonal"], help="sparse W_hh to try")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time (default %(default)s)")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help="-- --config FILE --data.root DIR ..., as for fit")
 
 
 def run(options: Namespace) -> None:
     """Searches, trains and tests, and prints the table."""
-    rest = [word for word in options.rest if word != "--"]
-    check_options("compare", rest)
+    own = [name.replace("_", "-") for name in vars(options)]
+    check_options("compare", options.words, own)
     from prernn.studies.compare import compare
     from prernn.studies.lineup import Budget
     from prernn.training.lightning_cli import read_config
 
     with in_plain_words():
-        recipe, data = read_config(rest)
+        recipe, data = read_config(options.words)
     chosen = given(options, "epochs", "rates", "seeds", "passes", "batch_size")
     chosen |= {name: tuple(value) for name, value in chosen.items() if isinstance(value, list)}
     budget = Budget(**chosen)
@@ -40,4 +38,14 @@ def run(options: Namespace) -> None:
     compare(data, recipe, options.out, budget, **further)
 
 
-COMPARE = Command("train networks of an application side by side: PreRNN's table, or RCN's", run, add_arguments)
+COMPARE = Command(
+    "train networks of an application side by side: PreRNN's table, or RCN's",
+    run,
+    add_arguments,
+    {
+        "usage": "prernn compare --out OUT [options] --config FILE --data.root DIR [options of fit]",
+        "epilog": "What is none of these options is one of fit's, such as --config FILE and --data.root DIR.",
+        "allow_abbrev": False,
+    },
+    passes_on=True,
+)

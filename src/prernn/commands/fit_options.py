@@ -51,8 +51,13 @@ FREE = ("class_path", "init_args", "help", "dict_kwargs")
 """What Lightning's command line takes behind the name of any class."""
 
 
-def check_options(command: str, words: Sequence[str]) -> None:
+def check_options(command: str, words: Sequence[str], own: Sequence[str] = ()) -> None:
     """Looks at the names of options, before anything is imported for their values.
+
+    Args:
+        command: whose they are.
+        words: that were typed.
+        own: names of the command's further options, which may have been meant.
 
     Raises:
         ValueError: a name that is none, with those that look like it.
@@ -63,7 +68,7 @@ def check_options(command: str, words: Sequence[str]) -> None:
         if own_task and name.startswith("--data.task."):
             continue  # its options stand in a file of the user's
         if name.startswith("--") and len(name) > 2 and not _is_known(name[2:].rstrip("+")):
-            near = close_to(name[2:], known_options(), "--")
+            near = close_to(name[2:], [*own, *known_options()], "--")
             raise ValueError(f"unknown option {name}{near} (see prernn {command} --help)")
 
 

@@ -102,6 +102,7 @@ def _parser() -> Parser:
     for name, command in COMMANDS.items():
         options = {"description": command.help, **(command.options or {})}
         parser_of = commands.add_parser(name, help=command.help, **options)
+        parser_of.passes_on = command.passes_on
         if command.add_arguments is not None:
             command.add_arguments(parser_of)
     return parser
