@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters
+    from prernn.conversion.calibration import calibrate
     from prernn.conversion.convert import convert, framewise, traditional
     from prernn.conversion.inflate import inflate
     from prernn.conversion.network import RecurrentNetwork
@@ -37,6 +38,7 @@ __all__ = [
     "RecurrentNetwork",
     "Stream",
     "backbone",
+    "calibrate",
     "convert",
     "convert_rcn",
     "export_onnx",
@@ -58,6 +60,7 @@ __all__ = [
 
 _ROOMS = {
     "conversion.accounting": ("matched_hidden_size", "recurrent_parameters"),
+    "conversion.calibration": ("calibrate",),
     "conversion.convert": ("convert", "framewise", "traditional"),
     "conversion.inflate": ("inflate",),
     "conversion.network": ("RecurrentNetwork",),

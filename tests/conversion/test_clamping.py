@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import prernn
-from prernn.conversion.clamping import clamps_of, from_result
+from prernn.conversion.lighter.clamping import clamps_of, from_result
 from prernn.conversion.modes import freeze_statistics
 
 

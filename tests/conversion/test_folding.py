@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import prernn
-from prernn.conversion.folding import foldable, folded, pairs_of
+from prernn.conversion.lighter.folding import foldable, folded, pairs_of
 from prernn.conversion.modes import freeze_statistics
 from small_cnns import ResidualNet, shake
 

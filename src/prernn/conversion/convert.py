@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import fx, nn
 
 from prernn.conversion.graph import surroundings
@@ -27,6 +28,7 @@ def convert(
     input: str = "gate",
     hidden: str | Structure = "full",
     pretrained: bool = True,
+    keep_activation: bool = False,
     outputs: int | None = None,
     image_size: tuple[int, ...] | None = None,
 ) -> RecurrentNetwork:
@@ -53,24 +55,29 @@ def convert(
         input: "gate", a copy of the weights for each gate (PreRNN), or "single", one input for all (PreRNN-SIH).
         hidden: structure of ``W_hh``.
         pretrained: False draws ``W_xy`` anew and keeps the structure (supplement, Table 3).
+        keep_activation: False is the papers' form. True leaves the CNN's activation ``H`` where it was, so that gates
+            read the features that the CNN was trained to make: ``u_t(g) = P(H(B(W_g * x_t) + gamma_t))``. Without it
+            all that reaches the gates is linear in the mean of the layer's input over the places; with it the layer
+            runs at every place, as in the CNN.
         outputs: size of a new output layer; None keeps the CNN's own.
         image_size: ``(H, W)`` or ``(D, H, W)`` of a frame, only where no usual size fits the CNN.
 
     Raises:
-        ValueError: an unknown cell, input or structure, or a name that is no fc or conv layer.
+        ValueError: an unknown cell, input or structure, a name that is no fc or conv layer, no activation to keep.
         NotImplementedError: the layer can't become recurrent; says what was looked for and what to pass.
     """
     look_up(input, INPUTS, "input", "introduced")
     make_cell(cell)
     network = open_network(cnn, image_size)
-    names = [_last_layer(network)] if layer is None else [layer] if isinstance(layer, str) else layer
+    names = [_last_layer(network, keep_activation)] if layer is None else [layer] if isinstance(layer, str) else layer
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"expected different layer names, got {names!r}")
     for name in names:
-        _make_recurrent(network, name, cell, input, hidden, pretrained)
+        _make_recurrent(network, name, cell, input, hidden, pretrained, keep_activation)
     if outputs is not None:
         replace_output(network, outputs)
     options = {"layer": list(names), "cell": cell, "input": input, "hidden": hidden, "pretrained": pretrained}
+    options |= {"keep_activation": True} if keep_activation else {}
     network.recipe = network.recipe.with_step("convert", outputs=outputs, image_size=image_size, **options)
     return network.train(cnn.training)
 
@@ -151,18 +158,24 @@ def framewise(
     return network.train(cnn.training)
 
 
-def _last_layer(network: RecurrentNetwork) -> str:
+def _last_layer(network: RecurrentNetwork, keep_activation: bool) -> str:
     """The layer to convert where none is named; the convolutions of an RCN count as the CNN's own."""
-    return unit_of(surroundings.find_layer(without_units(network.cnn)).name)
+    return unit_of(surroundings.find_layer(without_units(network.cnn), keep_activation=keep_activation).name)
 
 
 def _make_recurrent(
-    network: RecurrentNetwork, name: str, cell_name: str, input: str, hidden: str | Structure, pretrained: bool
+    network: RecurrentNetwork,
+    name: str,
+    cell_name: str,
+    input: str,
+    hidden: str | Structure,
+    pretrained: bool,
+    keep_activation: bool,
 ) -> None:
     module = network.cnn
     remove_unit(module, name)  # of an RCN: the layer can have one recurrence
-    site = surroundings.find_site(module, name)
-    activation = (site.activation or nn.Identity()) if cell_name == "vrnn" else None
+    site = surroundings.find_site(module, name, keep_activation=keep_activation)
+    activation = _around_the_sum(site.activation, keep_activation) if cell_name == "vrnn" else None
     cell = make_cell(cell_name) if activation is None else make_cell(cell_name, activation=activation)
     if not pretrained:
         if names := computed(site.layer):
@@ -178,6 +191,18 @@ def _make_recurrent(
     )
     insert_layer(module, name, recurrent, site.inputs, site.end, site.nodes)
     network.note_layers()
+
+
+def _around_the_sum(own: nn.Module | None, kept: bool) -> nn.Module:
+    """A VRNN's activation: the CNN's own; where that stands before the sum too, only if applying it twice is as once.
+
+    So with ``W_hh = 0`` the network is the CNN, also behind SiLU, where the sum then has none.
+    """
+    if own is None or not kept:
+        return own or nn.Identity()
+    values = torch.linspace(-20, 20, 4001, dtype=torch.float64)
+    once = own(values[:, None].clone())
+    return own if torch.equal(own(once.clone()), once) else nn.Identity()  # it may work in place
 
 
 def _stack(

@@ -13,8 +13,8 @@ from torch.fx.node import Target
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
-from prernn.conversion.clamping import clamps_of, from_result
-from prernn.conversion.folding import Pair, foldable, folded, pairs_of
+from prernn.conversion.lighter.clamping import clamps_of, from_result
+from prernn.conversion.lighter.folding import Pair, foldable, folded, pairs_of
 from prernn.conversion.graph import shapes, tracing
 from prernn.conversion.graph.ending import find_output_layer
 from prernn.conversion.graph.graft import layer_output, recurrent_nodes

@@ -15,7 +15,7 @@ class Step:
     """One conversion of a network.
 
     Attributes:
-        name: of what was done: "convert", "traditional", "framewise", "rcn", "normalized".
+        name: of what was done: "convert", "traditional", "framewise", "rcn", "normalized", "calibrated".
         arguments: that it was done with, as plain data.
     """
 

@@ -43,6 +43,7 @@ class RecurrentLayer(nn.Module):
         self.activation = activation
         self.hidden_to_hidden = HiddenToHidden(size, len(cell.gates), hidden, device=device, dtype=dtype)
         self.bias = nn.Parameter(torch.zeros(len(cell.gates), size, device=device, dtype=dtype))
+        self.calibration: nn.Module = nn.Identity()  # of gate inputs, see `prernn.calibrate`
 
     @property
     def hidden_size(self) -> int:
@@ -99,7 +100,7 @@ class RecurrentLayer(nn.Module):
 
     def forward(self, inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:
         """``T*B`` frames, time first, and the state of ``B`` streams to outputs ``(T*B, D...)`` and the last state."""
-        u = self.input_to_hidden(*inputs)  # (T*B, G, D...)
+        u = self.calibration(self.input_to_hidden(*inputs))  # (T*B, G, D...)
         batch = state[0].shape[0]
         u = u.unflatten(0, (-1, batch)) if batch else u.unsqueeze(0)  # (T, B, G, D...); of no streams one step is all
         out, state = self.run(u, state)

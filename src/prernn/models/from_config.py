@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from prernn.conversion.calibration import with_calibration
 from prernn.conversion.convert import convert, framewise, traditional
 from prernn.conversion.inflate import inflate
 from prernn.conversion.network import RecurrentNetwork
@@ -39,6 +40,9 @@ class NetworkSpec:
             ``hidden`` are ``layer`` and ``hidden`` here, unless they stand in ``rcn``.
         rcn_below: convert the CNN to an RCN first and then by ``method``: PreRNN on top of RCN.
         pretrained_layer: False draws the converted layer anew.
+        keep_activation: leave the CNN's activation before the recurrence: see `convert`.
+        calibrate: bring the gate inputs of converted layers to one scale, from a few training videos before training
+            begins: see `prernn.calibrate`.
         hidden_size: hidden size of a traditional RNN; None takes that of the features.
         num_layers: layers of a traditional RNN.
         layers_on_top: further random recurrent layers on a converted network (the supplement's 3-layer case).
@@ -59,6 +63,8 @@ class NetworkSpec:
     rcn: dict[str, Any] = field(default_factory=dict)
     rcn_below: bool = False
     pretrained_layer: bool = True
+    keep_activation: bool = False
+    calibrate: bool = False
     hidden_size: int | None = None
     num_layers: int = 1
     layers_on_top: int = 0
@@ -115,7 +121,8 @@ class NetworkSpec:
         kind: dict[str, Any] = {"cell": self.cell, "hidden": self.hidden, "outputs": outputs}
         if self.method == "traditional":
             return traditional(cnn, hidden_size=self.hidden_size, num_layers=self.num_layers, **kind)
-        network = convert(cnn, self.layer, input=self.input, pretrained=self.pretrained_layer, **kind)
+        kind |= {"pretrained": self.pretrained_layer, "keep_activation": self.keep_activation}
+        network = convert(cnn, self.layer, input=self.input, **kind)
         if self.layers_on_top:
             network = traditional(network, num_layers=self.layers_on_top, cell=self.cell, hidden=self.hidden)
-        return network
+        return with_calibration(network) if self.calibrate else network

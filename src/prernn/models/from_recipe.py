@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from prernn.conversion.calibration import STEP, with_calibration
 from prernn.conversion.convert import convert, framewise, traditional
 from prernn.conversion.inflate import inflate
 from prernn.conversion.network import RecurrentNetwork
@@ -19,6 +20,7 @@ STEPS: dict[str, Callable[..., nn.Module]] = {
     "framewise": framewise,
     "rcn": convert_rcn,
     "normalized": normalized,
+    STEP: with_calibration,
 }
 """What each step of a recipe does."""
 

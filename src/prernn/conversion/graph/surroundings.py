@@ -47,7 +47,7 @@ class Site:
 
     The recurrent layer takes the values of ``inputs`` (the layer's own input first, then shortcuts) and its
     output stands in for the value of ``end``; ``nodes`` go. ``tail`` is None where the layer's output is the
-    vector itself.
+    vector itself. ``activation`` is the CNN's own, which stands in the tail only where it is kept.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Site:
     nodes: list[fx.Node]
 
 
-def find_layer(module: fx.GraphModule) -> Site:
+def find_layer(module: fx.GraphModule, *, keep_activation: bool = False) -> Site:
     """The last fc or conv layer before the output layer: the deepest that leads to a vector, nothing between.
 
     Raises:
@@ -75,7 +75,7 @@ def find_layer(module: fx.GraphModule) -> Site:
     layers = sorted(layers, key=lambda node: depth[node])[::-1]
     for node in layers:
         try:
-            return find_site(module, name_of(node))
+            return find_site(module, name_of(node), keep_activation=keep_activation)
         except (NotImplementedError, ValueError) as error:
             reasons.append(str(error))
             if len(reasons) == 8:
@@ -107,11 +107,11 @@ def _depths(module: fx.GraphModule) -> dict[fx.Node, int]:
     return depth
 
 
-def find_site(module: fx.GraphModule, name: str) -> Site:
-    """What to cut out to make the layer called ``name`` recurrent.
+def find_site(module: fx.GraphModule, name: str, *, keep_activation: bool = False) -> Site:
+    """What to cut out to make the layer called ``name`` recurrent; ``keep_activation`` leaves it in the tail.
 
     Raises:
-        ValueError: no such fc or conv layer.
+        ValueError: no such fc or conv layer; no activation behind it that could be kept.
         NotImplementedError: it is used more than once, or no pooled vector lies behind it.
     """
     node = _layer_node(module, name)
@@ -120,19 +120,26 @@ def find_site(module: fx.GraphModule, name: str) -> Site:
     _check_region(module, node, end, region)
     inner = _activation_within(module, node, end, region)
     tail_region, outer = (region, inner) if inner else _extend_to_activation(module, end, region)
+    cut, moved = tail_region, inner
+    if outer and not inner:
+        cut = [*tail_region, outer]
+    if keep_activation:
+        if outer is None:
+            raise ValueError(f"expected an activation behind layer {name!r} to keep, found none")
+        tail_region, moved = cut, None
     end = tail_region[-1]
     inputs = [argument(node, 0), *_outside_values(tail_region)]
-    tail = extract(module, [node, *inputs[1:]], tail_region[1:], end, without=inner) if len(tail_region) > 1 else None
+    tail = extract(module, [node, *inputs[1:]], tail_region[1:], end, without=moved) if len(tail_region) > 1 else None
     return Site(
         name=name,
         layer=layer_at(module, node),
         inputs=inputs,
         tail=tail,
         activation=_activation_module(module, outer) if outer else None,
-        end=outer if outer and not inner else end,
+        end=cut[-1],
         size=shape_of(end)[1],
-        pool_first=_pools_first(module, node, tail_region, inner),
-        nodes=tail_region if inner or not outer else [*tail_region, outer],
+        pool_first=_pools_first(module, node, tail_region, moved),
+        nodes=cut,
     )
 
 

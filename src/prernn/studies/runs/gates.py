@@ -49,7 +49,7 @@ def _watch(name: str, layer: RecurrentLayer, seen: Activations) -> list[Any]:
     def note(module: nn.Module, arguments: tuple, result: tuple) -> None:
         seen[name] = gate_activations(layer, inputs.pop(), arguments[1], result[0])
 
-    return [layer.input_to_hidden.register_forward_hook(keep), layer.register_forward_hook(note)]
+    return [layer.calibration.register_forward_hook(keep), layer.register_forward_hook(note)]
 
 
 @torch.no_grad()

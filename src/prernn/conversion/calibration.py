@@ -1,0 +1,212 @@
+"""Gate inputs brought to the scale that a recurrent layer learns at, from a few videos.
+
+A pre-trained layer was made for the activation behind it, not for gates. On videos of the demo the inputs that
+EfficientNet-Lite0's last convolution gives to the gates have a mean of -2.9 and a deviation of 3.0: update gates are
+shut and candidates sit at -1 before anything is learnt.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prernn.conversion.graph.graft import recurrent_nodes
+from prernn.conversion.modes import evaluating
+from prernn.conversion.network import RecurrentNetwork
+from prernn.layers.arguments import real
+from prernn.layers.calibration import Calibration
+from prernn.layers.cells import LinearCell
+from prernn.layers.computed_weights import copy_of
+from prernn.layers.input_to_hidden import SingleInput, TraditionalInput
+from prernn.layers.recurrent_layer import RecurrentLayer
+
+STEP = "calibrated"
+"""In a recipe."""
+
+SATURATED = 2.0
+"""From here on a gate hardly moves: sigmoid(2) = 0.88, tanh(2) = 0.96."""
+
+FLOOR = 0.1
+"""Of the deviation over all units, which no unit's is taken to be below: some hardly move in a few videos."""
+
+GAINS = (0.05, 1.0)
+"""Between which the gain is chosen."""
+
+Run = Callable[[], object]
+"""Puts videos through a network, or through the part of it behind its trunk."""
+
+
+def calibrate(network: RecurrentNetwork, videos: Sequence[Tensor], *, gain: float | None = None) -> RecurrentNetwork:
+    """A copy of a converted network whose gate inputs have mean 0 and one standard deviation, the gain, over videos.
+
+    Each unit of each gate gets an affine map in front of the recurrence, ``u' = gain (u - mean) / deviation``: 2 G D
+    fixed numbers, or 2 D where all gates share one input. They are buffers, which training leaves alone, and go with
+    checkpoints, streams and exports. Layers behind a calibrated one are calibrated on what it gives then. Stacked
+    layers (`traditional`), whose weights start at the right scale, and the units of an RCN, which begin as the CNN,
+    are left as they are. Calibrating again on the same videos changes nothing.
+
+    Where no gain is given it is ``sqrt(mean over units of deviation**2 / 3)``, within 0.05 to 1: that of ``W x`` for
+    the same units ``x`` with weights that start as torch.nn's do, uniform within ``1 / sqrt(D)``, so that a converted
+    layer starts learning from inputs as large as a new one's.
+
+    Example:
+        >>> import prernn, torch
+        >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16).eval()
+        >>> net = prernn.convert(cnn, "fc6", cell="gru", input="single", outputs=3)
+        >>> net = prernn.calibrate(net, [torch.rand(2, 5, 3, 16, 16)], gain=0.2)
+        >>> net.recurrent_layers[0].calibration.scale.shape
+        torch.Size([1, 16])
+
+    Args:
+        network: with a layer that was converted.
+        videos: batches ``(B, T, C, H, W)`` that can be gone through several times, once for each layer.
+        gain: standard deviation of gate inputs.
+
+    Raises:
+        ValueError: no videos, a gain that is no positive number, no converted layer.
+    """
+    network = with_calibration(network)
+    measure(network, lambda: _through(network, videos), gain)
+    return network
+
+
+def with_calibration(network: RecurrentNetwork) -> RecurrentNetwork:
+    """A copy of a network with the affine maps of `calibrate`, which change nothing until they are measured.
+
+    Raises:
+        ValueError: a network without a converted layer.
+    """
+    network = copy_of(network)
+    layers = [layer for _, layer in _converted(network)]
+    if not layers:
+        raise ValueError("expected a network with a converted layer, got one without")
+    for layer in layers:
+        gates = 1 if type(layer.input_to_hidden) is SingleInput else len(layer.cell.gates)
+        like = layer.bias
+        layer.calibration = Calibration(gates, layer.hidden_size, device=like.device, dtype=like.dtype)
+    if not network.recipe.steps or network.recipe.steps[-1].name != STEP:
+        network.recipe = network.recipe.with_step(STEP)
+    return network
+
+
+def unmeasured(network: RecurrentNetwork) -> list[RecurrentLayer]:
+    """Layers with the affine maps of `calibrate` that have not been measured yet."""
+    return [layer for _, layer in _calibrated(network) if not bool(layer.calibration.measured)]
+
+
+@torch.no_grad()
+def measure(network: RecurrentNetwork, run: Run, gain: float | None = None) -> None:
+    """Sets the affine maps of a network, layer by layer, from what ``run`` puts through it.
+
+    Raises:
+        ValueError: as `calibrate`; ``run`` puts nothing through.
+    """
+    gain = None if gain is None else real("gain", gain, 0, above=True)
+    with evaluating(network):
+        for name, layer in _calibrated(network):
+            with _moments(layer) as found:
+                run()
+            if not found.count:
+                raise ValueError(f"expected videos to calibrate layer {name} on, got none")
+            mean, deviation = found.mean, found.deviation
+            level = deviation.square().mean().sqrt()
+            own = gain if gain is not None else min(max(float(level / 3**0.5), GAINS[0]), GAINS[1])
+            layer.calibration.measure(mean, deviation.clamp(min=max(float(level) * FLOOR, 1e-6)), own)
+
+
+@dataclass
+class GateInputs:
+    """What the inputs of one gate of a layer look like over videos.
+
+    Attributes:
+        layer: its name in the network.
+        gate: its name in the cell; all gates where they share one input.
+        mean: over frames and units.
+        deviation: likewise.
+        saturated: share of inputs beyond 2 or -2, where a gate hardly moves.
+    """
+
+    layer: str
+    gate: str
+    mean: float
+    deviation: float
+    saturated: float
+
+
+@torch.no_grad()
+def gate_inputs_of(network: RecurrentNetwork, videos: Iterable[Tensor]) -> list[GateInputs]:
+    """What gates of converted layers read of videos ``(B, T, C, H, W)``, before or after `calibrate`."""
+    seen: dict[str, list[Tensor]] = {}
+    hooks = []
+    for name, layer in _converted(network):
+        seen[name] = []
+        keep = seen[name].append
+        hooks.append(layer.calibration.register_forward_hook(lambda module, inputs, u, keep=keep: keep(u)))
+    try:
+        with evaluating(network):
+            _through(network, videos)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [row for name, layer in _converted(network) for row in _rows(name, layer, torch.cat(seen[name]))]
+
+
+def _rows(name: str, layer: RecurrentLayer, u: Tensor) -> Iterator[GateInputs]:
+    gates = layer.cell.gates if u.shape[1] > 1 else ("all",)
+    for gate, values in zip(gates, u.unbind(1), strict=True):
+        beyond = float((values.abs() > SATURATED).double().mean())
+        yield GateInputs(name, gate, float(values.mean()), float(values.std()), beyond)
+
+
+@dataclass
+class _Moments:
+    """Running mean and deviation over frames, in float64 (Chan, Golub and LeVeque 1979)."""
+
+    count: int = 0
+    mean: Any = 0.0
+    squares: Any = 0.0
+
+    def add(self, u: Tensor) -> None:
+        values = u.double()  # (N, G, D)
+        more, mean = len(values), values.mean(0)
+        away, total = mean - self.mean, self.count + len(values)
+        self.squares = self.squares + ((values - mean) ** 2).sum(0) + away**2 * (self.count * more / total)
+        self.mean, self.count = self.mean + away * (more / total), total
+
+    @property
+    def deviation(self) -> Tensor:
+        found: Tensor = (self.squares / self.count).sqrt()
+        return found
+
+
+@contextmanager
+def _moments(layer: RecurrentLayer) -> Iterator[_Moments]:
+    moments = _Moments()
+    hook = layer.input_to_hidden.register_forward_hook(lambda module, inputs, u: moments.add(u))
+    try:
+        yield moments
+    finally:
+        hook.remove()
+
+
+def _converted(network: RecurrentNetwork) -> list[tuple[str, RecurrentLayer]]:
+    """Layers that were the CNN's own, by name, but for the units of an RCN."""
+    names = (str(node.target) for node in recurrent_nodes(network.cnn))
+    return [
+        (name, layer)
+        for name, layer in zip(names, network.recurrent_layers, strict=True)
+        if not isinstance(layer.input_to_hidden, TraditionalInput) and not isinstance(layer.cell, LinearCell)
+    ]
+
+
+def _calibrated(network: RecurrentNetwork) -> list[tuple[str, Any]]:
+    found = [(name, layer) for name, layer in _converted(network) if isinstance(layer.calibration, Calibration)]
+    return found
+
+
+def _through(network: nn.Module, videos: Iterable[Tensor]) -> None:
+    for video in videos:
+        network(video)

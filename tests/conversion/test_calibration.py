@@ -1,0 +1,146 @@
+"""Calibrated gate inputs: what they are, that nothing else changes, and that all ways through a network know of them."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+import prernn
+from equations import close
+from prernn.conversion.calibration import Calibration, gate_inputs_of, unmeasured, with_calibration
+from prernn.conversion.trunk import split
+from prernn.layers.cells import CELLS
+from prernn.layers.input_to_hidden import INPUTS
+from prernn.models.from_recipe import rebuild
+from small_cnns import CNNS, SIZE, FcNet, ResidualNet, SnippetNet, film, prepare, shake
+
+SMALL = {"image_size": (8, 8)}
+everything = pytest.mark.parametrize("form", list(INPUTS))
+each_cell = pytest.mark.parametrize("cell", list(CELLS))
+each_cnn = pytest.mark.parametrize("kind", list(CNNS))
+
+
+def converted(kind, cell, form, **options):
+    return shake(prernn.convert(prepare(CNNS[kind]()), cell=cell, input=form, **SMALL, **options))
+
+
+@each_cell
+@everything
+@each_cnn
+@pytest.mark.parametrize("kept", [False, True])
+@torch.no_grad()
+def test_gate_inputs_have_one_scale_and_the_rest_is_as_before(cell, form, kind, kept):
+    net = converted(kind, cell, form, keep_activation=kept, hidden="band:3")
+    videos, before = [film(3, 5), film(2, 7)], copy.deepcopy(net.state_dict())
+    other = prernn.calibrate(net, videos, gain=0.25)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    seen = []
+    layer = other.recurrent_layers[0]
+    hook = layer.calibration.register_forward_hook(lambda module, inputs, u: seen.append(u))
+    for video in videos:
+        other(video)
+    hook.remove()
+    u = torch.cat(seen)
+    raw = (u - layer.calibration.shift) / layer.calibration.scale
+    moving = raw.std(0) > 0.1 * raw.var(0).mean().sqrt()
+    close(u.mean(0), torch.zeros_like(u[0]))
+    close(u.std(0, correction=0)[moving], torch.full_like(u[0], 0.25)[moving])
+    assert bool((u.std(0) <= 0.2501 * (len(u) / (len(u) - 1)) ** 0.5).all())
+    # with its affine undone it is the network that it was
+    layer.calibration.scale.fill_(1)
+    layer.calibration.shift.zero_()
+    close(other(videos[0]), net(videos[0]))
+
+
+@everything
+@torch.no_grad()
+def test_calibrating_again_changes_nothing(form):
+    net = shake(prernn.convert(prepare(FcNet()), ["fc6", "fc7"], cell="gru", input=form, **SMALL))
+    videos = [film(3, 6)]
+    once = prernn.calibrate(net, videos)
+    twice = prernn.calibrate(once, videos)
+    assert [step.name for step in twice.recipe.steps] == ["convert", "calibrated"]
+    for name, value in once.state_dict().items():
+        close(value.double(), twice.state_dict()[name].double())
+    rows = gate_inputs_of(once, videos)
+    assert {row.layer for row in rows} == {"fc6", "fc7"}  # the second on what the first gives now
+    assert all(abs(row.mean) < 1e-9 for row in rows)
+
+
+@each_cell
+@torch.no_grad()
+def test_the_gain_is_that_of_weights_as_torch_draws_them(cell):
+    net = prernn.convert(prepare(FcNet()), "fc6", cell=cell, input="single", keep_activation=True, **SMALL)
+    video = 20 * film(8, 20)
+    scale = prernn.calibrate(net, [video]).recurrent_layers[0].calibration.scale[0]
+    (features,) = split(net)[0](video.transpose(0, 1).flatten(0, 1))
+    units = net.recurrent_layers[0].input_to_hidden(features)[:, 0]
+    deviation = units.std(0, correction=0)
+    gain = float((scale * deviation)[deviation.argmax()])
+    assert gain == pytest.approx(float(deviation.square().mean() / 3) ** 0.5)
+    fresh = torch.empty(2000, SIZE, dtype=torch.float64).uniform_(-(SIZE**-0.5), SIZE**-0.5)
+    drawn = float((units @ fresh.T).var(0).mean().sqrt())
+    assert 0.5 < drawn / gain < 2  # few units, which go together
+
+
+@torch.no_grad()
+def test_chunks_steps_streams_and_files_know_of_it(tmp_path):
+    net = prernn.calibrate(converted("conv", "lstm", "gate", outputs=3), [film(4, 6)])
+    video, state = film(), None
+    expected, last = net(video)
+    for time in range(4):
+        out, state = net.step(video[:, time], state)
+        close(out, expected[:, time])
+    close(state, last)
+    trunk, rest = split(net)
+    out, _ = rest(trunk(video.transpose(0, 1).flatten(0, 1)), net.init_state(2))
+    close(out.unflatten(0, (4, 2)).transpose(0, 1), expected)
+    assert not [name for name, _ in net.named_parameters() if "calibration" in name]
+    prernn.save(net, tmp_path)
+    close(prernn.load(tmp_path, cnn=ResidualNet())(video.float())[0], expected.float(), atol=1e-5, rtol=1e-5)
+
+
+def test_until_it_is_measured_it_changes_nothing():
+    net = converted("fc", "gru", "single")
+    other = with_calibration(net)
+    close(other(film(1, 3))[0].shape, (1, 3, 5))
+    video = film()
+    close(other(video), net(video))
+    assert unmeasured(other) == other.recurrent_layers
+    assert not unmeasured(prernn.calibrate(net, [video]))
+    recipe = dataclasses.replace(other.recipe, backbone=None)
+    assert isinstance(rebuild(recipe, FcNet()).recurrent_layers[0].calibration, Calibration)
+
+
+@torch.no_grad()
+def test_only_what_was_the_cnns_own_is_calibrated():
+    rcn = prernn.convert_rcn(prepare(ResidualNet()), **SMALL)
+    with pytest.raises(ValueError, match="expected a network with a converted layer, got one without"):
+        prernn.calibrate(rcn, [film()])
+    both = prernn.traditional(prernn.convert(rcn, "conv3", cell="gru", **SMALL), hidden_size=5, outputs=3)
+    both = prernn.calibrate(both, [film(3, 5)])
+    assert [isinstance(layer.calibration, Calibration) for layer in both.recurrent_layers].count(True) == 1
+    snippets = prernn.convert(prepare(SnippetNet()), "fc6", image_size=(4, 8, 8))
+    snippets = prernn.calibrate(snippets, [torch.randn(2, 5, 3, 4, 8, 8, dtype=torch.float64)])
+    assert snippets.recurrent_layers[0].calibration.scale.shape == (3, 6)
+
+
+@torch.no_grad()
+def test_units_that_hardly_move_are_not_blown_up():
+    cnn = prepare(FcNet())
+    cnn.fc6.weight[0] = 0
+    cnn.fc6.weight[1] *= 1e-4
+    net = prernn.calibrate(prernn.convert(cnn, "fc6", input="single", **SMALL), [film(3, 5)])
+    scale = net.recurrent_layers[0].calibration.scale[0]
+    assert bool(scale.isfinite().all())
+    assert float(scale[0]) == float(scale[1]) <= 10 * float(scale[2:].max())
+
+
+@pytest.mark.parametrize("gain", [0, -1.0, float("nan"), "much"])
+def test_bad_arguments(gain):
+    net = converted("fc", "gru", "single")
+    with pytest.raises(ValueError, match="gain: expected a number above 0, got"):
+        prernn.calibrate(net, [film()], gain=gain)
+    with pytest.raises(ValueError, match="expected videos to calibrate layer fc7 on, got none"):
+        prernn.calibrate(net, [])
