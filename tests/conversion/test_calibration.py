@@ -1,4 +1,4 @@
-"""Calibrated gate inputs: what they are, that nothing else changes, and that all ways through a network know of them."""
+"""Calibrated gate inputs: what they are, that nothing else changes, and that every way through a network has them."""
 
 import copy
 import dataclasses
@@ -13,7 +13,7 @@ from prernn.conversion.trunk import split
 from prernn.layers.cells import CELLS
 from prernn.layers.input_to_hidden import INPUTS
 from prernn.models.from_recipe import rebuild
-from small_cnns import CNNS, SIZE, FcNet, ResidualNet, SnippetNet, film, prepare, shake
+from small_cnns import CNNS, FcNet, ResidualNet, SnippetNet, film, prepare, shake
 
 SMALL = {"image_size": (8, 8)}
 everything = pytest.mark.parametrize("form", list(INPUTS))
@@ -68,20 +68,16 @@ def test_calibrating_again_changes_nothing(form):
     assert all(abs(row.mean) < 1e-9 for row in rows)
 
 
-@each_cell
 @torch.no_grad()
-def test_the_gain_is_that_of_weights_as_torch_draws_them(cell):
-    net = prernn.convert(prepare(FcNet()), "fc6", cell=cell, input="single", keep_activation=True, **SMALL)
-    video = 20 * film(8, 20)
-    scale = prernn.calibrate(net, [video]).recurrent_layers[0].calibration.scale[0]
-    (features,) = split(net)[0](video.transpose(0, 1).flatten(0, 1))
-    units = net.recurrent_layers[0].input_to_hidden(features)[:, 0]
-    deviation = units.std(0, correction=0)
-    gain = float((scale * deviation)[deviation.argmax()])
-    assert gain == pytest.approx(float(deviation.square().mean() / 3) ** 0.5)
-    fresh = torch.empty(2000, SIZE, dtype=torch.float64).uniform_(-(SIZE**-0.5), SIZE**-0.5)
-    drawn = float((units @ fresh.T).var(0).mean().sqrt())
-    assert 0.5 < drawn / gain < 2  # few units, which go together
+def test_what_gates_read_before_and_after():
+    cnn = prepare(FcNet())
+    cnn.fc7.bias.fill_(-5)
+    net = prernn.convert(cnn, cell="lstm", hidden="band:3", **SMALL)
+    video = film(4, 10)
+    before, after = (gate_inputs_of(each, [video]) for each in (net, prernn.calibrate(net, [video])))
+    assert [row.gate for row in before] == list(net.recurrent_layers[0].cell.gates)
+    assert all(row.saturated == 1 and row.mean < -4 for row in before)  # shut before anything is learnt
+    assert all(row.saturated == 0 and abs(row.mean) < 1e-9 and 0.1 < row.deviation < 0.21 for row in after)
 
 
 @torch.no_grad()

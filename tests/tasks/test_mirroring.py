@@ -6,7 +6,7 @@ import prernn
 from footage import class_videos
 from prernn.tasks import Action, Gesture
 from prernn.tasks.mirroring import mirrored_pairs
-from prernn.training.run_folder import RunFolder
+from prernn.training.run.run_folder import RunFolder
 from small_cnns import ResidualNet
 
 

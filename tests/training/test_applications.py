@@ -13,7 +13,7 @@ from footage import face
 from prernn.commands.main import main
 from prernn.media.encoding import write_video
 from prernn.tasks.face.landmarks import write_pts
-from prernn.training.saved_outputs import Outputs
+from prernn.training.run.saved_outputs import Outputs
 
 QUIET = {
     "accelerator": "cpu",

@@ -8,7 +8,7 @@ import yaml
 
 from footage import class_videos
 from prernn.commands.main import main
-from prernn.training.saved_outputs import Outputs
+from prernn.training.run.saved_outputs import Outputs
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 

@@ -11,7 +11,7 @@ from prernn.studies.fusion import fuse
 from prernn.tasks.action.task import Action
 from prernn.tasks.clip_metrics import ClipMetrics
 from prernn.training.batches import collate
-from prernn.training.saved_outputs import Outputs
+from prernn.training.run.saved_outputs import Outputs
 
 LABELS = ["a", "b", "c"]
 

@@ -10,7 +10,7 @@ import torch
 from footage import class_videos
 from prernn.commands.main import main
 from prernn.training.lightning_cli import ProgressBar
-from prernn.training.run_folder import slow_precision
+from prernn.training.run.run_folder import slow_precision
 
 OPTIONS = (
     "--data.root videos --backbone timm/test_resnet --data.task.size 32 --data.task.sampling.frames 2 "

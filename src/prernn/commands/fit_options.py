@@ -38,6 +38,7 @@ CLASSES: dict[str, tuple[str, str]] = {
     "model.recipe": ("models/from_config.py", "NetworkSpec"),
     "model.learning": ("training/learning.py", "Learning"),
     "model.learning.schedule": ("training/learning.py", "Schedule"),
+    "model.learning.continuity": ("training/continuity.py", "Continuity"),
     "data": ("training/data_module.py", "VideoData"),
     "data.task.sampling": ("media/sampling.py", "Sampling"),
     "data.task.flow": ("media/flow.py", "FlowSettings"),

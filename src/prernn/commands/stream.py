@@ -36,7 +36,7 @@ def run(options: Namespace) -> None:
     from prernn.streaming.rows import ROWS
     from prernn.streaming.watch import watch
     from prernn.tasks import DEFAULT_TASK, restore
-    from prernn.training.run_files import weights_of
+    from prernn.training.run.run_files import weights_of
 
     nets = [checkpoint.load(path) for path in options.checkpoint]
     recipe = nets[0].recipe

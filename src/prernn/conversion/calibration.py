@@ -32,14 +32,14 @@ SATURATED = 2.0
 FLOOR = 0.1
 """Of the deviation over all units, which no unit's is taken to be below: some hardly move in a few videos."""
 
-GAINS = (0.05, 1.0)
-"""Between which the gain is chosen."""
+GAIN = 0.2
+"""Standard deviation of gate inputs, see `calibrate`."""
 
 Run = Callable[[], object]
 """Puts videos through a network, or through the part of it behind its trunk."""
 
 
-def calibrate(network: RecurrentNetwork, videos: Sequence[Tensor], *, gain: float | None = None) -> RecurrentNetwork:
+def calibrate(network: RecurrentNetwork, videos: Sequence[Tensor], *, gain: float = GAIN) -> RecurrentNetwork:
     """A copy of a converted network whose gate inputs have mean 0 and one standard deviation, the gain, over videos.
 
     Each unit of each gate gets an affine map in front of the recurrence, ``u' = gain (u - mean) / deviation``: 2 G D
@@ -48,9 +48,8 @@ def calibrate(network: RecurrentNetwork, videos: Sequence[Tensor], *, gain: floa
     layers (`traditional`), whose weights start at the right scale, and the units of an RCN, which begin as the CNN,
     are left as they are. Calibrating again on the same videos changes nothing.
 
-    Where no gain is given it is ``sqrt(mean over units of deviation**2 / 3)``, within 0.05 to 1: that of ``W x`` for
-    the same units ``x`` with weights that start as torch.nn's do, uniform within ``1 / sqrt(D)``, so that a converted
-    layer starts learning from inputs as large as a new one's.
+    The gain is 0.2 unless told: so two deviations are 0.4, up to where tanh is linear within 5 % and a sigmoid stays
+    between 0.4 and 0.6: every gate can move both ways, and learns from the first step.
 
     Example:
         >>> import prernn, torch
@@ -98,13 +97,13 @@ def unmeasured(network: RecurrentNetwork) -> list[RecurrentLayer]:
 
 
 @torch.no_grad()
-def measure(network: RecurrentNetwork, run: Run, gain: float | None = None) -> None:
+def measure(network: RecurrentNetwork, run: Run, gain: float = GAIN) -> None:
     """Sets the affine maps of a network, layer by layer, from what ``run`` puts through it.
 
     Raises:
         ValueError: as `calibrate`; ``run`` puts nothing through.
     """
-    gain = None if gain is None else real("gain", gain, 0, above=True)
+    gain = real("gain", gain, 0, above=True)
     with evaluating(network):
         for name, layer in _calibrated(network):
             with _moments(layer) as found:
@@ -112,9 +111,8 @@ def measure(network: RecurrentNetwork, run: Run, gain: float | None = None) -> N
             if not found.count:
                 raise ValueError(f"expected videos to calibrate layer {name} on, got none")
             mean, deviation = found.mean, found.deviation
-            level = deviation.square().mean().sqrt()
-            own = gain if gain is not None else min(max(float(level / 3**0.5), GAINS[0]), GAINS[1])
-            layer.calibration.measure(mean, deviation.clamp(min=max(float(level) * FLOOR, 1e-6)), own)
+            least = FLOOR * float(deviation.square().mean().sqrt())
+            layer.calibration.measure(mean, deviation.clamp(min=max(least, 1e-6)), gain)
 
 
 @dataclass

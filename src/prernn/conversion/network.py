@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self, cast
 
 import torch
@@ -13,13 +13,13 @@ from torch.fx.node import Target
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
-from prernn.conversion.lighter.clamping import clamps_of, from_result
-from prernn.conversion.lighter.folding import Pair, foldable, folded, pairs_of
 from prernn.conversion.graph import shapes, tracing
 from prernn.conversion.graph.ending import find_output_layer
 from prernn.conversion.graph.graft import layer_output, recurrent_nodes
 from prernn.conversion.graph.nodes import inputs_of, layer_at, name_of, nodes_of, shape_of, value_shape
 from prernn.conversion.graph.traced import traced
+from prernn.conversion.lighter.clamping import clamps_of, from_result
+from prernn.conversion.lighter.folding import Pair, foldable, folded, pairs_of
 from prernn.conversion.modes import evaluating
 from prernn.conversion.recipe import Recipe
 from prernn.layers.arguments import whole
@@ -238,23 +238,16 @@ class RecurrentNetwork(nn.Module):
     def _by_lengths(
         self, video: Tensor, state: NetworkState | None, lengths: Tensor | Sequence[int], checkpoint: int | None
     ) -> tuple[Tensor, NetworkState]:
-        """From the end of one video to the end of the next, all videos that go on."""
         batch, steps = video.shape[:2]
         own = check_lengths(lengths, steps, batch, video.device, least=1)
         assert own is not None  # as lengths are given
         self._check_statistics("lengths")
-        state = self._open_state(state, video, batch)
-        outputs: list[Tensor] = []
-        for begin, end in itertools.pairwise(sorted({0, *own.tolist()})):
-            going = (own >= end).nonzero().squeeze(1)
-            part, following = self(
-                video[going, begin:end], tree_map(lambda t, going=going: t[going], state), checkpoint=checkpoint
-            )
-            state = tree_map(lambda t, new, going=going: t.index_copy(0, going, new), state, following)
-            outputs.append(part.new_zeros(batch, *part.shape[1:]).index_copy(0, going, part))
-        out = torch.cat(outputs, dim=1)
-        padding = out.new_zeros(batch, steps - out.shape[1], *out.shape[2:])
-        return torch.cat([out, padding], dim=1), state
+
+        def run(going: Tensor, begin: int, end: int, state: NetworkState) -> tuple[Tensor, NetworkState]:
+            both: tuple[Tensor, NetworkState] = self(video[going, begin:end], state, checkpoint=checkpoint)
+            return both
+
+        return by_lengths(run, own, steps, self._open_state(state, video, batch))
 
     def _check_statistics(self, option: str) -> None:
         if any(isinstance(part, _BatchNorm) and part.training for part in self.modules()):
@@ -279,6 +272,36 @@ class RecurrentNetwork(nn.Module):
         self._check_channels(frame.shape[1])
         out, following = self.cnn(frame, self._open_state(state, frame, frame.shape[0]))
         return out, following
+
+
+def by_lengths(
+    run: Callable[[Tensor, int, int, NetworkState], tuple[Tensor, NetworkState]],
+    lengths: Tensor,
+    steps: int,
+    state: NetworkState,
+) -> tuple[Tensor, NetworkState]:
+    """Videos of several lengths: from the end of one to the end of the next, all those that go on.
+
+    Args:
+        run: from rows, their first step and the one after their last, and the rows' states, to outputs
+            ``(rows, T', K)`` and the next states.
+        lengths: steps of each video ``(B,)``.
+        steps: of the outputs.
+        state: of B streams.
+
+    Returns:
+        Outputs ``(B, T, K)``, 0 behind a video's end, and the state at each video's end.
+    """
+    outputs: list[Tensor] = []
+    batch = len(lengths)
+    for begin, end in itertools.pairwise(sorted({0, *lengths.tolist()})):
+        going = (lengths >= end).nonzero().squeeze(1)
+        part, following = run(going, begin, end, tree_map(lambda t, going=going: t[going], state))
+        state = tree_map(lambda t, new, going=going: t.index_copy(0, going, new), state, following)
+        outputs.append(part.new_zeros(batch, *part.shape[1:]).index_copy(0, going, part))
+    out = torch.cat(outputs, dim=1)
+    padding = out.new_zeros(batch, steps - out.shape[1], *out.shape[2:])
+    return torch.cat([out, padding], dim=1), state
 
 
 def gate_inputs(

@@ -28,7 +28,7 @@ from prernn.tasks import restore
 from prernn.tasks.classification import answers, clip_scores
 from prernn.tasks.task import valid_steps
 from prernn.training.batches import none_readable
-from prernn.training.run_files import run_folder_of
+from prernn.training.run.run_files import run_folder_of
 
 FRACTIONS = tuple(tenth / 10 for tenth in range(1, 11))
 """Shares of a video after which a network is asked."""

@@ -15,17 +15,21 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from prernn.conversion.modes import freeze_statistics
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.network import NetworkState, RecurrentNetwork
 from prernn.conversion.trunk import split
 from prernn.tasks.task import Task
 from prernn.training.cached_features import outputs
-from prernn.training.evaluation import evaluate, in_batches, whole_outputs
+from prernn.training.continuity import Continuity, Rows, RowSampler, carried
+from prernn.training.evaluation import evaluate, in_batches, next_outputs, whole_outputs
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 """Of SGD, for every network alike."""
 
 TEST_BATCH = 32
 """Items at a time where nothing is learnt."""
+
+SINGLE_CLIPS = Continuity()
+"""The way of the papers."""
 
 Items = Sequence[dict[str, Any]]
 
@@ -36,13 +40,19 @@ class Learner:
 
     Attributes:
         part: the module whose parameters learn.
-        forward: outputs ``(B, T, K)`` for a batch of cached items.
+        advance: outputs ``(B, T, K)`` for a batch of cached items from a state, None for zeros, and the next state.
+        whole: outputs for a batch from zeros, where that is another way; None where it is not.
         frozen: whether batch normalization stays on its statistics.
     """
 
     part: nn.Module
-    forward: Callable[[dict[str, Any]], Tensor]
+    advance: Callable[[dict[str, Any], NetworkState | None], tuple[Tensor, NetworkState]]
+    whole: Callable[[dict[str, Any]], Tensor] | None = None
     frozen: bool = True
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        """Outputs ``(B, T, K)`` of videos that each begin with a zero state."""
+        return self.advance(batch, None)[0] if self.whole is None else self.whole(batch)
 
     def train(self) -> None:
         """Training mode, but for frozen statistics."""
@@ -54,9 +64,9 @@ class Learner:
 def learner(net: RecurrentNetwork, at: Sequence[str] | None) -> Learner:
     """What trains of a network that is cut at values of its graph, or of all of it where ``at`` is None."""
     if at is None:
-        return Learner(net, partial(whole_outputs, net), frozen=False)
+        return Learner(net, partial(next_outputs, net), partial(whole_outputs, net), frozen=False)
     _, rest = split(net, at)
-    return Learner(rest, lambda batch: outputs(rest, net.init_state(len(batch["path"])), batch))
+    return Learner(rest, lambda batch, state: outputs(rest, state or net.init_state(len(batch["path"])), batch))
 
 
 def sgd(part: nn.Module, rate: float) -> torch.optim.SGD:
@@ -72,6 +82,7 @@ def train(
     schedule: LRScheduler,
     *,
     clip: float = 1.0,
+    continuity: Continuity = SINGLE_CLIPS,
     advance: Callable[[], None] = lambda: None,
     report: Callable[[dict[str, Tensor]], None] = lambda values: None,
 ) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
@@ -84,6 +95,7 @@ def train(
         test: items that the metrics are over.
         schedule: of the learning rate, a step a batch; it holds the optimizer.
         clip: norm of the gradient at most.
+        continuity: how states go on from batch to batch; the batches are made as it says (`in_rows`).
         advance: called after each batch.
         report: called with the metrics after each epoch.
 
@@ -94,9 +106,10 @@ def train(
     values: dict[str, Tensor] = {}
     for batches in epochs:
         learner.train()
-        losses = []
+        losses, state = [], None
         for batch in batches:
-            losses.append(_step(learner, task, batch, schedule, clip))
+            loss, state = _step(learner, task, batch, schedule, clip, carried(state, continuity))
+            losses.append(loss)
             advance()
         learner.part.eval()
         values = evaluate(learner.forward, task.metrics(), in_batches(test, TEST_BATCH))
@@ -106,16 +119,37 @@ def train(
     return history, values
 
 
-def _step(learner: Learner, task: Task, batch: dict[str, Any], schedule: LRScheduler, clip: float) -> float:
-    """Learns from one batch; its loss."""
+def _step(
+    learner: Learner,
+    task: Task,
+    batch: dict[str, Any],
+    schedule: LRScheduler,
+    clip: float,
+    state: NetworkState | None,
+) -> tuple[float, NetworkState | None]:
+    """Learns from one batch; its loss and the state behind it."""
     optimizer = schedule.optimizer
     optimizer.zero_grad()
-    loss = task.loss(learner.forward(batch), batch)
+    if "weight" in batch:  # rows that go on
+        out, state = learner.advance(batch, state)
+    else:
+        out = learner.forward(batch)
+    loss = task.loss(out, batch)
     loss.backward()
     nn.utils.clip_grad_norm_(learner.part.parameters(), clip)
     optimizer.step()
     schedule.step()
-    return loss.item()
+    return loss.item(), state
+
+
+def in_rows(
+    items: Items, task: Task, continuity: Continuity, size: int, seed: int, epoch: int
+) -> Iterator[dict[str, Any]]:
+    """Batches of an epoch, ``size`` videos each, in rows of clips that follow each other."""
+    sampler = RowSampler(len(items), max(size // continuity.clips, 1), continuity.clips, seed=seed)
+    sampler.set_epoch(epoch)
+    join = Rows(task, continuity)
+    return (join([items[number] for number in numbers]) for numbers in sampler)
 
 
 def shuffled(items: Items, epoch: int, seed: int, size: int) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from prernn.reports.files import write_json
 from prernn.reports.numbers import plain
 from prernn.tasks import restore
 from prernn.training.batches import collate
-from prernn.training.saved_outputs import Outputs, place_of
+from prernn.training.run.saved_outputs import Outputs, place_of
 
 
 def fuse(runs: Sequence[str | Path], out: str | Path, weights: Sequence[float] | None = None) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from prernn.studies.early import some_videos
 from prernn.studies.runs.videos import own_videos
 from prernn.tasks.task import Task
 from prernn.training.evaluation import evaluate, whole_outputs
-from prernn.training.run_files import run_folder_of
+from prernn.training.run.run_files import run_folder_of
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,25 @@ def masked_cross_entropy(
     return (loss.masked_fill(~mask, 0).sum(1) / lengths).mean()
 
 
+def weighted_cross_entropy(logits: Tensor, label: Tensor, weight: Tensor) -> Tensor:
+    """Cross entropy of frame logits ``(B, T, K)`` against labels ``(B, T)``, a mean by weights ``(B, T)``.
+
+    Steps without weight, padding among them, change neither loss nor gradient; without any weight it is 0.
+
+    Raises:
+        ValueError: shapes that do not match.
+    """
+    if label.shape != logits.shape[:2] or weight.shape != label.shape:
+        shapes = f"{tuple(logits.shape)}, {tuple(label.shape)} and {tuple(weight.shape)}"
+        raise ValueError(f"expected logits (B, T, K), labels and weights (B, T), got {shapes}")
+    if not bool((weight > 0).any()):
+        return logits.masked_fill(weight[..., None] == 0, 0).sum()
+    # Masked before as well as after, because a NaN in the padding would survive a zero gradient.
+    clean = logits.masked_fill(weight[..., None] == 0, 0)
+    loss = F.cross_entropy(clean.transpose(1, 2), label, reduction="none")  # (B, T)
+    return (loss * weight).sum() / weight.sum()
+
+
 def clip_scores(logits: Tensor, lengths: Tensor, mode: Literal["mean", "last"] = "mean") -> Tensor:
     """Class probabilities of clips ``(B, K)`` from frame logits ``(B, T, K)``.
 
@@ -106,6 +125,15 @@ def clip_scores(logits: Tensor, lengths: Tensor, mode: Literal["mean", "last"] =
     if mode == "last" or logits.shape[0] == 0:
         return _last(logits, lengths).softmax(-1)
     return logits.softmax(-1).masked_fill(~mask[..., None], 0).sum(1) / lengths[:, None]
+
+
+def late_scores(logits: Tensor, lengths: Tensor) -> Tensor:
+    """Class probabilities of clips ``(B, K)``, the mean over the second half, where an answer can be known.
+
+    Of an odd number of frames the middle one belongs to it. Arguments and errors as `masked_cross_entropy`'s.
+    """
+    late = _valid(logits, lengths) & (torch.arange(logits.shape[1], device=logits.device) >= (lengths // 2)[:, None])
+    return logits.softmax(-1).masked_fill(~late[..., None], 0).sum(1) / late.sum(1, keepdim=True)
 
 
 def _valid(logits: Tensor, lengths: Tensor) -> Tensor:

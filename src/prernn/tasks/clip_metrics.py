@@ -9,7 +9,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 from torchmetrics.utilities import dim_zero_cat
 
-from prernn.tasks.classification import answers, class_accuracies, clip_scores
+from prernn.tasks.classification import answers, class_accuracies, clip_scores, late_scores
 from prernn.tasks.task import valid_steps
 
 
@@ -32,6 +32,8 @@ class ClipMetrics(nn.Module):
         # one class more stands for outputs that are no numbers, which are the class that no clip has
         self.clips = MulticlassConfusionMatrix(num_classes + 1)
         self.frames = MulticlassAccuracy(num_classes + 1, average="micro")
+        self.late = MulticlassAccuracy(num_classes + 1, average="micro")
+        self.delays = Delays()
         self.videos = VideoAccuracy()
 
     def update(self, out: Tensor, batch: dict[str, Any]) -> None:
@@ -45,28 +47,59 @@ class ClipMetrics(nn.Module):
         mask = valid_steps(lengths, out.shape[1])  # (B, T)
         self.clips.update(answers(scores), label)
         self.frames.update(answers(out)[mask], label[:, None].expand_as(mask)[mask])
+        self.late.update(answers(late_scores(out, lengths)), label)
+        self.delays.update((answers(out) == label[:, None]) & mask, lengths)
         self.videos.update(scores, label, batch["path"])
 
     def compute(self) -> dict[str, Tensor]:
         """What it comes to.
 
-        Scalars clip_accuracy, video_accuracy where some video is of several clips, frame_accuracy, and
-        mean_class_accuracy, over the classes that have clips; class_accuracy ``(K,)`` and confusion ``(K, K)``. Rows of
+        Scalars clip_accuracy; late_accuracy, of clips by the mean over their second half; video_accuracy where some
+        video is of several clips; frame_accuracy; frames_until_right, the median over clips that come to it of frames
+        until the answer is right and stays so, and never_right, the share of the others; and mean_class_accuracy,
+        over the classes that have clips; class_accuracy ``(K,)`` and confusion ``(K, K)``. Rows of
         the confusion matrix are true classes of clips, columns predicted ones. A class without clips has an accuracy
         of NaN. A clip whose outputs are not numbers counts as wrong, and is in no column.
         """
         of_classes, videos = class_accuracies(self.clips.compute()[:-1]), self.videos.compute()
         return {
             "clip_accuracy": of_classes.pop("accuracy"),
+            "late_accuracy": self.late.compute(),
             **({} if bool(videos.isnan()) else {"video_accuracy": videos}),
             "frame_accuracy": self.frames.compute(),
+            **self.delays.compute(),
             **of_classes,
         }
 
     def reset(self) -> None:
         """Forgets all batches."""
-        for metric in (self.clips, self.frames, self.videos):
+        for metric in (self.clips, self.frames, self.late, self.delays, self.videos):
             metric.reset()
+
+
+class Delays(Metric):
+    """How many frames of a clip it takes until the answer is right and stays so."""
+
+    full_state_update = False
+    frames: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("frames", [], dist_reduce_fx="cat")
+
+    def update(self, right: Tensor, lengths: Tensor) -> None:
+        """Adds clips: whether each frame's answer is right ``(B, T)``, False in padding, and ``lengths (B,)``."""
+        number = torch.arange(1, right.shape[1] + 1, device=right.device)
+        valid = number <= lengths[:, None]
+        wrong = torch.where(valid & ~right, number, 0).amax(1)  # the last wrong frame, from 1
+        self.frames.append(torch.where(wrong == lengths, 0, wrong + 1))  # 0: never
+
+    def compute(self) -> dict[str, Tensor]:
+        """``frames_until_right``, NaN where no clip comes to it, and ``never_right``."""
+        frames = dim_zero_cat(self.frames)
+        known = frames[frames > 0].float()
+        middle = known.median() if len(known) else known.new_tensor(torch.nan)
+        return {"frames_until_right": middle, "never_right": (frames == 0).float().mean()}
 
 
 class VideoAccuracy(Metric):

@@ -142,6 +142,17 @@ class Task:
         """
         raise NotImplementedError
 
+    def join(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Items that follow each other as one: tensors are joined along their first dimension, the rest is the first's.
+
+        A task whose items have something for the whole of them, such as a label, says here what becomes of it.
+        """
+        first = items[0]
+        return {
+            name: torch.cat([item[name] for item in items]) if isinstance(value, Tensor) else value
+            for name, value in first.items()
+        }
+
     def length(self, record: Any) -> int:
         """Steps that the item will have, without decoding it (0 where they hardly differ). VideoError as `read`."""
         return 0

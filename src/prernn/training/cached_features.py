@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from prernn.conversion.network import NetworkState, by_lengths
 from prernn.training.dataset import VideoDataset
 
 Trunk = Callable[[Tensor], tuple[Tensor, ...]]
@@ -69,10 +70,22 @@ def batched(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     return (numbers[first : first + size] for first in range(0, len(numbers), size))
 
 
-def outputs(rest: fx.GraphModule, state: tuple, batch: dict[str, Any]) -> Tensor:
-    """Outputs ``(B, T, K)`` of the part behind the trunk for a batch of cached items, from a state of B streams."""
-    names = ["input", *sorted(name for name in batch if name.startswith(FURTHER))]
-    size, steps = batch["input"].shape[:2]
-    inputs = tuple(batch[name].transpose(0, 1).flatten(0, 1) for name in names)  # (T*B, C...) each
-    out, _ = rest(inputs, state)
-    return out.unflatten(0, (steps, size)).transpose(0, 1)
+def outputs(rest: fx.GraphModule, state: NetworkState, batch: dict[str, Any]) -> tuple[Tensor, NetworkState]:
+    """Outputs ``(B, T, K)`` of the part behind the trunk for a batch of cached items, and the next state.
+
+    Args:
+        rest: as `prernn.conversion.trunk.split` gives it.
+        state: of B streams.
+        batch: with ``lengths``, behind which outputs are 0; the next state is that at each item's end.
+    """
+    values = [batch[name] for name in ["input", *sorted(name for name in batch if name.startswith(FURTHER))]]
+
+    def run(rows: Tensor | slice, begin: int, end: int, state: NetworkState) -> tuple[Tensor, NetworkState]:
+        parts = [value[rows, begin:end] for value in values]
+        out, state = rest(tuple(part.transpose(0, 1).flatten(0, 1) for part in parts), state)  # (T*B, C...) each
+        return out.unflatten(0, (end - begin, -1)).transpose(0, 1), state
+
+    steps, lengths = values[0].shape[1], batch["lengths"]
+    if bool((lengths == steps).all()):
+        return run(slice(None), 0, steps, state)
+    return by_lengths(run, lengths, steps, state)

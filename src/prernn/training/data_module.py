@@ -2,18 +2,21 @@
 
 import itertools
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import numpy as np
+from torch import Tensor
 
 from prernn.layers.names import close_to
 from prernn.models.backbones import DEFAULT_BACKBONE, input_spec
 from prernn.tasks import DEFAULT_TASK
 from prernn.tasks.task import Subset, Task
 from prernn.training.batches import LengthBucketSampler
+from prernn.training.continuity import Continuity, Rows, RowSampler
 from prernn.training.dataset import VideoDataset
 from prernn.training.loader import EpochLoader, video_loader
 
@@ -121,16 +124,33 @@ class VideoData(L.LightningDataModule):
 
     def _loader(self, subset: Subset) -> EpochLoader:
         dataset, train = self.datasets[subset], subset == "train"
-        trainer = self.trainer
-        sampler = LengthBucketSampler(
-            dataset.lengths(),
-            self.batch_size,
-            seed=self.seed,
-            shuffle=train,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
-        )
-        return video_loader(dataset, sampler, self.num_workers, self._epoch if train else None)
+        continuity = self._continuity() if train else Continuity()
+        epoch = self._epoch if train else None
+        places = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} if self.trainer else {}
+        if continuity.plain:
+            lengths = dataset.lengths()
+            sampler = LengthBucketSampler(lengths, self.batch_size, seed=self.seed, shuffle=train, **places)
+            return video_loader(dataset, sampler, self.num_workers, epoch)
+        rows = max(self.batch_size // continuity.clips, 1)
+        order = RowSampler(len(dataset), rows, continuity.clips, seed=self.seed, **places)
+        return video_loader(dataset, order, self.num_workers, epoch, Rows(self.task, continuity))
+
+    def _continuity(self) -> Continuity:
+        """How the module that is trained wants its clips."""
+        learning = getattr(self.trainer and self.trainer.lightning_module, "learning", None)
+        return Continuity() if learning is None else learning.continuity
+
+    def some_training_videos(self, count: int) -> Iterator[Tensor]:
+        """Inputs ``(1, T, ...)`` of training videos, spread over their list, read as evaluation reads them."""
+        records = self.datasets["train"].records
+        count = min(count, len(records))
+        chosen = [records[(2 * k + 1) * len(records) // (2 * count)] for k in range(count)]
+        dataset = VideoDataset(self.task, chosen, **{**self.reading, "on_error": "skip"})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # training says what it skips
+            for number in range(count):
+                if "input" in (item := dataset[number]):
+                    yield item["input"][None]
 
     def _epoch(self) -> int:
         """Epochs that are behind: Lightning's own number is still that of the last one when a resumed run begins."""

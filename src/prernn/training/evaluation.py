@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prernn.conversion.clip_network import answers_once, clip_outputs
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.network import NetworkState, RecurrentNetwork
 from prernn.tasks.task import Metrics
 from prernn.training.batches import collate, hold_last, none_readable
 
@@ -20,6 +20,18 @@ def whole_outputs(net: RecurrentNetwork, batch: Batch) -> Tensor:
     if answers_once(net, inputs):
         return clip_outputs(net, inputs, lengths).unsqueeze(1).expand(-1, inputs.shape[1], -1)
     return net(hold_last(inputs, lengths))[0]
+
+
+def next_outputs(net: RecurrentNetwork, batch: Batch, state: NetworkState | None) -> tuple[Tensor, NetworkState]:
+    """Outputs ``(B, T, K)`` of a network that goes on from a state, None for zeros, and the state at each video's end.
+
+    Raises:
+        NotImplementedError: a network that answers once for a clip, and so has no state.
+    """
+    inputs, lengths = batch["input"], batch["lengths"]
+    if answers_once(net, inputs):
+        raise NotImplementedError("expected a network that goes through a video frame by frame, got one of whole clips")
+    return net(inputs, state, None if bool((lengths == inputs.shape[1]).all()) else lengths)
 
 
 def add_batch(forward: Callable[[Batch], Tensor], metrics: Metrics, batch: Batch) -> Tensor | None:

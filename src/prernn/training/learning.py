@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from prernn.training.continuity import Continuity
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -52,6 +54,7 @@ class Learning:
         schedule: of both learning rates.
         frozen_statistics: keep batch normalization on its pre-computed statistics throughout.
         checkpoint: frames at a time that are computed again on the way back, for long clips; see `RecurrentNetwork`.
+        continuity: how states go on from clip to clip.
     """
 
     lr: float = 1e-2
@@ -61,6 +64,7 @@ class Learning:
     schedule: Schedule = field(default_factory=Schedule)
     frozen_statistics: bool = True
     checkpoint: int | None = None
+    continuity: Continuity = field(default_factory=Continuity)
 
 
 DEFAULT_LEARNING = Learning()

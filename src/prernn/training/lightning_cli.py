@@ -29,8 +29,8 @@ from prernn.tasks.task import Task
 from prernn.training.data_module import VideoData
 from prernn.training.learning import DEFAULT_LEARNING, Learning
 from prernn.training.module import VideoModule
-from prernn.training.run_files import run_folder_of
-from prernn.training.run_folder import RunFolder, WholeFiles
+from prernn.training.run.run_files import run_folder_of
+from prernn.training.run.run_folder import RunFolder, WholeFiles
 
 DEFAULT_ROOT = "runs/latest"
 HARMLESS_WARNINGS = (

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from prernn.training.allocator import keep_memory
-from prernn.training.batches import LengthBucketSampler, collate
+from prernn.training.batches import collate
 from prernn.training.dataset import VideoDataset
 
 
@@ -36,9 +36,15 @@ class EpochLoader(DataLoader):
 
 
 def video_loader(
-    dataset: VideoDataset, sampler: LengthBucketSampler, workers: int, epoch: Callable[[], int] | None = None
+    dataset: VideoDataset,
+    sampler: Sampler[list[int]],
+    workers: int,
+    epoch: Callable[[], int] | None = None,
+    join: Callable[[list[dict[str, Any]]], dict[str, Any]] = collate,
 ) -> EpochLoader:
     """Batches of videos, read by so many processes (0: by this one); ``epoch`` as `EpochLoader`'s.
+
+    ``join`` makes a batch of items.
 
     The processes stay for all passes: starting one can take longer than an epoch. Their seeds come from a generator
     that is the loader's own, so that the global one goes on as it would without them.
@@ -47,7 +53,7 @@ def video_loader(
         dataset,
         epoch,
         batch_sampler=sampler,
-        collate_fn=collate,
+        collate_fn=join,
         num_workers=workers,
         worker_init_fn=_begin_worker,
         persistent_workers=workers > 0,

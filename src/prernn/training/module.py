@@ -8,16 +8,21 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
+from prernn.conversion.calibration import measure, unmeasured
 from prernn.conversion.clip_network import answers_once, is_clip_network
 from prernn.conversion.modes import channels_last, freeze_statistics
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.network import NetworkState, RecurrentNetwork
 from prernn.models.checkpoint import RECIPE_KEY, load_state
 from prernn.models.from_config import NetworkSpec
 from prernn.reports.numbers import plain
 from prernn.tasks.task import Task
 from prernn.training.batches import hold_last, none_readable
+from prernn.training.continuity import carried
 from prernn.training.evaluation import add_batch, whole_outputs
 from prernn.training.learning import DEFAULT_LEARNING, Learning
+
+CALIBRATION = 32
+"""Training videos that gate inputs are calibrated on."""
 
 
 class VideoModule(L.LightningModule):
@@ -55,8 +60,13 @@ class VideoModule(L.LightningModule):
         self._read, self._skipped = 0, dict[str, str]()  # by this process, in the pass that goes on
         if self.learning.pretrained_lr == 0:
             self._freeze_pretrained()
-        if self.learning.checkpoint is not None and is_clip_network(self.network):
-            raise NotImplementedError("learning.checkpoint is for networks that go through a video frame by frame")
+        for option, used in (
+            ("checkpoint", learning.checkpoint is not None),
+            ("continuity", learning.continuity.carry),
+        ):
+            if used and is_clip_network(self.network):
+                raise NotImplementedError(f"learning.{option} is for networks that go through a video frame by frame")
+        self._state: NetworkState | None = None  # that rows of the next batch go on from
         self.train()  # Lightning takes the mode that it finds
 
     def _freeze_pretrained(self) -> None:
@@ -94,6 +104,17 @@ class VideoModule(L.LightningModule):
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Nothing, where Lightning would step: for a plateau that is after the checkpoint is written."""
 
+    def on_fit_start(self) -> None:
+        """Brings gate inputs to one scale, where the network asks for it and no checkpoint has it yet."""
+        if not unmeasured(self.network):
+            return
+
+        def run() -> None:
+            for video in self.trainer.datamodule.some_training_videos(CALIBRATION):  # type: ignore[attr-defined]
+                self.network(video.to(self.device))
+
+        measure(self.network, run)
+
     def on_train_start(self) -> None:
         """Trains no further where a run that is resumed had come down to its floor."""
         self._stop_at_floor()
@@ -103,6 +124,7 @@ class VideoModule(L.LightningModule):
         if self.run_seed is None:
             self.run_seed = torch.initial_seed()
         torch.manual_seed((self.run_seed + self.current_epoch) % 2**63)
+        self._state = None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The task's loss of a batch, weighed so that processes with unequal batches average rightly."""
@@ -111,7 +133,7 @@ class VideoModule(L.LightningModule):
         if self.trainer.is_last_batch:
             self._check_some_read()
         # a batch whose videos were all skipped still takes part in the processes' gradient exchange
-        loss = self._loss(self._outputs(batch, self._video(batch)), batch) if videos else self._nothing()
+        loss = self._loss(self._training_outputs(batch), batch) if videos else self._nothing()
         if not bool(loss.isfinite()):
             raise ValueError(
                 f"epoch {self.current_epoch + 1}, batch {batch_idx + 1}: the loss is {loss.item()}, training stops. "
@@ -123,6 +145,15 @@ class VideoModule(L.LightningModule):
         counts = self.all_gather(torch.tensor(float(videos), device=self.device))  # (processes,)
         assert isinstance(counts, Tensor)
         return loss * videos * self.trainer.world_size / counts.sum().clamp(min=1)
+
+    def _training_outputs(self, batch: dict[str, Any]) -> Tensor:
+        if "weight" not in batch:  # clips that begin with a zero state
+            return self._outputs(batch, self._video(batch))
+        video, lengths = batch["input"], batch["lengths"]
+        own = None if int(lengths.min()) == video.shape[1] else lengths
+        state = carried(self._state, self.learning.continuity)
+        out, self._state = self.network(video, state, own, checkpoint=self.learning.checkpoint)
+        return out
 
     def _video(self, batch: dict[str, Any]) -> Tensor:
         """The videos; where batch statistics are learnt, padded with their last frames, as zeros would distort them."""

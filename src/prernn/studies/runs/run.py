@@ -16,7 +16,7 @@ from prernn.layers.structures.parse import hidden_structure
 from prernn.models import checkpoint
 from prernn.studies.runs.gates import GateCounts, bounded_gates, gate_counts
 from prernn.studies.runs.videos import Batches, first_videos
-from prernn.training.run_files import read_errors, read_metrics, read_table, run_folder_of
+from prernn.training.run.run_files import read_errors, read_metrics, read_table, run_folder_of
 
 BANDS = ("diagonal", "band:1%", "band:5%", "band:10%", "full")
 """Structures of the talk's BandRNN tables."""

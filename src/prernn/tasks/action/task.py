@@ -19,7 +19,7 @@ from prernn.media.video import probe, read_clip
 from prernn.reports.numbers import plain
 from prernn.streaming.watch import Watcher
 from prernn.tasks.action.lists import Clip, class_folder, hmdb51, source_of, ucf101
-from prernn.tasks.classification import clip_scores, masked_cross_entropy, report_classes
+from prernn.tasks.classification import clip_scores, masked_cross_entropy, report_classes, weighted_cross_entropy
 from prernn.tasks.mirroring import mirroring
 from prernn.tasks.task import Metrics, Subset, Task
 
@@ -179,8 +179,15 @@ class Action(Task):
             total = int((total - 1) / info.fps * self.sampling.fps + 1e-6) + 1
         return len(sample_indices(total, self.sampling))
 
+    def join(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Clips one after the other: ``label`` is one for each frame, ``(T,)``."""
+        labels = [torch.full((len(item["input"]),), item["label"]) for item in items]
+        return {**super().join(items), "label": torch.cat(labels)}
+
     def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
-        """`masked_cross_entropy` at the frames that ``loss_frames`` says."""
+        """`masked_cross_entropy` at the frames that ``loss_frames`` says, `weighted_cross_entropy` of joined clips."""
+        if "weight" in batch:
+            return weighted_cross_entropy(out, batch["label"], batch["weight"])
         return masked_cross_entropy(out, batch["label"], batch["lengths"], steps=self.loss_frames)
 
     def metrics(self) -> Metrics:

@@ -240,6 +240,13 @@ class Gesture(Task):
         whole = torch.cat([frames[:total], last]).unflatten(0, (-1, self.snippet))  # (T, D, C, H, W)
         return whole.transpose(1, 2).contiguous()  # (T, C, D, H, W)
 
+    def join(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Videos one after the other: all their gestures, in frames of what comes of joining their snippets."""
+        begins = [0, *itertools.accumulate(len(item["input"]) * self.snippet for item in items)]
+        intervals = [item["intervals"] + begin for item, begin in zip(items, begins, strict=False)]
+        frames = begins[len(items) - 1] + items[-1]["frames"]
+        return {**super().join(items), "intervals": torch.cat(intervals), "frames": frames}
+
     def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
         """Mean over the videos of ``-log p(gestures)`` under CTC, in float32 at least.
 

@@ -20,7 +20,7 @@ from prernn.ops.backends import has_bfloat16
 from prernn.reports.files import say_written, whole_file, write_json, write_table
 from prernn.reports.numbers import plain
 from prernn.tasks.task import Task
-from prernn.training.saved_outputs import Outputs
+from prernn.training.run.saved_outputs import Outputs
 
 UNEVEN = 3
 """How many times as many examples as the smallest the largest class has to have to be spoken of."""

@@ -1,0 +1,163 @@
+"""States in training that are as old as in use: clips that follow each other in rows, and rows that go on.
+
+A network that is trained on single clips, each from the zero state, has never seen a state that is older than a clip;
+on a camera, which nobody resets, it sees no other.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+from torch.utils.data import Sampler
+
+from prernn.conversion.network import NetworkState
+from prernn.layers.arguments import real, whole
+from prernn.tasks.task import Task
+from prernn.training.batches import collate
+
+Item = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Continuity:
+    """How states go on from clip to clip in training. The defaults are single clips, each from the zero state.
+
+    Attributes:
+        clips: that follow each other in a row of a batch, which has ``batch_size / clips`` rows.
+        carry: a row of the next batch goes on from this one's state, through which no gradient flows. An epoch begins
+            with zero states.
+        reset: share of the rows that begin anew with each batch, drawn at random, where states are carried.
+        onset: share of each clip, from its begin, that has no loss, as nobody could know the answer there yet;
+            "linear" lets the loss grow evenly with a frame's age in its clip.
+        warm_up: no loss in the first clip of a row that begins anew: its state alone counts.
+        noise: standard deviation of normal noise on states that are carried.
+        dropout: share of the units whose carried state is set to zero.
+
+    Raises:
+        ValueError: numbers out of range; a warm-up of rows that have one clip.
+    """
+
+    clips: int = 1
+    carry: bool = False
+    reset: float = 0.1
+    onset: float | Literal["linear"] = 0.0
+    warm_up: bool = False
+    noise: float = 0.0
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        whole("continuity clips", self.clips)
+        for name in ("reset", "dropout"):
+            real(f"continuity {name}", getattr(self, name), 0, 1)
+        real("continuity noise", self.noise, 0)
+        if self.onset != "linear" and real("continuity onset", self.onset, 0, 1) == 1:
+            raise ValueError('continuity onset: expected "linear" or a share below 1, got 1')
+        if self.warm_up and self.clips == 1:
+            raise ValueError("continuity warm_up: expected rows of several clips, got clips=1")
+
+    @property
+    def plain(self) -> bool:
+        """Whether training is on single clips with the loss on all their frames."""
+        return self.clips == 1 and not self.carry and self.onset == 0.0
+
+    def weights(self, steps: int) -> Tensor:
+        """Weight of the loss at each of a clip's steps ``(T,)``, with mean 1."""
+        age = torch.arange(1, steps + 1, dtype=torch.float32) / steps
+        kept = age if self.onset == "linear" else (age > min(self.onset, 1 - 1 / steps)).float()
+        return kept / kept.mean()
+
+
+def row_of(task: Task, items: Sequence[Item], continuity: Continuity) -> Item:
+    """Clips that follow each other as one item; ``weight (T,)`` is that of the loss at each step, 0 in a warm-up."""
+    weights = [continuity.weights(len(item["input"])) for item in items]
+    if continuity.warm_up:
+        weights[0] = torch.zeros_like(weights[0])
+    return {**task.join(items), "weight": torch.cat(weights), "path": " + ".join(item["path"] for item in items)}
+
+
+class Rows:
+    """Joins the items of a batch into rows, a collate function.
+
+    A row none of whose clips could be read is another's, without weight: its place has a state that goes on.
+
+    Args:
+        task: which says how items follow each other.
+        continuity: how many of them.
+    """
+
+    def __init__(self, task: Task, continuity: Continuity) -> None:
+        self.task, self.continuity = task, continuity
+
+    def __call__(self, items: list[Item]) -> dict[str, Any]:
+        """Items, a row's together, to a batch as `prernn.training.batches.collate` makes it, with ``weight (B, T)``."""
+        size = self.continuity.clips
+        groups = [items[first : first + size] for first in range(0, len(items), size)]
+        read = [[item for item in group if "reason" not in item] for group in groups]
+        known = next((group for group in read if group), None)
+        skipped = [item for item in items if "reason" in item]
+        if known is None:
+            return collate(skipped)
+        rows = [row_of(self.task, group or known, self.continuity) for group in read]
+        for row, group in zip(rows, read, strict=True):
+            if not group:
+                row["weight"] = torch.zeros_like(row["weight"])
+        return collate([*rows, *skipped])
+
+
+class RowSampler(Sampler[list[int]]):
+    """Batches of rows of clips, the same number in each, for one or several processes: a ``batch_sampler``.
+
+    Every epoch shuffles anew by (seed, epoch). Each clip comes once; some come twice, to fill the last batch.
+
+    Args:
+        clips: how many there are.
+        rows: of a batch in each process.
+        length: clips of a row.
+        rank: this process out of ``world_size``.
+    """
+
+    def __init__(
+        self, clips: int, rows: int, length: int, *, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.clips, self.rows, self.length = whole("clips", clips), whole("rows", rows), whole("length", length)
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-self.clips // (self.rows * self.length * self.world_size))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the shuffle of this epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.clips)
+        size = self.rows * self.length
+        wanted = len(self) * size * self.world_size
+        order = np.resize(order, wanted)  # again from its begin
+        for batch in order.reshape(len(self), self.world_size, size):
+            yield batch[self.rank].tolist()
+
+
+def carried(state: NetworkState | None, continuity: Continuity) -> NetworkState | None:
+    """The states that the next batch's rows begin with; chance is torch's own."""
+    if not state or not continuity.carry:  # of a network without recurrence it is empty
+        return None
+    rows, device = state[0][0].shape[0], state[0][0].device
+    going = torch.rand(rows, device=device) >= continuity.reset
+
+    def go_on(value: Tensor) -> Tensor:
+        value = value.detach()
+        if value.shape[1:] != (1,):  # but for flags, one a stream
+            if continuity.noise:
+                value = value + continuity.noise * torch.randn_like(value)
+            if continuity.dropout:
+                value = value * (torch.rand_like(value) >= continuity.dropout)
+        return value * going.view(-1, *[1] * (value.ndim - 1))
+
+    following: NetworkState = tree_map(go_on, state)
+    return following

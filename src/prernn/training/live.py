@@ -1,0 +1,95 @@
+"""Evaluation as a camera sees it: one video after the other, and nobody resets the state."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prernn.conversion.network import NetworkState
+from prernn.tasks.task import Metrics
+from prernn.training.batches import collate
+
+Advance = Callable[[dict[str, Any], NetworkState | None], tuple[Tensor, NetworkState]]
+"""Outputs of a batch that goes on from a state, None for zeros, and the next state."""
+
+PIECE = 500
+"""Frames at a time of a picture that stands still."""
+
+
+def random_orders(items: int, orders: int, seed: int = 0) -> list[list[int]]:
+    """Orders of so many items, by the seed."""
+    return [np.random.default_rng([seed, number]).permutation(items).tolist() for number in range(orders)]
+
+
+def evaluate_live(
+    advance: Advance, metrics: Metrics, items: Sequence[dict[str, Any]], orders: Sequence[Sequence[int]]
+) -> dict[str, Tensor]:
+    """A task's metrics over items in several orders, through each of which one state goes from the first to the last.
+
+    The orders are streams side by side, so they take little longer than one.
+
+    Args:
+        advance: the network, or the part behind its trunk.
+        metrics: of the task, new.
+        items: videos, or what the trunk made of them.
+        orders: of their numbers.
+    """
+    state: NetworkState | None = None
+    with torch.inference_mode():
+        for numbers in zip(*orders, strict=True):
+            batch = collate([items[number] for number in numbers])
+            out, state = advance(batch, state)
+            metrics.update(out.float(), batch)
+    return metrics.compute()
+
+
+def at_rate(item: dict[str, Any], rate: float) -> dict[str, Any]:
+    """An item as a camera of ``rate`` times the frames a second would give it: frames are shown again, or left out.
+
+    All tensors with a row a frame change alike, ``input (T, ...)`` to ``(max(1, T rate), ...)``.
+    """
+    steps = len(item["input"])
+    shown = torch.arange(max(1, int(steps * rate + 1e-6))).div(rate).add(1e-6).long().clamp(max=steps - 1)
+    return {
+        name: value[shown] if isinstance(value, Tensor) and len(value) == steps else value
+        for name, value in item.items()
+    }
+
+
+def stand_still(advance: Advance, item: dict[str, Any], frames: int) -> dict[str, float]:
+    """What a network does while the last picture of a video stands for so many frames.
+
+    Returns:
+        ``changes``, how often the best output changes, the first answer to the picture left aside; ``largest``, the
+        largest number of a state by magnitude, and ``first``, that before the picture.
+    """
+    changes, largest, answer = 0, 0.0, None
+    with torch.inference_mode():
+        _, state = advance(collate([item]), None)
+        first = _largest(state)
+        for _, batch in _pieces(item, frames):
+            out, state = advance(batch, state)
+            best = out[0].argmax(-1)
+            whole = best if answer is None else torch.cat([answer, best])
+            changes += int((whole[1:] != whole[:-1]).sum())
+            answer, largest = best[-1:], max(largest, _largest(state))
+    return {"changes": changes, "largest": largest, "first": first}
+
+
+def _pieces(item: dict[str, Any], frames: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    steps = len(item["input"])
+    for begin in range(0, frames, PIECE):
+        count = min(PIECE, frames - begin)
+        still = {
+            name: value[-1:].expand(count, *value.shape[1:])
+            if isinstance(value, Tensor) and len(value) == steps
+            else value
+            for name, value in item.items()
+        }
+        yield begin, collate([still])
+
+
+def _largest(state: NetworkState) -> float:
+    return max((float(value.abs().max()) for part in state for value in part), default=0.0)

@@ -1,0 +1,1 @@
+"""The folder of a run: what training and tests write there, and what other commands read."""

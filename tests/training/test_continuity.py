@@ -1,0 +1,215 @@
+"""States that go on in training: rows of clips, their weights, what is carried, and the whole way through ``fit``."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import prernn
+from equations import close
+from prernn.commands.main import main
+from prernn.tasks.action.task import Action
+from prernn.tasks.classification import masked_cross_entropy, weighted_cross_entropy
+from prernn.tasks.gesture.task import Gesture
+from prernn.training.continuity import Continuity, Rows, RowSampler, carried, row_of
+from prernn.training.learning import Learning
+from prernn.training.module import VideoModule
+from small_cnns import ResidualNet, SnippetNet, film, prepare, shake
+from small_runs import CLASSES, config, render, write
+
+
+def clip(steps, label, path="a"):
+    return {"input": torch.arange(float(steps)).view(-1, 1) + 100 * label, "label": label, "view": 0, "path": path}
+
+
+def unread(path):
+    return {"path": path, "reason": "broken"}
+
+
+@given(st.integers(1, 40), st.floats(0, 0.99))
+def test_weights_of_a_clip(steps, onset):
+    for continuity in (Continuity(onset=onset), Continuity(onset="linear")):
+        weights = continuity.weights(steps)
+        assert weights.shape == (steps,)
+        assert weights.mean().item() == pytest.approx(1)
+        assert bool((weights.diff() >= 0).all())
+        assert weights[-1] > 0
+    kept = Continuity(onset=onset).weights(steps) > 0
+    assert kept.sum() == max(1, steps - int(onset * steps + 1e-6)) or onset * steps % 1 < 1e-4
+    assert Continuity(onset="linear").weights(4).tolist() == pytest.approx([0.4, 0.8, 1.2, 1.6])
+
+
+def test_clips_that_follow_each_other_have_a_label_at_each_frame():
+    row = row_of(Action(), [clip(2, 1), clip(4, 0, "b")], Continuity(clips=2, onset=0.5))
+    assert row["label"].tolist() == [1, 1, 0, 0, 0, 0]
+    assert row["input"].flatten().tolist() == [100, 101, 0, 1, 2, 3]
+    assert row["weight"].tolist() == [0, 2, 0, 0, 2, 2]
+    assert row["path"] == "a + b"
+    warm = row_of(Action(), [clip(2, 1), clip(4, 0)], Continuity(clips=2, warm_up=True))
+    assert warm["weight"].tolist() == [0, 0, 1, 1, 1, 1]
+
+
+def test_gestures_of_videos_that_follow_each_other():
+    task = Gesture(snippet=4)
+    items = [
+        {
+            "input": torch.zeros(steps, 3, 4, 2, 2),
+            "target": torch.tensor([n + 1]),
+            "intervals": torch.tensor([[2, 7]]),
+            "frames": frames,
+            "fps": 25.0,
+        }
+        for n, (steps, frames) in enumerate(((3, 11), (2, 8)))
+    ]
+    row = task.join(items)
+    assert row["target"].tolist() == [1, 2]
+    assert row["intervals"].tolist() == [[2, 7], [14, 19]]
+    assert (row["frames"], len(row["input"])) == (20, 5)
+
+
+def test_a_batch_keeps_its_rows_whatever_can_be_read():
+    rows = Rows(Action(), Continuity(clips=2))
+    batch = rows([clip(2, 1), unread("x"), unread("y"), unread("z"), clip(3, 0), clip(1, 1)])
+    assert batch["lengths"].tolist() == [2, 2, 4]
+    assert batch["weight"].sum(1).tolist() == [2, 0, 4]
+    assert [path for path, _ in batch["skipped"]] == ["x", "y", "z"]
+    assert batch["label"].tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 1]]
+    assert rows([unread("x"), unread("y")])["path"] == []
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 60), st.integers(1, 5), st.integers(1, 4), st.integers(1, 3), st.integers(0, 5))
+def test_every_clip_comes_in_every_epoch_and_all_processes_have_as_many_rows(clips, rows, length, ranks, epoch):
+    samplers = [RowSampler(clips, rows, length, seed=3, rank=rank, world_size=ranks) for rank in range(ranks)]
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+    batches = [list(sampler) for sampler in samplers]
+    assert {len(own) for own in batches} == {len(samplers[0])}
+    assert all(len(batch) == rows * length for own in batches for batch in own)
+    seen = [number for own in batches for batch in own for number in batch]
+    assert set(seen) == set(range(clips))
+    first = seen.count(seen[0])
+    assert all(abs(seen.count(number) - first) <= 1 for number in range(clips))
+    again = RowSampler(clips, rows, length, seed=3, world_size=ranks)
+    again.set_epoch(epoch)
+    assert list(again) == batches[0]
+
+
+def state_of(rows=400):
+    vector = torch.randn(rows, 8, requires_grad=True) * 2
+    return ((vector, torch.randn(rows, 8, 2, 2)), (torch.ones(rows, 1),))
+
+
+def test_what_is_carried():
+    state = state_of()
+    assert carried(state, Continuity()) is None
+    assert carried(None, Continuity(carry=True)) is None
+    assert carried((), Continuity(carry=True)) is None
+    torch.manual_seed(0)
+    kept = carried(state, Continuity(carry=True, reset=0.25))
+    assert not kept[0][0].requires_grad
+    going = kept[1][0][:, 0] == 1  # flags of an RCN's streams among them
+    assert 0.65 < float(going.float().mean()) < 0.85
+    for value, before in zip(kept[0], state[0], strict=True):
+        close(value[going], before[going].detach())
+        assert not value[~going].any()
+    close(carried(state, Continuity(carry=True, reset=0.0)), torch.utils._pytree.tree_map(torch.detach, state))
+    noisy = carried(state, Continuity(carry=True, reset=0.0, noise=0.1))
+    assert 0.09 < float((noisy[0][0] - state[0][0]).detach().std()) < 0.11
+    assert torch.equal(noisy[1][0], state[1][0])
+    dropped = carried(state, Continuity(carry=True, reset=0.0, dropout=0.5))
+    assert 0.45 < float((dropped[0][1] == 0).float().mean()) < 0.55
+    assert torch.equal(dropped[1][0], state[1][0])
+
+
+@torch.no_grad()
+def test_weights_of_one_are_the_loss_of_before():
+    logits, lengths = torch.randn(3, 5, 4, dtype=torch.float64), torch.tensor([5, 5, 5])
+    label = torch.tensor([0, 3, 1])
+    ones = torch.ones(3, 5)
+    expected = masked_cross_entropy(logits, label, lengths)
+    close(weighted_cross_entropy(logits, label[:, None].expand(3, 5), ones), expected)
+    logits[1, 3:] = torch.nan
+    ones[1, 3:] = 0
+    assert weighted_cross_entropy(logits, label[:, None].expand(3, 5), ones).isfinite()
+    assert weighted_cross_entropy(logits, label[:, None].expand(3, 5), 0 * ones) == 0
+    with pytest.raises(ValueError, match=r"expected logits \(B, T, K\), labels and weights \(B, T\), got"):
+        weighted_cross_entropy(logits, label, ones)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"clips": 0}, "clips: expected a whole number of at least 1, got 0"),
+        ({"reset": 1.5}, "reset: expected a number from 0 to 1, got 1.5"),
+        ({"onset": 1.0}, 'onset: expected "linear" or a share below 1'),
+        ({"onset": -0.1}, "onset: expected a number from 0 to 1, got -0.1"),
+        ({"warm_up": True}, "warm_up: expected rows of several clips, got clips=1"),
+        ({"noise": float("nan")}, "noise: expected a number from 0 on"),
+    ],
+)
+def test_bad_options(options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        Continuity(**options)
+
+
+@pytest.mark.parametrize("make", [prernn.convert, prernn.traditional, prernn.convert_rcn])
+@torch.no_grad()
+def test_batches_that_are_carried_are_one_long_video(make):
+    """Outputs of three batches of rows, one after the other, are those of each row's clips in one piece."""
+    net = shake(make(prepare(ResidualNet()), image_size=(8, 8)))
+    learning = Learning(continuity=Continuity(clips=2, carry=True, reset=0.0))
+    module = VideoModule(None, learning, network=net)
+    video = film(3, 14)
+    state, outputs = None, []
+    for part in video.split([4, 4, 6], 1):
+        batch = {"input": part, "lengths": torch.full((3,), part.shape[1]), "weight": torch.ones(part.shape[:2])}
+        outputs.append(module._training_outputs(batch))
+    close(torch.cat(outputs, 1), net.eval()(video, state)[0])
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    for part, count in (("train", 5), ("test", 2)):
+        for label, name in enumerate(CLASSES):
+            for number in range(count):
+                render(root / part / name, label, number)
+    return root
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_run_is_an_unbroken_one(videos, tmp_path, workers):
+    """With calibrated inputs, states that are carried, chance in them, and rows of unequal length."""
+    runs = {}
+    for name, epochs in (("whole", [3]), ("broken", [1, 3])):
+        values = config(videos, tmp_path / name)
+        values["model"]["recipe"] |= {"calibrate": True, "keep_activation": True}
+        values["model"]["learning"]["continuity"] = {
+            "clips": 2,
+            "carry": True,
+            "onset": 0.5,
+            "noise": 0.1,
+            "reset": 0.3,
+        }
+        values["data"]["num_workers"] = workers
+        values["data"]["task"]["init_args"]["sampling"] = {"frames": None, "rule": "all"}
+        file = write(tmp_path / f"{name}.yaml", values)
+        for number, last in enumerate(epochs):
+            resume = ["--ckpt_path", "last"] if number else []
+            assert main(["fit", "--config", file, "--trainer.max_epochs", str(last), *resume]) == 0
+        runs[name] = prernn.load(tmp_path / name).state_dict()
+    assert int(runs["whole"]["cnn.layer4.0.conv2.calibration.measured"]) == 1
+    for key, value in runs["whole"].items():
+        assert torch.equal(value, runs["broken"][key]), key
+    assert main(["test", "--config", str(tmp_path / "whole" / "config.yaml")]) == 0
+    assert "late_accuracy" in json.loads((tmp_path / "whole" / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("continuity", [Continuity(onset=0.5), Continuity(clips=2), Continuity(carry=True)])
+def test_networks_of_whole_clips_have_no_state_to_carry(continuity):
+    net = prernn.framewise(prepare(SnippetNet()), image_size=(4, 8, 8))
+    with pytest.raises(NotImplementedError, match=r"learning\.continuity is for networks that go through a video"):
+        VideoModule(None, Learning(continuity=continuity), network=net)
