@@ -62,7 +62,7 @@ class VideoModule(L.LightningModule):
             self._freeze_pretrained()
         for option, used in (
             ("checkpoint", learning.checkpoint is not None),
-            ("continuity", learning.continuity.carry),
+            ("continuity", not learning.continuity.plain),
         ):
             if used and is_clip_network(self.network):
                 raise NotImplementedError(f"learning.{option} is for networks that go through a video frame by frame")
