@@ -2,8 +2,9 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
-from prernn.commands.command import Command
+from prernn.commands.command import Command, Parser, given
 from prernn.commands.complaints import in_plain_words
 from prernn.commands.fit_options import check_options, help_text
 
@@ -21,11 +22,33 @@ def run_fit(command: str, words: Sequence[str]) -> None:
     if any(word in ("-h", "--help") for word in words):
         print(help_text(command, FIT_COMMANDS[command].help))
         return
+    if command == "test" and "--continuous" in words:
+        _test_continuously(words)
+        return
+    if command != "fit" and words and Path(words[0]).is_dir():  # a run, whose configuration has all the rest
+        words = ["--config", str(Path(words[0]) / "config.yaml"), *words[1:]]
     check_options(command, words)
     from prernn.training import lightning_cli
 
     with in_plain_words():
         lightning_cli.main([command, *("--help" if word in ALL else word for word in words)])
+
+
+def _test_continuously(words: Sequence[str]) -> None:
+    """``prernn test RUN --continuous``: the test videos as one stream."""
+    parser = Parser("prernn test", description="the test videos as one stream, whose state nobody resets")
+    add = parser.add_argument
+    add("run", metavar="RUN", help="run folder or checkpoint")
+    add("--continuous", action="store_true", required=True, help="this test")
+    add("--out", help="folder for continuous.json, .csv and .png (default: the run's)")
+    add("--orders", type=int, help="random orders of the test videos")
+    add("--rates", type=float, nargs="+", help="of frames, in parts of those tested at")
+    add("--still", type=int, help="frames for which a picture stands still")
+    add("--seed", type=int, help="of the orders")
+    options = parser.parse_args(words)
+    from prernn.studies.continuous import run_continuously
+
+    run_continuously(options.run, options.out, **given(options, "orders", "rates", "still", "seed"))
 
 
 FIT_COMMANDS = {

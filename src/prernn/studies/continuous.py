@@ -1,0 +1,191 @@
+"""``prernn test RUN --continuous``: the test videos as one stream, whose state nobody resets, beside the usual test."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from prernn.conversion.modes import channels_last, evaluating
+from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.trunk import inputs_of, split
+from prernn.media.transforms import TransformSpec, frame_transform
+from prernn.models import checkpoint
+from prernn.reports.files import say_written, without_nan, write_json, write_table
+from prernn.reports.numbers import plain
+from prernn.reports.plots.curves import lines
+from prernn.reports.progress import bars
+from prernn.reports.tables import print_whole
+from prernn.studies.frozen_trunk import TEST_BATCH, Items, Learner, learner
+from prernn.studies.runs.videos import own_videos
+from prernn.tasks import restore
+from prernn.tasks.task import Task
+from prernn.training.cached_features import cached
+from prernn.training.evaluation import evaluate, in_batches
+from prernn.training.live import at_rate, evaluate_live, random_orders, stand_still
+from prernn.training.run.run_files import read_metrics, run_folder_of
+
+RATES = (0.5, 1.0, 2.0, 3.0)
+"""Frames a second, in parts of those of the videos as they are tested."""
+
+ORDERS = 5
+"""Random orders of the test videos."""
+
+STILL = 10_000
+"""Frames that a picture stands still."""
+
+FILE = "continuous.json"
+
+
+def run_continuously(
+    run: str | Path,
+    out: str | Path | None = None,
+    *,
+    orders: int = ORDERS,
+    rates: Sequence[float] = RATES,
+    still: int = STILL,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Tests a run with resets, as trained networks are tested, and live; prints a table and writes what was found.
+
+    Args:
+        run: run folder or checkpoint, of any task whose run says which its test videos are.
+        out: folder for ``continuous.json``, ``continuous.csv`` and ``continuous.png``; None is the run's own, whose
+            ``metrics.json`` gets the live metrics too, under ``live``.
+        orders: random orders of the test videos; the metrics are over all of them.
+        rates: of frames, in parts of those tested at: at 2 every frame is shown twice, at 0.5 every second is left out.
+        still: frames for which a picture, and a black one, stand still.
+        seed: of the orders.
+
+    Raises:
+        ValueError: a run that can't be read, numbers below 1, no rate above 0.
+        NotImplementedError: a network of whole clips, a run without its data.
+    """
+    if orders < 1 or still < 1 or not rates or min(rates) <= 0:
+        raise ValueError(f"expected orders, rates and still of at least 1, got {orders}, {list(rates)}, {still}")
+    begun, path = time.time(), Path(run)
+    net, folder = checkpoint.load(path), run_folder_of(path)
+    task = restore(net.recipe)
+    channels_last(net.eval())
+    with evaluating(net), bars() as progress:
+        part, items = _behind_the_trunk(net, own_videos(folder, net).dataset, progress)
+        bar = progress.add_task("as one stream", total=2 * len(rates) + 2, note="")
+        shown = partial(progress.advance, bar)
+        found: dict[str, Any] = {"videos": len(items), "orders": orders, "seed": seed, "rates": {}}
+        for rate in rates:
+            at = [at_rate(item, rate) for item in items]
+            found["rates"][f"{rate:g}"] = both_ways(part, task, at, orders, seed, shown)
+        found["still"] = _still(net, part, items, still, shown)
+    target = Path(out or folder)
+    _write(found, target, task)
+    if out is None:
+        _note_live(folder, found)
+    print_whole(table(found, task))
+    say_written(target, begun)
+    return found
+
+
+def both_ways(
+    part: Learner, task: Task, items: Items, orders: int, seed: int, shown: Any = lambda: None
+) -> dict[str, dict[str, float]]:
+    """Scalar metrics of items, ``reset`` before each and ``live`` through all of them in random orders."""
+    values: dict[str, Mapping[str, Tensor]] = {}
+    values["reset"] = evaluate(part.forward, task.metrics(), in_batches(items, TEST_BATCH))
+    shown()
+    values["live"] = evaluate_live(part.advance, task.metrics(), items, random_orders(len(items), orders, seed))
+    shown()
+    return {
+        way: {name: plain(value) for name, value in metrics.items() if value.ndim == 0}
+        for way, metrics in values.items()
+    }
+
+
+def _behind_the_trunk(net: RecurrentNetwork, dataset: Any, progress: Any) -> tuple[Learner, Items]:
+    """What follows the trunk, and what the trunk gives for each video; it need not run again for each order."""
+    trunk = split(net)[0] if net.recurrent_layers else None
+    part = learner(net, inputs_of(net) if net.recurrent_layers else None)
+    bar = progress.add_task("test videos", total=len(dataset), note="")
+    items = cached(trunk, dataset, advance=lambda: progress.advance(bar))
+    if not items:
+        raise ValueError("expected test videos that can be read, got none")
+    return part, items
+
+
+def _still(net: RecurrentNetwork, part: Learner, items: Items, frames: int, shown: Any) -> dict[str, dict[str, float]]:
+    """What happens while the last picture of the first video stands still, and while it is black."""
+    found = {"picture": stand_still(part.advance, items[0], frames)}
+    shown()
+    if (black := _black(net, items[0])) is not None:
+        found["black"] = stand_still(part.advance, black, frames)
+    shown()
+    return found
+
+
+def _black(net: RecurrentNetwork, item: dict[str, Any]) -> dict[str, Any] | None:
+    """The item with a black picture behind its trunk at every step; None where the network sees no plain pictures."""
+    spec = net.recipe.transform
+    if not spec or spec.get("flow") or len(net.frame_shape) != 3 or not net.recurrent_layers:
+        return None
+    dark = frame_transform(TransformSpec.from_dict(spec))(torch.zeros(64, 64, 3, dtype=torch.uint8))
+    with torch.inference_mode():
+        values = split(net)[0](dark[None])
+    names = ["input", *sorted(name for name in item if name.startswith("input_"))]
+    return {
+        **item,
+        **{name: value.expand(len(item["input"]), *value.shape[1:]) for name, value in zip(names, values, strict=True)},
+    }
+
+
+def table(found: dict[str, Any], task: Task) -> Table:
+    """Reset and live side by side, at the videos' own rate and others."""
+    title = f"{task.name}: state reset before each of {found['videos']} videos, and never (live)"
+    shown = Table(title=title)
+    shown.add_column("", no_wrap=True)
+    for rate in found["rates"]:
+        for way in ("reset", "live"):
+            shown.add_column(f"{way}, rate {rate}", justify="right")
+    ways = [values[way] for values in found["rates"].values() for way in ("reset", "live")]
+    for name in ways[0]:
+        shown.add_row(name, *(f"{values[name]:.3f}" for values in ways))
+    for picture, values in found["still"].items():
+        text = f"{picture} for a long time: {values['changes']:g} changes of the answer"
+        shown.caption = f"{shown.caption}; {text}" if shown.caption else text
+    return shown
+
+
+def _write(found: dict[str, Any], target: Path, task: Task) -> None:
+    write_json(target / FILE, without_nan(found))
+    rows = [
+        {"rate": rate, "metric": name, "reset": values["reset"][name], "live": values["live"][name]}
+        for rate, values in found["rates"].items()
+        for name in values["reset"]
+    ]
+    write_table(target / "continuous.csv", rows)
+    known = next(iter(found["rates"].values()))["reset"]
+    panels = {
+        name.replace("_", " "): {
+            way: [(float(rate), values[way][name], 0.0) for rate, values in found["rates"].items()]
+            for way in ("reset", "live")
+        }
+        for name in dict.fromkeys((task.score[0], "late_accuracy", "frame_accuracy"))
+        if name in known
+    }
+    lines(
+        panels,
+        target / "continuous.png",
+        along="frames a second, in parts of the test's",
+        title=f"{task.name}: state reset before each video, and never",
+    )
+
+
+def _note_live(folder: Path, found: dict[str, Any]) -> None:
+    """Puts the live metrics into the run's ``metrics.json``, beside those of the usual test."""
+    path = folder / "metrics.json"
+    read_metrics(path)  # says what is wrong with it
+    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    write_json(path, {**values, "live": without_nan(found["rates"].get("1", {}).get("live", {}))})
