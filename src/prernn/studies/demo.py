@@ -1,14 +1,15 @@
 """``prernn demo``: the whole way in one command, on an embedded data set.
 
 Renders short videos whose classes come in reversed pairs, so that no single frame tells them apart; makes a
-pre-trained CNN recurrent in several ways; trains each on cached features of the frozen trunk; compares them on
-pictures that were not trained on; and streams one held-out video frame by frame.
+pre-trained CNN recurrent in several ways; trains each on cached features of the frozen trunk, on rows of clips whose
+state goes on; compares them on pictures that were not trained on, with the state reset before each video and live, one
+video after the other and never reset; and streams one held-out video frame by frame.
 """
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rich.table import Table
 from torch import Tensor
 
 from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters
+from prernn.conversion.calibration import measure, unmeasured
 from prernn.conversion.graph.ending import find_output_layer
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.trunk import inputs_of, split
@@ -29,33 +31,51 @@ from prernn.media.video import read_frames
 from prernn.models import checkpoint
 from prernn.models.backbones import DEFAULT_BACKBONE, backbone, input_spec
 from prernn.models.from_config import NetworkSpec
-from prernn.reports.files import write_json, write_table
+from prernn.reports.files import without_nan, write_json, write_table
 from prernn.reports.numbers import plain
 from prernn.reports.plots import curves
 from prernn.reports.plots.classes import strip
 from prernn.reports.progress import bars
+from prernn.reports.tables import print_whole
 from prernn.streaming.prediction import predictions
 from prernn.streaming.stream import Stream
-from prernn.studies.frozen_trunk import Items, Learner, learner, sgd
+from prernn.studies.frozen_trunk import Items, Learner, in_rows, learner, sgd
 from prernn.studies.frozen_trunk import train as train_behind
 from prernn.tasks.action.lists import class_folder
 from prernn.tasks.action.task import Action
 from prernn.tasks.task import Subset
-from prernn.training.batches import collate
 from prernn.training.cached_features import FURTHER, cached
+from prernn.training.continuity import Continuity
 from prernn.training.dataset import VideoDataset
+from prernn.training.evaluation import in_batches
+from prernn.training.live import evaluate_live, random_orders
 
 SIZE, FRAMES, BATCH = 96, 12, 32
 
+CALIBRATION = 64
+"""Training videos, about, that gate inputs are calibrated on."""
 
-# for every row alike: of 0.1 and 0.3 the better one for every recurrent network
+
 LEARNING_RATE = 0.3
+"""For every row alike."""
+
+
+CONTINUITY = Continuity(clips=2, carry=True, onset=0.5)
+"""States as old as in use, and no loss where nobody can know the answer yet."""
+
+
+ORDERS = 5
+"""Random orders of the test videos, one after the other as on a camera."""
 
 
 MAIN = "PreGRU-SIH"
 
 
 STACKED = "traditional GRU, matched"
+
+
+LIVE = ("clip_accuracy", "late_accuracy", "frame_accuracy", "frames_until_right")
+"""Metrics that are reported of the stream that is never reset."""
 
 
 @dataclass
@@ -67,6 +87,7 @@ class Contestant:
     net: RecurrentNetwork = field(init=False)
     history: dict[str, list[float]] = field(default_factory=lambda: {"train loss": [], "test accuracy": []})
     metrics: dict[str, Any] = field(default_factory=dict)
+    live: dict[str, Any] = field(default_factory=dict)
     milliseconds: float = 0.0
 
     def build(self, classes: int, seed: int) -> None:
@@ -81,8 +102,7 @@ class Features:
 
     Attributes:
         vectors: items with the vectors behind the pooling, ``(T, D)``.
-        maps: items with the inputs of the converted layer, ``(T, C, 1, 1)``: it is pointwise, so pooling may come
-            first.
+        maps: items with the inputs of the converted layer, ``(T, C, H, W)``.
     """
 
     vectors: Items
@@ -93,7 +113,7 @@ class Features:
         return self.maps if row.spec.method == "prernn" else self.vectors
 
 
-def run(root: str | Path = "runs/demo", *, clips: int = 140, epochs: int = 5, seed: int = 0) -> dict[str, Any]:
+def run(root: str | Path = "runs/demo", *, clips: int = 70, epochs: int = 5, seed: int = 0) -> dict[str, Any]:
     """Runs the demo and leaves checkpoint, metrics, curves and per-frame predictions in ``root``.
 
     Args:
@@ -124,10 +144,11 @@ def run(root: str | Path = "runs/demo", *, clips: int = 140, epochs: int = 5, se
     checkpoint.save(main.net, root)
     time_streams(contestants)
     results = _write(root, contestants, labels, data)
+    results = without_nan(results)
     results["seconds"] = time.perf_counter() - begin
     results |= {"seed": seed, "clips": clips, "epochs": epochs, "threads": torch.get_num_threads()}
     write_json(root / "metrics.json", results)
-    console.print(_table(contestants))
+    print_whole(_table(contestants))
     console.print(f"{results['seconds']:.0f} s on {torch.get_num_threads()} threads; results in {root}")
     return results
 
@@ -156,12 +177,13 @@ def open_task(data: Path) -> Action:
 def _contestants(classes: int, seed: int) -> list[Contestant]:
     cnn = backbone("efficientnet_lite0", device="meta")
     matched = matched_hidden_size(cnn, cell="gru", outputs=classes)
+    converted = NetworkSpec(pretrained=True, keep_activation=True, calibrate=True)
     rows = [
         Contestant("frame-wise CNN", NetworkSpec(pretrained=True, method="framewise")),
         Contestant(STACKED, NetworkSpec(pretrained=True, method="traditional", hidden_size=matched)),
-        Contestant("PreGRU", NetworkSpec(pretrained=True, input="gate")),
-        Contestant(MAIN, NetworkSpec(pretrained=True, input="single")),
-        Contestant(f"{MAIN}, band:1%", NetworkSpec(pretrained=True, input="single", hidden="band:1%")),
+        Contestant("PreGRU", replace(converted, input="gate")),
+        Contestant(MAIN, replace(converted, input="single")),
+        Contestant(f"{MAIN}, band:1%", replace(converted, input="single", hidden="band:1%")),
     ]
     for row in rows:
         row.build(classes, seed)
@@ -182,13 +204,13 @@ def features(
     """
     trunk = split(stacked, [*inputs_of(main), *inputs_of(stacked)])[0].eval().to(memory_format=torch.channels_last)
 
-    def pooled(frames: Tensor) -> tuple[Tensor, ...]:
-        maps, vector = trunk(frames.contiguous(memory_format=torch.channels_last))
-        return maps.mean((2, 3), keepdim=True), vector
+    def both(frames: Tensor) -> tuple[Tensor, ...]:
+        values: tuple[Tensor, ...] = trunk(frames.contiguous(memory_format=torch.channels_last))
+        return values
 
     dataset = VideoDataset(task, task.records(part))
     bar = progress.add_task(f"features, {part}", total=len(dataset), note="")
-    items = cached(pooled, dataset, at_once=8, advance=lambda: progress.advance(bar))
+    items = cached(both, dataset, at_once=8, advance=lambda: progress.advance(bar))
     further = f"{FURTHER}0"
     maps = [{name: value for name, value in item.items() if name != further} for item in items]
     vectors = [{**item, "input": other[further]} for item, other in zip(maps, items, strict=True)]
@@ -199,25 +221,25 @@ def train_head(
     row: Contestant, train: Features, test: Features, task: Action, epochs: int, seed: int, progress: Progress
 ) -> None:
     """Trains what stands behind the frozen trunk, and measures it on the test items after each epoch."""
-    learns, items = head(row), train.read_by(row)
-    generator = torch.Generator().manual_seed(seed)
-    steps = epochs * -(-len(items) // BATCH)
+    torch.manual_seed(seed)
+    learns, items, shown = head(row), train.read_by(row), test.read_by(row)
+    if unmeasured(row.net):
+        some = items[:: max(1, len(items) // CALIBRATION)]
+        measure(row.net, lambda: [learns.forward(batch) for batch in in_batches(some, BATCH)])
+    order = [list(in_rows(items, task, CONTINUITY, BATCH, seed, epoch)) for epoch in range(epochs)]
+    steps = sum(map(len, order))
     optimizer = sgd(learns.part, LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.2)
     bar = progress.add_task(row.name, total=steps, note="")
 
-    def batches() -> Iterator[dict[str, Any]]:
-        for rows in torch.randperm(len(items), generator=generator).split(BATCH):
-            yield collate([items[number] for number in rows.tolist()])
-
     def report(values: dict[str, Tensor]) -> None:
         progress.update(bar, note=f"test accuracy {float(values['clip_accuracy']):.3f}")
 
-    order = (batches() for _ in range(epochs))
-    shown: dict[str, Any] = {"advance": lambda: progress.advance(bar), "report": report}
-    history, values = train_behind(learns, task, order, test.read_by(row), schedule, **shown)
+    ways: dict[str, Any] = {"advance": lambda: progress.advance(bar), "report": report, "continuity": CONTINUITY}
+    history, values = train_behind(learns, task, order, shown, schedule, **ways)
     row.history = {"train loss": history["train loss"], "test accuracy": history["clip_accuracy"]}
-    row.metrics = {name: plain(value) for name, value in values.items()}
+    live = evaluate_live(learns.advance, task.metrics(), shown, random_orders(len(shown), ORDERS, seed))
+    row.metrics, row.live = ({name: plain(value) for name, value in each.items()} for each in (values, live))
     row.net.eval()
 
 
@@ -269,7 +291,9 @@ def _row(row: Contestant) -> dict[str, Any]:
     return {
         "network": row.name,
         "accuracy": row.metrics["clip_accuracy"],
+        "late_accuracy": row.metrics["late_accuracy"],
         "frame_accuracy": row.metrics["frame_accuracy"],
+        "live": {name: row.live[name] for name in LIVE},
         "class_accuracy": row.metrics["class_accuracy"],
         "recurrent_weights": count.introduced,
         "milliseconds_a_frame": row.milliseconds,
@@ -278,11 +302,16 @@ def _row(row: Contestant) -> dict[str, Any]:
 
 
 def _table(contestants: Sequence[Contestant]) -> Table:
-    table = Table(title="classes in reversed pairs, pictures not trained on")
+    table = Table(
+        title="classes in reversed pairs, pictures not trained on",
+        caption="reset: state reset before each video; live: never, one video after the other, as on a camera; "
+        "second half: of each video, where the answer can be known",
+    )
     table.add_column("network", no_wrap=True)
-    for name in ("accuracy", "recurrent weights introduced", "ms a frame, streaming"):
+    for name in ("reset", "live", "reset, second half", "live, second half", "recurrent weights", "ms a frame"):
         table.add_column(name, justify="right")
     for row in contestants:
         weights = recurrent_parameters(row.net).introduced
-        table.add_row(row.name, f"{row.metrics['clip_accuracy']:.1%}", f"{weights:,}", f"{row.milliseconds:.1f}")
+        shares = [way[name] for name in ("clip_accuracy", "late_accuracy") for way in (row.metrics, row.live)]
+        table.add_row(row.name, *(f"{share:.1%}" for share in shares), f"{weights:,}", f"{row.milliseconds:.1f}")
     return table

@@ -1,0 +1,65 @@
+"""``prernn test RUN --continuous``: figures with resets are those of the test; a table, files and pictures are left."""
+
+import csv
+import json
+
+import pytest
+
+from prernn.commands.main import main
+from small_runs import CLASSES, config, render, write
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A small run that was tested."""
+    root = tmp_path_factory.mktemp("continuous")
+    for part, count in (("train", 4), ("test", 3)):
+        for label, name in enumerate(CLASSES):
+            for number in range(count):
+                render(root / "videos" / part / name, label, number)
+    values = config(root / "videos", root / "run")
+    values["model"]["recipe"] |= {"keep_activation": True, "calibrate": True}
+    file = write(root / "config.yaml", values)
+    assert main(["fit", "--config", file]) == 0
+    assert main(["test", str(root / "run")]) == 0  # a run's folder says all that its configuration does
+    return root / "run"
+
+
+def test_it_leaves_both_ways_side_by_side(run, tmp_path, capsys):
+    tested = json.loads((run / "metrics.json").read_text())
+    assert main(["test", str(run), "--continuous", "--still", "700", "--rates", "1", "2", "--orders", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "reset, rate 1" in said
+    assert "live, rate 2" in said
+    assert "changes of the answer" in said
+    found = json.loads((run / "continuous.json").read_text())
+    assert list(found["rates"]) == ["1", "2"]
+    reset = found["rates"]["1"]["reset"]
+    for name in ("clip_accuracy", "late_accuracy", "frame_accuracy"):
+        assert reset[name] == pytest.approx(tested[name])
+    assert set(found["still"]) == {"picture", "black"}
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["clip_accuracy"] == tested["clip_accuracy"]
+    assert metrics["live"] == found["rates"]["1"]["live"]
+    with open(run / "continuous.csv") as lines:
+        rows = list(csv.DictReader(lines))
+    assert {row["rate"] for row in rows} == {"1", "2"}
+    assert (run / "continuous.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["test", str(run), "--continuous", "--still", "5", "--rates", "1", "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "continuous.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--rates", "0"], "expected orders, rates and still of at least 1, got 5, [0.0], 10000"),
+        (["--orders", "0"], "expected orders, rates and still of at least 1, got 0"),
+        (["--order", "3", "--nonsense"], "--nonsense"),
+    ],
+)
+def test_mistakes(run, words, complaint, capsys):
+    assert main(["test", str(run), "--continuous", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert complaint in line
+    assert main(["test", "--continuous"]) == 2
+    assert "RUN" in capsys.readouterr().err
