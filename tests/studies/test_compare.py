@@ -17,6 +17,7 @@ from prernn.models.from_config import NetworkSpec
 from prernn.studies import compare, frozen_trunk
 from prernn.studies.lineup import RCN_STARTS, Budget, Row
 from prernn.tasks.action.task import Action
+from prernn.training.batches import collate
 from prernn.training.cached_features import cached, outputs
 from prernn.training.data_module import VideoData
 from prernn.training.evaluation import evaluate, in_batches, whole_outputs
@@ -58,7 +59,7 @@ def test_what_stands_on_cached_features_is_the_network(root, features, method):
     net = NetworkSpec(TINY.backbone, method=method).build(2).eval()
     trunk, rest = split(net, at)
     (item, *_) = cached(trunk, data.datasets["test"])
-    batch = {"input": item["input"][None], **{k: v[None] for k, v in item.items() if k.startswith("input_")}}
+    batch = collate([item])
     expected = net(data.datasets["test"][0]["input"][None])[0]
     torch.testing.assert_close(outputs(rest, net.init_state(1), batch)[0], expected, rtol=1e-4, atol=1e-5)
 
@@ -137,6 +138,8 @@ def test_the_command(root, tmp_path, capsys):
     assert names[:3] == ["frame-wise CNN", "traditional GRU", "traditional LSTM"]
     assert names[3:7] == ["PreGRU", "PreGRU-SIH", "PreLSTM", "PreLSTM-SIH"]
     assert rows[7]["network"].endswith(", diagonal")
+    assert float(rows[0]["live clip_accuracy"]) == float(rows[0]["clip_accuracy"])  # which remembers nothing
+    assert all(0 <= float(row["live late_accuracy"]) <= 1 for row in rows)
     assert int(rows[7]["recurrent weights"]) < int(rows[4]["recurrent weights"]) or "SIH" not in rows[7]["network"]
     record = json.loads((tmp_path / "out" / "comparison.json").read_text())
     for row, line in zip(record["rows"], rows, strict=True):

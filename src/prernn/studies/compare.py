@@ -24,8 +24,9 @@ import numpy as np
 import torch
 from rich.progress import Progress, TaskID
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
+from prernn.conversion.clip_network import is_clip_network
 from prernn.conversion.modes import channels_last
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.trunk import inputs_of, split
@@ -44,6 +45,7 @@ from prernn.tasks.task import Subset, Task
 from prernn.training.cached_features import cached
 from prernn.training.data_module import VideoData
 from prernn.training.evaluation import in_batches
+from prernn.training.live import evaluate_live, random_orders
 
 
 def compare(
@@ -124,6 +126,12 @@ def _features(
     return cached(trunk, dataset, passes=passes, advance=lambda: progress.advance(bar))
 
 
+LIVE = ("clip_accuracy", "late_accuracy", "accuracy", "nme")
+"""Metrics of one stream through all test videos, whose state is never reset, that are reported where there are any."""
+
+LIVE_ORDERS = 5
+"""Random orders of the test videos."""
+
 # what the training processes share
 _shared: dict[str, Any] = {}
 
@@ -158,11 +166,20 @@ def _job(spec: NetworkSpec, rate: float, seed: int, search: bool) -> dict[str, A
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd(learns.part, rate), steps)
     epochs = (shuffled(train, epoch, seed, budget.batch_size) for epoch in range(budget.epochs))
     history, values = train_behind(learns, task, epochs, test, schedule, clip=budget.clip)
-    scalars = {name: plain(value) for name, value in values.items() if value.ndim == 0}
+    scalars = _scalars(values)
+    if not search:
+        orders = random_orders(len(test), LIVE_ORDERS, seed)
+        # a network of whole clips keeps nothing from one to the next
+        live = values if is_clip_network(net) else evaluate_live(learns.advance, task.metrics(), test, orders)
+        scalars |= {f"live {name}": value for name, value in _scalars(live).items() if name in LIVE}
     result = {"metrics": scalars, "history": history, "rate": rate, "seed": seed}
     if _asks_early(task) and not search:
         result["early"] = _early(net, test)
     return result
+
+
+def _scalars(values: dict[str, Tensor]) -> dict[str, Any]:
+    return {name: plain(value) for name, value in values.items() if value.ndim == 0}
 
 
 def _asks_early(task: Task) -> bool:
