@@ -321,7 +321,7 @@ class Gesture(Task):
         return report_classes(results, (self.labels or [])[1:], root)
 
 
-def _frames(path: str, start: int, stop: int, each: Callable[[np.ndarray], Tensor], **reading: bool) -> Tensor:
+def _frames(path: str, start: int, stop: int, each: Callable[[np.ndarray], Tensor], **reading: Any) -> Tensor:
     """What ``each`` makes of frames ``start`` to ``stop - 1``; fewer where the video ends early and may."""
     reader = read_frames(path, **reading)
     with closing(reader):  # type: ignore[type-var]  # a generator

@@ -70,9 +70,9 @@ class GestureWatcher:
         Raises:
             ValueError: a frame that the stream can't take, outputs that the labels don't fit, NaN among them.
         """
+        start = perf_counter()
         self._now = (index, time)
         self._first = self._first or self._now
-        start = perf_counter()
         out = self.stream(frame)
         if out is None:
             return []
