@@ -2,6 +2,7 @@
 
 import sys
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--video", help="write an annotated mp4")
     add("--deinterlace", action="store_true", help="make interlaced frames progressive (default: as the run)")
     add("--fps", help="frames a second that the network sees; source: as they come (default: what it was trained at)")
+    add("--reset", help="when the state starts anew: never, cut, idle:SECONDS, every:N (default: what the run says)")
     add("--limit", type=int, help="stop after so many frames")
     add("--commands", help="gesture: table of commands, YAML or JSON, such as configs/player.yaml")
     add("--decoder", choices=("greedy", "beam"), help="gesture: default that of the run")
@@ -51,6 +53,9 @@ def run(options: Namespace) -> None:
     for name in given(options, *FILES, *OF_TASKS):
         if name not in allowed:
             raise ValueError(f"--{name}: task {task.name} expects {' '.join('--' + other for other in allowed)} alone")
+    if options.reset is not None:
+        for net in nets:
+            net.recipe = replace(net.recipe, reset=options.reset)
     pace = clock_for(nets, rate_in(options.fps))
     watcher = task.watcher(*nets, **given(options, *OF_TASKS))
     rows = ROWS[task.rows](getattr(options, task.rows) or sys.stdout)

@@ -86,7 +86,9 @@ def predict(
         ValueError: several streams side by side, labels that don't fit the outputs.
     """
     start = perf_counter() if start is None else start
-    answers = [(stream, _single(stream).probabilities((more or {}).get(i, frame))) for i, stream in enumerate(streams)]
+    answers = [
+        (stream, _single(stream).probabilities((more or {}).get(i, frame), time)) for i, stream in enumerate(streams)
+    ]
     known = [answer.cpu() for _, answer in answers if answer is not None]  # waits for the device
     if len(known) < len(streams):
         return None

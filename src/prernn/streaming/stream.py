@@ -76,6 +76,10 @@ class Stream:
         NotImplementedError: "cut" or "idle" for snippets of several streams, which are collected together.
     """
 
+    _eyes: Eyes | None = None  # what looks for places to start anew
+    _half = 0  # steps after which a second state starts, see ``every:N``; 0 for never
+    _shown = False  # whether someone shows the policy its pictures
+
     def __init__(
         self,
         net: RecurrentNetwork,
@@ -91,11 +95,10 @@ class Stream:
         self.labels: list[str] | None = net.recipe.labels
         self._transform = _frame_transform(net.recipe.transform if transform is None else transform)
         self._eyes, self._half = self._policy(reset or net.recipe.reset or "never")
-        self._shown = False  # whether someone shows the policy its pictures
         self.reset()
 
     def _policy(self, text: str) -> tuple[Eyes | None, int]:
-        """What looks for places to start anew, and steps after which a second state starts; None and 0 for never."""
+        """`_eyes` and `_half` for a policy."""
         policy = reset_policy(text)
         if isinstance(policy, int):
             if policy % (2 * self._snippet):

@@ -42,6 +42,9 @@ class ClassWatcher:
         start = perf_counter()  # before the flow, which is work on this frame too
         if frame.shape != self._size:  # a live source may change its size: flow starts anew
             self._size, self._flows = frame.shape, [_flow_of(stream.net) for stream in self.streams]
+        for i, stream in enumerate(self.streams):
+            if stream.look(frame, time):  # so does the flow, which is none from one shot to the next
+                self._flows[i] = _flow_of(stream.net)
         more = {i: flow(frame) for i, flow in enumerate(self._flows) if flow is not None}
         prediction = predict(self.streams, index, time, frame, more, start)
         if prediction is None:

@@ -72,7 +72,8 @@ class GestureWatcher:
         """
         start = perf_counter()
         self._now = (index, time)
-        self._first = self._first or self._now
+        anew = self.stream.look(frame, time)  # with it a snippet that was half full
+        self._first = self._now if anew else self._first or self._now
         out = self.stream(frame)
         if out is None:
             return []
