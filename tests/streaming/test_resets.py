@@ -1,5 +1,6 @@
 """Reset policies: where a stream starts anew, that it is then as a new one, and that it can be saved anywhere."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from equations import close
+from prernn.media.video import read_frames
 from prernn.streaming.resets import CUT_CHANGE, GRID, STILL, Cut, Idle, reset_policy, thumbnail
 from prernn.streaming.stream import Stream
 from streamed_networks import NETWORKS, network, pictures
+from video_files import SHARED, needs_shared
 
 EXACT = {"rtol": 0, "atol": 0, "equal_nan": True}
 
@@ -267,6 +270,17 @@ def test_the_memory_of_another_reset_is_refused():
     wrong = {**saved["cut"], "reset_changes": torch.zeros(1, 3)}
     with pytest.raises(ValueError, match=r"reset_changes of shape \(1, 8\), got \(1, 3\)"):
         Stream(net, reset="cut").load_state_dict(wrong)
+
+
+FOOTAGE = {"bikes": [30, 76, 137, 187, 242], "carphone_pristine": [], "demo": [206, 268], "vtest_384x288": []}
+"""Frames of real footage at which a new shot begins, found by eye."""
+
+
+@needs_shared
+@pytest.mark.parametrize("name", FOOTAGE)
+def test_cuts_of_real_footage(name):
+    policy, frames = Cut(), itertools.islice(read_frames(SHARED / f"{name}.mp4"), 400)
+    assert [number for number, (_, frame) in enumerate(frames) if policy.due(thumbnail(frame), 0.0)] == FOOTAGE[name]
 
 
 def test_a_thumbnail_is_the_mean_of_cells():

@@ -34,7 +34,7 @@ CUT_MEMORY = 8
 CUT_LEAST = 3
 """Changes that have to be known before there can be a cut: whatever begins moving fast is no cut."""
 
-STILL = 4.0
+STILL = 6.0
 """Change of a cell, of 255, up to which a picture is still: noise of a camera and of compression."""
 
 
