@@ -59,8 +59,8 @@ def test_fast_motion_is_no_cut_and_neither_is_noise():
         assert not any(policy.due(thumbnail(frame), 0.0) for frame in frames)
 
 
-@settings(deadline=None, max_examples=50)
-@given(changes=st.lists(st.floats(0, 100), max_size=40))
+@settings(deadline=None, max_examples=150)
+@given(changes=st.lists(st.floats(0, 100) | st.sampled_from([1.0, 1.0, 1.0, 20.0, 30.0, 60.0]), max_size=40))
 def test_a_cut_is_large_and_larger_than_what_was_before(changes):
     """By the definition, change by change: a grey picture whose level goes up and down."""
     policy, level, known, rise = Cut(), 0.0, [], 1
@@ -129,13 +129,13 @@ def test_idle_starts_anew_in_stillness_at_its_end_and_after_a_gap():
 def test_idle_is_due_once_while_nothing_happens_and_bears_noise_and_jumps_back():
     chance, policy = np.random.default_rng(0), Idle(5.0)
     scene = chance.integers(20, 230, (192, 256, 3)).astype(float)
-    times = [0.1 * number - (3.0 if number > 80 else 0.0) for number in range(120)]
+    times = [0.1 * number - (3.0 if number > 30 else 0.0) for number in range(120)]
     due = []
     for time in times:
         noisy = np.clip(scene + chance.normal(0, 8, scene.shape), 0, 255).astype(np.uint8)
         if policy.due(thumbnail(noisy), time):
             due.append(time)
-    assert due == [pytest.approx(5.0, abs=0.11)]
+    assert due == [pytest.approx(2.1, abs=0.11)]  # 5 s after the first, of which the jump is none
     moved = scene.copy()
     moved[:12, :16] += 2 * STILL  # a cell, of 256
     assert policy.due(thumbnail(np.clip(moved, 0, 255).astype(np.uint8)), times[-1] + 0.1)
