@@ -36,7 +36,7 @@ MISTAKES = {
     f"fit --data.root one/train/a {SMALL}": "expected train/<class>/<video>, found no folder train but",
     f"fit --data.root videos/train {SMALL}": "videos/train: expected train/<class>/<video>, found no folder",
     "streem": "did you mean stream?",
-    "stream x.mp4 --checkpoint run --cvs out.csv": "unknown option --cvs; did you mean --csv?",
+    "stream x.mp4 --checkpoint run --cvs out.csv": "unknown option --cvs; did you mean --csv",
     f"compare --data.root videos --out x {SMALL} --epoch 2": "unknown option --epoch; did you mean --epochs?",
     f"compare --out x {SMALL}": "expected --data.root (the data set's folder), got none",
     "bench recurence": "did you mean recurrence?",

@@ -61,7 +61,7 @@ def test_help_loads_nothing_heavy():
     assert not loaded & set(HEAVY)
 
 
-WORDS = ("inspect", "analyze", "early", "fuse", "quantize", "flow")
+WORDS = ("inspect", "analyze", "early", "fuse", "quantize", "flow", "record")
 """Commands that take a word."""
 
 

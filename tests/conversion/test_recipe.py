@@ -18,6 +18,8 @@ WHOLE = Recipe(
     labels=["a", "b"],
     transform={"size": 32},
     task=KeptTask("action", {"stack": 5}),
+    rate=12.5,
+    reset="every:64",
 )
 
 
@@ -39,8 +41,25 @@ def test_its_json_is_that_of_before_and_a_version():
         "labels": ["a", "b"],
         "transform": {"size": 32},
         "task": {"name": "action", "stack": 5},
+        "rate": 12.5,
+        "reset": "every:64",
         "version": VERSION,
     }
+
+
+def test_what_has_no_rate_is_written_as_before_but_for_the_version():
+    assert Recipe(backbone="vgg16").to_json() == {
+        "steps": [],
+        "backbone": "vgg16",
+        "backbone_options": {},
+        "version": 2,
+    }
+
+
+@pytest.mark.parametrize("version", [{}, {"version": 1}])
+def test_older_recipes_load(version):
+    recipe = Recipe.from_json({"steps": [], "backbone": "vgg16", **version})
+    assert (recipe.rate, recipe.reset, recipe.version) == (None, None, VERSION)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +72,11 @@ def test_its_json_is_that_of_before_and_a_version():
         ({"steps": [], "task": {"stack": 5}}, "recipe's name"),
         ({"steps": [], "version": VERSION + 1}, "update prernn"),
         ({"steps": [], "version": "one"}, "update prernn"),
+        ({"steps": [], "rate": 0}, "rate above 0 frames a second, or None, got 0"),
+        ({"steps": [], "rate": True}, "rate above 0"),
+        ({"steps": [], "rate": "25"}, "rate above 0"),
+        ({"steps": [], "rate": float("nan")}, "rate above 0"),
+        ({"steps": [], "reset": 3}, "reset as text"),
     ],
 )
 def test_what_it_does_not_know_it_refuses(values, complaint):

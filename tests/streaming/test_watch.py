@@ -80,7 +80,7 @@ def camera(monkeypatch):
     """A source without end, of 8 frames a second, as "camera:0"; the list tells how often it was closed."""
     closed = []
 
-    def read_frames(source, *, fps=25.0, deinterlace=False):
+    def read_frames(source, *, fps=25.0, deinterlace=False, on_jump=None):
         try:
             yield from ((index / 8, picture) for index, picture in enumerate(itertools.cycle(pictures(3))))
         finally:

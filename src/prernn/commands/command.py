@@ -1,8 +1,11 @@
 """What every command has: a line of help, its options, and what it does."""
 
 import argparse
+import contextlib
 import re
-from collections.abc import Callable
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -58,3 +61,11 @@ class Parser(argparse.ArgumentParser):
 def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Those of the named options that were given, for a function that has defaults of its own."""
     return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+@contextlib.contextmanager
+def saying_warnings() -> Iterator[None]:
+    """Lets warnings be lines for a user, without the place in the source that they come from."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *place, **more: print(f"prernn: {message}", file=sys.stderr)
+        yield

@@ -19,11 +19,13 @@ from prernn.commands.info import INFO
 from prernn.commands.inspect import INSPECT
 from prernn.commands.paper import PAPER
 from prernn.commands.quantize import QUANTIZE
+from prernn.commands.record import RECORD
 from prernn.commands.stream import STREAM
 from prernn.training.allocator import keep_memory
 
 COMMANDS: dict[str, Command] = {
     "demo": DEMO,
+    "record": RECORD,
     **FIT_COMMANDS,
     "stream": STREAM,
     "paper": PAPER,

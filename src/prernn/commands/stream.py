@@ -2,9 +2,14 @@
 
 import sys
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from prernn.commands.command import Command, given
+from prernn.commands.command import Command, given, saying_warnings
+
+if TYPE_CHECKING:
+    from prernn.streaming.pace import Rate
 
 OF_TASKS = ("commands", "decoder", "detector")
 """Options that only some tasks have."""
@@ -24,6 +29,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--json", help="gesture, face: write the lines to this file")
     add("--video", help="write an annotated mp4")
     add("--deinterlace", action="store_true", help="make interlaced frames progressive (default: as the run)")
+    add("--fps", help="frames a second that the network sees; source: as they come (default: what it was trained at)")
+    add("--reset", help="when the state starts anew: never, cut, idle:SECONDS, every:N (default: what the run says)")
     add("--limit", type=int, help="stop after so many frames")
     add("--commands", help="gesture: table of commands, YAML or JSON, such as configs/player.yaml")
     add("--decoder", choices=("greedy", "beam"), help="gesture: default that of the run")
@@ -33,6 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Follows the source with what the networks' task has for it."""
     from prernn.models import checkpoint
+    from prernn.streaming.pace import clock_for
     from prernn.streaming.rows import ROWS
     from prernn.streaming.watch import watch
     from prernn.tasks import DEFAULT_TASK, restore
@@ -45,14 +53,32 @@ def run(options: Namespace) -> None:
     for name in given(options, *FILES, *OF_TASKS):
         if name not in allowed:
             raise ValueError(f"--{name}: task {task.name} expects {' '.join('--' + other for other in allowed)} alone")
+    if options.reset is not None:
+        for net in nets:
+            net.recipe = replace(net.recipe, reset=options.reset)
+    pace = clock_for(nets, rate_in(options.fps))
     watcher = task.watcher(*nets, **given(options, *OF_TASKS))
     rows = ROWS[task.rows](getattr(options, task.rows) or sys.stdout)
     deinterlace = options.deinterlace or task.deinterlace
-    count = watch(watcher, options.source, rows=rows, video=options.video, limit=options.limit, deinterlace=deinterlace)
+    following = {"rows": rows, "video": options.video, "limit": options.limit, "pace": pace}
+    with saying_warnings():
+        count = watch(watcher, options.source, deinterlace=deinterlace, **following)
     files = [name for name in (getattr(options, task.rows), options.video) if name]
     weights = " and ".join(weights_of(Path(path)) for path in options.checkpoint)
     written = f"; written: {', '.join(files)}" if files else ""
-    print(f"prernn: {count} frames with {weights}{written}", file=sys.stderr)  # rows go to standard output
+    at = f" at {pace.rate:g} frames a second" if pace.rate else ""
+    odd = f" ({pace.counts})" if str(pace.counts) else ""
+    print(f"prernn: {count} frames{at}{odd} with {weights}{written}", file=sys.stderr)  # rows go to standard output
+
+
+def rate_in(text: str | None) -> "Rate":
+    """What ``--fps`` asks for: a number, or the word source."""
+    if text is None or text == "source":
+        return text  # type: ignore[return-value]  # the one word that it may be
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--fps: expected frames a second, such as 12.5, or source, got {text!r}") from None
 
 
 STREAM = Command("run a trained network on a file, folder, camera or URL, frame by frame", run, add_arguments)

@@ -1,13 +1,14 @@
 """How a network was made, as plain typed data: what every network holds and every checkpoint carries."""
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from prernn.layers.names import lasting
 from prernn.layers.structures.parse import hidden_structure
 
-VERSION = 1
-"""Of the form below. Recipes without a version are of the time before it, and have the same form."""
+VERSION = 2
+"""Of the form below: since 2 with ``rate`` and ``reset``. Recipes without a version are of the time before it."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,12 @@ class Recipe:
         labels: names of the K outputs, where they are classes.
         transform: what makes input of frames, `prernn.media.transforms.TransformSpec` as plain data.
         task: what the network has learnt.
+        rate: frames a second that the network was trained at, which a stream keeps to; None where it is not known.
+        reset: when a stream of it starts anew, see `prernn.streaming.resets`; None for never.
         version: of this form.
+
+    Raises:
+        ValueError: a rate that is no number above 0, a reset that is no text.
     """
 
     steps: tuple[Step, ...] = ()
@@ -73,7 +79,17 @@ class Recipe:
     labels: list[str] | None = None
     transform: dict[str, Any] | None = None
     task: KeptTask | None = None
+    rate: float | None = None
+    reset: str | None = None
     version: int = VERSION
+
+    def __post_init__(self) -> None:
+        if self.rate is not None:
+            number = isinstance(self.rate, int | float) and not isinstance(self.rate, bool)
+            if not number or not 0 < self.rate < math.inf:
+                raise ValueError(f"expected a recipe's rate above 0 frames a second, or None, got {self.rate!r}")
+        if self.reset is not None and not isinstance(self.reset, str):
+            raise ValueError(f"expected a recipe's reset as text such as 'cut', or None, got {self.reset!r}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json.dumps``; what is not set is left out."""

@@ -10,6 +10,14 @@ import torch
 
 Rule = Literal["uniform", "random", "consecutive", "all"]
 
+RATES_AGREE = 0.02
+"""Rates that differ by less than this share count as one: 29.97 and 30 frames a second, or a camera's idea of 25."""
+
+
+def same_rate(rate: float, other: float) -> bool:
+    """Whether two rates in frames a second are one, see `RATES_AGREE`."""
+    return abs(rate - other) <= RATES_AGREE * other
+
 
 @dataclass(frozen=True)
 class Sampling:

@@ -5,6 +5,7 @@ the first frame and never run backwards. Everything is decoded in order and lazi
 training and streaming.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -74,10 +75,16 @@ class _Reading(NamedTuple):
     fps: float = 25.0
     tolerate_truncation: bool = False
     deinterlace: bool = False
+    on_jump: Callable[[float], None] | None = None
 
 
 def read_frames(
-    source: Source, *, fps: float = 25.0, tolerate_truncation: bool = False, deinterlace: bool = False
+    source: Source,
+    *,
+    fps: float = 25.0,
+    tolerate_truncation: bool = False,
+    deinterlace: bool = False,
+    on_jump: Callable[[float], None] | None = None,
 ) -> Iterator[tuple[float, np.ndarray]]:
     """Yields (time in seconds, uint8 RGB ``(H, W, 3)``) for every frame, lazily and at constant memory.
 
@@ -89,12 +96,13 @@ def read_frames(
         tolerate_truncation: end quietly at the first place of a file that does not decode, instead of raising.
             A live source skips damaged frames in any case, and ends when it closes.
         deinterlace: make progressive pictures of frames that are marked as interlaced.
+        on_jump: called where time stamps jump back, with the seconds that they do; the times that are yielded go on.
 
     Raises:
         VideoError: (at the first `next`) a source that cannot be read, or (later) one that breaks off, or a file or
             folder that changes its frame size. The pictures of a live source may change theirs.
     """
-    for time, image in _walk(source, _Reading(fps, tolerate_truncation, deinterlace)):
+    for time, image in _walk(source, _Reading(fps, tolerate_truncation, deinterlace, on_jump)):
         assert image is not None  # _walk leaves out images only when it is told which are wanted
         yield time, image
 
@@ -190,19 +198,26 @@ def _pictures(source: Source, reading: _Reading) -> Iterator[tuple[float, Callab
         return
     paint = Painter()
     with opened(source) as (container, stream):
-        frames = _decode(container, stream, source, place.live, reading.tolerate_truncation)
+        frames = _decode(container, stream, source, place.live, reading.tolerate_truncation, reading.on_jump)
         for time, frame in deinterlaced(frames) if reading.deinterlace else frames:
             remark(frame, source)
             yield time, partial(paint, frame, stream.sample_aspect_ratio)
 
 
-def _decode(container: Any, stream: Any, source: Source, live: bool, tolerate: bool) -> Iterator[tuple[float, Any]]:
+def _decode(
+    container: Any, stream: Any, source: Source, live: bool, tolerate: bool, on_jump: Callable | None = None
+) -> Iterator[tuple[float, Any]]:
     """Yields (time, PyAV frame). A live source drops damaged frames, a file raises VideoError there."""
     step = 1 / rate(container, stream)
     count, time, last, origin, broken = 0, 0.0, 0.0, None, ""
+    before = -math.inf  # the stamp of the frame before
     try:
         for frame in _packet_frames(container, stream, live):
             now = stamp(container, frame)
+            if now is not None:
+                if on_jump is not None and now < before:
+                    on_jump(before - now)
+                before = now
             origin = now if origin is None else origin
             now = time + step if now is None or origin is None else now - origin
             time = 0.0 if not count else now if now >= time else time + step

@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # at run time they, and with them PyAV and torchvision, load 
     from prernn.media.video import Source
 from dataclasses import dataclass
 
+from prernn.streaming.pace import FOLDER_RATE, Rate, clock_for
 from prernn.streaming.stream import Frame, Stream
 
 
@@ -19,11 +20,13 @@ class Prediction:
     """What a network says at one moment.
 
     Attributes:
-        index: of the frame in its source, from 0; of a snippet, that of its last frame.
-        time: of that frame, in seconds since the first.
+        index: of the frame among those that the network saw, from 0: in a stream with a clock (`prernn.streaming.pace`)
+            the number of its tick, whether the frame is new or held, else its number in the source. Of a snippet, that
+            of its last frame.
+        time: of that frame, in seconds since the first: of a frame that is held, the time of the tick.
         label: the most probable one, its number where the network has no labels.
         probability: of that label.
-        latency_ms: milliseconds for transform and network.
+        latency_ms: milliseconds for all work on the frame once it was read: optical flow, transform and network.
         probabilities: of all labels, float32 ``(K,)`` on the CPU.
     """
 
@@ -35,13 +38,17 @@ class Prediction:
     probabilities: Tensor
 
 
-def predictions(stream: Stream, source: "Source", *, fps: float = 25.0) -> Iterator[Prediction]:
+def predictions(
+    stream: Stream, source: "Source", *, fps: float | None = None, rate: Rate = None
+) -> Iterator[Prediction]:
     """Yields a prediction a frame (a snippet, for a network of snippets) as the frames of ``source`` arrive.
 
     Args:
         stream: a single stream; it goes on from the state it is in.
         source: anything that `prernn.media.video.read_frames` reads.
-        fps: the rate of a folder of frames.
+        fps: the rate of a folder of frames; None takes that of the network, else 25.
+        rate: at which the network sees the source, in frames a second (`prernn.streaming.pace`); "source" takes frames
+            as they come, None the rate that the network's recipe says it was trained at.
 
     Raises:
         ValueError: several streams side by side, labels that don't fit the outputs; VideoError, which is one,
@@ -49,14 +56,21 @@ def predictions(stream: Stream, source: "Source", *, fps: float = 25.0) -> Itera
     """
     from prernn.media.video import read_frames
 
-    for index, (time, frame) in enumerate(read_frames(source, fps=fps)):
+    pace = clock_for([stream.net], rate)
+    frames = read_frames(source, fps=fps or pace.rate or FOLDER_RATE, on_jump=pace.jumped_back)
+    for index, (time, frame) in enumerate(pace(frames)):
         prediction = predict([stream], index, time, frame)
         if prediction is not None:
             yield prediction
 
 
 def predict(
-    streams: list[Stream], index: int, time: float, frame: Frame, more: Mapping[int, Frame] | None = None
+    streams: list[Stream],
+    index: int,
+    time: float,
+    frame: Frame,
+    more: Mapping[int, Frame] | None = None,
+    start: float | None = None,
 ) -> Prediction | None:
     """What streams say of a frame together, the mean of their probabilities; None while one collects a snippet.
 
@@ -66,12 +80,15 @@ def predict(
         time: of the frame, in seconds.
         frame: the frame.
         more: other inputs for some of the streams, by their place in the list (optical flow).
+        start: reading of `time.perf_counter` when the frame had been read, from where its latency counts; None is now.
 
     Raises:
         ValueError: several streams side by side, labels that don't fit the outputs.
     """
-    start = perf_counter()
-    answers = [(stream, _single(stream).probabilities((more or {}).get(i, frame))) for i, stream in enumerate(streams)]
+    start = perf_counter() if start is None else start
+    answers = [
+        (stream, _single(stream).probabilities((more or {}).get(i, frame), time)) for i, stream in enumerate(streams)
+    ]
     known = [answer.cpu() for _, answer in answers if answer is not None]  # waits for the device
     if len(known) < len(streams):
         return None

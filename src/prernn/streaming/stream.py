@@ -5,7 +5,7 @@ reads.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +14,17 @@ from torch import Tensor
 
 from prernn.conversion.modes import channels_last, evaluating
 from prernn.conversion.network import DIMENSIONS, RecurrentNetwork
+from prernn.streaming.resets import Eyes, reset_policy
 
 if TYPE_CHECKING:  # at run time they, and with them PyAV and torchvision, load when first used
     from prernn.media.transforms import TransformSpec
 
 
 Frame = np.ndarray | Tensor
+
+
+YOUNGER, REMEMBERED = "younger_", "reset_"
+"""What the names begin with of a second state, and of what a reset policy remembers, in a saved stream."""
 
 
 FrameTransform = Callable[[Frame], Tensor]
@@ -51,18 +56,29 @@ class Stream:
     laid out with the channels last, which is faster and changes no value. A network in training mode runs in evaluation
     mode here and is handed back in training mode.
 
+    Where ``reset`` says so (`prernn.streaming.resets`), the state starts anew by itself: streams side by side each by
+    their own pictures. Of a frame that is no uint8 picture, as optical flow, the policy has to be shown the picture
+    first, ``stream.look(picture, time)``; ``idle`` wants times, ``stream(frame, time)``.
+
     Args:
         net: the network.
         transform: what makes uint8 frames into input: a TransformSpec, its dict, or a function from uint8
             ``(H, W, 3)`` to float ``(C, H, W)``. None takes ``net.recipe.transform``.
         batch_size: number of streams side by side.
+        reset: "never", "cut", "idle:SECONDS" or "every:N"; None takes ``net.recipe.reset``, which is never by default.
 
     Attributes:
         labels: names of the ``K`` outputs from the network's recipe, or None.
 
     Raises:
-        ValueError: ``batch_size < 1``, a transform with unknown keys.
+        ValueError: ``batch_size < 1``, a transform with unknown keys, an unknown reset, an N that is no whole number of
+            pairs of snippets.
+        NotImplementedError: "cut" or "idle" for snippets of several streams, which are collected together.
     """
+
+    _eyes: Eyes | None = None  # what looks for places to start anew
+    _half = 0  # steps after which a second state starts, see ``every:N``; 0 for never
+    _shown = False  # whether someone shows the policy its pictures
 
     def __init__(
         self,
@@ -70,6 +86,7 @@ class Stream:
         *,
         transform: "TransformSpec | Mapping[str, Any] | FrameTransform | None" = None,
         batch_size: int = 1,
+        reset: str | None = None,
     ):
         if batch_size < 1:
             raise ValueError(f"expected a batch of at least 1 stream, got {batch_size}")
@@ -77,61 +94,154 @@ class Stream:
         self.net, self.batch_size = net, batch_size
         self.labels: list[str] | None = net.recipe.labels
         self._transform = _frame_transform(net.recipe.transform if transform is None else transform)
+        self._eyes, self._half = self._policy(reset or net.recipe.reset or "never")
         self.reset()
+
+    def _policy(self, text: str) -> tuple[Eyes | None, int]:
+        """`_eyes` and `_half` for a policy."""
+        policy = reset_policy(text)
+        if isinstance(policy, int):
+            if policy % (2 * self._snippet):
+                raise ValueError(f"expected a reset every multiple of {2 * self._snippet} frames, got {text!r}")
+            return None, policy // (2 * self._snippet)
+        if policy is None:
+            return None, 0
+        if self._snippet > 1 and self.batch_size > 1:
+            raise NotImplementedError(f"reset {text!r}: expected one stream of snippets, got {self.batch_size}")
+        return Eyes(text, self.batch_size), 0
 
     def reset(self) -> None:
         """Forgets what the stream has seen."""
         self._diverged = False  # said once
         self._state: tuple | None = None  # None until the first frame, whose size the state may depend on
+        self._younger: tuple | None = None  # which takes the state's place, see ``every:N``
+        self._age = 0  # steps since the first frame, up to where the younger state takes over for the first time
+        if self._eyes is not None:
+            self._eyes.forget()
         self._pending: list[Tensor] = []  # (B, C, H, W) frames of the snippet to come
 
-    def __call__(self, frame: Frame) -> Tensor | None:
-        """The output for the next frame, ``(K,)``; with several streams ``(B, K)``; None within a snippet.
+    def look(self, picture: Frame, time: float | Sequence[float] | None = None) -> list[int]:
+        """Shows the reset policy the picture to come; gives the numbers of the streams that start anew with it.
+
+        ``stream(frame)`` does so by itself with its uint8 pictures, until this is called for the first time.
+
+        Args:
+            picture: uint8 ``(H, W, 3)``; with several streams ``(B, H, W, 3)``.
+            time: in seconds, for "idle"; one for all streams, or one each.
 
         Raises:
-            ValueError: a dtype or shape that doesn't fit, uint8 frames for a network without a transform.
+            ValueError: no time, where the policy needs one.
+            NotImplementedError: something else than a picture, where the policy needs one.
         """
+        self._shown = True
+        return [] if self._eyes is None else self._begin_anew(picture, time)
+
+    def _begin_anew(self, picture: Frame, time: float | Sequence[float] | None) -> list[int]:
+        assert self._eyes is not None
+        pictures = [picture] if self.batch_size == 1 else list(picture)
+        if len(pictures) != self.batch_size:
+            raise ValueError(f"expected pictures of {self.batch_size} streams, got {len(pictures)}")
+        rows = self._eyes.due(pictures, time)
+        if len(rows) == self.batch_size:
+            self._state, self._pending = None, []
+        elif rows and self._state is not None:  # zero is the state to start from
+            with torch.inference_mode():
+                self._state = tuple(tuple(_cleared(leaf, rows) for leaf in part) for part in self._state)
+        return rows
+
+    def __call__(self, frame: Frame, time: float | Sequence[float] | None = None) -> Tensor | None:
+        """The output for the next frame, ``(K,)``; with several streams ``(B, K)``; None within a snippet.
+
+        Args:
+            frame: the frame.
+            time: of it in seconds, for the reset "idle".
+
+        Raises:
+            ValueError: a dtype or shape that doesn't fit, uint8 frames for a network without a transform, no time for
+                "idle".
+            NotImplementedError: a frame that is no picture, where the reset needs one.
+        """
+        if self._eyes is not None and not self._shown:
+            self._begin_anew(frame, time)
         with torch.inference_mode(), evaluating(self.net):
             batch = self._batch(frame)
             if batch is None:
                 return None
-            out, self._state = self.net.step(batch, self._state)
+            state, younger, age = self._of_age() if self._half else (self._state, None, 0)
+            out, state = self.net.step(batch, state)
+            if age > self._half > 0:
+                _, younger = self.net.step(batch, younger)
+            self._state, self._younger, self._age = state, younger, age
         if not self._diverged and bool(out.isnan().any()):
             self._diverged = True
             warnings.warn("the network's output is not a number: it has diverged", RuntimeWarning, stacklevel=2)
         return out[0] if self.batch_size == 1 else out
 
-    def probabilities(self, frame: Frame) -> Tensor | None:
+    def _of_age(self) -> tuple[tuple | None, tuple | None, int]:
+        """The older state, the younger, which replaces it every half period, and the older's age after this step."""
+        if self._age == 2 * self._half:
+            return self._younger, None, self._half + 1
+        return self._state, self._younger, self._age + 1
+
+    def probabilities(self, frame: Frame, time: float | Sequence[float] | None = None) -> Tensor | None:
         """As a call, but with softmax over the ``K`` outputs, in float32."""
-        out = self(frame)
+        out = self(frame, time)
         return None if out is None else out.float().softmax(-1)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The stream's state as a flat dict of tensors, batch first, to save and resume; empty before a frame.
 
         ``state_0_h`` is the tensor ``h`` of the first recurrent layer; ``pending (B, C, n, H, W)`` are frames
-        collected for the next snippet.
+        collected for the next snippet. With a reset there are what it remembers, ``reset_...``, and for "every" the
+        second state, ``younger_state_0_h``, and so on.
         """
-        leaves = [leaf for part in self._state or () for leaf in part]
-        values = dict(zip(self.net.state_names, leaves, strict=True)) if leaves else {}
+        values: dict[str, Tensor] = {}
+        for prefix, state in (("", self._state), (YOUNGER, self._younger)):
+            leaves = [leaf for part in state or () for leaf in part]
+            names = [prefix + name for name in self.net.state_names] if leaves else []
+            values |= zip(names, leaves, strict=True)
         if self._pending:
             values["pending"] = torch.stack(self._pending, dim=2)
+        memory = self._eyes.memory() if self._eyes is not None else {}
+        if self._half and self._age:
+            memory = {"age": torch.full((self.batch_size,), self._age)}
+        values |= {REMEMBERED + name: value for name, value in memory.items()}
         return {name: value.clone(memory_format=torch.contiguous_format) for name, value in values.items()}
 
     def load_state_dict(self, values: Mapping[str, Tensor]) -> None:
-        """Goes on where the stream of `state_dict` was.
+        """Goes on where the stream of `state_dict` was. Without the memory of a reset, that starts as new.
 
         Raises:
-            ValueError: names or shapes of another network or number of streams; the stream is left as it was.
+            ValueError: names or shapes of another network, number of streams or reset; the stream is left as it was.
         """
-        leaves = {name: value for name, value in values.items() if name != "pending"}
+        memory, rest = _apart(values, REMEMBERED)
+        younger, rest = _apart(rest, YOUNGER)
+        leaves = {name: value for name, value in rest.items() if name != "pending"}
         state = self._checked_state(leaves) if leaves else None
+        second = self._checked_state(younger) if younger else None
+        age = self._checked_age(memory, second is not None) if self._half else 0
+        if self._eyes is not None:
+            self._eyes.checked(memory)
+        if (younger and not self._half) or (memory and not self._half and self._eyes is None):
+            raise ValueError(f"expected the state of a stream with this reset, got {sorted(values)}")
         pending = [value.clone() for value in values["pending"].unbind(2)] if "pending" in values else []
         wanted = (self.batch_size, *self.net.frame_shape[:1])
         if pending and (pending[0].shape[:2] != wanted or len(pending) >= self._snippet):
             shape = tuple(values["pending"].shape)
             raise ValueError(f"expected pending frames {wanted} and less than {self._snippet} of them, got {shape}")
-        self._state, self._pending = state, pending
+        self._state, self._younger, self._age, self._pending = state, second, age, pending
+        if self._eyes is not None:
+            self._eyes.recall(memory)
+
+    def _checked_age(self, memory: dict[str, Tensor], younger: bool) -> int:
+        """Steps of the older state, once it is known to fit the younger one."""
+        if memory and (set(memory) != {"age"} or memory["age"].shape != (self.batch_size,)):
+            raise ValueError(f"expected reset_age of shape ({self.batch_size},), got {sorted(memory)}")
+        age = int(memory["age"][0]) if memory else 0
+        if not 0 <= age <= 2 * self._half or younger != (age > self._half):
+            second = "a" if younger else "no"
+            raise ValueError(f"expected an age that fits {second} second state, at most {2 * self._half}, got {age}")
+        return age
 
     def _checked_state(self, leaves: dict[str, Tensor]) -> tuple:
         names = self.net.state_names
@@ -189,6 +299,12 @@ class Stream:
         return snippet
 
 
+def _apart(values: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The values whose names begin with ``prefix``, without it, and the others."""
+    named = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+    return named, {name: value for name, value in values.items() if not name.startswith(prefix)}
+
+
 def _frame_transform(transform: Any) -> FrameTransform | None:
     """A transform as a function, whatever form it came in."""
     if transform is None or callable(transform):
@@ -196,6 +312,13 @@ def _frame_transform(transform: Any) -> FrameTransform | None:
     from prernn.media.transforms import TransformSpec, frame_transform
 
     return frame_transform(TransformSpec.from_dict(dict(transform)) if isinstance(transform, Mapping) else transform)
+
+
+def _cleared(leaf: Tensor, rows: list[int]) -> Tensor:
+    """A copy of a leaf of the state with zeros for some streams."""
+    leaf = leaf.clone()
+    leaf[rows] = 0
+    return leaf
 
 
 def _fitted(leaves: dict[str, Tensor], name: str, template: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from prernn.streaming.pace import FOLDER_RATE, Pace
+
 if TYPE_CHECKING:  # at run time it, and with it PyAV, loads when first used
     from prernn.media.video import Source
 
@@ -36,10 +38,11 @@ def watch(
     video: str | os.PathLike | None = None,
     on_row: Callable[[Any], None] | None = None,
     limit: int | None = None,
-    fps: float = 25.0,
+    fps: float | None = None,
     deinterlace: bool = False,
+    pace: Pace | None = None,
 ) -> int:
-    """Lets a watcher see a source in one pass, at constant memory; returns how many frames it was.
+    """Lets a watcher see a source in one pass, at constant memory; returns how many frames it saw.
 
     Ctrl-C ends it after the current frame, with complete files (pressed twice it interrupts at once). A source
     that breaks off leaves the files of the frames before, then raises.
@@ -49,12 +52,14 @@ def watch(
         source: anything that `prernn.media.video.read_frames` reads.
         rows: gives, for the time it takes, a function that writes one row (`prernn.streaming.rows.csv_rows`,
             `json_rows`).
-        video: an mp4 with the frames as the watcher draws them, at the mean rate of the source, in the size of the
-            first: those of a live source that changes its size are scaled to it.
+        video: an mp4 with the frames as the watcher draws them, at the rate of the clock or else the mean rate of the
+            source, in the size of the first: those of a live source that changes its size are scaled to it.
         on_row: called with each row as it arrives.
-        limit: stop after so many frames.
-        fps: the rate of a folder of frames.
+        limit: stop after so many frames that the watcher has seen.
+        fps: the rate of a folder of frames, which has no times of its own; None takes that of the clock, else 25.
         deinterlace: make progressive pictures of frames that are marked as interlaced.
+        pace: the clock that the watcher's network keeps to: the watcher sees a frame a tick, and the frames that it
+            counts are ticks. None lets it see all frames of the source as they come.
 
     Raises:
         ValueError: ``limit < 1``; VideoError, which is one, for a source that can't be read or breaks off.
@@ -66,18 +71,21 @@ def watch(
     if limit is not None and limit < 1:
         raise ValueError(f"expected a limit of at least 1 frame, got {limit}")
     broken: list[videos.VideoError] = []
-    reader = videos.read_frames(source, fps=fps, deinterlace=deinterlace)
+    pace = pace or Pace(None)
+    fps = fps or pace.rate or FOLDER_RATE
+    reader = videos.read_frames(source, fps=fps, deinterlace=deinterlace, on_jump=pace.jumped_back)
     with contextlib.closing(reader), contextlib.ExitStack() as stack:  # type: ignore[type-var]  # a generator
         frames = itertools.chain([next(reader)], _until_broken(reader, broken))  # raises where nothing is readable
         receivers = [stack.enter_context(rows)] if rows is not None else []
         receivers += [on_row] if on_row is not None else []
         interrupted = stack.enter_context(_noting_interrupt())
-        seen = _run(watcher, itertools.islice(frames, limit), receivers, interrupted)
+        seen = _run(watcher, itertools.islice(pace(frames), limit), receivers, interrupted)
         if video is None:
             count = sum(1 for _ in seen)
         else:
-            rate, seen = _output_rate(source, fps, ((time, watcher.draw(frame)) for time, frame in seen))
-            count = encoding.write_video(Path(video), _of_one_size(picture for _, picture in seen), rate)
+            drawn: Seen = ((time, watcher.draw(frame)) for time, frame in seen)
+            rate, drawn = (pace.rate, drawn) if pace.rate else _output_rate(source, fps, drawn)
+            count = encoding.write_video(Path(video), of_one_size(picture for _, picture in drawn), rate)
     if broken:
         raise broken[0]
     return count
@@ -117,7 +125,7 @@ def _until_broken(frames: Iterator, broken: list) -> Iterator:
         broken.append(error)
 
 
-def _of_one_size(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def of_one_size(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """The pictures, scaled to the size of the first where theirs is another."""
     import cv2
 

@@ -91,6 +91,11 @@ class Task:
         """Steps of every training item, where they are a fixed number."""
         return None
 
+    @property
+    def rate(self) -> float | None:
+        """Frames a second that the network sees in training, which its stream keeps to; None where there is no one."""
+        return None
+
     def open(self, root: str | Path, spec: Mapping[str, Any]) -> None:
         """Reads the lists below ``root``.
 
@@ -199,10 +204,11 @@ class Task:
         raise NotImplementedError(f"task {self.name!r}: expected one whose streams can be followed")
 
     def noted(self, recipe: Recipe) -> Recipe:
-        """The recipe with what a checkpoint keeps of the task: labels, transform, and its name with its options."""
+        """The recipe with what a checkpoint keeps of the task: labels, transform, rate, its name and its options."""
         options = {key: _plain(getattr(self, key)) for key in self.kept_options}
         kept = KeptTask(self.kept_name, options)
-        return dataclasses.replace(recipe, labels=self.labels, transform=self.transform, task=kept)
+        noted = dataclasses.replace(recipe, labels=self.labels, transform=self.transform, task=kept)
+        return dataclasses.replace(noted, rate=self.rate)
 
 
 def only(nets: Sequence[RecurrentNetwork]) -> RecurrentNetwork:

@@ -20,6 +20,7 @@ from prernn.reports.numbers import plain
 from prernn.streaming.watch import Watcher
 from prernn.tasks.action.lists import Clip, class_folder, hmdb51, source_of, ucf101
 from prernn.tasks.classification import clip_scores, masked_cross_entropy, report_classes, weighted_cross_entropy
+from prernn.tasks.frame_rate import sampled_rate
 from prernn.tasks.mirroring import mirroring
 from prernn.tasks.task import Metrics, Subset, Task
 
@@ -91,6 +92,7 @@ class Action(Task):
     transform: dict[str, Any] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
+        self._train: list[Clip] = []
         if isinstance(self.flow, dict):  # as a checkpoint has it
             self.flow = FlowSettings(**self.flow)
         if self.views < 1 or (self.views > 1 and self.sampling.rule in ("uniform", "all")):
@@ -116,6 +118,17 @@ class Action(Task):
         chance = {"flip": mirror, **{name: getattr(self, name) for name in ("scale", "rotation", "shear")}}
         self.spec = TransformSpec(**{**spec, **own, **chance, **flow}, resize=self.resize)
         self.transform = asdict(self.spec)
+
+    @property
+    def rate(self) -> float | None:
+        """That of the clips: of ``sampling``, or the training videos' own (see `sampled_rate`).
+
+        Flow is made between successive frames of the videos, so a flow network has a rate only where its clips take
+        every one of them.
+        """
+        if self.stream == "flow" and (self.sampling.fps is not None or self.sampling.stride > 1):
+            return None
+        return sampled_rate(self.sampling, [clip.path for clip in self._train])
 
     def _list(self, subset: Subset) -> tuple[list[str], list[Clip]]:
         if self.layout in LISTS:

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Callable
+from time import perf_counter
 from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
 from prernn.conversion.network import RecurrentNetwork
 from prernn.streaming.drawing import annotate
+from prernn.streaming.pace import Rate, clock_for
 from prernn.streaming.prediction import Prediction, predict
 from prernn.streaming.rows import csv_rows
 from prernn.streaming.stream import Stream
@@ -37,10 +39,14 @@ class ClassWatcher:
         self._latest: Prediction | None = None
 
     def see(self, index: int, time: float, frame: np.ndarray) -> list[Prediction]:
+        start = perf_counter()  # before the flow, which is work on this frame too
         if frame.shape != self._size:  # a live source may change its size: flow starts anew
             self._size, self._flows = frame.shape, [_flow_of(stream.net) for stream in self.streams]
+        for i, stream in enumerate(self.streams):
+            if stream.look(frame, time):  # so does the flow, which is none from one shot to the next
+                self._flows[i] = _flow_of(stream.net)
         more = {i: flow(frame) for i, flow in enumerate(self._flows) if flow is not None}
-        prediction = predict(self.streams, index, time, frame, more)
+        prediction = predict(self.streams, index, time, frame, more, start)
         if prediction is None:
             return []
         self._latest = prediction
@@ -71,28 +77,32 @@ def stream_video(
     video: str | os.PathLike | None = None,
     on_prediction: Callable[[Prediction], None] | None = None,
     limit: int | None = None,
-    fps: float = 25.0,
+    fps: float | None = None,
+    rate: Rate = None,
 ) -> int:
-    """Runs a network that tells classes over a source, as `watch` does; returns how many frames it was.
+    """Runs a network that tells classes over a source, as `watch` does; returns how many frames it saw.
 
     Args:
         net: the network, or a stream to go on from.
         source: anything that `prernn.media.video.read_frames` reads.
         csv: where to write rows, see `prernn.streaming.rows.write_csv`.
-        video: an mp4 with the annotated frames, at the mean rate of the source.
+        video: an mp4 with the annotated frames, at the rate that they are seen at.
         on_prediction: called with each prediction as it arrives.
         limit: stop after so many frames.
-        fps: the rate of a folder of frames.
+        fps: the rate of a folder of frames; None takes that of the network, else 25.
+        rate: at which the network sees the source, as in `prernn.streaming.prediction.predictions`.
 
     Raises:
         ValueError, OSError: as `watch`; a network without a transform.
     """
+    watcher = ClassWatcher(net)
     return watch(
-        ClassWatcher(net),
+        watcher,
         source,
         rows=None if csv is None else csv_rows(csv),
         video=video,
         on_row=on_prediction,
         limit=limit,
         fps=fps,
+        pace=clock_for([stream.net for stream in watcher.streams], rate),
     )

@@ -19,6 +19,7 @@ from prernn.tasks.face.box import crop_face, face_box, moved, normalise, to_box
 from prernn.tasks.face.errors import landmark_loss, landmarks_in_pixels, plot_errors
 from prernn.tasks.face.landmarks import EYE_CORNERS, FIRST_LINE, OUTPUTS, POINTS, read_pts
 from prernn.tasks.face.videos import FaceVideo, FrameReader, annotations, numbered, subsets
+from prernn.tasks.frame_rate import sampled_rate
 from prernn.tasks.task import Metrics, Subset, Task, only, valid_steps
 
 DEFAULT_SAMPLING = Sampling(frames=16, rule="consecutive")
@@ -97,6 +98,7 @@ class Face(Task):
             raise ValueError(f"expected margin, shift >= 0, 0 <= scale < 1 and threshold > 0, got {values}")
         if self.sampling.fps is not None:
             raise NotImplementedError("face: expected sampling by frames, got fps: annotations belong to frames")
+        self._subsets: dict[str, list[str]] = {}
         self._reader = FrameReader()
         self._checked: dict[str, list[Path]] = {}  # annotations by video
 
@@ -115,10 +117,18 @@ class Face(Task):
 
     def records(self, subset: Subset) -> list[FaceVideo]:
         """The videos of a subset: in training each ``clips`` times, in evaluation each in the clips that cover it."""
-        paths = [str(self.root / name / "vid.avi") for name in self._subsets[subset]]
+        paths = [self._video(name) for name in self._subsets[subset]]
         if subset == "train":
             return [FaceVideo(path) for path in paths for _ in range(self.clips)]
         return self.evaluated([FaceVideo(path) for path in paths])
+
+    def _video(self, name: str) -> str:
+        return str(self.root / name / "vid.avi")
+
+    @property
+    def rate(self) -> float | None:
+        """That of the clips: the training videos' own over the sampling's stride, see `sampled_rate`."""
+        return sampled_rate(self.sampling, [self._video(name) for name in self._subsets.get("train", [])])
 
     @property
     def has_validation(self) -> bool:

@@ -104,6 +104,8 @@ class FaceWatcher:
         if frame.shape != self._size:  # a live source may change its size: the face is elsewhere in the picture then
             self._size = frame.shape
             self._forget()
+        if self.stream.look(frame, time):  # the recipe's reset: the face is to be found anew
+            self._forget()
         tracked = self._track(frame)
         if not tracked and not self._find(frame):
             return [{"frame": index, "time_s": time, "points": None}]

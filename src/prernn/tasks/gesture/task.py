@@ -26,6 +26,7 @@ from prernn.media.video import VideoError, VideoInfo, probe, read_frames
 from prernn.streaming.watch import Watcher
 from prernn.tasks.classification import report_classes
 from prernn.tasks.ctc_decoders import Decoder, make_decoder
+from prernn.tasks.frame_rate import common_rate
 from prernn.tasks.gesture.events import begins_and_ends, classified, log_probs, seen_frames, steps_of
 from prernn.tasks.gesture.lists import NO_GESTURE, GestureVideo, Sign, apart, class_names, recordings
 from prernn.tasks.mirroring import mirroring
@@ -103,6 +104,7 @@ class Gesture(Task):
         make_decoder(self.decoder, self.decoder_options)  # raises
         self._root = Path()
         self._infos: dict[str, VideoInfo] = {}  # of the videos that were looked at
+        self._files: list[str] = []  # all videos, those for training first
 
     def open(self, root: str | Path, spec: Mapping[str, Any]) -> None:
         """Reads the names of the gestures from ``classes.txt``, else from the labels in the lists.
@@ -118,6 +120,7 @@ class Gesture(Task):
         if not lists:
             raise ValueError(f"{self._root}: expected a list {self.train_list} or {self.test_list}, found none")
         videos = [video for path in lists for video in recordings(path, self._root, self.modality, len(names or ()))]
+        self._files = [video.file for video in videos]
         if names is None:
             names = [f"gesture {k + 1}" for k in range(max(sign.label for video in videos for sign in video.signs))]
         if len(names) < 2:
@@ -126,6 +129,11 @@ class Gesture(Task):
         mirror, self.remarks = mirroring(self.flip, names)
         self.spec = TransformSpec(**{**spec, **own}, resize=self.resize, scale=self.scale, flip=mirror)
         self.transform = asdict(self.spec)
+
+    @property
+    def rate(self) -> float | None:
+        """Frames, not snippets, a second of the videos, where they have one in common."""
+        return common_rate(self._files)
 
     def _list(self, name: str | None) -> Path | None:
         return self._root / name if name and (self._root / name).is_file() else None
@@ -320,7 +328,7 @@ class Gesture(Task):
         return report_classes(results, (self.labels or [])[1:], root)
 
 
-def _frames(path: str, start: int, stop: int, each: Callable[[np.ndarray], Tensor], **reading: bool) -> Tensor:
+def _frames(path: str, start: int, stop: int, each: Callable[[np.ndarray], Tensor], **reading: Any) -> Tensor:
     """What ``each`` makes of frames ``start`` to ``stop - 1``; fewer where the video ends early and may."""
     reader = read_frames(path, **reading)
     with closing(reader):  # type: ignore[type-var]  # a generator

@@ -70,9 +70,10 @@ class GestureWatcher:
         Raises:
             ValueError: a frame that the stream can't take, outputs that the labels don't fit, NaN among them.
         """
-        self._now = (index, time)
-        self._first = self._first or self._now
         start = perf_counter()
+        self._now = (index, time)
+        anew = self.stream.look(frame, time)  # with it a snippet that was half full
+        self._first = self._now if anew else self._first or self._now
         out = self.stream(frame)
         if out is None:
             return []

@@ -1,0 +1,182 @@
+"""Labelled clips from a source, in the layout that the task of actions trains on: ``root/<part>/<label>/NNNN.mp4``.
+
+Clips are cut by the clock (`record_times`) or by keys (`record_keys`), and encoded while their frames come, so that
+memory stays constant. Each has the source's own rate: a camera that jitters or falters has frames held or dropped, so
+that a clip's time is that of the world.
+"""
+
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from prernn.media.encoding import write_video
+from prernn.media.source import Source, VideoError, locate
+from prernn.media.video import probe, read_frames
+from prernn.streaming.pace import FOLDER_RATE, Counts, Pace
+from prernn.streaming.watch import of_one_size
+
+ASKED = 15
+"""First frames of a live source that tell its rate."""
+
+Say = Callable[[str], None]
+"""Shows a line of what goes on, in place of the one before."""
+
+Key = Callable[[], str | None]
+"""The key that was pressed since the last call, None without one."""
+
+
+class Footage:
+    """A source's frames at its own rate, read once.
+
+    Args:
+        source: anything that `prernn.media.video.read_frames` reads.
+
+    Attributes:
+        rate: frames a second: of a file what it says, of a live source that of its first frames.
+
+    Raises:
+        VideoError: a source that can't be read.
+    """
+
+    def __init__(self, source: Source):
+        self.source = source
+        live = locate(source).live
+        stated = FOLDER_RATE if live else probe(source, fps=FOLDER_RATE).fps
+        self._jumped: Callable[[float], None] | None = None
+        self._reader = read_frames(source, fps=stated, on_jump=lambda by: self._jumped and self._jumped(by))
+        head = list(itertools.islice(self._reader, ASKED if live else 1))
+        gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(head) if later > earlier]
+        self.rate = 1 / statistics.median(gaps) if gaps else stated
+        pace = Pace(self.rate)
+        self._jumped = pace.jumped_back
+        self.counts: Counts = pace.counts
+        self._frames = pace(itertools.chain(head, self._reader))
+
+    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        return self
+
+    def __next__(self) -> tuple[float, np.ndarray]:
+        return next(self._frames)
+
+    def close(self) -> None:
+        """Lets go of the source."""
+        self._reader.close()  # type: ignore[attr-defined]  # a generator
+
+
+def clip_folder(root: str | Path, part: str, label: str) -> Path:
+    """``root/part/label``.
+
+    Raises:
+        ValueError: a label that can't be the name of a folder.
+    """
+    if not label or label != label.strip() or label.startswith(".") or any(sign in label for sign in '/\\:\0\n"'):
+        raise ValueError(f"label: expected a name that a folder can have, got {label!r}")
+    return Path(root) / part / label
+
+
+def next_free(folder: Path) -> Path:
+    """``folder/NNNN.mp4`` with the number after the highest of what is there, whatever its suffix."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = [int(entry.stem) for entry in folder.iterdir() if entry.stem.isascii() and entry.stem.isdigit()]
+    return folder / f"{max(numbers, default=0) + 1:04d}.mp4"
+
+
+def record_times(
+    footage: Footage, folder: Path, *, seconds: float, times: int, pause: float, say: Say
+) -> Iterator[Path]:
+    """Records clips of a length, each after a pause that is counted down; yields the file of each when it is whole.
+
+    Args:
+        footage: the source.
+        folder: of the label.
+        seconds: of each clip.
+        times: how many clips.
+        pause: seconds before each.
+        say: shows the countdown.
+
+    Raises:
+        ValueError: numbers that make no sense; VideoError, which is one, where the source ends before the last clip.
+        OSError: a clip can't be written.
+    """
+    if not 0 < seconds < math.inf or times < 1 or not 0 <= pause < math.inf:
+        raise ValueError(f"expected seconds above 0, times from 1 and a pause from 0, got {seconds}, {times}, {pause}")
+    length = max(1, round(seconds * footage.rate))
+    for number in range(1, times + 1):
+        name = f"{folder.name}, {number} of {times}"
+        _count_down(footage, pause, name, say)
+        yield _written(folder, _exactly(footage, length, name, say), footage.rate)
+
+
+def record_keys(footage: Footage, folders: Mapping[str, Path], key: Key, say: Say) -> Iterator[Path]:
+    """Records by keys: one starts a clip of its label and ends it; yields the file of each when it is whole.
+
+    Another label's key ends the clip and starts its own; any other ends the recording, and so does the source's end.
+
+    Args:
+        footage: the source.
+        folders: of labels, by key.
+        key: the keyboard.
+        say: shows what goes on.
+
+    Raises:
+        VideoError: the source breaks off; the clip that was being recorded is left out.
+        OSError: a clip can't be written.
+    """
+    waiting = ", ".join(f"{name} {folder.name}" for name, folder in folders.items()) + "; another key ends"
+    for _, picture in footage:
+        say(waiting)
+        pressed, first = key(), picture
+        while pressed is not None and pressed in folders:
+            say(f"recording {folders[pressed].name}: {pressed} ends")
+            ends: list[tuple[str, np.ndarray]] = []
+            shown = itertools.chain([first], _until_key(footage, key, ends))
+            yield _written(folders[pressed], shown, footage.rate)
+            if not ends or ends[0][0] == pressed:
+                pressed = None
+            else:
+                pressed, first = ends[0]
+        if pressed is not None:
+            return
+
+
+def _written(folder: Path, pictures: Iterable[np.ndarray], rate: float) -> Path:
+    path = next_free(folder)
+    write_video(path, of_one_size(pictures), rate)
+    return path
+
+
+def _count_down(footage: Footage, pause: float, name: str, say: Say) -> None:
+    start = None
+    for time, _ in footage:
+        start = time if start is None else start
+        if time >= start + pause:
+            return
+        say(f"{name}: in {math.ceil(start + pause - time)}")
+    raise _ended(footage)
+
+
+def _exactly(footage: Footage, length: int, name: str, say: Say) -> Iterator[np.ndarray]:
+    for number in range(length):
+        following = next(footage, None)
+        if following is None:
+            raise _ended(footage)
+        say(f"{name}: recording, {(length - number) / footage.rate:.1f} s")
+        yield following[1]
+
+
+def _ended(footage: Footage) -> VideoError:
+    return VideoError(f"{footage.source}: ended before the last clip was whole")
+
+
+def _until_key(footage: Footage, key: Key, ends: list[tuple[str, np.ndarray]]) -> Iterator[np.ndarray]:
+    """Pictures up to where a key is pressed, which goes into the list with the picture of then."""
+    for _, picture in footage:
+        pressed = key()
+        if pressed is not None:
+            ends.append((pressed, picture))
+            return
+        yield picture
