@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prernn.commands.command import Command, given
 
-OF_TASKS = ("commands", "decoder", "detector")
+OF_TASKS = ("commands", "decoder", "detector", "events")
 """Options that only some tasks have."""
 
 FILES = ("csv", "json")
@@ -19,9 +19,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("source", help="video file, folder of frames, camera:0, rtsp/http URL, named pipe, or - for standard input")
     checkpoint = "run folder or checkpoint; the answers of several are averaged"
     add("--checkpoint", required=True, nargs="+", help=checkpoint)
-    add("--task", help="what to look for: action, gesture, face (default: what the network learnt)")
-    add("--csv", help="action: write the lines to this file")
+    add("--task", help="what to look for: action, gesture, face, segments (default: what the network learnt)")
+    add("--csv", help="action, segments: write the lines to this file")
     add("--json", help="gesture, face: write the lines to this file")
+    add("--events", help="action, segments, gesture: write the events, with begin and end, to this CSV file")
     add("--video", help="write an annotated mp4")
     add("--deinterlace", action="store_true", help="make interlaced frames progressive (default: as the run)")
     add("--limit", type=int, help="stop after so many frames")
@@ -33,7 +34,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Follows the source with what the networks' task has for it."""
     from prernn.models import checkpoint
-    from prernn.streaming.rows import ROWS
+    from prernn.streaming.rows import ROWS, with_events
     from prernn.streaming.watch import watch
     from prernn.tasks import DEFAULT_TASK, restore
     from prernn.training.run_files import weights_of
@@ -45,11 +46,14 @@ def run(options: Namespace) -> None:
     for name in given(options, *FILES, *OF_TASKS):
         if name not in allowed:
             raise ValueError(f"--{name}: task {task.name} expects {' '.join('--' + other for other in allowed)} alone")
-    watcher = task.watcher(*nets, **given(options, *OF_TASKS))
+    for_watcher = given(options, *OF_TASKS)
     rows = ROWS[task.rows](getattr(options, task.rows) or sys.stdout)
+    if options.events:
+        for_watcher["events"], rows = True, with_events(rows, options.events)
+    watcher = task.watcher(*nets, **for_watcher)
     deinterlace = options.deinterlace or task.deinterlace
     count = watch(watcher, options.source, rows=rows, video=options.video, limit=options.limit, deinterlace=deinterlace)
-    files = [name for name in (getattr(options, task.rows), options.video) if name]
+    files = [name for name in (getattr(options, task.rows), options.events, options.video) if name]
     weights = " and ".join(weights_of(Path(path)) for path in options.checkpoint)
     written = f"; written: {', '.join(files)}" if files else ""
     print(f"prernn: {count} frames with {weights}{written}", file=sys.stderr)  # rows go to standard output
