@@ -12,6 +12,7 @@ from prernn.streaming.events import EventSpan, EventTracker
 from prernn.streaming.prediction import Prediction, predict
 from prernn.streaming.rows import csv_rows
 from prernn.streaming.stream import Stream
+from prernn.tasks.confidence import Confidence
 
 if TYPE_CHECKING:  # at run time it, and with it PyAV, loads when first used
     from prernn.media.video import Source
@@ -25,17 +26,23 @@ class ClassWatcher:
         nets: networks, or streams to go on from; the probabilities of several are averaged (two-stream recognition).
         tracker: finds events in the probabilities, which are drawn on a strip of the last seconds.
         events: gives the events as rows too, `EventSpan`, when they begin and when they have ended.
+        confidence: how sure probabilities are made, and below what an answer is "unknown"; None takes them as they are.
 
     Raises:
         ValueError: none, or networks with different labels; ``events`` without a tracker.
     """
 
     def __init__(
-        self, *nets: RecurrentNetwork | Stream, tracker: EventTracker | None = None, events: bool = False
+        self,
+        *nets: RecurrentNetwork | Stream,
+        tracker: EventTracker | None = None,
+        events: bool = False,
+        confidence: Confidence | None = None,
     ) -> None:
         if events and tracker is None:
             raise ValueError("events: expected a tracker that finds them, got None")
         self._tracker, self._events = tracker, events
+        self._confidence = Confidence() if confidence is None else confidence
         self._strip = EventStrip()
         self.streams = [net if isinstance(net, Stream) else Stream(net) for net in nets]
         labels = [stream.labels for stream in self.streams]
@@ -53,7 +60,7 @@ class ClassWatcher:
         prediction = predict(self.streams, index, time, frame, more)
         if prediction is None:
             return []
-        self._latest = prediction
+        prediction = self._latest = self._confidence.of(prediction)
         if self._tracker is None:
             return [prediction]
         found = self._tracker.push(index, time, prediction.probabilities)

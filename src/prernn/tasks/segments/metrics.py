@@ -63,7 +63,8 @@ class SegmentMetrics(nn.Module):
         classes as rows.
         """
         videos = self.frames.compute()
-        scores, label = (torch.cat([video[i] for video in videos.values()]) for i in (0, 1))
+        scores = torch.cat([scores for scores, _, _ in videos.values()])  # (N, K)
+        label = torch.cat([label for _, label, _ in videos.values()])  # (N,)
         known = answers(scores)
         size = len(self.labels) + 1
         of_classes = class_accuracies(multiclass_confusion_matrix(known, label, size)[:-1])
