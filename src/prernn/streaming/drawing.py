@@ -76,7 +76,8 @@ class EventStrip:
         self._spans = {key: event for key, event in self._spans.items() if event.end is None or event.end > first}
         height, width, _ = frame.shape
         bottom, strip = _answer_top(height, width), max(4, height // 24)
-        font = _font(max(7, height // 30))
+        size = height // 30
+        font = _font(max(1, size))
         image = Image.fromarray(frame)
         draw = ImageDraw.Draw(image, "RGBA")
         draw.rectangle((0, bottom - strip, width, bottom - 1), fill=(0, 0, 0, 170))
@@ -87,7 +88,7 @@ class EventStrip:
             )
             box = (left, bottom - strip, max(left, right - 1), bottom - 1)
             draw.rectangle(box, fill=(*_color(event.label), 255))
-            if right - left > font.getlength(event.label) + 4:
+            if size >= 8 and right - left > font.getlength(event.label) + 4:  # smaller ones can't be read
                 draw.text((left + 2, bottom - strip / 2), event.label, "black", font, anchor="lm")
         return np.array(image)
 

@@ -120,6 +120,4 @@ def threshold(events: Iterable[EventSpan], hours: float, per_hour: float) -> flo
     if len(scores) <= borne:
         return 0.0
     # just above the first that is one too many
-    return float(
-        torch.nextafter(torch.tensor(scores[borne], dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64))
-    )
+    return math.nextafter(scores[borne], 2.0)
