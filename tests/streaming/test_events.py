@@ -20,9 +20,9 @@ RULES = [EventRule(0.6, 0.3, 0.0, 0.0), EventRule(0.6, 0.3, 0.25, 0.0), EventRul
 
 
 def by_definition(times, probabilities, label, rule):
-    """The events of one label: runs at ``off`` or above that reach ``on`` and last; none begins in a cool-down."""
+    """The events of one label: runs at ``low`` or above that reach ``high`` and last; none begins in a cool-down."""
     steps, found, begin, ready = [*times, 2 * times[-1] - times[-2]], [], None, -math.inf
-    inside = [p >= rule.off for p in probabilities] + [False]
+    inside = [p >= rule.low for p in probabilities] + [False]
     i = 0
     while i < len(times):
         if not inside[i] or times[i] < ready:
@@ -30,7 +30,7 @@ def by_definition(times, probabilities, label, rule):
             continue
         begin, i = i, inside.index(False, i)
         length = steps[i] - steps[begin]
-        if max(probabilities[begin:i]) >= rule.on and length >= rule.least - 1e-9:
+        if max(probabilities[begin:i]) >= rule.high and length >= rule.least - 1e-9:
             found.append((LABELS[label], steps[begin], steps[i], max(probabilities[begin:i])))
             ready = steps[i] + rule.cool_down
     return found
@@ -92,9 +92,9 @@ def test_what_a_tracker_refuses():
 @pytest.mark.parametrize(
     ("numbers", "said"),
     [
-        ({"on": 1.5}, "events on"),
-        ({"off": 0.0}, "events off"),
-        ({"on": 0.3, "off": 0.4}, "at most on, 0.3, got 0.4"),
+        ({"high": 1.5}, "events high"),
+        ({"low": 0.0}, "events low"),
+        ({"high": 0.3, "low": 0.4}, "at most high, 0.3, got 0.4"),
         ({"least": -1}, "events least"),
         ({"cool_down": math.nan}, "events cool_down"),
     ],

@@ -47,14 +47,14 @@ streams = st.lists(st.sampled_from([0.1, 0.35, 0.5, 0.6, 0.8, 0.9, 1.0]), min_si
 def test_a_threshold_lets_no_more_false_events_pass_than_asked_and_no_lower_one_does(stream, per_hour):
     times = [i / 10 for i in range(len(stream))]
     probabilities = torch.tensor(stream, dtype=torch.float64)[:, None]
-    rule = EventRule(on=0.3, off=0.3, least=0.0)
+    rule = EventRule(high=0.3, low=0.3, least=0.0)
     hours = len(stream) / 10 / 3600
     everything = events_of(times, probabilities, ["wave"], rule)
     on = threshold(everything, hours, per_hour)
     left = [event for event in everything if event.score >= on]
     assert len(left) <= hours * per_hour + 1e-9
     if 0.3 <= on <= 1:
-        assert left == events_of(times, probabilities, ["wave"], EventRule(on=on, off=0.3, least=0.0))
+        assert left == events_of(times, probabilities, ["wave"], EventRule(high=on, low=0.3, least=0.0))
     if on > 0:
         assert sum(event.score >= on - 1e-9 for event in everything) > hours * per_hour + 1e-9
 

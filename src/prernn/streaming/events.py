@@ -13,30 +13,30 @@ from prernn.layers.arguments import real
 class EventRule:
     """When a label's probabilities make an event.
 
-    An event is a run of moments in which the label's probability is at least ``off``, and in one of them at least
-    ``on`` (hysteresis, as in Canny's edges): so it begins and ends where the action does, not where the network is
+    An event is a run of moments in which the label's probability is at least ``low``, and in one of them at least
+    ``high`` (hysteresis, as in Canny's edges): so it begins and ends where the action does, not where the network is
     surest.
 
     Attributes:
-        on: probability that makes a run an event.
-        off: probability below which a run ends.
+        high: probability that makes a run an event.
+        low: probability below which a run ends.
         least: seconds that an event lasts at least; shorter runs are none.
         cool_down: seconds after an event in which its label can't begin again.
 
     Raises:
-        ValueError: probabilities outside 0 to 1, ``off`` above ``on`` or 0, negative seconds.
+        ValueError: probabilities outside 0 to 1, ``low`` above ``high`` or 0, negative seconds.
     """
 
-    on: float = 0.5
-    off: float = 0.4
+    high: float = 0.5
+    low: float = 0.4
     least: float = 0.2
     cool_down: float = 0.0
 
     def __post_init__(self) -> None:
-        real("events on", self.on, 0, 1, above=True)
-        real("events off", self.off, 0, 1, above=True)
-        if self.off > self.on:
-            raise ValueError(f"events off: expected at most on, {self.on:g}, got {self.off:g}")
+        real("events high", self.high, 0, 1, above=True)
+        real("events low", self.low, 0, 1, above=True)
+        if self.low > self.high:
+            raise ValueError(f"events low: expected at most high, {self.high:g}, got {self.low:g}")
         real("events least", self.least, 0)
         real("events cool_down", self.cool_down, 0)
 
@@ -63,7 +63,7 @@ class EventSpan:
 
 
 class _Run(NamedTuple):
-    """Moments in which a label's probability has not fallen below ``off``."""
+    """Moments in which a label's probability has not fallen below ``low``."""
 
     start: float
     frame: int
@@ -79,7 +79,7 @@ class EventTracker:
     Example:
         >>> import torch
         >>> from prernn.streaming.events import EventRule, EventTracker
-        >>> tracker = EventTracker(["background", "wave"], EventRule(on=0.6, off=0.4, least=0.0), quiet=(0,))
+        >>> tracker = EventTracker(["background", "wave"], EventRule(high=0.6, low=0.4, least=0.0), quiet=(0,))
         >>> wave = [0.1, 0.5, 0.9, 0.5, 0.1]
         >>> for i, p in enumerate(wave):
         ...     for event in tracker.push(i, i / 10, torch.tensor([1 - p, p])):
@@ -124,7 +124,7 @@ class EventTracker:
         for label, p in enumerate(probabilities.tolist()):
             if label in self.quiet:
                 continue
-            if p >= self.rule.off and time >= self._ready.get(label, time):
+            if p >= self.rule.low and time >= self._ready.get(label, time):
                 found += self._go_on(label, frame, time, p)
             elif label in self._runs:
                 found += self._end(label, frame, time)
@@ -145,13 +145,13 @@ class EventTracker:
     def _go_on(self, label: int, frame: int, time: float, p: float) -> list[EventSpan]:
         run = self._runs.get(label, _Run(time, frame, p, event=False))
         run = run._replace(score=max(run.score, p))
-        begins = not run.event and run.score >= self.rule.on and self._lasts(run, time)
+        begins = not run.event and run.score >= self.rule.high and self._lasts(run, time)
         self._runs[label] = run._replace(event=run.event or begins)
         return [self._span(label, run)] if begins else []
 
     def _end(self, label: int, frame: int, time: float) -> list[EventSpan]:
         run = self._runs.pop(label)
-        if not run.event and not (run.score >= self.rule.on and self._lasts(run, time)):
+        if not run.event and not (run.score >= self.rule.high and self._lasts(run, time)):
             return []
         self._ready[label] = time + self.rule.cool_down
         begun = self._span(label, run)

@@ -93,9 +93,9 @@ def temperature(logits: Tensor, label: Tensor) -> float:
 def threshold(events: Iterable[EventSpan], hours: float, per_hour: float) -> float:
     """The lowest score from which on no more than ``per_hour`` of these false events an hour are left.
 
-    Take the events of videos in which nothing happens that the network knows, found with ``on`` equal to ``off``: with
-    the result as ``on`` (`prernn.streaming.events.EventRule`, without a cool-down) exactly those of at least this score
-    are found there.
+    Take the events of videos in which nothing happens that the network knows, found with ``high`` equal to ``low``
+    (`prernn.streaming.events.EventRule`, without a cool-down): with the result as ``high`` exactly those of at least
+    this score are found there.
 
     Args:
         events: that have ended.

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -227,11 +228,16 @@ def test_a_stream_gives_the_events_that_prediction_gives(root, run, tmp_path, ca
     out = capsys.readouterr()
     assert len(out.out.splitlines()) == 41
     assert "events.csv" in out.err
-    streamed = [(row["label"], row["start_s"], row["end_s"]) for row in rows_of(tmp_path / "events.csv")]
-    predicted = [row for row in rows_of(run / "predictions.csv") if row["path"].endswith("0.mp4")]
+    streamed = [(row["label"], row["start_s"], row["end_s"], row["score"]) for row in rows_of(tmp_path / "events.csv")]
+    # with a warm-up that is as long as the video every piece sees what the stream has seen
+    again = ["--data.task.warm_up", "64", "--trainer.default_root_dir", str(tmp_path / "run")]
+    shutil.copytree(run, tmp_path / "run")
+    assert main(["predict", "--config", str(run.parent / "config.yaml"), *again]) == 0
+    predicted = [row for row in rows_of(tmp_path / "run" / "predictions.csv") if row["path"].endswith("0.mp4")]
     assert streamed
-    # a warm-up of 16 steps is not all the past, so a probability near a threshold may tip
-    assert {label for label, _, _ in streamed} == {row["label"] for row in predicted}
+    for row, event in zip(predicted, streamed, strict=True):
+        assert (row["label"], row["start_s"], row["end_s"]) == event[:3]
+        assert float(row["score"]) == pytest.approx(float(event[3]), abs=2e-4)
 
 
 def test_rows_that_are_bad_end_the_command_with_one_line(root, run, tmp_path, capsys):
