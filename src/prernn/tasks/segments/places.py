@@ -1,8 +1,28 @@
 """Where pieces of a long video lie."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+
+from prernn.media.pieces import Timeline
+from prernn.tasks.segments.lists import SegmentVideo
+
+
+class Piece(NamedTuple):
+    """A piece of a video: in training one of as many as the video has, at a place that is drawn anew each epoch."""
+
+    path: str
+    view: int
+    video: SegmentVideo
+
+
+class Steps(NamedTuple):
+    """A video as the network sees it: when frames are shown, which of them are its steps, and what is in them."""
+
+    line: Timeline
+    picks: list[int]
+    spans: list[tuple[int, int, int]]  # first step, the one after the last, label
 
 
 def piece_places(steps: int, piece: int) -> list[tuple[int, int]]:

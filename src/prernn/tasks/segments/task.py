@@ -4,14 +4,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from prernn.conversion.network import RecurrentNetwork
 from prernn.layers.arguments import real, whole
-from prernn.media.pieces import Timeline, read_piece, timeline
+from prernn.media.pieces import read_piece, timeline
 from prernn.media.sampling import Sampling, sample_times
 from prernn.media.transforms import TransformSpec, clip_transform, frame_transform
 from prernn.media.video import VideoError
@@ -21,26 +21,10 @@ from prernn.tasks.classification import report_classes
 from prernn.tasks.mirroring import mirroring
 from prernn.tasks.segments.lists import SegmentVideo, check_within, segment_videos, spans
 from prernn.tasks.segments.loss import frame_cross_entropy
-from prernn.tasks.segments.places import draw_place, piece_places
+from prernn.tasks.segments.places import Piece, Steps, draw_place, piece_places
 from prernn.tasks.task import Metrics, Subset, Task, valid_steps
 
 DEFAULT_RULE = EventRule()
-
-
-class Piece(NamedTuple):
-    """A piece of a video: in training one of as many as the video has, at a place that is drawn anew each epoch."""
-
-    path: str
-    view: int
-    video: SegmentVideo
-
-
-class _Steps(NamedTuple):
-    """A video as the network sees it: when frames are shown, which of them are its steps, and what is in them."""
-
-    line: Timeline
-    picks: list[int]
-    spans: list[tuple[int, int, int]]  # first step, the one after the last, label
 
 
 @dataclass(eq=False)
@@ -113,7 +97,7 @@ class Segments(Task):
         if self.background_weight != "balanced":
             real("background_weight", self.background_weight, 0)
         self._root = Path()
-        self._known: dict[str, _Steps] = {}
+        self._known: dict[str, Steps] = {}
         Sampling(None, "all", fps=self.fps)  # raises for a rate that is none
 
     def open(self, root: str | Path, spec: Mapping[str, Any]) -> None:
@@ -175,7 +159,7 @@ class Segments(Task):
         except VideoError:
             return 1
 
-    def _steps(self, video: SegmentVideo) -> _Steps:
+    def _steps(self, video: SegmentVideo) -> Steps:
         """A video's steps, kept in memory. Raises VideoError where it can't be read or is shorter than its segments."""
         if video.path not in self._known:
             try:
@@ -186,7 +170,7 @@ class Segments(Task):
             picks = sample_times(line.times, Sampling(None, "all", fps=self.fps))
             labels = {name: number for number, name in enumerate(self.labels or [])}
             found = [(begin, end, labels[label]) for begin, end, label in spans(video, line, picks)]
-            self._known[video.path] = _Steps(line, picks, found)
+            self._known[video.path] = Steps(line, picks, found)
         return self._known[video.path]
 
     def examples(self, records: Sequence[Piece]) -> dict[str, int]:
