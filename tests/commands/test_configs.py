@@ -34,7 +34,7 @@ CONFIGS = {
 CLIPS = ("r3d_18", "r2plus1d_18", "mc3_18", "c3d")
 UNITS = {"resnet18": 17, "resnet34": 33, "efficientnet_lite0": 17}
 """Convolutions with a kernel larger than 1."""
-OUTPUTS = {"Action": 101, "Gesture": 26, "Face": 136}
+OUTPUTS = {"Action": 101, "Gesture": 26, "Face": 136, "Segments": 21}
 
 
 def readme():

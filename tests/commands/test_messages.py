@@ -23,7 +23,7 @@ MISTAKES = {
     f"{FIT} --backbone tset_resnet": "did you mean test_resnet",
     f"{FIT} --data.task.layout folder": "--data.task.layout: expected one of folders, ucf101, hmdb51",
     f"{FIT} --data.task.sampling uniform": "expected --data.task.sampling.frames, --data.task.sampling.rule",
-    f"{FIT} --data.task Actoin": "expected action, gesture, face, or a class as file.py:Name, got 'Actoin'; did",
+    f"{FIT} --data.task Actoin": "face, segments, or a class as file.py:Name, got 'Actoin'; did",
     f"{FIT} --trainer.max_epochs ten": "--trainer.max_epochs: expected a whole number, got 'ten'",
     f"{FIT} --trainer.max_epochs -5": "max_epochs",
     f"{FIT} --ckpt_path text.txt": "--ckpt_path text.txt: expected a file such as RUN/checkpoints/last.ckpt",

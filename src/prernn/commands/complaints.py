@@ -60,8 +60,9 @@ def plain(message: str) -> str:
         return f"--{key}: expected {names or 'a mapping'}, got {inside[1]!r}"
     if task := re.search(r"(?:dot import path string: |class_path ')([\w.:/-]+)", said) if key == "data.task" else None:
         name = task[1].rpartition(".")[2]
-        return f"--{key}: expected action, gesture, face, or a class as file.py:Name, got {task[1]!r}" + close_to(
-            name.lower(), ("action", "gesture", "face")
+        return (
+            f"--{key}: expected action, gesture, face, segments, or a class as file.py:Name, got {task[1]!r}"
+            + close_to(name.lower(), ("action", "gesture", "face", "segments"))
         )
     return f"--{key}: {_expected(said, value)}"
 

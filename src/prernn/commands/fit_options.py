@@ -42,6 +42,7 @@ CLASSES: dict[str, tuple[str, str]] = {
     "data": ("training/data_module.py", "VideoData"),
     "data.task.sampling": ("media/sampling.py", "Sampling"),
     "data.task.flow": ("media/flow.py", "FlowSettings"),
+    "data.task.events": ("streaming/events.py", "EventRule"),
 }
 """Whose arguments stand behind each prefix; the applications' own are found in their folders."""
 

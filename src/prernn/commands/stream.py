@@ -11,7 +11,7 @@ from prernn.commands.command import Command, given, saying_warnings
 if TYPE_CHECKING:
     from prernn.streaming.pace import Rate
 
-OF_TASKS = ("commands", "decoder", "detector")
+OF_TASKS = ("commands", "decoder", "detector", "events")
 """Options that only some tasks have."""
 
 FILES = ("csv", "json")
@@ -24,9 +24,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("source", help="video file, folder of frames, camera:0, rtsp/http URL, named pipe, or - for standard input")
     checkpoint = "run folder or checkpoint; the answers of several are averaged"
     add("--checkpoint", required=True, nargs="+", help=checkpoint)
-    add("--task", help="what to look for: action, gesture, face (default: what the network learnt)")
-    add("--csv", help="action: write the lines to this file")
+    add("--task", help="what to look for: action, gesture, face, segments (default: what the network learnt)")
+    add("--csv", help="action, segments: write the lines to this file")
     add("--json", help="gesture, face: write the lines to this file")
+    add("--events", help="action, segments, gesture: write the events, with begin and end, to this CSV file")
     add("--video", help="write an annotated mp4")
     add("--deinterlace", action="store_true", help="make interlaced frames progressive (default: as the run)")
     add("--fps", help="frames a second that the network sees; source: as they come (default: what it was trained at)")
@@ -41,7 +42,7 @@ def run(options: Namespace) -> None:
     """Follows the source with what the networks' task has for it."""
     from prernn.models import checkpoint
     from prernn.streaming.pace import clock_for
-    from prernn.streaming.rows import ROWS
+    from prernn.streaming.rows import ROWS, with_events
     from prernn.streaming.watch import watch
     from prernn.tasks import DEFAULT_TASK, restore
     from prernn.training.run.run_files import weights_of
@@ -57,13 +58,16 @@ def run(options: Namespace) -> None:
         for net in nets:
             net.recipe = replace(net.recipe, reset=options.reset)
     pace = clock_for(nets, rate_in(options.fps))
-    watcher = task.watcher(*nets, **given(options, *OF_TASKS))
+    for_watcher = given(options, *OF_TASKS)
     rows = ROWS[task.rows](getattr(options, task.rows) or sys.stdout)
+    if options.events:
+        for_watcher["events"], rows = True, with_events(rows, options.events)
+    watcher = task.watcher(*nets, **for_watcher)
     deinterlace = options.deinterlace or task.deinterlace
     following = {"rows": rows, "video": options.video, "limit": options.limit, "pace": pace}
     with saying_warnings():
         count = watch(watcher, options.source, deinterlace=deinterlace, **following)
-    files = [name for name in (getattr(options, task.rows), options.video) if name]
+    files = [name for name in (getattr(options, task.rows), options.events, options.video) if name]
     weights = " and ".join(weights_of(Path(path)) for path in options.checkpoint)
     written = f"; written: {', '.join(files)}" if files else ""
     at = f" at {pace.rate:g} frames a second" if pace.rate else ""

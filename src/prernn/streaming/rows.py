@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from prernn.reports.files import whole_file, without_nan
+from prernn.streaming.events import EventSpan
 from prernn.streaming.prediction import Prediction
 
 
@@ -39,6 +40,35 @@ def json_rows(target: str | os.PathLike | TextIO) -> Iterator[Callable[[dict[str
     """Gives a function that writes a dict as one line of JSON to ``target``; paths and files as in `write_csv`."""
     with _lines(target) as line:
         yield lambda row: line(json.dumps(without_nan(row)))
+
+
+@contextlib.contextmanager
+def event_rows(target: str | os.PathLike | TextIO) -> Iterator[Callable[[EventSpan], None]]:
+    """Gives a function that writes an event that has ended to ``target``; paths and files as in `write_csv`.
+
+    The columns are label, start_s, end_s, start_frame, end_frame (of the first frame after it), score.
+    """
+    with _lines(target) as line:
+        line("label", "start_s", "end_s", "start_frame", "end_frame", "score")
+        yield lambda e: line(
+            e.label, f"{e.start:.3f}", f"{e.end:.3f}", str(e.start_frame), str(e.end_frame), f"{e.score:.4f}"
+        )
+
+
+@contextlib.contextmanager
+def with_events(
+    rows: contextlib.AbstractContextManager[Callable[[Any], None]], events: str | os.PathLike | TextIO
+) -> Iterator[Callable[[Any], None]]:
+    """Gives a function that takes a watcher's rows: events that have ended go to ``events``, all others to ``rows``."""
+    with rows as write, event_rows(events) as write_event:
+
+        def sort_out(row: Any) -> None:
+            if not isinstance(row, EventSpan):
+                write(row)
+            elif row.end is not None:
+                write_event(row)
+
+        yield sort_out
 
 
 @contextlib.contextmanager

@@ -5,9 +5,10 @@ from prernn.layers.names import lasting, look_up
 from prernn.tasks.action.task import Action
 from prernn.tasks.face.task import Face
 from prernn.tasks.gesture.task import Gesture
+from prernn.tasks.segments.task import Segments
 from prernn.tasks.task import Task
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Action, Gesture, Face)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Action, Gesture, Face, Segments)}
 """The applications by name."""
 
 DEFAULT_TASK = Action

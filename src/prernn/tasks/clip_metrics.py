@@ -119,7 +119,7 @@ class VideoAccuracy(Metric):
         """Adds clips: ``scores`` ``(B, K)``, ``label`` ``(B,)``, and the B videos that they are of."""
         self.scores.append(scores.float())
         self.label.append(label)
-        self.video.append(torch.tensor([_number(name) for name in path], device=label.device))
+        self.video.append(torch.tensor([path_number(name) for name in path], device=label.device))
 
     def compute(self) -> Tensor:
         """The share, a scalar; NaN where every video is of one clip, whose share says it all."""
@@ -133,6 +133,6 @@ class VideoAccuracy(Metric):
         return (answers(total) == truth).float().mean()
 
 
-def _number(name: str) -> int:
+def path_number(name: str) -> int:
     """A number for a path that is the same in every process."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "big")

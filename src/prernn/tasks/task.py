@@ -178,6 +178,10 @@ class Task:
         """Rows of ``predictions.csv`` (``path`` first) for a batch."""
         raise NotImplementedError
 
+    def joined_predictions(self, rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+        """The rows of all batches as they go into ``predictions.csv``, where `predictions` gave parts of them."""
+        return rows
+
     def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
         """Writes pictures and tables of a test into the run's folder.
 

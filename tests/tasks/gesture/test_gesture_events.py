@@ -16,6 +16,7 @@ from prernn.conversion.recipe import KeptTask, Recipe
 from prernn.models.networks.c3d import C3D
 from prernn.streaming.stream import Stream
 from prernn.tasks.ctc_decoders import BeamDecoder, GreedyDecoder
+from prernn.tasks.gesture.extent import gesture_decoder
 from prernn.tasks.gesture.watcher import GestureWatcher, load_commands
 
 LABELS = ["no gesture", "swipe left", "tap", "swipe O"]
@@ -109,15 +110,17 @@ def test_a_long_stream_keeps_little():
         watcher = GestureWatcher(Script(outputs_of(path)), decoder=decoder)
         rows = [row for group in watch(watcher, 4 * len(path)) for row in group]
         assert len(rows) == 2 * 3 * 200
-        assert watcher._starts.maxlen <= 7
+        assert watcher._starts.maxlen <= 23
         assert [row["begin_frame"] for row in rows[::2]] == [4 * t for t, k in enumerate(path) if k]
 
 
 def test_the_decoder_is_that_of_the_network_unless_another_is_asked_for():
     recipe = Recipe(task=KeptTask("gesture", {"decoder": "beam", "decoder_options": {"width": 3}}))
-    assert GestureWatcher(Script([], recipe)).decoder.width == 3
-    assert isinstance(GestureWatcher(Script([], recipe), decoder="greedy").decoder, GreedyDecoder)
-    assert isinstance(GestureWatcher(Script([])).decoder, GreedyDecoder)
+    assert GestureWatcher(Script([], recipe)).decoder.decoder.width == 3
+    assert isinstance(GestureWatcher(Script([], recipe), decoder="greedy").decoder.decoder, GreedyDecoder)
+    assert isinstance(GestureWatcher(Script([])).decoder.decoder, GreedyDecoder)
+    plain = Recipe(task=KeptTask("gesture", {"decoder": "greedy", "extent": 1.0}))
+    assert isinstance(GestureWatcher(Script([], plain)).decoder, GreedyDecoder)
 
 
 def test_a_network_streams_what_it_gives_for_the_whole_video():
@@ -129,7 +132,7 @@ def test_a_network_streams_what_it_gives_for_the_whole_video():
     with torch.no_grad():
         net.get_parameter("cnn.fc8.bias").sub_(net(video)[0].mean((0, 1)))  # so that no output is always the best
         out = net(video)[0][0]  # (6, 4)
-    wanted = [(e.kind, LABELS[e.label], 8 * e.begin) for e in GreedyDecoder().events(out.log_softmax(-1))]
+    wanted = [(e.kind, LABELS[e.label], 8 * e.begin) for e in gesture_decoder("greedy").events(out.log_softmax(-1))]
     watcher = GestureWatcher(net)
     rows = [row for i, frame in enumerate(frames) for row in watcher.see(i, i / 25, frame)] + watcher.finish()
     assert [(row["event"], row["label"], row["begin_frame"]) for row in rows] == wanted

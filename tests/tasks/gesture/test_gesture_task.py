@@ -260,7 +260,7 @@ def test_a_task_comes_back_from_its_recipe(root):
     assert recipe.task.name == "gesture"
     again = Gesture(**recipe.task.options)
     assert (again.modality, again.snippet, again.tolerance) == ("color", 4, 5)
-    assert again._decoder().width == 3
+    assert again._decoder().decoder.width == 3
 
 
 @pytest.mark.skipif(not NVGESTURE.is_dir(), reason="no shared data")

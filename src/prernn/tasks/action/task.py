@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from prernn.conversion.network import RecurrentNetwork
+from prernn.layers.arguments import real
 from prernn.media.flow import FlowSettings
 from prernn.media.flow_cache import flow_file, read_flow_clip
 from prernn.media.sampling import Sampling, sample_indices
 from prernn.media.transforms import FLOW_MEAN, FLOW_STD, TransformSpec, clip_transform, frame_transform
 from prernn.media.video import probe, read_clip
 from prernn.reports.numbers import plain
+from prernn.streaming.events import EventRule, EventTracker
 from prernn.streaming.watch import Watcher
 from prernn.tasks.action.lists import Clip, class_folder, hmdb51, source_of, ucf101
 from prernn.tasks.classification import clip_scores, masked_cross_entropy, report_classes, weighted_cross_entropy
@@ -32,6 +34,9 @@ DEFAULT_SAMPLING = Sampling(frames=16, rule="uniform")
 
 
 DEFAULT_FLOW = FlowSettings()
+
+
+DEFAULT_RULE = EventRule()
 
 
 @dataclass(eq=False)
@@ -61,13 +66,21 @@ class Action(Task):
         shear: training shears each clip by up to so many degrees.
         deinterlace: make progressive pictures of frames that are marked as interlaced; not for flow.
         loss_frames: "all" asks for the label at every frame, "last" at the last alone.
+        background: the class that means that nothing happens, if there is one: it makes no events.
+        events: what makes an event of a stream's probabilities.
+        temperature: divides the outputs before the softmax of a stream, see `prernn.tasks.confidence.temperature`.
+        unknown_below: a stream's answer that is less probable is "unknown".
     """
 
     name: ClassVar[str] = "action"
     score: ClassVar[tuple[str, Literal["max", "min"]]] = ("clip_accuracy", "max")
     one_answer: ClassVar[bool] = True
     rows: ClassVar[Literal["csv", "json"]] = "csv"
-    kept_options: ClassVar[tuple[str, ...]] = ("stream", "stack", "flow", "deinterlace")
+    watcher_options: ClassVar[tuple[str, ...]] = ("events",)
+    kept_options: ClassVar[tuple[str, ...]] = (
+        *("stream", "stack", "flow", "deinterlace"),
+        *("background", "events", "temperature", "unknown_below"),
+    )
     path_options: ClassVar[tuple[str, ...]] = ("flow_cache",)
 
     layout: Literal["folders", "ucf101", "hmdb51"] = "folders"
@@ -88,6 +101,10 @@ class Action(Task):
     shear: float = 0.0
     deinterlace: bool = False
     loss_frames: Literal["all", "last"] = "all"
+    background: str | None = None
+    events: EventRule = DEFAULT_RULE
+    temperature: float = 1.0
+    unknown_below: float = 0.0
     labels: list[str] | None = field(init=False, default=None)
     transform: dict[str, Any] | None = field(init=False, default=None)
 
@@ -95,6 +112,10 @@ class Action(Task):
         self._train: list[Clip] = []
         if isinstance(self.flow, dict):  # as a checkpoint has it
             self.flow = FlowSettings(**self.flow)
+        if isinstance(self.events, dict):
+            self.events = EventRule(**self.events)
+        real("temperature", self.temperature, 0, above=True)
+        real("unknown_below", self.unknown_below, 0, 1)
         if self.views < 1 or (self.views > 1 and self.sampling.rule in ("uniform", "all")):
             raise ValueError(f'expected views of 1, or more with the rule "random" or "consecutive", got {self.views}')
         if self.deinterlace and self.stream == "flow":
@@ -114,6 +135,8 @@ class Action(Task):
         self.labels, self._train = self._list("train")
         if len(self.labels) < 2:
             raise ValueError(f"{root}: expected at least 2 classes, found only {', '.join(self.labels)}")
+        if self.background is not None and self.background not in self.labels:
+            raise ValueError(f"background: expected one of the classes {self.labels}, got {self.background!r}")
         mirror, self.remarks = mirroring(self.flip, self.labels)
         chance = {"flip": mirror, **{name: getattr(self, name) for name in ("scale", "rotation", "shear")}}
         self.spec = TransformSpec(**{**spec, **own, **chance, **flow}, resize=self.resize)
@@ -223,10 +246,20 @@ class Action(Task):
         return self.sampling.frames
 
     def watcher(self, *nets: RecurrentNetwork, **options: Any) -> Watcher:
-        """The class of each moment, of one network or, averaged, of several (two streams)."""
-        from prernn.tasks.action.watcher import ClassWatcher
+        """The class of each moment, of one network or, averaged, of several (two streams), and its events.
 
-        return ClassWatcher(*nets, **options)
+        Args:
+            nets: the networks.
+            options: ``events``, whether events are rows too.
+        """
+        from prernn.tasks.action.watcher import ClassWatcher
+        from prernn.tasks.confidence import Confidence
+
+        labels = self.labels or []
+        quiet = [k for k, label in enumerate(labels) if label == self.background]
+        tracker = EventTracker(labels, self.events, quiet=quiet) if labels else None
+        confidence = Confidence(self.temperature, self.unknown_below)
+        return ClassWatcher(*nets, tracker=tracker, confidence=confidence, **options)
 
     def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
         """``confusion.png`` and ``classes.csv``; class accuracies by name."""

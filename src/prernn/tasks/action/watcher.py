@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, TextIO
 import numpy as np
 
 from prernn.conversion.network import RecurrentNetwork
-from prernn.streaming.drawing import annotate
+from prernn.streaming.drawing import EventStrip, annotate
+from prernn.streaming.events import EventSpan, EventTracker
 from prernn.streaming.pace import Rate, clock_for
 from prernn.streaming.prediction import Prediction, predict
 from prernn.streaming.rows import csv_rows
 from prernn.streaming.stream import Stream
+from prernn.tasks.confidence import Confidence
 
 if TYPE_CHECKING:  # at run time it, and with it PyAV, loads when first used
     from prernn.media.video import Source
@@ -24,12 +26,26 @@ class ClassWatcher:
 
     Args:
         nets: networks, or streams to go on from; the probabilities of several are averaged (two-stream recognition).
+        tracker: finds events in the probabilities, which are drawn on a strip of the last seconds.
+        events: gives the events as rows too, `EventSpan`, when they begin and when they have ended.
+        confidence: how sure probabilities are made, and below what an answer is "unknown"; None takes them as they are.
 
     Raises:
-        ValueError: none, or networks with different labels.
+        ValueError: none, or networks with different labels; ``events`` without a tracker.
     """
 
-    def __init__(self, *nets: RecurrentNetwork | Stream):
+    def __init__(
+        self,
+        *nets: RecurrentNetwork | Stream,
+        tracker: EventTracker | None = None,
+        events: bool = False,
+        confidence: Confidence | None = None,
+    ) -> None:
+        if events and tracker is None:
+            raise ValueError("events: expected a tracker that finds them, got None")
+        self._tracker, self._events = tracker, events
+        self._confidence = Confidence() if confidence is None else confidence
+        self._strip = EventStrip()
         self.streams = [net if isinstance(net, Stream) else Stream(net) for net in nets]
         labels = [stream.labels for stream in self.streams]
         if not labels or any(other != labels[0] for other in labels):
@@ -38,7 +54,8 @@ class ClassWatcher:
         self._size: tuple[int, ...] = ()  # of the frame before
         self._latest: Prediction | None = None
 
-    def see(self, index: int, time: float, frame: np.ndarray) -> list[Prediction]:
+    def see(self, index: int, time: float, frame: np.ndarray) -> list[Prediction | EventSpan]:
+        """The row of a frame, and those of events."""
         start = perf_counter()  # before the flow, which is work on this frame too
         if frame.shape != self._size:  # a live source may change its size: flow starts anew
             self._size, self._flows = frame.shape, [_flow_of(stream.net) for stream in self.streams]
@@ -49,14 +66,24 @@ class ClassWatcher:
         prediction = predict(self.streams, index, time, frame, more, start)
         if prediction is None:
             return []
-        self._latest = prediction
-        return [prediction]
+        prediction = self._latest = self._confidence.of(prediction)
+        if self._tracker is None:
+            return [prediction]
+        found = self._tracker.push(index, time, prediction.probabilities)
+        self._strip.add(found)
+        return [prediction, *(found if self._events else [])]
 
-    def finish(self) -> list[Prediction]:
-        return []
+    def finish(self) -> list[EventSpan]:
+        """The events that end with the source."""
+        found = self._tracker.finish() if self._tracker is not None else []
+        self._strip.add(found)
+        return found if self._events else []
 
     def draw(self, frame: np.ndarray) -> np.ndarray:
-        return frame if self._latest is None else annotate(frame, self._latest)
+        if self._latest is None:
+            return frame
+        shown = annotate(frame, self._latest)
+        return shown if self._tracker is None else self._strip.draw(shown, self._latest.time)
 
 
 def _flow_of(net: RecurrentNetwork) -> Callable[[np.ndarray], np.ndarray] | None:

@@ -9,6 +9,8 @@ from torchmetrics.text import WordErrorRate
 
 from prernn.tasks.classification import answers, class_accuracies
 from prernn.tasks.ctc_decoders import Decoder
+from prernn.tasks.event_metrics import EventMetrics
+from prernn.tasks.event_scores import Interval
 from prernn.tasks.gesture.events import begins_and_ends, classified, detections, seen_frames, steps_of
 
 
@@ -40,6 +42,7 @@ class GestureMetrics(nn.Module):
         self.edits = WordErrorRate()
         self.true, self.hits, self.alarms = SumMetric(), SumMetric(), SumMetric()  # gestures, and events
         self.delays, self.minutes = SumMetric(), SumMetric()  # frames, and of video
+        self.spans = EventMetrics()
 
     def update(self, out: Tensor, batch: dict[str, Any]) -> None:
         """Adds a batch; an empty one adds nothing. Raises ValueError for outputs of another K."""
@@ -52,7 +55,7 @@ class GestureMetrics(nn.Module):
             true = target[target > 0]
             device = self.confusion.device
             self.confusion.update(answers(scores).to(device), true.to(device) - 1)
-            events, _ = begins_and_ends(self.decoder.events(steps_of(out, batch, video)))
+            events, ends = begins_and_ends(self.decoder.events(steps_of(out, batch, video)))
             self.edits.update(_sentence(event.label for event in events), _sentence(true.tolist()))
             frames = int(batch["frames"][video])
             seen = [(event.label, seen_frames(event, self.snippet, frames)) for event in events]
@@ -62,6 +65,10 @@ class GestureMetrics(nn.Module):
             self.hits.update(float(len(delays)))
             self.delays.update(float(sum(delays)))
             self.alarms.update(float(len(events) - len(delays)))
+            found = [Interval(e.label, e.begin * self.snippet, min((e.end or 0) * self.snippet, frames)) for e in ends]
+            self.spans.update(
+                found, [Interval(*one) for one in zip(true.tolist(), *zip(*intervals, strict=True), strict=True)]
+            )
             self.minutes.update(frames / float(batch["fps"][video]) / 60)
 
     def compute(self) -> dict[str, Tensor]:
@@ -70,9 +77,10 @@ class GestureMetrics(nn.Module):
         ``accuracy``: share of gestures classified rightly; ``mean_class_accuracy``: mean of each gesture's.
         ``edit_distance``: insertions, deletions and substitutions that make the decoded labels the true ones, for each
         true gesture. ``detected``: share of the gestures. ``delay``: mean frames from a gesture's begin to its
-        detection. ``false_alarms``: for each minute of video. ``class_accuracy`` ``(K - 1,)``; ``confusion``
-        ``(K - 1, K - 1)``, true gestures as rows. A gesture in a video whose outputs are not numbers counts as wrong
-        and undetected, and is in no column.
+        detection. ``false_alarms``: for each minute of video. ``event_f1_10``, ``event_f1_25``, ``event_f1_50`` and
+        ``mean_iou``: how well begin and end agree (`prernn.tasks.event_metrics.EventMetrics`). ``class_accuracy``
+        ``(K - 1,)``; ``confusion`` ``(K - 1, K - 1)``, true gestures as rows. A gesture in a video whose outputs are
+        not numbers counts as wrong and undetected, and is in no column.
         """
         of_classes = class_accuracies(self.confusion.compute()[:-1])
         hits = self.hits.compute()
@@ -82,13 +90,14 @@ class GestureMetrics(nn.Module):
             "detected": hits / self.true.compute(),
             "delay": self.delays.compute() / hits,
             "false_alarms": self.alarms.compute() / self.minutes.compute(),
+            **self.spans.compute(),
             **of_classes,
         }
 
     def reset(self) -> None:
         """Forgets all batches."""
-        for metric in (self.confusion, self.edits, self.true, self.hits, self.alarms, self.delays, self.minutes):
-            metric.reset()
+        for metric in self.children():
+            metric.reset()  # type: ignore[operator]  # a Metric each
 
 
 def _sentence(labels: Any) -> str:

@@ -25,9 +25,10 @@ from prernn.media.transforms import TransformSpec, clip_transform, frame_transfo
 from prernn.media.video import VideoError, VideoInfo, probe, read_frames
 from prernn.streaming.watch import Watcher
 from prernn.tasks.classification import report_classes
-from prernn.tasks.ctc_decoders import Decoder, make_decoder
+from prernn.tasks.ctc_decoders import Decoder
 from prernn.tasks.frame_rate import common_rate
 from prernn.tasks.gesture.events import begins_and_ends, classified, log_probs, seen_frames, steps_of
+from prernn.tasks.gesture.extent import DEFAULT_EXTENT, gesture_decoder
 from prernn.tasks.gesture.lists import NO_GESTURE, GestureVideo, Sign, apart, class_names, recordings
 from prernn.tasks.mirroring import mirroring
 from prernn.tasks.task import Metrics, Subset, Task, only, valid_steps
@@ -61,6 +62,8 @@ class Gesture(Task):
             right, or words like them, alone.
         decoder: of the evaluation, see `prernn.tasks.ctc_decoders.make_decoder`.
         decoder_options: of its constructor.
+        extent: how far events reach over the steps round the one in which the network is sure of a gesture, see
+            `prernn.tasks.gesture.extent.WholeGestures`: the lower, the longer; at 1 they are as the decoder has them.
         tolerance: frames after a gesture's end in which its detection still counts.
         deinterlace: make progressive pictures of frames that are marked as interlaced.
     """
@@ -80,17 +83,19 @@ class Gesture(Task):
     flip: bool = False
     decoder: str = "greedy"
     decoder_options: dict[str, Any] = field(default_factory=dict)
+    extent: float = DEFAULT_EXTENT
     tolerance: int = 16
     deinterlace: bool = False
 
     name: ClassVar[str] = "gesture"
     score: ClassVar[tuple[str, Literal["max", "min"]]] = ("accuracy", "max")
-    watcher_options: ClassVar[tuple[str, ...]] = ("commands", "decoder")
+    watcher_options: ClassVar[tuple[str, ...]] = ("commands", "decoder", "events")
     kept_options: ClassVar[tuple[str, ...]] = (
         "modality",
         "snippet",
         "decoder",
         "decoder_options",
+        "extent",
         "tolerance",
         "deinterlace",
     )
@@ -101,7 +106,7 @@ class Gesture(Task):
         for name, least in (("snippet", 1), ("pad", 0), ("tolerance", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least} frames, got {getattr(self, name)}")
-        make_decoder(self.decoder, self.decoder_options)  # raises
+        self._decoder()  # raises
         self._root = Path()
         self._infos: dict[str, VideoInfo] = {}  # of the videos that were looked at
         self._files: list[str] = []  # all videos, those for training first
@@ -281,7 +286,7 @@ class Gesture(Task):
         return GestureMetrics(self.outputs - 1, self._decoder(), snippet=self.snippet, tolerance=self.tolerance)
 
     def _decoder(self) -> Decoder:
-        return make_decoder(self.decoder, self.decoder_options)
+        return gesture_decoder(self.decoder, self.decoder_options, self.extent)
 
     def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """A row for each video.
@@ -315,7 +320,8 @@ class Gesture(Task):
 
         Args:
             nets: one network.
-            options: ``commands``, a file from gestures to commands, and ``decoder``, "greedy" or "beam".
+            options: ``commands``, a file from gestures to commands, ``decoder``, "greedy" or "beam", and ``events``,
+                whether there is a row for each whole event too.
         """
         from prernn.tasks.gesture.watcher import GestureWatcher, load_commands
 

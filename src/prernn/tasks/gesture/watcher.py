@@ -13,10 +13,12 @@ import torch
 
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.recipe import KeptTask
-from prernn.streaming.drawing import annotate
+from prernn.streaming.drawing import EventStrip, annotate
+from prernn.streaming.events import EventSpan
 from prernn.streaming.prediction import Prediction
 from prernn.streaming.stream import Stream
-from prernn.tasks.ctc_decoders import BLANK, BeamDecoder, Decoder, Event, make_decoder
+from prernn.tasks.ctc_decoders import BLANK, BeamDecoder, Decoder, Event
+from prernn.tasks.gesture.extent import DEFAULT_EXTENT, WholeGestures, gesture_decoder
 
 
 class GestureWatcher:
@@ -32,6 +34,7 @@ class GestureWatcher:
         net: the network, whose recipe has labels, the first of them for no gesture; or a stream to go on from.
         commands: label to command, see `load_commands`.
         decoder: "greedy", "beam", or one that is made already; None takes that of the network's task, else greedy.
+        events: gives each gesture that has ended as an `EventSpan` too, with its begin and its end.
 
     Raises:
         ValueError: a network without labels, commands for labels it does not have, an unknown decoder, several
@@ -44,6 +47,7 @@ class GestureWatcher:
         *,
         commands: Mapping[str, str] | None = None,
         decoder: str | Decoder | None = None,
+        events: bool = False,
     ) -> None:
         self.stream = net if isinstance(net, Stream) else Stream(net)
         if self.stream.batch_size != 1:
@@ -56,15 +60,16 @@ class GestureWatcher:
         self._now = (0, 0.0)  # number and time of the latest frame
         self._first: tuple[int, float] | None = None  # ... of the first frame of the snippet that is being collected
         # ... of the first frames of the latest snippets, as far back as the decoder may name one
-        reach = self.decoder.patience if isinstance(self.decoder, BeamDecoder) else 1
+        reach = _reach(self.decoder)
         self._starts: deque[tuple[int, float]] = deque(maxlen=None if reach is None else reach + 2)
         self._begun: dict[str, Any] = {}  # the row of the latest gesture that began
         self._steps = 0
         self._rest = 1.0  # latest probability of no gesture
         self._latency_ms = 0.0  # of the latest snippet
         self._command = ""
+        self._events, self._strip = events, EventStrip()
 
-    def see(self, index: int, time: float, frame: np.ndarray) -> list[dict[str, Any]]:
+    def see(self, index: int, time: float, frame: np.ndarray) -> list[dict[str, Any] | EventSpan]:
         """Takes the next frame, uint8 ``(H, W, 3)`` at ``time`` seconds; gives the rows that are due.
 
         Raises:
@@ -85,11 +90,11 @@ class GestureWatcher:
         self._first = None
         self._steps += 1
         self._rest = math.exp(scores[BLANK].item())
-        return [self._row(event) for event in self.decoder.push(scores)]
+        return [row for event in self.decoder.push(scores) for row in self._rows(event)]
 
-    def finish(self) -> list[dict[str, Any]]:
+    def finish(self) -> list[dict[str, Any] | EventSpan]:
         """The rows that are due when the source has ended; then the watcher is as new, for another source."""
-        rows = [self._row(event) for event in self.decoder.finish()]
+        rows = [row for event in self.decoder.finish() for row in self._rows(event)]
         self.stream.reset()
         self._starts.clear()
         self._first, self._steps, self._begun = None, 0, {}
@@ -103,7 +108,21 @@ class GestureWatcher:
             (self.labels[going.label], going.probability) if going else (self.labels[BLANK], self._rest)
         )
         shown = Prediction(*self._now, label, probability, self._latency_ms, torch.empty(0))
-        return _with_line(annotate(frame, shown), self._command)
+        return _with_line(self._strip.draw(annotate(frame, shown), self._now[1]), self._command)
+
+    def _rows(self, event: Event) -> list[dict[str, Any] | EventSpan]:
+        """The row of an event of the decoder, and the whole one where it has ended and is asked for."""
+        row = self._row(event)
+        span = EventSpan(
+            label=row["label"],
+            start=row["begin_s"],
+            end=row["end_s"],
+            score=event.probability,
+            start_frame=row["begin_frame"],
+            end_frame=row["end_frame"],
+        )
+        self._strip.add([span])
+        return [row, span] if self._events and span.end is not None else [row]
 
     def _row(self, event: Event) -> dict[str, Any]:
         frame, time = self._now
@@ -179,6 +198,16 @@ def _check_labels(table: Mapping[str, str], labels: Sequence[str], where: str) -
 def _decoder(task: KeptTask | None, decoder: str | Decoder | None) -> Decoder:
     if isinstance(decoder, Decoder):
         return decoder
-    if decoder is None and task is not None and "decoder" in task.options:
-        return make_decoder(task.options["decoder"], task.options.get("decoder_options"))
-    return make_decoder(decoder or "greedy")
+    options = {} if task is None else task.options
+    extent = options.get("extent", DEFAULT_EXTENT)
+    if decoder is None and "decoder" in options:
+        return gesture_decoder(options["decoder"], options.get("decoder_options"), extent)
+    return gesture_decoder(decoder or "greedy", extent=extent)
+
+
+def _reach(decoder: Decoder) -> int | None:
+    """Steps that a decoder may look back; None for any number."""
+    if isinstance(decoder, WholeGestures):
+        within = _reach(decoder.decoder)
+        return None if within is None else within + decoder.reach
+    return decoder.patience if isinstance(decoder, BeamDecoder) else 1

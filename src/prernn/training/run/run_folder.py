@@ -216,12 +216,12 @@ class RunFolder(L.Callback):
         """Collects a batch's predictions."""
         self.predictions += outputs
 
-    def on_predict_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_predict_end(self, trainer: L.Trainer, module: Any) -> None:
         """Writes the predictions of all processes, in the order of the paths."""
         parts, skipped = _gathered(trainer, self.predictions), _skipped(trainer)
         if trainer.is_global_zero:
             rows = sorted((row for part in parts for row in part), key=lambda row: (row["path"], row.get("frame", 0)))
-            write_table(Path(trainer.default_root_dir) / "predictions.csv", rows)
+            write_table(Path(trainer.default_root_dir) / "predictions.csv", module.task.joined_predictions(rows))
             _report(skipped)
             say_written(trainer.default_root_dir, self.begun)
 

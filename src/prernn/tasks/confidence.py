@@ -1,0 +1,123 @@
+"""How sure a network may say it is: temperature, a threshold for a stated rate of false alarms, and "unknown"."""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prernn.layers.arguments import real
+from prernn.streaming.events import EventSpan
+from prernn.streaming.prediction import Prediction
+
+UNKNOWN = "unknown"
+"""The label of an answer that is too improbable to be one."""
+
+
+LIMIT = math.log(100)
+"""Of the logarithm of a temperature, either way."""
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """What is made of a stream's probabilities.
+
+    Attributes:
+        temperature: T of ``softmax(logits / T)``; above 1 makes answers less sure.
+        unknown_below: an answer less probable than this is `UNKNOWN`.
+
+    Raises:
+        ValueError: a temperature that is not above 0, a probability outside 0 to 1.
+    """
+
+    temperature: float = 1.0
+    unknown_below: float = 0.0
+
+    def __post_init__(self) -> None:
+        real("temperature", self.temperature, 0, above=True)
+        real("unknown_below", self.unknown_below, 0, 1)
+
+    def of(self, prediction: Prediction) -> Prediction:
+        """The prediction with calibrated probabilities; its label `UNKNOWN` where the best of them is too low."""
+        probabilities = prediction.probabilities
+        if self.temperature != 1:
+            # the logarithms are the logits but for a constant, which the softmax does not feel
+            probabilities = (probabilities.log() / self.temperature).softmax(-1)
+        best = float(probabilities.max())
+        label = UNKNOWN if best < self.unknown_below else prediction.label
+        return dataclasses.replace(prediction, label=label, probability=best, probabilities=probabilities)
+
+
+def temperature(logits: Tensor, label: Tensor) -> float:
+    """The temperature T above 0 that minimises the cross entropy of ``softmax(logits / T)``, by LBFGS over ``log T``.
+
+    It changes no answer, only how sure it is (Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural
+    Networks", ICML 2017, section 4.2). Fit it on videos that the network was not trained on. Where all answers are
+    right the best temperature is 0, and where they are no better than chance it has no bound: T stays between 0.01 and
+    100.
+
+    Args:
+        logits: ``(N, K)`` of held-out frames or clips.
+        label: ``(N,)`` true classes.
+
+    Raises:
+        ValueError: shapes that don't match, none of them, or logits that are not finite.
+
+    Example:
+        >>> sure, label = 9.0 * torch.eye(2).repeat(5, 1), torch.tensor([0, 1, 0, 1, 0, 1, 0, 1, 1, 0])
+        >>> round((9 / torch.tensor(temperature(sure, label))).sigmoid().item(), 3)  # as sure as it is right: 8 of 10
+        0.8
+    """
+    if logits.ndim != 2 or label.shape != logits.shape[:1] or not len(label):
+        raise ValueError(f"expected logits (N, K) and labels (N,), got {tuple(logits.shape)} and {tuple(label.shape)}")
+    logits = logits.detach().double()
+    if not bool(logits.isfinite().all()):
+        raise ValueError("expected logits that are finite, got others: has the network diverged?")
+    logarithm = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logarithm], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(logits / logarithm.clamp(-LIMIT, LIMIT).exp(), label)
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)  # type: ignore[arg-type]  # torch's annotation wants a float
+    return float(logarithm.detach().clamp(-LIMIT, LIMIT).exp())
+
+
+def threshold(events: Iterable[EventSpan], hours: float, per_hour: float) -> float:
+    """The lowest score from which on no more than ``per_hour`` of these false events an hour are left.
+
+    Take the events of videos in which nothing happens that the network knows, found with ``high`` equal to ``low``
+    (`prernn.streaming.events.EventRule`, without a cool-down): with the result as ``high`` exactly those of at least
+    this score are found there.
+
+    Args:
+        events: that have ended.
+        hours: of video that they were found in.
+        per_hour: how many are borne.
+
+    Returns:
+        A threshold, 0 where all may stay. Above 1, which nothing reaches, where even events of score 1 are too many.
+
+    Raises:
+        ValueError: hours that are not above 0, a negative rate.
+
+    Example:
+        >>> seen = [EventSpan("wave", 0.0, 1.0, score, 0, 25) for score in (0.5, 0.9, 0.7)]
+        >>> round(threshold(seen, hours=2.0, per_hour=0.5), 3)  # one in two hours
+        0.7
+    """
+    real("hours", hours, 0, above=True)
+    real("per_hour", per_hour, 0)
+    scores = sorted((event.score for event in events), reverse=True)
+    borne = int(hours * per_hour + 1e-9)
+    if len(scores) <= borne:
+        return 0.0
+    # just above the first that is one too many
+    return math.nextafter(scores[borne], 2.0)

@@ -1,0 +1,115 @@
+"""When a gesture begins and ends, out of a network that was trained to spike.
+
+A network trained with CTC says "no gesture" nearly everywhere and is sure of a gesture in a step or two of it, mostly
+when it is over. Around that spike, though, the probability of some gesture stands above what it is at rest. That extent
+is the event's here.
+"""
+
+import math
+from collections import deque
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from prernn.layers.arguments import real, whole
+from prernn.tasks.ctc_decoders import BLANK, Decoder, Event, make_decoder
+
+DEFAULT_EXTENT = 0.2
+"""Share of the way from rest to peak at which a gesture begins and ends; chosen on training videos."""
+
+FAINTEST = 1e-6
+"""Probabilities of some gesture below this are alike: logarithms of less are noise."""
+
+
+class WholeGestures(Decoder):
+    """The events of another decoder, from the begin to the end of the gesture.
+
+    The evidence of a step is the log-odds of some gesture, ``log((1 - p_blank) / p_blank)``. An event reaches back, and
+    on, over neighbouring steps in which the evidence is above ``rest + share (peak - rest)``: peak is its greatest in
+    the event so far, rest the least of the latest ``reach`` steps. Events don't overlap: one begins no earlier than the
+    one before ended. A begin is given when the other decoder gives it; an end as soon as the evidence has fallen.
+
+    Args:
+        decoder: gives the gestures.
+        share: of the way from rest to peak, from 0 to 1.
+        reach: steps that are remembered.
+
+    Raises:
+        ValueError: a share outside 0 to 1, a reach below 1.
+    """
+
+    def __init__(self, decoder: Decoder, share: float = DEFAULT_EXTENT, reach: int = 16) -> None:
+        self.decoder, self.share, self.reach = decoder, real("extent", share, 0, 1), whole("reach", reach)
+        super().__init__()
+
+    def reset(self) -> None:
+        """Forgets what it has seen."""
+        super().reset()
+        self.decoder.reset()
+        self._evidence: deque[float] = deque(maxlen=self.reach)  # of the latest steps
+        self._seen = 0
+        self._ending: Event | None = None  # whose end the other decoder has given
+        self._free = 0  # step from which on a gesture can begin
+
+    def _step(self, scores: list[float]) -> list[Event]:
+        self._evidence.append(_log_odds(scores[BLANK]))
+        self._seen += 1
+        found = self.decoder.push(torch.tensor(scores, dtype=torch.float64))
+        return [event for one in found for event in self._take(one)] + self._close(self._seen)
+
+    def _last(self) -> list[Event]:
+        found = self.decoder.finish()
+        return [event for one in found for event in self._take(one)] + self._close(self._seen, at_once=True)
+
+    def _take(self, event: Event) -> list[Event]:
+        """What follows from an event of the other decoder; its end waits for the evidence to fall."""
+        if event.kind == "end":
+            self._ending = event
+            return []
+        before = self._close(event.begin, at_once=True)
+        begin, level = event.begin, self._level(event.begin, self._seen)
+        while begin > self._free and self._above(begin - 1, level):
+            begin -= 1
+        self.open = replace(event, begin=begin)
+        return [*before, self.open]
+
+    def _close(self, stop: int, *, at_once: bool = False) -> list[Event]:
+        """The end of the event that waits for it, before step ``stop``: once the evidence has fallen, or at once."""
+        if self._ending is None or self._ending.end is None or self.open is None:
+            return []
+        end, level = self._ending.end, self._level(self._ending.begin, self._ending.end)
+        while end < stop and self._above(end, level):
+            end += 1
+        if self._above(end - 1, level) and end >= stop > self._ending.end and not at_once:
+            return []  # it goes on
+        event = replace(self._ending, begin=self.open.begin, end=end, step=self.steps)
+        self.open, self._ending, self._free = None, None, end
+        return [event]
+
+    def _level(self, begin: int, end: int) -> float:
+        """The evidence that neighbours of steps ``begin`` to ``end - 1`` need; infinite once these are forgotten."""
+        first = self._seen - len(self._evidence)
+        own = [value for step, value in enumerate(self._evidence, first) if begin <= step < end]
+        rest = min(self._evidence)
+        return rest + self.share * (max(own) - rest) if own else math.inf
+
+    def _above(self, step: int, level: float) -> bool:
+        place = step - (self._seen - len(self._evidence))
+        return 0 <= place < len(self._evidence) and self._evidence[place] > level
+
+
+def gesture_decoder(kind: str, options: dict[str, Any] | None = None, extent: float = DEFAULT_EXTENT) -> Decoder:
+    """A decoder by its name (`prernn.tasks.ctc_decoders.make_decoder`) whose events are whole gestures.
+
+    Raises:
+        ValueError: an unknown name or options, an extent outside 0 to 1.
+    """
+    decoder = make_decoder(kind, options)
+    return decoder if real("extent", extent, 0, 1) == 1 else WholeGestures(decoder, extent)
+
+
+def _log_odds(blank: float) -> float:
+    """Of some gesture, from the log-probability of none."""
+    some = min(max(-math.expm1(min(blank, 0.0)), FAINTEST), 1 - FAINTEST)
+    return math.log(some / (1 - some))

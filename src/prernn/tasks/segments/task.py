@@ -1,0 +1,288 @@
+"""Actions in untrimmed videos: a label at every frame, from lists of segments, with background between them."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from prernn.conversion.network import RecurrentNetwork
+from prernn.layers.arguments import real, whole
+from prernn.media.pieces import read_piece, timeline
+from prernn.media.sampling import Sampling, sample_times
+from prernn.media.transforms import TransformSpec, clip_transform, frame_transform
+from prernn.media.video import VideoError
+from prernn.streaming.events import EventRule, EventSpan
+from prernn.streaming.watch import Watcher
+from prernn.tasks.classification import report_classes
+from prernn.tasks.mirroring import mirroring
+from prernn.tasks.segments.lists import SegmentVideo, check_within, segment_videos, spans
+from prernn.tasks.segments.loss import frame_cross_entropy
+from prernn.tasks.segments.places import Piece, Steps, draw_place, piece_places
+from prernn.tasks.task import Metrics, Subset, Task, valid_steps
+
+DEFAULT_RULE = EventRule()
+
+
+@dataclass(eq=False)
+class Segments(Task):
+    """Labels at the frames of untrimmed videos, by cross entropy; output 0 is the background.
+
+    Below the root lie videos of any length and, for each subset, a list ``train.csv``, ``test.csv`` and, where there
+    are validation videos, ``val.csv``: see `prernn.tasks.segments.lists.segment_videos`. Videos are read in pieces, so
+    that memory does not grow with their length. In training a piece lies at a random place. In evaluation pieces follow
+    each other through the whole video, and the frames before each, ``warm_up`` of them, go through the network first
+    and count for nothing: its state is then as old as in a stream, or nearly.
+
+    Attributes:
+        train_list: name of the list below the root.
+        test_list: likewise.
+        val_list: likewise; where there is no such file, some of the training videos are held out.
+        background: name of output 0.
+        fps: steps a second; the frame nearest to each moment is taken. None takes every frame.
+        piece: steps of a piece.
+        warm_up: steps before a piece of evaluation.
+        share: share of the training pieces that lie around a moment of a segment; the others lie where only background
+            is, in videos that have such a place, and anywhere in others.
+        background_weight: of a frame of background in the loss; "balanced" lets background weigh as much as a mean
+            other class, see `prernn.tasks.segments.loss.frame_cross_entropy`.
+        size: side in pixels of the network's input; None takes what the backbone expects, as for mean and std.
+        resize: shorter side in pixels before the centre crop of evaluation.
+        mean: of each channel, for pixel values in [0, 1].
+        std: likewise.
+        scale: range of the area that a training crop takes.
+        flip: whether training mirrors half of the pieces; never where the names of two classes differ by left and
+            right, or words like them, alone.
+        deinterlace: make progressive pictures of frames that are marked as interlaced.
+        events: what makes an event of the probabilities, in evaluation, predictions and streams.
+    """
+
+    train_list: str = "train.csv"
+    test_list: str = "test.csv"
+    val_list: str = "val.csv"
+    background: str = "background"
+    fps: float | None = None
+    piece: int = 64
+    warm_up: int = 64
+    share: float = 0.7
+    background_weight: float | Literal["balanced"] = 1.0
+    size: int | None = None
+    resize: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    scale: tuple[float, float] = (0.6, 1.0)
+    flip: bool = True
+    deinterlace: bool = False
+    events: EventRule = DEFAULT_RULE
+
+    name: ClassVar[str] = "segments"
+    score: ClassVar[tuple[str, Literal["max", "min"]]] = ("frame_map", "max")
+    rows: ClassVar[Literal["csv", "json"]] = "csv"
+    comparable: ClassVar[bool] = False
+    watcher_options: ClassVar[tuple[str, ...]] = ("events",)
+    kept_options: ClassVar[tuple[str, ...]] = ("background", "fps", "deinterlace", "events")
+
+    labels: list[str] | None = field(init=False, default=None)
+    transform: dict[str, Any] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.events, dict):  # as a checkpoint has it
+            self.events = EventRule(**self.events)
+        whole("piece", self.piece)
+        whole("warm_up", self.warm_up, 0)
+        real("share", self.share, 0, 1)
+        if self.background_weight != "balanced":
+            real("background_weight", self.background_weight, 0)
+        self._root = Path()
+        self._known: dict[str, Steps] = {}
+        Sampling(None, "all", fps=self.fps)  # raises for a rate that is none
+
+    def open(self, root: str | Path, spec: Mapping[str, Any]) -> None:
+        """Reads the training list, whose labels are the classes, sorted, behind the background.
+
+        Raises:
+            ValueError: no list, or one that is malformed, naming file and line.
+        """
+        self._root = Path(root)
+        videos = segment_videos(self._root / self.train_list, self._root)
+        names = sorted({segment.label for video in videos for segment in video.segments})
+        if not names:
+            raise ValueError(f"{self.train_list}: expected at least one segment, got none")
+        self.labels = [self.background, *names]
+        self._check_labels(videos)
+        self._train = videos
+        own = {key: value for key in ("size", "mean", "std") if (value := getattr(self, key)) is not None}
+        spec = {key: spec[key] for key in ("size", "mean", "std") if key in spec}
+        mirror, self.remarks = mirroring(self.flip, names)
+        self.spec = TransformSpec(**{**spec, **own}, resize=self.resize, scale=self.scale, flip=mirror)
+        self.transform = asdict(self.spec)
+
+    def _check_labels(self, videos: Sequence[SegmentVideo]) -> None:
+        names = (self.labels or [])[1:]
+        for segment in (segment for video in videos for segment in video.segments):
+            if segment.label == self.background:
+                raise ValueError(
+                    f"{segment.where}: expected an action, got {segment.label!r}, the name of what lies between: "
+                    "leave the row out, or give the background another name"
+                )
+            if segment.label not in names:
+                raise ValueError(
+                    f"{segment.where}: expected one of the training's labels {names}, got {segment.label!r}"
+                )
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is a list ``val_list``."""
+        return (self._root / self.val_list).is_file()
+
+    def records(self, subset: Subset) -> list[Piece]:
+        """The pieces of a subset; of a video that can't be read one, whose reading says why."""
+        if subset == "train":
+            return self._pieces(self._train)
+        videos = segment_videos(self._root / getattr(self, f"{subset}_list"), self._root)
+        self._check_labels(videos)
+        return self._pieces(videos)
+
+    def evaluated(self, records: Sequence[Piece]) -> list[Piece]:
+        """All pieces of the videos that some pieces are of."""
+        return self._pieces(list({record.path: record.video for record in records}.values()))
+
+    def _pieces(self, videos: Sequence[SegmentVideo]) -> list[Piece]:
+        return [Piece(video.path, view, video) for video in videos for view in range(self._count(video))]
+
+    def _count(self, video: SegmentVideo) -> int:
+        try:
+            return len(piece_places(len(self._steps(video).picks), self.piece))
+        except VideoError:
+            return 1
+
+    def _steps(self, video: SegmentVideo) -> Steps:
+        """A video's steps, kept in memory. Raises VideoError where it can't be read or is shorter than its segments."""
+        if video.path not in self._known:
+            try:
+                line = timeline(video.path)
+            except VideoError as error:
+                raise VideoError(f"{video.where}: {error}") from error
+            check_within(video, line)
+            picks = sample_times(line.times, Sampling(None, "all", fps=self.fps))
+            labels = {name: number for number, name in enumerate(self.labels or [])}
+            found = [(begin, end, labels[label]) for begin, end, label in spans(video, line, picks)]
+            self._known[video.path] = Steps(line, picks, found)
+        return self._known[video.path]
+
+    def examples(self, records: Sequence[Piece]) -> dict[str, int]:
+        """How many segments each class has."""
+        videos = {record.path: record.video for record in records}.values()
+        counts = Counter(segment.label for video in videos for segment in video.segments)
+        return {name: counts[name] for name in (self.labels or [])[1:]}
+
+    def length(self, record: Piece) -> int:
+        """Steps that the item will have, in evaluation at most."""
+        return min(len(self._steps(record.video).picks), self.piece + (self.warm_up if record.view else 0))
+
+    def probe(self, record: Piece) -> None:
+        """Sees whether the video is as long as its segments say."""
+        self._steps(record.video)
+
+    def read(
+        self, record: Piece, chance: torch.Generator | None, *, tolerate_truncation: bool = False
+    ) -> dict[str, Any]:
+        """One piece.
+
+        ``input (T, C, H, W)``; ``label (T,)`` int64, 0 for background; ``warm_up``, the first steps, which count for
+        nothing; ``start``, the first step that counts, in the whole video; ``rate``, steps a second; ``view``.
+
+        Raises:
+            VideoError: a video that can't be read or ends before one of its segments.
+        """
+        line, picks, found = self._steps(record.video)
+        if chance is None:
+            start, stop = piece_places(len(picks), self.piece)[record.view]
+            first = max(0, start - self.warm_up)
+        else:
+            start = first = draw_place(len(picks), self.piece, found, self.share, chance)
+            stop = min(len(picks), start + self.piece)
+        label = torch.zeros(len(picks), dtype=torch.int64)
+        for begin, end, number in found:
+            label[begin:end] = number
+        each = frame_transform(self.spec) if chance is None else None
+        clip = read_piece(record.path, line, picks[first:stop], transform=each, deinterlace=self.deinterlace)
+        return {
+            "input": clip if chance is None else clip_transform(self.spec, train=True)(clip),
+            "label": label[first:stop],
+            "warm_up": start - first,
+            "start": start,
+            "rate": self.fps or line.fps,
+            "view": record.view,
+        }
+
+    def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
+        """`frame_cross_entropy` of the steps that count."""
+        return frame_cross_entropy(out, batch["label"], counted(out, batch), background=self.background_weight)
+
+    def metrics(self) -> Metrics:
+        """See `prernn.tasks.segments.metrics.SegmentMetrics`."""
+        # torchmetrics takes seconds to import, which a worker or a stream need not spend
+        from prernn.tasks.segments.metrics import SegmentMetrics
+
+        return SegmentMetrics(self.labels or [], self.events)
+
+    def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        """The probabilities of each piece, out of which `joined_predictions` makes events."""
+        probabilities, counts = out.float().softmax(-1).cpu(), counted(out, batch).cpu()
+        return [
+            {
+                "path": path,
+                "frame": int(batch["start"][i]),
+                "rate": float(batch["rate"][i]),
+                "probabilities": probabilities[i][counts[i]],
+            }
+            for i, path in enumerate(batch["path"])
+        ]
+
+    def joined_predictions(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """A row for each event: ``path``, ``label``, ``start_s``, ``end_s``, ``score``."""
+        from prernn.tasks.segments.whole_videos import events_by_video
+
+        nothing = {"label": "", "start_s": "", "end_s": "", "score": ""}
+        return [
+            {"path": path, **row}
+            for path, events in events_by_video(rows, self.labels or [], self.events).items()
+            for row in ([_row(event) for event in events] or [nothing])
+        ]
+
+    def watcher(self, *nets: RecurrentNetwork, **options: Any) -> Watcher:
+        """The class of each moment, and its events; of several networks averaged.
+
+        Args:
+            nets: the networks.
+            options: ``events``, whether events are rows too.
+        """
+        from prernn.streaming.events import EventTracker
+        from prernn.tasks.action.watcher import ClassWatcher
+
+        return ClassWatcher(*nets, tracker=EventTracker(self.labels or [], self.events, quiet=(0,)), **options)
+
+    def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
+        """``confusion.png`` and ``classes.csv``, counted in frames; accuracies and average precision by name."""
+        labels = self.labels or []
+        named = {key: dict(zip(labels[1:], results.pop(key), strict=True)) for key in ("average_precision",)}
+        return {**report_classes(results, labels, root), **named}
+
+
+def counted(out: Tensor, batch: dict[str, Any]) -> Tensor:
+    """``(B, T)``, True for steps that are neither padding nor warm-up."""
+    steps = torch.arange(out.shape[1], device=out.device)
+    return valid_steps(batch["lengths"], out.shape[1]) & (steps >= batch["warm_up"][:, None])
+
+
+def _row(event: EventSpan) -> dict[str, Any]:
+    return {
+        "label": event.label,
+        "start_s": f"{event.start:.3f}",
+        "end_s": f"{event.end:.3f}",
+        "score": f"{event.score:.4f}",
+    }
