@@ -53,7 +53,7 @@ def draw_place(
         begin, end, _ = spans[_below(len(spans), chance)]
         step = begin + _below(end - begin, chance)
         return min(max(step - _below(piece, chance), 0), last)
-    free = _free_places(last, piece, spans)
+    free = free_places(last, piece, spans)
     if not free:
         return _below(last + 1, chance)
     sizes = [end - begin for begin, end in free]
@@ -65,7 +65,7 @@ def draw_place(
     raise AssertionError("the sizes add up to more than the place")
 
 
-def _free_places(last: int, piece: int, spans: Sequence[tuple[int, int, int]]) -> list[tuple[int, int]]:
+def free_places(last: int, piece: int, spans: Sequence[tuple[int, int, int]]) -> list[tuple[int, int]]:
     """Ranges of the places up to ``last`` at which a piece meets no segment."""
     free, begin = [], 0
     for start, end, _ in spans:
