@@ -169,7 +169,7 @@ def render(root: Path, clips: int, seed: int, progress: Progress) -> Path:
 
 def open_task(data: Path) -> Action:
     """The task over rendered videos."""
-    task = Action(sampling=Sampling(frames=FRAMES, rule="uniform"), size=SIZE, flip=False)
+    task = Action(sampling=Sampling(frames=FRAMES, rule="consecutive"), size=SIZE, flip=False)
     task.open(data, input_spec(DEFAULT_BACKBONE))
     return task
 

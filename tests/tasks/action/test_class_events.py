@@ -34,7 +34,7 @@ class Scripted(Stream):
         super().__init__(network())
         self.labels, self._rows = LABELS, iter(rows)
 
-    def probabilities(self, frame):
+    def probabilities(self, frame, time=None):
         return torch.tensor(next(self._rows))
 
 
