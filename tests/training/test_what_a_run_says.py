@@ -41,7 +41,7 @@ def said(tmp_path_factory):
             "validate": f"validate {OPTIONS}",
             "early": "early run --out early",
             "quantize": "quantize run --out small --limit 2",
-            "stream": "stream videos/test/stop/0.mp4 --checkpoint run --csv rows.csv",
+            "stream": "stream videos/test/stop/0.mp4 --checkpoint run --csv rows.csv --fps source",
         }.items():
             with patch.context() as inner:
                 out = []

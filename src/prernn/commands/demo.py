@@ -11,13 +11,16 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--clips", type=int, help="training clips a class")
     parser.add_argument("--epochs", type=int, help="epochs of each network")
     parser.add_argument("--seed", type=int, default=0)
+    single = "train on single clips, each from a zero state, to see what a stream that is never reset makes of that"
+    parser.add_argument("--single-clips", action="store_true", help=single)
 
 
 def run(options: Namespace) -> None:
     """Renders, trains, compares and streams."""
     from prernn.studies import demo
 
-    demo.run(options.root, seed=options.seed, **given(options, "clips", "epochs"))
+    given_numbers = given(options, "clips", "epochs")
+    demo.run(options.root, seed=options.seed, single_clips=options.single_clips, **given_numbers)
 
 
 DEMO = Command("the whole way on an embedded data set: render, train, compare, stream", run, add_arguments)

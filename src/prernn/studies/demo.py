@@ -39,7 +39,7 @@ from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole
 from prernn.streaming.prediction import predictions
 from prernn.streaming.stream import Stream
-from prernn.studies.frozen_trunk import Items, Learner, in_rows, learner, sgd
+from prernn.studies.frozen_trunk import SINGLE_CLIPS, Items, Learner, in_rows, learner, sgd
 from prernn.studies.frozen_trunk import train as train_behind
 from prernn.tasks.action.lists import class_folder
 from prernn.tasks.action.task import Action
@@ -113,7 +113,9 @@ class Features:
         return self.maps if row.spec.method == "prernn" else self.vectors
 
 
-def run(root: str | Path = "runs/demo", *, clips: int = 70, epochs: int = 5, seed: int = 0) -> dict[str, Any]:
+def run(
+    root: str | Path = "runs/demo", *, clips: int = 70, epochs: int = 5, seed: int = 0, single_clips: bool = False
+) -> dict[str, Any]:
     """Runs the demo and leaves checkpoint, metrics, curves and per-frame predictions in ``root``.
 
     Args:
@@ -121,6 +123,8 @@ def run(root: str | Path = "runs/demo", *, clips: int = 70, epochs: int = 5, see
         clips: training clips a class; a quarter as many again, of other pictures, test.
         epochs: of each network.
         seed: of the data and of all weights.
+        single_clips: train on each clip from a zero state with the loss on all frames, as the papers do, to see what a
+            stream that is never reset makes of that.
 
     Returns:
         What ``metrics.json`` holds.
@@ -129,6 +133,7 @@ def run(root: str | Path = "runs/demo", *, clips: int = 70, epochs: int = 5, see
         ImportError: the packages of the ``demo`` extra are missing.
     """
     root, console = Path(root), Console()
+    continuity = SINGLE_CLIPS if single_clips else CONTINUITY
     begin = time.perf_counter()
     with bars(console) as progress:
         data = render(root / "data", clips, seed, progress)
@@ -138,7 +143,7 @@ def run(root: str | Path = "runs/demo", *, clips: int = 70, epochs: int = 5, see
         by_name = {contestant.name: contestant.net for contestant in contestants}
         train, test = (features(task, part, by_name[STACKED], by_name[MAIN], progress) for part in ("train", "test"))
         for contestant in contestants:
-            train_head(contestant, train, test, task, epochs, seed, progress)
+            train_head(contestant, train, test, task, epochs, seed, progress, continuity)
     main = next(contestant for contestant in contestants if contestant.name == MAIN)
     main.net.recipe = task.noted(main.net.recipe)
     checkpoint.save(main.net, root)
@@ -147,6 +152,7 @@ def run(root: str | Path = "runs/demo", *, clips: int = 70, epochs: int = 5, see
     results = without_nan(results)
     results["seconds"] = time.perf_counter() - begin
     results |= {"seed": seed, "clips": clips, "epochs": epochs, "threads": torch.get_num_threads()}
+    results["single_clips"] = single_clips
     write_json(root / "metrics.json", results)
     print_whole(_table(contestants))
     console.print(f"{results['seconds']:.0f} s on {torch.get_num_threads()} threads; results in {root}")
@@ -218,7 +224,14 @@ def features(
 
 
 def train_head(
-    row: Contestant, train: Features, test: Features, task: Action, epochs: int, seed: int, progress: Progress
+    row: Contestant,
+    train: Features,
+    test: Features,
+    task: Action,
+    epochs: int,
+    seed: int,
+    progress: Progress,
+    continuity: Continuity = CONTINUITY,
 ) -> None:
     """Trains what stands behind the frozen trunk, and measures it on the test items after each epoch."""
     torch.manual_seed(seed)
@@ -226,7 +239,7 @@ def train_head(
     if unmeasured(row.net):
         some = items[:: max(1, len(items) // CALIBRATION)]
         measure(row.net, lambda: [learns.forward(batch) for batch in in_batches(some, BATCH)])
-    order = [list(in_rows(items, task, CONTINUITY, BATCH, seed, epoch)) for epoch in range(epochs)]
+    order = [list(in_rows(items, task, continuity, BATCH, seed, epoch)) for epoch in range(epochs)]
     steps = sum(map(len, order))
     optimizer = sgd(learns.part, LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.2)
@@ -235,7 +248,7 @@ def train_head(
     def report(values: dict[str, Tensor]) -> None:
         progress.update(bar, note=f"test accuracy {float(values['clip_accuracy']):.3f}")
 
-    ways: dict[str, Any] = {"advance": lambda: progress.advance(bar), "report": report, "continuity": CONTINUITY}
+    ways: dict[str, Any] = {"advance": lambda: progress.advance(bar), "report": report, "continuity": continuity}
     history, values = train_behind(learns, task, order, shown, schedule, **ways)
     row.history = {"train loss": history["train loss"], "test accuracy": history["clip_accuracy"]}
     live = evaluate_live(learns.advance, task.metrics(), shown, random_orders(len(shown), ORDERS, seed))
