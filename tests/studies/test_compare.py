@@ -131,7 +131,11 @@ def run(root, out, *options):
 
 
 def test_the_command(root, tmp_path, capsys):
-    assert run(root, tmp_path / "out", "--jobs", "1") == 0
+    rows = "--model.learning.continuity.clips 2 --model.learning.continuity.carry true --model.recipe.calibrate true"
+    assert run(root, tmp_path / "out", "--jobs", "1", *rows.split()) == 0
+    record = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert record["budget"]["continuity"]["clips"] == 2
+    assert record["rows"][3]["recipe"]["calibrate"]
     with open(tmp_path / "out" / "comparison.csv") as lines:
         rows = list(csv.DictReader(lines))
     names = [row["network"].split(",")[0] for row in rows]

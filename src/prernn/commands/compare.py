@@ -30,10 +30,10 @@ def run(options: Namespace) -> None:
     from prernn.training.lightning_cli import read_config
 
     with in_plain_words():
-        recipe, data = read_config(options.words)
+        recipe, learning, data = read_config(options.words)
     chosen = given(options, "epochs", "rates", "seeds", "passes", "batch_size")
     chosen |= {name: tuple(value) for name, value in chosen.items() if isinstance(value, list)}
-    budget = Budget(**chosen)
+    budget = Budget(**chosen, continuity=learning.continuity)
     further = {name: getattr(options, name) for name in ("networks", "structures", "also", "jobs")}
     compare(data, recipe, options.out, budget, **further)
 

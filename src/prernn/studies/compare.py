@@ -37,12 +37,25 @@ from prernn.reports.plots.curves import curves as draw_curves
 from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole, seeds_text
 from prernn.studies import early, lineup
-from prernn.studies.frozen_trunk import TEST_BATCH, held_out, learner, sgd, shuffled
+from prernn.studies.frozen_trunk import (
+    SINGLE_CLIPS,
+    TEST_BATCH,
+    Items,
+    batches_in_epoch,
+    calibrate_behind,
+    held_out,
+    in_rows,
+    learner,
+    of_epoch,
+    sgd,
+    shuffled,
+)
 from prernn.studies.frozen_trunk import train as train_behind
 from prernn.studies.lineup import Budget, Row
 from prernn.studies.side_by_side import side_by_side
 from prernn.tasks.task import Subset, Task
 from prernn.training.cached_features import cached
+from prernn.training.continuity import Continuity
 from prernn.training.data_module import VideoData
 from prernn.training.evaluation import in_batches
 from prernn.training.live import evaluate_live, random_orders
@@ -162,10 +175,13 @@ def _job(spec: NetworkSpec, rate: float, seed: int, search: bool) -> dict[str, A
     net = spec.build(task.outputs)
     channels_last(net)
     learns = learner(net, _shared["at"])
-    steps = budget.epochs * -(-len({item["number"] for item in train}) // budget.batch_size)
+    calibrate_behind(net, learns, train)
+    continuity = SINGLE_CLIPS if is_clip_network(net) else budget.continuity
+    videos = len({item["number"] for item in train})
+    steps = budget.epochs * batches_in_epoch(videos, continuity, budget.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd(learns.part, rate), steps)
-    epochs = (shuffled(train, epoch, seed, budget.batch_size) for epoch in range(budget.epochs))
-    history, values = train_behind(learns, task, epochs, test, schedule, clip=budget.clip)
+    epochs = (_batches(train, continuity, epoch, seed) for epoch in range(budget.epochs))
+    history, values = train_behind(learns, task, epochs, test, schedule, clip=budget.clip, continuity=continuity)
     scalars = _scalars(values)
     if not search:
         orders = random_orders(len(test), LIVE_ORDERS, seed)
@@ -176,6 +192,13 @@ def _job(spec: NetworkSpec, rate: float, seed: int, search: bool) -> dict[str, A
     if _asks_early(task) and not search:
         result["early"] = _early(net, test)
     return result
+
+
+def _batches(train: Items, continuity: Continuity, epoch: int, seed: int) -> Iterator[dict[str, Any]]:
+    task, size = _shared["task"], _shared["budget"].batch_size
+    if continuity.plain:
+        return shuffled(train, epoch, seed, size)
+    return in_rows(of_epoch(train, epoch, seed), task, continuity, size, seed, epoch)
 
 
 def _scalars(values: dict[str, Tensor]) -> dict[str, Any]:
@@ -273,7 +296,8 @@ def _summary(row: Row, task: Task) -> dict[str, Any]:
     for name in row.finals[0]["metrics"]:
         found = [result["metrics"][name] for result in row.finals]
         values[name] = statistics.fmean(found)
-        values[f"{name} spread"] = statistics.stdev(found) if len(found) > 1 else ""
+        # statistics.stdev fails where one of them is not a number, such as the frames until an answer that never comes
+        values[f"{name} spread"] = float(np.std(found, ddof=1)) if len(found) > 1 else ""
     last = [result["history"]["train loss"][-1] for result in row.finals]
     return {**values, "train loss": statistics.fmean(last)}
 

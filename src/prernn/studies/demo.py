@@ -21,7 +21,6 @@ from rich.table import Table
 from torch import Tensor
 
 from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters
-from prernn.conversion.calibration import measure, unmeasured
 from prernn.conversion.graph.ending import find_output_layer
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.trunk import inputs_of, split
@@ -39,7 +38,7 @@ from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole
 from prernn.streaming.prediction import predictions
 from prernn.streaming.stream import Stream
-from prernn.studies.frozen_trunk import SINGLE_CLIPS, Items, Learner, in_rows, learner, sgd
+from prernn.studies.frozen_trunk import SINGLE_CLIPS, Items, Learner, calibrate_behind, in_rows, learner, sgd
 from prernn.studies.frozen_trunk import train as train_behind
 from prernn.tasks.action.lists import class_folder
 from prernn.tasks.action.task import Action
@@ -47,13 +46,9 @@ from prernn.tasks.task import Subset
 from prernn.training.cached_features import FURTHER, cached
 from prernn.training.continuity import Continuity
 from prernn.training.dataset import VideoDataset
-from prernn.training.evaluation import in_batches
 from prernn.training.live import evaluate_live, random_orders
 
 SIZE, FRAMES, BATCH = 96, 12, 32
-
-CALIBRATION = 64
-"""Training videos, about, that gate inputs are calibrated on."""
 
 
 LEARNING_RATE = 0.3
@@ -236,9 +231,7 @@ def train_head(
     """Trains what stands behind the frozen trunk, and measures it on the test items after each epoch."""
     torch.manual_seed(seed)
     learns, items, shown = head(row), train.read_by(row), test.read_by(row)
-    if unmeasured(row.net):
-        some = items[:: max(1, len(items) // CALIBRATION)]
-        measure(row.net, lambda: [learns.forward(batch) for batch in in_batches(some, BATCH)])
+    calibrate_behind(row.net, learns, items)
     order = [list(in_rows(items, task, continuity, BATCH, seed, epoch)) for epoch in range(epochs)]
     steps = sum(map(len, order))
     optimizer = sgd(learns.part, LEARNING_RATE)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from prernn.conversion.calibration import measure, unmeasured
 from prernn.conversion.modes import freeze_statistics
 from prernn.conversion.network import NetworkState, RecurrentNetwork
 from prernn.conversion.trunk import split
@@ -142,6 +143,13 @@ def _step(
     return loss.item(), state
 
 
+def batches_in_epoch(videos: int, continuity: Continuity, size: int) -> int:
+    """How many batches of ``size`` videos an epoch has."""
+    if continuity.plain:
+        return -(-videos // size)
+    return len(RowSampler(videos, max(size // continuity.clips, 1), continuity.clips))
+
+
 def in_rows(
     items: Items, task: Task, continuity: Continuity, size: int, seed: int, epoch: int
 ) -> Iterator[dict[str, Any]]:
@@ -152,14 +160,25 @@ def in_rows(
     return (join([items[number] for number in numbers]) for numbers in sampler)
 
 
-def shuffled(items: Items, epoch: int, seed: int, size: int) -> Iterator[dict[str, Any]]:
-    """Batches with every video once, in the pass of this epoch."""
+def of_epoch(items: Items, epoch: int, seed: int) -> list[dict[str, Any]]:
+    """Every video once, in the pass of this epoch and in an order by seed and epoch."""
     passes: dict[int, list[dict[str, Any]]] = {}
     for item in items:
         passes.setdefault(item["number"], []).append(item)
     numbers = np.random.default_rng([seed, epoch]).permutation(sorted(passes)).tolist()
-    chosen = [passes[number][epoch % len(passes[number])] for number in numbers]
-    return in_batches(chosen, size)
+    return [passes[number][epoch % len(passes[number])] for number in numbers]
+
+
+def shuffled(items: Items, epoch: int, seed: int, size: int) -> Iterator[dict[str, Any]]:
+    """Batches with every video once, in the pass of this epoch."""
+    return in_batches(of_epoch(items, epoch, seed), size)
+
+
+def calibrate_behind(net: RecurrentNetwork, learner: Learner, items: Items, most: int = 64) -> None:
+    """Brings gate inputs to one scale on some of the items, where the network asks for it."""
+    if unmeasured(net):
+        some = items[:: max(1, len(items) // most)]
+        measure(net, lambda: [learner.forward(batch) for batch in in_batches(some, TEST_BATCH)])
 
 
 def held_out(items: Items, share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

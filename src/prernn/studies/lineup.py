@@ -8,7 +8,9 @@ from typing import Any, Literal
 from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters, total_weights
 from prernn.models.backbones import backbone
 from prernn.models.from_config import NetworkSpec
+from prernn.studies.frozen_trunk import SINGLE_CLIPS
 from prernn.tasks.task import Task
+from prernn.training.continuity import Continuity
 
 LINEUPS = ("prernn", "rcn")
 
@@ -105,6 +107,7 @@ class Budget:
             n mod passes.
         held_out: share of the training videos that the search is judged by.
         clip: gradient norm at most.
+        continuity: how states go on from clip to clip in training; networks of whole clips have none.
     """
 
     epochs: int = 20
@@ -114,3 +117,4 @@ class Budget:
     passes: int = 4
     held_out: float = 0.25
     clip: float = 1.0
+    continuity: Continuity = SINGLE_CLIPS

@@ -277,11 +277,11 @@ class _NoNetwork(L.LightningModule):
         network: RecurrentNetwork | None = None,
     ):
         super().__init__()
-        self.recipe = recipe
+        self.recipe, self.learning = recipe, learning
 
 
-def read_config(arguments: list[str]) -> tuple[NetworkSpec, VideoData]:
-    """What arguments such as ``--config FILE --data.root DIR`` say of the network, and the data.
+def read_config(arguments: list[str]) -> tuple[NetworkSpec, Learning, VideoData]:
+    """What arguments such as ``--config FILE --data.root DIR`` say of the network, how it learns, and the data.
 
     Raises:
         ValueError: as `main`.
@@ -289,7 +289,7 @@ def read_config(arguments: list[str]) -> tuple[NetworkSpec, VideoData]:
     _quiet()
     warnings.filterwarnings("ignore", ".*args parameter is intended.*")
     cli = _ReadCLI(_NoNetwork, VideoData, args=arguments, run=False, **_OPTIONS)
-    return cli.model.recipe, cli.datamodule
+    return cli.model.recipe, cli.model.learning, cli.datamodule
 
 
 def _quiet() -> None:

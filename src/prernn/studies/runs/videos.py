@@ -36,7 +36,7 @@ def own_videos(path: Path, net: RecurrentNetwork) -> DataLoader:
     if not config.is_file():
         raise NotImplementedError(f"no {config} says which videos are its test videos")
     try:
-        _, data = read_config(["--config", str(config)])
+        _, _, data = read_config(["--config", str(config)])
         data.setup("test")
     except ValueError as error:
         raise ValueError(f"{config}: {error}") from error
