@@ -24,6 +24,10 @@ QUIET = {
 }
 
 
+ROWS = "--model.learning.continuity.clips 2 --model.learning.continuity.carry true"
+"""Gestures and faces are learnt from videos that follow each other."""
+
+
 def config(folder, root, recipe, task, options):
     values = {
         "seed_everything": 0,
@@ -84,7 +88,7 @@ def gesture_run(gestures, tmp_path_factory):
     options = {"frames": 8, "size": 32, "width": 2, "units": 8}
     recipe = {"backbone": "c3d", "backbone_options": options, "layer": "fc6", "cell": "gru", "input": "single"}
     config(folder, gestures, recipe, "prernn.tasks.Gesture", {"size": 32})
-    return run(folder)
+    return run(folder, *ROWS.split())
 
 
 def test_gestures_are_learnt_tested_and_predicted(gesture_run):
@@ -144,7 +148,7 @@ def face_run(tmp_path_factory):
             write_pts(folder / "data" / f"{number:03d}" / "annot" / f"{frame + 1:06d}.pts", points)
     recipe = {"backbone": "small_vgg", "backbone_options": {"width": 2, "units": 8, "size": 16}, "layer": "fc6"}
     config(folder, folder / "data", recipe, "prernn.tasks.Face", {"size": 16})
-    return run(folder)
+    return run(folder, *ROWS.split())
 
 
 def test_faces_are_learnt_tested_and_predicted(face_run):

@@ -23,6 +23,7 @@ from prernn.media.sampling import Sampling
 from prernn.models import checkpoint
 from prernn.models.from_config import NetworkSpec
 from prernn.tasks.action.task import Action
+from prernn.training.continuity import Continuity
 from prernn.training.data_module import VideoData
 from prernn.training.learning import Learning
 from prernn.training.module import VideoModule
@@ -193,6 +194,11 @@ def test_training_that_diverges_stops_and_keeps_what_was_finite(videos, tmp_path
     assert all(value.isfinite().all() for value in prernn.load(root).state_dict().values())
 
 
+SINGLE_CLIPS = Continuity()
+ROWS = Continuity(clips=2, carry=True, reset=0.0, onset=0.5)
+"""Rows whose state goes on."""
+
+
 class Watch(L.Callback):
     """What each step of a process was."""
 
@@ -206,13 +212,13 @@ class Watch(L.Callback):
         self.losses.append(float(trainer.callback_metrics["train_loss"]))
 
 
-def prepare(root, devices, watch, **reading):
+def prepare(root, devices, watch, continuity=SINGLE_CLIPS, **reading):
     """A trainer, for two epochs of global batches of four, and what it trains."""
     L.seed_everything(0)
     task = Action(sampling=Sampling(frames=4, rule="uniform"), size=32, scale=(1.0, 1.0), flip=False)
     data = VideoData(root, task, batch_size=4 // devices, num_workers=0, holdout=0, **reading)
     spec = NetworkSpec(TINY, cell="gru", input="single")
-    module = VideoModule(spec, Learning(lr=0.05, pretrained_lr=0.01), data.task)
+    module = VideoModule(spec, Learning(lr=0.05, pretrained_lr=0.01, continuity=continuity), data.task)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = L.Trainer(
         max_epochs=2,
@@ -228,10 +234,10 @@ def prepare(root, devices, watch, **reading):
     return trainer, module, data
 
 
-def train_in_processes(root, out, devices):
+def train_in_processes(root, out, devices, continuity=SINGLE_CLIPS):
     """Each process writes what it saw, under its rank."""
     watch = Watch()
-    trainer, module, data = prepare(root, devices, watch)
+    trainer, module, data = prepare(root, devices, watch, continuity)
     trainer.fit(module, data)
     weights = sum(p.double().abs().sum().item() for p in module.network.parameters())
     result = {"losses": watch.losses, "paths": watch.paths, "weights": weights}
@@ -256,17 +262,24 @@ def test_two_processes_train_as_one_on_the_same_global_batch(videos, tmp_path, m
         (bad := tmp_path / "bad" / part / CLASSES[number % 2]).mkdir(parents=True, exist_ok=True)
         (bad / f"{number}.mp4").write_text("no video")
     call = f"train_in_processes({str(videos)!r}, {str(tmp_path / 'rank')!r}, 2)"
+    call += f"; train_in_processes({str(videos)!r}, {str(tmp_path / 'rows')!r}, 2, ROWS)"
     call += f"; read_nothing_in_processes({str(tmp_path / 'bad')!r}, 2)"
     code = f"import sys; sys.path[:0] = {sys.path}; from test_training import *; {call}"
     with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "LOCAL_RANK": "1"}) as other:
         try:
             one = train_in_processes(videos, tmp_path / "one", 1)  # while the other process starts
             train_in_processes(videos, tmp_path / "rank", 2)
+            row = train_in_processes(videos, tmp_path / "row", 1, ROWS)
+            train_in_processes(videos, tmp_path / "rows", 2, ROWS)
             read_nothing_in_processes(tmp_path / "bad", 2)
             assert other.wait(60) == 0
         finally:
             other.kill()
             torch.distributed.destroy_process_group()
+    rows = [json.loads((tmp_path / f"rows{rank}").read_text()) for rank in (0, 1)]
+    assert sorted(rows[0]["paths"] + rows[1]["paths"]) == sorted(row["paths"])  # each process has states of its own
+    np.testing.assert_allclose(rows[0]["losses"], row["losses"], rtol=1e-5)
+    np.testing.assert_allclose([part["weights"] for part in rows], row["weights"], rtol=1e-5)
     two = [json.loads((tmp_path / f"rank{rank}").read_text()) for rank in (0, 1)]
     seen = [path for rank in two for path in rank["paths"]]
     assert sorted(seen) == sorted(one["paths"])
