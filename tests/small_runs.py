@@ -17,6 +17,15 @@ def render(folder, label, number):
     write_video(folder / f"{number}.mp4", [(step + noise).astype(np.uint8) for step in steps], 6)
 
 
+def render_parts(root, counts, other_test=0):
+    """So many videos of each class for each part; the numbers of test videos start at ``other_test``."""
+    for part, count in counts.items():
+        for label, name in enumerate(CLASSES):
+            for number in range(count):
+                render(root / part / name, label, number + (other_test if part == "test" else 0))
+    return root
+
+
 def config(videos, root, **trainer):
     recipe = {"backbone": TINY, "cell": "gru", "input": "single", "hidden": "band:3"}
     learning = {"lr": 0.05, "pretrained_lr": 0.01}

@@ -6,17 +6,14 @@ import json
 import pytest
 
 from prernn.commands.main import main
-from small_runs import CLASSES, config, render, write
+from small_runs import config, render_parts, write
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A small run that was tested."""
     root = tmp_path_factory.mktemp("continuous")
-    for part, count in (("train", 4), ("test", 3)):
-        for label, name in enumerate(CLASSES):
-            for number in range(count):
-                render(root / "videos" / part / name, label, number)
+    render_parts(root / "videos", {"train": 4, "test": 3})
     values = config(root / "videos", root / "run")
     values["model"]["recipe"] |= {"keep_activation": True, "calibrate": True}
     file = write(root / "config.yaml", values)

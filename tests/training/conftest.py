@@ -4,17 +4,12 @@ import signal
 
 import pytest
 
-from small_runs import CLASSES, render
+from small_runs import render_parts
 
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory):
-    root = tmp_path_factory.mktemp("videos")
-    for split, count in (("train", 4), ("test", 2)):
-        for label, name in enumerate(CLASSES):
-            for number in range(count):
-                render(root / split / name, label, number + (100 if split == "test" else 0))
-    return root
+    return render_parts(tmp_path_factory.mktemp("videos"), {"train": 4, "test": 2}, other_test=100)
 
 
 @pytest.fixture

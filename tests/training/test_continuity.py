@@ -17,7 +17,7 @@ from prernn.training.continuity import Continuity, Rows, RowSampler, carried, ro
 from prernn.training.learning import Learning
 from prernn.training.module import VideoModule
 from small_cnns import ResidualNet, SnippetNet, film, prepare, shake
-from small_runs import CLASSES, config, render, write
+from small_runs import config, render_parts, write
 
 
 def clip(steps, label, path="a"):
@@ -172,12 +172,7 @@ def test_batches_that_are_carried_are_one_long_video(make):
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    root = tmp_path_factory.mktemp("videos")
-    for part, count in (("train", 5), ("test", 2)):
-        for label, name in enumerate(CLASSES):
-            for number in range(count):
-                render(root / part / name, label, number)
-    return root
+    return render_parts(tmp_path_factory.mktemp("videos"), {"train": 5, "test": 2})
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -201,8 +201,7 @@ def _converted(network: RecurrentNetwork) -> list[tuple[str, RecurrentLayer]]:
 
 
 def _calibrated(network: RecurrentNetwork) -> list[tuple[str, Any]]:
-    found = [(name, layer) for name, layer in _converted(network) if isinstance(layer.calibration, Calibration)]
-    return found
+    return [(name, layer) for name, layer in _converted(network) if isinstance(layer.calibration, Calibration)]
 
 
 def _through(network: nn.Module, videos: Iterable[Tensor]) -> None:

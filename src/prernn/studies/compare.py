@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from rich.progress import Progress, TaskID
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from prernn.conversion.clip_network import is_clip_network
 from prernn.conversion.modes import channels_last
@@ -32,7 +32,6 @@ from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.trunk import inputs_of, split
 from prernn.models.from_config import NetworkSpec
 from prernn.reports.files import say_written, write_json, write_table
-from prernn.reports.numbers import plain
 from prernn.reports.plots.curves import curves as draw_curves
 from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole, seeds_text
@@ -57,7 +56,7 @@ from prernn.tasks.task import Subset, Task
 from prernn.training.cached_features import cached
 from prernn.training.continuity import Continuity
 from prernn.training.data_module import VideoData
-from prernn.training.evaluation import in_batches
+from prernn.training.evaluation import in_batches, scalars
 from prernn.training.live import evaluate_live, random_orders
 
 
@@ -182,13 +181,13 @@ def _job(spec: NetworkSpec, rate: float, seed: int, search: bool) -> dict[str, A
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd(learns.part, rate), steps)
     epochs = (_batches(train, continuity, epoch, seed) for epoch in range(budget.epochs))
     history, values = train_behind(learns, task, epochs, test, schedule, clip=budget.clip, continuity=continuity)
-    scalars = _scalars(values)
+    metrics = scalars(values)
     if not search:
         orders = random_orders(len(test), LIVE_ORDERS, seed)
         # a network of whole clips keeps nothing from one to the next
         live = values if is_clip_network(net) else evaluate_live(learns.advance, task.metrics(), test, orders)
-        scalars |= {f"live {name}": value for name, value in _scalars(live).items() if name in LIVE}
-    result = {"metrics": scalars, "history": history, "rate": rate, "seed": seed}
+        metrics |= {f"live {name}": value for name, value in scalars(live).items() if name in LIVE}
+    result = {"metrics": metrics, "history": history, "rate": rate, "seed": seed}
     if _asks_early(task) and not search:
         result["early"] = _early(net, test)
     return result
@@ -199,10 +198,6 @@ def _batches(train: Items, continuity: Continuity, epoch: int, seed: int) -> Ite
     if continuity.plain:
         return shuffled(train, epoch, seed, size)
     return in_rows(of_epoch(train, epoch, seed), task, continuity, size, seed, epoch)
-
-
-def _scalars(values: dict[str, Tensor]) -> dict[str, Any]:
-    return {name: plain(value) for name, value in values.items() if value.ndim == 0}
 
 
 def _asks_early(task: Task) -> bool:

@@ -17,7 +17,6 @@ from prernn.conversion.trunk import inputs_of, split
 from prernn.media.transforms import TransformSpec, frame_transform
 from prernn.models import checkpoint
 from prernn.reports.files import say_written, without_nan, write_json, write_table
-from prernn.reports.numbers import plain
 from prernn.reports.plots.curves import lines
 from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole
@@ -25,8 +24,8 @@ from prernn.studies.frozen_trunk import TEST_BATCH, Items, Learner, learner
 from prernn.studies.runs.videos import own_videos
 from prernn.tasks import restore
 from prernn.tasks.task import Task
-from prernn.training.cached_features import cached
-from prernn.training.evaluation import evaluate, in_batches
+from prernn.training.cached_features import cached, inputs_in
+from prernn.training.evaluation import evaluate, in_batches, scalars
 from prernn.training.live import at_rate, evaluate_live, random_orders, stand_still
 from prernn.training.run.run_files import read_metrics, run_folder_of
 
@@ -73,14 +72,14 @@ def run_continuously(
     task = restore(net.recipe)
     channels_last(net.eval())
     with evaluating(net), bars() as progress:
-        part, items = _behind_the_trunk(net, own_videos(folder, net).dataset, progress)
+        trunk, part, items = _behind_the_trunk(net, own_videos(folder, net).dataset, progress)
         bar = progress.add_task("as one stream", total=2 * len(rates) + 2, note="")
         shown = partial(progress.advance, bar)
         found: dict[str, Any] = {"videos": len(items), "orders": orders, "seed": seed, "rates": {}}
         for rate in rates:
             at = [at_rate(item, rate) for item in items]
             found["rates"][f"{rate:g}"] = both_ways(part, task, at, orders, seed, shown)
-        found["still"] = _still(net, part, items, still, shown)
+        found["still"] = _still(part, items, _black(net, trunk, items[0]), still, shown)
     target = Path(out or folder)
     _write(found, target, task)
     if out is None:
@@ -99,46 +98,42 @@ def both_ways(
     shown()
     values["live"] = evaluate_live(part.advance, task.metrics(), items, random_orders(len(items), orders, seed))
     shown()
-    return {
-        way: {name: plain(value) for name, value in metrics.items() if value.ndim == 0}
-        for way, metrics in values.items()
-    }
+    return {way: scalars(metrics) for way, metrics in values.items()}
 
 
-def _behind_the_trunk(net: RecurrentNetwork, dataset: Any, progress: Any) -> tuple[Learner, Items]:
-    """What follows the trunk, and what the trunk gives for each video; it need not run again for each order."""
+def _behind_the_trunk(net: RecurrentNetwork, dataset: Any, progress: Any) -> tuple[Any, Learner, Items]:
+    """The trunk, None without recurrence; what follows it; what it gives for each video, once for all orders."""
     trunk = split(net)[0] if net.recurrent_layers else None
     part = learner(net, inputs_of(net) if net.recurrent_layers else None)
     bar = progress.add_task("test videos", total=len(dataset), note="")
     items = cached(trunk, dataset, advance=lambda: progress.advance(bar))
     if not items:
         raise ValueError("expected test videos that can be read, got none")
-    return part, items
+    return trunk, part, items
 
 
-def _still(net: RecurrentNetwork, part: Learner, items: Items, frames: int, shown: Any) -> dict[str, dict[str, float]]:
+def _still(
+    part: Learner, items: Items, black: dict[str, Any] | None, frames: int, shown: Any
+) -> dict[str, dict[str, float]]:
     """What happens while the last picture of the first video stands still, and while it is black."""
     found = {"picture": stand_still(part.advance, items[0], frames)}
     shown()
-    if (black := _black(net, items[0])) is not None:
+    if black is not None:
         found["black"] = stand_still(part.advance, black, frames)
     shown()
     return found
 
 
-def _black(net: RecurrentNetwork, item: dict[str, Any]) -> dict[str, Any] | None:
+def _black(net: RecurrentNetwork, trunk: Any, item: dict[str, Any]) -> dict[str, Any] | None:
     """The item with a black picture behind its trunk at every step; None where the network sees no plain pictures."""
     spec = net.recipe.transform
-    if not spec or spec.get("flow") or len(net.frame_shape) != 3 or not net.recurrent_layers:
+    if not spec or spec.get("flow") or len(net.frame_shape) != 3 or trunk is None:
         return None
     dark = frame_transform(TransformSpec.from_dict(spec))(torch.zeros(64, 64, 3, dtype=torch.uint8))
     with torch.inference_mode():
-        values = split(net)[0](dark[None])
-    names = ["input", *sorted(name for name in item if name.startswith("input_"))]
-    return {
-        **item,
-        **{name: value.expand(len(item["input"]), *value.shape[1:]) for name, value in zip(names, values, strict=True)},
-    }
+        values = trunk(dark[None])
+    pairs = zip(inputs_in(item), values, strict=True)
+    return {**item, **{name: value.expand(len(item["input"]), *value.shape[1:]) for name, value in pairs}}
 
 
 def table(found: dict[str, Any], task: Task) -> Table:

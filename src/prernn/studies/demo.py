@@ -38,7 +38,16 @@ from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole
 from prernn.streaming.prediction import predictions
 from prernn.streaming.stream import Stream
-from prernn.studies.frozen_trunk import SINGLE_CLIPS, Items, Learner, calibrate_behind, in_rows, learner, sgd
+from prernn.studies.frozen_trunk import (
+    SINGLE_CLIPS,
+    Items,
+    Learner,
+    batches_in_epoch,
+    calibrate_behind,
+    in_rows,
+    learner,
+    sgd,
+)
 from prernn.studies.frozen_trunk import train as train_behind
 from prernn.tasks.action.lists import class_folder
 from prernn.tasks.action.task import Action
@@ -232,8 +241,8 @@ def train_head(
     torch.manual_seed(seed)
     learns, items, shown = head(row), train.read_by(row), test.read_by(row)
     calibrate_behind(row.net, learns, items)
-    order = [list(in_rows(items, task, continuity, BATCH, seed, epoch)) for epoch in range(epochs)]
-    steps = sum(map(len, order))
+    order = (in_rows(items, task, continuity, BATCH, seed, epoch) for epoch in range(epochs))
+    steps = epochs * batches_in_epoch(len(items), continuity, BATCH)
     optimizer = sgd(learns.part, LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.2)
     bar = progress.add_task(row.name, total=steps, note="")

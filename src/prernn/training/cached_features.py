@@ -70,6 +70,11 @@ def batched(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     return (numbers[first : first + size] for first in range(0, len(numbers), size))
 
 
+def inputs_in(item: dict[str, Any]) -> list[str]:
+    """Names of an item's inputs, or a batch's, in the order in which the part behind the trunk takes them."""
+    return ["input", *sorted(name for name in item if name.startswith(FURTHER))]
+
+
 def outputs(rest: fx.GraphModule, state: NetworkState, batch: dict[str, Any]) -> tuple[Tensor, NetworkState]:
     """Outputs ``(B, T, K)`` of the part behind the trunk for a batch of cached items, and the next state.
 
@@ -78,7 +83,7 @@ def outputs(rest: fx.GraphModule, state: NetworkState, batch: dict[str, Any]) ->
         state: of B streams.
         batch: with ``lengths``, behind which outputs are 0; the next state is that at each item's end.
     """
-    values = [batch[name] for name in ["input", *sorted(name for name in batch if name.startswith(FURTHER))]]
+    values = [batch[name] for name in inputs_in(batch)]
 
     def run(rows: Tensor | slice, begin: int, end: int, state: NetworkState) -> tuple[Tensor, NetworkState]:
         parts = [value[rows, begin:end] for value in values]

@@ -1,6 +1,6 @@
 """The one way to evaluate: batches through a network into metrics."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from prernn.conversion.clip_network import answers_once, clip_outputs
 from prernn.conversion.network import NetworkState, RecurrentNetwork
+from prernn.reports.numbers import plain
 from prernn.tasks.task import Metrics
 from prernn.training.batches import collate, hold_last, none_readable
 
@@ -22,7 +23,9 @@ def whole_outputs(net: RecurrentNetwork, batch: Batch) -> Tensor:
     return net(hold_last(inputs, lengths))[0]
 
 
-def next_outputs(net: RecurrentNetwork, batch: Batch, state: NetworkState | None) -> tuple[Tensor, NetworkState]:
+def next_outputs(
+    net: RecurrentNetwork, batch: Batch, state: NetworkState | None, checkpoint: int | None = None
+) -> tuple[Tensor, NetworkState]:
     """Outputs ``(B, T, K)`` of a network that goes on from a state, None for zeros, and the state at each video's end.
 
     Raises:
@@ -31,7 +34,8 @@ def next_outputs(net: RecurrentNetwork, batch: Batch, state: NetworkState | None
     inputs, lengths = batch["input"], batch["lengths"]
     if answers_once(net, inputs):
         raise NotImplementedError("expected a network that goes through a video frame by frame, got one of whole clips")
-    return net(inputs, state, None if bool((lengths == inputs.shape[1]).all()) else lengths)
+    own = None if bool((lengths == inputs.shape[1]).all()) else lengths
+    return net(inputs, state, own, checkpoint=checkpoint)
 
 
 def add_batch(forward: Callable[[Batch], Tensor], metrics: Metrics, batch: Batch) -> Tensor | None:
@@ -67,6 +71,11 @@ def evaluate(forward: Callable[[Batch], Tensor], metrics: Metrics, batches: Iter
     if not seen:
         raise none_readable(skipped)
     return metrics.compute()
+
+
+def scalars(values: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Those of a task's metrics that are one number each, as plain numbers."""
+    return {name: plain(value) for name, value in values.items() if value.ndim == 0}
 
 
 def in_batches(items: Sequence[Batch], size: int) -> Iterator[Batch]:

@@ -52,10 +52,7 @@ def at_rate(item: dict[str, Any], rate: float) -> dict[str, Any]:
     """
     steps = len(item["input"])
     shown = torch.arange(max(1, int(steps * rate + 1e-6))).div(rate).add(1e-6).long().clamp(max=steps - 1)
-    return {
-        name: value[shown] if isinstance(value, Tensor) and len(value) == steps else value
-        for name, value in item.items()
-    }
+    return _of_each_frame(item, lambda value: value[shown])
 
 
 def stand_still(advance: Advance, item: dict[str, Any], frames: int) -> dict[str, float]:
@@ -69,7 +66,7 @@ def stand_still(advance: Advance, item: dict[str, Any], frames: int) -> dict[str
     with torch.inference_mode():
         _, state = advance(collate([item]), None)
         first = _largest(state)
-        for _, batch in _pieces(item, frames):
+        for batch in _pieces(item, frames):
             out, state = advance(batch, state)
             best = out[0].argmax(-1)
             whole = best if answer is None else torch.cat([answer, best])
@@ -78,17 +75,24 @@ def stand_still(advance: Advance, item: dict[str, Any], frames: int) -> dict[str
     return {"changes": changes, "largest": largest, "first": first}
 
 
-def _pieces(item: dict[str, Any], frames: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def _of_each_frame(item: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """The item with all its tensors changed that have a row a frame."""
     steps = len(item["input"])
+    return {
+        name: change(value) if isinstance(value, Tensor) and len(value) == steps else value
+        for name, value in item.items()
+    }
+
+
+def _pieces(item: dict[str, Any], frames: int) -> Iterator[dict[str, Any]]:
+    """Batches of one row in which the item's last frame stands still."""
     for begin in range(0, frames, PIECE):
         count = min(PIECE, frames - begin)
-        still = {
-            name: value[-1:].expand(count, *value.shape[1:])
-            if isinstance(value, Tensor) and len(value) == steps
-            else value
-            for name, value in item.items()
-        }
-        yield begin, collate([still])
+
+        def hold(value: Tensor, count: int = count) -> Tensor:
+            return value[-1:].expand(count, *value.shape[1:])
+
+        yield collate([_of_each_frame(item, hold)])
 
 
 def _largest(state: NetworkState) -> float:

@@ -18,7 +18,7 @@ from prernn.reports.numbers import plain
 from prernn.tasks.task import Task
 from prernn.training.batches import hold_last, none_readable
 from prernn.training.continuity import carried
-from prernn.training.evaluation import add_batch, whole_outputs
+from prernn.training.evaluation import add_batch, next_outputs, whole_outputs
 from prernn.training.learning import DEFAULT_LEARNING, Learning
 
 CALIBRATION = 32
@@ -149,10 +149,8 @@ class VideoModule(L.LightningModule):
     def _training_outputs(self, batch: dict[str, Any]) -> Tensor:
         if "weight" not in batch:  # clips that begin with a zero state
             return self._outputs(batch, self._video(batch))
-        video, lengths = batch["input"], batch["lengths"]
-        own = None if int(lengths.min()) == video.shape[1] else lengths
         state = carried(self._state, self.learning.continuity)
-        out, self._state = self.network(video, state, own, checkpoint=self.learning.checkpoint)
+        out, self._state = next_outputs(self.network, batch, state, self.learning.checkpoint)
         return out
 
     def _video(self, batch: dict[str, Any]) -> Tensor:
