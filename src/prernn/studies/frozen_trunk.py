@@ -20,17 +20,15 @@ from prernn.conversion.network import NetworkState, RecurrentNetwork
 from prernn.conversion.trunk import split
 from prernn.tasks.task import Task
 from prernn.training.cached_features import outputs
-from prernn.training.continuity import Continuity, Rows, RowSampler, carried
+from prernn.training.continuity import SINGLE_CLIPS, Continuity, Rows, RowSampler, carried
 from prernn.training.evaluation import evaluate, in_batches, next_outputs, whole_outputs
+from prernn.training.rates import SPARSE_POWER, rate_factors, rate_groups
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 """Of SGD, for every network alike."""
 
 TEST_BATCH = 32
 """Items at a time where nothing is learnt."""
-
-SINGLE_CLIPS = Continuity()
-"""The way of the papers."""
 
 Items = Sequence[dict[str, Any]]
 
@@ -70,24 +68,26 @@ def learner(net: RecurrentNetwork, at: Sequence[str] | None) -> Learner:
     return Learner(rest, lambda batch, state: outputs(rest, state or net.init_state(len(batch["path"])), batch))
 
 
-def sgd(part: nn.Module, rate: float) -> torch.optim.SGD:
-    """The optimizer of every network in a comparison."""
-    return torch.optim.SGD(part.parameters(), lr=rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+def sgd(part: nn.Module, rate: float, sparse_power: float = SPARSE_POWER) -> torch.optim.SGD:
+    """The optimizer of every network in a comparison; see `rate_factors` for ``sparse_power``."""
+    groups = rate_groups("all", part.parameters(), rate, rate_factors(part, sparse_power))
+    return torch.optim.SGD(groups, lr=rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
 
 
 def train(
     learner: Learner,
     task: Task,
-    epochs: Iterable[Iterable[dict[str, Any]]],
+    epochs: Sequence[Iterable[dict[str, Any]]],
     test: Items,
     schedule: LRScheduler,
     *,
     clip: float = 1.0,
     continuity: Continuity = SINGLE_CLIPS,
+    only_last: bool = False,
     advance: Callable[[], None] = lambda: None,
     report: Callable[[dict[str, Tensor]], None] = lambda values: None,
 ) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
-    """Trains, and evaluates after each epoch.
+    """Trains, and evaluates after each epoch, or the last alone.
 
     Args:
         learner: what learns.
@@ -97,6 +97,7 @@ def train(
         schedule: of the learning rate, a step a batch; it holds the optimizer.
         clip: norm of the gradient at most.
         continuity: how states go on from batch to batch; the batches are made as it says (`in_rows`).
+        only_last: evaluate after the last epoch alone.
         advance: called after each batch.
         report: called with the metrics after each epoch.
 
@@ -105,7 +106,7 @@ def train(
     """
     history: dict[str, list[float]] = {"train loss": [], task.score[0]: []}
     values: dict[str, Tensor] = {}
-    for batches in epochs:
+    for number, batches in enumerate(epochs, 1):
         learner.train()
         losses, state = [], None
         for batch in batches:
@@ -113,8 +114,10 @@ def train(
             losses.append(loss)
             advance()
         learner.part.eval()
-        values = evaluate(learner.forward, task.metrics(), in_batches(test, TEST_BATCH))
         history["train loss"].append(statistics.fmean(losses))
+        if only_last and number < len(epochs):
+            continue
+        values = evaluate(learner.forward, task.metrics(), in_batches(test, TEST_BATCH))
         history[task.score[0]].append(float(values[task.score[0]]))
         report(values)
     return history, values
@@ -147,17 +150,22 @@ def batches_in_epoch(videos: int, continuity: Continuity, size: int) -> int:
     """How many batches of ``size`` videos an epoch has."""
     if continuity.plain:
         return -(-videos // size)
-    return len(RowSampler(videos, max(size // continuity.clips, 1), continuity.clips))
+    return len(_sampler(videos, continuity, size))
 
 
 def in_rows(
     items: Items, task: Task, continuity: Continuity, size: int, seed: int, epoch: int
 ) -> Iterator[dict[str, Any]]:
     """Batches of an epoch, ``size`` videos each, in rows of clips that follow each other."""
-    sampler = RowSampler(len(items), max(size // continuity.clips, 1), continuity.clips, seed=seed)
+    sampler = _sampler(len(items), continuity, size, seed)
     sampler.set_epoch(epoch)
     join = Rows(task, continuity)
     return (join([items[number] for number in numbers]) for numbers in sampler)
+
+
+def _sampler(videos: int, continuity: Continuity, size: int, seed: int = 0) -> RowSampler:
+    clips = continuity.clips or 1
+    return RowSampler(videos, max(size // clips, 1), clips, seed=seed)
 
 
 def of_epoch(items: Items, epoch: int, seed: int) -> list[dict[str, Any]]:
@@ -192,3 +200,15 @@ def held_out(items: Items, share: float) -> tuple[list[dict[str, Any]], list[dic
             seen.add(item["number"])
             judged.append(item)
     return [item for item in items if item["number"] not in judges], judged
+
+
+def drawn(labels: Sequence[int], few: int, seed: int) -> list[int]:
+    """Numbers of ``few`` videos of each label, fewer where there are no more, by the seed."""
+    order = np.random.default_rng([few, seed]).permutation(len(labels)).tolist()
+    counts: dict[int, int] = {}
+    chosen = []
+    for number in order:
+        counts[labels[number]] = counts.get(labels[number], 0) + 1
+        if counts[labels[number]] <= few:
+            chosen.append(number)
+    return sorted(chosen)

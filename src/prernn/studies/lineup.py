@@ -8,13 +8,29 @@ from typing import Any, Literal
 from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters, total_weights
 from prernn.models.backbones import backbone
 from prernn.models.from_config import NetworkSpec
-from prernn.studies.frozen_trunk import SINGLE_CLIPS
 from prernn.tasks.task import Task
-from prernn.training.continuity import Continuity
+from prernn.training.continuity import SINGLE_CLIPS, Continuity
+from prernn.training.rates import SPARSE_POWER
 
-LINEUPS = ("prernn", "rcn")
+LINEUPS = ("prernn", "rcn", "continuity")
 
-CELLS: tuple[Literal["gru", "lstm"], ...] = ("gru", "lstm")
+CELLS = ("gru", "lstm")
+
+WAYS: dict[str, Continuity] = {
+    "single clips": SINGLE_CLIPS,
+    "single clips, second half": Continuity(clips=1, carry=False, onset=0.5),
+    "three joined": Continuity(clips=3, carry=False),
+    "rows of one": Continuity(clips=1, carry=True),
+    "rows of two": Continuity(clips=2, carry=True),
+    "rows of three": Continuity(clips=3, carry=True),
+    "rows of two, loss on all frames": Continuity(clips=2, carry=True, onset=0.0),
+    "rows of two, loss rises": Continuity(clips=2, carry=True, onset="linear"),
+    "rows of two, warm-up": Continuity(clips=2, carry=True, warm_up=True),
+    "rows of two, reset 0.3": Continuity(clips=2, carry=True, reset=0.3),
+    "rows of two, noise 0.1": Continuity(clips=2, carry=True, noise=0.1),
+    "rows of two, dropout 0.1": Continuity(clips=2, carry=True, dropout=0.1),
+}
+"""Ways to let states go on in training."""
 
 RCN_STARTS: dict[str, dict[str, Any]] = {
     "random, random": {"pretrained": False, "init": "random"},
@@ -30,6 +46,7 @@ class Row:
     """A network of the table.
 
     Attributes:
+        continuity: how its states go on in training; None is the budget's.
         weights: that recurrence introduces.
         total: all weights of the network.
         rate: learning rate that the search found.
@@ -39,6 +56,7 @@ class Row:
 
     name: str
     spec: NetworkSpec
+    continuity: Continuity | None = None
     weights: int = 0
     total: int = 0
     rate: float = math.nan
@@ -46,19 +64,32 @@ class Row:
     finals: list[dict[str, Any]] = field(default_factory=list)
 
 
-def prernn_rows(spec: NetworkSpec, task: Task) -> list[Row]:
-    """Frame-wise, traditional with as many weights as PreRNN, PreRNN and PreRNN-SIH, the last two GRU and LSTM."""
+def prernn_rows(spec: NetworkSpec, task: Task, cells: Sequence[str] = CELLS) -> list[Row]:
+    """Frame-wise, and for each cell traditional with as many weights as PreRNN, PreRNN and PreRNN-SIH."""
     cnn = backbone(spec.backbone, device="meta", **spec.backbone_options)
     rows = [("frame-wise CNN", replace(spec, method="framewise"))]
-    for cell in CELLS:
+    for cell in cells:
         size = matched_hidden_size(cnn, spec.layer, cell=cell, outputs=task.outputs)
         stacked = replace(spec, method="traditional", cell=cell, hidden_size=size, hidden="full")
         rows.append((f"traditional {cell.upper()}, {size} units", stacked))
-    for cell in CELLS:
+    for cell in cells:
         base = replace(spec, method="prernn", cell=cell, hidden="full")
         rows.append((f"Pre{cell.upper()}", replace(base, input="gate")))
         rows.append((f"Pre{cell.upper()}-SIH", replace(base, input="single")))
     return [_counted(name, each, task) for name, each in rows]
+
+
+def continuity_rows(spec: NetworkSpec, task: Task) -> list[Row]:
+    """The network of ``spec`` trained in each of `WAYS` that the task has: without one answer a clip, some are one."""
+    rows: list[Row] = []
+    for name, way in WAYS.items():
+        try:
+            known = way.of(task)
+        except NotImplementedError:  # it weighs frames, and the task's loss is not one of frames
+            continue
+        if known not in [row.continuity for row in rows]:
+            rows.append(replace(_counted(name, spec, task), continuity=known))
+    return rows
 
 
 def sparse_row(best: Row, hidden: str, task: Task) -> Row:
@@ -91,7 +122,7 @@ def rcn_rows(spec: NetworkSpec, task: Task, structures: Sequence[str], also: Seq
 
 def _counted(name: str, spec: NetworkSpec, task: Task) -> Row:
     net = spec.build(task.outputs)
-    return Row(name, spec, recurrent_parameters(net).introduced, total_weights(net))
+    return Row(name, spec, weights=recurrent_parameters(net).introduced, total=total_weights(net))
 
 
 @dataclass(frozen=True)
@@ -106,8 +137,12 @@ class Budget:
         passes: times that the trunk runs over the training videos, each with other crops; epoch n takes pass
             n mod passes.
         held_out: share of the training videos that the search is judged by.
+        few: training videos of each class, drawn anew for each seed; the search is judged by videos that were not
+            drawn. None takes all.
+        judge: what the search goes by: the task's score with the state "reset" before each video, or "live", never.
         clip: gradient norm at most.
         continuity: how states go on from clip to clip in training; networks of whole clips have none.
+        sparse_power: of the learning rate of sparse recurrences, see `prernn.training.rates.rate_factors`.
     """
 
     epochs: int = 20
@@ -116,5 +151,8 @@ class Budget:
     seeds: tuple[int, ...] = (0, 1, 2)
     passes: int = 4
     held_out: float = 0.25
+    few: int | None = None
+    judge: Literal["reset", "live"] = "reset"
     clip: float = 1.0
-    continuity: Continuity = SINGLE_CLIPS
+    continuity: Continuity = field(default_factory=Continuity)
+    sparse_power: float = SPARSE_POWER

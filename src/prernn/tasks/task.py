@@ -48,6 +48,9 @@ class Task:
         name: of the application, its key in `prernn.tasks.TASKS`.
         score: the metric that tells the best epoch, and whether more ("max") or less ("min") of it is better.
         one_answer: whether a recording has one answer as a whole, so that ``prernn early`` can ask after a part of it.
+        joins_clips: whether clips can follow each other in a row of a batch (`prernn.training.continuity`): `join`
+            makes one item of several, and `loss` heeds a batch's ``weight (B, T)``.
+        loss_of_frames: whether the loss is a mean over frames, which can have weights.
         comparable: whether ``prernn compare`` can train networks for it side by side.
         rows: the form of the rows that its watcher gives, a key of `prernn.streaming.rows.ROWS`.
         watcher_options: names of what `watcher` takes beside networks, options of ``prernn stream``.
@@ -62,6 +65,8 @@ class Task:
     name: ClassVar[str]
     score: ClassVar[tuple[str, Literal["max", "min"]]]
     one_answer: ClassVar[bool] = False
+    joins_clips: ClassVar[bool] = False
+    loss_of_frames: ClassVar[bool] = True
     comparable: ClassVar[bool] = True
     rows: ClassVar[Literal["csv", "json"]] = "json"
     watcher_options: ClassVar[tuple[str, ...]] = ()
@@ -167,7 +172,10 @@ class Task:
         probe(record.path)
 
     def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
-        """Scalar loss of outputs ``(B, T, K)``, a mean over the batch's videos; padding counts for nothing."""
+        """Scalar loss of outputs ``(B, T, K)``, a mean over the batch's videos; padding counts for nothing.
+
+        A batch of rows of clips has ``weight (B, T)``, that of each frame (see ``joins_clips``).
+        """
         raise NotImplementedError
 
     def metrics(self) -> Metrics:

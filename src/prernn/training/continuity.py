@@ -5,7 +5,7 @@ on a camera, which nobody resets, it sees no other.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import Sampler
 
-from prernn.conversion.network import NetworkState
+from prernn.conversion.clip_network import is_clip_network
+from prernn.conversion.network import NetworkState, RecurrentNetwork
 from prernn.layers.arguments import real, whole
 from prernn.tasks.task import Task
 from prernn.training.batches import collate
@@ -24,15 +25,18 @@ Item = dict[str, Any]
 
 @dataclass(frozen=True)
 class Continuity:
-    """How states go on from clip to clip in training. The defaults are single clips, each from the zero state.
+    """How states go on from clip to clip in training. What is None is what suits the task (`of`).
+
+    `SINGLE_CLIPS`, each from the zero state with the loss on all frames, is the way of the papers.
 
     Attributes:
-        clips: that follow each other in a row of a batch, which has ``batch_size / clips`` rows.
+        clips: that follow each other in a row of a batch, which has ``batch_size / clips`` rows; None is 2.
         carry: a row of the next batch goes on from this one's state, through which no gradient flows. An epoch begins
-            with zero states.
+            with zero states. None is True.
         reset: share of the rows that begin anew with each batch, drawn at random, where states are carried.
         onset: share of each clip, from its begin, that has no loss, as nobody could know the answer there yet;
-            "linear" lets the loss grow evenly with a frame's age in its clip.
+            "linear" lets the loss grow evenly with a frame's age in its clip; None is 0.5 for a task whose clips have
+            one answer each, and 0 for others.
         warm_up: no loss in the first clip of a row that begins anew: its state alone counts.
         noise: standard deviation of normal noise on states that are carried.
         dropout: share of the units whose carried state is set to zero.
@@ -41,20 +45,21 @@ class Continuity:
         ValueError: numbers out of range; a warm-up of rows that have one clip.
     """
 
-    clips: int = 1
-    carry: bool = False
+    clips: int | None = None
+    carry: bool | None = None
     reset: float = 0.1
-    onset: float | Literal["linear"] = 0.0
+    onset: float | Literal["linear"] | None = None
     warm_up: bool = False
     noise: float = 0.0
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        whole("continuity clips", self.clips)
+        if self.clips is not None:
+            whole("continuity clips", self.clips)
         for name in ("reset", "dropout"):
             real(f"continuity {name}", getattr(self, name), 0, 1)
         real("continuity noise", self.noise, 0)
-        if self.onset != "linear" and real("continuity onset", self.onset, 0, 1) == 1:
+        if self.onset not in ("linear", None) and real("continuity onset", self.onset, 0, 1) == 1:
             raise ValueError('continuity onset: expected "linear" or a share below 1, got 1')
         if self.warm_up and self.clips == 1:
             raise ValueError("continuity warm_up: expected rows of several clips, got clips=1")
@@ -62,13 +67,43 @@ class Continuity:
     @property
     def plain(self) -> bool:
         """Whether training is on single clips with the loss on all their frames."""
-        return self.clips == 1 and not self.carry and self.onset == 0.0
+        return self.clips == 1 and not self.carry and self.onset == 0
+
+    def of(self, task: Task, network: RecurrentNetwork | None = None) -> "Continuity":
+        """With all that is None decided: single clips for tasks that cannot join them, and for networks of whole clips.
+
+        Raises:
+            NotImplementedError: rows that the task or the network cannot have, weights of frames for a task whose loss
+                is not one of frames.
+        """
+        suits = SINGLE_CLIPS
+        if task.joins_clips and not (network is not None and is_clip_network(network)):
+            suits = Continuity(clips=2, carry=True, onset=0.5 if task.one_answer else 0.0)
+        given = {name: getattr(self, name) for name in ("clips", "carry", "onset")}
+        known = replace(
+            self, **{name: getattr(suits, name) if value is None else value for name, value in given.items()}
+        )
+        if suits is SINGLE_CLIPS and not known.plain:
+            raise NotImplementedError(
+                "learning.continuity: rows are for tasks that can join clips, and for networks that go through a video "
+                f"frame by frame; expected single clips for task {task.name!r}, got {given}"
+            )
+        if (known.onset or known.warm_up) and not task.loss_of_frames:
+            raise NotImplementedError(
+                "learning.continuity: onset and warm_up weigh the loss of frames; expected none for task "
+                f"{task.name!r}, whose loss is of whole videos, got onset={known.onset}, warm_up={known.warm_up}"
+            )
+        return known
 
     def weights(self, steps: int) -> Tensor:
         """Weight of the loss at each of a clip's steps ``(T,)``, with mean 1."""
         age = torch.arange(1, steps + 1, dtype=torch.float32) / steps
-        kept = age if self.onset == "linear" else (age > min(self.onset, 1 - 1 / steps)).float()
+        kept = age if self.onset == "linear" else (age > min(self.onset or 0.0, 1 - 1 / steps)).float()
         return kept / kept.mean()
+
+
+SINGLE_CLIPS = Continuity(clips=1, carry=False, onset=0.0)
+"""The way of the papers."""
 
 
 def row_of(task: Task, items: Sequence[Item], continuity: Continuity) -> Item:
@@ -94,7 +129,7 @@ class Rows:
 
     def __call__(self, items: list[Item]) -> dict[str, Any]:
         """Items, a row's together, to a batch as `prernn.training.batches.collate` makes it, with ``weight (B, T)``."""
-        size = self.continuity.clips
+        size = self.continuity.clips or 1
         groups = [items[first : first + size] for first in range(0, len(items), size)]
         read = [[item for item in group if "reason" not in item] for group in groups]
         known = next((group for group in read if group), None)

@@ -16,7 +16,7 @@ from prernn.models.backbones import DEFAULT_BACKBONE, input_spec
 from prernn.tasks import DEFAULT_TASK
 from prernn.tasks.task import Subset, Task
 from prernn.training.batches import LengthBucketSampler
-from prernn.training.continuity import Continuity, Rows, RowSampler
+from prernn.training.continuity import SINGLE_CLIPS, Continuity, Rows, RowSampler
 from prernn.training.dataset import VideoDataset
 from prernn.training.loader import EpochLoader, video_loader
 
@@ -124,21 +124,20 @@ class VideoData(L.LightningDataModule):
 
     def _loader(self, subset: Subset) -> EpochLoader:
         dataset, train = self.datasets[subset], subset == "train"
-        continuity = self._continuity() if train else Continuity()
+        continuity = self._continuity() if train else SINGLE_CLIPS
         epoch = self._epoch if train else None
         places = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} if self.trainer else {}
         if continuity.plain:
             lengths = dataset.lengths()
             sampler = LengthBucketSampler(lengths, self.batch_size, seed=self.seed, shuffle=train, **places)
             return video_loader(dataset, sampler, self.num_workers, epoch)
-        rows = max(self.batch_size // continuity.clips, 1)
-        order = RowSampler(len(dataset), rows, continuity.clips, seed=self.seed, **places)
+        length = continuity.clips or 1
+        order = RowSampler(len(dataset), max(self.batch_size // length, 1), length, seed=self.seed, **places)
         return video_loader(dataset, order, self.num_workers, epoch, Rows(self.task, continuity))
 
     def _continuity(self) -> Continuity:
         """How the module that is trained wants its clips."""
-        learning = getattr(self.trainer and self.trainer.lightning_module, "learning", None)
-        return Continuity() if learning is None else learning.continuity
+        return getattr(self.trainer and self.trainer.lightning_module, "continuity", SINGLE_CLIPS)
 
     def some_training_videos(self, count: int) -> Iterator[Tensor]:
         """Inputs ``(1, T, ...)`` of training videos, spread over their list, read as evaluation reads them."""

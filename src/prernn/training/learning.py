@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from prernn.training.continuity import Continuity
+from prernn.training.rates import SPARSE_POWER
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Learning:
         frozen_statistics: keep batch normalization on its pre-computed statistics throughout.
         checkpoint: frames at a time that are computed again on the way back, for long clips; see `RecurrentNetwork`.
         continuity: how states go on from clip to clip.
+        sparse_power: a sparse ``W_hh`` learns at ``(D / fan_in) ** sparse_power`` times the rate, see
+            `prernn.training.rates.rate_factors`; 0 is one rate for all.
     """
 
     lr: float = 1e-2
@@ -65,6 +68,7 @@ class Learning:
     frozen_statistics: bool = True
     checkpoint: int | None = None
     continuity: Continuity = field(default_factory=Continuity)
+    sparse_power: float = SPARSE_POWER
 
 
 DEFAULT_LEARNING = Learning()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prernn.conversion.network import NetworkState
+from prernn.streaming.pace import Pace
 from prernn.tasks.task import Metrics
 from prernn.training.batches import collate
 
@@ -53,6 +54,14 @@ def at_rate(item: dict[str, Any], rate: float) -> dict[str, Any]:
     steps = len(item["input"])
     shown = torch.arange(max(1, int(steps * rate + 1e-6))).div(rate).add(1e-6).long().clamp(max=steps - 1)
     return _of_each_frame(item, lambda value: value[shown])
+
+
+def through_clock(item: dict[str, Any], rate: float) -> dict[str, Any]:
+    """What a stream that keeps to the network's rate shows it of such a camera (`prernn.streaming.pace`)."""
+    seen = at_rate(item, rate)
+    stamps = ((number / rate, number) for number in range(len(seen["input"])))
+    shown = torch.tensor([number for _, number in Pace(1.0)(stamps)])
+    return _of_each_frame(seen, lambda value: value[shown])
 
 
 def stand_still(advance: Advance, item: dict[str, Any], frames: int) -> dict[str, float]:

@@ -20,6 +20,7 @@ from prernn.training.batches import hold_last, none_readable
 from prernn.training.continuity import carried
 from prernn.training.evaluation import add_batch, next_outputs, whole_outputs
 from prernn.training.learning import DEFAULT_LEARNING, Learning
+from prernn.training.rates import rate_factors, rate_groups
 
 CALIBRATION = 32
 """Training videos that gate inputs are calibrated on."""
@@ -60,12 +61,9 @@ class VideoModule(L.LightningModule):
         self._read, self._skipped = 0, dict[str, str]()  # by this process, in the pass that goes on
         if self.learning.pretrained_lr == 0:
             self._freeze_pretrained()
-        for option, used in (
-            ("checkpoint", learning.checkpoint is not None),
-            ("continuity", not learning.continuity.plain),
-        ):
-            if used and is_clip_network(self.network):
-                raise NotImplementedError(f"learning.{option} is for networks that go through a video frame by frame")
+        if learning.checkpoint is not None and is_clip_network(self.network):
+            raise NotImplementedError("learning.checkpoint is for networks that go through a video frame by frame")
+        self.continuity = learning.continuity.of(task, self.network) if task else learning.continuity
         self._state: NetworkState | None = None  # that rows of the next batch go on from
         self.train()  # Lightning takes the mode that it finds
 
@@ -86,12 +84,13 @@ class VideoModule(L.LightningModule):
         return self.network(video, checkpoint=self.learning.checkpoint if self.training else None)[0]
 
     def configure_optimizers(self) -> Any:
-        """SGD with a group for the new and one for the pre-trained part."""
+        """SGD with a group for the new and one for the pre-trained part, and for each sparse recurrence's weights."""
         new = self.network.new_parameters()
         known = {id(p) for p in new}
         old = [p for p in self.network.parameters() if id(p) not in known and p.requires_grad]
-        rates = [("new", new, self.learning.lr), ("pretrained", old, self.learning.pretrained_lr)]
-        groups = [{"params": params, "lr": lr, "name": name} for name, params, lr in rates if params]
+        factors = rate_factors(self.network, self.learning.sparse_power)
+        groups = rate_groups("new", new, self.learning.lr, factors)
+        groups += rate_groups("pretrained", old, self.learning.pretrained_lr, factors)
         momentum, decay = self.learning.momentum, self.learning.weight_decay
         optimizer = torch.optim.SGD(groups, lr=self.learning.lr, momentum=momentum, weight_decay=decay)
         schedule = self.learning.schedule
@@ -149,7 +148,7 @@ class VideoModule(L.LightningModule):
     def _training_outputs(self, batch: dict[str, Any]) -> Tensor:
         if "weight" not in batch:  # clips that begin with a zero state
             return self._outputs(batch, self._video(batch))
-        state = carried(self._state, self.learning.continuity)
+        state = carried(self._state, self.continuity)
         out, self._state = next_outputs(self.network, batch, state, self.learning.checkpoint)
         return out
 

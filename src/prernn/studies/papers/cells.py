@@ -67,6 +67,8 @@ class Cell:
                     "pretrained_lr": training.lr,
                     "momentum": 0.9,
                     "weight_decay": 5e-4,
+                    "continuity": {"clips": 1, "carry": False, "onset": 0.0},
+                    "sparse_power": 0.0,
                     **training.learning,
                     "schedule": training.schedule,
                 },

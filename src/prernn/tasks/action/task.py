@@ -75,6 +75,7 @@ class Action(Task):
     name: ClassVar[str] = "action"
     score: ClassVar[tuple[str, Literal["max", "min"]]] = ("clip_accuracy", "max")
     one_answer: ClassVar[bool] = True
+    joins_clips: ClassVar[bool] = True
     rows: ClassVar[Literal["csv", "json"]] = "csv"
     watcher_options: ClassVar[tuple[str, ...]] = ("events",)
     kept_options: ClassVar[tuple[str, ...]] = (

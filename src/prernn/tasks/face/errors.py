@@ -14,7 +14,7 @@ from prernn.tasks.face.landmarks import POINTS
 from prernn.tasks.task import valid_steps
 
 
-def landmark_loss(out: Tensor, points: Tensor, lengths: Tensor) -> Tensor:
+def landmark_loss(out: Tensor, points: Tensor, lengths: Tensor, weight: Tensor | None = None) -> Tensor:
     """The l2 loss: half the squared Euclidean distance over the 136 coordinates, a mean over frames, then clips.
 
     .. math:: L = \\frac1B \\sum_b \\frac{1}{T_b} \\sum_{t \\le T_b} \\frac12 \\|\\hat y_{bt} - y_{bt}\\|^2
@@ -25,6 +25,7 @@ def landmark_loss(out: Tensor, points: Tensor, lengths: Tensor) -> Tensor:
         out: ``(B, T, 136)``.
         points: ``(B, T, 136)`` in box coordinates.
         lengths: ``(B,)`` frames of each clip; what comes after them counts for nothing.
+        weight: ``(B, T)`` of each frame, for a mean by weights over all frames of all clips; without any it is 0.
 
     Raises:
         ValueError: shapes that differ, lengths outside 1..T.
@@ -34,9 +35,13 @@ def landmark_loss(out: Tensor, points: Tensor, lengths: Tensor) -> Tensor:
     if out.shape[0] == 0:
         return out.sum()
     mask = valid_steps(lengths, out.shape[1])  # (B, T)
+    if weight is not None:
+        mask = mask & (weight > 0)
     # masked before the square, because a NaN in the padding would survive a zero gradient
-    error = (out - points).masked_fill(~mask[..., None], 0)
-    return (error.square().sum((1, 2)) / (2 * lengths)).mean()
+    error = (out - points).masked_fill(~mask[..., None], 0).square().sum(2)  # (B, T)
+    if weight is None:
+        return (error.sum(1) / (2 * lengths)).mean()
+    return (error * weight).sum() / (2 * weight[mask].sum()) if bool(mask.any()) else error.sum()
 
 
 def landmarks_in_pixels(out: Tensor, batch: dict[str, Any]) -> Tensor:

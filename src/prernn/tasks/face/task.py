@@ -67,6 +67,7 @@ class Face(Task):
 
     name: ClassVar[str] = "face"
     score: ClassVar[tuple[str, Literal["max", "min"]]] = ("nme", "min")  # AUC is 0 as long as errors are large
+    joins_clips: ClassVar[bool] = True
     watcher_options: ClassVar[tuple[str, ...]] = ("detector",)
     kept_options: ClassVar[tuple[str, ...]] = ("base", "box", "margin", "threshold", "deinterlace")
 
@@ -222,7 +223,9 @@ class Face(Task):
 
     def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
         """`landmark_loss`."""
-        return landmark_loss(out, batch["points"], batch["lengths"]) if out.shape[0] else out.sum()
+        if not out.shape[0]:
+            return out.sum()
+        return landmark_loss(out, batch["points"], batch["lengths"], batch.get("weight"))
 
     def metrics(self) -> Metrics:
         """Errors, AUC and jitter."""

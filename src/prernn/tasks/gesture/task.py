@@ -89,6 +89,8 @@ class Gesture(Task):
 
     name: ClassVar[str] = "gesture"
     score: ClassVar[tuple[str, Literal["max", "min"]]] = ("accuracy", "max")
+    joins_clips: ClassVar[bool] = True
+    loss_of_frames: ClassVar[bool] = False
     watcher_options: ClassVar[tuple[str, ...]] = ("commands", "decoder", "events")
     kept_options: ClassVar[tuple[str, ...]] = (
         "modality",
@@ -264,7 +266,7 @@ class Gesture(Task):
         """Mean over the videos of ``-log p(gestures)`` under CTC, in float32 at least.
 
         It is not divided by the number of gestures: a video counts as what it is, one labelling. An empty batch
-        gives 0.
+        gives 0, and a row of videos without weight counts for nothing.
 
         Raises:
             ValueError: lengths outside 1..T.
@@ -276,7 +278,11 @@ class Gesture(Task):
         # Masked before the softmax, because a NaN in the padding would survive a zero gradient.
         scores = log_probs(out.masked_fill(~mask, 0)).transpose(0, 1)  # (T, B, K)
         counts = (target > 0).sum(1)  # collate pads with the blank
-        return F.ctc_loss(scores, target, lengths, counts, reduction="none", zero_infinity=True).mean()
+        loss = F.ctc_loss(scores, target, lengths, counts, reduction="none", zero_infinity=True)
+        if "weight" not in batch:
+            return loss.mean()
+        heard = (batch["weight"] > 0).any(1)
+        return loss.masked_fill(~heard, 0).sum() / heard.sum().clamp(min=1)
 
     def metrics(self) -> Metrics:
         """See `GestureMetrics`."""

@@ -80,6 +80,7 @@ class Segments(Task):
 
     name: ClassVar[str] = "segments"
     score: ClassVar[tuple[str, Literal["max", "min"]]] = ("frame_map", "max")
+    joins_clips: ClassVar[bool] = True
     rows: ClassVar[Literal["csv", "json"]] = "csv"
     comparable: ClassVar[bool] = False
     watcher_options: ClassVar[tuple[str, ...]] = ("events",)
@@ -221,7 +222,8 @@ class Segments(Task):
 
     def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
         """`frame_cross_entropy` of the steps that count."""
-        return frame_cross_entropy(out, batch["label"], counted(out, batch), background=self.background_weight)
+        label, weight = batch["label"], batch.get("weight")
+        return frame_cross_entropy(out, label, counted(out, batch), background=self.background_weight, weight=weight)
 
     def metrics(self) -> Metrics:
         """See `prernn.tasks.segments.metrics.SegmentMetrics`."""
