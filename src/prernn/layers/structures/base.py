@@ -5,7 +5,7 @@ from typing import Protocol
 from torch import Tensor
 
 from prernn.layers.arguments import whole
-from prernn.ops.input_projection import linear
+from prernn.ops import collected_gradient
 from prernn.ops.reference import Product
 
 
@@ -42,10 +42,10 @@ class Structure(Protocol):
 
 def dense_product(matrix: Tensor, size: int) -> Product:
     """A function ``h (N, D) -> W_hh h (N, G, D)`` for the dense matrix ``(G, D, D)``."""
-    stacked = matrix.flatten(0, 1)  # (G*D, D)
+    multiply = collected_gradient.product(matrix.flatten(0, 1))  # (G*D, D)
 
     def product(h: Tensor) -> Tensor:
-        out: Tensor = linear(h, stacked).unflatten(1, (-1, size))
+        out: Tensor = multiply(h).unflatten(1, (-1, size))
         return out
 
     return product
