@@ -6,6 +6,7 @@ import prernn
 from footage import class_videos
 from prernn.tasks import Action, Gesture
 from prernn.tasks.mirroring import mirrored_pairs
+from prernn.training.continuity import SINGLE_CLIPS
 from prernn.training.run.run_folder import RunFolder
 from small_cnns import ResidualNet
 
@@ -58,16 +59,18 @@ def test_a_training_says_so(capsys, tmp_path):
         precision = "32-true"
         task = Action()
         network = prernn.convert(ResidualNet(), cell="gru")
+        continuity = SINGLE_CLIPS
 
     Anything.task.remarks = ("flip is off",)
     for p in Anything.network.cnn.parameters():
         p.requires_grad_(False)
     next(Anything.network.cnn.parameters()).requires_grad_(True)
     RunFolder().on_fit_start(Anything, Anything)
-    first, second = capsys.readouterr().out.splitlines()
+    first, second, third = capsys.readouterr().out.splitlines()
     assert first == "flip is off"
     total, new = (
         sum(p.numel() for p in part) for part in (Anything.network.parameters(), Anything.network.new_parameters())
     )
     trained = next(Anything.network.cnn.parameters()).numel()
     assert second == f"network: {total:,} parameters, {trained:,} are trained, {new:,} of them new"
+    assert third == "training: single clips, each from a zero state"

@@ -54,6 +54,34 @@ def test_clips_that_follow_each_other_have_a_label_at_each_frame():
     assert warm["weight"].tolist() == [0, 0, 1, 1, 1, 1]
 
 
+@given(st.floats(0.05, 1), st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(0, 5))
+def test_clips_are_cut_at_random_points(cut, lengths, epoch):
+    continuity = Continuity(clips=len(lengths), onset=0.5, cut=cut)
+    items = [clip(steps, number, str(number)) for number, steps in enumerate(lengths)]
+    rows = Rows(Action(), continuity, torch.tensor(epoch))
+    batch, again = rows(items), rows(items)
+    for key in ("input", "label", "weight", "lengths"):
+        assert torch.equal(batch[key], again[key])  # whichever process makes the row
+    begin = 0
+    for number, item in enumerate(items):
+        steps = int((batch["label"] == number).sum())
+        assert 1 <= max(1, (1 - cut) * len(item["input"])) <= steps + 1e-9
+        assert torch.equal(batch["input"][0, begin : begin + steps], item["input"][:steps])
+        assert torch.equal(batch["weight"][0, begin : begin + steps], continuity.weights(len(item["input"]))[:steps])
+        begin += steps
+    assert batch["lengths"].tolist() == [begin]
+
+
+def test_cuts_lie_elsewhere_in_each_epoch():
+    epoch = torch.tensor(0)
+    rows = Rows(Action(), Continuity(clips=2, onset=0.0, cut=0.5), epoch)
+    lengths = set()
+    for number in range(6):
+        epoch.fill_(number)
+        lengths.add(tuple(rows([clip(40, 0), clip(40, 1)])["weight"].sum(1).tolist()))
+    assert len(lengths) > 3
+
+
 def test_gestures_of_videos_that_follow_each_other():
     task = Gesture(snippet=4)
     items = [
@@ -150,6 +178,7 @@ def test_weights_of_one_are_the_loss_of_before():
         ({"onset": 1.0}, 'onset: expected "linear" or a share below 1'),
         ({"onset": -0.1}, "onset: expected a number from 0 to 1, got -0.1"),
         ({"clips": 1, "warm_up": True}, "warm_up: expected rows of several clips, got clips=1"),
+        ({"cut": 1.1}, "cut: expected a number from 0 to 1, got 1.1"),
         ({"noise": float("nan")}, "noise: expected a number from 0 on"),
     ],
 )
@@ -191,6 +220,7 @@ def test_a_resumed_run_is_an_unbroken_one(videos, tmp_path, workers):
             "onset": 0.5,
             "noise": 0.1,
             "reset": 0.3,
+            "cut": 0.5,
         }
         values["data"]["num_workers"] = workers
         values["data"]["task"]["init_args"]["sampling"] = {"frames": None, "rule": "all"}
@@ -214,6 +244,29 @@ def test_networks_of_whole_clips_have_no_state_to_carry(continuity):
     assert Continuity().of(task, net) == SINGLE_CLIPS
 
 
+@pytest.mark.parametrize(
+    ("continuity", "words"),
+    [
+        (SINGLE_CLIPS, "single clips, each from a zero state"),
+        (
+            Continuity().of(Action()),
+            "rows of 2 clips, whose state goes on from batch to batch, no loss in the first 0.5 of each clip",
+        ),
+        (Continuity().of(Gesture()), "rows of 2 clips, whose state goes on from batch to batch"),
+        (
+            Continuity(clips=1, carry=False, onset="linear"),
+            "single clips, each from a zero state, loss rising through each clip",
+        ),
+        (
+            Continuity(clips=1, carry=False, onset=0, cut=0.5),
+            "single clips, each from a zero state, up to 0.5 of a clip missing at its end",
+        ),
+    ],
+)
+def test_what_a_run_says_of_it(continuity, words):
+    assert str(continuity) == words
+
+
 class OwnTask(Task):
     """Has said nothing of rows."""
 
@@ -231,7 +284,7 @@ def test_what_is_not_said_is_what_suits_the_task():
     assert Continuity(clips=3, reset=0.2).of(Action()) == Continuity(clips=3, carry=True, onset=0.5, reset=0.2)
     with pytest.raises(NotImplementedError, match="expected single clips for task 'own', got"):
         Continuity(carry=True).of(OwnTask())
-    for weighs in ({"onset": 0.5}, {"onset": "linear"}, {"warm_up": True}):
+    for weighs in ({"onset": 0.5}, {"onset": "linear"}, {"warm_up": True}, {"cut": 0.2}):
         with pytest.raises(NotImplementedError, match="expected none for task 'gesture', whose loss is of whole"):
             Continuity(**weighs).of(Gesture())
 

@@ -159,7 +159,7 @@ def in_rows(
     """Batches of an epoch, ``size`` videos each, in rows of clips that follow each other."""
     sampler = _sampler(len(items), continuity, size, seed)
     sampler.set_epoch(epoch)
-    join = Rows(task, continuity)
+    join = Rows(task, continuity, torch.tensor(epoch))
     return (join([items[number] for number in numbers]) for numbers in sampler)
 
 

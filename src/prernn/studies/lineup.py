@@ -26,6 +26,7 @@ WAYS: dict[str, Continuity] = {
     "rows of two, loss on all frames": Continuity(clips=2, carry=True, onset=0.0),
     "rows of two, loss rises": Continuity(clips=2, carry=True, onset="linear"),
     "rows of two, warm-up": Continuity(clips=2, carry=True, warm_up=True),
+    "rows of two, cut 0.4": Continuity(clips=2, carry=True, cut=0.4),
     "rows of two, reset 0.3": Continuity(clips=2, carry=True, reset=0.3),
     "rows of two, noise 0.1": Continuity(clips=2, carry=True, noise=0.1),
     "rows of two, dropout 0.1": Continuity(clips=2, carry=True, dropout=0.1),

@@ -1,6 +1,6 @@
 """Batches of items: joined, padded, of like length."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,3 +108,12 @@ def hold_last(video: Tensor, lengths: Tensor) -> Tensor:
     steps = torch.arange(video.shape[1], device=video.device).expand(len(lengths), -1)  # (B, T)
     steps = torch.minimum(steps, lengths[:, None] - 1)
     return video[torch.arange(len(lengths), device=video.device)[:, None], steps]
+
+
+def of_each_frame(item: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """The item with all its tensors changed that have a row a frame."""
+    steps = len(item["input"])
+    return {
+        name: change(value) if isinstance(value, Tensor) and len(value) == steps else value
+        for name, value in item.items()
+    }

@@ -4,6 +4,8 @@ A network that is trained on single clips, each from the zero state, has never s
 on a camera, which nobody resets, it sees no other.
 """
 
+import math
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -18,7 +20,7 @@ from prernn.conversion.clip_network import is_clip_network
 from prernn.conversion.network import NetworkState, RecurrentNetwork
 from prernn.layers.arguments import real, whole
 from prernn.tasks.task import Task
-from prernn.training.batches import collate
+from prernn.training.batches import collate, of_each_frame
 
 Item = dict[str, Any]
 
@@ -37,6 +39,8 @@ class Continuity:
         onset: share of each clip, from its begin, that has no loss, as nobody could know the answer there yet;
             "linear" lets the loss grow evenly with a frame's age in its clip; None is 0.5 for a task whose clips have
             one answer each, and 0 for others.
+        cut: share of each clip that may be missing at its end, drawn anew each time from 0 to this: so changes come at
+            times that nobody can learn.
         warm_up: no loss in the first clip of a row that begins anew: its state alone counts.
         noise: standard deviation of normal noise on states that are carried.
         dropout: share of the units whose carried state is set to zero.
@@ -49,6 +53,7 @@ class Continuity:
     carry: bool | None = None
     reset: float = 0.1
     onset: float | Literal["linear"] | None = None
+    cut: float = 0.0
     warm_up: bool = False
     noise: float = 0.0
     dropout: float = 0.0
@@ -56,7 +61,7 @@ class Continuity:
     def __post_init__(self) -> None:
         if self.clips is not None:
             whole("continuity clips", self.clips)
-        for name in ("reset", "dropout"):
+        for name in ("reset", "dropout", "cut"):
             real(f"continuity {name}", getattr(self, name), 0, 1)
         real("continuity noise", self.noise, 0)
         if self.onset not in ("linear", None) and real("continuity onset", self.onset, 0, 1) == 1:
@@ -67,7 +72,7 @@ class Continuity:
     @property
     def plain(self) -> bool:
         """Whether training is on single clips with the loss on all their frames."""
-        return self.clips == 1 and not self.carry and self.onset == 0
+        return self.clips == 1 and not self.carry and self.onset == self.cut == 0
 
     def of(self, task: Task, network: RecurrentNetwork | None = None) -> "Continuity":
         """With all that is None decided: single clips for tasks that cannot join them, and for networks of whole clips.
@@ -88,12 +93,23 @@ class Continuity:
                 "learning.continuity: rows are for tasks that can join clips, and for networks that go through a video "
                 f"frame by frame; expected single clips for task {task.name!r}, got {given}"
             )
-        if (known.onset or known.warm_up) and not task.loss_of_frames:
+        if (known.onset or known.warm_up or known.cut) and not task.loss_of_frames:
             raise NotImplementedError(
-                "learning.continuity: onset and warm_up weigh the loss of frames; expected none for task "
-                f"{task.name!r}, whose loss is of whole videos, got onset={known.onset}, warm_up={known.warm_up}"
+                "learning.continuity: onset, warm_up and cut are for losses of frames; expected none for task "
+                f"{task.name!r}, whose loss is of whole videos, got {known.onset}, {known.warm_up}, {known.cut}"
             )
         return known
+
+    def __str__(self) -> str:
+        """In words, of what has been decided."""
+        if self.plain:
+            return "single clips, each from a zero state"
+        follow = "single clips" if self.clips == 1 else f"rows of {self.clips} clips"
+        state = "whose state goes on from batch to batch" if self.carry else "each from a zero state"
+        weight = {"linear": ", loss rising through each clip", 0: ""}
+        late = weight.get(self.onset or 0, f", no loss in the first {self.onset} of each clip")
+        cut = f", up to {self.cut} of a clip missing at its end" if self.cut else ""
+        return f"{follow}, {state}{late}{cut}"
 
     def weights(self, steps: int) -> Tensor:
         """Weight of the loss at each of a clip's steps ``(T,)``, with mean 1."""
@@ -106,12 +122,24 @@ SINGLE_CLIPS = Continuity(clips=1, carry=False, onset=0.0)
 """The way of the papers."""
 
 
-def row_of(task: Task, items: Sequence[Item], continuity: Continuity) -> Item:
-    """Clips that follow each other as one item; ``weight (T,)`` is that of the loss at each step, 0 in a warm-up."""
-    weights = [continuity.weights(len(item["input"])) for item in items]
+def row_of(
+    task: Task, items: Sequence[Item], continuity: Continuity, chance: np.random.Generator | None = None
+) -> Item:
+    """Clips that follow each other as one item; ``weight (T,)`` is that of the loss at each step, 0 in a warm-up.
+
+    ``chance`` draws where clips are cut; without it they are whole.
+    """
+    weighed = [{**item, "weight": continuity.weights(len(item["input"]))} for item in items]
     if continuity.warm_up:
-        weights[0] = torch.zeros_like(weights[0])
-    return {**task.join(items), "weight": torch.cat(weights), "path": " + ".join(item["path"] for item in items)}
+        weighed[0]["weight"] = torch.zeros_like(weighed[0]["weight"])
+    if continuity.cut and chance is not None:
+        weighed = [_begin_of(item, 1 - continuity.cut * chance.random()) for item in weighed]
+    return {**task.join(weighed), "path": " + ".join(item["path"] for item in items)}
+
+
+def _begin_of(item: Item, share: float) -> Item:
+    steps = max(1, math.ceil(share * len(item["input"])))
+    return of_each_frame(item, lambda value: value[:steps])
 
 
 class Rows:
@@ -122,10 +150,13 @@ class Rows:
     Args:
         task: which says how items follow each other.
         continuity: how many of them.
+        epoch: the number of the epoch, a tensor that is shared with whoever sets it; with the names of the clips it
+            says where they are cut.
     """
 
-    def __init__(self, task: Task, continuity: Continuity) -> None:
+    def __init__(self, task: Task, continuity: Continuity, epoch: Tensor | None = None) -> None:
         self.task, self.continuity = task, continuity
+        self.epoch = torch.zeros(1, dtype=torch.long) if epoch is None else epoch
 
     def __call__(self, items: list[Item]) -> dict[str, Any]:
         """Items, a row's together, to a batch as `prernn.training.batches.collate` makes it, with ``weight (B, T)``."""
@@ -136,11 +167,16 @@ class Rows:
         skipped = [item for item in items if "reason" in item]
         if known is None:
             return collate(skipped)
-        rows = [row_of(self.task, group or known, self.continuity) for group in read]
+        rows = [row_of(self.task, group or known, self.continuity, self._chance(group or known)) for group in read]
         for row, group in zip(rows, read, strict=True):
             if not group:
                 row["weight"] = torch.zeros_like(row["weight"])
         return collate([*rows, *skipped])
+
+    def _chance(self, items: Sequence[Item]) -> np.random.Generator:
+        """Of a row in this epoch, whichever process reads it."""
+        names = [zlib.crc32(item["path"].encode()) for item in items]
+        return np.random.default_rng([int(self.epoch), *names])
 
 
 class RowSampler(Sampler[list[int]]):

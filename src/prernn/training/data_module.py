@@ -133,7 +133,7 @@ class VideoData(L.LightningDataModule):
             return video_loader(dataset, sampler, self.num_workers, epoch)
         length = continuity.clips or 1
         order = RowSampler(len(dataset), max(self.batch_size // length, 1), length, seed=self.seed, **places)
-        return video_loader(dataset, order, self.num_workers, epoch, Rows(self.task, continuity))
+        return video_loader(dataset, order, self.num_workers, epoch, Rows(self.task, continuity, dataset.epoch))
 
     def _continuity(self) -> Continuity:
         """How the module that is trained wants its clips."""

@@ -44,14 +44,14 @@ class VideoDataset(Dataset[dict[str, Any]]):
         self.skipped: dict[str, str] = {}
         self._lengths: list[int] = []
         # Shared memory, so that workers that outlive an epoch see the next one.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.records)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the random draws of this epoch, in the workers as well. Call it between epochs."""
-        self._epoch.fill_(epoch)
+        self.epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = path_of(self.records[index])
@@ -69,7 +69,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
         record = self.records[index]
         if not self.train:
             return self.task.read(record, None, tolerate_truncation=self.tolerate_truncation)
-        entropy = np.random.SeedSequence([self.seed, int(self._epoch), index])
+        entropy = np.random.SeedSequence([self.seed, int(self.epoch), index])
         with torch.random.fork_rng(devices=[]):
             chance = torch.default_generator  # torch.manual_seed would reseed the GPUs too
             chance.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))

@@ -10,7 +10,7 @@ from torch import Tensor
 from prernn.conversion.network import NetworkState
 from prernn.streaming.pace import Pace
 from prernn.tasks.task import Metrics
-from prernn.training.batches import collate
+from prernn.training.batches import collate, of_each_frame
 
 Advance = Callable[[dict[str, Any], NetworkState | None], tuple[Tensor, NetworkState]]
 """Outputs of a batch that goes on from a state, None for zeros, and the next state."""
@@ -53,7 +53,7 @@ def at_rate(item: dict[str, Any], rate: float) -> dict[str, Any]:
     """
     steps = len(item["input"])
     shown = torch.arange(max(1, int(steps * rate + 1e-6))).div(rate).add(1e-6).long().clamp(max=steps - 1)
-    return _of_each_frame(item, lambda value: value[shown])
+    return of_each_frame(item, lambda value: value[shown])
 
 
 def through_clock(item: dict[str, Any], rate: float) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def through_clock(item: dict[str, Any], rate: float) -> dict[str, Any]:
     seen = at_rate(item, rate)
     stamps = ((number / rate, number) for number in range(len(seen["input"])))
     shown = torch.tensor([number for _, number in Pace(1.0)(stamps)])
-    return _of_each_frame(seen, lambda value: value[shown])
+    return of_each_frame(seen, lambda value: value[shown])
 
 
 def stand_still(advance: Advance, item: dict[str, Any], frames: int) -> dict[str, float]:
@@ -84,15 +84,6 @@ def stand_still(advance: Advance, item: dict[str, Any], frames: int) -> dict[str
     return {"changes": changes, "largest": largest, "first": first}
 
 
-def _of_each_frame(item: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    """The item with all its tensors changed that have a row a frame."""
-    steps = len(item["input"])
-    return {
-        name: change(value) if isinstance(value, Tensor) and len(value) == steps else value
-        for name, value in item.items()
-    }
-
-
 def _pieces(item: dict[str, Any], frames: int) -> Iterator[dict[str, Any]]:
     """Batches of one row in which the item's last frame stands still."""
     for begin in range(0, frames, PIECE):
@@ -101,7 +92,7 @@ def _pieces(item: dict[str, Any], frames: int) -> Iterator[dict[str, Any]]:
         def hold(value: Tensor, count: int = count) -> Tensor:
             return value[-1:].expand(count, *value.shape[1:])
 
-        yield collate([_of_each_frame(item, hold)])
+        yield collate([of_each_frame(item, hold)])
 
 
 def _largest(state: NetworkState) -> float:

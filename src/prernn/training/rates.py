@@ -47,7 +47,7 @@ def rate_groups(
     for parameter in parameters:
         groups.setdefault(factors.get(parameter, 1.0), []).append(parameter)
     return [
-        {"params": each, "lr": rate * factor, "name": name if factor == 1 else f"{name}, {factor:.3g} times"}
+        {"params": each, "lr": rate * factor, "name": name if factor == 1 else f"{name}_x{factor:.3g}"}
         for factor, each in groups.items()
         if each
     ]

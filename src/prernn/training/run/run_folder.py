@@ -100,7 +100,8 @@ class RunFolder(L.Callback):
         self.validation = getattr(data, "validation", "")
         if trainer.is_global_zero:
             remarks = self._remarks(trainer, module.task, data)
-            for line in (*remarks, *what_learns(module.network), *slow_precision(trainer)):
+            training = f"training: {module.continuity}"
+            for line in (*remarks, *what_learns(module.network), training, *slow_precision(trainer)):
                 print(line)
 
     def _remarks(self, trainer: L.Trainer, task: Task, data: Any) -> Iterator[str]:
