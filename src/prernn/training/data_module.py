@@ -20,6 +20,9 @@ from prernn.training.continuity import Continuity, Rows, RowSampler
 from prernn.training.dataset import VideoDataset
 from prernn.training.loader import EpochLoader, video_loader
 
+TEST_VIDEOS = "the test videos"
+"""What `VideoData.validation` says where there are no others."""
+
 
 class VideoData(L.LightningDataModule):
     """The videos of a task for ``fit``, ``validate``, ``test`` and ``predict``.
@@ -99,7 +102,7 @@ class VideoData(L.LightningDataModule):
         train = self.datasets["train"]
         held = self._held_out(train) if self.holdout else [False] * len(train)
         if not any(held):
-            self.datasets["val"], self.validation = self.dataset("test"), "the test videos"
+            self.datasets["val"], self.validation = self.dataset("test"), TEST_VIDEOS
             return
         records, left = train.records, list(itertools.compress(train.records, held))
         self.datasets["train"] = train.part([not out for out in held])

@@ -86,14 +86,18 @@ class VideoModule(L.LightningModule):
         return self.network(video, checkpoint=self.learning.checkpoint if self.training else None)[0]
 
     def configure_optimizers(self) -> Any:
-        """SGD with a group for the new and one for the pre-trained part."""
+        """The optimizer, with a group for the new and one for the pre-trained part."""
         new = self.network.new_parameters()
         known = {id(p) for p in new}
         old = [p for p in self.network.parameters() if id(p) not in known and p.requires_grad]
         rates = [("new", new, self.learning.lr), ("pretrained", old, self.learning.pretrained_lr)]
         groups = [{"params": params, "lr": lr, "name": name} for name, params, lr in rates if params]
         momentum, decay = self.learning.momentum, self.learning.weight_decay
-        optimizer = torch.optim.SGD(groups, lr=self.learning.lr, momentum=momentum, weight_decay=decay)
+        optimizer: torch.optim.Optimizer
+        if self.learning.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(groups, lr=self.learning.lr, weight_decay=decay)
+        else:
+            optimizer = torch.optim.SGD(groups, lr=self.learning.lr, momentum=momentum, weight_decay=decay)
         schedule = self.learning.schedule
         if schedule.kind == "plateau":
             # torch's patience is how many epochs without improvement are let pass, and the next one reduces

@@ -18,6 +18,8 @@ from prernn.media.video import VideoError
 from prernn.streaming.events import EventRule, EventSpan
 from prernn.streaming.watch import Watcher
 from prernn.tasks.classification import report_classes
+from prernn.tasks.confidence import Confidence, class_options, found_events
+from prernn.tasks.frame_rate import common_rate
 from prernn.tasks.mirroring import mirroring
 from prernn.tasks.segments.lists import SegmentVideo, check_within, segment_videos, spans
 from prernn.tasks.segments.loss import frame_cross_entropy
@@ -58,6 +60,8 @@ class Segments(Task):
             right, or words like them, alone.
         deinterlace: make progressive pictures of frames that are marked as interlaced.
         events: what makes an event of the probabilities, in evaluation, predictions and streams.
+        temperature: divides the outputs before that softmax, see `prernn.tasks.confidence.temperature`.
+        unknown_below: a stream's answer that is less probable is "unknown".
     """
 
     train_list: str = "train.csv"
@@ -77,13 +81,18 @@ class Segments(Task):
     flip: bool = True
     deinterlace: bool = False
     events: EventRule = DEFAULT_RULE
+    temperature: float = 1.0
+    unknown_below: float = 0.0
 
     name: ClassVar[str] = "segments"
     score: ClassVar[tuple[str, Literal["max", "min"]]] = ("frame_map", "max")
     rows: ClassVar[Literal["csv", "json"]] = "csv"
     comparable: ClassVar[bool] = False
     watcher_options: ClassVar[tuple[str, ...]] = ("events",)
-    kept_options: ClassVar[tuple[str, ...]] = ("background", "fps", "deinterlace", "events")
+    kept_options: ClassVar[tuple[str, ...]] = (
+        *("background", "fps", "deinterlace"),
+        *("events", "temperature", "unknown_below"),
+    )
 
     labels: list[str] | None = field(init=False, default=None)
     transform: dict[str, Any] | None = field(init=False, default=None)
@@ -91,6 +100,7 @@ class Segments(Task):
     def __post_init__(self) -> None:
         if isinstance(self.events, dict):  # as a checkpoint has it
             self.events = EventRule(**self.events)
+        self._confidence  # noqa: B018 (raises)
         whole("piece", self.piece)
         whole("warm_up", self.warm_up, 0)
         real("share", self.share, 0, 1)
@@ -132,6 +142,11 @@ class Segments(Task):
                 raise ValueError(
                     f"{segment.where}: expected one of the training's labels {names}, got {segment.label!r}"
                 )
+
+    @property
+    def rate(self) -> float | None:
+        """Steps a second: ``fps``, or the rate that the training videos have in common."""
+        return self.fps or common_rate([video.path for video in self._train])
 
     @property
     def has_validation(self) -> bool:
@@ -228,11 +243,11 @@ class Segments(Task):
         # torchmetrics takes seconds to import, which a worker or a stream need not spend
         from prernn.tasks.segments.metrics import SegmentMetrics
 
-        return SegmentMetrics(self.labels or [], self.events)
+        return SegmentMetrics(self.labels or [], self.events, self.temperature)
 
     def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """The probabilities of each piece, out of which `joined_predictions` makes events."""
-        probabilities, counts = out.float().softmax(-1).cpu(), counted(out, batch).cpu()
+        probabilities, counts = (out.float() / self.temperature).softmax(-1).cpu(), counted(out, batch).cpu()
         return [
             {
                 "path": path,
@@ -264,7 +279,26 @@ class Segments(Task):
         from prernn.streaming.events import EventTracker
         from prernn.tasks.action.watcher import ClassWatcher
 
-        return ClassWatcher(*nets, tracker=EventTracker(self.labels or [], self.events, quiet=(0,)), **options)
+        tracker = EventTracker(self.labels or [], self.events, quiet=(0,))
+        return ClassWatcher(*nets, tracker=tracker, confidence=self._confidence, **options)
+
+    @property
+    def _confidence(self) -> Confidence:
+        return Confidence(self.temperature, self.unknown_below)
+
+    def answers(self, out: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The outputs of all steps that count, background among them."""
+        counts = counted(out, batch)
+        return out[counts], batch["label"][counts]
+
+    def events_in(self, times: Sequence[float], probabilities: Tensor, *, everything: bool = False) -> list[EventSpan]:
+        """By the rule ``events``; the background makes none."""
+        sure = self._confidence.calibrated(probabilities)
+        return found_events(times, sure, self.labels or [], self.events, quiet=(0,), everything=everything)
+
+    def confident(self, temperature: float, unknown_below: float, threshold: float | None) -> dict[str, Any]:
+        """``temperature``, ``unknown_below``, and ``events``, whose ``high`` is the threshold."""
+        return class_options(self.events, temperature, unknown_below, threshold)
 
     def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
         """``confusion.png`` and ``classes.csv``, counted in frames; accuracies and average precision by name."""
