@@ -1,4 +1,4 @@
-"""``prernn confidence``: fitted on what was held out, written into checkpoint and configuration, and kept by streams."""
+"""``prernn confidence``: fitted on what was held out, written into the run, and kept by its streams."""
 
 import csv
 import json

@@ -49,8 +49,8 @@ class Learning:
     Attributes:
         lr: learning rate of the new part (``W_hh``, recurrent biases, new output layer, a traditional RNN).
         pretrained_lr: learning rate of the pre-trained part; 0 leaves it as it is.
-        optimizer: "sgd", with momentum, which is the paper's; or "adamw" (Loshchilov and Hutter, "Decoupled Weight Decay
-            Regularization", ICLR 2019), for networks that learn from nothing: its rates are near 1e-3.
+        optimizer: "sgd", with momentum, which is the paper's; or "adamw" (Loshchilov and Hutter, "Decoupled Weight
+            Decay Regularization", ICLR 2019), for networks that learn from nothing: its rates are near 1e-3.
         momentum: of SGD.
         weight_decay: on all weights.
         schedule: of both learning rates.
