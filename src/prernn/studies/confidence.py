@@ -21,6 +21,7 @@ from prernn.conversion.modes import channels_last, evaluating
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.recipe import Recipe
 from prernn.layers.arguments import real
+from prernn.media.source import videos_in
 from prernn.media.video import probe
 from prernn.models import checkpoint
 from prernn.reports.files import say_written, write_json
@@ -30,7 +31,7 @@ from prernn.reports.tables import print_whole
 from prernn.streaming.events import EventSpan
 from prernn.streaming.prediction import predictions
 from prernn.streaming.stream import Stream
-from prernn.studies.runs.videos import held_out_videos, videos_in
+from prernn.studies.runs.videos import held_out_videos
 from prernn.tasks import restore
 from prernn.tasks.confidence import temperature, threshold
 from prernn.tasks.task import Task

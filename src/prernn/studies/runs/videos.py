@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from prernn.conversion.network import RecurrentNetwork
+from prernn.media.source import videos_in
 from prernn.training.data_module import TEST_VIDEOS
 
 LONGEST = 256
@@ -104,26 +105,6 @@ def video_batches(sources: Sequence[str | Path]) -> Batches:
     """
     files = [file for source in sources for file in videos_in(Path(source))]
     return lambda folder, net: _read_batches(files, net)
-
-
-def videos_in(source: Path) -> list[Path]:
-    """The videos that a path stands for: a file, a folder of frames, or those in a folder of videos and its folders.
-
-    Raises:
-        VideoError: there is no such file or folder, or it holds none.
-    """
-    from prernn.media.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError
-
-    if not source.is_dir():
-        if not source.is_file():
-            raise VideoError(f"{source}: no such file or folder")
-        return [source]
-    if any(file.suffix.lower() in IMAGE_SUFFIXES for file in source.glob("[!.]*")):
-        return [source]
-    files = sorted(file for file in source.rglob("[!.]*") if file.suffix.lower() in VIDEO_SUFFIXES)
-    if not files:
-        raise VideoError(f"{source}: expected videos or frames in this folder, found none")
-    return files
 
 
 def _read_batches(files: Sequence[Path], net: RecurrentNetwork) -> Iterator[dict[str, Any]]:

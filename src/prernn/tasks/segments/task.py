@@ -13,6 +13,7 @@ from prernn.conversion.network import RecurrentNetwork
 from prernn.layers.arguments import real, whole
 from prernn.media.pieces import read_piece, timeline
 from prernn.media.sampling import Sampling, sample_times
+from prernn.media.source import videos_in
 from prernn.media.transforms import TransformSpec, clip_transform, frame_transform
 from prernn.media.video import VideoError
 from prernn.streaming.events import EventRule, EventSpan
@@ -21,7 +22,7 @@ from prernn.tasks.classification import report_classes
 from prernn.tasks.confidence import Confidence, class_options, found_events
 from prernn.tasks.frame_rate import common_rate
 from prernn.tasks.mirroring import mirroring
-from prernn.tasks.segments.lists import SegmentVideo, check_within, segment_videos, spans
+from prernn.tasks.segments.lists import LAYOUTS, SegmentVideo, check_within, spans
 from prernn.tasks.segments.loss import frame_cross_entropy
 from prernn.tasks.segments.places import Piece, Steps, draw_place, piece_places
 from prernn.tasks.task import Metrics, Subset, Task, valid_steps
@@ -40,6 +41,11 @@ class Segments(Task):
     and count for nothing: its state is then as old as in a stream, or nearly.
 
     Attributes:
+        layout: "segments", lists as that says; or "nvgesture", those of NVGesture (`prernn.tasks.gesture.lists`), whose
+            gestures are the segments.
+        modality: of NVGesture's sensors.
+        others: folder of videos, anywhere, in which nothing happens that the network learns; they are trained on as
+            background all through, beside the list's.
         train_list: name of the list below the root.
         test_list: likewise.
         val_list: likewise; where there is no such file, some of the training videos are held out.
@@ -56,6 +62,7 @@ class Segments(Task):
         mean: of each channel, for pixel values in [0, 1].
         std: likewise.
         scale: range of the area that a training crop takes.
+        grey: make colours grey, see `prernn.media.transforms.TransformSpec`.
         flip: whether training mirrors half of the pieces; never where the names of two classes differ by left and
             right, or words like them, alone.
         deinterlace: make progressive pictures of frames that are marked as interlaced.
@@ -64,6 +71,9 @@ class Segments(Task):
         unknown_below: a stream's answer that is less probable is "unknown".
     """
 
+    layout: Literal["segments", "nvgesture"] = "segments"
+    modality: str = "depth"
+    others: str | None = None
     train_list: str = "train.csv"
     test_list: str = "test.csv"
     val_list: str = "val.csv"
@@ -78,6 +88,7 @@ class Segments(Task):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     scale: tuple[float, float] = (0.6, 1.0)
+    grey: bool = False
     flip: bool = True
     deinterlace: bool = False
     events: EventRule = DEFAULT_RULE
@@ -89,6 +100,7 @@ class Segments(Task):
     rows: ClassVar[Literal["csv", "json"]] = "csv"
     comparable: ClassVar[bool] = False
     watcher_options: ClassVar[tuple[str, ...]] = ("events",)
+    path_options: ClassVar[tuple[str, ...]] = ("others",)
     kept_options: ClassVar[tuple[str, ...]] = (
         *("background", "fps", "deinterlace"),
         *("events", "temperature", "unknown_below"),
@@ -117,18 +129,22 @@ class Segments(Task):
             ValueError: no list, or one that is malformed, naming file and line.
         """
         self._root = Path(root)
-        videos = segment_videos(self._root / self.train_list, self._root)
+        videos = self._listed(self.train_list)
         names = sorted({segment.label for video in videos for segment in video.segments})
         if not names:
             raise ValueError(f"{self.train_list}: expected at least one segment, got none")
         self.labels = [self.background, *names]
         self._check_labels(videos)
-        self._train = videos
+        others = [] if self.others is None else videos_in(Path(self.others))
+        self._train = [*videos, *(SegmentVideo(str(path), (), "frames", str(path)) for path in others)]
         own = {key: value for key in ("size", "mean", "std") if (value := getattr(self, key)) is not None}
         spec = {key: spec[key] for key in ("size", "mean", "std") if key in spec}
         mirror, self.remarks = mirroring(self.flip, names)
-        self.spec = TransformSpec(**{**spec, **own}, resize=self.resize, scale=self.scale, flip=mirror)
+        self.spec = TransformSpec(**{**spec, **own}, resize=self.resize, scale=self.scale, flip=mirror, grey=self.grey)
         self.transform = asdict(self.spec)
+
+    def _listed(self, name: str) -> list[SegmentVideo]:
+        return LAYOUTS[self.layout](self._root / name, self._root, self.modality)
 
     def _check_labels(self, videos: Sequence[SegmentVideo]) -> None:
         names = (self.labels or [])[1:]
@@ -157,7 +173,7 @@ class Segments(Task):
         """The pieces of a subset; of a video that can't be read one, whose reading says why."""
         if subset == "train":
             return self._pieces(self._train)
-        videos = segment_videos(self._root / getattr(self, f"{subset}_list"), self._root)
+        videos = self._listed(getattr(self, f"{subset}_list"))
         self._check_labels(videos)
         return self._pieces(videos)
 
