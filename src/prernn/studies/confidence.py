@@ -35,7 +35,7 @@ from prernn.studies.runs.videos import held_out_videos
 from prernn.tasks import restore
 from prernn.tasks.confidence import temperature, threshold
 from prernn.tasks.task import Task
-from prernn.training.evaluation import Batch, scalars, whole_outputs
+from prernn.training.evaluation import Batch, onward, scalars
 from prernn.training.run.run_files import run_folder_of, write_confidence
 
 BINS = 15
@@ -150,12 +150,12 @@ def _shown(progress: Any, name: str, total: int) -> Callable[[], None]:
 
 def _held_out(net: RecurrentNetwork, loader: Any, advance: Callable[[], None]) -> list[tuple[Tensor, Batch]]:
     """Outputs ``(B, T, K)`` of each batch, and the batch without its videos."""
-    found = []
+    found, outputs = [], onward(net)
     with torch.inference_mode():
         for batch in loader:
             advance()
             if "input" in batch:
-                out = whole_outputs(net, batch).float()
+                out = outputs(batch).float()
                 found.append((out, {name: value for name, value in batch.items() if name != "input"}))
     if not found:
         raise ValueError("expected held-out videos that can be read, got none")

@@ -25,7 +25,7 @@ from prernn.studies.runs.videos import own_videos
 from prernn.tasks import restore
 from prernn.tasks.task import Task
 from prernn.training.cached_features import cached, inputs_in
-from prernn.training.evaluation import evaluate, in_batches, scalars
+from prernn.training.evaluation import Onward, evaluate, in_batches, scalars
 from prernn.training.live import at_rate, evaluate_live, random_orders, stand_still
 from prernn.training.run.run_files import read_metrics, run_folder_of
 
@@ -94,7 +94,9 @@ def both_ways(
 ) -> dict[str, dict[str, float]]:
     """Scalar metrics of items, ``reset`` before each and ``live`` through all of them in random orders."""
     values: dict[str, Mapping[str, Tensor]] = {}
-    values["reset"] = evaluate(part.forward, task.metrics(), in_batches(items, TEST_BATCH))
+    pieces = any(item.get("goes_on") for item in items)  # of a video follow each other, one a batch
+    forward = Onward(part.advance, part.forward) if pieces else part.forward
+    values["reset"] = evaluate(forward, task.metrics(), in_batches(items, 1 if pieces else TEST_BATCH))
     shown()
     values["live"] = evaluate_live(part.advance, task.metrics(), items, random_orders(len(items), orders, seed))
     shown()

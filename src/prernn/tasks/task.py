@@ -130,6 +130,13 @@ class Task:
         """Training records as evaluation would have them."""
         return records
 
+    def goes_on(self, record: Any) -> bool:
+        """Whether in evaluation a record is the next piece of the same video as the record before it in its list.
+
+        The items of such a task have ``goes_on``, 1 or 0, and the state of a piece's end is the next one's begin.
+        """
+        return False
+
     def examples(self, records: Sequence[Any]) -> dict[str, int]:
         """How many training examples each label has; empty for a task without classes."""
         return {}

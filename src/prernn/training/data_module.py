@@ -15,7 +15,7 @@ from prernn.layers.names import close_to
 from prernn.models.backbones import DEFAULT_BACKBONE, input_spec
 from prernn.tasks import DEFAULT_TASK
 from prernn.tasks.task import Subset, Task
-from prernn.training.batches import LengthBucketSampler
+from prernn.training.batches import LengthBucketSampler, PieceSampler
 from prernn.training.continuity import Continuity, Rows, RowSampler
 from prernn.training.dataset import VideoDataset
 from prernn.training.loader import EpochLoader, video_loader
@@ -130,6 +130,9 @@ class VideoData(L.LightningDataModule):
         continuity = self._continuity() if train else Continuity()
         epoch = self._epoch if train else None
         places = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} if self.trainer else {}
+        goes_on = [] if train else [self.task.goes_on(record) for record in dataset.records]
+        if any(goes_on):
+            return video_loader(dataset, PieceSampler(goes_on, self.batch_size, **places), self.num_workers)
         if continuity.plain:
             lengths = dataset.lengths()
             sampler = LengthBucketSampler(lengths, self.batch_size, seed=self.seed, shuffle=train, **places)

@@ -10,9 +10,7 @@ from torch import Tensor
 from prernn.conversion.network import NetworkState
 from prernn.tasks.task import Metrics
 from prernn.training.batches import collate
-
-Advance = Callable[[dict[str, Any], NetworkState | None], tuple[Tensor, NetworkState]]
-"""Outputs of a batch that goes on from a state, None for zeros, and the next state."""
+from prernn.training.evaluation import Advance
 
 PIECE = 500
 """Frames at a time of a picture that stands still."""

@@ -18,7 +18,7 @@ from prernn.reports.numbers import plain
 from prernn.tasks.task import Task
 from prernn.training.batches import hold_last, none_readable
 from prernn.training.continuity import carried
-from prernn.training.evaluation import add_batch, next_outputs, whole_outputs
+from prernn.training.evaluation import add_batch, next_outputs, onward, whole_outputs
 from prernn.training.learning import DEFAULT_LEARNING, Learning
 
 CALIBRATION = 32
@@ -66,6 +66,7 @@ class VideoModule(L.LightningModule):
         ):
             if used and is_clip_network(self.network):
                 raise NotImplementedError(f"learning.{option} is for networks that go through a video frame by frame")
+        self._onward = onward(self.network)
         self._state: NetworkState | None = None  # that rows of the next batch go on from
         self.train()  # Lightning takes the mode that it finds
 
@@ -168,6 +169,10 @@ class VideoModule(L.LightningModule):
         """Outputs ``(B, T, K)``; a network of clips sees each video as one."""
         return whole_outputs(self.network, batch) if answers_once(self.network, video) else self(video)
 
+    def _evaluated(self, batch: dict[str, Any]) -> Tensor:
+        """Outputs ``(B, T, K)`` in evaluation, where pieces of a video go on from each other."""
+        return self._onward(batch) if "goes_on" in batch else self._outputs(batch, batch["input"])
+
     def _loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
         assert self.task is not None  # training and evaluation need a task
         return self.task.loss(out, batch)
@@ -212,7 +217,7 @@ class VideoModule(L.LightningModule):
         """Adds a batch to loss and metrics; gives its outputs ``(B, T, K)``, None where all videos were skipped."""
         self._note(batch)
         videos = len(batch["path"])
-        out = add_batch(lambda batch: self._outputs(batch, batch["input"]), self.metrics, batch)
+        out = add_batch(self._evaluated, self.metrics, batch)
         loss = torch.zeros((), device=self.device) if out is None else self._loss(out, batch)
         # logged for an empty batch too, with no weight: every process has to take part in the exchange
         self.log(f"{name}_loss", loss, batch_size=videos, sync_dist=True)
@@ -251,7 +256,7 @@ class VideoModule(L.LightningModule):
         if not batch["path"]:
             return []
         assert self.task is not None
-        return self.task.predictions(self._outputs(batch, batch["input"]).float(), batch)
+        return self.task.predictions(self._evaluated(batch).float(), batch)
 
     def on_predict_epoch_end(self) -> None:
         """Checks that there was something to predict."""

@@ -37,8 +37,8 @@ class Segments(Task):
     Below the root lie videos of any length and, for each subset, a list ``train.csv``, ``test.csv`` and, where there
     are validation videos, ``val.csv``: see `prernn.tasks.segments.lists.segment_videos`. Videos are read in pieces, so
     that memory does not grow with their length. In training a piece lies at a random place. In evaluation pieces follow
-    each other through the whole video, and the frames before each, ``warm_up`` of them, go through the network first
-    and count for nothing: its state is then as old as in a stream, or nearly.
+    each other through the whole video, and each goes on from the state at the end of the one before: the outputs are
+    those of a stream. A network that answers once for a clip has no state, and answers for each piece by itself.
 
     Attributes:
         layout: "segments", lists as that says; or "nvgesture", those of NVGesture (`prernn.tasks.gesture.lists`), whose
@@ -52,7 +52,8 @@ class Segments(Task):
         background: name of output 0.
         fps: steps a second; the frame nearest to each moment is taken. None takes every frame.
         piece: steps of a piece.
-        warm_up: steps before a piece of evaluation.
+        warm_up: steps before a piece of evaluation that go through the network from a zero state in place of the state
+            that goes on, and count for nothing; None lets the state go on.
         share: share of the training pieces that lie around a moment of a segment; the others lie where only background
             is, in videos that have such a place, and anywhere in others.
         background_weight: of a frame of background in the loss; "balanced" lets background weigh as much as a mean
@@ -80,7 +81,7 @@ class Segments(Task):
     background: str = "background"
     fps: float | None = None
     piece: int = 64
-    warm_up: int = 64
+    warm_up: int | None = None
     share: float = 0.7
     background_weight: float | Literal["balanced"] = 1.0
     size: int | None = None
@@ -114,7 +115,7 @@ class Segments(Task):
             self.events = EventRule(**self.events)
         self._confidence  # noqa: B018 (raises)
         whole("piece", self.piece)
-        whole("warm_up", self.warm_up, 0)
+        whole("warm_up", self.warm_up or 0, 0)
         real("share", self.share, 0, 1)
         if self.background_weight != "balanced":
             real("background_weight", self.background_weight, 0)
@@ -204,6 +205,10 @@ class Segments(Task):
             self._known[video.path] = Steps(line, picks, found)
         return self._known[video.path]
 
+    def goes_on(self, record: Piece) -> bool:
+        """Whether it is a later piece of a video, where states go on."""
+        return self.warm_up is None and record.view > 0
+
     def examples(self, records: Sequence[Piece]) -> dict[str, int]:
         """How many segments each class has."""
         videos = {record.path: record.video for record in records}.values()
@@ -212,7 +217,7 @@ class Segments(Task):
 
     def length(self, record: Piece) -> int:
         """Steps that the item will have, in evaluation at most."""
-        return min(len(self._steps(record.video).picks), self.piece + (self.warm_up if record.view else 0))
+        return min(len(self._steps(record.video).picks), self.piece + (self.warm_up or 0 if record.view else 0))
 
     def probe(self, record: Piece) -> None:
         """Sees whether the video is as long as its segments say."""
@@ -224,7 +229,8 @@ class Segments(Task):
         """One piece.
 
         ``input (T, C, H, W)``; ``label (T,)`` int64, 0 for background; ``warm_up``, the first steps, which count for
-        nothing; ``start``, the first step that counts, in the whole video; ``rate``, steps a second; ``view``.
+        nothing; ``start``, the first step that counts, in the whole video; ``rate``, steps a second; ``view``; in
+        evaluation ``goes_on``.
 
         Raises:
             VideoError: a video that can't be read or ends before one of its segments.
@@ -232,7 +238,7 @@ class Segments(Task):
         line, picks, found = self._steps(record.video)
         if chance is None:
             start, stop = piece_places(len(picks), self.piece)[record.view]
-            first = max(0, start - self.warm_up)
+            first = max(0, start - (self.warm_up or 0))
         else:
             start = first = draw_place(len(picks), self.piece, found, self.share, chance)
             stop = min(len(picks), start + self.piece)
@@ -242,6 +248,7 @@ class Segments(Task):
         each = frame_transform(self.spec) if chance is None else None
         clip = read_piece(record.path, line, picks[first:stop], transform=each, deinterlace=self.deinterlace)
         return {
+            **({} if chance else {"goes_on": int(self.goes_on(record))}),
             "input": clip if chance is None else clip_transform(self.spec, train=True)(clip),
             "label": label[first:stop],
             "warm_up": start - first,
