@@ -10,6 +10,7 @@ from prernn.commands.analyze import ANALYZE
 from prernn.commands.bench import BENCH
 from prernn.commands.command import Command, Parser
 from prernn.commands.compare import COMPARE
+from prernn.commands.confidence import CONFIDENCE
 from prernn.commands.demo import DEMO
 from prernn.commands.early import EARLY
 from prernn.commands.fit import FIT_COMMANDS
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Command] = {
     "demo": DEMO,
     "record": RECORD,
     **FIT_COMMANDS,
+    "confidence": CONFIDENCE,
     "stream": STREAM,
     "paper": PAPER,
     "compare": COMPARE,

@@ -143,3 +143,21 @@ def cause(error: FFmpegError) -> str:
     if isinstance(error, av.error.ExitError):  # what a timeout makes of it
         return f"no data for {STREAM_TIMEOUT:g} s"
     return error.strerror or type(error).__name__
+
+
+def videos_in(source: Path) -> list[Path]:
+    """The videos that a path stands for: a file, a folder of frames, or those in a folder of videos and its folders.
+
+    Raises:
+        VideoError: there is no such file or folder, or it holds none.
+    """
+    if not source.is_dir():
+        if not source.is_file():
+            raise VideoError(f"{source}: no such file or folder")
+        return [source]
+    if any(file.suffix.lower() in IMAGE_SUFFIXES for file in source.glob("[!.]*")):
+        return [source]
+    files = sorted(file for file in source.rglob("[!.]*") if file.suffix.lower() in VIDEO_SUFFIXES)
+    if not files:
+        raise VideoError(f"{source}: expected videos or frames in this folder, found none")
+    return files

@@ -40,6 +40,8 @@ class TransformSpec:
         shear: training shears each clip by up to so many degrees to either side.
         flow: the channels are optical flow, x and y in turn, with 128 for no motion: a clip that is mirrored has its x
             negated too. See `prernn.media.flow`.
+        grey: colours are made grey (the luma of BT.601 in each channel): of a network for depth or infrared, whose
+            pictures have none.
 
     Raises:
         ValueError: numbers that make no sense.
@@ -54,6 +56,7 @@ class TransformSpec:
     rotation: float = 0.0
     shear: float = 0.0
     flow: bool = False
+    grey: bool = False
 
     def __post_init__(self) -> None:
         for name in ("mean", "std", "scale"):  # JSON gives lists
@@ -72,6 +75,8 @@ class TransformSpec:
         if not 0 <= self.rotation <= 180 or not 0 <= self.shear < 90:
             wanted, got = "rotation of 0 to 180 and shear below 90 degrees", f"{self.rotation} and {self.shear}"
             raise ValueError(f"transform: expected {wanted}, got {got}")
+        if self.flow and self.grey:
+            raise ValueError("transform grey: expected pictures, got optical flow")
         if self.flow and (self.rotation or self.shear):
             raise ValueError("transform flow: expected no rotation and no shear, which would turn the motion itself")
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -108,6 +113,14 @@ class _FlowFlip(v2.RandomHorizontalFlip):
         return tv_tensors.wrap(mirrored, like=inpt)
 
 
+class _Grey(v2.Transform):
+    """Makes a clip ``(..., 3, H, W)`` grey; torchvision's own lets a video pass as it is."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        grey = v2.functional.rgb_to_grayscale(inpt.as_subclass(Tensor), num_output_channels=3)
+        return tv_tensors.wrap(grey, like=inpt)
+
+
 def clip_transform(spec: TransformSpec, train: bool) -> Callable[[Tensor], Tensor]:
     """A function from a uint8 clip ``(T, C, H, W)`` to a float32 clip ``(T, C, size, size)``.
 
@@ -124,6 +137,7 @@ def clip_transform(spec: TransformSpec, train: bool) -> Callable[[Tensor], Tenso
     else:
         crop = [v2.Resize(spec.resize or spec.size, antialias=True), v2.CenterCrop(spec.size)]
     normalize = v2.Normalize(*spec._statistics)
+    crop += [_Grey()] if spec.grey else []
     steps = v2.Compose([*crop, v2.ToDtype(torch.float32, scale=True), normalize, v2.ToPureTensor()])
     return partial(_transform_clip, steps, spec)  # not a nested function, which could not go to worker processes
 

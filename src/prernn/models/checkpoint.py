@@ -97,6 +97,31 @@ def load(path: str | Path, cnn: nn.Module | None = None) -> RecurrentNetwork:
     return network.eval()
 
 
+def rewrite_recipe(path: str | Path, recipe: Recipe) -> Path:
+    """Gives a checkpoint, ``.safetensors`` or Lightning's ``.ckpt``, another recipe; all else stays as it is.
+
+    The file changes whole or not at all.
+
+    Raises:
+        ValueError: no prernn checkpoint.
+        OSError: it can't be written.
+    """
+    path = Path(path)
+    text = json.dumps(recipe.to_json())
+    if path.suffix == ".ckpt":
+        content = _lightning_content(path)
+        content[RECIPE_KEY] = json.loads(text)
+        with whole_file(path) as part:
+            torch.save(content, part)
+        return path
+    metadata, tensors = read_safetensors(path)
+    if RECIPE_KEY not in metadata:
+        raise ValueError(f"{path}: expected a prernn checkpoint, found weights without a recipe")
+    with whole_file(path) as part:
+        save_file(tensors, part, metadata={**metadata, RECIPE_KEY: text})
+    return path
+
+
 def _rebuilt(path: Path, recipe: Any, cnn: nn.Module | None) -> RecurrentNetwork:
     try:
         return rebuild(Recipe.from_json(recipe), cnn)
@@ -123,14 +148,19 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], di
     return json.loads(metadata[RECIPE_KEY]), weights, json.loads(metadata.get(LAYOUT_KEY, "{}"))
 
 
-def _read_lightning(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
+def _lightning_content(path: Path) -> dict[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: expected a Lightning checkpoint: {reason}") from None
     if RECIPE_KEY not in content:
         raise ValueError(f"{path}: expected a prernn checkpoint, found one without a recipe")
+    return content
+
+
+def _read_lightning(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
+    content = _lightning_content(path)
     prefix = "network."
     weights = {
         name.removeprefix(prefix): tensor for name, tensor in content["state_dict"].items() if name.startswith(prefix)

@@ -39,7 +39,7 @@ class Prediction:
 
 
 def predictions(
-    stream: Stream, source: "Source", *, fps: float | None = None, rate: Rate = None
+    stream: Stream, source: "Source", *, fps: float | None = None, rate: Rate = None, deinterlace: bool = False
 ) -> Iterator[Prediction]:
     """Yields a prediction a frame (a snippet, for a network of snippets) as the frames of ``source`` arrive.
 
@@ -49,6 +49,7 @@ def predictions(
         fps: the rate of a folder of frames; None takes that of the network, else 25.
         rate: at which the network sees the source, in frames a second (`prernn.streaming.pace`); "source" takes frames
             as they come, None the rate that the network's recipe says it was trained at.
+        deinterlace: make progressive pictures of frames that are marked as interlaced.
 
     Raises:
         ValueError: several streams side by side, labels that don't fit the outputs; VideoError, which is one,
@@ -57,7 +58,8 @@ def predictions(
     from prernn.media.video import read_frames
 
     pace = clock_for([stream.net], rate)
-    frames = read_frames(source, fps=fps or pace.rate or FOLDER_RATE, on_jump=pace.jumped_back)
+    fps = fps or pace.rate or FOLDER_RATE
+    frames = read_frames(source, fps=fps, on_jump=pace.jumped_back, deinterlace=deinterlace)
     for index, (time, frame) in enumerate(pace(frames)):
         prediction = predict([stream], index, time, frame)
         if prediction is not None:

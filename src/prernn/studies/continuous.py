@@ -27,9 +27,9 @@ from prernn.studies.runs.videos import own_videos
 from prernn.tasks import restore
 from prernn.tasks.task import Task
 from prernn.training.cached_features import cached, inputs_in
-from prernn.training.evaluation import evaluate, in_batches, scalars
+from prernn.training.evaluation import Onward, evaluate, in_batches, scalars
 from prernn.training.live import at_rate, evaluate_live, random_orders, stand_still, through_clock
-from prernn.training.run.run_files import read_metrics, run_folder_of
+from prernn.training.run.run_files import read_metrics, run_folder_of, write_recipe
 
 RATES = (0.5, 1.0, 2.0, 3.0)
 """Frames a second, in parts of those of the videos as they are tested."""
@@ -112,7 +112,9 @@ def every_way(
     at = [at_rate(item, rate) for item in items]
     numbers = random_orders(len(items), orders, seed)
     values: dict[str, Mapping[str, Tensor]] = {}
-    values["reset"] = evaluate(part.forward, task.metrics(), in_batches(at, TEST_BATCH))
+    pieces = any(item.get("goes_on") for item in items)  # of a video follow each other, one a batch
+    forward = Onward(part.advance, part.forward) if pieces else part.forward
+    values["reset"] = evaluate(forward, task.metrics(), in_batches(at, 1 if pieces else TEST_BATCH))
     shown()
     values["live"] = evaluate_live(part.advance, task.metrics(), at, numbers)
     shown()
@@ -216,8 +218,7 @@ def _note_live(folder: Path, found: dict[str, Any]) -> None:
 
 
 def _note_reset(net: RecurrentNetwork, path: Path, found: dict[str, Any]) -> None:
-    """Writes the policy that did best into the network of a run."""
-    if path.is_dir() and (net.recipe.reset or NEVER) != found["reset"]:
-        net.recipe = replace(net.recipe, reset=found["reset"])
-        checkpoint.save(net, path)
-        print(f"reset: {found['reset']}, written into {path / checkpoint.FILE_NAME}, whose streams take it")
+    """Writes the policy that did best into the run's checkpoints."""
+    if (net.recipe.reset or NEVER) != found["reset"]:
+        write_recipe(path, replace(net.recipe, reset=found["reset"]))
+        print(f"reset: {found['reset']}, written into {path}, whose streams take it")

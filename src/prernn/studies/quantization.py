@@ -30,7 +30,7 @@ from prernn.sparsity.quantize import quantization_report, quantize, weights_of
 from prernn.studies.early import some_videos
 from prernn.studies.runs.videos import own_videos
 from prernn.tasks.task import Task
-from prernn.training.evaluation import evaluate, whole_outputs
+from prernn.training.evaluation import evaluate, onward
 from prernn.training.run.run_files import run_folder_of
 
 
@@ -91,7 +91,7 @@ class Judge:
         """
         assert isinstance(net, RecurrentNetwork)
         with evaluating(net):
-            values = evaluate(partial(whole_outputs, net), self.task.metrics(), self.loader)
+            values = evaluate(onward(net), self.task.metrics(), self.loader)
         return float(values[self.name])
 
 

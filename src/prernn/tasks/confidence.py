@@ -2,15 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from prernn.layers.arguments import real
-from prernn.streaming.events import EventSpan
+from prernn.streaming.events import EventRule, EventSpan, events_of
 from prernn.streaming.prediction import Prediction
 
 UNKNOWN = "unknown"
@@ -40,15 +41,57 @@ class Confidence:
         real("temperature", self.temperature, 0, above=True)
         real("unknown_below", self.unknown_below, 0, 1)
 
+    def calibrated(self, probabilities: Tensor) -> Tensor:
+        """Probabilities ``(..., K)``, or any positive numbers in their proportions, at this temperature."""
+        if self.temperature == 1:
+            return probabilities
+        # the logarithms are the logits but for a constant, which the softmax does not feel
+        return (probabilities.log() / self.temperature).softmax(-1)
+
+    def named(self, label: str, probability: float) -> str:
+        """The label, or `UNKNOWN` where its calibrated probability is too low."""
+        return UNKNOWN if probability < self.unknown_below else label
+
     def of(self, prediction: Prediction) -> Prediction:
         """The prediction with calibrated probabilities; its label `UNKNOWN` where the best of them is too low."""
-        probabilities = prediction.probabilities
-        if self.temperature != 1:
-            # the logarithms are the logits but for a constant, which the softmax does not feel
-            probabilities = (probabilities.log() / self.temperature).softmax(-1)
+        probabilities = self.calibrated(prediction.probabilities)
         best = float(probabilities.max())
-        label = UNKNOWN if best < self.unknown_below else prediction.label
+        label = self.named(prediction.label, best)
         return dataclasses.replace(prediction, label=label, probability=best, probabilities=probabilities)
+
+
+def found_events(
+    times: Sequence[float],
+    probabilities: Tensor,
+    labels: Sequence[str],
+    rule: EventRule,
+    *,
+    quiet: Sequence[int] = (),
+    everything: bool = False,
+) -> list[EventSpan]:
+    """`prernn.streaming.events.events_of`; or everything that the rule would find with a lower ``high``.
+
+    Args:
+        times: T seconds, ascending.
+        probabilities: ``(T, K)``, calibrated.
+        labels: K names.
+        rule: what makes an event.
+        quiet: outputs that make none.
+        everything: with ``high`` as low as ``low``, and no cool-down, in which a weak event could hide a strong one:
+            what `threshold` wants.
+    """
+    rule = dataclasses.replace(rule, high=rule.low, cool_down=0.0) if everything else rule
+    return events_of(times, probabilities, labels, rule, quiet)
+
+
+def class_options(rule: EventRule, temperature: float, unknown_below: float, threshold: float | None) -> dict[str, Any]:
+    """The options of a task whose events follow a rule, with that confidence, as plain data.
+
+    The threshold, where there is one, becomes the rule's ``high``, within ``low`` and 1.
+    """
+    high = rule.high if threshold is None else min(max(threshold, rule.low), 1.0)
+    events = dataclasses.asdict(dataclasses.replace(rule, high=high))
+    return {"temperature": temperature, "unknown_below": unknown_below, "events": events}
 
 
 def temperature(logits: Tensor, label: Tensor) -> float:

@@ -12,6 +12,7 @@ from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.recipe import KeptTask, Recipe
 from prernn.layers.names import lasting
 from prernn.media.video import probe
+from prernn.streaming.events import EventSpan
 from prernn.streaming.watch import Watcher
 
 Subset = Literal["train", "val", "test"]
@@ -134,6 +135,13 @@ class Task:
         """Training records as evaluation would have them."""
         return records
 
+    def goes_on(self, record: Any) -> bool:
+        """Whether in evaluation a record is the next piece of the same video as the record before it in its list.
+
+        The items of such a task have ``goes_on``, 1 or 0, and the state of a piece's end is the next one's begin.
+        """
+        return False
+
     def examples(self, records: Sequence[Any]) -> dict[str, int]:
         """How many training examples each label has; empty for a task without classes."""
         return {}
@@ -214,6 +222,44 @@ class Task:
             NotImplementedError: more networks than can be followed together; a task without streams.
         """
         raise NotImplementedError(f"task {self.name!r}: expected one whose streams can be followed")
+
+    def answers(self, out: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Outputs ``(N, K)`` that have one true answer each, and these answers ``(N,)``: what confidence is fitted on.
+
+        Args:
+            out: outputs ``(B, T, K)`` of a batch.
+            batch: the batch.
+
+        Raises:
+            NotImplementedError: a task whose outputs are no probabilities of classes.
+        """
+        raise NotImplementedError(f"task {self.name!r}: expected one that gives probabilities of classes, and events")
+
+    def events_in(self, times: Sequence[float], probabilities: Tensor, *, everything: bool = False) -> list[EventSpan]:
+        """The events that a stream of the task finds, those that have ended, in the order of their starts.
+
+        Args:
+            times: T seconds, ascending.
+            probabilities: ``(T, K)``, as the network gives them; the task's temperature is applied here.
+            everything: all that a lower threshold would find, see `prernn.tasks.confidence.threshold`.
+
+        Raises:
+            NotImplementedError: a task without events.
+        """
+        raise NotImplementedError(f"task {self.name!r}: expected one that gives probabilities of classes, and events")
+
+    def confident(self, temperature: float, unknown_below: float, threshold: float | None) -> dict[str, Any]:
+        """The options that make the task as sure as that (`prernn.tasks.confidence`), of those that a checkpoint keeps.
+
+        Args:
+            temperature: of the softmax.
+            unknown_below: probability below which an answer is "unknown".
+            threshold: probability that an event has to come up to; None leaves it as it is.
+
+        Raises:
+            NotImplementedError: a task whose outputs are no probabilities of classes.
+        """
+        raise NotImplementedError(f"task {self.name!r}: expected one that gives probabilities of classes, and events")
 
     def noted(self, recipe: Recipe) -> Recipe:
         """The recipe with what a checkpoint keeps of the task: labels, transform, rate, its name and its options."""

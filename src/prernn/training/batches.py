@@ -1,5 +1,6 @@
 """Batches of items: joined, padded, of like length."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -117,3 +118,45 @@ def of_each_frame(item: dict[str, Any], change: Callable[[Tensor], Tensor]) -> d
         name: change(value) if isinstance(value, Tensor) and len(value) == steps else value
         for name, value in item.items()
     }
+
+
+class PieceSampler(Sampler[list[int]]):
+    """Batches of videos that are read in pieces: some side by side, the first piece of each, then the second ones.
+
+    So a piece's state can be handed to the next, see `prernn.training.evaluation.Onward`. All processes get the same
+    number of batches; some may be empty.
+
+    Args:
+        goes_on: of each piece, in the order of the videos, whether it goes on from the one before.
+        batch_size: videos side by side.
+        rank: this process out of ``world_size``.
+
+    Example:
+        >>> list(PieceSampler([False, True, False, False, True, True], batch_size=2))
+        [[3, 0], [4, 1], [5], [2]]
+    """
+
+    def __init__(self, goes_on: Sequence[bool], batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
+        videos: list[list[int]] = []
+        for piece, on in enumerate(goes_on):
+            if on and videos:
+                videos[-1].append(piece)
+            else:
+                videos.append([piece])
+        videos.sort(key=len, reverse=True)  # those side by side end together, or nearly
+        self._batches = [list(_side_by_side(videos[place::world_size], batch_size)) for place in range(world_size)]
+        self.batch_size, self.rank = batch_size, rank
+
+    def __len__(self) -> int:
+        return max(map(len, self._batches))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        own = self._batches[self.rank]
+        yield from own
+        yield from ([] for _ in range(len(self) - len(own)))
+
+
+def _side_by_side(videos: list[list[int]], size: int) -> Iterator[list[int]]:
+    for first in range(0, len(videos), size):
+        for row in itertools.zip_longest(*videos[first : first + size]):
+            yield [piece for piece in row if piece is not None]

@@ -15,10 +15,13 @@ from prernn.layers.names import close_to
 from prernn.models.backbones import DEFAULT_BACKBONE, input_spec
 from prernn.tasks import DEFAULT_TASK
 from prernn.tasks.task import Subset, Task
-from prernn.training.batches import LengthBucketSampler
+from prernn.training.batches import LengthBucketSampler, PieceSampler
 from prernn.training.continuity import SINGLE_CLIPS, Continuity, Rows, RowSampler
 from prernn.training.dataset import VideoDataset
 from prernn.training.loader import EpochLoader, video_loader
+
+TEST_VIDEOS = "the test videos"
+"""What `VideoData.validation` says where there are no others."""
 
 
 class VideoData(L.LightningDataModule):
@@ -99,7 +102,7 @@ class VideoData(L.LightningDataModule):
         train = self.datasets["train"]
         held = self._held_out(train) if self.holdout else [False] * len(train)
         if not any(held):
-            self.datasets["val"], self.validation = self.dataset("test"), "the test videos"
+            self.datasets["val"], self.validation = self.dataset("test"), TEST_VIDEOS
             return
         records, left = train.records, list(itertools.compress(train.records, held))
         self.datasets["train"] = train.part([not out for out in held])
@@ -127,6 +130,9 @@ class VideoData(L.LightningDataModule):
         continuity = self._continuity() if train else SINGLE_CLIPS
         epoch = self._epoch if train else None
         places = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} if self.trainer else {}
+        goes_on = [] if train else [self.task.goes_on(record) for record in dataset.records]
+        if any(goes_on):
+            return video_loader(dataset, PieceSampler(goes_on, self.batch_size, **places), self.num_workers)
         if continuity.plain:
             lengths = dataset.lengths()
             sampler = LengthBucketSampler(lengths, self.batch_size, seed=self.seed, shuffle=train, **places)

@@ -1,18 +1,22 @@
 """The one way to evaluate: batches through a network into metrics."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from prernn.conversion.clip_network import answers_once, clip_outputs
+from prernn.conversion.clip_network import answers_once, clip_outputs, is_clip_network
 from prernn.conversion.network import NetworkState, RecurrentNetwork
 from prernn.reports.numbers import plain
 from prernn.tasks.task import Metrics
 from prernn.training.batches import collate, hold_last, none_readable
 
 Batch = dict[str, Any]
+Advance = Callable[[Batch, NetworkState | None], tuple[Tensor, NetworkState]]
+"""Outputs of a batch that goes on from a state, None for zeros, and the next state."""
 
 
 def whole_outputs(net: RecurrentNetwork, batch: Batch) -> Tensor:
@@ -36,6 +40,56 @@ def next_outputs(
         raise NotImplementedError("expected a network that goes through a video frame by frame, got one of whole clips")
     own = None if bool((lengths == inputs.shape[1]).all()) else lengths
     return net(inputs, state, own, checkpoint=checkpoint)
+
+
+class Onward:
+    """Outputs of batches in which pieces of a video go on from the state at the end of the piece before.
+
+    A batch with ``goes_on (B,)`` is of pieces: where it is not 0, the piece before is of the same ``path`` and in the
+    batch before, as `prernn.training.batches.PieceSampler` has them. Pieces of any length so give what the whole video
+    gives. Other batches are of whole videos.
+
+    Args:
+        advance: outputs of a batch that goes on from a state, and the next state, such as `next_outputs` of a network.
+        whole: outputs of a batch of whole videos, such as `whole_outputs`.
+    """
+
+    def __init__(self, advance: Advance, whole: Callable[[Batch], Tensor]) -> None:
+        self.advance, self.whole = advance, whole
+        self._paths: list[str] = []  # of the batch before
+        self._ends: NetworkState = ()
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Outputs ``(B, T, K)``. Raises ValueError for a piece that is not preceded by the one before it."""
+        if "goes_on" not in batch:
+            return self.whole(batch)
+        out, self._ends = self.advance(batch, self._begins(batch))
+        self._paths = batch["path"]
+        return out
+
+    def _begins(self, batch: Batch) -> NetworkState | None:
+        """The state that each piece of a batch begins with; None where all begin with zeros."""
+        going = batch["goes_on"] != 0
+        if not bool(going.any()):
+            return None
+        wanted = [path for path, goes in zip(batch["path"], going.tolist(), strict=True) if goes]
+        if absent := sorted(set(wanted) - set(self._paths)):
+            raise ValueError(f"{absent[0]}: expected the piece before in the batch before, got {self._paths}")
+        known = {path: row for row, path in enumerate(self._paths)}
+        rows = [known.get(path, 0) for path in batch["path"]]
+
+        def of_rows(value: Tensor) -> Tensor:
+            on = going.to(value.device).view(-1, *[1] * (value.ndim - 1))
+            return torch.where(on, value[rows], torch.zeros_like(value[rows]))
+
+        begins: NetworkState = tree_map(of_rows, self._ends)
+        return begins
+
+
+def onward(net: RecurrentNetwork) -> Callable[[Batch], Tensor]:
+    """`Onward` for a network; one that answers once for a clip has no state, and answers for each piece by itself."""
+    whole = partial(whole_outputs, net)
+    return whole if is_clip_network(net) else Onward(partial(next_outputs, net), whole)
 
 
 def add_batch(forward: Callable[[Batch], Tensor], metrics: Metrics, batch: Batch) -> Tensor | None:

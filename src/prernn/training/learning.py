@@ -45,13 +45,15 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Learning:
-    """How a network learns: SGD with momentum, one learning rate for each part (PreRNN supplement, section 1).
+    """How a network learns, with one learning rate for each part (PreRNN supplement, section 1).
 
     Attributes:
         lr: learning rate of the new part (``W_hh``, recurrent biases, new output layer, a traditional RNN).
         pretrained_lr: learning rate of the pre-trained part; 0 leaves it as it is.
+        optimizer: "sgd", with momentum, which is the paper's; or "adamw" (Loshchilov and Hutter, "Decoupled Weight
+            Decay Regularization", ICLR 2019), for networks that learn from nothing: its rates are near 1e-3.
         momentum: of SGD.
-        weight_decay: of SGD, on all weights.
+        weight_decay: on all weights.
         schedule: of both learning rates.
         frozen_statistics: keep batch normalization on its pre-computed statistics throughout.
         checkpoint: frames at a time that are computed again on the way back, for long clips; see `RecurrentNetwork`.
@@ -62,6 +64,7 @@ class Learning:
 
     lr: float = 1e-2
     pretrained_lr: float = 3e-4
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: Schedule = field(default_factory=Schedule)

@@ -1,6 +1,6 @@
 """Evaluation as a camera sees it: one video after the other, and nobody resets the state."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,7 @@ from prernn.conversion.network import NetworkState
 from prernn.streaming.pace import Pace
 from prernn.tasks.task import Metrics
 from prernn.training.batches import collate, of_each_frame
-
-Advance = Callable[[dict[str, Any], NetworkState | None], tuple[Tensor, NetworkState]]
-"""Outputs of a batch that goes on from a state, None for zeros, and the next state."""
+from prernn.training.evaluation import Advance
 
 PIECE = 500
 """Frames at a time of a picture that stands still."""

@@ -18,7 +18,7 @@ from prernn.reports.numbers import plain
 from prernn.tasks.task import Task
 from prernn.training.batches import hold_last, none_readable
 from prernn.training.continuity import carried
-from prernn.training.evaluation import add_batch, next_outputs, whole_outputs
+from prernn.training.evaluation import add_batch, next_outputs, onward, whole_outputs
 from prernn.training.learning import DEFAULT_LEARNING, Learning
 from prernn.training.rates import rate_factors, rate_groups
 
@@ -64,6 +64,7 @@ class VideoModule(L.LightningModule):
         if learning.checkpoint is not None and is_clip_network(self.network):
             raise NotImplementedError("learning.checkpoint is for networks that go through a video frame by frame")
         self.continuity = learning.continuity.of(task, self.network) if task else learning.continuity
+        self._onward = onward(self.network)
         self._state: NetworkState | None = None  # that rows of the next batch go on from
         self.train()  # Lightning takes the mode that it finds
 
@@ -84,7 +85,7 @@ class VideoModule(L.LightningModule):
         return self.network(video, checkpoint=self.learning.checkpoint if self.training else None)[0]
 
     def configure_optimizers(self) -> Any:
-        """SGD with a group for the new and one for the pre-trained part, and for each sparse recurrence's weights."""
+        """The optimizer, with groups for the new and the pre-trained part, and for each sparse recurrence's weights."""
         new = self.network.new_parameters()
         known = {id(p) for p in new}
         old = [p for p in self.network.parameters() if id(p) not in known and p.requires_grad]
@@ -92,7 +93,11 @@ class VideoModule(L.LightningModule):
         groups = rate_groups("new", new, self.learning.lr, factors)
         groups += rate_groups("pretrained", old, self.learning.pretrained_lr, factors)
         momentum, decay = self.learning.momentum, self.learning.weight_decay
-        optimizer = torch.optim.SGD(groups, lr=self.learning.lr, momentum=momentum, weight_decay=decay)
+        optimizer: torch.optim.Optimizer
+        if self.learning.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(groups, lr=self.learning.lr, weight_decay=decay)
+        else:
+            optimizer = torch.optim.SGD(groups, lr=self.learning.lr, momentum=momentum, weight_decay=decay)
         schedule = self.learning.schedule
         if schedule.kind == "plateau":
             # torch's patience is how many epochs without improvement are let pass, and the next one reduces
@@ -163,6 +168,10 @@ class VideoModule(L.LightningModule):
         """Outputs ``(B, T, K)``; a network of clips sees each video as one."""
         return whole_outputs(self.network, batch) if answers_once(self.network, video) else self(video)
 
+    def _evaluated(self, batch: dict[str, Any]) -> Tensor:
+        """Outputs ``(B, T, K)`` in evaluation, where pieces of a video go on from each other."""
+        return self._onward(batch) if "goes_on" in batch else self._outputs(batch, batch["input"])
+
     def _loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
         assert self.task is not None  # training and evaluation need a task
         return self.task.loss(out, batch)
@@ -207,7 +216,7 @@ class VideoModule(L.LightningModule):
         """Adds a batch to loss and metrics; gives its outputs ``(B, T, K)``, None where all videos were skipped."""
         self._note(batch)
         videos = len(batch["path"])
-        out = add_batch(lambda batch: self._outputs(batch, batch["input"]), self.metrics, batch)
+        out = add_batch(self._evaluated, self.metrics, batch)
         loss = torch.zeros((), device=self.device) if out is None else self._loss(out, batch)
         # logged for an empty batch too, with no weight: every process has to take part in the exchange
         self.log(f"{name}_loss", loss, batch_size=videos, sync_dist=True)
@@ -246,7 +255,7 @@ class VideoModule(L.LightningModule):
         if not batch["path"]:
             return []
         assert self.task is not None
-        return self.task.predictions(self._outputs(batch, batch["input"]).float(), batch)
+        return self.task.predictions(self._evaluated(batch).float(), batch)
 
     def on_predict_epoch_end(self) -> None:
         """Checks that there was something to predict."""

@@ -16,13 +16,21 @@ class SmallVGG(nn.Module):
         units: of fc6 and fc7.
         size: side of the picture in pixels, a multiple of 16.
         dropout: probability with which each output of fc6 and fc7 is dropped in training.
+        batch_norm: put batch normalization behind fc6 and fc7 too, which makes it train from nothing in fewer epochs.
 
     Raises:
         ValueError: a size that is no multiple of 16, or numbers below 1.
     """
 
     def __init__(
-        self, classes: int = 1000, *, width: int = 16, units: int = 512, size: int = 64, dropout: float = 0.2
+        self,
+        classes: int = 1000,
+        *,
+        width: int = 16,
+        units: int = 512,
+        size: int = 64,
+        dropout: float = 0.2,
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
         if size < 16 or size % 16:
@@ -34,12 +42,13 @@ class SmallVGG(nn.Module):
         self.fc6 = nn.Linear(8 * width * (size // 16) ** 2, units)
         self.fc7 = nn.Linear(units, units)
         self.fc8 = nn.Linear(units, classes)
+        self.norm6, self.norm7 = (nn.BatchNorm1d(units) if batch_norm else nn.Identity() for _ in range(2))
         self.relu = nn.ReLU()
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs ``(B, classes)`` of pictures ``(B, 3, size, size)``."""
         x = self.features(x).flatten(1)  # (B, 8 width size**2 / 256)
-        x = self.dropout(self.relu(self.fc6(x)))  # (B, units)
-        x = self.dropout(self.relu(self.fc7(x)))  # (B, units)
+        x = self.dropout(self.relu(self.norm6(self.fc6(x))))  # (B, units)
+        x = self.dropout(self.relu(self.norm7(self.fc7(x))))  # (B, units)
         return self.fc8(x)  # (B, classes)

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from prernn.conversion.network import RecurrentNetwork
+from prernn.media.source import videos_in
+from prernn.training.data_module import TEST_VIDEOS
 
 LONGEST = 256
 """Frames that `video_batches` reads of a video at most."""
@@ -30,22 +32,50 @@ def own_videos(path: Path, net: RecurrentNetwork) -> DataLoader:
         NotImplementedError: no such file.
         ValueError: a file or videos that can't be read; videos of another task, or of other classes than the network's.
     """
+    return _data_of(path, net, "test").test_dataloader()
+
+
+def held_out_videos(path: Path, net: RecurrentNetwork) -> tuple[DataLoader, str]:
+    """The validation videos of the data that a run was trained on, and in words which they are.
+
+    They are the data set's own, or those of the training videos that ``prernn fit`` held out.
+
+    Args:
+        path: the run's folder, whose config.yaml says which.
+        net: the run's network.
+
+    Raises:
+        NotImplementedError: no such file.
+        ValueError: as `own_videos`; a run that has none, and validated on its test videos.
+    """
+    data = _data_of(path, net, "fit")
+    if data.datasets["val"].records and data.validation == TEST_VIDEOS:
+        raise ValueError(
+            f"{path}: expected videos that were held out of the training, got a run that validated on its test videos "
+            "(data.holdout 0): give the data set validation videos, or train with --data.holdout 0.1"
+        )
+    return data.val_dataloader(), data.validation
+
+
+def _data_of(path: Path, net: RecurrentNetwork, stage: str) -> Any:
+    """The data of a run's configuration, set up for a stage of Lightning's, once it is known to fit the network."""
     from prernn.training.lightning_cli import read_config
 
     config = path if path.is_file() else path / "config.yaml"
+    wanted = "test" if stage == "test" else "validation"
     if not config.is_file():
-        raise NotImplementedError(f"no {config} says which videos are its test videos")
+        raise NotImplementedError(f"no {config} says which videos are its {wanted} videos")
     try:
         _, _, data = read_config(["--config", str(config)])
-        data.setup("test")
+        data.setup(stage)
     except ValueError as error:
         raise ValueError(f"{config}: {error}") from error
     task, labels = net.recipe.task, net.recipe.labels
     if task is not None and task.name != data.task.kept_name:
-        raise ValueError(f"{config}: expected test videos of task {task.name}, got those of {data.task.kept_name}")
+        raise ValueError(f"{config}: expected {wanted} videos of task {task.name}, got those of {data.task.kept_name}")
     if labels not in (None, data.task.labels):
-        raise ValueError(f"{config}: expected the classes {labels} in its test videos, got {data.task.labels}")
-    return data.test_dataloader()
+        raise ValueError(f"{config}: expected the classes {labels} in its {wanted} videos, got {data.task.labels}")
+    return data
 
 
 def first_videos(batches: Iterable[dict[str, Any]], limit: int | None) -> Iterator[dict[str, Any]]:
@@ -73,23 +103,8 @@ def video_batches(sources: Sequence[str | Path]) -> Batches:
             shorter than a snippet (both when it is its turn).
         NotImplementedError: a network that does not see plain colour frames (when it is asked for batches).
     """
-    files = [file for source in sources for file in _videos_in(Path(source))]
+    files = [file for source in sources for file in videos_in(Path(source))]
     return lambda folder, net: _read_batches(files, net)
-
-
-def _videos_in(source: Path) -> list[Path]:
-    from prernn.media.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoError
-
-    if not source.is_dir():
-        if not source.is_file():
-            raise VideoError(f"{source}: no such file or folder")
-        return [source]
-    if any(file.suffix.lower() in IMAGE_SUFFIXES for file in source.glob("[!.]*")):
-        return [source]
-    files = sorted(file for file in source.rglob("[!.]*") if file.suffix.lower() in VIDEO_SUFFIXES)
-    if not files:
-        raise VideoError(f"{source}: expected videos or frames in this folder, found none")
-    return files
 
 
 def _read_batches(files: Sequence[Path], net: RecurrentNetwork) -> Iterator[dict[str, Any]]:

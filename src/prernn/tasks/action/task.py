@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 from prernn.conversion.network import RecurrentNetwork
-from prernn.layers.arguments import real
 from prernn.media.flow import FlowSettings
 from prernn.media.flow_cache import flow_file, read_flow_clip
 from prernn.media.sampling import Sampling, sample_indices
 from prernn.media.transforms import FLOW_MEAN, FLOW_STD, TransformSpec, clip_transform, frame_transform
 from prernn.media.video import probe, read_clip
 from prernn.reports.numbers import plain
-from prernn.streaming.events import EventRule, EventTracker
+from prernn.streaming.events import EventRule, EventSpan, EventTracker
 from prernn.streaming.watch import Watcher
 from prernn.tasks.action.lists import Clip, class_folder, hmdb51, source_of, ucf101
 from prernn.tasks.classification import clip_scores, masked_cross_entropy, report_classes, weighted_cross_entropy
+from prernn.tasks.confidence import Confidence, class_options, found_events
 from prernn.tasks.frame_rate import sampled_rate
 from prernn.tasks.mirroring import mirroring
-from prernn.tasks.task import Metrics, Subset, Task
+from prernn.tasks.task import Metrics, Subset, Task, valid_steps
 
 LISTS: dict[str, Callable[..., tuple[list[str], list[Clip]]]] = {"ucf101": ucf101, "hmdb51": hmdb51}
 """Data sets whose splits are lists."""
@@ -115,8 +115,7 @@ class Action(Task):
             self.flow = FlowSettings(**self.flow)
         if isinstance(self.events, dict):
             self.events = EventRule(**self.events)
-        real("temperature", self.temperature, 0, above=True)
-        real("unknown_below", self.unknown_below, 0, 1)
+        self._confidence  # noqa: B018 (raises)
         if self.views < 1 or (self.views > 1 and self.sampling.rule in ("uniform", "all")):
             raise ValueError(f'expected views of 1, or more with the rule "random" or "consecutive", got {self.views}')
         if self.deinterlace and self.stream == "flow":
@@ -254,13 +253,32 @@ class Action(Task):
             options: ``events``, whether events are rows too.
         """
         from prernn.tasks.action.watcher import ClassWatcher
-        from prernn.tasks.confidence import Confidence
 
         labels = self.labels or []
-        quiet = [k for k, label in enumerate(labels) if label == self.background]
-        tracker = EventTracker(labels, self.events, quiet=quiet) if labels else None
-        confidence = Confidence(self.temperature, self.unknown_below)
-        return ClassWatcher(*nets, tracker=tracker, confidence=confidence, **options)
+        tracker = EventTracker(labels, self.events, quiet=self._quiet) if labels else None
+        return ClassWatcher(*nets, tracker=tracker, confidence=self._confidence, **options)
+
+    @property
+    def _quiet(self) -> list[int]:
+        return [k for k, label in enumerate(self.labels or []) if label == self.background]
+
+    @property
+    def _confidence(self) -> Confidence:
+        return Confidence(self.temperature, self.unknown_below)
+
+    def answers(self, out: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The outputs of all valid frames, each of which should say what the clip's label is."""
+        valid = valid_steps(batch["lengths"], out.shape[1])  # (B, T)
+        return out[valid], batch["label"][:, None].expand_as(valid)[valid]
+
+    def events_in(self, times: Sequence[float], probabilities: Tensor, *, everything: bool = False) -> list[EventSpan]:
+        """By the rule ``events``; the background makes none."""
+        sure = self._confidence.calibrated(probabilities)
+        return found_events(times, sure, self.labels or [], self.events, quiet=self._quiet, everything=everything)
+
+    def confident(self, temperature: float, unknown_below: float, threshold: float | None) -> dict[str, Any]:
+        """``temperature``, ``unknown_below``, and ``events``, whose ``high`` is the threshold."""
+        return class_options(self.events, temperature, unknown_below, threshold)
 
     def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
         """``confusion.png`` and ``classes.csv``; class accuracies by name."""

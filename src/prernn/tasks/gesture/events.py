@@ -7,25 +7,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prernn.tasks.ctc_decoders import Event, label_scores
+from prernn.tasks.ctc_decoders import BLANK, Event, label_scores
 
 
-def log_probs(out: Tensor) -> Tensor:
-    """Log-softmax of outputs, in float32 at least; of logarithms of probabilities, these again."""
-    return (out if out.dtype == torch.float64 else out.float()).log_softmax(-1)
+def log_probs(out: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-softmax of outputs over the temperature, in float32 at least; at 1 that of log-probabilities is these."""
+    return ((out if out.dtype == torch.float64 else out.float()) / temperature).log_softmax(-1)
 
 
-def classified(out: Tensor, batch: dict[str, Any], snippet: int) -> Iterator[Tensor]:
+def classified(out: Tensor, batch: dict[str, Any], snippet: int, temperature: float = 1.0) -> Iterator[Tensor]:
     """For each video of a batch the `prernn.tasks.ctc_decoders.label_scores` ``(N, K - 1)`` of its N gestures.
 
     They are NaN where the network has diverged.
     """
     for video in range(len(out)):
-        scores = steps_of(out, batch, video)  # (T, K)
-        count = int((batch["target"][video] > 0).sum())
-        cuts = part_cuts(batch["intervals"][video][:count].tolist(), len(scores), snippet)
-        values = torch.stack([label_scores(scores[a:b]) for a, b in itertools.pairwise(cuts)])
+        parts = parts_of(out, batch, video, snippet, temperature)
+        values = torch.stack([label_scores(part) for part in parts])
         yield values.fill_(torch.nan) if _diverged(out, batch, video) else values
+
+
+def parts_of(out: Tensor, batch: dict[str, Any], video: int, snippet: int, temperature: float = 1.0) -> list[Tensor]:
+    """The log-probabilities ``(T, K)`` of each gesture's part of one video."""
+    scores = steps_of(out, batch, video, temperature)  # (T, K)
+    count = int((batch["target"][video] > 0).sum())
+    cuts = part_cuts(batch["intervals"][video][:count].tolist(), len(scores), snippet)
+    return [scores[a:b] for a, b in itertools.pairwise(cuts)]
+
+
+def spikes(out: Tensor, batch: dict[str, Any], snippet: int) -> tuple[Tensor, Tensor]:
+    """Of each gesture's part the step that is surest of some gesture: log-probabilities ``(N, K)``; and the labels."""
+    found, labels = [], []
+    for video in range(len(out)):
+        for part, label in zip(parts_of(out, batch, video, snippet), batch["target"][video].tolist(), strict=False):
+            found.append(part[part[:, BLANK].argmin()])
+            labels.append(label)
+    return torch.stack(found), torch.tensor(labels)
 
 
 def part_cuts(intervals: Sequence[Sequence[int]], steps: int, snippet: int) -> list[int]:
@@ -67,13 +83,13 @@ def detections(
     return delays
 
 
-def steps_of(out: Tensor, batch: dict[str, Any], video: int) -> Tensor:
+def steps_of(out: Tensor, batch: dict[str, Any], video: int, temperature: float = 1.0) -> Tensor:
     """Log-probabilities ``(T, K)`` of one video, on the CPU; of a network that has diverged, of no gesture at all."""
     steps = out[video, : int(batch["lengths"][video])].detach().cpu()
     if _diverged(out, batch, video):
         steps = torch.zeros_like(steps)
         steps[:, 0] = 1.0
-    return log_probs(steps)
+    return log_probs(steps, temperature)
 
 
 def _diverged(out: Tensor, batch: dict[str, Any], video: int) -> bool:

@@ -14,6 +14,7 @@ import torch
 
 from prernn.layers.arguments import real, whole
 from prernn.tasks.ctc_decoders import BLANK, Decoder, Event, make_decoder
+from prernn.tasks.gesture.sure import SureGestures
 
 DEFAULT_EXTENT = 0.2
 """Share of the way from rest to peak at which a gesture begins and ends; chosen on training videos."""
@@ -99,13 +100,23 @@ class WholeGestures(Decoder):
         return 0 <= place < len(self._evidence) and self._evidence[place] > level
 
 
-def gesture_decoder(kind: str, options: dict[str, Any] | None = None, extent: float = DEFAULT_EXTENT) -> Decoder:
+def gesture_decoder(
+    kind: str, options: dict[str, Any] | None = None, extent: float = DEFAULT_EXTENT, threshold: float = 0.0
+) -> Decoder:
     """A decoder by its name (`prernn.tasks.ctc_decoders.make_decoder`) whose events are whole gestures.
 
+    Args:
+        kind: the name.
+        options: of its constructor.
+        extent: share of `WholeGestures`; at 1 events are as the decoder has them.
+        threshold: of `prernn.tasks.gesture.sure.SureGestures`; at 0 all events stay.
+
     Raises:
-        ValueError: an unknown name or options, an extent outside 0 to 1.
+        ValueError: an unknown name or options, an extent or threshold outside 0 to 1.
     """
     decoder = make_decoder(kind, options)
+    if real("threshold", threshold, 0, 1) > 0:
+        decoder = SureGestures(decoder, threshold)
     return decoder if real("extent", extent, 0, 1) == 1 else WholeGestures(decoder, extent)
 
 

@@ -27,16 +27,20 @@ class GestureMetrics(nn.Module):
         decoder: gives the events.
         snippet: frames of a step.
         tolerance: frames.
+        temperature: divides the outputs before the softmax.
 
     Raises:
         ValueError: fewer than 2 gestures.
     """
 
-    def __init__(self, gestures: int, decoder: Decoder, *, snippet: int = 8, tolerance: int = 16) -> None:
+    def __init__(
+        self, gestures: int, decoder: Decoder, *, snippet: int = 8, tolerance: int = 16, temperature: float = 1.0
+    ) -> None:
         super().__init__()
         if gestures < 2:
             raise ValueError(f"gestures: expected at least 2, got {gestures}")
         self.decoder, self.snippet, self.tolerance = decoder, snippet, tolerance
+        self.temperature = temperature
         self.gestures = gestures
         self.confusion = MulticlassConfusionMatrix(gestures + 1)  # and one for outputs that are no numbers
         self.edits = WordErrorRate()
@@ -50,12 +54,12 @@ class GestureMetrics(nn.Module):
             return
         if out.shape[-1] != self.gestures + 1:
             raise ValueError(f"expected {self.gestures + 1} outputs, got {out.shape[-1]}")
-        for video, scores in enumerate(classified(out, batch, self.snippet)):
+        for video, scores in enumerate(classified(out, batch, self.snippet, self.temperature)):
             target = batch["target"][video]
             true = target[target > 0]
             device = self.confusion.device
             self.confusion.update(answers(scores).to(device), true.to(device) - 1)
-            events, ends = begins_and_ends(self.decoder.events(steps_of(out, batch, video)))
+            events, ends = begins_and_ends(self.decoder.events(steps_of(out, batch, video, self.temperature)))
             self.edits.update(_sentence(event.label for event in events), _sentence(true.tolist()))
             frames = int(batch["frames"][video])
             seen = [(event.label, seen_frames(event, self.snippet, frames)) for event in events]

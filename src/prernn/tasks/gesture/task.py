@@ -11,7 +11,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,12 +23,14 @@ from torch import Tensor
 from prernn.conversion.network import RecurrentNetwork
 from prernn.media.transforms import TransformSpec, clip_transform, frame_transform
 from prernn.media.video import VideoError, VideoInfo, probe, read_frames
+from prernn.streaming.events import EventSpan
 from prernn.streaming.watch import Watcher
 from prernn.tasks.classification import report_classes
+from prernn.tasks.confidence import Confidence
 from prernn.tasks.ctc_decoders import Decoder
 from prernn.tasks.frame_rate import common_rate
-from prernn.tasks.gesture.events import begins_and_ends, classified, log_probs, seen_frames, steps_of
-from prernn.tasks.gesture.extent import DEFAULT_EXTENT, gesture_decoder
+from prernn.tasks.gesture.events import begins_and_ends, classified, log_probs, seen_frames, spikes, steps_of
+from prernn.tasks.gesture.extent import DEFAULT_EXTENT, FAINTEST, gesture_decoder
 from prernn.tasks.gesture.lists import NO_GESTURE, GestureVideo, Sign, apart, class_names, recordings
 from prernn.tasks.mirroring import mirroring
 from prernn.tasks.task import Metrics, Subset, Task, only, valid_steps
@@ -65,6 +67,10 @@ class Gesture(Task):
         extent: how far events reach over the steps round the one in which the network is sure of a gesture, see
             `prernn.tasks.gesture.extent.WholeGestures`: the lower, the longer; at 1 they are as the decoder has them.
         tolerance: frames after a gesture's end in which its detection still counts.
+        temperature: divides the outputs before the softmax of evaluation and streams, see
+            `prernn.tasks.confidence.temperature`.
+        threshold: an event whose probability does not come up to this is none.
+        unknown_below: the label of a stream's event that is less probable when it is given is "unknown".
         deinterlace: make progressive pictures of frames that are marked as interlaced.
     """
 
@@ -85,6 +91,9 @@ class Gesture(Task):
     decoder_options: dict[str, Any] = field(default_factory=dict)
     extent: float = DEFAULT_EXTENT
     tolerance: int = 16
+    temperature: float = 1.0
+    threshold: float = 0.0
+    unknown_below: float = 0.0
     deinterlace: bool = False
 
     name: ClassVar[str] = "gesture"
@@ -99,6 +108,9 @@ class Gesture(Task):
         "decoder_options",
         "extent",
         "tolerance",
+        "temperature",
+        "threshold",
+        "unknown_below",
         "deinterlace",
     )
 
@@ -109,6 +121,7 @@ class Gesture(Task):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least} frames, got {getattr(self, name)}")
         self._decoder()  # raises
+        Confidence(self.temperature, self.unknown_below)  # likewise
         self._root = Path()
         self._infos: dict[str, VideoInfo] = {}  # of the videos that were looked at
         self._files: list[str] = []  # all videos, those for training first
@@ -289,10 +302,11 @@ class Gesture(Task):
         # torchmetrics takes seconds to import, which a worker or a stream need not spend
         from prernn.tasks.gesture.metrics import GestureMetrics
 
-        return GestureMetrics(self.outputs - 1, self._decoder(), snippet=self.snippet, tolerance=self.tolerance)
+        frames = {"snippet": self.snippet, "tolerance": self.tolerance}
+        return GestureMetrics(self.outputs - 1, self._decoder(), **frames, temperature=self.temperature)
 
     def _decoder(self) -> Decoder:
-        return gesture_decoder(self.decoder, self.decoder_options, self.extent)
+        return gesture_decoder(self.decoder, self.decoder_options, self.extent, self.threshold)
 
     def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """A row for each video.
@@ -303,10 +317,10 @@ class Gesture(Task):
         """
         assert self.labels is not None  # it could not have made a network
         rows, decoder = [], self._decoder()
-        parts = classified(out, batch, self.snippet)
+        parts = classified(out, batch, self.snippet, self.temperature)
         for video, path in enumerate(batch["path"]):
             frames = int(batch["frames"][video])
-            begins, ends = begins_and_ends(decoder.events(steps_of(out, batch, video)))
+            begins, ends = begins_and_ends(decoder.events(steps_of(out, batch, video, self.temperature)))
             target = batch["target"][video]
             probabilities = next(parts).softmax(-1).max(-1)  # (N,)
             columns = {
@@ -334,6 +348,27 @@ class Gesture(Task):
         table = options.pop("commands", None)
         commands = None if table is None else load_commands(table, only(nets).recipe.labels)
         return GestureWatcher(only(nets), commands=commands, **options)
+
+    def answers(self, out: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Of each gesture the outputs of its surest step, which make the probability of its event, and its label."""
+        return spikes(out, batch, self.snippet)
+
+    def events_in(self, times: Sequence[float], probabilities: Tensor, *, everything: bool = False) -> list[EventSpan]:
+        """The events of the decoder; ``times`` and frames are those of steps."""
+        decoder = replace(self, threshold=0.0)._decoder() if everything else self._decoder()
+        scores = log_probs(probabilities.clamp(min=FAINTEST).log(), self.temperature)
+        _, ends = begins_and_ends(decoder.events(scores))
+        after = [*times, times[-1]]  # the source has ended
+        return [
+            EventSpan((self.labels or [])[e.label], times[e.begin], after[e.end], e.probability, e.begin, e.end)
+            for e in ends
+            if e.end is not None
+        ]
+
+    def confident(self, temperature: float, unknown_below: float, threshold: float | None) -> dict[str, Any]:
+        """``temperature``, ``unknown_below`` and ``threshold``."""
+        high = self.threshold if threshold is None else min(threshold, 1.0)
+        return {"temperature": temperature, "unknown_below": unknown_below, "threshold": high}
 
     def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
         """Writes ``confusion.png`` and ``classes.csv`` of the gestures; their accuracies by name."""

@@ -17,8 +17,11 @@ from prernn.streaming.drawing import EventStrip, annotate
 from prernn.streaming.events import EventSpan
 from prernn.streaming.prediction import Prediction
 from prernn.streaming.stream import Stream
+from prernn.tasks.confidence import Confidence
 from prernn.tasks.ctc_decoders import BLANK, BeamDecoder, Decoder, Event
+from prernn.tasks.gesture.events import log_probs
 from prernn.tasks.gesture.extent import DEFAULT_EXTENT, WholeGestures, gesture_decoder
+from prernn.tasks.gesture.sure import SureGestures
 
 
 class GestureWatcher:
@@ -55,6 +58,7 @@ class GestureWatcher:
         if not self.stream.labels:
             raise ValueError("expected a network whose recipe has labels, no gesture first, got one without")
         self.labels, self.commands = self.stream.labels, dict(commands or {})
+        self._confidence = _confidence(self.stream.net.recipe.task)
         _check_labels(self.commands, self.labels[1:], "commands")
         self.decoder = _decoder(self.stream.net.recipe.task, decoder)
         self._now = (0, 0.0)  # number and time of the latest frame
@@ -63,6 +67,7 @@ class GestureWatcher:
         reach = _reach(self.decoder)
         self._starts: deque[tuple[int, float]] = deque(maxlen=None if reach is None else reach + 2)
         self._begun: dict[str, Any] = {}  # the row of the latest gesture that began
+        self._label = ""  # of that gesture, which keeps it to its end
         self._steps = 0
         self._rest = 1.0  # latest probability of no gesture
         self._latency_ms = 0.0  # of the latest snippet
@@ -82,7 +87,7 @@ class GestureWatcher:
         out = self.stream(frame)
         if out is None:
             return []
-        scores = torch.log_softmax(out.float(), -1).cpu()  # waits for the device
+        scores = log_probs(out, self._confidence.temperature).cpu()  # waits for the device
         self._latency_ms = (perf_counter() - start) * 1e3
         if len(out) != len(self.labels):
             raise ValueError(f"expected {len(out)} labels, one an output, got {len(self.labels)}")
@@ -104,9 +109,7 @@ class GestureWatcher:
     def draw(self, frame: np.ndarray) -> np.ndarray:
         """A copy of ``frame`` with the gesture that is going on, or none, its probability, and the last command."""
         going = self.decoder.open
-        label, probability = (
-            (self.labels[going.label], going.probability) if going else (self.labels[BLANK], self._rest)
-        )
+        label, probability = (self._named(going), going.probability) if going else (self.labels[BLANK], self._rest)
         shown = Prediction(*self._now, label, probability, self._latency_ms, torch.empty(0))
         return _with_line(self._strip.draw(annotate(frame, shown), self._now[1]), self._command)
 
@@ -126,17 +129,20 @@ class GestureWatcher:
 
     def _row(self, event: Event) -> dict[str, Any]:
         frame, time = self._now
-        label = self.labels[event.label]
+        label = self._named(event) if event.kind == "begin" else self._label
         row: dict[str, Any] = {"event": event.kind, "label": label}
         if event.kind == "begin":
             begin_frame, begin_s = self._place(event.begin)
-            self._begun = {"begin_frame": begin_frame, "begin_s": begin_s}
+            self._begun, self._label = {"begin_frame": begin_frame, "begin_s": begin_s}, label
             if label in self.commands:
                 self._command = self.commands[label]
                 row["command"] = self._command
         end_frame, end_s = (None, None) if event.end is None else self._place(event.end)
         row |= {**self._begun, "end_frame": end_frame, "end_s": end_s, "frame": frame, "time_s": round(time, 3)}
         return row | {"probability": round(event.probability, 4)}
+
+    def _named(self, event: Event) -> str:
+        return self._confidence.named(self.labels[event.label], event.probability)
 
     def _place(self, step: int) -> tuple[int, float]:
         """Number and time of the first frame of a step."""
@@ -199,15 +205,21 @@ def _decoder(task: KeptTask | None, decoder: str | Decoder | None) -> Decoder:
     if isinstance(decoder, Decoder):
         return decoder
     options = {} if task is None else task.options
-    extent = options.get("extent", DEFAULT_EXTENT)
+    extent, threshold = options.get("extent", DEFAULT_EXTENT), options.get("threshold", 0.0)
     if decoder is None and "decoder" in options:
-        return gesture_decoder(options["decoder"], options.get("decoder_options"), extent)
-    return gesture_decoder(decoder or "greedy", extent=extent)
+        return gesture_decoder(options["decoder"], options.get("decoder_options"), extent, threshold)
+    return gesture_decoder(decoder or "greedy", extent=extent, threshold=threshold)
+
+
+def _confidence(task: KeptTask | None) -> Confidence:
+    options = {} if task is None else task.options
+    return Confidence(options.get("temperature", 1.0), options.get("unknown_below", 0.0))
 
 
 def _reach(decoder: Decoder) -> int | None:
     """Steps that a decoder may look back; None for any number."""
-    if isinstance(decoder, WholeGestures):
+    if isinstance(decoder, WholeGestures | SureGestures):
         within = _reach(decoder.decoder)
-        return None if within is None else within + decoder.reach
+        more = decoder.reach if isinstance(decoder, WholeGestures) else decoder.patience
+        return None if within is None else within + more
     return decoder.patience if isinstance(decoder, BeamDecoder) else 1

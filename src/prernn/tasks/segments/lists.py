@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from prernn.media.pieces import Timeline
 from prernn.media.video import VideoError
+from prernn.tasks.gesture.lists import class_names, recordings
 
 Unit = Literal["seconds", "frames"]
 
@@ -146,3 +147,27 @@ def spans(video: SegmentVideo, line: Timeline, picks: list[int]) -> Iterator[tup
         inside = [i for i, place in enumerate(places) if segment.start - 1e-6 <= place < segment.end - 1e-6]
         if inside:
             yield inside[0], inside[-1] + 1, segment.label
+
+
+def gesture_videos(path: Path, root: Path, modality: str) -> list[SegmentVideo]:
+    """The recordings of a list like NVGesture's as one sensor saw them, with their gestures as segments.
+
+    Their names are those of ``classes.txt``, where it exists (`prernn.tasks.gesture.lists`).
+
+    Raises:
+        ValueError: as `prernn.tasks.gesture.lists.recordings`.
+    """
+    names = class_names(root / "classes.txt")
+    found = []
+    for video in recordings(path, root, modality, len(names or ())):
+        named = [(sign, names[sign.label - 1] if names else f"gesture {sign.label}") for sign in video.signs]
+        segments = tuple(Segment(sign.begin, sign.end, name, sign.where) for sign, name in named)
+        found.append(SegmentVideo(video.file, segments, "frames", video.where))
+    return found
+
+
+LAYOUTS: dict[str, Callable[[Path, Path, str], list[SegmentVideo]]] = {
+    "segments": lambda path, root, _: segment_videos(path, root),
+    "nvgesture": gesture_videos,
+}
+"""Forms of lists: from the list, the root and the sensor to the videos."""

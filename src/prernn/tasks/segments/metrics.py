@@ -28,16 +28,17 @@ class SegmentMetrics(nn.Module):
     Args:
         labels: K names, the background's first.
         rule: what makes an event.
+        temperature: divides the logits before the softmax.
 
     Raises:
         ValueError: fewer than 2 labels, or logits of another K.
     """
 
-    def __init__(self, labels: Sequence[str], rule: EventRule) -> None:
+    def __init__(self, labels: Sequence[str], rule: EventRule, temperature: float = 1.0) -> None:
         super().__init__()
         if len(labels) < 2:
             raise ValueError(f"labels: expected the background and at least one class, got {list(labels)}")
-        self.labels, self.rule = list(labels), rule
+        self.labels, self.rule, self.temperature = list(labels), rule, temperature
         self.frames = _Frames()
 
     def update(self, out: Tensor, batch: dict[str, Any]) -> None:
@@ -49,7 +50,7 @@ class SegmentMetrics(nn.Module):
         steps = torch.arange(out.shape[1], device=out.device)
         mask = valid_steps(batch["lengths"], out.shape[1]) & (steps >= batch["warm_up"][:, None])  # (B, T)
         for i, path in enumerate(batch["path"]):
-            scores, label = out[i][mask[i]].float().softmax(-1), batch["label"][i][mask[i]]
+            scores, label = (out[i][mask[i]].float() / self.temperature).softmax(-1), batch["label"][i][mask[i]]
             self.frames.update(scores, label, path, int(batch["start"][i]), float(batch["rate"][i]))
 
     def compute(self) -> dict[str, Tensor]:

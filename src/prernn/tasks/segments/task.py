@@ -13,13 +13,16 @@ from prernn.conversion.network import RecurrentNetwork
 from prernn.layers.arguments import real, whole
 from prernn.media.pieces import read_piece, timeline
 from prernn.media.sampling import Sampling, sample_times
+from prernn.media.source import videos_in
 from prernn.media.transforms import TransformSpec, clip_transform, frame_transform
 from prernn.media.video import VideoError
 from prernn.streaming.events import EventRule, EventSpan
 from prernn.streaming.watch import Watcher
 from prernn.tasks.classification import report_classes
+from prernn.tasks.confidence import Confidence, class_options, found_events
+from prernn.tasks.frame_rate import common_rate
 from prernn.tasks.mirroring import mirroring
-from prernn.tasks.segments.lists import SegmentVideo, check_within, segment_videos, spans
+from prernn.tasks.segments.lists import LAYOUTS, SegmentVideo, check_within, spans
 from prernn.tasks.segments.loss import frame_cross_entropy
 from prernn.tasks.segments.places import Piece, Steps, draw_place, piece_places
 from prernn.tasks.task import Metrics, Subset, Task, valid_steps
@@ -34,17 +37,23 @@ class Segments(Task):
     Below the root lie videos of any length and, for each subset, a list ``train.csv``, ``test.csv`` and, where there
     are validation videos, ``val.csv``: see `prernn.tasks.segments.lists.segment_videos`. Videos are read in pieces, so
     that memory does not grow with their length. In training a piece lies at a random place. In evaluation pieces follow
-    each other through the whole video, and the frames before each, ``warm_up`` of them, go through the network first
-    and count for nothing: its state is then as old as in a stream, or nearly.
+    each other through the whole video, and each goes on from the state at the end of the one before: the outputs are
+    those of a stream. A network that answers once for a clip has no state, and answers for each piece by itself.
 
     Attributes:
+        layout: "segments", lists as that says; or "nvgesture", those of NVGesture (`prernn.tasks.gesture.lists`), whose
+            gestures are the segments.
+        modality: of NVGesture's sensors.
+        others: folder of videos, anywhere, in which nothing happens that the network learns; they are trained on as
+            background all through, beside the list's.
         train_list: name of the list below the root.
         test_list: likewise.
         val_list: likewise; where there is no such file, some of the training videos are held out.
         background: name of output 0.
         fps: steps a second; the frame nearest to each moment is taken. None takes every frame.
         piece: steps of a piece.
-        warm_up: steps before a piece of evaluation.
+        warm_up: steps before a piece of evaluation that go through the network from a zero state in place of the state
+            that goes on, and count for nothing; None lets the state go on.
         share: share of the training pieces that lie around a moment of a segment; the others lie where only background
             is, in videos that have such a place, and anywhere in others.
         background_weight: of a frame of background in the loss; "balanced" lets background weigh as much as a mean
@@ -54,19 +63,25 @@ class Segments(Task):
         mean: of each channel, for pixel values in [0, 1].
         std: likewise.
         scale: range of the area that a training crop takes.
+        grey: make colours grey, see `prernn.media.transforms.TransformSpec`.
         flip: whether training mirrors half of the pieces; never where the names of two classes differ by left and
             right, or words like them, alone.
         deinterlace: make progressive pictures of frames that are marked as interlaced.
         events: what makes an event of the probabilities, in evaluation, predictions and streams.
+        temperature: divides the outputs before that softmax, see `prernn.tasks.confidence.temperature`.
+        unknown_below: a stream's answer that is less probable is "unknown".
     """
 
+    layout: Literal["segments", "nvgesture"] = "segments"
+    modality: str = "depth"
+    others: str | None = None
     train_list: str = "train.csv"
     test_list: str = "test.csv"
     val_list: str = "val.csv"
     background: str = "background"
     fps: float | None = None
     piece: int = 64
-    warm_up: int = 64
+    warm_up: int | None = None
     share: float = 0.7
     background_weight: float | Literal["balanced"] = 1.0
     size: int | None = None
@@ -74,9 +89,12 @@ class Segments(Task):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     scale: tuple[float, float] = (0.6, 1.0)
+    grey: bool = False
     flip: bool = True
     deinterlace: bool = False
     events: EventRule = DEFAULT_RULE
+    temperature: float = 1.0
+    unknown_below: float = 0.0
 
     name: ClassVar[str] = "segments"
     score: ClassVar[tuple[str, Literal["max", "min"]]] = ("frame_map", "max")
@@ -84,7 +102,11 @@ class Segments(Task):
     rows: ClassVar[Literal["csv", "json"]] = "csv"
     comparable: ClassVar[bool] = False
     watcher_options: ClassVar[tuple[str, ...]] = ("events",)
-    kept_options: ClassVar[tuple[str, ...]] = ("background", "fps", "deinterlace", "events")
+    path_options: ClassVar[tuple[str, ...]] = ("others",)
+    kept_options: ClassVar[tuple[str, ...]] = (
+        *("background", "fps", "deinterlace"),
+        *("events", "temperature", "unknown_below"),
+    )
 
     labels: list[str] | None = field(init=False, default=None)
     transform: dict[str, Any] | None = field(init=False, default=None)
@@ -92,8 +114,9 @@ class Segments(Task):
     def __post_init__(self) -> None:
         if isinstance(self.events, dict):  # as a checkpoint has it
             self.events = EventRule(**self.events)
+        self._confidence  # noqa: B018 (raises)
         whole("piece", self.piece)
-        whole("warm_up", self.warm_up, 0)
+        whole("warm_up", self.warm_up or 0, 0)
         real("share", self.share, 0, 1)
         if self.background_weight != "balanced":
             real("background_weight", self.background_weight, 0)
@@ -108,18 +131,22 @@ class Segments(Task):
             ValueError: no list, or one that is malformed, naming file and line.
         """
         self._root = Path(root)
-        videos = segment_videos(self._root / self.train_list, self._root)
+        videos = self._listed(self.train_list)
         names = sorted({segment.label for video in videos for segment in video.segments})
         if not names:
             raise ValueError(f"{self.train_list}: expected at least one segment, got none")
         self.labels = [self.background, *names]
         self._check_labels(videos)
-        self._train = videos
+        others = [] if self.others is None else videos_in(Path(self.others))
+        self._train = [*videos, *(SegmentVideo(str(path), (), "frames", str(path)) for path in others)]
         own = {key: value for key in ("size", "mean", "std") if (value := getattr(self, key)) is not None}
         spec = {key: spec[key] for key in ("size", "mean", "std") if key in spec}
         mirror, self.remarks = mirroring(self.flip, names)
-        self.spec = TransformSpec(**{**spec, **own}, resize=self.resize, scale=self.scale, flip=mirror)
+        self.spec = TransformSpec(**{**spec, **own}, resize=self.resize, scale=self.scale, flip=mirror, grey=self.grey)
         self.transform = asdict(self.spec)
+
+    def _listed(self, name: str) -> list[SegmentVideo]:
+        return LAYOUTS[self.layout](self._root / name, self._root, self.modality)
 
     def _check_labels(self, videos: Sequence[SegmentVideo]) -> None:
         names = (self.labels or [])[1:]
@@ -135,6 +162,11 @@ class Segments(Task):
                 )
 
     @property
+    def rate(self) -> float | None:
+        """Steps a second: ``fps``, or the rate that the training videos have in common."""
+        return self.fps or common_rate([video.path for video in self._train])
+
+    @property
     def has_validation(self) -> bool:
         """Whether there is a list ``val_list``."""
         return (self._root / self.val_list).is_file()
@@ -143,7 +175,7 @@ class Segments(Task):
         """The pieces of a subset; of a video that can't be read one, whose reading says why."""
         if subset == "train":
             return self._pieces(self._train)
-        videos = segment_videos(self._root / getattr(self, f"{subset}_list"), self._root)
+        videos = self._listed(getattr(self, f"{subset}_list"))
         self._check_labels(videos)
         return self._pieces(videos)
 
@@ -174,6 +206,10 @@ class Segments(Task):
             self._known[video.path] = Steps(line, picks, found)
         return self._known[video.path]
 
+    def goes_on(self, record: Piece) -> bool:
+        """Whether it is a later piece of a video, where states go on."""
+        return self.warm_up is None and record.view > 0
+
     def examples(self, records: Sequence[Piece]) -> dict[str, int]:
         """How many segments each class has."""
         videos = {record.path: record.video for record in records}.values()
@@ -182,7 +218,7 @@ class Segments(Task):
 
     def length(self, record: Piece) -> int:
         """Steps that the item will have, in evaluation at most."""
-        return min(len(self._steps(record.video).picks), self.piece + (self.warm_up if record.view else 0))
+        return min(len(self._steps(record.video).picks), self.piece + (self.warm_up or 0 if record.view else 0))
 
     def probe(self, record: Piece) -> None:
         """Sees whether the video is as long as its segments say."""
@@ -194,7 +230,8 @@ class Segments(Task):
         """One piece.
 
         ``input (T, C, H, W)``; ``label (T,)`` int64, 0 for background; ``warm_up``, the first steps, which count for
-        nothing; ``start``, the first step that counts, in the whole video; ``rate``, steps a second; ``view``.
+        nothing; ``start``, the first step that counts, in the whole video; ``rate``, steps a second; ``view``; in
+        evaluation ``goes_on``.
 
         Raises:
             VideoError: a video that can't be read or ends before one of its segments.
@@ -202,7 +239,7 @@ class Segments(Task):
         line, picks, found = self._steps(record.video)
         if chance is None:
             start, stop = piece_places(len(picks), self.piece)[record.view]
-            first = max(0, start - self.warm_up)
+            first = max(0, start - (self.warm_up or 0))
         else:
             start = first = draw_place(len(picks), self.piece, found, self.share, chance)
             stop = min(len(picks), start + self.piece)
@@ -212,6 +249,7 @@ class Segments(Task):
         each = frame_transform(self.spec) if chance is None else None
         clip = read_piece(record.path, line, picks[first:stop], transform=each, deinterlace=self.deinterlace)
         return {
+            **({} if chance else {"goes_on": int(self.goes_on(record))}),
             "input": clip if chance is None else clip_transform(self.spec, train=True)(clip),
             "label": label[first:stop],
             "warm_up": start - first,
@@ -230,11 +268,11 @@ class Segments(Task):
         # torchmetrics takes seconds to import, which a worker or a stream need not spend
         from prernn.tasks.segments.metrics import SegmentMetrics
 
-        return SegmentMetrics(self.labels or [], self.events)
+        return SegmentMetrics(self.labels or [], self.events, self.temperature)
 
     def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """The probabilities of each piece, out of which `joined_predictions` makes events."""
-        probabilities, counts = out.float().softmax(-1).cpu(), counted(out, batch).cpu()
+        probabilities, counts = (out.float() / self.temperature).softmax(-1).cpu(), counted(out, batch).cpu()
         return [
             {
                 "path": path,
@@ -266,7 +304,26 @@ class Segments(Task):
         from prernn.streaming.events import EventTracker
         from prernn.tasks.action.watcher import ClassWatcher
 
-        return ClassWatcher(*nets, tracker=EventTracker(self.labels or [], self.events, quiet=(0,)), **options)
+        tracker = EventTracker(self.labels or [], self.events, quiet=(0,))
+        return ClassWatcher(*nets, tracker=tracker, confidence=self._confidence, **options)
+
+    @property
+    def _confidence(self) -> Confidence:
+        return Confidence(self.temperature, self.unknown_below)
+
+    def answers(self, out: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The outputs of all steps that count, background among them."""
+        counts = counted(out, batch)
+        return out[counts], batch["label"][counts]
+
+    def events_in(self, times: Sequence[float], probabilities: Tensor, *, everything: bool = False) -> list[EventSpan]:
+        """By the rule ``events``; the background makes none."""
+        sure = self._confidence.calibrated(probabilities)
+        return found_events(times, sure, self.labels or [], self.events, quiet=(0,), everything=everything)
+
+    def confident(self, temperature: float, unknown_below: float, threshold: float | None) -> dict[str, Any]:
+        """``temperature``, ``unknown_below``, and ``events``, whose ``high`` is the threshold."""
+        return class_options(self.events, temperature, unknown_below, threshold)
 
     def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
         """``confusion.png`` and ``classes.csv``, counted in frames; accuracies and average precision by name."""

@@ -6,6 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from prernn.conversion.recipe import Recipe
+from prernn.models import checkpoint
+from prernn.reports.files import write_text
+
 
 def run_folder_of(path: Path) -> Path:
     """The run folder of a path: itself, or where the checkpoint file belongs to."""
@@ -55,6 +61,47 @@ def read_table(path: Path, needed: Sequence[str]) -> list[dict[str, float]]:
             if missing := [column for column in needed if column not in rows[-1]]:
                 raise ValueError(f"{path}:{reader.line_num}: expected a number in column {missing[0]!r}, got none")
     return rows
+
+
+def write_confidence(path: Path, recipe: Recipe, options: dict[str, Any]) -> None:
+    """Puts options of a run's task into its checkpoint's recipe and into its config.yaml, so that both say the same.
+
+    Args:
+        path: the run's folder, or a checkpoint in it, as `write_recipe` takes it.
+        recipe: that the checkpoints get.
+        options: of the task.
+
+    Raises:
+        ValueError: no prernn checkpoint, a configuration without a task.
+        OSError: a file can't be written.
+    """
+    config = run_folder_of(path) / "config.yaml"
+    values = yaml.safe_load(config.read_text(encoding="utf-8"))
+    try:
+        task = values["data"]["task"]
+        task["init_args"] = {**(task.get("init_args") or {}), **options}
+    except (TypeError, KeyError, AttributeError):
+        raise ValueError(f"{config}: expected a configuration with data.task, found another file") from None
+    write_recipe(path, recipe)
+    write_text(config, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def write_recipe(path: Path, recipe: Recipe) -> None:
+    """Gives a run another recipe.
+
+    Args:
+        path: the run's folder, of which ``model.safetensors`` and ``checkpoints/last.ckpt``, which holds the same
+            weights, are changed; or a checkpoint in it, which alone is.
+        recipe: that they get.
+
+    Raises:
+        ValueError: no prernn checkpoint.
+        OSError: a file can't be written.
+    """
+    files = [path / checkpoint.FILE_NAME, path / "checkpoints" / "last.ckpt"] if path.is_dir() else [path]
+    for file in files:
+        if file.is_file():
+            checkpoint.rewrite_recipe(file, recipe)
 
 
 def _number(text: Any, path: Path, line: int, column: str | None) -> float:
