@@ -26,6 +26,7 @@ def made(tmp_path_factory):
     render_parts(root / "videos", {"train": 6, "test": 2})
     values = config(root / "videos", root / "run")
     values["data"]["holdout"] = 0.3
+    values["model"]["learning"]["continuity"] = {"clips": 1, "carry": False, "onset": 0.0}
     values["data"]["task"]["init_args"] |= {"events": {"high": 0.6, "low": 0.3, "least": 0.0}}
     assert main(["fit", "--config", write(root / "config.yaml", values)]) == 0
     chance = np.random.default_rng(0)
