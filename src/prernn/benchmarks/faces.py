@@ -22,6 +22,7 @@ from prernn.benchmarks.measuring.face_figures import Points, at_equal_lag, draw,
 from prernn.benchmarks.measuring.timing import threads
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.trunk import inputs_of, split
+from prernn.models.backbones import input_spec
 from prernn.models.from_config import NetworkSpec
 from prernn.reports.files import write_table
 from prernn.studies.frozen_trunk import (
@@ -94,7 +95,7 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--only: expected part of a network's name, got {' '.join(options.only)}")
     found, clip = [], []
     with threads(options.threads), Progress(console=Console(stderr=True), transient=True) as progress:
-        spec = _start(options.weights)
+        spec = _start(options.backbone, options.weights)
         trunk, at = _trunk(spec)
         task, test = _task(options, options.train_frames), _task(options, options.frames)
         learnt = _items(task, "train", trunk, options.passes, progress)
@@ -118,10 +119,16 @@ def _wanted(name: str, parts: Sequence[str]) -> bool:
     return not parts or any(part in name for part in parts)
 
 
-def _start(weights: str) -> NetworkSpec:
+STARTS: dict[str, dict[str, Any]] = {
+    "small_vgg": {"width": 16, "units": 512, "size": 64, "classes": OUTPUTS},
+    "face_landmarks": {"classes": OUTPUTS},
+}
+"""Options of each network that can be started from; all have a layer fc6."""
+
+
+def _start(backbone: str, weights: str) -> NetworkSpec:
     """The frame-wise network whose weights all start from, its output layer among them."""
-    options = {"width": 16, "units": 512, "size": 64, "classes": OUTPUTS}
-    return NetworkSpec("small_vgg", backbone_options=options, weights=weights, layer="fc6")
+    return NetworkSpec(backbone, backbone_options=STARTS[backbone], weights=weights, layer="fc6")
 
 
 def _trunk(spec: NetworkSpec) -> tuple[Callable[[Tensor], tuple[Tensor, ...]], list[str]]:
@@ -132,8 +139,9 @@ def _trunk(spec: NetworkSpec) -> tuple[Callable[[Tensor], tuple[Tensor, ...]], l
 
 def _task(options: argparse.Namespace, frames: int) -> Face:
     moving = Moving(frames=frames, noise=options.noise)
-    task = Face(base=options.base, box="first", moving=moving, size=64)
-    task.open(options.root, {"size": 64, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)})
+    spec = input_spec(options.backbone)
+    task = Face(base=options.base, box="first", moving=moving, size=STARTS[options.backbone].get("size", spec["size"]))
+    task.open(options.root, spec)
     return task
 
 

@@ -47,7 +47,8 @@ def faces(parser: ArgumentParser) -> None:
     """Of ``prernn bench faces``."""
     add = parser.add_argument
     add("--root", required=True, help="data in 300VW's folders; one picture of each video is used")
-    add("--weights", required=True, help="run of configs/face-frames.yaml, the frame-wise network to start from")
+    add("--weights", required=True, help="of the frame-wise network to start from: a run, or face_landmarks' manifest")
+    add("--backbone", choices=("small_vgg", "face_landmarks"), default="small_vgg", help="default %(default)s")
     add("--base", type=int, choices=(0, 1), default=1, help="coordinate of the first pixel (default %(default)s)")
     add("--epochs", type=int, default=12, help="of every training (default %(default)s)")
     add("--passes", type=int, default=3, help="paths of each training picture (default %(default)s)")

@@ -35,7 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--limit", type=int, help="stop after so many frames")
     add("--commands", help="gesture: table of commands, YAML or JSON, such as configs/player.yaml")
     add("--decoder", choices=("greedy", "beam"), help="gesture: default that of the run")
-    add("--detector", help="face: cascade (default) or yunet:FILE")
+    add("--detector", help="face: cascade (default), mediapipe, mediapipe:FILE or yunet:FILE")
     add("--smooth", help="face: One-Euro filter, MIN_CUTOFF,BETA as in 1,10, or none (default: as the run)")
 
 

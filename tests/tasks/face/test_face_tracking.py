@@ -118,7 +118,7 @@ def test_a_face_is_found_once_and_then_tracked():
 def test_smoothing_filters_what_is_told_and_not_where_the_face_is_looked_for():
     places = [(60 + 3 * (t % 2), 50, 20) for t in range(8)]
     plain, *_ = watch(places, check_every=None)
-    rows, net, _ = watch(places, check_every=None, smoothing=Smoothing(1.0, 0.0))
+    rows, *_ = watch(places, check_every=None, smoothing=Smoothing(1.0, 0.0))
     points = torch.tensor([row["points"] for row in plain], dtype=torch.float64)
     sides = torch.tensor([row["box"][2] - row["box"][0] for row in plain], dtype=torch.float64)
     wanted = smooth(points, torch.arange(8) / 25, sides, Smoothing(1.0, 0.0))

@@ -321,8 +321,8 @@ class Face(Task):
 
         Args:
             nets: one network.
-            options: ``detector``, "cascade" (default) or "yunet:FILE"; ``smooth``, MIN_CUTOFF,BETA of a One-Euro
-                filter or "none", in place of the run's.
+            options: ``detector``, "cascade" by default, see `prernn.tasks.face.detectors.detector_from`; ``smooth``,
+                MIN_CUTOFF,BETA of a One-Euro filter or "none", in place of the run's.
         """
         from prernn.tasks.face.detectors import detector_from
         from prernn.tasks.face.watcher import FaceWatcher
