@@ -18,6 +18,9 @@ CUTOFFS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 BETAS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0)
 """How their cutoffs grow, in Hz for a box side a second."""
 
+MEASURES = ("nme", "tremble", "tremble still", "tremble moving", "tremble error")
+"""Of which less is better."""
+
 FIRST = 25
 """Frames of a stream that no figure is of: a new state, and a filter that has just begun."""
 
@@ -32,7 +35,10 @@ class Points(NamedTuple):
 
 
 def figures(predicted: Tensor, true: Tensor) -> dict[str, float]:
-    """Error, tremble of still and moving faces, and lag in frames, the first frames left aside."""
+    """Error, tremble of still and moving faces, and lag in frames, the first frames left aside.
+
+    ``tremble error`` is the tremble of the error: points that do not follow the face tremble little, and pay here.
+    """
     predicted, true = predicted[:, FIRST:].double(), true[:, FIRST:].double()
     size = inter_ocular(true)
     calm, values = still(true), trembles(predicted, size)
@@ -41,6 +47,7 @@ def figures(predicted: Tensor, true: Tensor) -> dict[str, float]:
         "tremble": float(values.mean()),
         "tremble still": float(values[calm].mean()),
         "tremble moving": float(values[~calm].mean()),
+        "tremble error": float(trembles(predicted - true, size).mean()),
         "true tremble": float(trembles(true, size).mean()),
         "lag": lag(predicted, true),
     }
@@ -76,32 +83,30 @@ def at_lag(rows: Sequence[dict[str, Any]], wanted: float, measure: str) -> float
 
 
 def at_equal_lag(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What every network reaches with filters at the lags that recurrent networks have without, of one box.
+    """What every network reaches with filters at the lags that recurrent networks have without, and a frame later.
 
-    At each, and half a frame later: the least tremble of still and of moving faces, and the least error.
+    Of each measure the least, whatever filter gives it; all rows are of one box.
     """
     names = list(dict.fromkeys(row["network"] for row in rows))
     alone = {row["network"]: row["lag"] for row in rows if row["min_cutoff"] == ""}
     recurrent = [lag for name, lag in alone.items() if "frame-wise" not in name and math.isfinite(lag)]
-    lags = sorted({round(lag + more, 2) for lag in recurrent for more in (0.0, 0.5, 1.0)})
     return [
-        {"network": name, "box": rows[0]["box"], "lag": f"{wanted:.2f}"}
-        | {
-            measure: at_lag([row for row in rows if row["network"] == name], wanted, measure)
-            for measure in ("nme", "tremble", "tremble still", "tremble moving")
-        }
-        for wanted in lags
+        {"network": name, "box": rows[0]["box"], "lag": wanted}
+        | {measure: at_lag([row for row in rows if row["network"] == name], wanted, measure) for measure in MEASURES}
+        for wanted in sorted(lag + more for lag in recurrent for more in (0.0, 1.0))
         for name in names
     ]
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> Path:
-    """Tremble of still and moving faces and error over lag: a line is what a network reaches with filters."""
+    """Tremble of still and of moving faces and of the error, and the error, over lag: lines are of filters."""
+    from matplotlib.ticker import NullFormatter
+
     from prernn.reports.plots.figure import colours_of, legend_below, panel_grid, save_figure
 
     boxes = list(dict.fromkeys(row["box"] for row in rows))
-    measures = ("tremble still", "tremble moving", "nme")
-    figure, axes = panel_grid(len(boxes), len(measures), 4.4, 3.3)
+    measures = ("tremble still", "tremble moving", "tremble error", "nme")
+    figure, axes = panel_grid(len(boxes), len(measures), 3.9, 3.2)
     colours = colours_of(dict.fromkeys(row["network"] for row in rows))
     for box, line in zip(boxes, axes, strict=True):
         for measure, axis in zip(measures, line, strict=True):
@@ -114,7 +119,10 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> Path:
             axis.set_xlabel("lag, frames")
             axis.set_ylabel(f"{measure}, inter-ocular")
             axis.set_title(box, fontsize=9)
-            axis.set_yscale("log")
+            axis.set_xlim(-0.3, 5)
+            if measure != "nme":
+                axis.set_yscale("log")
+                axis.yaxis.set_minor_formatter(NullFormatter())
             axis.grid(alpha=0.3)
     legend_below(figure, colours)
     figure.suptitle("A dot: without a filter; a line: behind One-Euro filters (dashed: frame-wise)")
