@@ -381,3 +381,11 @@ def test_a_box_that_creeps_is_found_anew(factor):
     sides = [row["box"][2] - row["box"][0] for row in rows]
     assert finder.calls == 3  # 23 steps of 3 % make a factor of 2
     assert max(sides) < 2.2 * min(sides)
+
+
+def test_a_stream_smooths_as_the_run_does_unless_it_is_told_otherwise():
+    task = Face(smooth=Smoothing(2.0, 3.0))
+    assert task.watcher(DiscNet()).smoothing == Smoothing(2.0, 3.0)
+    assert task.watcher(DiscNet(), smooth="1,10").smoothing == Smoothing(1.0, 10.0)
+    assert task.watcher(DiscNet(), smooth="none").smoothing is None
+    assert Face().watcher(DiscNet()).smoothing is None
