@@ -43,6 +43,29 @@ def cifar_quantize(parser: ArgumentParser) -> None:
     add("--out", default="runs/bench-cifar-quantize", help="folder for tables, CSV and PNG (default %(default)s)")
 
 
+def faces(parser: ArgumentParser) -> None:
+    """Of ``prernn bench faces``."""
+    add = parser.add_argument
+    add("--root", required=True, help="data in 300VW's folders; one picture of each video is used")
+    add("--weights", required=True, help="of the frame-wise network to start from: a run, or face_landmarks' manifest")
+    add("--backbone", choices=("small_vgg", "face_landmarks"), default="small_vgg", help="default %(default)s")
+    add("--base", type=int, choices=(0, 1), default=1, help="coordinate of the first pixel (default %(default)s)")
+    add("--epochs", type=int, default=12, help="of every training (default %(default)s)")
+    add("--passes", type=int, default=3, help="paths of each training picture (default %(default)s)")
+    add("--train-frames", type=int, default=32, help="of a training clip (default %(default)s)")
+    add("--frames", type=int, default=200, help="of a test clip, 25 a second (default %(default)s)")
+    add("--faces", type=int, default=40, help="test faces that are followed as streams (default %(default)s)")
+    add("--noise", type=float, default=5.0, help="standard deviation of the camera's, of 255 (default %(default)s)")
+    add("--motion-weight", type=float, default=10.0, help="of motion in the loss (default %(default)s)")
+    add("--rate", type=float, default=0.03, help="learning rate (default %(default)s)")
+    add("--batch-size", type=int, default=16, help="clips (default %(default)s)")
+    add("--seed", type=int, default=0)
+    add("--only", nargs="+", default=[], help="networks whose names have one of these parts (default: all)")
+    add("--clip", help="also follow the face in this video, which has no annotation")
+    add("--threads", type=int, default=1, help="torch threads (default %(default)s)")
+    add("--out", default="runs/bench-faces", help="folder for tables, CSV and PNG (default %(default)s)")
+
+
 def mnist_paths(parser: ArgumentParser) -> None:
     """Of ``prernn bench mnist_paths``."""
     add = parser.add_argument
@@ -155,6 +178,7 @@ def training(parser: ArgumentParser) -> None:
 OPTIONS: dict[str, Callable[[ArgumentParser], None]] = {
     "cifar_online": cifar_online,
     "cifar_quantize": cifar_quantize,
+    "faces": faces,
     "mnist_paths": mnist_paths,
     "paths": paths,
     "rcn": rcn,

@@ -11,7 +11,7 @@ from prernn.commands.command import Command, given, saying_warnings
 if TYPE_CHECKING:
     from prernn.streaming.pace import Rate
 
-OF_TASKS = ("commands", "decoder", "detector", "events")
+OF_TASKS = ("commands", "decoder", "detector", "events", "smooth")
 """Options that only some tasks have."""
 
 FILES = ("csv", "json")
@@ -35,7 +35,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--limit", type=int, help="stop after so many frames")
     add("--commands", help="gesture: table of commands, YAML or JSON, such as configs/player.yaml")
     add("--decoder", choices=("greedy", "beam"), help="gesture: default that of the run")
-    add("--detector", help="face: cascade (default) or yunet:FILE")
+    add("--detector", help="face: cascade (default), mediapipe, mediapipe:FILE or yunet:FILE")
+    add("--smooth", help="face: One-Euro filter, MIN_CUTOFF,BETA as in 1,10, or none (default: as the run)")
 
 
 def run(options: Namespace) -> None:

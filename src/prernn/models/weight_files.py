@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from prernn.conversion.graph.ending import find_output_layer
 from prernn.conversion.network import open_network
+from prernn.models.tfjs_weights import face_landmarks_state
 
 
 def load_weights(model: nn.Module, path: str | Path, *, new_output: bool = False) -> nn.Module:
@@ -19,7 +20,7 @@ def load_weights(model: nn.Module, path: str | Path, *, new_output: bool = False
     it may hold. It may be wrapped in a dict under ``state_dict`` or ``model``, and its keys may all start with the
     same part (``module.``, ``backbone.``), as training on several devices or in a larger network leaves them. A run
     folder, ``model.safetensors`` or checkpoint of a frame-wise network of prernn is one too, and so are the C3D files
-    of other projects, which name the layers differently.
+    of other projects, which name the layers differently, and the manifest of face-api's 68 points (``.json``).
 
     Args:
         model: the network.
@@ -175,6 +176,8 @@ def read_weights(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
+        if path.suffix == ".json":
+            return face_landmarks_state(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise

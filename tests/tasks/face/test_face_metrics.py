@@ -52,6 +52,35 @@ def test_padding_changes_neither_loss_nor_gradient():
     close(out.grad[1, 0], (out[1, 0] - batch["points"][1, 0]).detach() / 2, atol=1e-7)
 
 
+def test_motion_weight_adds_the_loss_of_motion_alone():
+    out, batch = batch_of([3, 1, 4])
+    error = (out - batch["points"])[2]  # the clip of four frames
+    steps = [float((error[t] - error[t - 1]).square().sum()) / 2 for t in range(1, 4)]
+    first = float((out - batch["points"])[0, :3].diff(dim=0).square().sum()) / 2
+    more = float(Face(motion_weight=5.0).loss(out, batch)) - float(Face().loss(out, batch))
+    assert more == pytest.approx(5 * (sum(steps) / 4 + first / 3) / 3, rel=1e-4)
+    offset = batch["points"] + torch.randn(136, generator=chance())  # wrong by the same all the time
+    assert float(Face(motion_weight=5.0).loss(offset, batch)) == pytest.approx(float(Face().loss(offset, batch)))
+    with pytest.raises(ValueError, match="motion_weight"):
+        Face(motion_weight=-1.0)
+
+
+def test_tremble_is_apart_for_still_and_moving_faces():
+    truth = torch.randn(1, 1, 68, 2, generator=chance()) * 30 + 100
+    truth = truth.repeat(1, 10, 1, 1)
+    truth[:, 5:] += 9 * torch.arange(1, 6)[:, None, None]  # still, then even motion
+    boxes = face_box(truth, 0.2)
+    batch = {"truth": truth, "boxes": boxes, "points": to_box(truth, boxes).flatten(2), "lengths": torch.tensor([10])}
+    metrics = FaceMetrics()
+    metrics.update(batch["points"], batch)
+    values = metrics.compute()
+    assert float(values["tremble_still"]) < 1e-5 < float(values["tremble_moving"])
+    close(values["tremble"], values["true_tremble"], atol=1e-6)
+    unit = float(torch.linalg.vector_norm(truth[0, 0, 36] - truth[0, 0, 45]))
+    jolt = 9 * 2**0.5 / unit  # where it sets off, one of eight steps
+    assert float(values["true_tremble"]) == pytest.approx(jolt / 8, rel=1e-4)
+
+
 def test_loss_of_nothing_and_of_other_shapes():
     out, batch = batch_of([3])
     empty = torch.zeros(0, 0, 136, requires_grad=True)
@@ -97,7 +126,7 @@ def test_metrics_add_up_over_processes():
     second.update(b, two)
     first.merge_state(second)
     for key, value in whole.compute().items():
-        close(first.compute()[key], value, atol=1e-6)
+        close(first.compute()[key], value, atol=1e-6, equal_nan=True)
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")

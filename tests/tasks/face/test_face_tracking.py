@@ -18,6 +18,7 @@ from prernn.media.video import read_frames
 from prernn.streaming.stream import Stream
 from prernn.tasks.face.box import face_box
 from prernn.tasks.face.landmarks import write_pts
+from prernn.tasks.face.smoothing import Smoothing, smooth
 from prernn.tasks.face.task import Face
 from prernn.tasks.face.videos import FaceVideo
 from prernn.tasks.face.watcher import FaceWatcher
@@ -106,10 +107,45 @@ def test_a_face_is_found_once_and_then_tracked():
     assert [row["tracked"] for row in rows] == [False] + 9 * [True]
     assert finder.calls == 1
     assert net.states == [None, None, *range(1, 10)]  # the first frame twice, then one state all along
-    assert set(rows[0]) == {"frame", "time_s", "points", "box", "tracked", "latency_ms"}
+    assert set(rows[0]) == set(rows[1]) == {"frame", "time_s", "points", "box", "tracked", "latency_ms"}
+    assert set(rows[2]) == set(rows[9]) == {*rows[0], "tremble"}
+    assert all(row["tremble"] < 0.02 for row in rows[2:])  # even motion, but for the pixels
     assert np.array(rows[0]["points"]).shape == (68, 2)
     assert rows[3]["time_s"] == 3 / 25
     json.dumps(rows)
+
+
+def test_smoothing_filters_what_is_told_and_not_where_the_face_is_looked_for():
+    places = [(60 + 3 * (t % 2), 50, 20) for t in range(8)]
+    plain, *_ = watch(places, check_every=None)
+    rows, *_ = watch(places, check_every=None, smoothing=Smoothing(1.0, 0.0))
+    points = torch.tensor([row["points"] for row in plain], dtype=torch.float64)
+    sides = torch.tensor([row["box"][2] - row["box"][0] for row in plain], dtype=torch.float64)
+    wanted = smooth(points, torch.arange(8) / 25, sides, Smoothing(1.0, 0.0))
+    close(torch.tensor([row["points"] for row in rows], dtype=torch.float64), wanted, atol=0.02)
+    assert [row["box"] for row in rows] == [row["box"] for row in plain]
+    assert all(row["tremble"] < 0.3 * other["tremble"] for row, other in zip(rows[2:], plain[2:], strict=True))
+
+
+def test_a_lost_face_begins_a_new_filter():
+    rows, *_ = watch([(60, 50), (60, 50), None, (140, 60), (140, 60)], smoothing=Smoothing(0.1, 0.0))
+    assert follows(rows[3], 140, 60)
+    assert follows(rows[4], 140, 60)
+    assert "tremble" not in rows[4]
+
+
+def test_a_network_that_learnt_in_boxes_that_stand_keeps_its_box():
+    net, black = DiscNet(), np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    net.recipe = recipe(box="first")
+    watcher = FaceWatcher(net, detector=Finder(), check_every=None)
+    places = [(60 + 2 * t, 50) for t in range(12)]
+    rows = [watcher.see(t, t / 25, disc(*place))[0] for t, place in enumerate(places)]
+    assert all(follows(row, *place) for row, place in zip(rows, places, strict=True))
+    boxes = [row["box"] for row in rows]
+    moved = [t for t in range(1, 12) if boxes[t] != boxes[t - 1]]
+    assert 1 <= len(moved) <= 4
+    assert [t for t in range(1, 12) if net.states[t + 1] is None] == moved  # the first frame was looked at twice
+    assert watcher.see(12, 0.5, black)[0]["points"] is None
 
 
 def test_the_box_is_that_of_the_points_before():
@@ -345,3 +381,11 @@ def test_a_box_that_creeps_is_found_anew(factor):
     sides = [row["box"][2] - row["box"][0] for row in rows]
     assert finder.calls == 3  # 23 steps of 3 % make a factor of 2
     assert max(sides) < 2.2 * min(sides)
+
+
+def test_a_stream_smooths_as_the_run_does_unless_it_is_told_otherwise():
+    task = Face(smooth=Smoothing(2.0, 3.0))
+    assert task.watcher(DiscNet()).smoothing == Smoothing(2.0, 3.0)
+    assert task.watcher(DiscNet(), smooth="1,10").smoothing == Smoothing(1.0, 10.0)
+    assert task.watcher(DiscNet(), smooth="none").smoothing is None
+    assert Face().watcher(DiscNet()).smoothing is None

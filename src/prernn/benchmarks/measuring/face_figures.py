@@ -1,0 +1,129 @@
+"""Error, tremble and lag of points whose true places are known, behind filters of many settings."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from prernn.tasks.face.landmarks import inter_ocular, normalised_errors
+from prernn.tasks.face.motion import lag, still, trembles
+from prernn.tasks.face.smoothing import Smoothing, smooth
+
+CUTOFFS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Least cutoffs of the filters in Hz."""
+
+BETAS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0)
+"""How their cutoffs grow, in Hz for a box side a second."""
+
+MEASURES = ("nme", "tremble", "tremble still", "tremble moving", "tremble error")
+"""Of which less is better."""
+
+FIRST = 25
+"""Frames of a stream that no figure is of: a new state, and a filter that has just begun."""
+
+
+class Points(NamedTuple):
+    """Predicted and true points ``(N, T, 68, 2)`` in pixels, time ``(N, T)`` in seconds, side of the box ``(N, T)``."""
+
+    predicted: Tensor
+    true: Tensor
+    time: Tensor
+    side: Tensor
+
+
+def figures(predicted: Tensor, true: Tensor) -> dict[str, float]:
+    """Error, tremble of still and moving faces, and lag in frames, the first frames left aside.
+
+    ``tremble error`` is the tremble of the error: points that do not follow the face tremble little, and pay here.
+    """
+    predicted, true = predicted[:, FIRST:].double(), true[:, FIRST:].double()
+    size = inter_ocular(true)
+    calm, values = still(true), trembles(predicted, size)
+    return {
+        "nme": float(normalised_errors(predicted, true).mean()),
+        "tremble": float(values.mean()),
+        "tremble still": float(values[calm].mean()),
+        "tremble moving": float(values[~calm].mean()),
+        "tremble error": float(trembles(predicted - true, size).mean()),
+        "true tremble": float(trembles(true, size).mean()),
+        "lag": lag(predicted, true),
+    }
+
+
+def with_filters(points: Points) -> list[dict[str, Any]]:
+    """The figures without a filter, then with each setting."""
+    rows = [{"min_cutoff": "", "beta": "", **figures(points.predicted, points.true)}]
+    for beta in BETAS:
+        for cutoff in CUTOFFS:
+            smoothed = smooth(points.predicted, points.time, points.side, Smoothing(cutoff, beta))
+            rows.append({"min_cutoff": cutoff, "beta": beta, **figures(smoothed, points.true)})
+    return rows
+
+
+def frontier(rows: Sequence[dict[str, Any]], measure: str = "tremble") -> list[dict[str, Any]]:
+    """The rows than which none has less of a measure at no more lag, by lag."""
+    best: list[dict[str, Any]] = []
+    for row in sorted(rows, key=lambda row: (row["lag"], row[measure])):
+        if math.isfinite(row["lag"]) and (not best or row[measure] < best[-1][measure]):
+            best.append(row)
+    return best
+
+
+def at_lag(rows: Sequence[dict[str, Any]], wanted: float, measure: str) -> float:
+    """What a network's filters reach of a measure at a lag, between two settings in proportion.
+
+    NaN below the least lag of any; beyond the most, what the last reaches.
+    """
+    best = frontier(rows, measure)
+    lags, values = [row["lag"] for row in best], [row[measure] for row in best]
+    return float(np.interp(wanted, lags, values)) if best and wanted >= lags[0] else math.nan
+
+
+def at_equal_lag(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What every network reaches with filters at the lags that recurrent networks have without, and a frame later.
+
+    Of each measure the least, whatever filter gives it; all rows are of one box.
+    """
+    names = list(dict.fromkeys(row["network"] for row in rows))
+    alone = {row["network"]: row["lag"] for row in rows if row["min_cutoff"] == ""}
+    recurrent = [lag for name, lag in alone.items() if "frame-wise" not in name and math.isfinite(lag)]
+    return [
+        {"network": name, "box": rows[0]["box"], "lag": wanted}
+        | {measure: at_lag([row for row in rows if row["network"] == name], wanted, measure) for measure in MEASURES}
+        for wanted in sorted(lag + more for lag in recurrent for more in (0.0, 1.0))
+        for name in names
+    ]
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> Path:
+    """Tremble of still and of moving faces and of the error, and the error, over lag: lines are of filters."""
+    from matplotlib.ticker import NullFormatter
+
+    from prernn.reports.plots.figure import colours_of, legend_below, panel_grid, save_figure
+
+    boxes = list(dict.fromkeys(row["box"] for row in rows))
+    measures = ("tremble still", "tremble moving", "tremble error", "nme")
+    figure, axes = panel_grid(len(boxes), len(measures), 3.9, 3.2)
+    colours = colours_of(dict.fromkeys(row["network"] for row in rows))
+    for box, line in zip(boxes, axes, strict=True):
+        for measure, axis in zip(measures, line, strict=True):
+            for name, colour in colours.items():
+                own = [row for row in rows if row["network"] == name and row["box"] == box]
+                best = frontier(own, measure)
+                dashes = "--" if "frame-wise" in name else "-"
+                axis.plot([r["lag"] for r in best], [r[measure] for r in best], dashes, color=colour, lw=1.2)
+                axis.plot(own[0]["lag"], own[0][measure], "o", color=colour)
+            axis.set_xlabel("lag, frames")
+            axis.set_ylabel(f"{measure}, inter-ocular")
+            axis.set_title(box, fontsize=9)
+            axis.set_xlim(-0.3, 5)
+            if measure != "nme":
+                axis.set_yscale("log")
+                axis.yaxis.set_minor_formatter(NullFormatter())
+            axis.grid(alpha=0.3)
+    legend_below(figure, colours)
+    figure.suptitle("A dot: without a filter; a line: behind One-Euro filters (dashed: frame-wise)")
+    return save_figure(figure, path)

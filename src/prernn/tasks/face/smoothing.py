@@ -1,0 +1,118 @@
+"""The One-Euro filter: points that rest are smoothed much, points that move little, so that they hardly lag.
+
+Casiez, Roussel and Vogel, "1 Euro Filter: A Simple Speed-based Low-pass Filter for Noisy Input in Interactive Systems",
+CHI 2012.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from prernn.layers.arguments import real
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """Settings of the filter.
+
+    Attributes:
+        min_cutoff: cutoff frequency of a point at rest in Hz; lower trembles less and lags more.
+        beta: how the cutoff grows with a point's speed, in Hz for a face size a second; higher lags less in motion.
+        derivative_cutoff: cutoff frequency of the speed itself in Hz.
+
+    Raises:
+        ValueError: cutoffs that are not above 0, a negative beta.
+    """
+
+    min_cutoff: float = 1.0
+    beta: float = 10.0
+    derivative_cutoff: float = 1.0
+
+    def __post_init__(self) -> None:
+        real("smooth min_cutoff", self.min_cutoff, 0, above=True)
+        real("smooth beta", self.beta, 0)
+        real("smooth derivative_cutoff", self.derivative_cutoff, 0, above=True)
+
+
+class Smoothed(NamedTuple):
+    """Where the filter is: points ``(..., N, 2)``, their velocity in face sizes a second, and the time ``(...)``."""
+
+    points: Tensor
+    velocity: Tensor
+    time: Tensor
+
+
+def smoothing_from(text: str) -> Smoothing | None:
+    """Settings as ``MIN_CUTOFF,BETA``; "none" for no filter.
+
+    Raises:
+        ValueError: another text.
+    """
+    if text == "none":
+        return None
+    try:
+        cutoff, beta = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f'smooth: expected MIN_CUTOFF,BETA as in 1,10, or "none", got {text!r}') from None
+    return Smoothing(cutoff, beta)
+
+
+def smooth_step(
+    points: Tensor, time: Tensor, size: Tensor, state: Smoothed | None, smoothing: Smoothing
+) -> tuple[Tensor, Smoothed]:
+    """The filter's next value, and the state to go on from.
+
+    .. math:: \\hat x_t = \\alpha x_t + (1 - \\alpha) \\hat x_{t-1}, \\quad
+        \\alpha = \\frac{1}{1 + \\tau / T_e}, \\quad \\tau = \\frac{1}{2 \\pi f_c}, \\quad
+        f_c = f_{min} + \\beta \\|\\hat{\\dot x}_t\\|
+
+    with ``T_e`` the seconds since the step before; the velocity is that of ``(x_t - \\hat x_{t-1}) / T_e``, smoothed in
+    the same way at ``derivative_cutoff``. The paper filters one number; here a point has one speed, so that it is
+    smoothed alike in all directions.
+
+    A time stamp that is repeated leaves everything as it is; one that jumps back begins anew, as the first does.
+
+    Args:
+        points: ``(..., N, 2)`` in pixels.
+        time: ``(...)`` in seconds.
+        size: ``(...)`` of the face in pixels, the unit of speed.
+        state: of the step before; None for the first.
+        smoothing: the settings.
+    """
+    if state is None:
+        return points, Smoothed(points, torch.zeros_like(points), time)
+    passed = (time - state.time)[..., None, None]  # T_e
+    known = passed.clamp(min=torch.finfo(passed.dtype).tiny)
+    velocity = (points - state.points) / (known * size[..., None, None])
+    velocity = torch.lerp(state.velocity, velocity, _share(smoothing.derivative_cutoff, known).expand_as(velocity))
+    cutoff = smoothing.min_cutoff + smoothing.beta * torch.linalg.vector_norm(velocity, dim=-1, keepdim=True)
+    value = torch.lerp(state.points, points, _share(cutoff, known).to(points.dtype).expand_as(points))
+    value = torch.where(passed == 0, state.points, torch.where(passed < 0, points, value))
+    velocity = torch.where(passed == 0, state.velocity, torch.where(passed < 0, 0.0, velocity))
+    return value, Smoothed(value, velocity, time)
+
+
+def _share(cutoff: Tensor | float, passed: Tensor) -> Tensor:
+    """The share alpha of a new value."""
+    turns = 2 * math.pi * cutoff * passed
+    return turns / (1 + turns)
+
+
+def smooth(points: Tensor, time: Tensor, size: Tensor, smoothing: Smoothing) -> Tensor:
+    """Points ``(..., T, N, 2)`` filtered along time, each row from its first step on.
+
+    Args:
+        points: in pixels.
+        time: ``(..., T)`` in seconds.
+        size: ``(..., T)`` of the face in pixels.
+        smoothing: the settings.
+    """
+    values, state = [], None
+    steps = zip(points.unbind(-3), time.double().unbind(-1), size.double().unbind(-1), strict=True)
+    for value, at, scale in steps:
+        value, state = smooth_step(value.double(), at, scale, state, smoothing)
+        values.append(value)
+    return torch.stack(values, -3).to(points.dtype)
