@@ -46,7 +46,7 @@ def _test_continuously(words: Sequence[str]) -> None:
     add("--still", type=int, help="frames for which a picture stands still")
     add("--seed", type=int, help="of the orders")
     options = parser.parse_args(words)
-    from prernn.studies.continuous import run_continuously
+    from prernn.studies.runs.continuous import run_continuously
 
     run_continuously(options.run, options.out, **given(options, "orders", "rates", "still", "seed"))
 

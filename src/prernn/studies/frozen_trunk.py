@@ -22,7 +22,7 @@ from prernn.tasks.task import Task
 from prernn.training.cached_features import outputs
 from prernn.training.continuity import SINGLE_CLIPS, Continuity, Rows, RowSampler, carried
 from prernn.training.evaluation import evaluate, in_batches, next_outputs, whole_outputs
-from prernn.training.rates import SPARSE_POWER, rate_factors, rate_groups
+from prernn.training.learning import SPARSE_POWER, rate_factors, rate_groups
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 """Of SGD, for every network alike."""

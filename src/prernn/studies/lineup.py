@@ -10,7 +10,7 @@ from prernn.models.backbones import backbone
 from prernn.models.from_config import NetworkSpec
 from prernn.tasks.task import Task
 from prernn.training.continuity import SINGLE_CLIPS, Continuity
-from prernn.training.rates import SPARSE_POWER
+from prernn.training.learning import SPARSE_POWER
 
 LINEUPS = ("prernn", "rcn", "continuity")
 
@@ -143,7 +143,7 @@ class Budget:
         judge: what the search goes by: the task's score with the state "reset" before each video, or "live", never.
         clip: gradient norm at most.
         continuity: how states go on from clip to clip in training; networks of whole clips have none.
-        sparse_power: of the learning rate of sparse recurrences, see `prernn.training.rates.rate_factors`.
+        sparse_power: of the learning rate of sparse recurrences, see `prernn.training.learning.rate_factors`.
     """
 
     epochs: int = 20

@@ -19,8 +19,7 @@ from prernn.tasks.task import Task
 from prernn.training.batches import hold_last, none_readable
 from prernn.training.continuity import carried
 from prernn.training.evaluation import add_batch, next_outputs, onward, whole_outputs
-from prernn.training.learning import DEFAULT_LEARNING, Learning
-from prernn.training.rates import rate_factors, rate_groups
+from prernn.training.learning import DEFAULT_LEARNING, Learning, rate_factors, rate_groups
 
 CALIBRATION = 32
 """Training videos that gate inputs are calibrated on."""

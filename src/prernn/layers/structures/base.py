@@ -5,7 +5,7 @@ from typing import Protocol
 from torch import Tensor
 
 from prernn.layers.arguments import whole
-from prernn.ops import collected_gradient
+from prernn.layers.structures import collected_gradient
 from prernn.ops.reference import Product
 
 

@@ -9,7 +9,7 @@ import torch
 
 import prernn
 from prernn.commands.main import main
-from prernn.studies import continuous
+from prernn.studies.runs import continuous
 from small_runs import config, render_parts, write
 
 

@@ -22,7 +22,7 @@ from prernn.reports.plots.curves import lines
 from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole
 from prernn.studies.frozen_trunk import TEST_BATCH, Items, Learner, learner
-from prernn.studies.reset_policies import NEVER, Pictured, best_policy, candidates, evaluate_policy
+from prernn.studies.runs.reset_policies import NEVER, Pictured, best_policy, candidates, evaluate_policy
 from prernn.studies.runs.videos import own_videos
 from prernn.tasks import restore
 from prernn.tasks.task import Task

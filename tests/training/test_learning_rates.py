@@ -5,9 +5,8 @@ import torch
 
 import prernn
 from prernn.models.from_config import NetworkSpec
-from prernn.training.learning import Learning
+from prernn.training.learning import Learning, rate_factors, rate_groups
 from prernn.training.module import VideoModule
-from prernn.training.rates import rate_factors, rate_groups
 from small_cnns import ResidualNet, prepare
 
 

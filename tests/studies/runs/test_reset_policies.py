@@ -9,7 +9,7 @@ from equations import close
 from prernn.media.transforms import TransformSpec, frame_transform
 from prernn.streaming.stream import Stream
 from prernn.studies.frozen_trunk import learner
-from prernn.studies.reset_policies import THUMBNAILS, Pictured, best_policy, candidates, evaluate_policy
+from prernn.studies.runs.reset_policies import THUMBNAILS, Pictured, best_policy, candidates, evaluate_policy
 from prernn.tasks.action.task import Action
 from prernn.tasks.face.task import Face
 from small_cnns import ResidualNet, prepare, shake

@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 import prernn
 from equations import close
-from prernn.ops import collected_gradient
+from prernn.layers.structures import collected_gradient
 
 
 def plain(matrix):
