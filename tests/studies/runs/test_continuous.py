@@ -76,6 +76,14 @@ def test_the_best_reset_policy_is_written_into_the_run(run, tmp_path, monkeypatc
     assert prernn.load(copy).recipe.reset == "never"
 
 
+def test_snippets_have_one_rate():
+    assert continuous._rates_for(1, None) == continuous.RATES
+    assert continuous._rates_for(1, [2.0]) == [2.0]
+    assert continuous._rates_for(8, None) == continuous._rates_for(8, [1.0]) == (1.0,)
+    with pytest.raises(NotImplementedError, match="expected rate 1 for a network over snippets of 8 frames"):
+        continuous._rates_for(8, [1.0, 2.0])
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [

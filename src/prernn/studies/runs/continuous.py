@@ -48,7 +48,7 @@ def run_continuously(
     out: str | Path | None = None,
     *,
     orders: int = ORDERS,
-    rates: Sequence[float] = RATES,
+    rates: Sequence[float] | None = None,
     still: int = STILL,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -63,22 +63,23 @@ def run_continuously(
             run; None is the run's own, whose ``metrics.json`` gets the live metrics too, under ``live``.
         orders: random orders of the test videos; the metrics are over all of them.
         rates: of frames, in parts of those tested at: at 2 every frame is shown twice, at 0.5 every second is left out.
+            None takes `RATES`; a network over snippets, whose frames a snippet has joined, is tested at 1 alone.
         still: frames for which a picture, and a black one, stand still.
         seed: of the orders.
 
     Raises:
         ValueError: a run that can't be read, numbers below 1, no rate above 0.
-        NotImplementedError: a network of whole clips, a run without its data.
+        NotImplementedError: a network of whole clips, a run without its data, other rates for a network over snippets.
     """
-    if orders < 1 or still < 1 or not rates or min(rates) <= 0:
-        raise ValueError(f"expected orders, rates and still of at least 1, got {orders}, {list(rates)}, {still}")
+    if orders < 1 or still < 1 or (rates is not None and (not rates or min(rates) <= 0)):
+        raise ValueError(f"expected orders, rates and still of at least 1, got {orders}, {rates}, {still}")
     begun, path = time.time(), Path(run)
     net, folder = checkpoint.load(path), run_folder_of(path)
-    task = restore(net.recipe)
+    task, snippet = restore(net.recipe), net.frame_shape[1] if len(net.frame_shape) == 4 else 1
+    rates = _rates_for(snippet, rates)
     channels_last(net.eval())
     with evaluating(net), bars() as progress:
         trunk, part, items = _behind_the_trunk(net, own_videos(folder, net).dataset, progress)
-        snippet = net.frame_shape[1] if len(net.frame_shape) == 4 else 1
         policies = candidates(items, snippet)
         bar = progress.add_task("as one stream", total=3 * len(rates) + len(policies) + 2, note="")
         shown = partial(progress.advance, bar)
@@ -92,7 +93,7 @@ def run_continuously(
             values = evaluate_policy(part.advance, task.metrics(), items, numbers, text, snippet)
             found["resets"][text] = float(values[task.score[0]])
             shown()
-        found["still"] = _still(part, items, _black(net, trunk, items[0]), still, shown)
+        found["still"] = _still(part, items, _black(net, trunk, items[0]), still, shown) if snippet == 1 else {}
     found["reset"] = best_policy(found["resets"], task)
     target = Path(out or folder)
     _write(found, target, task)
@@ -102,6 +103,18 @@ def run_continuously(
         _note_reset(net, path, found)
     say_written(target, begun)
     return found
+
+
+def _rates_for(snippet: int, rates: Sequence[float] | None) -> Sequence[float]:
+    """The rates that a network can be tested at."""
+    if snippet == 1:
+        return RATES if rates is None else rates
+    if rates is not None and list(rates) != [1.0]:
+        raise NotImplementedError(
+            f"expected rate 1 for a network over snippets of {snippet} frames, which other rates would fill with other "
+            f"frames, got {rates}"
+        )
+    return (1.0,)
 
 
 def every_way(
