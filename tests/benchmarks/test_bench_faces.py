@@ -88,7 +88,6 @@ def face_data(root):
 
 @pytest.mark.slow
 def test_the_tables(tmp_path, capsys):
-    from face_data import face_data
 
     root = face_data(tmp_path / "faces")
     options = {"width": 16, "units": 512, "size": 64, "classes": 136}

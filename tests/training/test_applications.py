@@ -169,7 +169,7 @@ def test_a_stream_without_a_face_says_so(face_run, tmp_path, capsys):
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["frame"] for row in rows] == [0, 1, 2]
     assert main(["stream", str(tmp_path / "clip.mp4"), "--checkpoint", str(face_run), "--csv", "out.csv"]) == 2
-    assert "--csv: task face expects --json --detector alone" in capsys.readouterr().err
+    assert "--csv: task face expects --json --detector --smooth alone" in capsys.readouterr().err
     assert main(["stream", str(tmp_path / "clip.mp4"), "--checkpoint", str(face_run), "--detector", "eyes"]) == 2
     assert "eyes" in capsys.readouterr().err
     assert main(["stream", str(tmp_path / "clip.mp4"), "--checkpoint", str(face_run), str(face_run)]) == 2
