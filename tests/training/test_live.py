@@ -14,7 +14,7 @@ from prernn.tasks.clip_metrics import ClipMetrics
 from prernn.training.batches import collate
 from prernn.training.cached_features import outputs
 from prernn.training.evaluation import evaluate, in_batches, next_outputs
-from prernn.training.live import at_rate, evaluate_live, random_orders, stand_still
+from prernn.training.live import at_rate, evaluate_live, random_orders, stand_still, through_clock
 from small_cnns import CNNS, film, prepare, shake
 
 
@@ -81,6 +81,18 @@ def test_other_rates_show_frames_again_or_leave_some_out(steps, rate):
         assert seen == list(range(0, steps, int(1 / rate)))[: len(seen)]
 
 
+@given(st.integers(1, 30), st.sampled_from([2.0, 3.0, 1.0]))
+def test_the_clock_drops_what_a_faster_camera_shows_too_much(steps, rate):
+    item = {"input": torch.arange(steps), "label": 3}
+    assert through_clock(item, rate)["input"].tolist() == list(range(steps))
+
+
+@given(st.integers(2, 30))
+def test_the_clock_holds_what_a_slower_camera_shows_too_little(steps):
+    seen = through_clock({"input": torch.arange(2 * steps), "label": 3}, 0.5)["input"].tolist()
+    assert seen == [n // 2 * 2 for n in range(2 * steps - 1)]
+
+
 class Counter:
     """Says class n at the n-th frame that it sees, up to 3; its state is how many there were."""
 
@@ -93,7 +105,8 @@ class Counter:
 
 def test_a_picture_that_stands_still():
     found = stand_still(Counter(), {"input": torch.zeros(1, 2), "label": 0, "path": "a"}, 1203)
-    assert found == {"changes": 2, "largest": 1204, "first": 1}  # 1, 2, then always 3
+    assert found == {"changes": 2, "drift": 0, "largest": 1204, "first": 1}  # 1, 2, then always 3
+    assert stand_still(Counter(), {"input": torch.zeros(1, 2), "label": 0, "path": "a"}, 3)["drift"] == 1
 
 
 def test_live_is_not_reset():

@@ -66,10 +66,11 @@ def stand_still(advance: Advance, item: dict[str, Any], frames: int) -> dict[str
     """What a network does while the last picture of a video stands for so many frames.
 
     Returns:
-        ``changes``, how often the best output changes, the first answer to the picture left aside; ``largest``, the
-        largest number of a state by magnitude, and ``first``, that before the picture.
+        ``changes``, how often the best output changes, the first answer to the picture left aside; ``drift``, by how
+        much an output moves at most once a tenth of the frames has passed; ``largest``, the largest number of a state
+        by magnitude, and ``first``, that before the picture.
     """
-    changes, largest, answer = 0, 0.0, None
+    changes, largest, answer, outputs = 0, 0.0, None, []
     with torch.inference_mode():
         _, state = advance(collate([item]), None)
         first = _largest(state)
@@ -79,7 +80,10 @@ def stand_still(advance: Advance, item: dict[str, Any], frames: int) -> dict[str
             whole = best if answer is None else torch.cat([answer, best])
             changes += int((whole[1:] != whole[:-1]).sum())
             answer, largest = best[-1:], max(largest, _largest(state))
-    return {"changes": changes, "largest": largest, "first": first}
+            outputs.append(out[0])
+    settled = torch.cat(outputs)[frames // 10 :]  # (T, K)
+    drift = float((settled.amax(0) - settled.amin(0)).max())
+    return {"changes": changes, "drift": drift, "largest": largest, "first": first}
 
 
 def _pieces(item: dict[str, Any], frames: int) -> Iterator[dict[str, Any]]:

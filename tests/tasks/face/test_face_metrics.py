@@ -61,6 +61,10 @@ def test_motion_weight_adds_the_loss_of_motion_alone():
     assert more == pytest.approx(5 * (sum(steps) / 4 + first / 3) / 3, rel=1e-4)
     offset = batch["points"] + torch.randn(136, generator=chance())  # wrong by the same all the time
     assert float(Face(motion_weight=5.0).loss(offset, batch)) == pytest.approx(float(Face().loss(offset, batch)))
+    cut = torch.zeros(out.shape[:2], dtype=torch.bool)
+    cut[:, 1:] = True  # every frame is of another face
+    still = float(Face(motion_weight=5.0).loss(out, {**batch, "begins": cut}))
+    assert still == pytest.approx(float(Face().loss(out, batch)))
     with pytest.raises(ValueError, match="motion_weight"):
         Face(motion_weight=-1.0)
 

@@ -188,7 +188,10 @@ def table(found: dict[str, Any], task: Task) -> Table:
     for name in next(iter(columns.values())):
         shown.add_row(name, *(f"{values[name]:.3f}" for values in columns.values()))
     for picture, values in found["still"].items():
-        text = f"{picture} for a long time: {values['changes']:g} changes of the answer"
+        what = (
+            f"{values['changes']:g} changes of the answer" if task.labels else f"outputs drift by {values['drift']:.3g}"
+        )
+        text = f"{picture} for a long time: {what}"
         shown.caption = f"{shown.caption}; {text}" if shown.caption else text
     scores = ", ".join(f"{text} {score:.3f}" for text, score in found["resets"].items())
     shown.caption = (

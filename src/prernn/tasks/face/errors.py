@@ -16,7 +16,12 @@ from prernn.tasks.task import valid_steps
 
 
 def landmark_loss(
-    out: Tensor, points: Tensor, lengths: Tensor, motion_weight: float = 0.0, weight: Tensor | None = None
+    out: Tensor,
+    points: Tensor,
+    lengths: Tensor,
+    motion_weight: float = 0.0,
+    weight: Tensor | None = None,
+    begins: Tensor | None = None,
 ) -> Tensor:
     """The l2 loss: half the squared Euclidean distance over the 136 coordinates, a mean over frames, then clips.
 
@@ -33,6 +38,7 @@ def landmark_loss(
         lengths: ``(B,)`` frames of each clip; what comes after them counts for nothing.
         motion_weight: w.
         weight: ``(B, T)`` of each frame, for a mean by weights over all frames of all clips; without any it is 0.
+        begins: ``(B, T)``, True where a face begins in a row of several, to which there is no motion.
 
     Raises:
         ValueError: shapes that differ, lengths outside 1..T.
@@ -48,8 +54,8 @@ def landmark_loss(
     error = (out - points).masked_fill(~mask[..., None], 0)
     frames = error.square().sum(2)  # (B, T)
     if motion_weight:
-        both = (mask[:, 1:] & mask[:, :-1])[..., None]
-        motion = (error.diff(dim=1) * both).square().sum(2)
+        both = mask[:, 1:] & mask[:, :-1] if begins is None else mask[:, 1:] & mask[:, :-1] & ~begins[:, 1:]
+        motion = (error.diff(dim=1) * both[..., None]).square().sum(2)
         frames = torch.cat([frames[:, :1], frames[:, 1:] + motion_weight * motion], 1)
     if weight is None:
         return (frames.sum(1) / (2 * lengths)).mean()

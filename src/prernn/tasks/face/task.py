@@ -285,11 +285,16 @@ class Face(Task):
         x, y, scale = ((torch.rand(3, generator=chance, dtype=boxes.dtype) * 2) - 1).unbind()
         return moved(boxes, torch.stack([x, y]) * self.shift, 1 + scale * self.scale)
 
+    def join(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Faces one after the other; ``begins (T,)`` says where."""
+        return super().join([{**item, "begins": torch.arange(len(item["input"])) == 0} for item in items])
+
     def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
         """`landmark_loss`."""
         if not out.shape[0]:
             return out.sum()
-        return landmark_loss(out, batch["points"], batch["lengths"], self.motion_weight, batch.get("weight"))
+        rows = {name: batch.get(name) for name in ("weight", "begins")}
+        return landmark_loss(out, batch["points"], batch["lengths"], self.motion_weight, **rows)
 
     def metrics(self) -> Metrics:
         """Errors, AUC and jitter."""
