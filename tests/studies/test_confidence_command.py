@@ -15,6 +15,7 @@ from prernn.media.encoding import write_video
 from prernn.models.checkpoint import rewrite_recipe
 from prernn.streaming.events import ended
 from prernn.streaming.prediction import predictions
+from prernn.studies.confidence import _best_threshold
 from prernn.tasks import restore
 from small_runs import config, render_parts, write
 
@@ -146,3 +147,30 @@ def test_a_rewritten_recipe_leaves_all_else_as_it_is(run):
     assert again["prernn_recipe"] == recipe.to_json()
     with pytest.raises(ValueError, match="Lightning checkpoint"):
         rewrite_recipe((run / "config.yaml").rename(run / "odd.ckpt"), recipe)
+
+
+class Scored:
+    """A task whose event F1 is that of a table."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def metrics(self):
+        return self
+
+    def update(self, out, batch):
+        pass
+
+    def compute(self):
+        return {} if self.value is None else {"event_f1_50": torch.tensor(self.value)}
+
+
+def test_the_threshold_is_the_best_for_held_out_videos_among_those_that_keep_to_the_rate():
+    def at(high):
+        return Scored(0.9 if high < 0.3 else 0.8 if 0.45 < high < 0.72 else 0.1)
+
+    assert _best_threshold(at, 0.5, 0.0, []) == 0.25
+    assert _best_threshold(at, 0.5, 0.3131, []) == 0.7
+    assert _best_threshold(at, 0.5, 0.98, []) == 0.98
+    for present, least in ((0.5, 0.3), (0.3, 0.5)):
+        assert _best_threshold(lambda high: Scored(None), present, least, []) == 0.5

@@ -43,6 +43,12 @@ BINS = 15
 
 FILE = "confidence.json"
 
+STEPS = 20
+"""Of the thresholds that are tried, from 0 to 1."""
+
+Held = Sequence[tuple[Tensor, Batch]]
+"""Outputs ``(B, T, K)`` of batches of held-out videos, and the batches."""
+
 
 class Watched(NamedTuple):
     """What a network said of one video of other things, as a stream."""
@@ -117,7 +123,7 @@ def fit_confidence(
         seen = _watched(net, before, files, _shown(progress, "videos of other things", len(files)))
         checked = _watched(net, before, more, _shown(progress, "and others to check", len(more)))
     logits, label = _answers(before, batches)
-    options = _fitted(net.recipe, before, logits, label, seen, per_hour, unknown)
+    options = _fitted(net.recipe, before, batches, seen, per_hour, unknown)
     after = restore(with_options(net.recipe, options))
     found = {
         "held_out": which,
@@ -179,43 +185,66 @@ def _watched(net: RecurrentNetwork, task: Task, files: Sequence[Path], advance: 
     return Others(videos, seconds / 3600)
 
 
-def _answers(task: Task, batches: Sequence[tuple[Tensor, Batch]]) -> tuple[Tensor, Tensor]:
+def _answers(task: Task, batches: Held) -> tuple[Tensor, Tensor]:
     logits, labels = zip(*(task.answers(out, batch) for out, batch in batches), strict=True)
     return torch.cat(logits), torch.cat(labels)
 
 
 def _fitted(
-    recipe: Recipe, task: Task, logits: Tensor, label: Tensor, seen: Others | None, per_hour: float, unknown: float
+    recipe: Recipe, task: Task, batches: Held, seen: Others | None, per_hour: float, unknown: float
 ) -> dict[str, Any]:
     """The options that the run gets."""
+    logits, label = _answers(task, batches)
     warmth = round(temperature(logits, label), 4)
     sure, best = (logits / warmth).softmax(-1).max(-1)
     right = sure[best == label]
     below = math.floor(1e4 * float(right.quantile(unknown))) / 1e4 if len(right) and unknown else 0.0
-    high = None
-    if seen is not None:
-        calibrated = restore(with_options(recipe, task.confident(warmth, below, None)))
-        exact = threshold(seen.events(calibrated, everything=True), seen.hours, per_hour)
-        high = math.ceil(1e4 * exact) / 1e4
-        if high > 1:
-            print(
-                "prernn: on the videos of other things even events of probability 1 are more than "
-                f"{per_hour:g} an hour; the threshold is 1, and the table says what is left"
-            )
-    return task.confident(warmth, below, high)
+    if seen is None:
+        return task.confident(warmth, below, None)
+
+    def at(threshold: float | None) -> Task:
+        return restore(with_options(recipe, task.confident(warmth, below, threshold)))
+
+    exact = threshold(seen.events(at(None), everything=True), seen.hours, per_hour)
+    least = math.ceil(1e4 * exact) / 1e4
+    if least > 1:
+        print(
+            "prernn: on the videos of other things even events of probability 1 are more than "
+            f"{per_hour:g} an hour; the threshold is 1, and the table says what is left"
+        )
+        return task.confident(warmth, below, 1.0)
+    return task.confident(warmth, below, _best_threshold(at, _high(task), least, batches))
 
 
-def _figures(
-    task: Any, logits: Tensor, label: Tensor, batches: Sequence[tuple[Tensor, Batch]], *others: Others | None
-) -> dict[str, float]:
+def _best_threshold(at: Callable[[float], Task], present: float, least: float, batches: Held) -> float:
+    """From ``least`` on, the threshold with the best event F1 on held-out videos, the highest of several.
+
+    Videos of other things are few, and say nothing of false events among true ones. Of a task whose held-out videos
+    have no events it is the present threshold, or ``least`` where that is higher.
+    """
+    tried = {}
+    for high in (least, *(step / STEPS for step in range(1, STEPS) if step / STEPS > least)):
+        values = _metrics(at(high), batches)
+        if "event_f1_50" not in values:
+            return max(present, least)
+        tried[high] = values["event_f1_50"]
+    best = max(tried.values())
+    return max(high for high, value in tried.items() if value == best)
+
+
+def _metrics(task: Task, batches: Held) -> dict[str, float]:
+    metrics = task.metrics()
+    for out, batch in batches:
+        metrics.update(out, batch)
+    return scalars(metrics.compute())
+
+
+def _figures(task: Any, logits: Tensor, label: Tensor, batches: Held, *others: Others | None) -> dict[str, float]:
     """What is measured before and after: on held-out videos, and on those of other things."""
     from torchmetrics.functional.classification import multiclass_calibration_error
 
     probabilities = (logits / task.temperature).softmax(-1)
     sure, best = probabilities.max(-1)
-    metrics = task.metrics()
-    for out, batch in batches:
-        metrics.update(out, batch)
     unknown = sure < task.unknown_below
     figures = {
         "calibration_error": float(multiclass_calibration_error(probabilities, label, logits.shape[-1], n_bins=BINS)),
@@ -223,7 +252,7 @@ def _figures(
         "accuracy": float((best == label).float().mean()),
         "unknown": float(unknown.float().mean()),
         "accuracy_of_the_known": float((best == label)[~unknown].float().mean()),
-        **{name: v for name, v in scalars(metrics.compute()).items() if name in ("event_f1_50", "mean_iou")},
+        **{name: v for name, v in _metrics(task, batches).items() if name in ("event_f1_50", "mean_iou")},
     }
     for name, part in zip(("others", "check"), others, strict=True):
         if part is not None:

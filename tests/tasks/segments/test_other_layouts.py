@@ -63,6 +63,7 @@ def test_other_videos_are_background_all_through_and_in_training_alone(root, tmp
     other = task.records("train")[-1]
     item = task.read(other, torch.Generator().manual_seed(0))
     assert (len(item["label"]), int(item["label"].sum())) == (32, 0)
+    assert [task.recording(record)[0] for record in task.records("train")] == [0, 1, 1]  # held out apart, or not at all
     assert [record.path for record in task.records("test")] == [record.path for record in plain.records("test")]
     with pytest.raises(VideoError, match="no such file or folder"):
         opened(root, others=str(tmp_path / "nothing"))

@@ -138,7 +138,8 @@ class Segments(Task):
         self.labels = [self.background, *names]
         self._check_labels(videos)
         others = [] if self.others is None else videos_in(Path(self.others))
-        self._train = [*videos, *(SegmentVideo(str(path), (), "frames", str(path)) for path in others)]
+        self._others = {str(path) for path in others}
+        self._train = [*videos, *(SegmentVideo(path, (), "frames", path) for path in sorted(self._others))]
         own = {key: value for key in ("size", "mean", "std") if (value := getattr(self, key)) is not None}
         spec = {key: spec[key] for key in ("size", "mean", "std") if key in spec}
         mirror, self.remarks = mirroring(self.flip, names)
@@ -205,6 +206,10 @@ class Segments(Task):
             found = [(begin, end, labels[label]) for begin, end, label in spans(video, line, picks)]
             self._known[video.path] = Steps(line, picks, found)
         return self._known[video.path]
+
+    def recording(self, record: Piece) -> tuple[int, str]:
+        """The video. Those of other things are drawn from apart, so that one alone is not held out of the training."""
+        return int(record.path in self._others), record.path
 
     def goes_on(self, record: Piece) -> bool:
         """Whether it is a later piece of a video, where states go on."""
