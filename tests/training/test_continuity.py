@@ -202,6 +202,24 @@ def test_batches_that_are_carried_are_one_long_video(make):
     close(torch.cat(outputs, 1), net.eval()(video, state)[0])
 
 
+def test_rows_of_unequal_length_while_batch_statistics_are_learnt():
+    """A shorter row is shown its last frame again, which its loss does not count, so that no statistics see zeros."""
+    net = prernn.convert(prepare(ResidualNet()), image_size=(8, 8))
+    module = VideoModule(
+        None, Learning(frozen_statistics=False, continuity=Continuity(clips=2, carry=True)), network=net
+    )
+    video = film(2, 5)
+    video[1, 3:] = 0  # padding
+    batch = {"input": video, "lengths": torch.tensor([5, 3]), "weight": torch.ones(2, 5)}
+    out = module.train()._training_outputs(batch)
+    held = video.clone()
+    held[1, 3:] = video[1, 2]
+    other = VideoModule(None, module.learning, network=prernn.convert(prepare(ResidualNet()), image_size=(8, 8)))
+    other.network.load_state_dict(net.state_dict())
+    close(out, other.train().network(held)[0])
+    assert module._state is not None
+
+
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     return render_parts(tmp_path_factory.mktemp("videos"), {"train": 5, "test": 2})

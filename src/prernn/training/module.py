@@ -153,6 +153,9 @@ class VideoModule(L.LightningModule):
         if "weight" not in batch:  # clips that begin with a zero state
             return self._outputs(batch, self._video(batch))
         state = carried(self._state, self.continuity)
+        video = self._video(batch)
+        if video is not batch["input"]:  # the state of a row that has ended goes on with its last frame
+            batch = {**batch, "input": video, "lengths": torch.full_like(batch["lengths"], video.shape[1])}
         out, self._state = next_outputs(self.network, batch, state, self.learning.checkpoint)
         return out
 
