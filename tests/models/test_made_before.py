@@ -64,7 +64,10 @@ def test_a_training_of_before_goes_on_with_its_config_of_before(tmp_path, capsys
     config = tmp_path / "before.yaml"
     config.write_text(yaml.safe_dump(values))
     assert main(["fit", "--config", str(config), "--ckpt_path", "last"]) == 0
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "is now" in line]
+    said = capsys.readouterr()
+    assert "training: single clips, each from a zero state" in said.out  # at one rate for all, as it began
+    assert "lr_new_x4" not in (tmp_path / "run" / "history.csv").read_text()
+    (line,) = [line for line in said.err.splitlines() if "is now" in line]
     assert line == "prernn: before.yaml: prernn.tasks.action.Action is now prernn.tasks.Action"
     rows = (tmp_path / "run" / "history.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2"]

@@ -163,12 +163,17 @@ def test_without_videos_there_is_no_score(root, tmp_path, capsys):
 def test_a_config_says_which_videos_and_a_limit_how_many(root, tmp_path, monkeypatch):
     seen = []
 
-    def watch(net, batch):
-        seen.extend(batch["label"].tolist())
-        return quantized_outputs(net, batch)
+    def watched(net):
+        outputs = onward(net)
 
-    quantized_outputs = quantization.whole_outputs
-    monkeypatch.setattr(quantization, "whole_outputs", watch)
+        def watch(batch):
+            seen.extend(batch["label"].tolist())
+            return outputs(batch)
+
+        return watch
+
+    onward = quantization.onward
+    monkeypatch.setattr(quantization, "onward", watched)
     for arguments, labels in ((("--limit", "3"), [0, 1, 2]), ((), [0, 0, 1, 1, 2, 2])):
         seen.clear()
         config = ["--config", str(root / "run" / "config.yaml")]

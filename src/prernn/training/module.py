@@ -17,9 +17,12 @@ from prernn.models.from_config import NetworkSpec
 from prernn.reports.numbers import plain
 from prernn.tasks.task import Task
 from prernn.training.batches import hold_last, none_readable
-from prernn.training.continuity import carried
+from prernn.training.continuity import SINGLE_CLIPS, Continuity, carried
 from prernn.training.evaluation import add_batch, next_outputs, onward, whole_outputs
-from prernn.training.learning import DEFAULT_LEARNING, Learning, rate_factors, rate_groups
+from prernn.training.learning import DEFAULT_LEARNING, SPARSE_POWER, Learning, rate_factors, rate_groups
+
+CONTINUITY_KEY = "prernn_continuity"
+"""In a checkpoint: how its states went on in training."""
 
 CALIBRATION = 32
 """Training videos that gate inputs are calibrated on."""
@@ -63,6 +66,7 @@ class VideoModule(L.LightningModule):
         if learning.checkpoint is not None and is_clip_network(self.network):
             raise NotImplementedError("learning.checkpoint is for networks that go through a video frame by frame")
         self.continuity = learning.continuity.of(task, self.network) if task else learning.continuity
+        self.sparse_power = learning.sparse_power
         self._onward = onward(self.network)
         self._state: NetworkState | None = None  # that rows of the next batch go on from
         self.train()  # Lightning takes the mode that it finds
@@ -88,7 +92,7 @@ class VideoModule(L.LightningModule):
         new = self.network.new_parameters()
         known = {id(p) for p in new}
         old = [p for p in self.network.parameters() if id(p) not in known and p.requires_grad]
-        factors = rate_factors(self.network, self.learning.sparse_power)
+        factors = rate_factors(self.network, self.sparse_power)
         groups = rate_groups("new", new, self.learning.lr, factors)
         groups += rate_groups("pretrained", old, self.learning.pretrained_lr, factors)
         momentum, decay = self.learning.momentum, self.learning.weight_decay
@@ -267,6 +271,14 @@ class VideoModule(L.LightningModule):
         """Puts the recipe and the run's seed into Lightning's checkpoint."""
         checkpoint[RECIPE_KEY] = json.loads(json.dumps(self.network.recipe.to_json()))
         checkpoint["prernn_seed"] = self.run_seed
+        checkpoint[CONTINUITY_KEY] = str(self.continuity)
+
+    def _train_as_before(self) -> None:
+        """As trainings went before they had rows and rates of sparse recurrences, but for what the config says."""
+        if self.learning.continuity == Continuity():
+            self.continuity = SINGLE_CLIPS
+        if self.learning.sparse_power == SPARSE_POWER:
+            self.sparse_power = 0.0
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Checks that the checkpoint is of this network, and takes on its seed.
@@ -276,6 +288,8 @@ class VideoModule(L.LightningModule):
         """
         self.run_seed = checkpoint.get("prernn_seed")
         self.weights_epoch = checkpoint["epoch"] + 1
+        if CONTINUITY_KEY not in checkpoint:
+            self._train_as_before()
         prefix = "network."
         weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         load_state(self.network, weights, "checkpoint")
