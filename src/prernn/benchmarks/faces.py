@@ -28,11 +28,9 @@ from prernn.reports.files import write_table
 from prernn.studies.frozen_trunk import (
     TEST_BATCH,
     Items,
-    batches_in_epoch,
     calibrate_behind,
-    in_rows,
+    epochs_of,
     learner,
-    of_epoch,
     sgd,
     train,
 )
@@ -175,13 +173,8 @@ def _trained(
     task = replace(task, motion_weight=contestant.motion_weight)
     learns = learner(net, at)
     calibrate_behind(net, learns, items)
-    videos = len({item["number"] for item in items})
-    steps = options.epochs * batches_in_epoch(videos, CONTINUITY, options.batch_size)
+    epochs, steps = epochs_of(items, task, CONTINUITY, options.batch_size, options.seed, options.epochs)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd(learns.part, options.rate), steps)
-    epochs = [
-        in_rows(of_epoch(items, epoch, options.seed), task, CONTINUITY, options.batch_size, options.seed, epoch)
-        for epoch in range(options.epochs)
-    ]
     history, _ = train(learns, task, epochs, items[:TEST_BATCH], schedule, continuity=CONTINUITY)
     print(f"{contestant.name}: loss {history['train loss'][0]:.4f} to {history['train loss'][-1]:.4f}", flush=True)
     return net.eval()

@@ -10,6 +10,11 @@ from torch import Tensor
 from prernn.conversion.network import RecurrentNetwork
 
 
+def frames_a_step(net: RecurrentNetwork) -> int:
+    """Frames of a snippet, 1 for a network of single frames."""
+    return net.frame_shape[1] if len(net.frame_shape) == 4 else 1
+
+
 def is_clip_network(net: RecurrentNetwork) -> bool:
     """Whether the network takes snippets and keeps nothing between them."""
     return len(net.frame_shape) == 4 and not net.recurrent_layers

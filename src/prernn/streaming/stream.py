@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prernn.conversion.clip_network import frames_a_step
 from prernn.conversion.modes import channels_last, evaluating
 from prernn.conversion.network import DIMENSIONS, RecurrentNetwork
 from prernn.streaming.resets import Eyes, reset_policy
@@ -255,7 +256,7 @@ class Stream:
     @property
     def _snippet(self) -> int:
         """Frames a snippet, 1 for a network of single frames."""
-        return self.net.frame_shape[1] if len(self.net.frame_shape) == 4 else 1
+        return frames_a_step(self.net)
 
     def _batch(self, frame: Frame) -> Tensor | None:
         """The frame as network input ``(B, C, H, W)`` or ``(B, C, D, H, W)``, None within a snippet."""

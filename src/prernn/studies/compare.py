@@ -40,15 +40,12 @@ from prernn.studies.frozen_trunk import (
     TEST_BATCH,
     Items,
     Learner,
-    batches_in_epoch,
     calibrate_behind,
     drawn,
+    epochs_of,
     held_out,
-    in_rows,
     learner,
-    of_epoch,
     sgd,
-    shuffled,
 )
 from prernn.studies.frozen_trunk import train as train_behind
 from prernn.studies.lineup import Budget, Row
@@ -198,11 +195,8 @@ def _job(spec: NetworkSpec, continuity: Continuity | None, rate: float, seed: in
     learns = learner(net, _shared["at"])
     calibrate_behind(net, learns, train)
     continuity = SINGLE_CLIPS if is_clip_network(net) else (continuity or budget.continuity).of(task)
-    videos = len({item["number"] for item in train})
-    steps = budget.epochs * batches_in_epoch(videos, continuity, budget.batch_size)
-    optimizer = sgd(learns.part, rate, budget.sparse_power)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    epochs = [_batches(train, continuity, epoch, seed) for epoch in range(budget.epochs)]
+    epochs, steps = epochs_of(train, task, continuity, budget.batch_size, seed, budget.epochs)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd(learns.part, rate, budget.sparse_power), steps)
     ways: dict[str, Any] = {"clip": budget.clip, "continuity": continuity, "only_last": search}
     history, values = train_behind(learns, task, epochs, test, schedule, **ways)
     # a network of whole clips keeps nothing from one to the next
@@ -233,13 +227,6 @@ def _live(learns: Learner, items: Items, orders: int, seed: int) -> dict[str, An
 
 def _is_live(name: str) -> bool:
     return name in LIVE_METRICS or name == _shared["task"].score[0]
-
-
-def _batches(train: Items, continuity: Continuity, epoch: int, seed: int) -> Iterator[dict[str, Any]]:
-    task, size = _shared["task"], _shared["budget"].batch_size
-    if continuity.plain:
-        return shuffled(train, epoch, seed, size)
-    return in_rows(of_epoch(train, epoch, seed), task, continuity, size, seed, epoch)
 
 
 def _asks_early(task: Task) -> bool:

@@ -33,7 +33,7 @@ from prernn.streaming.prediction import predictions
 from prernn.streaming.stream import Stream
 from prernn.studies.runs.videos import held_out_videos
 from prernn.tasks import restore
-from prernn.tasks.confidence import temperature, threshold
+from prernn.tasks.confidence import Confidence, temperature, threshold
 from prernn.tasks.task import Task
 from prernn.training.evaluation import Batch, onward, scalars
 from prernn.training.run.run_files import run_folder_of, write_confidence
@@ -123,7 +123,7 @@ def fit_confidence(
         seen = _watched(net, before, files, _shown(progress, "videos of other things", len(files)))
         checked = _watched(net, before, more, _shown(progress, "and others to check", len(more)))
     logits, label = _answers(before, batches)
-    options = _fitted(net.recipe, before, batches, seen, per_hour, unknown)
+    options = _fitted(net.recipe, before, logits, label, batches, seen, per_hour, unknown)
     after = restore(with_options(net.recipe, options))
     found = {
         "held_out": which,
@@ -191,10 +191,16 @@ def _answers(task: Task, batches: Held) -> tuple[Tensor, Tensor]:
 
 
 def _fitted(
-    recipe: Recipe, task: Task, batches: Held, seen: Others | None, per_hour: float, unknown: float
+    recipe: Recipe,
+    task: Task,
+    logits: Tensor,
+    label: Tensor,
+    batches: Held,
+    seen: Others | None,
+    per_hour: float,
+    unknown: float,
 ) -> dict[str, Any]:
     """The options that the run gets."""
-    logits, label = _answers(task, batches)
     warmth = round(temperature(logits, label), 4)
     sure, best = (logits / warmth).softmax(-1).max(-1)
     right = sure[best == label]
@@ -264,7 +270,7 @@ def _figures(task: Any, logits: Tensor, label: Tensor, batches: Held, *others: O
 def _unknown(task: Any, others: Others) -> float:
     """Share of the moments of other things whose answer is "unknown"."""
     probabilities = torch.cat([video.probabilities for video in others.videos if video.times])
-    sure = (probabilities.log() / task.temperature).softmax(-1).amax(-1)
+    sure = Confidence(task.temperature).calibrated(probabilities).amax(-1)
     return float((sure < task.unknown_below).float().mean())
 
 

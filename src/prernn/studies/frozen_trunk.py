@@ -163,6 +163,20 @@ def in_rows(
     return (join([items[number] for number in numbers]) for numbers in sampler)
 
 
+def epochs_of(
+    items: Items, task: Task, continuity: Continuity, size: int, seed: int, epochs: int
+) -> tuple[list[Iterator[dict[str, Any]]], int]:
+    """The batches of each epoch, which takes one pass of every video in an order of its own, and how many they are."""
+
+    def batches_of(epoch: int) -> Iterator[dict[str, Any]]:
+        if continuity.plain:
+            return shuffled(items, epoch, seed, size)
+        return in_rows(of_epoch(items, epoch, seed), task, continuity, size, seed, epoch)
+
+    videos = len({item["number"] for item in items})
+    return [batches_of(epoch) for epoch in range(epochs)], epochs * batches_in_epoch(videos, continuity, size)
+
+
 def _sampler(videos: int, continuity: Continuity, size: int, seed: int = 0) -> RowSampler:
     clips = continuity.clips or 1
     return RowSampler(videos, max(size // clips, 1), clips, seed=seed)

@@ -21,6 +21,7 @@ from prernn.conversion.network import NetworkState, RecurrentNetwork
 from prernn.layers.arguments import real, whole
 from prernn.tasks.task import Task
 from prernn.training.batches import collate, of_each_frame
+from prernn.training.evaluation import going_on
 
 Item = dict[str, Any]
 
@@ -221,14 +222,13 @@ def carried(state: NetworkState | None, continuity: Continuity) -> NetworkState 
     rows, device = state[0][0].shape[0], state[0][0].device
     going = torch.rand(rows, device=device) >= continuity.reset
 
-    def go_on(value: Tensor) -> Tensor:
+    def disturbed(value: Tensor) -> Tensor:
         value = value.detach()
         if value.shape[1:] != (1,):  # but for flags, one a stream
             if continuity.noise:
                 value = value + continuity.noise * torch.randn_like(value)
             if continuity.dropout:
                 value = value * (torch.rand_like(value) >= continuity.dropout)
-        return value * going.view(-1, *[1] * (value.ndim - 1))
+        return value
 
-    following: NetworkState = tree_map(go_on, state)
-    return following
+    return going_on(tree_map(disturbed, state), going)

@@ -42,6 +42,17 @@ def next_outputs(
     return net(inputs, state, own, checkpoint=checkpoint)
 
 
+def going_on(state: NetworkState, going: Tensor) -> NetworkState:
+    """The states of rows that go on, zeros for the others, whatever theirs is; ``going (B,)`` is of truth values."""
+
+    def of_rows(value: Tensor) -> Tensor:
+        on = going.to(value.device).view(-1, *[1] * (value.ndim - 1))
+        return torch.where(on, value, torch.zeros_like(value))
+
+    kept: NetworkState = tree_map(of_rows, state)
+    return kept
+
+
 class Onward:
     """Outputs of batches in which pieces of a video go on from the state at the end of the piece before.
 
@@ -77,13 +88,7 @@ class Onward:
             raise ValueError(f"{absent[0]}: expected the piece before in the batch before, got {self._paths}")
         known = {path: row for row, path in enumerate(self._paths)}
         rows = [known.get(path, 0) for path in batch["path"]]
-
-        def of_rows(value: Tensor) -> Tensor:
-            on = going.to(value.device).view(-1, *[1] * (value.ndim - 1))
-            return torch.where(on, value[rows], torch.zeros_like(value[rows]))
-
-        begins: NetworkState = tree_map(of_rows, self._ends)
-        return begins
+        return going_on(tree_map(lambda value: value[rows], self._ends), going)
 
 
 def onward(net: RecurrentNetwork) -> Callable[[Batch], Tensor]:

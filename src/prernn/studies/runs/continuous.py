@@ -12,6 +12,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from prernn.conversion.clip_network import frames_a_step
 from prernn.conversion.modes import channels_last, evaluating
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.trunk import inputs_of, split
@@ -75,7 +76,7 @@ def run_continuously(
         raise ValueError(f"expected orders, rates and still of at least 1, got {orders}, {rates}, {still}")
     begun, path = time.time(), Path(run)
     net, folder = checkpoint.load(path), run_folder_of(path)
-    task, snippet = restore(net.recipe), net.frame_shape[1] if len(net.frame_shape) == 4 else 1
+    task, snippet = restore(net.recipe), frames_a_step(net)
     rates = _rates_for(snippet, rates)
     channels_last(net.eval())
     with evaluating(net), bars() as progress:

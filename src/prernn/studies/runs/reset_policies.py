@@ -15,7 +15,7 @@ from prernn.streaming.resets import Cut, reset_policy, thumbnail
 from prernn.tasks.task import Metrics, Task
 from prernn.training.batches import collate
 from prernn.training.cached_features import inputs_in
-from prernn.training.live import Advance
+from prernn.training.evaluation import Advance, going_on
 
 THUMBNAILS = "thumbnails"
 """Name of an item's ``(T, 16, 16, 3)``, by which cuts are found."""
@@ -138,7 +138,7 @@ def _through(
         rows = torch.tensor([row for row, length in enumerate(lengths) if length > begin])
         batch = collate([_of_steps(items[row], begin, end) for row in rows.tolist()])
         going = torch.tensor([begin not in starts[row] for row in rows.tolist()])
-        own = None if state is None else _kept(tree_map(lambda value, rows=rows: value[rows], state), going)
+        own = None if state is None else going_on(tree_map(lambda value, rows=rows: value[rows], state), going)
         out, following = advance(batch, own)
         state = following if state is None else _put(state, rows, following)  # at first all rows take part
         parts.append(out.new_zeros(len(items), *out.shape[1:]).index_copy(0, rows, out))
@@ -154,13 +154,3 @@ def _of_steps(item: dict[str, Any], begin: int, end: int) -> dict[str, Any]:
 def _put(state: NetworkState, rows: Tensor, following: NetworkState) -> NetworkState:
     put: NetworkState = tree_map(lambda value, new: value.index_copy(0, rows, new), state, following)
     return put
-
-
-def _kept(state: NetworkState, going: Tensor) -> NetworkState:
-    """The states of rows that go on, zeros for others."""
-
-    def keep(value: Tensor) -> Tensor:
-        return value * going.to(value.device).view(-1, *[1] * (value.ndim - 1))
-
-    kept: NetworkState = tree_map(keep, state)
-    return kept
