@@ -17,7 +17,7 @@ def test_a_step_trains_what_it_should(contestant, monkeypatch):
     build = training._module
     monkeypatch.setattr(training, "_module", lambda *given: made.append(build(*given)) or made[-1])
     from prernn.benchmarks.options import OPTIONS
-    from prernn.commands.command import Parser
+    from prernn.commands.arguments.command import Parser
 
     OPTIONS["training"](parser := Parser())
     result = training._train(contestant, 1, parser.parse_args([*SMALL, "--steps", "2"]))

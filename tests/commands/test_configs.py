@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from prernn.commands.fit_options import check_options
+from prernn.commands.arguments.fit_options import check_options
 from prernn.conversion.clip_network import is_clip_network
 from prernn.conversion.network import open_network
 from prernn.models import backbones, from_config

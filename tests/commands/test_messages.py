@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from footage import class_videos
-from prernn.commands.complaints import plain
+from prernn.commands.arguments.complaints import plain
 from prernn.commands.main import main
 
 SMALL = (

@@ -10,7 +10,7 @@ import pytest
 
 import prernn
 from prernn.benchmarks.options import OPTIONS
-from prernn.commands import fit_options
+from prernn.commands.arguments import fit_options
 from prernn.commands.main import COMMANDS, main
 
 HEAVY = (

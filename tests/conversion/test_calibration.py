@@ -8,7 +8,7 @@ import torch
 
 import prernn
 from equations import close
-from prernn.conversion.calibration import Calibration, gate_inputs_of, unmeasured, with_calibration
+from prernn.conversion.calibration import Calibration, drop_calibration, gate_inputs_of, unmeasured, with_calibration
 from prernn.conversion.trunk import split
 from prernn.layers.cells import CELLS
 from prernn.layers.input_to_hidden import INPUTS
@@ -140,3 +140,29 @@ def test_bad_arguments(gain):
         prernn.calibrate(net, [film()], gain=gain)
     with pytest.raises(ValueError, match="expected videos to calibrate layer fc7 on, got none"):
         prernn.calibrate(net, [])
+
+
+@torch.no_grad()
+def test_stacked_layers_where_they_are_asked_for():
+    net = prernn.traditional(prepare(FcNet()), hidden_size=5, num_layers=2, outputs=3, **SMALL)
+    with pytest.raises(ValueError, match="expected a network with a converted layer, got one without"):
+        prernn.calibrate(net, [film()])
+    video = film(3, 6)
+    other = prernn.calibrate(net, [video], stacked=True)
+    rows = gate_inputs_of(other, [video])
+    assert len({row.layer for row in rows}) == 2  # the second on what the first gives now
+    assert all(abs(row.mean) < 1e-9 and 0.1 < row.deviation < 0.21 for row in rows)
+    recipe = dataclasses.replace(other.recipe, backbone=None)
+    assert not unmeasured(net)
+    assert len(unmeasured(rebuild(recipe, FcNet()))) == 2
+
+
+@torch.no_grad()
+def test_calibration_can_be_taken_out_again():
+    net = converted("fc", "gru", "single")
+    video = film()
+    other = prernn.calibrate(net, [video])
+    drop_calibration(other)
+    assert other.recipe == net.recipe
+    assert other.state_dict().keys() == net.state_dict().keys()
+    close(other(video), net(video))

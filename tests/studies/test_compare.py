@@ -11,7 +11,6 @@ import torch
 
 from prernn.commands.main import main
 from prernn.conversion.trunk import inputs_of, split
-from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
 from prernn.models.from_config import NetworkSpec
 from prernn.studies.comparison import trainings, tuning
@@ -24,23 +23,9 @@ from prernn.training.data_module import VideoData
 from prernn.training.evaluation import evaluate, in_batches, whole_outputs
 from prernn.training.frozen_trunk.epochs import shuffled
 from prernn.training.frozen_trunk.features import cached, outputs
-from prernn.training.frozen_trunk.learner import learner
+from prernn.training.frozen_trunk.learner import learner, sgd
 
 TINY = NetworkSpec("timm/test_resnet")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("videos")
-    for part, count in (("train", 4), ("test", 2)):
-        for label, name in enumerate(("brighter", "darker")):
-            folder = root / part / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                noise = np.random.default_rng([label, number]).integers(0, 40, (32, 32, 3))
-                steps = np.linspace(40, 200, 6)[:: 1 - 2 * label]
-                write_video(folder / f"{number}.mp4", [(step + noise).astype(np.uint8) for step in steps], 6)
-    return root
 
 
 def data_of(root):
@@ -112,16 +97,32 @@ def test_the_search_is_judged_by_videos_it_does_not_train_on():
     assert len(train) == 18
 
 
-def test_the_best_rate():
+def test_the_best_rates():
     task = Action()
-    assert tuning.best_rate({0.1: 0.5, 0.01: 0.7, 0.03: math.nan}, task) == 0.01
-    assert tuning.best_rate({0.1: 0.7, 0.01: 0.7}, task) == 0.01
+    search = {(0.1, 1.0): 0.5, (0.01, 1.0): 0.7, (0.03, 1.0): math.nan, (0.01, 0.1): 0.6}
+    assert tuning.best_rates(search, task) == (0.01, 1.0)
+    assert tuning.best_rates({(0.1, 1.0): 0.7, (0.01, 1.0): 0.7, (0.01, 0.1): 0.7}, task) == (0.01, 0.1)
     task.score = ("error", "min")
-    assert tuning.best_rate({0.1: 0.5, 0.01: 0.7, 0.03: math.nan}, task) == 0.1
-    rows = [Row(name, TINY, rate=0.1, search={0.1: score}) for name, score in (("a", 0.3), ("b", 0.2))]
+    assert tuning.best_rates(search, task) == (0.1, 1.0)
+    rows = [Row(name, TINY, rate=0.1, search={(0.1, 1.0): score}) for name, score in (("a", 0.3), ("b", 0.2))]
     assert tuning.best(rows, task).name == "b"
-    diverged = Row("c", TINY, rate=0.1, search={0.1: math.nan})
+    diverged = Row("c", TINY, rate=0.1, search={(0.1, 1.0): math.nan})
     assert tuning.best([diverged, *rows], task).name == "b"
+
+
+def test_what_is_pretrained_learns_at_a_share_of_the_rate():
+    net = replace(TINY, method="prernn", hidden="diagonal").build(3)
+    whole = learner(net, None, frozen=True)
+    new = {id(parameter) for parameter in net.new_parameters()}
+    rates = {}
+    for group in sgd(whole, 0.5, pretrained=0.1).param_groups:
+        rates |= {id(parameter): group["lr"] for parameter in group["params"]}
+    assert set(rates) == {id(parameter) for parameter in net.parameters()}
+    sparse = net.recurrent_layers[0].hidden_to_hidden.weight
+    assert rates.pop(id(sparse)) > 0.5
+    assert {rate for key, rate in rates.items() if key in new} == {0.5}
+    assert {rate for key, rate in rates.items() if key not in new} == {0.05}
+    assert len(sgd(whole, 0.5).param_groups) == 2
 
 
 def run(root, out, *options):

@@ -168,7 +168,7 @@ def _trained(
     learns = learner(net, at)
     calibrate_behind(net, learns, items)
     epochs, steps = epochs_of(items, task, CONTINUITY, options.batch_size, options.seed, options.epochs)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd(learns.part, options.rate), steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd(learns, options.rate), steps)
     history, _ = train(learns, task, epochs, items[:TEST_BATCH], schedule, continuity=CONTINUITY)
     print(f"{contestant.name}: loss {history['train loss'][0]:.4f} to {history['train loss'][-1]:.4f}", flush=True)
     return net.eval()

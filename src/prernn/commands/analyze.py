@@ -3,7 +3,7 @@
 import argparse
 from argparse import ArgumentParser, Namespace
 
-from prernn.commands.command import Command
+from prernn.commands.arguments.command import Command
 
 USAGE = "%(prog)s [hidden] RUN [RUN ...] --out OUT [--videos PATH ...] [--limit LIMIT] [--no-gates]"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prernn import benchmarks
 from prernn.benchmarks.options import OPTIONS
-from prernn.commands.command import Command, Parser
+from prernn.commands.arguments.command import Command, Parser
 
 
 def add_arguments(parser: ArgumentParser) -> None:

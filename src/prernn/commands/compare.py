@@ -2,9 +2,9 @@
 
 from argparse import ArgumentParser, Namespace
 
-from prernn.commands.command import Command, given
-from prernn.commands.complaints import in_plain_words
-from prernn.commands.fit_options import check_options
+from prernn.commands.arguments.command import Command, given
+from prernn.commands.arguments.complaints import in_plain_words
+from prernn.commands.arguments.fit_options import check_options
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -12,6 +12,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder for table and curves")
     parser.add_argument("--epochs", type=int, help="of every training")
     parser.add_argument("--rates", type=float, nargs="+", help="learning rates to search")
+    parser.add_argument(
+        "--shares", type=float, nargs="+", help="of the rate that the pre-trained part learns at, to search (default 1)"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", help="of the final trainings")
     parser.add_argument("--passes", type=int, help="times the trunk runs over the training videos, with other crops")
     parser.add_argument("--networks", default="prernn", help="which table: prernn (default), rcn or continuity")
@@ -38,7 +41,7 @@ def run(options: Namespace) -> None:
 
     with in_plain_words():
         recipe, learning, data = read_config(options.words)
-    chosen = given(options, "epochs", "rates", "seeds", "passes", "batch_size", "few", "judge")
+    chosen = given(options, "epochs", "rates", "shares", "seeds", "passes", "batch_size", "few", "judge")
     chosen |= {name: tuple(value) for name, value in chosen.items() if isinstance(value, list)}
     budget = Budget(**chosen, continuity=learning.continuity, sparse_power=learning.sparse_power)
     further = {name: getattr(options, name) for name in ("networks", "cells", "structures", "also", "jobs")}

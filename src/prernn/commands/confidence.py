@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 
-from prernn.commands.command import Command, given, saying_warnings
+from prernn.commands.arguments.command import Command, given, saying_warnings
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 
-from prernn.commands.command import Command
+from prernn.commands.arguments.command import Command
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -4,9 +4,9 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from prernn.commands.command import Command, Parser, given
-from prernn.commands.complaints import in_plain_words
-from prernn.commands.fit_options import check_options, help_text
+from prernn.commands.arguments.command import Command, Parser, given
+from prernn.commands.arguments.complaints import in_plain_words
+from prernn.commands.arguments.fit_options import check_options, help_text
 
 ALL = ("--help-all", "--help=all")
 """Ask for Lightning's own text."""

@@ -3,7 +3,7 @@
 import time
 from argparse import ArgumentParser, Namespace
 
-from prernn.commands.command import Command
+from prernn.commands.arguments.command import Command
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 from argparse import ArgumentParser, Namespace
 
-from prernn.commands.command import Command
+from prernn.commands.arguments.command import Command
 
 PACKAGES = ("prernn", "torch", "torchvision", "timm", "lightning", "av", "onnxruntime")
 

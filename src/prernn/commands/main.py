@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import prernn
 from prernn.commands.analyze import ANALYZE
+from prernn.commands.arguments.command import Command, Parser
 from prernn.commands.bench import BENCH
-from prernn.commands.command import Command, Parser
 from prernn.commands.compare import COMPARE
 from prernn.commands.confidence import CONFIDENCE
 from prernn.commands.demo import DEMO
@@ -22,6 +22,7 @@ from prernn.commands.paper import PAPER
 from prernn.commands.quantize import QUANTIZE
 from prernn.commands.record import RECORD
 from prernn.commands.stream import STREAM
+from prernn.commands.study import STUDY
 from prernn.training.allocator import keep_memory
 
 COMMANDS: dict[str, Command] = {
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Command] = {
     "stream": STREAM,
     "paper": PAPER,
     "compare": COMPARE,
+    "study": STUDY,
     "fuse": FUSE,
     "flow": FLOW,
     "analyze": ANALYZE,

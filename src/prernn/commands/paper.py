@@ -3,7 +3,7 @@
 import argparse
 from argparse import ArgumentParser, Namespace
 
-from prernn.commands.command import Command, Parser
+from prernn.commands.arguments.command import Command, Parser
 from prernn.commands.fit import run_fit
 
 

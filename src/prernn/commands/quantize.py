@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from prernn.commands.command import Command, given
+from prernn.commands.arguments.command import Command, given
 
 
 def add_arguments(parser: ArgumentParser) -> None:

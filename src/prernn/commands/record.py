@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from prernn.commands.command import Command, given, saying_warnings
+from prernn.commands.arguments.command import Command, given, saying_warnings
 
 PARTS = ("train", "test", "val")
 """Folders of a data set."""

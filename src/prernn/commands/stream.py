@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prernn.commands.command import Command, given, saying_warnings
+from prernn.commands.arguments.command import Command, given, saying_warnings
 
 if TYPE_CHECKING:
     from prernn.streaming.pace import Rate

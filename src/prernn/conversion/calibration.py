@@ -7,7 +7,7 @@ shut and candidates sit at -1 before anything is learnt.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,14 +39,16 @@ Run = Callable[[], object]
 """Puts videos through a network, or through the part of it behind its trunk."""
 
 
-def calibrate(network: RecurrentNetwork, videos: Sequence[Tensor], *, gain: float = GAIN) -> RecurrentNetwork:
+def calibrate(
+    network: RecurrentNetwork, videos: Sequence[Tensor], *, gain: float = GAIN, stacked: bool = False
+) -> RecurrentNetwork:
     """A copy of a converted network whose gate inputs have mean 0 and one standard deviation, the gain, over videos.
 
     Each unit of each gate gets an affine map in front of the recurrence, ``u' = gain (u - mean) / deviation``: 2 G D
     fixed numbers, or 2 D where all gates share one input. They are buffers, which training leaves alone, and go with
     checkpoints, streams and exports. Layers behind a calibrated one are calibrated on what it gives then. Stacked
-    layers (`traditional`), whose weights start at the right scale, and the units of an RCN, which begin as the CNN,
-    are left as they are. Calibrating again on the same videos changes nothing.
+    layers (`traditional`), whose weights start at the right scale, are left as they are unless ``stacked`` asks for
+    them; the units of an RCN, which begin as the CNN, always. Calibrating again on the same videos changes nothing.
 
     The gain is 0.2 unless told: so two deviations are 0.4, up to where tanh is linear within 5 % and a sigmoid stays
     between 0.4 and 0.6: every gate can move both ways, and learns from the first step.
@@ -63,32 +65,41 @@ def calibrate(network: RecurrentNetwork, videos: Sequence[Tensor], *, gain: floa
         network: with a layer that was converted.
         videos: batches ``(B, T, C, H, W)`` that can be gone through several times, once for each layer.
         gain: standard deviation of gate inputs.
+        stacked: stacked layers too, for a comparison in which each network has the same care.
 
     Raises:
-        ValueError: no videos, a gain that is no positive number, no converted layer.
+        ValueError: no videos, a gain that is no positive number, no such layer.
     """
-    network = with_calibration(network)
+    network = with_calibration(network, stacked)
     measure(network, lambda: _through(network, videos), gain)
     return network
 
 
-def with_calibration(network: RecurrentNetwork) -> RecurrentNetwork:
+def with_calibration(network: RecurrentNetwork, stacked: bool = False) -> RecurrentNetwork:
     """A copy of a network with the affine maps of `calibrate`, which change nothing until they are measured.
 
     Raises:
-        ValueError: a network without a converted layer.
+        ValueError: a network without a converted layer, or without any recurrent layer where ``stacked``.
     """
     network = copy_of(network)
-    layers = [layer for _, layer in _converted(network)]
+    layers = [layer for _, layer in _read_gates(network, stacked)]
     if not layers:
-        raise ValueError("expected a network with a converted layer, got one without")
+        raise ValueError(f"expected a network with a {'recurrent' if stacked else 'converted'} layer, got one without")
     for layer in layers:
         gates = 1 if type(layer.input_to_hidden) is SingleInput else len(layer.cell.gates)
         like = layer.bias
         layer.calibration = Calibration(gates, layer.hidden_size, device=like.device, dtype=like.dtype)
     if not network.recipe.steps or network.recipe.steps[-1].name != STEP:
-        network.recipe = network.recipe.with_step(STEP)
+        network.recipe = network.recipe.with_step(STEP, **({"stacked": True} if stacked else {}))
     return network
+
+
+def drop_calibration(network: RecurrentNetwork) -> None:
+    """Takes the affine maps of `calibrate` out of a network, which then is as it would be without them."""
+    for _, layer in _calibrated(network):
+        layer.calibration = nn.Identity()
+    steps = tuple(step for step in network.recipe.steps if step.name != STEP)
+    network.recipe = replace(network.recipe, steps=steps)
 
 
 def unmeasured(network: RecurrentNetwork) -> list[RecurrentLayer]:
@@ -136,27 +147,50 @@ class GateInputs:
 
 @torch.no_grad()
 def gate_inputs_of(network: RecurrentNetwork, videos: Iterable[Tensor]) -> list[GateInputs]:
-    """What gates of converted layers read of videos ``(B, T, C, H, W)``, before or after `calibrate`."""
-    seen: dict[str, list[Tensor]] = {}
-    hooks = []
-    for name, layer in _converted(network):
-        seen[name] = []
-        keep = seen[name].append
-        hooks.append(layer.calibration.register_forward_hook(lambda module, inputs, u, keep=keep: keep(u)))
+    """What gates of converted and stacked layers read of videos ``(B, T, C, H, W)``, before or after `calibrate`."""
+    layers = _read_gates(network, stacked=True)
+    seen = {name: _Saturation() for name, _ in layers}
+    hooks = [layer.calibration.register_forward_hook(seen[name].hook) for name, layer in layers]
     try:
         with evaluating(network):
             _through(network, videos)
     finally:
         for hook in hooks:
             hook.remove()
-    return [row for name, layer in _converted(network) for row in _rows(name, layer, torch.cat(seen[name]))]
+    return [row for name, layer in layers for row in seen[name].rows(name, layer)]
 
 
-def _rows(name: str, layer: RecurrentLayer, u: Tensor) -> Iterator[GateInputs]:
-    gates = layer.cell.gates if u.shape[1] > 1 else ("all",)
-    for gate, values in zip(gates, u.unbind(1), strict=True):
-        beyond = float((values.abs() > SATURATED).double().mean())
-        yield GateInputs(name, gate, float(values.mean()), float(values.std()), beyond)
+@dataclass
+class _Saturation:
+    """Sums over the inputs of each gate: values, squares and how many are beyond `SATURATED`."""
+
+    count: int = 0
+    sums: Any = 0.0
+
+    def hook(self, module: nn.Module, inputs: Any, u: Tensor) -> None:
+        values = u.double().transpose(0, 1).flatten(1)  # (G, N * D...)
+        self.count += values.shape[1]
+        beyond = (values.abs() > SATURATED).double()
+        self.sums = self.sums + torch.stack([each.sum(1) for each in (values, values.square(), beyond)])
+
+    def rows(self, name: str, layer: RecurrentLayer) -> Iterator[GateInputs]:
+        """A row for each gate; of an empty layer none."""
+        if not self.count:
+            return
+        mean, square, beyond = self.sums / self.count  # (G,) each
+        gates = layer.cell.gates if len(mean) > 1 else ("all",)
+        deviation = (square - mean**2).clamp(min=0).sqrt()
+        for gate, *values in zip(gates, mean.tolist(), deviation.tolist(), beyond.tolist(), strict=True):
+            yield GateInputs(name, gate, *values)
+
+
+def saturation_lines(before: Iterable[GateInputs], after: Iterable[GateInputs]) -> list[str]:
+    """What `calibrate` did to each gate, in words."""
+    return [
+        f"{old.layer}, {old.gate}: mean {old.mean:.2f} and deviation {old.deviation:.2f}, {old.saturated:.0%} beyond "
+        f"{SATURATED:g}; now {new.mean:.2f} and {new.deviation:.2f}, {new.saturated:.0%} beyond"
+        for old, new in zip(before, after, strict=True)
+    ]
 
 
 @dataclass
@@ -190,18 +224,20 @@ def _moments(layer: RecurrentLayer) -> Iterator[_Moments]:
         hook.remove()
 
 
-def _converted(network: RecurrentNetwork) -> list[tuple[str, RecurrentLayer]]:
-    """Layers that were the CNN's own, by name, but for the units of an RCN."""
+def _read_gates(network: RecurrentNetwork, stacked: bool) -> list[tuple[str, RecurrentLayer]]:
+    """Layers that were the CNN's own, by name, and stacked ones where asked for; not the units of an RCN."""
     names = (str(node.target) for node in recurrent_nodes(network.cnn))
     return [
         (name, layer)
         for name, layer in zip(names, network.recurrent_layers, strict=True)
-        if not isinstance(layer.input_to_hidden, TraditionalInput) and not isinstance(layer.cell, LinearCell)
+        if not isinstance(layer.cell, LinearCell)
+        and (stacked or not isinstance(layer.input_to_hidden, TraditionalInput))
     ]
 
 
 def _calibrated(network: RecurrentNetwork) -> list[tuple[str, Any]]:
-    return [(name, layer) for name, layer in _converted(network) if isinstance(layer.calibration, Calibration)]
+    layers = _read_gates(network, stacked=True)
+    return [(name, layer) for name, layer in layers if isinstance(layer.calibration, Calibration)]
 
 
 def _through(network: nn.Module, videos: Iterable[Tensor]) -> None:

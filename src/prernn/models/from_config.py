@@ -8,6 +8,8 @@ from torch import nn
 
 from prernn.conversion.calibration import with_calibration
 from prernn.conversion.convert import convert, framewise, traditional
+from prernn.conversion.graph.ending import final_value
+from prernn.conversion.graph.nodes import value_shape
 from prernn.conversion.inflate import inflate
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.rcn import convert_rcn
@@ -26,6 +28,8 @@ class NetworkSpec:
         pretrained: load the weights that the backbone's library offers.
         weights: a local file of weights in place of the library's, or the run folder of a frame-wise network: see
             `prernn.models.weight_files.load_weights`. Where ``outputs`` are given, its output layer may be another.
+        keep_output: keep the CNN's own output layer, which its weights were trained for, and draw none anew; it has to
+            have as many outputs as the task.
         backbone_options: further arguments of the backbone, such as ``{"frames": 8}`` for C3D.
         channels: input channels where they are not the 3 of colour, such as 20 for ten frames of optical flow: see
             `prernn.models.weight_files.adapt_channels`.
@@ -42,7 +46,7 @@ class NetworkSpec:
         pretrained_layer: False draws the converted layer anew.
         keep_activation: leave the CNN's activation before the recurrence: see `convert`.
         calibrate: bring the gate inputs of converted layers to one scale, from a few training videos before training
-            begins: see `prernn.calibrate`.
+            begins: see `prernn.calibrate`. "all" does so for stacked layers too; False is the papers' way.
         hidden_size: hidden size of a traditional RNN; None takes that of the features.
         num_layers: layers of a traditional RNN.
         layers_on_top: further random recurrent layers on a converted network (the supplement's 3-layer case).
@@ -51,6 +55,7 @@ class NetworkSpec:
     backbone: str = DEFAULT_BACKBONE
     pretrained: bool = False
     weights: str | None = None
+    keep_output: bool = False
     backbone_options: dict[str, Any] = field(default_factory=dict)
     channels: int | None = None
     inflate: dict[str, Any] | None = None
@@ -64,7 +69,7 @@ class NetworkSpec:
     rcn_below: bool = False
     pretrained_layer: bool = True
     keep_activation: bool = False
-    calibrate: bool = False
+    calibrate: bool | Literal["all"] = True
     hidden_size: int | None = None
     num_layers: int = 1
     layers_on_top: int = 0
@@ -78,7 +83,7 @@ class NetworkSpec:
             raise ValueError(f"recipe rcn: expected method 'rcn' or rcn_below beside it, got method {self.method!r}")
 
     def build(self, outputs: int | None = None) -> RecurrentNetwork:
-        """The network, with a new output layer of size ``outputs``.
+        """The network, with a new output layer of size ``outputs``, or with ``keep_output`` the CNN's own.
 
         Raises:
             ValueError: a name, structure or file that does not fit.
@@ -87,19 +92,21 @@ class NetworkSpec:
         """
         make_cell(self.cell)  # names that are none come to light before weights are read, or downloaded
         look_up(self.input, INPUTS, "input", "introduced")
+        drawn = None if self.keep_output else outputs
         cnn = backbone(
             self.backbone,
             pretrained=self.pretrained and self.weights is None,
             weights=self.weights,
             channels=self.channels,
-            new_output=outputs is not None,
+            new_output=drawn is not None,
             **self.backbone_options,
         )
         if self.inflate is not None:
             cnn = inflate(cnn, **self.inflate)
         if self.rcn_below:
             cnn = convert_rcn(cnn, **{"hidden": self.hidden, **self.rcn})
-        network = self._make_recurrent(cnn, outputs)
+        network = self._make_recurrent(cnn, drawn)
+        self._check_outputs(network, outputs)
         network.recipe = replace(
             network.recipe,
             backbone=known_backbone(self.backbone),
@@ -108,6 +115,13 @@ class NetworkSpec:
             channels=self.channels,
         )
         return network
+
+    def _check_outputs(self, network: RecurrentNetwork, outputs: int | None) -> None:
+        if not self.keep_output or outputs is None:
+            return
+        own = value_shape(final_value(network.cnn))
+        if own is None or own[1] != outputs:
+            raise ValueError(f"recipe keep_output: expected a CNN with {outputs} outputs, got {own and own[1]}")
 
     def _clip_size(self) -> tuple[int, ...] | None:
         side = input_spec(self.backbone)["size"]
@@ -120,9 +134,10 @@ class NetworkSpec:
             return convert_rcn(cnn, outputs=outputs, **{"layers": self.layer, "hidden": self.hidden, **self.rcn})
         kind: dict[str, Any] = {"cell": self.cell, "hidden": self.hidden, "outputs": outputs}
         if self.method == "traditional":
-            return traditional(cnn, hidden_size=self.hidden_size, num_layers=self.num_layers, **kind)
+            network = traditional(cnn, hidden_size=self.hidden_size, num_layers=self.num_layers, **kind)
+            return with_calibration(network, stacked=True) if self.calibrate == "all" else network
         kind |= {"pretrained": self.pretrained_layer, "keep_activation": self.keep_activation}
         network = convert(cnn, self.layer, input=self.input, **kind)
         if self.layers_on_top:
             network = traditional(network, num_layers=self.layers_on_top, cell=self.cell, hidden=self.hidden)
-        return with_calibration(network) if self.calibrate else network
+        return with_calibration(network, stacked=self.calibrate == "all") if self.calibrate else network

@@ -72,6 +72,10 @@ ORDERS = 5
 MAIN = "PreGRU-SIH"
 
 
+CONVERTED = NetworkSpec(pretrained=True, input="single", keep_activation=True)
+"""The network of that row."""
+
+
 STACKED = "traditional GRU, matched"
 
 
@@ -161,6 +165,15 @@ def run(
     return results
 
 
+def prepare(root: Path, clips: int, seed: int = 0) -> Path:
+    """Renders the videos into ``root/data`` and writes the configuration of the demo's network on them; its path."""
+    with bars() as progress:
+        data = render(root / "data", clips, seed, progress)
+    path = root / "config.yaml"
+    write_text(path, _config(CONVERTED, data, seed))
+    return path
+
+
 def render(root: Path, clips: int, seed: int, progress: Progress) -> Path:
     """Renders ``clips`` training clips a class and a quarter as many for the test; returns their folder."""
     task = progress.add_task("render videos", total=None, note="")
@@ -192,13 +205,12 @@ def _config(spec: NetworkSpec, data: Path, seed: int) -> str:
 def _contestants(classes: int, seed: int) -> list[Contestant]:
     cnn = backbone("efficientnet_lite0", device="meta")
     matched = matched_hidden_size(cnn, cell="gru", outputs=classes)
-    converted = NetworkSpec(pretrained=True, keep_activation=True, calibrate=True)
     rows = [
         Contestant("frame-wise CNN", NetworkSpec(pretrained=True, method="framewise")),
         Contestant(STACKED, NetworkSpec(pretrained=True, method="traditional", hidden_size=matched)),
-        Contestant("PreGRU", replace(converted, input="gate")),
-        Contestant(MAIN, replace(converted, input="single")),
-        Contestant(f"{MAIN}, band:1%", replace(converted, input="single", hidden="band:1%")),
+        Contestant("PreGRU", replace(CONVERTED, input="gate")),
+        Contestant(MAIN, CONVERTED),
+        Contestant(f"{MAIN}, band:1%", replace(CONVERTED, hidden="band:1%")),
     ]
     for row in rows:
         row.build(classes, seed)
@@ -248,7 +260,7 @@ def train_head(
     calibrate_behind(row.net, learns, items)
     order = [in_rows(items, task, continuity, BATCH, seed, epoch) for epoch in range(epochs)]
     steps = epochs * batches_in_epoch(len(items), continuity, BATCH)
-    optimizer = sgd(learns.part, LEARNING_RATE)
+    optimizer = sgd(learns, LEARNING_RATE)
     rates = [group["lr"] for group in optimizer.param_groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.2)
     bar = progress.add_task(row.name, total=steps, note="")

@@ -1,6 +1,8 @@
 """Joint fine-tuning of a recurrent network: losses, learning rates, schedules, what is logged and predicted."""
 
 import json
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -8,10 +10,18 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from prernn.conversion.calibration import measure, unmeasured
+from prernn.conversion.calibration import (
+    STEP,
+    drop_calibration,
+    gate_inputs_of,
+    measure,
+    saturation_lines,
+    unmeasured,
+)
 from prernn.conversion.clip_network import answers_once, is_clip_network
 from prernn.conversion.modes import channels_last, freeze_statistics
 from prernn.conversion.network import NetworkState, RecurrentNetwork
+from prernn.conversion.recipe import Recipe
 from prernn.models.checkpoint import RECIPE_KEY, load_state
 from prernn.models.from_config import NetworkSpec
 from prernn.reports.numbers import plain
@@ -115,12 +125,18 @@ class VideoModule(L.LightningModule):
         """Brings gate inputs to one scale, where the network asks for it and no checkpoint has it yet."""
         if not unmeasured(self.network):
             return
+        videos = partial(self.trainer.datamodule.some_training_videos, CALIBRATION)  # type: ignore[attr-defined]
 
-        def run() -> None:
-            for video in self.trainer.datamodule.some_training_videos(CALIBRATION):  # type: ignore[attr-defined]
-                self.network(video.to(self.device))
+        def read() -> Iterator[Tensor]:
+            return (video.to(self.device) for video in videos())
 
-        measure(self.network, run)
+        before = gate_inputs_of(self.network, read())
+        measure(self.network, lambda: [self.network(video) for video in read()])
+        after = gate_inputs_of(self.network, read())
+        if self.trainer.is_global_zero:
+            print(f"gate inputs brought to one scale on up to {CALIBRATION} training videos:")
+            for line in saturation_lines(before, after):
+                print(f"  {line}")
 
     def on_train_start(self) -> None:
         """Trains no further where a run that is resumed had come down to its floor."""
@@ -290,6 +306,9 @@ class VideoModule(L.LightningModule):
         self.weights_epoch = checkpoint["epoch"] + 1
         if CONTINUITY_KEY not in checkpoint:
             self._train_as_before()
+        steps = Recipe.from_json(checkpoint[RECIPE_KEY]).steps if RECIPE_KEY in checkpoint else ()
+        if self.recipe.calibrate and steps and STEP not in [step.name for step in steps]:
+            drop_calibration(self.network)  # a training of before calibration was the default
         prefix = "network."
         weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         load_state(self.network, weights, "checkpoint")

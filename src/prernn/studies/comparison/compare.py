@@ -9,21 +9,17 @@ Learning rates are searched for each network on its own, on a part of the traini
 networks are then trained on all training videos with the rate found, once for each seed, and tested once.
 """
 
-import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.progress import Progress
 from rich.table import Table
-from torch import nn
 
-from prernn.conversion.modes import channels_last
-from prernn.conversion.trunk import inputs_of, split
 from prernn.models.from_config import NetworkSpec
 from prernn.reports.files import say_written, write_json, write_table
 from prernn.reports.plots.curves import curves as draw_curves
@@ -31,12 +27,11 @@ from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole, seeds_text
 from prernn.studies import early
 from prernn.studies.comparison import lineup
-from prernn.studies.comparison.lineup import Budget, Row
-from prernn.studies.comparison.trainings import Known, pool
-from prernn.studies.comparison.tuning import best, search, train_all
-from prernn.tasks.task import Subset, Task
+from prernn.studies.comparison.lineup import Budget, Row, check_budget
+from prernn.studies.comparison.trainings import inputs, pool
+from prernn.studies.comparison.tuning import best, search, summary, train_all
+from prernn.tasks.task import Task
 from prernn.training.data_module import VideoData
-from prernn.training.frozen_trunk.features import cached
 
 
 def compare(
@@ -77,19 +72,14 @@ def compare(
     """
     out, budget, begun = Path(out), budget or Budget(), time.time()
     _check(data.task, budget, networks, also)
-    parts: tuple[tuple[Subset, int], ...] = (("train", budget.passes), ("test", 1))
     with bars() as progress:
         rows = _rows(spec, data.task, networks, cells, structures, also)
-        at = None if networks == "rcn" else inputs_of(rows[-1].spec.build(data.task.outputs))
-        trunk = None if at is None else split(rows[0].spec.build(data.task.outputs), at)[0]
-        train, test = (_features(data, part, trunk, passes, progress) for part, passes in parts)
-        labels = [data.task.recording(record)[0] for record in data.dataset("train").records]
-        known = Known(data.task, at, budget, labels)
+        known, train, test = inputs(data, rows, budget, progress, whole=networks == "rcn")
         with pool(jobs, known, train, test) as executor:
             rows = _tuned(executor, rows, budget, data.task, progress, structures if networks == "prernn" else ())
             # written after each training, so that a long comparison that is ended early leaves what it found
             train_all(executor, rows, budget, data.task, progress, lambda: _write_record(rows, budget, out))
-    table = [_summary(row, data.task) for row in rows]
+    table = [summary(row) for row in rows]
     write_table(out / "comparison.csv", table)
     _write_record(rows, budget, out)
     _plot(rows, data.task, out)
@@ -101,12 +91,7 @@ def compare(
 
 
 def _check(task: Task, budget: Budget, networks: str, also: Sequence[str]) -> None:
-    if not task.comparable:
-        raise NotImplementedError(f"task {task.name!r}: expected one whose networks can be compared")
-    if budget.judge not in ("reset", "live"):
-        raise ValueError(f'expected judge to be "reset" or "live", got {budget.judge!r}')
-    if not budget.seeds or not budget.rates or not 0 < budget.held_out < 1:
-        raise ValueError(f"expected seeds, rates and a held-out share between 0 and 1, got {budget}")
+    check_budget(task, budget)
     if networks not in lineup.LINEUPS:
         raise ValueError(f"expected networks to be one of {', '.join(lineup.LINEUPS)}, got {networks!r}")
     if budget.few is not None and budget.few < 1:
@@ -125,22 +110,10 @@ def _rows(
     return lineup.rcn_rows(spec, task, structures, also)
 
 
-def _features(
-    data: VideoData, part: Subset, trunk: nn.Module | None, passes: int, progress: Progress
-) -> list[dict[str, Any]]:
-    dataset = data.dataset(part)
-    bar = progress.add_task(f"{part} videos", total=passes * len(dataset), note="")
-    if trunk is not None:
-        channels_last(trunk.eval())
-    return cached(trunk, dataset, passes=passes, advance=lambda: progress.advance(bar))
-
-
 def _tuned(
     executor: Executor, rows: list[Row], budget: Budget, task: Task, progress: Progress, structures: Sequence[str]
 ) -> list[Row]:
     """The rows with their learning rates, and sparse networks of the best PreRNN where ``structures`` are given."""
-    if not structures and len(budget.rates) == 1:
-        return [replace(row, rate=budget.rates[0]) for row in rows]
     search(executor, rows, budget, task, progress)
     if not structures:
         return rows
@@ -150,30 +123,8 @@ def _tuned(
     return [*rows, *sparse]
 
 
-def _summary(row: Row, task: Task) -> dict[str, Any]:
-    """Mean and spread (standard deviation over seeds) of every metric."""
-    weights = {"recurrent weights": row.weights, "weights": row.total}
-    values: dict[str, Any] = {"network": row.name, **weights, "learning rate": row.rate}
-    for name in row.finals[0]["metrics"]:
-        found = [result["metrics"][name] for result in row.finals]
-        values[name] = statistics.fmean(found)
-        # statistics.stdev fails where one of them is not a number, such as the frames until an answer that never comes
-        values[f"{name} spread"] = float(np.std(found, ddof=1)) if len(found) > 1 else ""
-    last = [result["history"]["train loss"][-1] for result in row.finals]
-    return {**values, "train loss": statistics.fmean(last)}
-
-
 def _write_record(rows: list[Row], budget: Budget, out: Path) -> None:
-    write_json(out / "comparison.json", {"budget": asdict(budget), "rows": [_record(row) for row in rows]})
-
-
-def _record(row: Row) -> dict[str, Any]:
-    weights = {"recurrent_weights": row.weights, "weights": row.total}
-    values = {"network": row.name, "recipe": asdict(row.spec), **weights, "rate": row.rate}
-    if row.continuity is not None:
-        values["continuity"] = asdict(row.continuity)
-    search = {str(rate): score for rate, score in sorted(row.search.items())}
-    return {**values, "search": search, "finals": row.finals}
+    write_json(out / "comparison.json", {"budget": asdict(budget), "rows": [lineup.record(row) for row in rows]})
 
 
 def _plot(rows: list[Row], task: Task, out: Path) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters, total_weights
@@ -53,7 +53,8 @@ class Row:
         weights: that recurrence introduces.
         total: all weights of the network.
         rate: learning rate that the search found.
-        search: score of each rate on held-out videos.
+        pretrained: share of it that the pre-trained part learns at, likewise.
+        search: score of each rate, and share, on held-out videos.
         finals: results of the final trainings, one a seed.
     """
 
@@ -65,7 +66,8 @@ class Row:
     weights: int = 0
     total: int = 0
     rate: float = math.nan
-    search: dict[float, float] = field(default_factory=dict)
+    pretrained: float = 1.0
+    search: dict[tuple[float, float], float] = field(default_factory=dict)
     finals: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -82,6 +84,20 @@ def prernn_rows(spec: NetworkSpec, task: Task, cells: Sequence[str] = CELLS) -> 
         rows.append((f"Pre{cell.upper()}", replace(base, input="gate")))
         rows.append((f"Pre{cell.upper()}-SIH", replace(base, input="single")))
     return [_counted(name, each, task) for name, each in rows]
+
+
+def few_videos_rows(spec: NetworkSpec, task: Task, structures: Sequence[str]) -> list[Row]:
+    """Frame-wise, traditional with as many weights as PreRNN, PreRNN and PreRNN-SIH; and with sparse ``W_hh``.
+
+    The traditional one is there twice: as it is made, and with gate inputs calibrated as PreRNN's are.
+    """
+    framewise, stacked, *converted = prernn_rows(spec, task, [spec.cell])
+    calibrated = replace(stacked.spec, calibrate="all")
+    rows = [framewise, stacked, _counted(f"{stacked.name}, calibrated", calibrated, task)]
+    for row in (stacked, *converted):
+        rows += [row] if row in converted else []
+        rows += [sparse_row(row, hidden, task) for hidden in structures]
+    return rows
 
 
 def continuity_rows(spec: NetworkSpec, task: Task) -> list[Row]:
@@ -137,7 +153,8 @@ class Budget:
     Attributes:
         epochs: over the training videos.
         batch_size: videos.
-        rates: learning rates that the search tries, the same for the new and the pre-trained part.
+        rates: learning rates that the search tries.
+        shares: of the rate that the pre-trained part learns at, each of which the search tries with each rate.
         seeds: of the final trainings.
         passes: times that the trunk runs over the training videos, each with other crops; epoch n takes pass
             n mod passes.
@@ -153,6 +170,7 @@ class Budget:
     epochs: int = 20
     batch_size: int = 16
     rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    shares: tuple[float, ...] = (1.0,)
     seeds: tuple[int, ...] = (0, 1, 2)
     passes: int = 4
     held_out: float = 0.25
@@ -161,3 +179,35 @@ class Budget:
     clip: float = 1.0
     continuity: Continuity = field(default_factory=Continuity)
     sparse_power: float = SPARSE_POWER
+
+
+def check_budget(task: Task, budget: Budget) -> None:
+    """Raises ValueError for a budget of nothing, NotImplementedError for a task whose networks can't be compared."""
+    if not task.comparable:
+        raise NotImplementedError(f"task {task.name!r}: expected one whose networks can be compared")
+    if budget.judge not in ("reset", "live"):
+        raise ValueError(f'expected judge to be "reset" or "live", got {budget.judge!r}')
+    if not (budget.seeds and budget.rates and budget.shares) or not 0 < budget.held_out < 1:
+        raise ValueError(f"expected seeds, rates, shares and a held-out share between 0 and 1, got {budget}")
+
+
+def record(row: Row) -> dict[str, Any]:
+    """All that is known of a row, as plain data."""
+    weights = {"recurrent_weights": row.weights, "weights": row.total}
+    values = {
+        "network": row.name,
+        "recipe": asdict(row.spec),
+        **weights,
+        "rate": row.rate,
+        "pretrained": row.pretrained,
+    }
+    values |= {name: value for name in ("few", "epochs") if (value := getattr(row, name)) is not None}
+    if row.continuity is not None:
+        values["continuity"] = asdict(row.continuity)
+    search = {rate_text(*rates): score for rates, score in sorted(row.search.items())}
+    return {**values, "search": search, "finals": row.finals}
+
+
+def rate_text(rate: float, pretrained: float) -> str:
+    """A rate in words, with that of the pre-trained part where it is another."""
+    return f"{rate:g}" if pretrained == 1 else f"{rate:g} ({rate * pretrained:g} of what is pre-trained)"

@@ -2,26 +2,31 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import Progress
 
 from prernn.conversion.clip_network import is_clip_network
 from prernn.conversion.modes import channels_last
 from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.trunk import inputs_of, split
 from prernn.models.from_config import NetworkSpec
 from prernn.studies import early
 from prernn.studies.comparison.draws import drawn, held_out
-from prernn.studies.comparison.lineup import Budget
+from prernn.studies.comparison.lineup import Budget, Row
 from prernn.studies.comparison.side_by_side import side_by_side
 from prernn.tasks.task import Task
 from prernn.training.continuity import SINGLE_CLIPS, Continuity
+from prernn.training.data_module import VideoData
 from prernn.training.evaluation import in_batches, scalars
 from prernn.training.frozen_trunk.epochs import epochs_of
+from prernn.training.frozen_trunk.features import cached
 from prernn.training.frozen_trunk.learner import TEST_BATCH, Items, Learner, calibrate_behind, learner, sgd
 from prernn.training.frozen_trunk.train import train
 from prernn.training.live import evaluate_live, random_orders
@@ -45,12 +50,14 @@ class Known:
         at: values of the graph that the features are; None where the networks train as a whole.
         budget: of each.
         labels: of the training videos, by their number.
+        frozen: whether batch normalization keeps its statistics; None as `learner` has it.
     """
 
     task: Task
     at: list[str] | None
     budget: Budget
     labels: list[int]
+    frozen: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ class Training:
         search: judged by held-out training videos, not by those of the test.
         few: training videos of each class; None is the budget's.
         epochs: None is the budget's.
+        pretrained: share of the rate that the pre-trained part learns at.
     """
 
     spec: NetworkSpec
@@ -74,6 +82,35 @@ class Training:
     search: bool = False
     few: int | None = None
     epochs: int | None = None
+    pretrained: float = 1.0
+
+
+def inputs(
+    data: VideoData, rows: Sequence[Row], budget: Budget, progress: Progress, *, whole: bool = False
+) -> tuple[Known, Items, Items]:
+    """What the trainings of these networks share, and what they learn from and are tested by.
+
+    That is what the trunk below the converted layer gives for the videos, or with ``whole`` the videos themselves.
+
+    Raises:
+        NotImplementedError: a value bypasses the converted layer.
+    """
+    task, spec = data.task, next((row.spec for row in rows if row.spec.method == "prernn"), rows[-1].spec)
+    at, trunk = None, None
+    if not whole:
+        at = inputs_of(spec.build(task.outputs))
+        trunk = channels_last(split(spec.build(task.outputs), at)[0].eval())
+    items = []
+    for part, passes in (("train", budget.passes), ("test", 1)):
+        dataset = data.dataset(part)  # type: ignore[arg-type]
+        bar = progress.add_task(f"{part} videos", total=passes * len(dataset), note="")
+        items.append(cached(trunk, dataset, passes=passes, advance=partial(progress.advance, bar)))
+    return Known(task, at, budget, labels_of(data)), items[0], items[1]
+
+
+def labels_of(data: VideoData) -> list[int]:
+    """Labels of the training videos, by their number."""
+    return [data.task.recording(record)[0] for record in data.dataset("train").records]
 
 
 # what the training processes share: "known", and the items "train" and "test"
@@ -106,12 +143,13 @@ def train_one(training: Training) -> dict[str, Any]:
     torch.manual_seed(training.seed)
     net = training.spec.build(task.outputs)
     channels_last(net)
-    learns = learner(net, known.at)
+    learns = learner(net, known.at, frozen=known.frozen)
     calibrate_behind(net, learns, train_items)
     continuity = SINGLE_CLIPS if is_clip_network(net) else (training.continuity or budget.continuity).of(task)
     count = training.epochs or budget.epochs
     epochs, steps = epochs_of(train_items, task, continuity, budget.batch_size, training.seed, count)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd(learns.part, training.rate, budget.sparse_power), steps)
+    optimizer = sgd(learns, training.rate, pretrained=training.pretrained, sparse_power=budget.sparse_power)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     ways: dict[str, Any] = {"clip": budget.clip, "continuity": continuity, "only_last": training.search}
     history, values = train(learns, task, epochs, test, schedule, **ways)
     # a network of whole clips keeps nothing from one to the next

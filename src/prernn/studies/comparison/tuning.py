@@ -1,12 +1,16 @@
 """The search for each network's learning rate, and the final trainings with the rate that was found."""
 
+import itertools
 import math
+import statistics
 from collections.abc import Callable
 from concurrent.futures import Executor, as_completed
+from typing import Any
 
+import numpy as np
 from rich.progress import Progress, TaskID
 
-from prernn.studies.comparison.lineup import Budget, Row
+from prernn.studies.comparison.lineup import Budget, Row, rate_text
 from prernn.studies.comparison.trainings import LIVE, Training, train_one
 from prernn.tasks.task import Task
 
@@ -15,20 +19,28 @@ SEARCH_SEED = 100
 
 
 def search(executor: Executor, rows: list[Row], budget: Budget, task: Task, progress: Progress) -> None:
-    """Finds each row's learning rate by the score on the held-out videos."""
-    bar = progress.add_task("search for learning rates", total=len(rows) * len(budget.rates), note="")
+    """Finds each row's learning rates by the score on the held-out videos, where there are several to choose from."""
+    if len(_tried(budget)) == 1:
+        for row in rows:
+            row.rate, row.pretrained = budget.rates[0], budget.shares[0]
+        return
+    bar = progress.add_task("search for learning rates", total=len(rows) * len(_tried(budget)), note="")
     name = f"{LIVE} {task.score[0]}" if budget.judge == "live" else task.score[0]
     futures = {
-        executor.submit(train_one, _of(row, rate, SEARCH_SEED, search=True)): (row, rate)
+        executor.submit(train_one, _of(row, *rates, SEARCH_SEED, search=True)): (row, rates)
         for row in rows
-        for rate in budget.rates
+        for rates in _tried(budget)
     }
     for future in as_completed(futures):
-        row, rate = futures[future]
-        row.search[rate] = future.result()["metrics"][name]
-        _say(progress, bar, f"{row.name} at {rate:g}: {name} {row.search[rate]:.3f} on held-out videos")
+        row, rates = futures[future]
+        row.search[rates] = future.result()["metrics"][name]
+        _say(progress, bar, f"{row.name} at {rate_text(*rates)}: {name} {row.search[rates]:.3f} on held-out videos")
     for row in rows:
-        row.rate = best_rate(row.search, task)
+        row.rate, row.pretrained = best_rates(row.search, task)
+
+
+def _tried(budget: Budget) -> list[tuple[float, float]]:
+    return list(itertools.product(budget.rates, budget.shares))
 
 
 def _say(progress: Progress, bar: TaskID, text: str) -> None:
@@ -38,14 +50,14 @@ def _say(progress: Progress, bar: TaskID, text: str) -> None:
         print(text, flush=True)
 
 
-def best_rate(search: dict[float, float], task: Task) -> float:
-    """The rate with the best score."""
-    return max(sorted(search), key=lambda rate: _merit(search[rate], task))  # of equal scores the lower rate
+def best_rates(search: dict[tuple[float, float], float], task: Task) -> tuple[float, float]:
+    """The rates with the best score."""
+    return max(sorted(search), key=lambda rates: _merit(search[rates], task))  # of equal scores the lower rate
 
 
 def best(rows: list[Row], task: Task) -> Row:
-    """The row that did best in the search."""
-    return max(rows, key=lambda row: _merit(row.search[row.rate], task))
+    """The row that did best in the search; the first where there was none."""
+    return max(rows, key=lambda row: _merit(row.search.get((row.rate, row.pretrained), math.nan), task))
 
 
 def _merit(score: float, task: Task) -> float:
@@ -65,7 +77,11 @@ def train_all(
 ) -> None:
     """Trains each row once for each seed, on all training videos, and tests it; ``record`` is called after each."""
     bar = progress.add_task("final trainings", total=len(rows) * len(budget.seeds), note="")
-    futures = {executor.submit(train_one, _of(row, row.rate, seed)): row for row in rows for seed in budget.seeds}
+    futures = {
+        executor.submit(train_one, _of(row, row.rate, row.pretrained, seed)): row
+        for row in rows
+        for seed in budget.seeds
+    }
     for future in as_completed(futures):
         row, result = futures[future], future.result()
         row.finals.append(result)
@@ -76,5 +92,19 @@ def train_all(
         row.finals.sort(key=lambda result: result["seed"])
 
 
-def _of(row: Row, rate: float, seed: int, search: bool = False) -> Training:
-    return Training(row.spec, rate, seed, row.continuity, search, row.few, row.epochs)
+def _of(row: Row, rate: float, pretrained: float, seed: int, search: bool = False) -> Training:
+    return Training(row.spec, rate, seed, row.continuity, search, row.few, row.epochs, pretrained)
+
+
+def summary(row: Row) -> dict[str, Any]:
+    """Mean and spread (standard deviation over seeds) of every metric of a row."""
+    weights = {"recurrent weights": row.weights, "weights": row.total}
+    rates = {"learning rate": row.rate, "pre-trained share": row.pretrained}
+    values: dict[str, Any] = {"network": row.name, **weights, **rates}
+    for name in row.finals[0]["metrics"]:
+        found = [result["metrics"][name] for result in row.finals]
+        values[name] = statistics.fmean(found)
+        # statistics.stdev fails where one of them is not a number, such as the frames until an answer that never comes
+        values[f"{name} spread"] = float(np.std(found, ddof=1)) if len(found) > 1 else ""
+    last = [result["history"]["train loss"][-1] for result in row.finals]
+    return {**values, "train loss": statistics.fmean(last)}

@@ -61,7 +61,7 @@ class Cell:
         values = {
             "seed_everything": 0,
             "model": {
-                "recipe": {**training.recipe, **self.recipe},
+                "recipe": {"calibrate": False, **training.recipe, **self.recipe},
                 "learning": {
                     "lr": training.lr,
                     "pretrained_lr": training.lr,

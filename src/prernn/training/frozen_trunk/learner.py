@@ -34,12 +34,14 @@ class Learner:
         advance: outputs ``(B, T, K)`` for a batch of cached items from a state, None for zeros, and the next state.
         whole: outputs for a batch from zeros, where that is another way; None where it is not.
         frozen: whether batch normalization stays on its statistics.
+        new: parameters that begin at random.
     """
 
     part: nn.Module
     advance: Callable[[dict[str, Any], NetworkState | None], tuple[Tensor, NetworkState]]
     whole: Callable[[dict[str, Any]], Tensor] | None = None
     frozen: bool = True
+    new: Sequence[nn.Parameter] = ()
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """Outputs ``(B, T, K)`` of videos that each begin with a zero state."""
@@ -52,17 +54,40 @@ class Learner:
             freeze_statistics(self.part)
 
 
-def learner(net: RecurrentNetwork, at: Sequence[str] | None) -> Learner:
-    """What trains of a network that is cut at values of its graph, or of all of it where ``at`` is None."""
+def learner(net: RecurrentNetwork, at: Sequence[str] | None, *, frozen: bool | None = None) -> Learner:
+    """What trains of a network that is cut at values of its graph, or of all of it where ``at`` is None.
+
+    Batch normalization stays on its statistics behind a trunk, and learns them in a whole network, unless ``frozen``
+    says otherwise.
+    """
+    new = net.new_parameters()
     if at is None:
-        return Learner(net, partial(next_outputs, net), partial(whole_outputs, net), frozen=False)
+        return Learner(net, partial(next_outputs, net), partial(whole_outputs, net), bool(frozen), new)
     _, rest = split(net, at)
-    return Learner(rest, lambda batch, state: outputs(rest, state or net.init_state(len(batch["path"])), batch))
+
+    def advance(batch: dict[str, Any], state: NetworkState | None) -> tuple[Tensor, NetworkState]:
+        return outputs(rest, state or net.init_state(len(batch["path"])), batch)
+
+    return Learner(rest, advance, frozen=frozen is None or frozen, new=new)
 
 
-def sgd(part: nn.Module, rate: float, sparse_power: float = SPARSE_POWER) -> torch.optim.SGD:
-    """The optimizer of every network in a comparison; see `rate_factors` for ``sparse_power``."""
-    groups = rate_groups("all", part.parameters(), rate, rate_factors(part, sparse_power))
+def sgd(
+    learner: Learner, rate: float, *, pretrained: float = 1.0, sparse_power: float = SPARSE_POWER
+) -> torch.optim.SGD:
+    """The optimizer of every network in a comparison.
+
+    Args:
+        learner: what learns.
+        rate: of what is new.
+        pretrained: share of it that what is pre-trained learns at.
+        sparse_power: see `rate_factors`.
+    """
+    factors, new = rate_factors(learner.part, sparse_power), {id(parameter) for parameter in learner.new}
+    parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for parameter in learner.part.parameters():
+        parts[pretrained == 1 or id(parameter) in new].append(parameter)
+    groups = rate_groups("new", parts[True], rate, factors)
+    groups += rate_groups("pretrained", parts[False], rate * pretrained, factors)
     return torch.optim.SGD(groups, lr=rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
 
 

@@ -32,7 +32,7 @@ COMMON = {
 }
 """Options that stand by themselves, and those that are needed most."""
 
-OWN = Path(__file__).parents[1]
+OWN = Path(__file__).parents[2]
 CLASSES: dict[str, tuple[str, str]] = {
     "model": ("training/module.py", "VideoModule"),
     "model.recipe": ("models/from_config.py", "NetworkSpec"),

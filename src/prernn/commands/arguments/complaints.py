@@ -5,7 +5,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-from prernn.commands.fit_options import groups, known_options
+from prernn.commands.arguments.fit_options import groups, known_options
 from prernn.layers.names import close_to
 
 KINDS = {

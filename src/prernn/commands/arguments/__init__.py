@@ -1,0 +1,1 @@
+"""What all commands' options have in common."""

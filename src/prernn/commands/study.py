@@ -1,0 +1,62 @@
+"""``prernn study``: whole experiments that answer one question."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from prernn.commands.arguments.command import Command, Parser, given
+from prernn.commands.arguments.complaints import in_plain_words
+from prernn.commands.arguments.fit_options import check_options
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the studies, each with its own options."""
+    studies = parser.add_subparsers(dest="study", required=True, metavar="few-videos", parser_class=Parser)
+    words = "accuracy over the number of training videos: frame-wise, traditional, PreRNN, full and sparse W_hh"
+    few = studies.add_parser("few-videos", help=words, description=words, epilog=EPILOG, allow_abbrev=False)
+    assert isinstance(few, Parser)
+    few.passes_on = True
+    few.add_argument("--out", required=True, help="folder for table, curves and figures")
+    few.add_argument("--sizes", type=int, nargs="+", help="training videos of each class (default 5 10 20 35 70 140)")
+    few.add_argument("--steps", type=int, help="batches of each training (default 90)")
+    few.add_argument("--rates", type=float, nargs="+", help="learning rates to search")
+    few.add_argument(
+        "--shares", type=float, nargs="+", help="of the rate that the pre-trained part learns at, to search (default 1)"
+    )
+    few.add_argument("--seeds", type=int, nargs="+", help="of the final trainings and of the videos that are drawn")
+    few.add_argument("--structures", nargs="+", help="sparse W_hh beside the full one (default band:1%% diagonal)")
+    few.add_argument("--batch-size", type=int, help="videos")
+    few.add_argument("--passes", type=int, help="times the trunk runs over the training videos, with other crops")
+    few.add_argument(
+        "--judge", choices=("reset", "live"), help="held-out videos judge a rate with resets (default) or live"
+    )
+    few.add_argument("--whole", action="store_true", help="train the whole networks, no trunk is frozen")
+    few.add_argument("--jobs", type=int, help="trainings at a time (default 2)")
+
+
+EPILOG = (
+    "What is none of these options is one of fit's, such as --config FILE and --data.root DIR. Without any, the study "
+    "is on the embedded data set, in the demo's way; its videos are rendered into OUT/data."
+)
+
+
+def run(options: Namespace) -> None:
+    """Trains, tests, prints tables and draws curves."""
+    own = [name.replace("_", "-") for name in vars(options)]
+    check_options("study", options.words, own)
+    from prernn.studies.comparison.few_videos import SIZES, few_videos
+    from prernn.studies.comparison.lineup import Budget
+    from prernn.studies.demo import prepare
+    from prernn.training.lightning_cli import read_config
+
+    words, sizes = options.words, options.sizes or list(SIZES)
+    if not words:
+        words = ["--config", str(prepare(Path(options.out), max(sizes)))]
+    with in_plain_words():
+        recipe, learning, data = read_config(words)
+    chosen = given(options, "rates", "shares", "seeds", "passes", "batch_size", "judge")
+    chosen |= {name: tuple(value) for name, value in chosen.items() if isinstance(value, list)}
+    budget = Budget(**chosen, continuity=learning.continuity, sparse_power=learning.sparse_power)
+    few_videos(data, recipe, options.out, budget, sizes=sizes, **given(options, "steps", "structures", "whole", "jobs"))
+
+
+STUDY = Command("experiments on a question: what networks make of few videos", run, add_arguments)

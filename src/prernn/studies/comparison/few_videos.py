@@ -1,0 +1,205 @@
+"""``prernn study few-videos``: accuracy over the number of training videos, networks side by side.
+
+The claim of PreRNN is that pre-trained weights count most where videos are few. Each network is trained on so many
+videos of each class, drawn anew for each seed and the same for all networks, for the same number of steps; its learning
+rates are searched at each number, on training videos that were not drawn. So two networks of one seed are a pair, and
+the mean of their differences has a confidence interval (Student's t over the seeds).
+"""
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from prernn.models.from_config import NetworkSpec
+from prernn.reports.files import say_written, write_json, write_table
+from prernn.reports.plots.curves import lines
+from prernn.reports.progress import bars
+from prernn.reports.tables import print_whole, seeds_text
+from prernn.studies.comparison import lineup
+from prernn.studies.comparison.lineup import Budget, Row, check_budget
+from prernn.studies.comparison.trainings import LIVE, inputs, labels_of, pool
+from prernn.studies.comparison.tuning import best, search, summary, train_all
+from prernn.tasks.task import Task
+from prernn.training.data_module import VideoData
+from prernn.training.frozen_trunk.epochs import batches_in_epoch
+
+SIZES = (5, 10, 20, 35, 70, 140)
+"""Training videos of each class."""
+
+STEPS = 90
+"""Of every training: as many as 5 epochs of the demo."""
+
+CONFIDENCE = 0.95
+"""Of the intervals of differences."""
+
+BESIDE = ("late_accuracy",)
+"""Metrics that are drawn beside the task's score, where there are any; both with resets and live."""
+
+
+def few_videos(
+    data: VideoData,
+    spec: NetworkSpec,
+    out: str | Path,
+    budget: Budget | None = None,
+    *,
+    sizes: Sequence[int] = SIZES,
+    steps: int = STEPS,
+    structures: Sequence[str] = ("band:1%", "diagonal"),
+    whole: bool = False,
+    jobs: int = 2,
+) -> list[dict[str, Any]]:
+    """Accuracy over the number of training videos, for the networks of `lineup.few_videos_rows`.
+
+    Args:
+        data: the videos and their task.
+        spec: backbone, its weights, cell and the layer to convert; the rest is varied.
+        out: folder for ``few-videos.csv``, ``few-videos.json`` and ``few-videos.png``.
+        budget: of every network; its epochs are not used.
+        sizes: training videos of each class; those above what the smallest class has are left out.
+        steps: batches of each training, rounded to whole epochs, two at least.
+        structures: of ``W_hh``.
+        whole: train the whole networks, batch normalization on its statistics, not what is behind a frozen trunk.
+        jobs: trainings at a time, one thread each.
+
+    Returns:
+        The rows of ``few-videos.csv``: a network at a number of videos, mean and spread of each metric over the seeds,
+        and the difference from the traditional network that did better in the search, with its interval.
+
+    Raises:
+        ValueError: no number of videos that every class has, no step, and what `check_budget` raises.
+        NotImplementedError: as `prernn.studies.comparison.compare.compare`.
+    """
+    out, budget, begun = Path(out), budget or Budget(), time.time()
+    check_budget(data.task, budget)
+    if steps < 1:
+        raise ValueError(f"steps: expected at least 1, got {steps}")
+    possible = _possible(sizes, labels_of(data))
+    with bars() as progress:
+        kinds = lineup.few_videos_rows(spec, data.task, structures)
+        known, train, test = inputs(data, kinds, budget, progress, whole=whole)
+        known = replace(known, frozen=True)
+        rows = []
+        for size in possible:
+            rows += _at_size(kinds, size, steps, known.labels, budget, data.task)
+        with pool(jobs, known, train, test) as executor:
+            search(executor, rows, budget, data.task, progress)
+            train_all(executor, rows, budget, data.task, progress, lambda: _write_record(rows, budget, out))
+    table = [_line(row, _reference(row, rows, data.task)) for row in rows]
+    write_table(out / "few-videos.csv", table)
+    _write_record(rows, budget, out)
+    _plot(table, data.task, out, len(budget.seeds))
+    for metric in _metrics(table, data.task):
+        print_whole(_table(table, metric, data.task))
+    say_written(out, begun)
+    return table
+
+
+def _possible(sizes: Sequence[int], labels: Sequence[int]) -> list[int]:
+    """Those of the sizes that every class has."""
+    least = min(Counter(labels).values())
+    kept = sorted({size for size in sizes if 1 <= size <= least})
+    if not kept:
+        raise ValueError(
+            f"sizes: expected numbers from 1 to {least}, the videos of the smallest class, got {list(sizes)}"
+        )
+    if left := [size for size in sizes if size not in kept]:
+        print(f"left out: {', '.join(map(str, left))} videos of each class, as the smallest class has {least}")
+    return kept
+
+
+def _at_size(
+    kinds: Sequence[Row], size: int, steps: int, labels: Sequence[int], budget: Budget, task: Task
+) -> list[Row]:
+    """The networks to be trained on so many videos of each class."""
+    continuity = budget.continuity.of(task)
+    batches = batches_in_epoch(size * len(set(labels)), continuity, budget.batch_size)
+    epochs = max(2, round(steps / batches))
+    return [replace(row, few=size, epochs=epochs, search={}, finals=[]) for row in kinds]
+
+
+def _reference(row: Row, rows: Sequence[Row], task: Task) -> Row:
+    """The traditional network with a full ``W_hh`` that did best in the search at the row's number of videos."""
+    stacked = [other for other in rows if other.few == row.few and other.spec.method == "traditional"]
+    return best([other for other in stacked if other.spec.hidden == "full"], task)
+
+
+def _line(row: Row, reference: Row) -> dict[str, Any]:
+    values = {"videos of each class": row.few, **summary(row), "compared with": reference.name}
+    for name in row.finals[0]["metrics"]:
+        pairs = [
+            own["metrics"][name] - other["metrics"][name]
+            for own, other in zip(row.finals, reference.finals, strict=True)
+        ]
+        mean, half = difference(pairs)
+        values |= {f"{name} difference": mean, f"{name} interval": "" if half is None else half}
+    return values
+
+
+def difference(pairs: Sequence[float]) -> tuple[float, float | None]:
+    """Mean of paired differences and half the width of its confidence interval, ``t s / sqrt(n)``; None for one pair.
+
+    ``t`` is Student's for ``n - 1`` degrees of freedom (Student, "The probable error of a mean", Biometrika 1908).
+
+    Example:
+        >>> mean, half = difference([0.10, 0.12, 0.14])
+        >>> round(mean, 3), round(half, 3)
+        (0.12, 0.05)
+    """
+    from scipy.stats import t
+
+    count, mean = len(pairs), statistics.fmean(pairs)
+    if count < 2:
+        return mean, None
+    return mean, float(t.ppf((1 + CONFIDENCE) / 2, count - 1) * np.std(pairs, ddof=1) / count**0.5)
+
+
+def _write_record(rows: Sequence[Row], budget: Budget, out: Path) -> None:
+    write_json(out / "few-videos.json", {"budget": asdict(budget), "rows": [lineup.record(row) for row in rows]})
+
+
+def _metrics(table: Sequence[dict[str, Any]], task: Task) -> list[str]:
+    wanted = [f"{way}{name}" for name in (task.score[0], *BESIDE) for way in ("", f"{LIVE} ")]
+    return [name for name in wanted if name in table[0]]
+
+
+def _plot(table: Sequence[dict[str, Any]], task: Task, out: Path, seeds: int) -> None:
+    panels: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
+    for metric in _metrics(table, task):
+        for line in table:
+            spread = line[f"{metric} spread"] or 0.0
+            point = (line["videos of each class"], line[metric], spread)
+            panels.setdefault(metric, {}).setdefault(line["network"], []).append(point)
+    title = f"{task.name}: {'mean and spread of ' if seeds > 1 else ''}{seeds_text(seeds)}"
+    lines(panels, out / "few-videos.png", along="training videos of each class", title=title)
+
+
+def _table(rows: Sequence[dict[str, Any]], metric: str, task: Task) -> Table:
+    """A row for each network, a column for each number of videos: the metric, and below how far from the reference."""
+    sizes = sorted({row["videos of each class"] for row in rows})
+    table = Table(
+        title=f"{task.name}: {metric}",
+        caption="below each: paired difference from the better traditional network, with its 95 % interval",
+    )
+    table.add_column("network", no_wrap=True)
+    table.add_column("recurrent weights", justify="right")
+    for size in sizes:
+        table.add_column(f"{size} a class", justify="right", no_wrap=True)
+    for name in dict.fromkeys(row["network"] for row in rows):
+        own = [row for row in rows if row["network"] == name]
+        table.add_row(name, f"{own[0]['recurrent weights']:,}", *(_cell(row, metric) for row in own))
+    return table
+
+
+def _cell(row: dict[str, Any], metric: str) -> str:
+    spread, interval = row[f"{metric} spread"], row[f"{metric} interval"]
+    text = f"{row[metric]:.3f}" + ("" if spread == "" else f" ±{spread:.3f}")
+    if row["network"] == row["compared with"]:
+        return f"{text}\n"
+    return f"{text}\n{row[f'{metric} difference']:+.3f}" + ("" if interval == "" else f" ±{interval:.3f}")

@@ -1,0 +1,91 @@
+"""Accuracy over the number of training videos: pairs, intervals, which networks, and what is written."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from prernn.commands.main import main
+from prernn.studies.comparison.few_videos import difference
+
+
+def study(root, out, *options):
+    """``prernn study few-videos`` as small as can be; its exit code."""
+    task = {"class_path": "prernn.tasks.Action", "init_args": {"size": 32, "sampling": {"frames": 4}}}
+    file = out.with_name("config.yaml")
+    file.write_text(json.dumps({"model": {"recipe": {"backbone": "timm/test_resnet"}}, "data": {"task": task}}))
+    small = "--steps 2 --rates 0.01 --batch-size 4 --passes 1 --structures diagonal --jobs 1"
+    words = ["study", "few-videos", "--out", str(out), *small.split(), *options]
+    return main([*words, "--config", str(file), "--data.root", str(root)])
+
+
+def test_the_study(root, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert study(root, out, "--sizes", "2", "9", "--seeds", "0", "1", "--shares", "1", "0.1") == 0
+    text = capsys.readouterr().out
+    assert "left out: 9 videos of each class, as the smallest class has 4" in text
+    assert "live late_accuracy" in text
+    with open(out / "few-videos.csv") as lines:
+        rows = list(csv.DictReader(lines))
+    names = [row["network"] for row in rows if row["videos of each class"] == "2"]
+    stacked = next(name for name in names if name.startswith("traditional"))
+    assert names == [
+        "frame-wise CNN",
+        stacked,
+        f"{stacked}, calibrated",
+        f"{stacked}, diagonal",
+        "PreGRU",
+        "PreGRU, diagonal",
+        "PreGRU-SIH",
+        "PreGRU-SIH, diagonal",
+    ]
+    assert len(rows) == len(names)
+    record = json.loads((out / "few-videos.json").read_text())
+    by_name = {(row["few"], row["network"]): row for row in record["rows"]}
+    assert all(set(row["search"]) == {"0.01", "0.01 (0.001 of what is pre-trained)"} for row in record["rows"])
+    assert all(row["epochs"] >= 2 for row in record["rows"])
+    for row in rows:
+        few = int(row["videos of each class"])
+        assert row["compared with"] in (stacked, f"{stacked}, calibrated")
+        own, other = (by_name[few, name]["finals"] for name in (row["network"], row["compared with"]))
+        for metric in ("clip_accuracy", "live late_accuracy"):
+            values = [[result["metrics"][metric] for result in results] for results in (own, other)]
+            assert float(row[metric]) == pytest.approx(np.mean(values[0]))
+            assert float(row[f"{metric} difference"]) == pytest.approx(np.mean(values[0]) - np.mean(values[1]))
+    assert (out / "few-videos.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_whole_networks(root, tmp_path):
+    assert study(root, tmp_path / "out", "--sizes", "2", "--seeds", "0", "--whole") == 0
+    (row, *_) = json.loads((tmp_path / "out" / "few-videos.json").read_text())["rows"]
+    assert len(row["finals"]) == 1
+
+
+def test_a_difference_of_pairs_is_students():
+    """The interval holds 0 as often as the test of pairs says."""
+    chance = np.random.default_rng(0)
+    for _ in range(20):
+        pairs = chance.normal(0.3, 1, 5)
+        mean, half = difference(pairs)
+        assert mean == pytest.approx(pairs.mean())
+        assert (abs(mean) > half) == (stats.ttest_1samp(pairs, 0).pvalue < 0.05)
+        assert half == pytest.approx(stats.t.interval(0.95, 4, 0, pairs.std(ddof=1) / math.sqrt(5))[1])
+    assert difference([0.5]) == (0.5, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sizes", "7"], "sizes: expected numbers from 1 to 4, the videos of the smallest class, got [7]"),
+        (["--steps", "0"], "steps: expected at least 1, got 0"),
+        (["--shares"], "expected at least one argument"),
+        (["--size", "3"], "unknown option --size"),
+        (["--data.rot", "3"], "data.rot"),
+    ],
+)
+def test_mistakes(root, tmp_path, options, message, capsys):
+    assert study(root, tmp_path / "out", *options) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
