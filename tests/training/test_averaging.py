@@ -110,6 +110,7 @@ def test_a_run_keeps_and_tests_averages_and_a_stopped_one_stays_stopped(videos, 
         assert torch.equal(saved["state_dict"][f"network.{name}"], value), name
     assert any((saved["current_model_state"][f"network.{name}"] != value).any() for name, value in kept.items())
     assert all(value for name, value in kept.items() if name.endswith("measured"))  # an integer, which is no mean
+    assert "patience: 1 validations without a better val_clip_accuracy" in capsys.readouterr().out
     assert main(["test", "--config", file]) == 0
     tested = json.loads((root / "metrics.json").read_text())
     assert tested["clip_accuracy"] == pytest.approx(

@@ -21,7 +21,7 @@ from prernn.training.batches import hold_last, none_readable
 from prernn.training.continuity import SINGLE_CLIPS, Continuity, carried
 from prernn.training.evaluation import add_batch, next_outputs, onward, whole_outputs
 from prernn.training.learning import DEFAULT_LEARNING, SPARSE_POWER, Learning, rate_factors, rate_groups
-from prernn.training.learning.decay import decay_others, own_connections, selective
+from prernn.training.learning.optimizer import make_optimizer
 
 CONTINUITY_KEY = "prernn_continuity"
 """In a checkpoint: how its states went on in training."""
@@ -100,16 +100,7 @@ class VideoModule(L.LightningModule):
         factors = rate_factors(self.network, self.sparse_power)
         groups = rate_groups("new", new, self.learning.lr, factors)
         groups += rate_groups("pretrained", old, self.learning.pretrained_lr, factors)
-        momentum, decay = self.learning.momentum, self.learning.weight_decay
-        if self.learning.selective_decay:
-            groups = selective(groups, self.network, decay)
-        optimizer: torch.optim.Optimizer
-        if self.learning.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(groups, lr=self.learning.lr, weight_decay=decay)
-        else:
-            optimizer = torch.optim.SGD(groups, lr=self.learning.lr, momentum=momentum, weight_decay=decay)
-        if self.learning.selective_decay:
-            decay_others(optimizer, own_connections(self.network), decay)
+        optimizer = make_optimizer(groups, self.network, self.learning)
         schedule = self.learning.schedule
         if schedule.each_batch:
             by_batch = LambdaLR(optimizer, self._rate_of_step)

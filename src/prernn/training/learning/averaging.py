@@ -1,38 +1,55 @@
 """Exponential moving averages of weights: what is validated, tested and kept in place of the weights that train."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
+Average = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]
+"""Brings averages up to date with the tensors of now, after so many steps before: ``AveragedModel``'s multi_avg_fn."""
+
+
+def exponential(decay: float) -> Average:
+    """``w' = d_n w' + (1 - d_n) w`` after the step that has n before it, with ``d_n = min(decay, (1 + n) / (10 + n))``.
+
+    The average of Polyak and Juditsky (1992) in its exponential form; that the decay grows at first, as TensorFlow's
+    ``ExponentialMovingAverage`` lets it, keeps the weights of the beginning out of a short training. Statistics of
+    batch normalization are averaged like weights; integers are those of now.
+
+    Example:
+        >>> import torch
+        >>> mean = [torch.zeros(1)]
+        >>> exponential(0.5)(mean, [torch.ones(1)], 20)
+        >>> mean
+        [tensor([0.5000])]
+    """
+
+    def average(averaged: Sequence[Tensor], values: Sequence[Tensor], steps: Tensor | int) -> None:
+        count = int(steps)
+        kept = min(decay, (1 + count) / (10 + count))
+        for mean, value in zip(averaged, values, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - kept)  # exact where both are equal, as in what does not train
+            else:
+                mean.copy_(value)
+
+    return average
+
 
 class AveragedWeights(WeightAveraging):
-    """``w' = d_n w' + (1 - d_n) w`` after the n-th step, with ``d_n = min(decay, (1 + n) / (10 + n))``.
+    """The `exponential` average of all weights, which is validated, tested and kept in place of those that train.
 
-    The average of Polyak and Juditsky (1992) in its exponential form; that the decay grows at first (as TensorFlow's
-    ``ExponentialMovingAverage`` lets it) keeps the weights of the beginning out of a short training. Statistics of
-    batch normalization are averaged like weights; integers are those of now. Lightning's callback validates with the
-    averages, and puts them into checkpoints as the weights, with those that train beside them.
+    Lightning's callback validates with it, and puts it into checkpoints as the weights, with those that train beside.
 
     Args:
         decay: between 0 and 1.
     """
 
     def __init__(self, decay: float) -> None:
-        def average(averaged: Sequence[Tensor], values: Sequence[Tensor], steps: Tensor | int) -> None:
-            """Tensors of one type."""
-            count = int(steps)
-            kept = min(decay, (1 + count) / (10 + count))
-            for mean, value in zip(averaged, values, strict=True):
-                if mean.is_floating_point():
-                    mean.lerp_(value, 1 - kept)  # exact where both are equal, as in what does not train
-                else:
-                    mean.copy_(value)
-
-        super().__init__(multi_avg_fn=average)
+        super().__init__(multi_avg_fn=exponential(decay))
 
     @property
     def begun(self) -> bool:

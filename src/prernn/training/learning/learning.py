@@ -20,7 +20,7 @@ class Learning:
         optimizer: "sgd", with momentum, which is the paper's; or "adamw" (Loshchilov and Hutter, "Decoupled Weight
             Decay Regularization", ICLR 2019), for networks that learn from nothing: its rates are near 1e-3.
         momentum: of SGD.
-        weight_decay: on all weights.
+        weight_decay: on all parameters, unless ``selective_decay`` is set.
         selective_decay: weight decay spares biases, normalization, and in ``W_hh`` what joins a neuron to itself: see
             `prernn.training.learning.decay`. The papers name a weight decay for all, 5e-4, and spare nothing.
         schedule: of both learning rates.

@@ -27,6 +27,11 @@ class Patience(EarlyStopping):
         if self.wait_count >= self.patience:
             trainer.should_stop = True
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Says so."""
+        if self.wait_count >= self.patience and trainer.is_global_zero:
+            print(f"patience: {self.patience} validations without a better {self.monitor} end the training")
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Raises ValueError where nothing validates."""
         if trainer.limit_val_batches == 0:
