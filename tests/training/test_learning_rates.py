@@ -1,5 +1,6 @@
 """Learning rates of sparse recurrences."""
 
+import lightning as L
 import pytest
 import torch
 
@@ -52,3 +53,21 @@ def test_fit_trains_by_them(power, rates):
     assert {round(group["lr"], 6) for group in optimizer.param_groups} == {round(rate, 6) for rate in rates}
     assert optimizer.param_groups[0]["lr"] == 0.1  # by which a schedule says that it has come down
     assert torch.is_tensor(optimizer.param_groups[0]["params"][0])
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_gradient_is_limited_together_or_in_each_group(apart):
+    net = prernn.convert(prepare(ResidualNet()), cell="gru", hidden="diagonal")
+    module = VideoModule(None, Learning(clip_groups=apart), network=net)
+    optimizer = module.configure_optimizers()["optimizer"]
+    module.trainer = L.Trainer(logger=False, enable_progress_bar=False, accelerator="cpu")
+    lengths = dict(zip(("new_x3.46", "new", "pretrained"), (30.0, 0.5, 4.0), strict=True))
+    for group in optimizer.param_groups:
+        count = sum(p.numel() for p in group["params"])
+        for p in group["params"]:
+            p.grad = torch.full_like(p, lengths[group["name"]] / count**0.5)
+    module.configure_gradient_clipping(optimizer, 2.0, "norm")
+    norms = {g["name"]: torch.cat([p.grad.flatten() for p in g["params"]]).norm() for g in optimizer.param_groups}
+    share = 2 / sum(length**2 for length in lengths.values()) ** 0.5
+    expected = {name: min(length, 2.0) if apart else length * share for name, length in lengths.items()}
+    assert norms == {name: pytest.approx(value, abs=1e-5) for name, value in expected.items()}

@@ -14,6 +14,26 @@ PLATEAU = {"kind": "plateau", "every": 1, "factor": 0.5}
 STEP = {"kind": "step", "every": 1, "factor": 0.5}
 
 
+REGULARIZED = {
+    "schedule": {"kind": "cosine", "warm_up": 1.5},
+    "dropout": {"inputs": 0.2, "states": 0.3},
+    "selective_decay": True,
+    "weight_decay": 0.01,
+    "clip_groups": True,
+    "average": 0.9,
+    "patience": 2,
+    "optimizer": "adamw",
+}
+"""All that keeps a network from learning its videos by heart."""
+
+
+def regularized(videos, root):
+    """Four epochs of two batches of a recurrent network that learns so; the validation score never gets better."""
+    values = config(videos, root, max_epochs=4, gradient_clip_val=0.5)
+    values["model"]["learning"] = {"lr": 0.01, "pretrained_lr": 0.001, "frozen_statistics": False, **REGULARIZED}
+    return values
+
+
 def options(videos, root, workers, schedule, **trainer):
     """Four epochs of four batches of a network with dropout."""
     values = config(videos, root, max_epochs=4, **trainer)
@@ -40,15 +60,22 @@ class Seen:
         monkeypatch.setattr(VideoModule, "training_step", watched)
 
 
-@pytest.mark.parametrize(("workers", "schedule"), [(0, PLATEAU), (2, STEP)], ids=["0 workers", "2 workers"])
-def test_a_run_killed_in_mid_epoch_goes_on_to_the_weights_of_an_unbroken_one(
-    videos, tmp_path, monkeypatch, workers, schedule
-):
+def stepwise(workers, schedule):
+    return lambda videos, root: options(videos, root, workers, schedule)
+
+
+CASES = {"0 workers": (stepwise(0, PLATEAU), 4), "2 workers": (stepwise(2, STEP), 4), "regularized": (regularized, 2)}
+"""A configuration, and how many batches an epoch has."""
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_a_run_killed_in_mid_epoch_goes_on_to_the_weights_of_an_unbroken_one(videos, tmp_path, monkeypatch, case):
+    make, batches = CASES[case]
     with monkeypatch.context() as patch:
         whole = Seen(patch)
-        file = write(tmp_path / "whole.yaml", options(videos, tmp_path / "whole", workers, schedule))
+        file = write(tmp_path / "whole.yaml", make(videos, tmp_path / "whole"))
         assert main(["fit", "--config", file]) == 0
-    file = write(tmp_path / "broken.yaml", options(videos, tmp_path / "broken", workers, schedule))
+    file = write(tmp_path / "broken.yaml", make(videos, tmp_path / "broken"))
     with monkeypatch.context() as patch:
         Seen(patch, stop=(2, 1))
         with pytest.raises(RuntimeError, match="killed"):
@@ -57,7 +84,7 @@ def test_a_run_killed_in_mid_epoch_goes_on_to_the_weights_of_an_unbroken_one(
     with monkeypatch.context() as patch:
         resumed = Seen(patch)
         assert main(["fit", "--config", file, "--ckpt_path", "last"]) == 0
-    assert resumed.steps == whole.steps[2 * 4 :]
+    assert resumed.steps == whole.steps[2 * batches :]
     one, two = (checkpoint.load(tmp_path / name).state_dict() for name in ("whole", "broken"))
     assert all(torch.equal(one[name], two[name]) for name in one)
     histories = [(tmp_path / name / "history.csv").read_text() for name in ("whole", "broken")]

@@ -135,6 +135,19 @@ def count(text: str) -> int:
     return int(text)
 
 
+def regularization(parser: ArgumentParser) -> None:
+    """Of ``prernn bench regularization``."""
+    add = parser.add_argument
+    add("--root", default="runs/demo", help="folder of a demo, whose videos it takes (default %(default)s)")
+    add("--few", type=int, default=10, help="training clips a class (default %(default)s)")
+    add("--ways", nargs="+", help="ways to train, by name (default: all)")
+    add("--epochs", type=int, default=30, help="of every training (default %(default)s)")
+    add("--rate", type=float, default=0.6, help="learning rate (default %(default)s)")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    add("--threads", type=int, default=1, help="torch threads (default %(default)s)")
+    add("--out", default="runs/bench-regularization", help="folder for tables and CSV (default %(default)s)")
+
+
 def shape(text: str) -> tuple[int, int, int]:
     """Steps, batch and neurons, as in ``16x8x2048``."""
     numbers = text.split("x")
@@ -183,6 +196,7 @@ OPTIONS: dict[str, Callable[[ArgumentParser], None]] = {
     "paths": paths,
     "rcn": rcn,
     "recurrence": recurrence,
+    "regularization": regularization,
     "sparsity": sparsity,
     "training": training,
 }

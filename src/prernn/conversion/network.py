@@ -24,6 +24,7 @@ from prernn.conversion.modes import evaluating
 from prernn.conversion.recipe import Recipe
 from prernn.layers.arguments import whole
 from prernn.layers.computed_weights import copy_of, refresh_all
+from prernn.layers.dropout import lent, of_rows
 from prernn.layers.input_to_hidden import Layer, TraditionalInput
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.layers.recurrent_stack import check_lengths
@@ -228,9 +229,16 @@ class RecurrentNetwork(nn.Module):
     def _in_parts(self, video: Tensor, state: NetworkState | None, frames: int) -> tuple[Tensor, NetworkState]:
         frames = whole("checkpoint", frames)
         self._check_statistics("checkpoint")
-        outputs = []
+        layers, outputs = self.recurrent_layers, []
+        masks = [layer.draw_masks(len(video)) for layer in layers]
+
+        def run(part: Tensor, state: NetworkState | None) -> tuple[Tensor, NetworkState]:
+            with lent(layers, masks):  # also when it is computed again, at any time
+                both: tuple[Tensor, NetworkState] = self(part, state)
+                return both
+
         for part in video.split(frames, dim=1):
-            out, state = torch.utils.checkpoint.checkpoint(self, part, state, use_reentrant=False)
+            out, state = torch.utils.checkpoint.checkpoint(run, part, state, use_reentrant=False)
             outputs.append(out)
         assert state is not None  # a video has a part
         return torch.cat(outputs, dim=1), state
@@ -247,7 +255,7 @@ class RecurrentNetwork(nn.Module):
             both: tuple[Tensor, NetworkState] = self(video[going, begin:end], state, checkpoint=checkpoint)
             return both
 
-        return by_lengths(run, own, steps, self._open_state(state, video, batch))
+        return by_lengths(run, own, steps, self._open_state(state, video, batch), self.recurrent_layers)
 
     def _check_statistics(self, option: str) -> None:
         if any(isinstance(part, _BatchNorm) and part.training for part in self.modules()):
@@ -279,6 +287,7 @@ def by_lengths(
     lengths: Tensor,
     steps: int,
     state: NetworkState,
+    layers: Sequence[RecurrentLayer],
 ) -> tuple[Tensor, NetworkState]:
     """Videos of several lengths: from the end of one to the end of the next, all those that go on.
 
@@ -288,15 +297,18 @@ def by_lengths(
         lengths: steps of each video ``(B,)``.
         steps: of the outputs.
         state: of B streams.
+        layers: those that ``run`` runs; what they drop they drop of a video's parts alike.
 
     Returns:
         Outputs ``(B, T, K)``, 0 behind a video's end, and the state at each video's end.
     """
+    masks = [layer.draw_masks(len(lengths)) for layer in layers]
     outputs: list[Tensor] = []
     batch = len(lengths)
     for begin, end in itertools.pairwise(sorted({0, *lengths.tolist()})):
         going = (lengths >= end).nonzero().squeeze(1)
-        part, following = run(going, begin, end, tree_map(lambda t, going=going: t[going], state))
+        with lent(layers, of_rows(masks, going)):
+            part, following = run(going, begin, end, tree_map(lambda t, going=going: t[going], state))
         state = tree_map(lambda t, new, going=going: t.index_copy(0, going, new), state, following)
         outputs.append(part.new_zeros(batch, *part.shape[1:]).index_copy(0, going, part))
     out = torch.cat(outputs, dim=1)

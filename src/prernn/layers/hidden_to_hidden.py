@@ -109,6 +109,12 @@ class HiddenToHidden(nn.Module):
         self.weight.zero_()
 
     @torch.no_grad()
+    def own_connections(self) -> Tensor:
+        """Which of the compact weights join a neuron to itself: truth values in the shape of ``weight``."""
+        place = matrix_places(self.weights())
+        return (place % self.size == place // self.size % self.size) & (place >= 0)
+
+    @torch.no_grad()
     def identity_(self) -> None:
         """Sets ``W_hh`` to the identity.
 
@@ -117,12 +123,10 @@ class HiddenToHidden(nn.Module):
         """
         if self.weight.is_meta:
             return
-        size = self.size
-        place = matrix_places(self.weights()).flatten()
-        own = (place % size == place // size % size) & (place >= 0)  # on the diagonal
-        if int(own.sum()) != self.gates * size:
+        own = self.own_connections()
+        if int(own.sum()) != self.gates * self.size:
             raise NotImplementedError(f"the identity does not lie in {str(self.structure)!r}: a neuron lacks itself")
-        self.weight.copy_(own.view_as(self.weight))
+        self.weight.copy_(own)
 
     def forward(self, h: Tensor) -> Tensor:
         """``W_hh h``: ``h (B, D)`` gives ``(B, G, D)``; a feature map ``(B, D, H, W)`` gives ``(B, G, D, H, W)``."""

@@ -8,6 +8,7 @@ from torch.types import Device
 
 from prernn import ops
 from prernn.layers.cells import ROW_STATES, Cell
+from prernn.layers.dropout import Dropout, Masks
 from prernn.layers.hidden_to_hidden import HiddenToHidden
 from prernn.layers.input_to_hidden import InputToHidden
 from prernn.layers.structures.base import Structure
@@ -24,7 +25,14 @@ class RecurrentLayer(nn.Module):
         size: hidden size ``D``.
         hidden: structure of ``W_hh``.
         activation: the module that a VRNN cell applies, registered here so that its parameters train.
+
+    Attributes:
+        dropout: in training alone; what `prernn fit` says goes here.
+        masks: of dropout, while a sequence runs in parts.
     """
+
+    dropout = Dropout()
+    masks: Masks | None = None
 
     def __init__(
         self,
@@ -59,6 +67,12 @@ class RecurrentLayer(nn.Module):
         """Zeros of `state_shapes`."""
         return tuple(self.bias.new_zeros(shape) for shape in self.state_shapes(batch_size, *map_size))
 
+    def draw_masks(self, rows: int) -> Masks | None:
+        """Masks of a sequence of so many videos, those that it is lent where it is; None where nothing is dropped."""
+        if not self.training or not (self.dropout.inputs or self.dropout.states):
+            return None
+        return self.masks or self.dropout.draw(rows, self.bias)
+
     def run(self, u: Tensor, state: State) -> tuple[Tensor, State]:
         """Gate inputs ``(T, B, G, D)`` or maps ``(T, B, G, D, H, W)`` to outputs ``(T, B, D...)`` and the last state.
 
@@ -69,11 +83,14 @@ class RecurrentLayer(nn.Module):
         """
         with torch.autocast(u.device.type, enabled=False):
             u = u.to(self.bias.dtype)
+            masks = self.draw_masks(u.shape[1])
+            if masks is not None:
+                u = masks.on_inputs(u)
             if u.ndim == 4:
-                return self._run_vectors(u, state)
-            return self._run_maps(u, state)
+                return self._run_vectors(u, state, masks)
+            return self._run_maps(u, state, masks)
 
-    def _run_maps(self, u: Tensor, state: State) -> tuple[Tensor, State]:
+    def _run_maps(self, u: Tensor, state: State, masks: Masks | None) -> tuple[Tensor, State]:
         """Every place of a map is a row of its own."""
         steps, batch, _, size, *extent = u.shape
         shapes, wanted = [tuple(tensor.shape) for tensor in state], self.state_shapes(batch, *extent)
@@ -87,7 +104,7 @@ class RecurrentLayer(nn.Module):
             else tensor.repeat_interleave(places, dim=0)  # (B*H*W, 1)
             for tensor in state
         )
-        out, rows = self._run_vectors(u, rows)
+        out, rows = self._run_vectors(u, rows, masks, places)
         out = out.unflatten(1, (batch, places)).transpose(2, 3).reshape(steps, batch, size, *extent)
         split = [row.unflatten(0, (batch, places)) for row in rows]  # (B, H*W, D) or (B, H*W, 1)
         return out, tuple(
@@ -95,8 +112,9 @@ class RecurrentLayer(nn.Module):
             for row, shape in zip(split, wanted, strict=True)
         )
 
-    def _run_vectors(self, u: Tensor, state: State) -> tuple[Tensor, State]:
-        return ops.sequence(self.cell, self.hidden_to_hidden.weights(self.bias), u, state)
+    def _run_vectors(self, u: Tensor, state: State, masks: Masks | None, places: int = 1) -> tuple[Tensor, State]:
+        weights = self.hidden_to_hidden.weights(self.bias)
+        return ops.sequence(self.cell, weights if masks is None else masks.on_weights(weights, places), u, state)
 
     def forward(self, inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:
         """``T*B`` frames, time first, and the state of ``B`` streams to outputs ``(T*B, D...)`` and the last state."""

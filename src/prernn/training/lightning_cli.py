@@ -28,6 +28,8 @@ from prernn.tasks import DEFAULT_TASK, TASKS
 from prernn.tasks.task import Task
 from prernn.training.data_module import VideoData
 from prernn.training.learning import DEFAULT_LEARNING, Learning
+from prernn.training.learning.averaging import AveragedWeights
+from prernn.training.learning.stopping import Patience
 from prernn.training.module import VideoModule
 from prernn.training.run.run_files import run_folder_of
 from prernn.training.run.run_folder import RunFolder, WholeFiles
@@ -229,7 +231,12 @@ class VideoCLI(LightningCLI):
         score, mode = self._get(self.config_init, "data").task.score
         best = ModelCheckpoint(folder, filename="best", enable_version_counter=False, monitor=f"val_{score}", mode=mode)
         checkpoints = [] if config.get("enable_checkpointing") is False else [last, best]
+        learning = self._get(self.config_init, "model").learning
         callbacks = [*callbacks, RunFolder(self.again), *checkpoints]
+        if self.subcommand == "fit":
+            callbacks += callbacks_of(learning, f"val_{score}", mode)
+        else:  # those of training have left their part in the checkpoint
+            warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")
         if config.get("enable_progress_bar") is not False:
             callbacks.append(ProgressBar())
         if config.get("logger") is None or config["logger"] is True:
@@ -239,6 +246,16 @@ class VideoCLI(LightningCLI):
         plugins = config.get("plugins") or []
         config["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), WholeFiles()]
         return super()._instantiate_trainer(config, callbacks)
+
+
+def callbacks_of(learning: Learning, score: str, mode: str) -> list[L.Callback]:
+    """What of learning is Lightning's to do in training; ``score`` is validation's, ``mode`` says which is better."""
+    callbacks: list[L.Callback] = []
+    if learning.average is not None:
+        callbacks.append(AveragedWeights(learning.average))
+    if learning.patience is not None:
+        callbacks.append(Patience(score, mode, learning.patience))
+    return callbacks
 
 
 _OPTIONS: dict[str, Any] = {

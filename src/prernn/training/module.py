@@ -1,13 +1,14 @@
 """Joint fine-tuning of a recurrent network: losses, learning rates, schedules, what is logged and predicted."""
 
 import json
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from prernn.conversion.calibration import (
@@ -30,6 +31,7 @@ from prernn.training.batches import hold_last, none_readable
 from prernn.training.continuity import SINGLE_CLIPS, Continuity, carried
 from prernn.training.evaluation import add_batch, next_outputs, onward, whole_outputs
 from prernn.training.learning import DEFAULT_LEARNING, SPARSE_POWER, Learning, rate_factors, rate_groups
+from prernn.training.learning.optimizer import make_optimizer
 
 CONTINUITY_KEY = "prernn_continuity"
 """In a checkpoint: how its states went on in training."""
@@ -77,7 +79,10 @@ class VideoModule(L.LightningModule):
             raise NotImplementedError("learning.checkpoint is for networks that go through a video frame by frame")
         self.continuity = learning.continuity.of(task, self.network) if task else learning.continuity
         self.sparse_power = learning.sparse_power
+        for layer in self.network.recurrent_layers:
+            layer.dropout = learning.dropout
         self._onward = onward(self.network)
+        self._steps: tuple[int, int] | None = None  # of the optimizer, in an epoch and in all
         self._state: NetworkState | None = None  # that rows of the next batch go on from
         self.train()  # Lightning takes the mode that it finds
 
@@ -105,24 +110,55 @@ class VideoModule(L.LightningModule):
         factors = rate_factors(self.network, self.sparse_power)
         groups = rate_groups("new", new, self.learning.lr, factors)
         groups += rate_groups("pretrained", old, self.learning.pretrained_lr, factors)
-        momentum, decay = self.learning.momentum, self.learning.weight_decay
-        optimizer: torch.optim.Optimizer
-        if self.learning.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(groups, lr=self.learning.lr, weight_decay=decay)
-        else:
-            optimizer = torch.optim.SGD(groups, lr=self.learning.lr, momentum=momentum, weight_decay=decay)
+        optimizer = make_optimizer(groups, self.network, self.learning)
         schedule = self.learning.schedule
+        if schedule.each_batch:
+            by_batch = LambdaLR(optimizer, self._rate_of_step)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": by_batch, "interval": "step"}}
         if schedule.kind == "plateau":
             # torch's patience is how many epochs without improvement are let pass, and the next one reduces
             plateau = ReduceLROnPlateau(optimizer, factor=schedule.factor, patience=schedule.every - 1)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "train_loss"}}
         return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, schedule.rate)}
 
+    def _rate_of_step(self, step: int) -> float:
+        """Share of the base learning rate, of a schedule by the batch; 1 as long as nobody knows how many there are."""
+        return self.learning.schedule.rate_at(step, *self._steps) if self._steps else 1.0
+
+    def _begin_by_batch(self) -> None:
+        """Counts the optimizer's steps: not before, as Lightning would begin to read the batches of a first epoch."""
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise ValueError("learning schedule: expected --trainer.max_epochs, at whose end it ends, got none")
+        in_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        self._steps = in_epoch, int(steps)
+        scheduler = self.lr_schedulers()
+        assert isinstance(scheduler, LambdaLR)
+        for group, base in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):
+            group["lr"] = base * self._rate_of_step(scheduler.last_epoch)
+
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Nothing, where Lightning would step: for a plateau that is after the checkpoint is written."""
+        """By the batch; by the epoch not where Lightning would step: of a plateau that is behind the checkpoint."""
+        if self.learning.schedule.each_batch:
+            scheduler.step()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Limits the gradient, of all that trains together, or its norm in each parameter group by itself."""
+        if not self.learning.clip_groups or gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        for group in optimizer.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], gradient_clip_val or math.inf)
 
     def on_fit_start(self) -> None:
         """Brings gate inputs to one scale, where the network asks for it and no checkpoint has it yet."""
+        if self.learning.clip_groups and not self.trainer.gradient_clip_val:
+            raise ValueError("learning clip_groups: expected the limit as --trainer.gradient_clip_val, got none")
         if not unmeasured(self.network):
             return
         videos = partial(self.trainer.datamodule.some_training_videos, CALIBRATION)  # type: ignore[attr-defined]
@@ -140,6 +176,8 @@ class VideoModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Trains no further where a run that is resumed had come down to its floor."""
+        if self.learning.schedule.each_batch:
+            self._begin_by_batch()
         self._stop_at_floor()
 
     def on_train_epoch_start(self) -> None:
@@ -206,14 +244,14 @@ class VideoModule(L.LightningModule):
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(self.trainer.callback_metrics["train_loss"])
-        elif isinstance(scheduler, LambdaLR):
+        elif isinstance(scheduler, LambdaLR) and not self.learning.schedule.each_batch:
             scheduler.step()
         self._stop_at_floor()
 
     def _stop_at_floor(self) -> None:
         """Ends training once the schedule has brought the learning rate down to its floor."""
         floor = self.learning.schedule.stop_at * (1 + 1e-6)  # 3e-3 divided by 10 four times is a hair above 3e-7
-        if self.trainer.optimizers[0].param_groups[0]["lr"] <= floor:
+        if floor and self.trainer.optimizers[0].param_groups[0]["lr"] <= floor:
             self.trainer.should_stop = True
 
     def _note(self, batch: dict[str, Any]) -> None:

@@ -36,8 +36,9 @@ OWN = Path(__file__).parents[2]
 CLASSES: dict[str, tuple[str, str]] = {
     "model": ("training/module.py", "VideoModule"),
     "model.recipe": ("models/from_config.py", "NetworkSpec"),
-    "model.learning": ("training/learning.py", "Learning"),
-    "model.learning.schedule": ("training/learning.py", "Schedule"),
+    "model.learning": ("training/learning/learning.py", "Learning"),
+    "model.learning.schedule": ("training/learning/schedule.py", "Schedule"),
+    "model.learning.dropout": ("layers/dropout.py", "Dropout"),
     "model.learning.continuity": ("training/continuity.py", "Continuity"),
     "data": ("training/data_module.py", "VideoData"),
     "data.task.sampling": ("media/sampling.py", "Sampling"),

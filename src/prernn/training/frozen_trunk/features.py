@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from prernn.conversion.network import NetworkState, by_lengths
+from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.training.dataset import VideoDataset
 
 Trunk = Callable[[Tensor], tuple[Tensor, ...]]
@@ -93,4 +94,5 @@ def outputs(rest: fx.GraphModule, state: NetworkState, batch: dict[str, Any]) ->
     steps, lengths = values[0].shape[1], batch["lengths"]
     if bool((lengths == steps).all()):
         return run(slice(None), 0, steps, state)
-    return by_lengths(run, lengths, steps, state)
+    layers = [module for module in rest.modules() if isinstance(module, RecurrentLayer)]
+    return by_lengths(run, lengths, steps, state, layers)

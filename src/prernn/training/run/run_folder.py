@@ -20,6 +20,7 @@ from prernn.ops.backends import has_bfloat16
 from prernn.reports.files import say_written, whole_file, write_json, write_table
 from prernn.reports.numbers import plain
 from prernn.tasks.task import Task
+from prernn.training.learning.averaging import validated_weights
 from prernn.training.run.saved_outputs import Outputs
 
 UNEVEN = 3
@@ -125,7 +126,8 @@ class RunFolder(L.Callback):
         keys = list(dict.fromkeys(key for row in self.history for key in row))
         root = Path(trainer.default_root_dir)
         write_table(root / "history.csv", [{key: row.get(key, "") for key in keys} for row in self.history])
-        checkpoint.save(module.network, root)
+        with validated_weights(trainer, module):
+            checkpoint.save(module.network, root)
         if not self.trained and len(self.history) == 1:
             _remove_results(root, self.begun)
         self.trained += 1

@@ -1,0 +1,66 @@
+"""How a network learns: learning rates, their schedule, and what keeps it from learning its videos by heart."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prernn.layers.arguments import real, whole
+from prernn.layers.dropout import Dropout
+from prernn.training.continuity import Continuity
+from prernn.training.learning.rates import SPARSE_POWER
+from prernn.training.learning.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a network learns, with one learning rate for each part (PreRNN supplement, section 1).
+
+    Attributes:
+        lr: learning rate of the new part (``W_hh``, recurrent biases, new output layer, a traditional RNN).
+        pretrained_lr: learning rate of the pre-trained part; 0 leaves it as it is.
+        optimizer: "sgd", with momentum, which is the paper's; or "adamw" (Loshchilov and Hutter, "Decoupled Weight
+            Decay Regularization", ICLR 2019), for networks that learn from nothing: its rates are near 1e-3.
+        momentum: of SGD.
+        weight_decay: on all parameters, unless ``selective_decay`` is set.
+        selective_decay: weight decay spares biases, normalization, and in ``W_hh`` what joins a neuron to itself: see
+            `prernn.training.learning.decay`. The papers name a weight decay for all, 5e-4, and spare nothing.
+        schedule: of both learning rates.
+        frozen_statistics: keep batch normalization on its pre-computed statistics throughout.
+        checkpoint: frames at a time that are computed again on the way back, for long clips; see `RecurrentNetwork`.
+        continuity: how states go on from clip to clip.
+        sparse_power: a sparse ``W_hh`` learns at ``(D / fan_in) ** sparse_power`` times the rate, see
+            `rate_factors`; 0 is one rate for all.
+        dropout: of the recurrent layers' inputs and states.
+        clip_groups: ``trainer.gradient_clip_val`` limits the gradient's norm of each parameter group by itself (the new
+            part, the pre-trained one, each rate of sparse recurrences), not that of all together.
+        average: validate, test and keep the exponential moving average of the weights with this decay, such as 0.99
+            or 0.999, in place of those that train; None keeps those.
+        patience: end training once so many validations have brought no better score; None trains all epochs.
+
+    Raises:
+        ValueError: numbers out of range.
+    """
+
+    lr: float = 1e-2
+    pretrained_lr: float = 3e-4
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Schedule = field(default_factory=Schedule)
+    frozen_statistics: bool = True
+    checkpoint: int | None = None
+    continuity: Continuity = field(default_factory=Continuity)
+    sparse_power: float = SPARSE_POWER
+    selective_decay: bool = False
+    dropout: Dropout = field(default_factory=Dropout)
+    clip_groups: bool = False
+    average: float | None = None
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.average is not None and real("learning average", self.average, 0, 1) in (0, 1):
+            raise ValueError(f"learning average: expected a decay between 0 and 1, got {self.average}")
+        if self.patience is not None:
+            whole("learning patience", self.patience)
+
+
+DEFAULT_LEARNING = Learning()
