@@ -16,7 +16,7 @@ from prernn.conversion.trunk import split
 from prernn.layers.cells import CELLS, LinearCell, make_cell
 from prernn.layers.dropout import Dropout, lent
 from prernn.layers.recurrent_layer import RecurrentLayer
-from prernn.training.cached_features import outputs
+from prernn.training.frozen_trunk.features import outputs
 from prernn.training.learning import Learning
 from prernn.training.module import VideoModule
 from small_cnns import CNNS, SIZE, film, prepare, shake

@@ -9,7 +9,7 @@ from torch import nn
 import prernn
 from equations import close
 from prernn.sparsity.paths import PathLinear
-from prernn.studies.frozen_trunk import sgd
+from prernn.training.frozen_trunk.learner import learner, sgd
 from prernn.training.learning import Learning, rate_factors, rate_groups
 from prernn.training.learning.decay import decay_others, own_connections, selective, spared
 from prernn.training.module import VideoModule
@@ -145,7 +145,7 @@ def test_fit_trains_by_it_and_not_unless_it_is_asked_to():
 def test_a_comparison_decays_all_as_the_papers_do():
     net = network()
     net(film())[0].sum().backward()
-    assert {group["weight_decay"] for group in sgd(net, 0.1).param_groups} == {5e-4}
+    assert {group["weight_decay"] for group in sgd(learner(net, None), 0.1).param_groups} == {5e-4}
 
 
 def test_what_has_no_gradient_does_not_decay():

@@ -9,9 +9,13 @@ PLAIN = {"framewise": "frame-wise", "normalized": "normalized"}
 """Steps without arguments worth a word."""
 
 
+UNSAID = ("calibrated",)
+"""Steps that are no word: most networks have them."""
+
+
 def describe(recipe: Recipe) -> str:
     """A network's steps in words: "PreLSTM-SIH at fc7, band:1%"."""
-    steps = " + ".join(_describe_step(step) for step in recipe.steps)
+    steps = " + ".join(_describe_step(step) for step in recipe.steps if step.name not in UNSAID)
     return f"inflated to 3-D, {steps}" if recipe.inflate is not None else steps
 
 

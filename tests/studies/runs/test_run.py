@@ -9,6 +9,7 @@ import torch
 
 import prernn
 from prernn.conversion.accounting import recurrent_parameters
+from prernn.conversion.calibration import with_calibration
 from prernn.conversion.recipe import Recipe
 from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
@@ -86,6 +87,7 @@ def test_networks_in_words():
     cnn = prepare(FcNet())
     net = prernn.convert(cnn, ["fc6", "fc7"], cell="lstm", input="single", hidden="band:3", image_size=(8, 8))
     assert describe(net.recipe) == "PreLSTM-SIH at fc6, fc7, band:3"
+    assert describe(with_calibration(net).recipe) == describe(net.recipe)
     deep = prernn.traditional(prernn.convert(cnn, cell="vrnn", pretrained=False, image_size=(8, 8)), cell="vrnn")
     assert describe(deep.recipe) == "PreVRNN at fc7, drawn anew + traditional VRNN, 1 layer"
     matched = prernn.traditional(cnn, hidden_size=7, num_layers=2, image_size=(8, 8))
