@@ -28,6 +28,8 @@ def equal_outputs(first, second, video):
         NetworkSpec(TINY, cell="lstm", hidden="band:3"),
         NetworkSpec(TINY, cell="gru", input="single", hidden="sparse:0.1"),
         NetworkSpec(TINY, method="traditional", cell="vrnn", hidden_size=7, num_layers=2),
+        NetworkSpec(TINY, method="traditional", cell="vrnn", hidden_size=7, activation="relu"),
+        NetworkSpec(TINY, method="traditional", cell="gru", hidden_size=7, behind="outputs"),
         NetworkSpec(TINY, method="framewise"),
         NetworkSpec(TINY, cell="gru", layers_on_top=1, hidden="paths:2"),
     ],

@@ -20,7 +20,8 @@ class Schedule:
 
     Attributes:
         kind: "constant"; "step": times ``factor`` after every ``every`` epochs from epoch ``start`` on;
-            "plateau": times ``factor`` once the training loss has not come down for ``every`` epochs.
+            "plateau": times ``factor`` once the training loss has not come down for ``every`` epochs; any fall
+            below the lowest so far counts, however small.
         every: epochs.
         start: epochs before the first interval begins.
         factor: of the learning rate.
