@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from prernn.conversion.calibration import measure, unmeasured
+from prernn.conversion.clip_network import is_clip_network
 from prernn.conversion.modes import freeze_statistics
 from prernn.conversion.network import NetworkState, RecurrentNetwork
 from prernn.conversion.trunk import split
 from prernn.tasks.task import Task
 from prernn.training.cached_features import outputs
 from prernn.training.continuity import SINGLE_CLIPS, Continuity, Rows, RowSampler, carried
-from prernn.training.evaluation import evaluate, in_batches, next_outputs, whole_outputs
+from prernn.training.evaluation import Onward, evaluate, in_batches, in_order, next_outputs, whole_outputs
 from prernn.training.learning import SPARSE_POWER, rate_factors, rate_groups
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
@@ -42,12 +43,14 @@ class Learner:
         advance: outputs ``(B, T, K)`` for a batch of cached items from a state, None for zeros, and the next state.
         whole: outputs for a batch from zeros, where that is another way; None where it is not.
         frozen: whether batch normalization stays on its statistics.
+        carries: whether it has a state, which a piece of a video hands to the next.
     """
 
     part: nn.Module
     advance: Callable[[dict[str, Any], NetworkState | None], tuple[Tensor, NetworkState]]
     whole: Callable[[dict[str, Any]], Tensor] | None = None
     frozen: bool = True
+    carries: bool = True
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """Outputs ``(B, T, K)`` of videos that each begin with a zero state."""
@@ -63,7 +66,8 @@ class Learner:
 def learner(net: RecurrentNetwork, at: Sequence[str] | None) -> Learner:
     """What trains of a network that is cut at values of its graph, or of all of it where ``at`` is None."""
     if at is None:
-        return Learner(net, partial(next_outputs, net), partial(whole_outputs, net), frozen=False)
+        ways = partial(next_outputs, net), partial(whole_outputs, net)
+        return Learner(net, *ways, frozen=False, carries=not is_clip_network(net))
     _, rest = split(net, at)
     return Learner(rest, lambda batch, state: outputs(rest, state or net.init_state(len(batch["path"])), batch))
 
@@ -117,10 +121,16 @@ def train(
         history["train loss"].append(statistics.fmean(losses))
         if only_last and number < len(epochs):
             continue
-        values = evaluate(learner.forward, task.metrics(), in_batches(test, TEST_BATCH))
+        values = judge(learner, task, test)
         history[task.score[0]].append(float(values[task.score[0]]))
         report(values)
     return history, values
+
+
+def judge(learner: Learner, task: Task, items: Items) -> dict[str, Tensor]:
+    """A task's metrics over items, of which pieces of a video go on from each other."""
+    forward = Onward(learner.advance, learner.forward) if learner.carries else learner.forward
+    return evaluate(forward, task.metrics(), in_order(items, TEST_BATCH))
 
 
 def _step(

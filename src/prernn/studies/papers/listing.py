@@ -23,7 +23,7 @@ def rows(cells: Sequence[Cell]) -> list[list[str]]:
         layer = recipe.get("layer", "all conv" if recipe["method"] == "rcn" else "")
         words = [
             cell.name,
-            network(recipe),
+            network(recipe) + (", Kalman filter" if "kalman" in cell.training.task["init_args"] else ""),
             recipe["backbone"],
             layer if isinstance(layer, str) else " + ".join(layer),
             recipe.get("cell", ""),
@@ -39,6 +39,7 @@ def network(recipe: dict[str, Any]) -> str:
     if method == "traditional":
         layers = recipe["num_layers"]
         name = f"traditional, {layers} layer{'s' if layers > 1 else ''} of {recipe['hidden_size']}"
+        name += ", on the outputs" if recipe.get("behind") == "outputs" else ""
         return name + (", ReLU" if recipe.get("activation") == "relu" else "")
     if method == "rcn":
         return f"RCN, {'ImageNet' if recipe['pretrained'] else 'random'}, {recipe['rcn']['init']}"

@@ -1,5 +1,5 @@
-"""Tables 2, 4, 5, 6 and 7 of Yang, Molchanov and Kautz, "Making Convolutional Networks Recurrent for Visual Sequence
-Learning" (CVPR 2018).
+"""Tables 2, 4, 5, 6 and 7 and Figure 3 of Yang, Molchanov and Kautz, "Making Convolutional Networks Recurrent for
+Visual Sequence Learning" (CVPR 2018).
 
 The figures stand as the paper prints them, row by row.
 """
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prernn.studies.papers.cells import Cell, nonlinearities, prernn, traditional
-from prernn.studies.papers.trainings import ACTION, FACE, GESTURE, GESTURES, on_split
+from prernn.studies.papers.trainings import ACTION, FACE, FACE_ANSWERED, FACE_FILTERED, GESTURE, GESTURES, on_split
 
 RNNS = ("vrnn", "lstm", "gru")
 
@@ -29,6 +29,9 @@ TABLE2 = {  # AUC on 300VW
     "lstm": (0.718, 0.671, 0.769, 0.754, 0.746, 0.743, 0.746, 0.719),
     "gru": (0.722, 0.698, 0.772, 0.755, 0.761, 0.768, 0.748, 0.762),
 }
+
+POST_UNITS = 512
+"""Hidden units of an RNN that post-processes points; the paper names none."""
 
 TABLE4 = {  # accuracy on NVGesture, %
     "vrnn": (83.3, 80.8, 81.9, 82.9, 84.4),
@@ -104,6 +107,15 @@ def _table2() -> Iterator[Cell]:
             yield Cell(f"table2/{name}", title, FACE, recipe, {"AUC": f"{auc:.3f}"})
 
 
+def _figure3() -> Iterator[Cell]:
+    """Competitors that can be trained here; the figure prints curves and no numbers."""
+    title = "PreRNN, Figure 3 (face alignment)"
+    yield Cell("figure3/framewise-kalman", title, FACE_FILTERED, {"method": "framewise"})
+    for rnn in RNNS:
+        recipe = traditional(rnn, POST_UNITS, behind="outputs")
+        yield Cell(f"figure3/tra{rnn}-post", title, FACE_ANSWERED, recipe)
+
+
 def _table4() -> Iterator[Cell]:
     for rnn, figures in TABLE4.items():
         row = fc_networks(rnn, GESTURE_LAYERS, GESTURE_RNN[rnn])
@@ -152,4 +164,4 @@ def _table7() -> Iterator[Cell]:
                 yield Cell(f"table7/{name}-split{split}-{stream}", title, on_split(training, split), recipe, published)
 
 
-PRERNN_PAPER = [*_table2(), *_table4(), *_table5(), *_table6(), *_table7()]
+PRERNN_PAPER = [*_table2(), *_figure3(), *_table4(), *_table5(), *_table6(), *_table7()]

@@ -25,6 +25,23 @@ FACE = Training(
     ours="frames of a clip, batch size, box margin, size of the augmentation, gradient clipping, traditional VRNNs' H",
 )
 
+FACE_FILTERED = replace(
+    FACE,
+    task={**FACE.task, "init_args": {**FACE.task["init_args"], "kalman": {"motion": 1.0, "noise": 0.01}}},
+    ours=f"{FACE.ours}, the filter's model and settings",
+)
+"""Figure 3's Kalman filter, behind the network that sees each frame by itself; training does not know of it."""
+
+FACE_ANSWERED = replace(
+    FACE,
+    # the frame-wise network with its 136 outputs, which stays as it is
+    recipe={"backbone": "vgg16", "weights": "runs/paper/table2/framewise", "backbone_options": {"num_classes": 136}},
+    data="300VW's folders; first: prernn paper fit table2/framewise --data.root DATA",
+    ours=f"{FACE.ours}, layers and units of the RNN, that the CNN is not trained with it",
+    learning={"pretrained_lr": 0.0},
+)
+"""Figure 3's RNN as post-processing, on the points that were found frame by frame."""
+
 GESTURE = Training(
     # weights: C3D as it was trained on Sports-1M, in PyTorch's format, to be had from its authors and not from a hub
     recipe={"backbone": "c3d", "weights": "weights/c3d.pickle", "backbone_options": {"frames": 8, "bgr": True}},

@@ -12,10 +12,11 @@ from prernn.media.video import VideoError, read_frames
 
 
 class FaceVideo(NamedTuple):
-    """A video, and which of its frames (0-based); None lets the task's sampling choose."""
+    """A video, which of its frames (0-based; None lets the task's sampling choose), and whether a detector's boxes."""
 
     path: str
     frames: range | None = None
+    detected: bool = False
 
 
 def annotations(path: str) -> Path:
