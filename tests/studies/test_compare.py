@@ -14,14 +14,17 @@ from prernn.conversion.trunk import inputs_of, split
 from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
 from prernn.models.from_config import NetworkSpec
-from prernn.studies import compare, frozen_trunk
-from prernn.studies.lineup import RCN_STARTS, WAYS, Budget, Row
+from prernn.studies.comparison import trainings, tuning
+from prernn.studies.comparison.draws import drawn, held_out
+from prernn.studies.comparison.lineup import RCN_STARTS, WAYS, Budget, Row
 from prernn.tasks.action.task import Action
 from prernn.training.batches import collate
-from prernn.training.cached_features import cached, outputs
 from prernn.training.continuity import SINGLE_CLIPS
 from prernn.training.data_module import VideoData
 from prernn.training.evaluation import evaluate, in_batches, whole_outputs
+from prernn.training.frozen_trunk.epochs import shuffled
+from prernn.training.frozen_trunk.features import cached, outputs
+from prernn.training.frozen_trunk.learner import learner
 
 TINY = NetworkSpec("timm/test_resnet")
 
@@ -89,20 +92,20 @@ def test_passes_are_read_as_epochs_and_each_epoch_takes_one(root):
     assert not torch.equal(items[0]["input"], items[8]["input"])  # other crops
     budget = Budget(batch_size=3, passes=2)
     for epoch in (0, 1, 2):
-        batches = list(frozen_trunk.shuffled(items, epoch, 0, budget.batch_size))
+        batches = list(shuffled(items, epoch, 0, budget.batch_size))
         assert [len(batch["path"]) for batch in batches] == [3, 3, 2]
         assert len({path for batch in batches for path in batch["path"]}) == 8
         first = {item["path"]: item["input"] for item in items[8 * (epoch % 2) :][:8]}
         for batch in batches:
             for path, video in zip(batch["path"], batch["input"], strict=True):
                 assert torch.equal(first[path], video)
-    order = [batch["path"] for batch in frozen_trunk.shuffled(items, 0, 0, budget.batch_size)]
-    assert order != [batch["path"] for batch in frozen_trunk.shuffled(items, 0, 1, budget.batch_size)]
+    order = [batch["path"] for batch in shuffled(items, 0, 0, budget.batch_size)]
+    assert order != [batch["path"] for batch in shuffled(items, 0, 1, budget.batch_size)]
 
 
 def test_the_search_is_judged_by_videos_it_does_not_train_on():
     items = [{"number": n, "epoch": e} for e in range(3) for n in range(8)]
-    train, judges = frozen_trunk.held_out(items, 0.25)
+    train, judges = held_out(items, 0.25)
     assert len(judges) == 2
     assert all(item["epoch"] == 0 for item in judges)
     assert not {item["number"] for item in judges} & {item["number"] for item in train}
@@ -111,14 +114,14 @@ def test_the_search_is_judged_by_videos_it_does_not_train_on():
 
 def test_the_best_rate():
     task = Action()
-    assert compare._best_rate({0.1: 0.5, 0.01: 0.7, 0.03: math.nan}, task) == 0.01
-    assert compare._best_rate({0.1: 0.7, 0.01: 0.7}, task) == 0.01
+    assert tuning.best_rate({0.1: 0.5, 0.01: 0.7, 0.03: math.nan}, task) == 0.01
+    assert tuning.best_rate({0.1: 0.7, 0.01: 0.7}, task) == 0.01
     task.score = ("error", "min")
-    assert compare._best_rate({0.1: 0.5, 0.01: 0.7, 0.03: math.nan}, task) == 0.1
+    assert tuning.best_rate({0.1: 0.5, 0.01: 0.7, 0.03: math.nan}, task) == 0.1
     rows = [Row(name, TINY, rate=0.1, search={0.1: score}) for name, score in (("a", 0.3), ("b", 0.2))]
-    assert compare._best(rows, task).name == "b"
+    assert tuning.best(rows, task).name == "b"
     diverged = Row("c", TINY, rate=0.1, search={0.1: math.nan})
-    assert compare._best([diverged, *rows], task).name == "b"
+    assert tuning.best([diverged, *rows], task).name == "b"
 
 
 def run(root, out, *options):
@@ -176,31 +179,32 @@ def test_the_table_of_ways_to_train_states(root, tmp_path):
 
 def test_few_videos_of_each_class():
     labels = [0, 0, 0, 1, 1, 2, 0, 1]
-    chosen = frozen_trunk.drawn(labels, 2, seed=0)
+    chosen = drawn(labels, 2, seed=0)
     assert [labels[number] for number in chosen].count(0) == [labels[number] for number in chosen].count(1) == 2
     assert [labels[number] for number in chosen].count(2) == 1  # there are no more
     assert chosen == sorted(chosen)
-    assert chosen == frozen_trunk.drawn(labels, 2, seed=0)
-    assert len({tuple(frozen_trunk.drawn(labels, 2, seed)) for seed in range(10)}) > 1
+    assert chosen == drawn(labels, 2, seed=0)
+    assert len({tuple(drawn(labels, 2, seed)) for seed in range(10)}) > 1
 
 
 def test_what_few_videos_are_judged_by(monkeypatch):
     items = [{"number": number, "pass": k} for k in range(2) for number in range(12)]
     labels = [number % 2 for number in range(12)]
-    monkeypatch.setattr(compare, "_shared", {"train": items, "test": ["test"], "labels": labels})
-    budget = Budget(few=2, held_out=0.5)
-    train, judges = compare._items(budget, 1, True)
-    known = {item["number"] for item in train}
-    assert len(known) == 4
+    known = trainings.Known(Action(), None, Budget(held_out=0.5), labels)
+    monkeypatch.setattr(trainings, "_shared", {"train": items, "test": ["test"], "known": known})
+    asked = trainings.Training(TINY, 0.1, 1, few=2, search=True)
+    train, judges = trainings._items(asked)
+    chosen = {item["number"] for item in train}
+    assert len(chosen) == 4
     assert len(train) == 8  # both passes
     assert len(judges) == 4
-    assert not known & {item["number"] for item in judges}
-    final, test = compare._items(budget, 1, False)
+    assert not chosen & {item["number"] for item in judges}
+    final, test = trainings._items(replace(asked, search=False))
     assert (final, test) == (train, ["test"])
-    assert {item["number"] for item in compare._items(budget, 2, False)[0]} != known
-    train, judges = compare._items(Budget(few=6, held_out=0.25), 1, True)  # no others are left
+    assert {item["number"] for item in trainings._items(replace(asked, search=False, seed=2))[0]} != chosen
+    train, judges = trainings._items(replace(asked, few=6))  # no others are left
     assert {item["number"] for item in judges} | {item["number"] for item in train} == set(range(12))
-    assert len(judges) == 3
+    assert len(judges) == 6
 
 
 @pytest.mark.slow
@@ -246,7 +250,7 @@ def test_whole_networks_learn_the_statistics_of_their_batches_and_keep_padding_o
     out = whole_outputs(net, batch)
     torch.testing.assert_close(out[:, :2], net(short[None])[0], rtol=1e-4, atol=1e-5)
     assert out.shape == (1, 4, 2)
-    whole = frozen_trunk.learner(net, None)
+    whole = learner(net, None)
     assert whole.part is net
     assert not whole.frozen
     assert torch.equal(whole.forward(batch), out)

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from prernn.studies.side_by_side import side_by_side
+from prernn.studies.comparison.side_by_side import side_by_side
 
 shared = []
 

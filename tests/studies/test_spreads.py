@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from prernn.reports.tables import mean_text, seeds_text
-from prernn.studies.compare import _table
+from prernn.studies.comparison.compare import _table
 
 
 def test_no_spread_of_one_value():

@@ -12,8 +12,8 @@ from equations import close
 from prernn.conversion.trunk import split
 from prernn.tasks.clip_metrics import ClipMetrics
 from prernn.training.batches import collate
-from prernn.training.cached_features import outputs
 from prernn.training.evaluation import evaluate, in_batches, next_outputs
+from prernn.training.frozen_trunk.features import outputs
 from prernn.training.live import at_rate, evaluate_live, random_orders, stand_still, through_clock
 from small_cnns import CNNS, film, prepare, shake
 

@@ -25,23 +25,17 @@ from prernn.conversion.trunk import inputs_of, split
 from prernn.models.backbones import input_spec
 from prernn.models.from_config import NetworkSpec
 from prernn.reports.files import write_table
-from prernn.studies.frozen_trunk import (
-    TEST_BATCH,
-    Items,
-    calibrate_behind,
-    epochs_of,
-    learner,
-    sgd,
-    train,
-)
 from prernn.tasks.face.errors import landmarks_in_pixels
 from prernn.tasks.face.landmarks import OUTPUTS
 from prernn.tasks.face.moving import Moving
 from prernn.tasks.face.task import Face
-from prernn.training.cached_features import cached
 from prernn.training.continuity import Continuity
 from prernn.training.dataset import VideoDataset
 from prernn.training.evaluation import in_batches
+from prernn.training.frozen_trunk.epochs import epochs_of
+from prernn.training.frozen_trunk.features import cached
+from prernn.training.frozen_trunk.learner import TEST_BATCH, Items, calibrate_behind, learner, sgd
+from prernn.training.frozen_trunk.train import train
 
 CONTINUITY = Continuity(clips=2, carry=True, reset=0.3, onset=0.0)
 """Rows of two faces whose states go on, a third of them begun anew each time: a stream begins anew with each face."""

@@ -28,8 +28,8 @@ from prernn.reports.plots import curves
 from prernn.reports.plots.figure import save_figure
 from prernn.reports.tables import mean_text, seeds_text
 from prernn.sparsity.path_network import PathNetwork
+from prernn.studies.comparison.side_by_side import side_by_side
 from prernn.studies.quantization import mean_and_spread
-from prernn.studies.side_by_side import side_by_side
 
 DENSE = "dense"
 SAMPLERS = ("sobol", "random", DENSE)

@@ -32,8 +32,8 @@ def run(options: Namespace) -> None:
     """Searches, trains and tests, and prints the table."""
     own = [name.replace("_", "-") for name in vars(options)]
     check_options("compare", options.words, own)
-    from prernn.studies.compare import compare
-    from prernn.studies.lineup import Budget
+    from prernn.studies.comparison.compare import compare
+    from prernn.studies.comparison.lineup import Budget
     from prernn.training.lightning_cli import read_config
 
     with in_plain_words():

@@ -39,22 +39,15 @@ from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole
 from prernn.streaming.prediction import predictions
 from prernn.streaming.stream import Stream
-from prernn.studies.frozen_trunk import (
-    Items,
-    Learner,
-    batches_in_epoch,
-    calibrate_behind,
-    in_rows,
-    learner,
-    sgd,
-)
-from prernn.studies.frozen_trunk import train as train_behind
 from prernn.tasks.action.lists import class_folder
 from prernn.tasks.action.task import Action
 from prernn.tasks.task import Subset
-from prernn.training.cached_features import FURTHER, cached
 from prernn.training.continuity import SINGLE_CLIPS, Continuity
 from prernn.training.dataset import VideoDataset
+from prernn.training.frozen_trunk.epochs import batches_in_epoch, in_rows
+from prernn.training.frozen_trunk.features import FURTHER, cached
+from prernn.training.frozen_trunk.learner import Items, Learner, calibrate_behind, learner, sgd
+from prernn.training.frozen_trunk.train import train as train_behind
 from prernn.training.live import evaluate_live, random_orders
 
 SIZE, FRAMES, BATCH = 96, 12, 32

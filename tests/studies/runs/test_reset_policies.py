@@ -8,10 +8,10 @@ import prernn
 from equations import close
 from prernn.media.transforms import TransformSpec, frame_transform
 from prernn.streaming.stream import Stream
-from prernn.studies.frozen_trunk import learner
 from prernn.studies.runs.reset_policies import THUMBNAILS, Pictured, best_policy, candidates, evaluate_policy
 from prernn.tasks.action.task import Action
 from prernn.tasks.face.task import Face
+from prernn.training.frozen_trunk.learner import learner
 from small_cnns import ResidualNet, prepare, shake
 
 SPEC = TransformSpec(size=8, mean=(0.5, 0.5, 0.5), std=(0.2, 0.3, 0.25))

@@ -22,13 +22,14 @@ from prernn.reports.files import say_written, without_nan, write_json, write_tab
 from prernn.reports.plots.curves import lines
 from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole
-from prernn.studies.frozen_trunk import Items, Learner, judge, learner
 from prernn.studies.runs.reset_policies import NEVER, Pictured, best_policy, candidates, evaluate_policy
 from prernn.studies.runs.videos import own_videos
 from prernn.tasks import restore
 from prernn.tasks.task import Task
-from prernn.training.cached_features import cached, inputs_in
 from prernn.training.evaluation import scalars
+from prernn.training.frozen_trunk.features import cached, inputs_in
+from prernn.training.frozen_trunk.judge import judge
+from prernn.training.frozen_trunk.learner import Items, Learner, learner
 from prernn.training.live import at_rate, evaluate_live, random_orders, stand_still, through_clock
 from prernn.training.run.run_files import read_metrics, run_folder_of, write_recipe
 

@@ -14,8 +14,8 @@ from prernn.media.transforms import TransformSpec
 from prernn.streaming.resets import Cut, reset_policy, thumbnail
 from prernn.tasks.task import Metrics, Task
 from prernn.training.batches import collate
-from prernn.training.cached_features import inputs_in
 from prernn.training.evaluation import Advance, going_on
+from prernn.training.frozen_trunk.features import inputs_in
 
 THUMBNAILS = "thumbnails"
 """Name of an item's ``(T, 16, 16, 3)``, by which cuts are found."""

@@ -12,7 +12,7 @@ from prernn.tasks.face import landmarks
 from prernn.tasks.face.box import from_box
 from prernn.tasks.face.landmarks import POINTS
 from prernn.tasks.face.smoothing import PointFilter, smooth, smooth_on
-from prernn.tasks.task import valid_steps
+from prernn.tasks.task import Verdict, valid_steps
 
 
 def landmark_loss(
@@ -114,6 +114,16 @@ def prediction_rows(pixels: Tensor, batch: dict[str, Any], normaliser: str) -> l
         | {name: round(value, 3) for name, value in zip(columns, values, strict=True)}
         for path, frame, error, values in rows
     ]
+
+
+def point_verdicts(out: Tensor, batch: dict[str, Any], normaliser: str) -> list[Verdict]:
+    """The mean normalised error of each clip of outputs ``(B, T, 136)``, and its points in the box."""
+    pixels, found = landmarks_in_pixels(out, batch), list[Verdict]()
+    for row, steps in enumerate(batch["lengths"].tolist()):
+        errors = landmarks.normalised_errors(pixels[row, :steps], batch["truth"][row, :steps], normaliser)
+        points = out[row, :steps].unflatten(-1, (POINTS, 2)) + 0.5
+        found.append(Verdict(f"error {float(errors.mean()):.3f}", "", float(errors.mean()), points.numpy(force=True)))
+    return found
 
 
 def plot_errors(errors: Mapping[str, Sequence[float]], path: str | Path, threshold: float = 0.08) -> Path:

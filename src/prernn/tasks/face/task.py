@@ -21,14 +21,14 @@ from prernn.streaming.watch import Watcher
 from prernn.tasks.face import landmarks
 from prernn.tasks.face.box import crop_face, face_box, moved, normalise, square, to_box
 from prernn.tasks.face.detection.over_video import DetectedBoxes
-from prernn.tasks.face.errors import FilteredPoints, landmark_loss, plot_errors, prediction_rows
+from prernn.tasks.face.errors import FilteredPoints, landmark_loss, plot_errors, point_verdicts, prediction_rows
 from prernn.tasks.face.kalman import Kalman
-from prernn.tasks.face.landmarks import EYE_CORNERS, FIRST_LINE, OUTPUTS, SIZES, read_pts
+from prernn.tasks.face.landmarks import OUTPUTS, SIZES
 from prernn.tasks.face.moving import Moving, moved_pictures, moved_points, path
 from prernn.tasks.face.smoothing import PointFilter, Smoothing, smoothing_from
-from prernn.tasks.face.videos import FaceVideo, FrameReader, annotations, numbered, subsets
+from prernn.tasks.face.videos import FaceVideo, FrameReader, annotations, checked_points, numbered, subsets
 from prernn.tasks.frame_rate import sampled_rate
-from prernn.tasks.task import Metrics, Subset, Task, only
+from prernn.tasks.task import Metrics, Subset, Task, Verdict, only
 
 DEFAULT_SAMPLING = Sampling(frames=16, rule="consecutive")
 
@@ -313,20 +313,7 @@ class Face(Task):
         return self._checked[path]
 
     def _points(self, file: Path, height: int, width: int) -> Tensor:
-        points = read_pts(file, self.base)  # (68, 2)
-        edge = points.new_tensor([width, height]) - 0.5
-        outside = ((points < -0.5) | (points > edge)).any(1)
-        if bool(outside.any()) and not self.allow_outside:
-            index = int(outside.nonzero()[0])
-            place = f"({points[index, 0]:g}, {points[index, 1]:g})"
-            raise VideoError(
-                f"{file}:{FIRST_LINE + index}: landmark {index} is outside the picture of {width} x {height} pixels, "
-                f"at {place} counted from 0 (see allow_outside, base)"
-            )
-        left, right = EYE_CORNERS
-        if bool((points[left] == points[right]).all()):
-            raise VideoError(f"{file}:{FIRST_LINE + right}: expected eye corners apart, got two at one place")
-        return points
+        return checked_points(file, self.base, height, width, self.allow_outside)
 
     def _boxes(self, truth: Tensor, chance: torch.Generator | None) -> Tensor:
         boxes = face_box(truth, self.margin)  # (T, 4)
@@ -359,6 +346,10 @@ class Face(Task):
     def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """Path, number of the frame from 1, normalised error, and the points in 0-based pixels, a row a frame."""
         return prediction_rows(self._points_of(out, batch), batch, self.normaliser)
+
+    def verdicts(self, out: Tensor, batch: dict[str, Any]) -> list[Verdict]:
+        """The points of each clip, and its normalised error."""
+        return point_verdicts(out, batch, self.normaliser)
 
     @property
     def clip_length(self) -> int | None:

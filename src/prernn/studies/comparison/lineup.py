@@ -48,6 +48,8 @@ class Row:
 
     Attributes:
         continuity: how its states go on in training; None is the budget's.
+        few: training videos of each class; None is the budget's.
+        epochs: None is the budget's.
         weights: that recurrence introduces.
         total: all weights of the network.
         rate: learning rate that the search found.
@@ -58,6 +60,8 @@ class Row:
     name: str
     spec: NetworkSpec
     continuity: Continuity | None = None
+    few: int | None = None
+    epochs: int | None = None
     weights: int = 0
     total: int = 0
     rate: float = math.nan

@@ -1,7 +1,7 @@
 """``prernn compare``: one table for an application, every network with the same data, budget and search.
 
-The networks (`prernn.studies.lineup`) of PreRNN's table stand on the same frozen trunk: everything before the layer
-that PreRNN converts. It runs once over the videos (`prernn.training.cached_features`). What is behind it trains: in the
+The networks (`lineup`) of PreRNN's table stand on the same frozen trunk: everything before the layer
+that PreRNN converts. It runs once over the videos (`prernn.training.frozen_trunk`). What is behind it trains: in the
 frame-wise CNN and below a traditional RNN that layer too, with its pre-trained weights, so that no network has more to
 fine-tune than another. Those of RCN's table train as a whole, batch normalization with the statistics of its batches.
 
@@ -9,53 +9,34 @@ Learning rates are searched for each network on its own, on a part of the traini
 networks are then trained on all training videos with the rate found, once for each seed, and tested once.
 """
 
-import contextlib
-import math
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, as_completed
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 from rich.table import Table
 from torch import nn
 
-from prernn.conversion.clip_network import is_clip_network
 from prernn.conversion.modes import channels_last
-from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.trunk import inputs_of, split
 from prernn.models.from_config import NetworkSpec
 from prernn.reports.files import say_written, write_json, write_table
 from prernn.reports.plots.curves import curves as draw_curves
 from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole, seeds_text
-from prernn.studies import early, lineup
-from prernn.studies.frozen_trunk import (
-    TEST_BATCH,
-    Items,
-    Learner,
-    calibrate_behind,
-    drawn,
-    epochs_of,
-    held_out,
-    learner,
-    sgd,
-)
-from prernn.studies.frozen_trunk import train as train_behind
-from prernn.studies.lineup import Budget, Row
-from prernn.studies.side_by_side import side_by_side
+from prernn.studies import early
+from prernn.studies.comparison import disagreements, lineup
+from prernn.studies.comparison.lineup import Budget, Row
+from prernn.studies.comparison.trainings import Known, pool
+from prernn.studies.comparison.tuning import best, search, train_all
 from prernn.tasks.task import Subset, Task
-from prernn.training.cached_features import cached
-from prernn.training.continuity import SINGLE_CLIPS, Continuity
 from prernn.training.data_module import VideoData
-from prernn.training.evaluation import in_batches, scalars
-from prernn.training.live import evaluate_live, random_orders
+from prernn.training.frozen_trunk.features import cached
 
 
 def compare(
@@ -75,8 +56,9 @@ def compare(
     Args:
         data: the videos and their task.
         spec: backbone, its weights and the layer to convert; the rest is varied.
-        out: folder for ``comparison.csv``, ``comparison.json`` and ``convergence.png``; for actions also ``early.csv``
-            and ``early.png``, the accuracy over the share of the video seen.
+        out: folder for ``comparison.csv``, ``comparison.json`` and ``convergence.png``, which shows the training set's
+            score too; ``disagreements.csv`` and ``disagreements.png``, videos that one network gets right and another
+            wrong; for actions also ``early.csv`` and ``early.png``, the accuracy over the share of the video seen.
         budget: of every network.
         networks: "prernn" (frame-wise, traditional, PreRNN and PreRNN-SIH with GRU and LSTM), "rcn" (the four
             initialisations of the supplement's Table 1 and the inflated network) or "continuity" (the one network of
@@ -103,15 +85,16 @@ def compare(
         trunk = None if at is None else split(rows[0].spec.build(data.task.outputs), at)[0]
         train, test = (_features(data, part, trunk, passes, progress) for part, passes in parts)
         labels = [data.task.recording(record)[0] for record in data.dataset("train").records]
-        known = {"task": data.task, "at": at, "budget": budget, "labels": labels}
-        with _pool(jobs, known, train, test) as pool:
-            rows = _tuned(pool, rows, budget, data.task, progress, structures if networks == "prernn" else ())
+        known = Known(data.task, at, budget, labels)
+        with pool(jobs, known, train, test) as executor:
+            rows = _tuned(executor, rows, budget, data.task, progress, structures if networks == "prernn" else ())
             # written after each training, so that a long comparison that is ended early leaves what it found
-            _train_all(pool, rows, budget, data.task, progress, lambda: _write_record(rows, budget, out))
+            train_all(executor, rows, budget, data.task, progress, lambda: _write_record(rows, budget, out))
     table = [_summary(row, data.task) for row in rows]
     write_table(out / "comparison.csv", table)
     _write_record(rows, budget, out)
     _plot(rows, data.task, out)
+    disagreements.write(rows, data.dataset("test"), data.task, out)
     if all("early" in result for row in rows for result in row.finals):
         early.write_curves({row.name: [result["early"] for result in row.finals] for row in rows}, out)
     print_whole(_table(table, data.task))
@@ -154,165 +137,19 @@ def _features(
     return cached(trunk, dataset, passes=passes, advance=lambda: progress.advance(bar))
 
 
-LIVE = "live"
-"""Before the names of metrics of one stream through all test videos, whose state is never reset."""
-
-LIVE_METRICS = ("late_accuracy", "frames_until_right")
-"""Those that are reported beside the task's score, where there are any."""
-
-LIVE_ORDERS = 5
-"""Random orders of the test videos."""
-
-# what the training processes share
-_shared: dict[str, Any] = {}
-
-
-@contextlib.contextmanager
-def _pool(jobs: int, known: dict[str, Any], train: Items, test: Items) -> Iterator[Executor]:
-    """Trainings that have the features, by way of a file: through a pipe each tensor would take an open file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "features.pt"
-        torch.save({"train": train, "test": test}, path)
-        with side_by_side(jobs, _share, (known, path)) as pool:
-            try:
-                yield pool
-            finally:
-                _shared.clear()
-
-
-def _share(values: dict[str, Any], features: Path) -> None:
-    _shared.update(values)
-    _shared.update(torch.load(features, weights_only=True, mmap=True))
-
-
-def _job(spec: NetworkSpec, continuity: Continuity | None, rate: float, seed: int, search: bool) -> dict[str, Any]:
-    """Trains and evaluates one network; the metrics' scalars and a history of loss and score."""
-    task, budget = _shared["task"], _shared["budget"]
-    train, test = _items(budget, seed, search)
-    torch.manual_seed(seed)
-    net = spec.build(task.outputs)
-    channels_last(net)
-    learns = learner(net, _shared["at"])
-    calibrate_behind(net, learns, train)
-    continuity = SINGLE_CLIPS if is_clip_network(net) else (continuity or budget.continuity).of(task)
-    epochs, steps = epochs_of(train, task, continuity, budget.batch_size, seed, budget.epochs)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd(learns.part, rate, budget.sparse_power), steps)
-    ways: dict[str, Any] = {"clip": budget.clip, "continuity": continuity, "only_last": search}
-    history, values = train_behind(learns, task, epochs, test, schedule, **ways)
-    # a network of whole clips keeps nothing from one to the next
-    live = values if is_clip_network(net) else _live(learns, test, 1 if search else LIVE_ORDERS, seed)
-    metrics = scalars(values) | {f"{LIVE} {name}": value for name, value in scalars(live).items() if _is_live(name)}
-    result = {"metrics": metrics, "history": history, "rate": rate, "seed": seed}
-    if _asks_early(task) and not search:
-        result["early"] = _early(net, test)
-    return result
-
-
-def _items(budget: Budget, seed: int, search: bool) -> tuple[Items, Items]:
-    """What a training learns from, and what it is judged by."""
-    train, test = _shared["train"], _shared["test"]
-    if budget.few is None:
-        return held_out(train, budget.held_out) if search else (train, test)
-    chosen = set(drawn(_shared["labels"], budget.few, seed))
-    few, others = ([item for item in train if (item["number"] in chosen) is kept] for kept in (True, False))
-    if not search:
-        return few, test
-    # a quarter of so few videos could not tell one rate from another
-    return (few, held_out(others, budget.held_out)[1]) if others else held_out(few, budget.held_out)
-
-
-def _live(learns: Learner, items: Items, orders: int, seed: int) -> dict[str, Any]:
-    return evaluate_live(learns.advance, _shared["task"].metrics(), items, random_orders(len(items), orders, seed))
-
-
-def _is_live(name: str) -> bool:
-    return name in LIVE_METRICS or name == _shared["task"].score[0]
-
-
-def _asks_early(task: Task) -> bool:
-    """Whether a part of a video has an answer, and whole networks are compared, which see the frames."""
-    return task.one_answer and _shared["at"] is None
-
-
-def _early(net: RecurrentNetwork, items: Items) -> list[float]:
-    """Accuracy after each tenth of the videos."""
-    return early.early_accuracy(net, in_batches(items, TEST_BATCH))["accuracy"]
-
-
 def _tuned(
-    pool: Executor, rows: list[Row], budget: Budget, task: Task, progress: Progress, structures: Sequence[str]
+    executor: Executor, rows: list[Row], budget: Budget, task: Task, progress: Progress, structures: Sequence[str]
 ) -> list[Row]:
     """The rows with their learning rates, and sparse networks of the best PreRNN where ``structures`` are given."""
     if not structures and len(budget.rates) == 1:
         return [replace(row, rate=budget.rates[0]) for row in rows]
-    _search(pool, rows, budget, task, progress)
+    search(executor, rows, budget, task, progress)
     if not structures:
         return rows
-    best = _best([row for row in rows if row.spec.method == "prernn"], task)
-    sparse = [lineup.sparse_row(best, hidden, task) for hidden in structures]
-    _search(pool, sparse, budget, task, progress)
+    leader = best([row for row in rows if row.spec.method == "prernn"], task)
+    sparse = [lineup.sparse_row(leader, hidden, task) for hidden in structures]
+    search(executor, sparse, budget, task, progress)
     return [*rows, *sparse]
-
-
-def _search(pool: Executor, rows: list[Row], budget: Budget, task: Task, progress: Progress) -> None:
-    """Finds each row's learning rate by the score on the held-out videos."""
-    bar = progress.add_task("search for learning rates", total=len(rows) * len(budget.rates), note="")
-    name = f"{LIVE} {task.score[0]}" if budget.judge == "live" else task.score[0]
-    futures = {
-        pool.submit(_job, row.spec, row.continuity, rate, 100, True): (row, rate)
-        for row in rows
-        for rate in budget.rates
-    }
-    for future in as_completed(futures):
-        row, rate = futures[future]
-        row.search[rate] = future.result()["metrics"][name]
-        _say(progress, bar, f"{row.name} at {rate:g}: {name} {row.search[rate]:.3f} on held-out videos")
-    for row in rows:
-        row.rate = _best_rate(row.search, task)
-
-
-def _say(progress: Progress, bar: TaskID, text: str) -> None:
-    """Advances a bar; where there is no terminal to show it, a line says how far it is."""
-    progress.update(bar, advance=1, note=text)
-    if not progress.console.is_terminal:
-        print(text, flush=True)
-
-
-def _best_rate(search: dict[float, float], task: Task) -> float:
-    return max(sorted(search), key=lambda rate: _merit(search[rate], task))  # of equal scores the lower rate
-
-
-def _best(rows: list[Row], task: Task) -> Row:
-    return max(rows, key=lambda row: _merit(row.search[row.rate], task))
-
-
-def _merit(score: float, task: Task) -> float:
-    """A score as a number of which more is better; that of a network that diverged is worst."""
-    if math.isnan(score):
-        return -math.inf
-    return score if task.score[1] == "max" else -score
-
-
-def _train_all(
-    pool: Executor,
-    rows: list[Row],
-    budget: Budget,
-    task: Task,
-    progress: Progress,
-    record: Callable[[], None],
-) -> None:
-    bar = progress.add_task("final trainings", total=len(rows) * len(budget.seeds), note="")
-    futures = {
-        pool.submit(_job, row.spec, row.continuity, row.rate, seed, False): row for row in rows for seed in budget.seeds
-    }
-    for future in as_completed(futures):
-        row, result = futures[future], future.result()
-        row.finals.append(result)
-        record()
-        score = result["metrics"][task.score[0]]
-        _say(progress, bar, f"{row.name}, seed {result['seed']}: {task.score[0]} {score:.3f} on test videos")
-    for row in rows:
-        row.finals.sort(key=lambda result: result["seed"])
 
 
 def _summary(row: Row, task: Task) -> dict[str, Any]:
@@ -338,14 +175,15 @@ def _record(row: Row) -> dict[str, Any]:
     if row.continuity is not None:
         values["continuity"] = asdict(row.continuity)
     search = {str(rate): score for rate, score in sorted(row.search.items())}
-    return {**values, "search": search, "finals": row.finals}
+    finals = [{name: part for name, part in result.items() if name != "verdicts"} for result in row.finals]
+    return {**values, "search": search, "finals": finals}
 
 
 def _plot(rows: list[Row], task: Task, out: Path) -> None:
     """Mean curves over the seeds."""
     series: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        for name in ("train loss", task.score[0]):
+        for name in row.finals[0]["history"]:
             curves = np.array([result["history"][name] for result in row.finals])
             series.setdefault(name, {})[row.name] = curves.mean(0).tolist()
     draw_curves(

@@ -1,0 +1,1 @@
+"""Networks trained side by side, with the same data, budget and search."""

@@ -1,0 +1,166 @@
+"""The trainings of a comparison: what they share, and what each of them does, in processes side by side."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prernn.conversion.clip_network import is_clip_network
+from prernn.conversion.modes import channels_last
+from prernn.conversion.network import RecurrentNetwork
+from prernn.models.from_config import NetworkSpec
+from prernn.studies import early
+from prernn.studies.comparison.draws import drawn, held_out
+from prernn.studies.comparison.lineup import Budget
+from prernn.studies.comparison.side_by_side import side_by_side
+from prernn.tasks.task import Task
+from prernn.training.continuity import SINGLE_CLIPS, Continuity
+from prernn.training.evaluation import in_batches, scalars
+from prernn.training.frozen_trunk.epochs import epochs_of
+from prernn.training.frozen_trunk.judge import verdicts
+from prernn.training.frozen_trunk.learner import TEST_BATCH, Items, Learner, calibrate_behind, learner, sgd
+from prernn.training.frozen_trunk.train import train
+from prernn.training.live import evaluate_live, random_orders
+
+LIVE = "live"
+"""Before the names of metrics of one stream through all test videos, whose state is never reset."""
+
+LIVE_METRICS = ("late_accuracy", "frames_until_right")
+"""Those that are reported beside the task's score, where there are any."""
+
+LIVE_ORDERS = 5
+"""Random orders of the test videos."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What all trainings of a comparison share.
+
+    Attributes:
+        task: whose loss and metrics.
+        at: values of the graph that the features are; None where the networks train as a whole.
+        budget: of each.
+        labels: of the training videos, by their number.
+    """
+
+    task: Task
+    at: list[str] | None
+    budget: Budget
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of one network.
+
+    Attributes:
+        spec: the network.
+        rate: learning rate.
+        seed: of the weights, the order of the videos and which few of them there are.
+        continuity: how states go on; None is the budget's.
+        search: judged by held-out training videos, not by those of the test.
+        few: training videos of each class; None is the budget's.
+        epochs: None is the budget's.
+    """
+
+    spec: NetworkSpec
+    rate: float
+    seed: int
+    continuity: Continuity | None = None
+    search: bool = False
+    few: int | None = None
+    epochs: int | None = None
+
+
+# what the training processes share: "known", and the items "train" and "test"
+_shared: dict[str, Any] = {}
+
+
+@contextlib.contextmanager
+def pool(jobs: int, known: Known, train: Items, test: Items) -> Iterator[Executor]:
+    """Runs `train_one`, in processes that have the features from a file: a pipe would open one for each tensor."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "features.pt"
+        torch.save({"train": train, "test": test}, path)
+        with side_by_side(jobs, _share, (known, path)) as executor:
+            try:
+                yield executor
+            finally:
+                _shared.clear()
+
+
+def _share(known: Known, features: Path) -> None:
+    _shared["known"] = known
+    _shared.update(torch.load(features, weights_only=True, mmap=True))
+
+
+def train_one(training: Training) -> dict[str, Any]:
+    """Trains and evaluates one network; the metrics' scalars and a history of loss and score."""
+    known: Known = _shared["known"]
+    task, budget = known.task, known.budget
+    train_items, test = _items(training)
+    torch.manual_seed(training.seed)
+    net = training.spec.build(task.outputs)
+    channels_last(net)
+    learns = learner(net, known.at)
+    calibrate_behind(net, learns, train_items)
+    continuity = SINGLE_CLIPS if is_clip_network(net) else (training.continuity or budget.continuity).of(task)
+    count = training.epochs or budget.epochs
+    epochs, steps = epochs_of(train_items, task, continuity, budget.batch_size, training.seed, count)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd(learns.part, training.rate, budget.sparse_power), steps)
+    ways: dict[str, Any] = {"clip": budget.clip, "continuity": continuity, "only_last": training.search}
+    ways["watched"] = () if training.search else once(train_items)
+    history, values = train(learns, task, epochs, test, schedule, **ways)
+    # a network of whole clips keeps nothing from one to the next
+    orders = 1 if training.search else LIVE_ORDERS
+    live = values if is_clip_network(net) else _live(learns, test, orders, training.seed)
+    metrics = scalars(values) | {f"{LIVE} {name}": value for name, value in scalars(live).items() if _is_live(name)}
+    result = {"metrics": metrics, "history": history, "rate": training.rate, "seed": training.seed}
+    if not training.search and training.seed == budget.seeds[0]:
+        result["verdicts"] = verdicts(learns, task, test)
+    if _asks_early(known) and not training.search:
+        result["early"] = _early(net, test)
+    return result
+
+
+def _items(training: Training) -> tuple[Items, Items]:
+    """What a training learns from, and what it is judged by."""
+    items, test, known = _shared["train"], _shared["test"], _shared["known"]
+    few, share = training.few or known.budget.few, known.budget.held_out
+    if few is None:
+        return held_out(items, share) if training.search else (items, test)
+    chosen = set(drawn(known.labels, few, training.seed))
+    some, others = ([item for item in items if (item["number"] in chosen) is kept] for kept in (True, False))
+    if not training.search:
+        return some, test
+    # a quarter of so few videos could not tell one rate from another
+    return (some, held_out(others, share)[1]) if others else held_out(some, share)
+
+
+def once(items: Items) -> Items:
+    """Each video in its first pass."""
+    return list({item["number"]: item for item in reversed(items)}.values())[::-1]
+
+
+def _live(learns: Learner, items: Items, orders: int, seed: int) -> dict[str, Any]:
+    task = _shared["known"].task
+    return evaluate_live(learns.advance, task.metrics(), items, random_orders(len(items), orders, seed))
+
+
+def _is_live(name: str) -> bool:
+    return name in LIVE_METRICS or name == _shared["known"].task.score[0]
+
+
+def _asks_early(known: Known) -> bool:
+    """Whether a part of a video has an answer, and whole networks are compared, which see the frames."""
+    return known.task.one_answer and known.at is None
+
+
+def _early(net: RecurrentNetwork, items: Items) -> list[float]:
+    """Accuracy after each tenth of the videos."""
+    return early.early_accuracy(net, in_batches(items, TEST_BATCH))["accuracy"]

@@ -1,0 +1,1 @@
+"""Training behind a frozen trunk, which runs once over the videos."""

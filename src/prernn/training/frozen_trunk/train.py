@@ -1,0 +1,95 @@
+"""Training behind a frozen trunk: the trunk has run once over the videos, what is behind it learns from what it gave.
+
+The same way trains whole networks, on the videos themselves.
+"""
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from prernn.conversion.network import NetworkState
+from prernn.tasks.task import Task
+from prernn.training.continuity import SINGLE_CLIPS, Continuity, carried
+from prernn.training.frozen_trunk.judge import judge
+from prernn.training.frozen_trunk.learner import Items, Learner
+
+
+def train(
+    learner: Learner,
+    task: Task,
+    epochs: Sequence[Iterable[dict[str, Any]]],
+    test: Items,
+    schedule: LRScheduler,
+    *,
+    clip: float = 1.0,
+    continuity: Continuity = SINGLE_CLIPS,
+    only_last: bool = False,
+    watched: Items = (),
+    advance: Callable[[], None] = lambda: None,
+    report: Callable[[dict[str, Tensor]], None] = lambda values: None,
+) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
+    """Trains, and evaluates after each epoch, or the last alone.
+
+    Args:
+        learner: what learns.
+        task: whose loss and metrics.
+        epochs: the batches of each epoch.
+        test: items that the metrics are over.
+        schedule: of the learning rate, a step a batch; it holds the optimizer.
+        clip: norm of the gradient at most.
+        continuity: how states go on from batch to batch; the batches are made as it says (`in_rows`).
+        only_last: evaluate after the last epoch alone.
+        watched: training items whose score is told too: the error on the training set (PreRNN, Figure 4).
+        advance: called after each batch.
+        report: called with the metrics after each epoch.
+
+    Returns:
+        ``{"train loss": [...], score: [...]}`` over the epochs, with ``"train SCORE"`` where some are watched, and the
+        last epoch's metrics.
+    """
+    history: dict[str, list[float]] = {"train loss": [], task.score[0]: []}
+    values: dict[str, Tensor] = {}
+    for number, batches in enumerate(epochs, 1):
+        learner.train()
+        losses, state = [], None
+        for batch in batches:
+            loss, state = _step(learner, task, batch, schedule, clip, carried(state, continuity))
+            losses.append(loss)
+            advance()
+        learner.part.eval()
+        history["train loss"].append(statistics.fmean(losses))
+        if only_last and number < len(epochs):
+            continue
+        values = judge(learner, task, test)
+        history[task.score[0]].append(float(values[task.score[0]]))
+        if watched:
+            learnt = float(judge(learner, task, watched)[task.score[0]])
+            history.setdefault(f"train {task.score[0]}", []).append(learnt)
+        report(values)
+    return history, values
+
+
+def _step(
+    learner: Learner,
+    task: Task,
+    batch: dict[str, Any],
+    schedule: LRScheduler,
+    clip: float,
+    state: NetworkState | None,
+) -> tuple[float, NetworkState | None]:
+    """Learns from one batch; its loss and the state behind it."""
+    optimizer = schedule.optimizer
+    optimizer.zero_grad()
+    if "weight" in batch:  # rows that go on
+        out, state = learner.advance(batch, state)
+    else:
+        out = learner.forward(batch)
+    loss = task.loss(out, batch)
+    loss.backward()
+    nn.utils.clip_grad_norm_(learner.part.parameters(), clip)
+    optimizer.step()
+    schedule.step()
+    return loss.item(), state
