@@ -155,6 +155,8 @@ def test_the_command(root, tmp_path, capsys):
         assert float(line["clip_accuracy"]) == pytest.approx(np.mean(found))
         assert float(line["clip_accuracy spread"]) == pytest.approx(np.std(found, ddof=1))
         assert len(row["finals"][0]["history"]["train loss"]) == 1
+        assert len(row["finals"][0]["history"]["train clip_accuracy"]) == 1
+        assert all("verdicts" not in result for result in row["finals"])
     assert (tmp_path / "out" / "convergence.png").read_bytes().startswith(b"\x89PNG")
     assert "frame-wise CNN" in capsys.readouterr().out
     assert run("absent", tmp_path / "out", "--jobs", "1") == 2

@@ -56,9 +56,8 @@ def compare(
     Args:
         data: the videos and their task.
         spec: backbone, its weights and the layer to convert; the rest is varied.
-        out: folder for ``comparison.csv``, ``comparison.json`` and ``convergence.png``, which shows the training set's
-            score too; ``disagreements.csv`` and ``disagreements.png``, videos that one network gets right and another
-            wrong; for actions also ``early.csv`` and ``early.png``, the accuracy over the share of the video seen.
+        out: folder for ``comparison.csv`` and ``.json``, ``convergence.png``, ``disagreements.csv`` and ``.png``
+            (videos that one network gets right and another wrong) and, for actions, ``early.csv`` and ``.png``.
         budget: of every network.
         networks: "prernn" (frame-wise, traditional, PreRNN and PreRNN-SIH with GRU and LSTM), "rcn" (the four
             initialisations of the supplement's Table 1 and the inflated network) or "continuity" (the one network of

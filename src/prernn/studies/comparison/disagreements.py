@@ -19,16 +19,19 @@ SHOWN = 3
 FRAMES = 6
 """Of each video, spread over it."""
 
-COLOURS = ("#0072B2", "#D55E00")
+CONVERTED = ("prernn", "rcn")
+"""Methods whose networks are compared with all others."""
+
+COLOURS = {"blue": "#0072B2", "orange": "#D55E00"}
 """Of the two networks' points."""
 
 
 def write(rows: Sequence[Row], dataset: VideoDataset, task: Task, out: Path) -> None:
     """Writes ``disagreements.csv``, all that two networks do not agree on, and ``disagreements.png``, some of it.
 
-    The two are the network that did best on the test videos, by the mean over the seeds, and the best of those that are
-    made another way (`NetworkSpec.method`, or another 3-D form); what they say is that of the first seed. Nothing is
-    written where they agree on all, or the task has no verdicts.
+    The two are, of the converted networks (PreRNN, RCN), the one that did best on the test videos, by the mean over the
+    seeds, and the best of the others; what they say is that of the first seed. Nothing is written where they agree on
+    all, or the task has no verdicts.
     """
     chosen = contestants(rows, task)
     if chosen is None:
@@ -50,22 +53,17 @@ def write(rows: Sequence[Row], dataset: VideoDataset, task: Task, out: Path) -> 
 
 
 def contestants(rows: Sequence[Row], task: Task) -> tuple[Row, Row] | None:
-    """The two networks; None where there are no verdicts of two kinds."""
+    """The two networks; None where there are no verdicts of both kinds."""
     name, best = task.score
-    sign = 1 if best == "max" else -1
-    known = [row for row in rows if _of(row)]
-    known.sort(key=lambda row: -sign * _mean([result["metrics"][name] for result in row.finals]))
-    others = [row for row in known if _kind(row) != _kind(known[0])]
-    return (known[0], others[0]) if others else None
 
+    def merit(row: Row) -> float:
+        mean = float(np.mean([result["metrics"][name] for result in row.finals]))
+        return -np.inf if np.isnan(mean) else mean if best == "max" else -mean
 
-def _mean(values: Sequence[float]) -> float:
-    mean = float(np.mean(values))
-    return mean if np.isfinite(mean) else -np.inf
-
-
-def _kind(row: Row) -> tuple[str, bool]:
-    return row.spec.method, row.spec.inflate is not None
+    known = sorted((row for row in rows if _of(row)), key=merit, reverse=True)
+    converted = [row for row in known if row.spec.method in CONVERTED]
+    others = [row for row in known if row.spec.method not in CONVERTED]
+    return (converted[0], others[0]) if converted and others else None
 
 
 def _of(row: Row) -> Mapping[int, Verdict]:
@@ -88,25 +86,32 @@ def _draw(
     one, other = said
     better = [number for number in places if one[number].error < other[number].error][:SHOWN]
     worse = [number for number in reversed(places) if one[number].error > other[number].error][:SHOWN]
-    figure, axes = panel_grid(len(better) + len(worse), FRAMES, 1.7, 1.75)
-    for line, number in zip(axes, [*better, *worse], strict=True):
-        pictures = _pictures(dataset[number])
-        frames = np.linspace(0, len(pictures) - 1, FRAMES).round().astype(int)
-        for axis, frame in zip(line, frames, strict=True):
-            axis.imshow(pictures[frame])
+    shown = {number: _pictures(dataset[number]) for number in [*better, *worse]}
+    across = max(min(len(pictures), FRAMES) for pictures in shown.values())
+    figure, axes = panel_grid(len(shown), across, 1.7, 1.95)
+    for line, (number, pictures) in zip(axes, shown.items(), strict=True):
+        for axis in line:
             axis.set_axis_off()
+        frames = np.unique(np.linspace(0, len(pictures) - 1, FRAMES).round().astype(int))
+        for axis, frame in zip(line, frames, strict=False):
+            axis.imshow(pictures[frame])
             height, width = pictures[frame].shape[:2]
-            for verdict, colour in zip((one[number], other[number]), COLOURS, strict=True):
+            for verdict, colour in zip((one[number], other[number]), COLOURS.values(), strict=True):
                 if verdict.points is not None:
                     x, y = (verdict.points[min(frame, len(verdict.points) - 1)] * [width, height] - 0.5).T
                     axis.plot(x, y, ".", color=colour, markersize=2)
-        line[0].set_title(_words(names, one[number], other[number]), fontsize=8, loc="left")
+        line[0].set_title(" ", fontsize=8)  # room for the words; by a longer title's middle panels would be laid out
+        words = line[0].text(0, 1.04, _words(names, one[number], other[number]), fontsize=8)
+        words.set(transform=line[0].transAxes, in_layout=False)
     save_figure(figure, path)
 
 
 def _words(names: Sequence[str], one: Verdict, other: Verdict) -> str:
-    true = [f"true: {one.true}"] if one.true else []
-    return "    ".join([*true, *(f"{name}: {each.said}" for name, each in zip(names, (one, other), strict=True))])
+    words = [f"true: {one.true}"] if one.true else []
+    for name, verdict, colour in zip(names, (one, other), COLOURS, strict=True):
+        dots = "" if verdict.points is None else f" ({colour})"
+        words.append(f"{name}{dots}: {verdict.said}")
+    return "    ".join(words)
 
 
 def _pictures(item: dict[str, Any]) -> list[np.ndarray]:
