@@ -126,13 +126,20 @@ def point_verdicts(out: Tensor, batch: dict[str, Any], normaliser: str) -> list[
     return found
 
 
-def plot_errors(errors: Mapping[str, Sequence[float]], path: str | Path, threshold: float = 0.08) -> Path:
+MEASURED_IN = {"eyes": "inter-ocular distance", "pupils": "distance of the pupils", "box": "root of the box's area"}
+"""What errors are divided by, in words."""
+
+
+def plot_errors(
+    errors: Mapping[str, Sequence[float]], path: str | Path, threshold: float = 0.08, normaliser: str = "eyes"
+) -> Path:
     """Cumulative error curves as PNG (PreRNN, Figure 3), one for each name, with its AUC.
 
     Args:
         errors: normalised errors of all frames, for each network.
         path: of the PNG.
         threshold: where the curves end.
+        normaliser: that the errors were divided by.
     """
     import matplotlib.pyplot as plt
 
@@ -145,7 +152,7 @@ def plot_errors(errors: Mapping[str, Sequence[float]], path: str | Path, thresho
         axis.plot(levels, shares, color=colour, label=f"{name} AUC {score:.3f}".strip())
     axis.set_xlim(0, threshold)
     axis.set_ylim(0, 1)
-    axis.set_xlabel("point-to-point error / inter-ocular distance")
+    axis.set_xlabel(f"point-to-point error / {MEASURED_IN[normaliser]}")
     axis.set_ylabel("share of frames")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc="best")

@@ -373,11 +373,12 @@ class Face(Task):
 
     def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
         """``ced.png`` and ``ced.csv`` (level, share of frames), in place of the errors themselves."""
-        curves = {"": results["errors"], "detected boxes": results.get("detected_errors", [])}
+        found = results.get("detected_errors", [])
+        curves = {"true boxes": results["errors"], "detected boxes": found} if found else {"": results["errors"]}
         rest = {key: value for key, value in results.items() if not key.endswith("errors")}
         rest |= {"threshold": self.threshold, "normaliser": self.normaliser}
         if results["errors"]:
-            plot_errors({name: value for name, value in curves.items() if value}, root / "ced.png", self.threshold)
+            plot_errors(curves, root / "ced.png", self.threshold, self.normaliser)
             levels, shares = landmarks.cumulative_error(torch.tensor(results["errors"]), self.threshold)
             rows = zip(levels.tolist(), shares.tolist(), strict=True)
             write_table(root / "ced.csv", [{"error": f"{a:.6f}", "share": f"{b:.6f}"} for a, b in rows])
