@@ -1,5 +1,7 @@
 """``prernn paper``: the papers' tables listed, shown and trained, and what a mistyped name is told."""
 
+import csv
+import json
 import math
 
 import pytest
@@ -17,6 +19,7 @@ SMALL = {
     "data.task.sampling.frames": "4",
     "data.task.size": "32",
     "data.task.resize": "32",
+    "data.task.views": "2",
     "data.batch_size": "2",
     "data.num_workers": "0",
     "trainer.max_epochs": "1",
@@ -103,7 +106,10 @@ def test_fit_trains_a_cell_and_keeps_the_whole_configuration(tmp_path, monkeypat
         (["fit", RCN, "--data.root", "nowhere"], "nowhere"),
         (["fit", RCN, "--data.root", ".", "--model.recipe.cell", "elman"], "elman"),
         (["train", RCN], "train"),
-        ([], "list | show | fit"),
+        ([], "list | show | fit | average"),
+        (["average", "a"], "at least two runs"),
+        (["average", "a", "a"], "each of them once"),
+        (["average", "a", "b"], "a: expected metrics.json, found none"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -115,6 +121,21 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(words, complaint, capsys, t
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("prernn: error: ")
     assert complaint in line
+
+
+def test_splits_are_averaged(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for number, accuracy in enumerate((0.9, 0.8, 0.7), 1):
+        (tmp_path / f"split{number}").mkdir()
+        values = {"clip_accuracy": accuracy, "confusion": [[1]], "threshold": 0.08, f"only_{number}": 1.0}
+        (tmp_path / f"split{number}" / "metrics.json").write_text(json.dumps(values))
+    runs = ["split1", "split2", "split3"]
+    assert main(["paper", "average", *runs, "--out", "mean.csv"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["metric", "mean", "spread", *runs], ["clip_accuracy", "0.8", "0.1", "0.9", "0.8", "0.7"]]
+    with open("mean.csv") as rows:
+        (row,) = csv.DictReader(rows)
+    assert float(row["mean"]) == pytest.approx(0.8)
 
 
 def test_help_after_a_name_is_that_of_fit(capsys):

@@ -378,3 +378,60 @@ def test_traditional_of_the_same_size_keeps_the_output_layer():
     assert projection.weight.abs().max() > 0.9 * bound
     with pytest.raises(ValueError, match="num_layers: expected a whole number of at least 1, got 0"):
         prernn.traditional(cnn, num_layers=0, **SMALL)
+
+
+@torch.no_grad()
+def test_a_traditional_vrnn_has_the_nonlinearity_that_is_asked_for():
+    cnn, video = prepare(FcNet()), film()
+    outs = {}
+    for name in (None, "tanh", "relu"):
+        torch.manual_seed(1)
+        net = prernn.traditional(cnn, cell="vrnn", hidden_size=9, activation=name, **SMALL)
+        (layer,) = net.recurrent_layers
+        u = torch.randn(4, 2, 1, 9, dtype=torch.float64)
+        h, hs = layer.init_state(2)[0], []
+        for gate in u:
+            h = {"relu": torch.relu}.get(name, torch.tanh)(gate[:, 0] + h @ layer.hidden_to_hidden.matrix()[0].T)
+            hs.append(h)
+        close(layer.run(u, layer.init_state(2))[0], torch.stack(hs))
+        outs[name] = net(video)[0]
+    assert torch.equal(outs[None], outs["tanh"])
+    assert not torch.equal(outs[None], outs["relu"])
+
+
+@each_cell
+@torch.no_grad()
+def test_a_post_processing_rnn_reads_what_the_cnn_answers(cell):
+    cnn, video = prepare(FcNet()), film()
+    net = prernn.traditional(cnn, cell=cell, hidden_size=9, num_layers=2, behind="outputs", **SMALL)
+    first, second = net.recurrent_layers
+    x = torch.stack([cnn(frame) for frame in video.unbind(1)])  # (T, B, K)
+    for layer in (first, second):
+        gates = len(layer.cell.gates)
+        u = layer.input_to_hidden.linear(x).unflatten(2, (gates, 9))
+        x, _ = layer.run(u, layer.init_state(2))
+    close(net(video)[0], net.output_layer(x).transpose(0, 1))
+    assert net.output_layer.weight.shape == (5, 9)  # as many outputs as the CNN's
+    kept = {name: value for name, value in net.cnn.state_dict().items() if name.startswith("fc8.")}
+    assert torch.equal(kept["fc8.weight"], cnn.fc8.weight)
+    new = {id(p) for p in net.new_parameters()}
+    assert id(net.output_layer.weight) in new
+    assert id(net.cnn.fc8.weight) not in new
+    other = prernn.traditional(cnn, cell=cell, behind="outputs", outputs=3, **SMALL)
+    assert other(video)[0].shape == (2, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (
+            {"cell": "gru", "activation": "relu"},
+            "activation: expected tanh or relu with the cell vrnn, got 'relu' with",
+        ),
+        ({"cell": "vrnn", "activation": "elu"}, "got 'elu'"),
+        ({"behind": "inputs"}, "behind: expected one of features, outputs, got 'inputs'"),
+    ],
+)
+def test_what_a_traditional_rnn_can_not_be(options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        prernn.traditional(FcNet(), **options, **SMALL)

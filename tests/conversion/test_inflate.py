@@ -364,3 +364,13 @@ def test_outputs_of_clips_never_look_at_padding():
     whole = clip_outputs(net, video, torch.full((3,), 6))
     close(whole, network(clips(video)))  # all frames, each once
     assert (whole - clip_outputs(net, video, lengths)).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_drawn_at_random_frames_of_a_kernel_differ_and_nothing_is_of_the_cnn():
+    conv = nn.Conv2d(16, 64, 3, padding=1, dtype=torch.float64)
+    drawn = InflatedConv2d(conv, 3, "random")
+    before, now, after = drawn.weight.unbind(2)
+    assert min((before - now).abs().max(), (now - after).abs().max(), (now - conv.weight).abs().max()) > 1e-3
+    assert float(drawn.weight.std()) == pytest.approx((2 / (64 * 27)) ** 0.5, rel=0.05)  # He: of the fan-out
+    assert not drawn.bias.any()

@@ -174,3 +174,33 @@ def test_an_unreachable_hub_is_one_line_of_the_command(monkeypatch, capsys, tmp_
     error = capsys.readouterr().err
     assert error.startswith("prernn: error: could not get the weights of squeezenet1_1")
     assert error.count("\n") == 1
+
+
+def test_torchvisions_weights_by_name(monkeypatch):
+    from torchvision import models
+
+    asked, build = [], models.get_model
+
+    def watch(name, weights=None, **options):
+        asked.append(weights)
+        return build(name, **options)
+
+    monkeypatch.setattr(models, "get_model", watch)
+    for pretrained in ("IMAGENET1K_V1", "DEFAULT", True, False):
+        backbone("squeezenet1_1", pretrained=pretrained)
+    assert asked == ["IMAGENET1K_V1", "DEFAULT", "DEFAULT", None]
+    with pytest.raises(
+        ValueError, match="squeezenet1_1: expected pretrained to be true, false or one of IMAGENET1K_V1, "
+    ):
+        backbone("squeezenet1_1", pretrained="IMAGENET1K_V2")
+    with pytest.raises(ValueError, match="resnet18, whose weights are part of its name: expected pretrained"):
+        backbone("timm/resnet18", pretrained="a1_in1k")
+    with pytest.raises(ValueError, match="expected pretrained to be true or false"):
+        backbone("c3d", pretrained="SPORTS1M")
+
+
+def test_some_weights_are_for_larger_pictures():
+    assert input_spec("regnet_y_16gf")["size"] == 224
+    assert input_spec("regnet_y_16gf", "IMAGENET1K_SWAG_E2E_V1")["size"] == 384
+    with pytest.raises(ValueError, match="IMAGENET1K_V1"):
+        input_spec("resnet50", "IMAGENET1K_V3")

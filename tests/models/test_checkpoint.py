@@ -28,6 +28,8 @@ def equal_outputs(first, second, video):
         NetworkSpec(TINY, cell="lstm", hidden="band:3"),
         NetworkSpec(TINY, cell="gru", input="single", hidden="sparse:0.1"),
         NetworkSpec(TINY, method="traditional", cell="vrnn", hidden_size=7, num_layers=2),
+        NetworkSpec(TINY, method="traditional", cell="vrnn", hidden_size=7, activation="relu"),
+        NetworkSpec(TINY, method="traditional", cell="gru", hidden_size=7, behind="outputs"),
         NetworkSpec(TINY, method="framewise"),
         NetworkSpec(TINY, cell="gru", layers_on_top=1, hidden="paths:2"),
     ],
@@ -115,3 +117,27 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         save(net, tmp_path)
     assert (tmp_path / FILE_NAME).read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_post_processing_rnn_keeps_the_output_layer_of_the_run_that_it_starts_from(tmp_path):
+    torch.manual_seed(0)
+    first = NetworkSpec(TINY, method="framewise").build(6).eval()
+    save(first, tmp_path)
+    start = NetworkSpec(TINY, backbone_options={"num_classes": 6}, weights=str(tmp_path))
+    net = replace(start, method="traditional", cell="vrnn", hidden_size=7, behind="outputs").build(6).eval()
+    seen, video = [], torch.randn(1, 3, 3, 32, 32)
+    net.recurrent_layers[0].input_to_hidden.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        assert net(video)[0].shape == (1, 3, 6)
+        torch.testing.assert_close(seen[0], first(video)[0][0])
+    with pytest.raises(ValueError, match="does not fit the network"):
+        replace(start, backbone_options={}, method="traditional", behind="outputs").build(6)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [({"activation": "relu"}, "recipe activation: expected"), ({"behind": "outputs"}, "recipe behind: expected")],
+)
+def test_options_of_a_traditional_rnn_alone(options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        NetworkSpec(TINY, method="framewise", **options)

@@ -156,6 +156,8 @@ def test_the_command(root, tmp_path, capsys):
         assert float(line["clip_accuracy"]) == pytest.approx(np.mean(found))
         assert float(line["clip_accuracy spread"]) == pytest.approx(np.std(found, ddof=1))
         assert len(row["finals"][0]["history"]["train loss"]) == 1
+        assert len(row["finals"][0]["history"]["train clip_accuracy"]) == 1
+        assert all("verdicts" not in result for result in row["finals"])
     assert (tmp_path / "out" / "convergence.png").read_bytes().startswith(b"\x89PNG")
     assert "frame-wise CNN" in capsys.readouterr().out
     assert run("absent", tmp_path / "out", "--jobs", "1") == 2
@@ -222,12 +224,12 @@ def test_the_table_of_rcn(root, tmp_path, capsys):
     with open(tmp_path / "out" / "comparison.csv") as lines:
         rows = {row["network"]: row for row in csv.DictReader(lines)}
     starts = [f"RCN, {name}" for name in RCN_STARTS]
-    last = ["RCN, pre-trained, identity, diagonal", "inflated to 3-D", "mc3_18, random"]
+    last = ["RCN, pre-trained, identity, diagonal", "inflated to 3-D", "inflated to 3-D, random", "mc3_18, random"]
     assert list(rows) == ["frame-wise CNN", *starts, *last]
     assert int(rows["RCN, pre-trained, identity, diagonal"]["recurrent weights"]) < int(
         rows[starts[3]]["recurrent weights"]
     )
-    assert [int(rows[name]["recurrent weights"]) for name in (*last[1:], "frame-wise CNN")] == [0, 0, 0]
+    assert [int(rows[name]["recurrent weights"]) for name in (*last[1:], "frame-wise CNN")] == [0, 0, 0, 0]
     inflated, plain = (int(rows[name]["weights"]) for name in ("inflated to 3-D", "frame-wise CNN"))
     assert inflated > 1.5 * plain  # kernels of three frames
     record = json.loads((tmp_path / "out" / "comparison.json").read_text())

@@ -6,7 +6,7 @@ import torch
 
 import prernn
 from prernn.models.from_config import NetworkSpec
-from prernn.training.learning import Learning, rate_factors, rate_groups
+from prernn.training.learning import Learning, Schedule, rate_factors, rate_groups
 from prernn.training.module import VideoModule
 from small_cnns import ResidualNet, prepare
 
@@ -71,3 +71,40 @@ def test_a_gradient_is_limited_together_or_in_each_group(apart):
     share = 2 / sum(length**2 for length in lengths.values()) ** 0.5
     expected = {name: min(length, 2.0) if apart else length * share for name, length in lengths.items()}
     assert norms == {name: pytest.approx(value, abs=1e-5) for name, value in expected.items()}
+
+
+def plateau(every, rate=3e-3):
+    """The optimizer of a module and its schedule, the paper's for gestures but for ``every``."""
+    spec = NetworkSpec("small_vgg", backbone_options={"width": 2, "units": 16, "size": 16}, layer="fc6")
+    schedule = Schedule(kind="plateau", every=every, factor=0.1, stop_at=3e-7)
+    found = VideoModule(spec, Learning(lr=rate, pretrained_lr=rate, schedule=schedule)).configure_optimizers()
+    return found["optimizer"], found["lr_scheduler"]["scheduler"]
+
+
+def rates_over(losses, every, rate=3e-3):
+    """The learning rate after each of some epochs with these training losses."""
+    optimizer, schedule = plateau(every, rate)
+    found = []
+    for loss in losses:
+        schedule.step(loss)
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
+def test_the_rate_comes_down_after_forty_epochs_that_are_no_better():
+    rates = rates_over([1.0] + 80 * [1.0], every=40)
+    assert rates[:40] == 40 * [3e-3]  # the first epoch is better than none; 39 were not
+    assert rates[40:80] == pytest.approx(40 * [3e-4])
+    assert rates[80] == pytest.approx(3e-5)
+
+
+@pytest.mark.parametrize("fall", [1e-3, 1e-5, 1e-7])
+def test_any_fall_of_the_loss_is_one(fall):
+    assert rates_over([1 - epoch * fall for epoch in range(9)], every=2) == 9 * [3e-3]
+    rises = [1 + epoch * fall for epoch in range(3)]
+    assert rates_over(rises, every=2)[-1] == pytest.approx(3e-4)
+    assert rates_over([1.0, 1.0, 1.0], every=2)[-1] == pytest.approx(3e-4)
+
+
+def test_a_rate_comes_down_however_low_it_is():
+    assert rates_over([1.0, 1.0], every=1, rate=1e-9)[-1] == pytest.approx(1e-10)

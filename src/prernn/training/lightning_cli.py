@@ -186,6 +186,7 @@ class VideoCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Data and network share the backbone; the task, which has read the labels, goes from one to the other."""
         parser.link_arguments("model.recipe.backbone", "data.backbone")
+        parser.link_arguments("model.recipe.pretrained", "data.pretrained")
         parser.link_arguments("data.opened", "model.task", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

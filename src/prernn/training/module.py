@@ -117,7 +117,8 @@ class VideoModule(L.LightningModule):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": by_batch, "interval": "step"}}
         if schedule.kind == "plateau":
             # torch's patience is how many epochs without improvement are let pass, and the next one reduces
-            plateau = ReduceLROnPlateau(optimizer, factor=schedule.factor, patience=schedule.every - 1)
+            counts: dict[str, Any] = {"patience": schedule.every - 1, "threshold": 0.0, "eps": 0.0}  # any fall is one
+            plateau = ReduceLROnPlateau(optimizer, factor=schedule.factor, **counts)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "train_loss"}}
         return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, schedule.rate)}
 

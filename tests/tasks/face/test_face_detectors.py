@@ -8,9 +8,9 @@ import torch
 
 from footage import SHARED
 from prernn.media.video import read_frames
-from prernn.tasks.face import blaze_face
 from prernn.tasks.face.box import overlap
-from prernn.tasks.face.detectors import cascade_detector, detector_from, yunet_detector
+from prernn.tasks.face.detection import blaze_face
+from prernn.tasks.face.detection.detectors import cascade_detector, detector_from, yunet_detector
 
 
 def test_cascade_finds_a_face():

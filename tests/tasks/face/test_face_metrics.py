@@ -177,7 +177,7 @@ def test_predictions_are_rows_of_frames():
 
 def test_report_writes_the_curve(tmp_path):
     results = {"auc": 0.5, "errors": [0.02, 0.04, 0.5, math.nan]}
-    assert Face().report(results, tmp_path) == {"auc": 0.5, "threshold": 0.08}
+    assert Face().report(results, tmp_path) == {"auc": 0.5, "threshold": 0.08, "normaliser": "eyes"}
     assert (tmp_path / "ced.png").read_bytes()[1:4] == b"PNG"
     with open(tmp_path / "ced.csv") as file:
         rows = {float(row["error"]): float(row["share"]) for row in csv.DictReader(file)}

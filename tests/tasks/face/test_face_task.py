@@ -182,6 +182,7 @@ def test_the_recipe_makes_the_task_again(root):
     task = opened(root, base=0, box="first", margin=0.3, threshold=0.1)
     recipe = task.noted(Recipe())
     kept = {"base": 0, "box": "first", "margin": 0.3, "threshold": 0.1, "deinterlace": False, "smooth": None}
+    kept |= {"kalman": None, "normaliser": "eyes"}
     assert recipe.task.to_json() == {"name": "face", **kept}
     assert recipe.labels is None
     assert recipe.transform["size"] == 96

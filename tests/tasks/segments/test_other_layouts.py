@@ -80,3 +80,9 @@ def test_grey_pictures_have_no_colour_and_the_same_luma():
     with pytest.raises(ValueError, match="grey: expected pictures, got optical flow"):
         TransformSpec(flow=True, mean=(0.5,), std=(0.2,), grey=True)
     assert clip_transform(spec, train=True)(clip).shape == out.shape
+
+
+def test_gestures_are_not_mirrored_unless_one_says_so(root):
+    assert not opened(root, flip=None).spec.flip
+    assert opened(root, flip=True).spec.flip
+    assert Segments(**LISTS).flip is None

@@ -108,7 +108,8 @@ def groups() -> dict[str, dict[str, str]]:
     found = {prefix: arguments(OWN / file, name) for prefix, (file, name) in CLASSES.items()}
     for name in ("recipe", "learning", "task"):
         found["model"].pop(name, None)  # groups of their own; the task comes from the data
-    found["data"].pop("backbone")  # that of the recipe
+    for name in ("backbone", "pretrained"):  # those of the recipe
+        found["data"].pop(name)
     found["data.task"] = {}
     for file in sorted(OWN.glob("tasks/*/task.py")):
         for node in _classes(file):

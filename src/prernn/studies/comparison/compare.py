@@ -26,7 +26,7 @@ from prernn.reports.plots.curves import curves as draw_curves
 from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole, seeds_text
 from prernn.studies import early
-from prernn.studies.comparison import lineup
+from prernn.studies.comparison import disagreements, lineup
 from prernn.studies.comparison.lineup import Budget, Row, check_budget
 from prernn.studies.comparison.trainings import inputs, pool
 from prernn.studies.comparison.tuning import best, search, summary, train_all
@@ -51,8 +51,8 @@ def compare(
     Args:
         data: the videos and their task.
         spec: backbone, its weights and the layer to convert; the rest is varied.
-        out: folder for ``comparison.csv``, ``comparison.json`` and ``convergence.png``; for actions also ``early.csv``
-            and ``early.png``, the accuracy over the share of the video seen.
+        out: folder for ``comparison.csv`` and ``.json``, ``convergence.png``, ``disagreements.csv`` and ``.png``
+            (videos that one network gets right and another wrong) and, for actions, ``early.csv`` and ``.png``.
         budget: of every network.
         networks: "prernn" (frame-wise, traditional, PreRNN and PreRNN-SIH with GRU and LSTM), "rcn" (the four
             initialisations of the supplement's Table 1 and the inflated network) or "continuity" (the one network of
@@ -83,6 +83,7 @@ def compare(
     write_table(out / "comparison.csv", table)
     _write_record(rows, budget, out)
     _plot(rows, data.task, out)
+    disagreements.write(rows, data.dataset("test"), data.task, out)
     if all("early" in result for row in rows for result in row.finals):
         early.write_curves({row.name: [result["early"] for result in row.finals] for row in rows}, out)
     print_whole(_table(table, data.task))
@@ -131,7 +132,7 @@ def _plot(rows: list[Row], task: Task, out: Path) -> None:
     """Mean curves over the seeds."""
     series: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        for name in ("train loss", task.score[0]):
+        for name in row.finals[0]["history"]:
             curves = np.array([result["history"][name] for result in row.finals])
             series.setdefault(name, {})[row.name] = curves.mean(0).tolist()
     draw_curves(

@@ -84,7 +84,7 @@ def few_videos(
     with bars() as progress:
         kinds = lineup.few_videos_rows(spec, data.task, structures)
         known, train, test = inputs(data, kinds, budget, progress, whole=whole)
-        known = replace(known, frozen=True)
+        known = replace(known, frozen=True, curves=False)
         rows = []
         for size in possible:
             rows += _at_size(kinds, size, steps, known.labels, budget, data.task)

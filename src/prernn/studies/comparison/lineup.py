@@ -72,17 +72,25 @@ class Row:
 
 
 def prernn_rows(spec: NetworkSpec, task: Task, cells: Sequence[str] = CELLS) -> list[Row]:
-    """Frame-wise, and for each cell traditional with as many weights as PreRNN, PreRNN and PreRNN-SIH."""
+    """Frame-wise, and for each cell traditional with as many weights as PreRNN, PreRNN and PreRNN-SIH.
+
+    The traditional VRNN is there twice, with tanh and with the ReLU that PreVRNN has of most CNNs; PreVRNN once, as of
+    one gate PreRNN-SIH is PreRNN.
+    """
+    spec = replace(spec, activation=None, behind="features")
     cnn = backbone(spec.backbone, device="meta", **spec.backbone_options)
     rows = [("frame-wise CNN", replace(spec, method="framewise"))]
     for cell in cells:
         size = matched_hidden_size(cnn, spec.layer, cell=cell, outputs=task.outputs)
         stacked = replace(spec, method="traditional", cell=cell, hidden_size=size, hidden="full")
         rows.append((f"traditional {cell.upper()}, {size} units", stacked))
+        if cell == "vrnn":
+            rows.append((f"traditional VRNN, {size} units, ReLU", replace(stacked, activation="relu")))
     for cell in cells:
         base = replace(spec, method="prernn", cell=cell, hidden="full")
         rows.append((f"Pre{cell.upper()}", replace(base, input="gate")))
-        rows.append((f"Pre{cell.upper()}-SIH", replace(base, input="single")))
+        if cell != "vrnn":
+            rows.append((f"Pre{cell.upper()}-SIH", replace(base, input="single")))
     return [_counted(name, each, task) for name, each in rows]
 
 
@@ -119,7 +127,7 @@ def sparse_row(best: Row, hidden: str, task: Task) -> Row:
 
 
 def rcn_rows(spec: NetworkSpec, task: Task, structures: Sequence[str], also: Sequence[str] = ()) -> list[Row]:
-    """Frame-wise, RCN from each of `RCN_STARTS`, sparse RCN from the last, inflated, and other clip networks.
+    """Frame-wise, RCN from each of `RCN_STARTS`, sparse RCN from the last, inflated (also random), and others of clips.
 
     Args:
         spec: the 2-D backbone and its weights.
@@ -128,7 +136,7 @@ def rcn_rows(spec: NetworkSpec, task: Task, structures: Sequence[str], also: Seq
         also: backbones for whole clips, with random weights.
     """
     frames = task.clip_length or 16
-    plain = replace(spec, method="framewise", layer=None, rcn={}, rcn_below=False, inflate=None)
+    plain = replace(spec, method="framewise", layer=None, rcn={}, rcn_below=False, inflate=None, activation=None)
     kept = {key: value for key, value in spec.rcn.items() if key not in ("init", "pretrained", "hidden")}
     base = replace(plain, method="rcn", layer=spec.layer, hidden="full")
     rows = [("frame-wise CNN", plain)]
@@ -136,6 +144,8 @@ def rcn_rows(spec: NetworkSpec, task: Task, structures: Sequence[str], also: Seq
     identity = replace(base, rcn={**kept, "init": "identity"})
     rows += [(f"RCN, pre-trained, identity, {hidden}", replace(identity, hidden=hidden)) for hidden in structures]
     rows.append(("inflated to 3-D", replace(plain, inflate={"frames": frames, "init": "mean"})))
+    drawn = replace(plain, inflate={"frames": frames, "init": "random"}, pretrained=False, weights=None)
+    rows.append(("inflated to 3-D, random", drawn))
     clips = NetworkSpec(method="framewise", channels=spec.channels, frames=frames)
     rows += [(f"{name}, random", replace(clips, backbone=name)) for name in also]
     return [_counted(name, each, task) for name, each in rows]
@@ -205,7 +215,8 @@ def record(row: Row) -> dict[str, Any]:
     if row.continuity is not None:
         values["continuity"] = asdict(row.continuity)
     search = {rate_text(*rates): score for rates, score in sorted(row.search.items())}
-    return {**values, "search": search, "finals": row.finals}
+    finals = [{name: part for name, part in result.items() if name != "verdicts"} for result in row.finals]
+    return {**values, "search": search, "finals": finals}
 
 
 def rate_text(rate: float, pretrained: float) -> str:

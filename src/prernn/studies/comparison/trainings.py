@@ -27,6 +27,7 @@ from prernn.training.data_module import VideoData
 from prernn.training.evaluation import in_batches, scalars
 from prernn.training.frozen_trunk.epochs import epochs_of
 from prernn.training.frozen_trunk.features import cached
+from prernn.training.frozen_trunk.judge import verdicts
 from prernn.training.frozen_trunk.learner import TEST_BATCH, Items, Learner, calibrate_behind, learner, sgd
 from prernn.training.frozen_trunk.train import train
 from prernn.training.live import evaluate_live, random_orders
@@ -51,6 +52,7 @@ class Known:
         budget: of each.
         labels: of the training videos, by their number.
         frozen: whether batch normalization keeps its statistics; None as `learner` has it.
+        curves: whether a final training is evaluated after each epoch, or after the last alone.
     """
 
     task: Task
@@ -58,6 +60,7 @@ class Known:
     budget: Budget
     labels: list[int]
     frozen: bool | None = None
+    curves: bool = True
 
 
 @dataclass(frozen=True)
@@ -150,13 +153,17 @@ def train_one(training: Training) -> dict[str, Any]:
     epochs, steps = epochs_of(train_items, task, continuity, budget.batch_size, training.seed, count)
     optimizer = sgd(learns, training.rate, pretrained=training.pretrained, sparse_power=budget.sparse_power)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    ways: dict[str, Any] = {"clip": budget.clip, "continuity": continuity, "only_last": training.search}
+    curves = known.curves and not training.search
+    ways: dict[str, Any] = {"clip": budget.clip, "continuity": continuity, "only_last": not curves}
+    ways["watched"] = once(train_items) if curves else ()
     history, values = train(learns, task, epochs, test, schedule, **ways)
     # a network of whole clips keeps nothing from one to the next
     orders = 1 if training.search else LIVE_ORDERS
     live = values if is_clip_network(net) else _live(learns, test, orders, training.seed)
     metrics = scalars(values) | {f"{LIVE} {name}": value for name, value in scalars(live).items() if _is_live(name)}
     result = {"metrics": metrics, "history": history, "rate": training.rate, "seed": training.seed}
+    if not training.search and training.seed == budget.seeds[0]:
+        result["verdicts"] = verdicts(learns, task, test)
     if _asks_early(known) and not training.search:
         result["early"] = _early(net, test)
     return result
@@ -174,6 +181,11 @@ def _items(training: Training) -> tuple[Items, Items]:
         return some, test
     # a quarter of so few videos could not tell one rate from another
     return (some, held_out(others, share)[1]) if others else held_out(some, share)
+
+
+def once(items: Items) -> Items:
+    """Each video in its first pass."""
+    return list({item["number"]: item for item in reversed(items)}.values())[::-1]
 
 
 def _live(learns: Learner, items: Items, orders: int, seed: int) -> dict[str, Any]:

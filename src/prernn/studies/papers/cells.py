@@ -104,6 +104,16 @@ def prernn(cell: str, layer: str | list[str], *, single: bool = False, **more: A
     return {"method": "prernn", "layer": layer, "cell": cell, "input": input, "hidden": "full", **more}
 
 
-def traditional(cell: str, size: int, layers: int = 1) -> dict[str, Any]:
+def traditional(cell: str, size: int, layers: int = 1, **more: Any) -> dict[str, Any]:
     """The recipe of a traditional RNN with so many hidden units, on top of the CNN's last layer."""
-    return {"method": "traditional", "cell": cell, "hidden_size": size, "num_layers": layers, "hidden": "full"}
+    recipe = {"method": "traditional", "cell": cell, "hidden_size": size, "num_layers": layers, "hidden": "full"}
+    return recipe | more
+
+
+def nonlinearities(cell: str) -> dict[str, dict[str, Any]]:
+    """What is added to the name and to the recipe of a traditional RNN: of a VRNN there are two.
+
+    Eq. 1 leaves its H open, and so does the paper for TraVRNN. PreVRNN has the CNN's ReLU; tanh is the usual one. Both
+    rows carry the paper's figure.
+    """
+    return {"": {}, "-relu": {"activation": "relu"}} if cell == "vrnn" else {"": {}}

@@ -23,7 +23,7 @@ def rows(cells: Sequence[Cell]) -> list[list[str]]:
         layer = recipe.get("layer", "all conv" if recipe["method"] == "rcn" else "")
         words = [
             cell.name,
-            network(recipe),
+            network(recipe) + (", Kalman filter" if "kalman" in cell.training.task["init_args"] else ""),
             recipe["backbone"],
             layer if isinstance(layer, str) else " + ".join(layer),
             recipe.get("cell", ""),
@@ -38,14 +38,18 @@ def network(recipe: dict[str, Any]) -> str:
     method = recipe["method"]
     if method == "traditional":
         layers = recipe["num_layers"]
-        return f"traditional, {layers} layer{'s' if layers > 1 else ''} of {recipe['hidden_size']}"
+        name = f"traditional, {layers} layer{'s' if layers > 1 else ''} of {recipe['hidden_size']}"
+        name += ", on the outputs" if recipe.get("behind") == "outputs" else ""
+        return name + (", ReLU" if recipe.get("activation") == "relu" else "")
     if method == "rcn":
         return f"RCN, {'ImageNet' if recipe['pretrained'] else 'random'}, {recipe['rcn']['init']}"
     if method == "framewise":
         if "frames" in recipe:
             return "3-D network, random"
-        return "inflated to 3-D" if "inflate" in recipe else "frame by frame"
+        if "inflate" in recipe:
+            return "inflated to 3-D" if recipe["pretrained"] else "inflated to 3-D, random"
+        return "frame by frame"
     name = "PreRNN-SIH" if recipe["input"] == "single" else "PreRNN"
     if recipe.get("layers_on_top"):
-        return f"{name}, a random layer on top"
+        return f"{name}, a random layer on top" + (", ReLU" if recipe.get("activation") == "relu" else "")
     return name if recipe.get("pretrained_layer", True) else f"{name}, layer drawn anew"

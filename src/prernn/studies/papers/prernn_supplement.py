@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from prernn.studies.papers.cells import Cell, prernn, traditional
+from prernn.studies.papers.cells import Cell, nonlinearities, prernn, traditional
 from prernn.studies.papers.prernn_paper import FACE_LAYERS, conv_networks
 from prernn.studies.papers.trainings import ACTION, FACE
 
@@ -30,15 +30,17 @@ def _table1() -> Iterator[Cell]:
     for rnn, losses in TABLE1.items():
         for size, loss in zip(SIZES, losses, strict=True):
             title = "PreRNN supplement, Table 1 (hidden sizes)"
-            recipe = traditional(rnn, size, 2)
-            yield Cell(f"supplement1/tra{rnn}-{size}", title, FACE, recipe, {"test loss": f"{loss:.4f}"})
+            for name, more in nonlinearities(rnn).items():
+                recipe = traditional(rnn, size, 2, **more)
+                yield Cell(f"supplement1/tra{rnn}{name}-{size}", title, FACE, recipe, {"test loss": f"{loss:.4f}"})
 
 
 def _table2() -> Iterator[Cell]:
     for rnn, loss in TABLE2.items():
         title = "PreRNN supplement, Table 2 (a random layer on top)"
-        recipe = prernn(rnn, list(FACE_LAYERS), layers_on_top=1)
-        yield Cell(f"supplement2/pre{rnn}-fc67-random", title, FACE, recipe, {"test loss": f"{loss:.4f}"})
+        for name, more in nonlinearities(rnn).items():
+            recipe = prernn(rnn, list(FACE_LAYERS), layers_on_top=1, **more)
+            yield Cell(f"supplement2/pre{rnn}-fc67-random{name}", title, FACE, recipe, {"test loss": f"{loss:.4f}"})
 
 
 def _table3() -> Iterator[Cell]:

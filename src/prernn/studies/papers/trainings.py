@@ -3,12 +3,16 @@
 What both leave open, such as the frames of a clip and the batch size, is our choice; ``ours`` says which.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from prernn.studies.papers.cells import Training
 
+WEIGHTS = "IMAGENET1K_V1"
+"""torchvision's name for weights as the papers had them: the second version was trained longer, by other recipes."""
+
 FACE = Training(
-    recipe={"backbone": "vgg16", "pretrained": True},
+    recipe={"backbone": "vgg16", "pretrained": WEIGHTS},
     task={
         "class_path": "prernn.tasks.Face",
         "init_args": {"sampling": {"frames": 16, "rule": "consecutive"}, "size": 224, "threshold": 0.08},
@@ -18,8 +22,25 @@ FACE = Training(
     batch_size=4,
     epochs=30,
     data="300VW's folders",
-    ours="frames of a clip, batch size, box margin, size of the augmentation, gradient clipping",
+    ours="frames of a clip, batch size, box margin, size of the augmentation, gradient clipping, traditional VRNNs' H",
 )
+
+FACE_FILTERED = replace(
+    FACE,
+    task={**FACE.task, "init_args": {**FACE.task["init_args"], "kalman": {"motion": 1.0, "noise": 0.01}}},
+    ours=f"{FACE.ours}, the filter's model and settings",
+)
+"""Figure 3's Kalman filter, behind the network that sees each frame by itself; training does not know of it."""
+
+FACE_ANSWERED = replace(
+    FACE,
+    # the frame-wise network with its 136 outputs, which stays as it is
+    recipe={"backbone": "vgg16", "weights": "runs/paper/table2/framewise", "backbone_options": {"num_classes": 136}},
+    data="300VW's folders; first: prernn paper fit table2/framewise --data.root DATA",
+    ours=f"{FACE.ours}, layers and units of the RNN, that the CNN is not trained with it",
+    learning={"pretrained_lr": 0.0},
+)
+"""Figure 3's RNN as post-processing, on the points that were found frame by frame."""
 
 GESTURE = Training(
     # weights: C3D as it was trained on Sports-1M, in PyTorch's format, to be had from its authors and not from a hub
@@ -29,9 +50,20 @@ GESTURE = Training(
     schedule={"kind": "plateau", "every": 40, "factor": 0.1, "stop_at": 3e-7},
     batch_size=8,
     epochs=1000,  # the learning rate ends it
-    data="NVGesture's folders and lists; colour: --data.task.modality color",
-    ours="batch size, size of the augmentation (nothing is mirrored: swipes have a side), gradient clipping",
+    data="NVGesture's folders and lists, depth",
+    ours="batch size, size of the augmentation (nothing is mirrored: swipes have a side), gradient clipping, "
+    "H of traditional VRNNs",
 )
+
+GESTURES = {
+    "depth": GESTURE,
+    "color": replace(
+        GESTURE,
+        task={**GESTURE.task, "init_args": {**GESTURE.task["init_args"], "modality": "color"}},
+        data="NVGesture's folders and lists, colour",
+    ),
+}
+"""The two modalities of hand gestures: Table 4 is of depth, whose best figure Table 6 has for it."""
 
 
 def _action(
@@ -39,7 +71,7 @@ def _action(
 ) -> Training:
     clip = {"sampling": {"frames": 16, "rule": "random"}, "size": 224, "resize": 256}
     return Training(
-        recipe={"backbone": "resnet50", "pretrained": True, **recipe},
+        recipe={"backbone": "resnet50", "pretrained": WEIGHTS, **recipe},
         task={
             "class_path": "prernn.tasks.Action",
             "init_args": {"layout": "ucf101", "split": 1, "stream": stream, **options, **clip},
@@ -49,7 +81,7 @@ def _action(
         batch_size=8,
         epochs=epochs,
         data=f"UCF101's folders and lists{first}",
-        ours="frames of a clip, batch size, size of the augmentation, gradient clipping",
+        ours="frames of a clip, batch size, size of the augmentation, gradient clipping, traditional VRNNs' H",
     )
 
 
@@ -64,4 +96,9 @@ ACTION = {
         "; first: prernn flow DATA --cache flow/ucf101",
     ),
 }
-"""The two streams of action recognition."""
+"""The two streams of action recognition, on UCF101's first split."""
+
+
+def on_split(training: Training, split: int) -> Training:
+    """The training of a stream on another of UCF101's three splits."""
+    return replace(training, task={**training.task, "init_args": {**training.task["init_args"], "split": split}})

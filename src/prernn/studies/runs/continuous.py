@@ -26,9 +26,10 @@ from prernn.studies.runs.reset_policies import NEVER, Pictured, best_policy, can
 from prernn.studies.runs.videos import own_videos
 from prernn.tasks import restore
 from prernn.tasks.task import Task
-from prernn.training.evaluation import Onward, evaluate, in_batches, scalars
+from prernn.training.evaluation import scalars
 from prernn.training.frozen_trunk.features import cached, inputs_in
-from prernn.training.frozen_trunk.learner import TEST_BATCH, Items, Learner, learner
+from prernn.training.frozen_trunk.judge import judge
+from prernn.training.frozen_trunk.learner import Items, Learner, learner
 from prernn.training.live import at_rate, evaluate_live, random_orders, stand_still, through_clock
 from prernn.training.run.run_files import read_metrics, run_folder_of, write_recipe
 
@@ -126,9 +127,7 @@ def every_way(
     at = [at_rate(item, rate) for item in items]
     numbers = random_orders(len(items), orders, seed)
     values: dict[str, Mapping[str, Tensor]] = {}
-    pieces = any(item.get("goes_on") for item in items)  # of a video follow each other, one a batch
-    forward = Onward(part.advance, part.forward) if pieces else part.forward
-    values["reset"] = evaluate(forward, task.metrics(), in_batches(at, 1 if pieces else TEST_BATCH))
+    values["reset"] = judge(part, task, at)
     shown()
     values["live"] = evaluate_live(part.advance, task.metrics(), at, numbers)
     shown()

@@ -24,7 +24,7 @@ from prernn.tasks.classification import clip_scores, masked_cross_entropy, repor
 from prernn.tasks.confidence import Confidence, class_options, found_events
 from prernn.tasks.frame_rate import sampled_rate
 from prernn.tasks.mirroring import mirroring
-from prernn.tasks.task import Metrics, Subset, Task, valid_steps
+from prernn.tasks.task import Metrics, Subset, Task, Verdict, valid_steps
 
 LISTS: dict[str, Callable[..., tuple[list[str], list[Clip]]]] = {"ucf101": ucf101, "hmdb51": hmdb51}
 """Data sets whose splits are lists."""
@@ -239,6 +239,13 @@ class Action(Task):
         best = clip_scores(out, batch["lengths"]).max(1)
         rows = zip(batch["path"], best.indices.tolist(), plain(best.values), strict=True)
         return [{"path": path, "label": self.labels[k], "probability": p} for path, k, p in rows]
+
+    def verdicts(self, out: Tensor, batch: dict[str, Any]) -> list[Verdict]:
+        """The class of each clip, right or wrong."""
+        assert self.labels is not None
+        pairs = zip(self.predictions(out, batch), batch["label"].tolist(), strict=True)
+        named = [(row["label"], self.labels[label]) for row, label in pairs]
+        return [Verdict(said, true, float(said != true)) for said, true in named]
 
     @property
     def clip_length(self) -> int | None:

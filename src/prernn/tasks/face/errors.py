@@ -11,8 +11,8 @@ from torch import Tensor
 from prernn.tasks.face import landmarks
 from prernn.tasks.face.box import from_box
 from prernn.tasks.face.landmarks import POINTS
-from prernn.tasks.face.smoothing import Smoothing, smooth
-from prernn.tasks.task import valid_steps
+from prernn.tasks.face.smoothing import PointFilter, smooth, smooth_on
+from prernn.tasks.task import Verdict, valid_steps
 
 
 def landmark_loss(
@@ -62,20 +62,84 @@ def landmark_loss(
     return (frames * weight).sum() / (2 * weight[mask].sum()) if bool(mask.any()) else frames.sum()
 
 
-def landmarks_in_pixels(out: Tensor, batch: dict[str, Any], smoothing: Smoothing | None = None) -> Tensor:
+def landmarks_in_pixels(out: Tensor, batch: dict[str, Any], smoothing: PointFilter | None = None) -> Tensor:
     """Outputs ``(B, T, 136)`` as points ``(B, T, 68, 2)`` in pixels of the picture, filtered if wanted."""
     boxes = batch["boxes"]
     points = from_box(out.unflatten(-1, (POINTS, 2)), boxes)
     return points if smoothing is None else smooth(points, batch["time"], boxes[..., 2] - boxes[..., 0], smoothing)
 
 
-def plot_errors(errors: Mapping[str, Sequence[float]], path: str | Path, threshold: float = 0.08) -> Path:
+def place_of(batch: dict[str, Any], row: int) -> tuple[str, int]:
+    """Which video a row of a batch is of, and in which way it is there, see `prernn.tasks.face.task.Face.detector`."""
+    return batch["path"][row], int(batch["way"][row]) if "way" in batch else 0
+
+
+class FilteredPoints:
+    """Outputs as points in pixels behind a filter that goes on over the pieces of a video, which follow each other.
+
+    Args:
+        smoothing: the filter; None for none.
+    """
+
+    def __init__(self, smoothing: PointFilter | None) -> None:
+        self.smoothing = smoothing
+        self._states: dict[tuple[str, int], Any] = {}
+
+    def __call__(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Outputs ``(B, T, 136)`` as points ``(B, T, 68, 2)``."""
+        if self.smoothing is None or "goes_on" not in batch:
+            return landmarks_in_pixels(out, batch, self.smoothing)
+        points, side = landmarks_in_pixels(out, batch), batch["boxes"][..., 2] - batch["boxes"][..., 0]
+        for row, steps in enumerate(batch["lengths"].tolist()):
+            place = place_of(batch, row)
+            state = self._states.get(place) if batch["goes_on"][row] else None
+            own, time, size = (value[row, :steps] for value in (points, batch["time"], side))
+            points[row, :steps], self._states[place] = smooth_on(own, time, size, self.smoothing, state)
+        return points
+
+
+WAYS = ("", " (detected boxes)")
+"""What a prediction's path ends in."""
+
+
+def prediction_rows(pixels: Tensor, batch: dict[str, Any], normaliser: str) -> list[dict[str, Any]]:
+    """A row for each frame of points ``(B, T, 68, 2)``: path, number from 1, normalised error, points in pixels."""
+    mask = valid_steps(batch["lengths"], pixels.shape[1])  # (B, T)
+    errors = landmarks.normalised_errors(pixels[mask], batch["truth"][mask], normaliser).tolist()
+    columns = [f"{axis}{i}" for i in range(POINTS) for axis in "xy"]
+    paths = [batch["path"][b] + WAYS[place_of(batch, b)[1]] for b in mask.nonzero()[:, 0].tolist()]
+    rows = zip(paths, batch["frame"][mask].tolist(), errors, pixels[mask].flatten(1).tolist(), strict=True)
+    return [
+        {"path": path, "frame": frame, "nme": round(error, 6)}
+        | {name: round(value, 3) for name, value in zip(columns, values, strict=True)}
+        for path, frame, error, values in rows
+    ]
+
+
+def point_verdicts(out: Tensor, batch: dict[str, Any], normaliser: str) -> list[Verdict]:
+    """The mean normalised error of each clip of outputs ``(B, T, 136)``, and its points in the box."""
+    pixels, found = landmarks_in_pixels(out, batch), list[Verdict]()
+    for row, steps in enumerate(batch["lengths"].tolist()):
+        errors = landmarks.normalised_errors(pixels[row, :steps], batch["truth"][row, :steps], normaliser)
+        points = out[row, :steps].unflatten(-1, (POINTS, 2)) + 0.5
+        found.append(Verdict(f"error {float(errors.mean()):.3f}", "", float(errors.mean()), points.numpy(force=True)))
+    return found
+
+
+MEASURED_IN = {"eyes": "inter-ocular distance", "pupils": "distance of the pupils", "box": "root of the box's area"}
+"""What errors are divided by, in words."""
+
+
+def plot_errors(
+    errors: Mapping[str, Sequence[float]], path: str | Path, threshold: float = 0.08, normaliser: str = "eyes"
+) -> Path:
     """Cumulative error curves as PNG (PreRNN, Figure 3), one for each name, with its AUC.
 
     Args:
         errors: normalised errors of all frames, for each network.
         path: of the PNG.
         threshold: where the curves end.
+        normaliser: that the errors were divided by.
     """
     import matplotlib.pyplot as plt
 
@@ -88,7 +152,7 @@ def plot_errors(errors: Mapping[str, Sequence[float]], path: str | Path, thresho
         axis.plot(levels, shares, color=colour, label=f"{name} AUC {score:.3f}".strip())
     axis.set_xlim(0, threshold)
     axis.set_ylim(0, 1)
-    axis.set_xlabel("point-to-point error / inter-ocular distance")
+    axis.set_xlabel(f"point-to-point error / {MEASURED_IN[normaliser]}")
     axis.set_ylabel("share of frames")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc="best")

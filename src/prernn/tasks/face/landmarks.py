@@ -1,12 +1,12 @@
 """The 68 landmarks of a face (iBUG's scheme, as in 300W and 300VW): their files, their mirror image, and errors.
 
 Points are ``(..., 68, 2)``, x then y, in pixels with 0-based pixel centres: the picture's top left pixel has its
-centre at (0, 0). All errors are divided by the inter-ocular distance, which is the distance between the outer eye
-corners (points 36 and 45), as 300VW does.
+centre at (0, 0). Errors are divided by the inter-ocular distance, which is the distance between the outer eye corners
+(points 36 and 45), as 300VW does, or by another of `SIZES`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -122,20 +122,40 @@ def inter_ocular(points: Tensor) -> Tensor:
     return distance
 
 
-def normalised_errors(predicted: Tensor, true: Tensor) -> Tensor:
-    """Mean distance of predicted from true points, over the inter-ocular distance of the true: ``(...)``.
+def inter_pupil(points: Tensor) -> Tensor:
+    """Distance ``(...)`` between the eyes' centres of ``(..., 68, 2)``, each the mean of the eye's six points."""
+    left, right = points[..., 36:42, :].mean(-2), points[..., 42:48, :].mean(-2)
+    return torch.linalg.vector_norm(left - right, dim=-1)
 
-    .. math:: e = \\frac{1}{68 \\, \\|y_{36} - y_{45}\\|} \\sum_{i} \\|\\hat y_i - y_i\\|
+
+def box_size(points: Tensor) -> Tensor:
+    """Square root ``(...)`` of the area of the upright box round points ``(..., 68, 2)``."""
+    return (points.amax(-2) - points.amin(-2)).prod(-1).sqrt()
+
+
+SIZES: dict[str, Callable[[Tensor], Tensor]] = {"eyes": inter_ocular, "pupils": inter_pupil, "box": box_size}
+"""What errors can be divided by: "eyes", the outer eye corners, as in 300W and 300VW (Sagonas et al., ICCV-W 2013; Shen
+et al., ICCV-W 2015); "pupils", as Ren, Cao, Wei and Sun, "Face Alignment at 3000 FPS", CVPR 2014; "box", as Bulat and
+Tzimiropoulos, "How far are we from solving the 2D & 3D Face Alignment problem?", ICCV 2017. The PreRNN paper says
+"normalized" and no more."""
+
+
+def normalised_errors(predicted: Tensor, true: Tensor, normaliser: str = "eyes") -> Tensor:
+    """Mean distance of predicted from true points, over the size of the true face: ``(...)``.
+
+    .. math:: e = \\frac{1}{68 \\, d(y)} \\sum_{i} \\|\\hat y_i - y_i\\|, \\quad d(y) = \\|y_{36} - y_{45}\\|
+        \\text{ for "eyes"}
 
     Args:
         predicted: ``(..., 68, 2)`` in pixels.
         true: likewise.
+        normaliser: which size d, a key of `SIZES`.
 
     Raises:
         ValueError: as `inter_ocular`, or shapes that differ.
     """
     _same_shape(predicted, true)
-    return torch.linalg.vector_norm(predicted - true, dim=-1).mean(-1) / inter_ocular(true)
+    return torch.linalg.vector_norm(predicted - true, dim=-1).mean(-1) / SIZES[normaliser](true)
 
 
 def motion_errors(predicted: Tensor, true: Tensor) -> Tensor:

@@ -6,12 +6,19 @@ CHI 2012.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from prernn.layers.arguments import real
+
+
+class PointFilter(Protocol):
+    """What filters points in time: `Smoothing`, or `prernn.tasks.face.kalman.Kalman`."""
+
+    def step(self, points: Tensor, time: Tensor, size: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The next value of points ``(..., N, 2)``, and the state to go on from; see `smooth_step`."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,10 @@ class Smoothing:
         real("smooth min_cutoff", self.min_cutoff, 0, above=True)
         real("smooth beta", self.beta, 0)
         real("smooth derivative_cutoff", self.derivative_cutoff, 0, above=True)
+
+    def step(self, points: Tensor, time: Tensor, size: Tensor, state: "Smoothed | None") -> "tuple[Tensor, Smoothed]":
+        """`smooth_step` with these settings."""
+        return smooth_step(points, time, size, state, self)
 
 
 class Smoothed(NamedTuple):
@@ -101,18 +112,24 @@ def _share(cutoff: Tensor | float, passed: Tensor) -> Tensor:
     return turns / (1 + turns)
 
 
-def smooth(points: Tensor, time: Tensor, size: Tensor, smoothing: Smoothing) -> Tensor:
-    """Points ``(..., T, N, 2)`` filtered along time, each row from its first step on.
+def smooth(points: Tensor, time: Tensor, size: Tensor, smoothing: PointFilter) -> Tensor:
+    """Points ``(..., T, N, 2)`` filtered along time, each row from its first step on; `smooth_on` from zero."""
+    return smooth_on(points, time, size, smoothing, None)[0]
+
+
+def smooth_on(points: Tensor, time: Tensor, size: Tensor, smoothing: PointFilter, state: Any) -> tuple[Tensor, Any]:
+    """Points ``(..., T, N, 2)`` filtered along time from a state, None for none, and the state behind them.
 
     Args:
         points: in pixels.
         time: ``(..., T)`` in seconds.
         size: ``(..., T)`` of the face in pixels.
-        smoothing: the settings.
+        smoothing: the filter.
+        state: where it had got to.
     """
-    values, state = [], None
+    values = []
     steps = zip(points.unbind(-3), time.double().unbind(-1), size.double().unbind(-1), strict=True)
     for value, at, scale in steps:
-        value, state = smooth_step(value.double(), at, scale, state, smoothing)
+        value, state = smoothing.step(value.double(), at, scale, state)
         values.append(value)
-    return torch.stack(values, -3).to(points.dtype)
+    return torch.stack(values, -3).to(points.dtype), state

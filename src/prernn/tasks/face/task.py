@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,14 +19,16 @@ from prernn.media.video import VideoError, probe
 from prernn.reports.files import write_table
 from prernn.streaming.watch import Watcher
 from prernn.tasks.face import landmarks
-from prernn.tasks.face.box import crop_face, face_box, moved, normalise, to_box
-from prernn.tasks.face.errors import landmark_loss, landmarks_in_pixels, plot_errors
-from prernn.tasks.face.landmarks import EYE_CORNERS, FIRST_LINE, OUTPUTS, POINTS, read_pts
+from prernn.tasks.face.box import crop_face, face_box, moved, normalise, square, to_box
+from prernn.tasks.face.detection.over_video import DetectedBoxes
+from prernn.tasks.face.errors import FilteredPoints, landmark_loss, plot_errors, point_verdicts, prediction_rows
+from prernn.tasks.face.kalman import Kalman
+from prernn.tasks.face.landmarks import OUTPUTS, SIZES
 from prernn.tasks.face.moving import Moving, moved_pictures, moved_points, path
-from prernn.tasks.face.smoothing import Smoothing, smoothing_from
-from prernn.tasks.face.videos import FaceVideo, FrameReader, annotations, numbered, subsets
+from prernn.tasks.face.smoothing import PointFilter, Smoothing, smoothing_from
+from prernn.tasks.face.videos import FaceVideo, FrameReader, annotations, checked_points, numbered, subsets
 from prernn.tasks.frame_rate import sampled_rate
-from prernn.tasks.task import Metrics, Subset, Task, only, valid_steps
+from prernn.tasks.task import Metrics, Subset, Task, Verdict, only
 
 DEFAULT_SAMPLING = Sampling(frames=16, rule="consecutive")
 
@@ -50,7 +53,10 @@ class Face(Task):
 
     Box: of the annotated points, in evaluation too, so that the network is told where the face is and how large, at
     every frame ("annotation") or at the first frame of a clip only ("first", whose box then stays where it is). With
-    "annotation" the errors are those of a perfect face detector; `prernn.tasks.face.watcher` is what has none.
+    "annotation" the errors are those of a perfect face detector; ``detector`` adds those of a real one, at every frame
+    as in the paper; `prernn.tasks.face.watcher` has a detector at the first frame alone.
+
+    Evaluation: whole videos, in clips whose state goes on from one to the next, as a stream has it (``carry``).
 
     Attributes:
         base: coordinate of the first pixel in the .pts files: 1 for 300VW, which counts as Matlab does.
@@ -58,6 +64,8 @@ class Face(Task):
         clips: clips that an epoch takes of each training video.
         every_frame: evaluation goes over all frames of a video in clips that follow each other, where the rule is
             "consecutive"; otherwise it sees one clip of each, from the middle.
+        carry: in evaluation these clips go on from each other's state, and so do filters; False begins each with
+            zeros, as in training. With the box "first" they begin with zeros, as their boxes change.
         box: where the box comes from, see above; in training and evaluation alike.
         margin: how far the box goes beyond the points at each end, in longer sides of their bounding box.
         shift: training moves the box by up to so much of its side, one draw for all frames of a clip, so that the
@@ -67,7 +75,12 @@ class Face(Task):
         size: side in pixels of the network's input; None takes what the backbone expects, as the next two.
         mean: of each colour channel, for pixel values in [0, 1].
         std: likewise.
-        threshold: of AUC and failure rate, in inter-ocular distances.
+        threshold: of AUC and failure rate, in sizes of the normaliser: 0.08 for "eyes" (Chrysos et al., IJCV 2018, for
+            300VW), 0.07 for "box" (Bulat and Tzimiropoulos, ICCV 2017). The paper does not give its own.
+        normaliser: what errors are divided by, "eyes", "pupils" or "box": see `prernn.tasks.face.landmarks.SIZES`.
+        detector: in evaluation each video is seen a second time, in the boxes that this detector finds
+            (`prernn.tasks.face.detection.over_video`), for metrics ``detected_...``: "cascade", "mediapipe" or
+            "yunet:FILE". The paper had Faster R-CNN.
         allow_outside: take landmarks outside the picture, which are an error otherwise.
         split_seed: of the 80/20 split.
         deinterlace: make progressive pictures of frames that are marked as interlaced.
@@ -77,18 +90,22 @@ class Face(Task):
         motion_weight: of the motion from frame to frame in the loss, see `landmark_loss`.
         smooth: the One-Euro filter that predicted points go through in tests, predictions and streams
             (`prernn.tasks.face.smoothing`); the loss and ``distance`` are of the outputs themselves.
+        kalman: a Kalman filter in its place (`prernn.tasks.face.kalman`).
     """
 
     name: ClassVar[str] = "face"
     score: ClassVar[tuple[str, Literal["max", "min"]]] = ("nme", "min")  # AUC is 0 as long as errors are large
     joins_clips: ClassVar[bool] = True
     watcher_options: ClassVar[tuple[str, ...]] = ("detector", "smooth")
-    kept_options: ClassVar[tuple[str, ...]] = ("base", "box", "margin", "threshold", "deinterlace", "smooth")
+    kept_options: ClassVar[tuple[str, ...]] = (
+        *("base", "box", "margin", "threshold", "normaliser", "deinterlace", "smooth", "kalman"),
+    )
 
     base: int = 1
     sampling: Sampling = DEFAULT_SAMPLING
     clips: int = 1
     every_frame: bool = True
+    carry: bool = True
     box: Literal["annotation", "first"] = "annotation"
     margin: float = 0.2
     shift: float = 0.05
@@ -98,12 +115,15 @@ class Face(Task):
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     threshold: float = 0.08
+    normaliser: Literal["eyes", "pupils", "box"] = "eyes"
+    detector: str | None = None
     allow_outside: bool = False
     split_seed: int = 0
     deinterlace: bool = False
     moving: Moving | None = None
     motion_weight: float = 0.0
     smooth: Smoothing | None = None
+    kalman: Kalman | None = None
     transform: dict[str, Any] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -118,12 +138,27 @@ class Face(Task):
             self.moving = Moving(**self.moving)
         if isinstance(self.smooth, dict):  # from a checkpoint
             self.smooth = Smoothing(**self.smooth)
+        if isinstance(self.kalman, dict):
+            self.kalman = Kalman(**self.kalman)
+        if self.smooth is not None and self.kalman is not None:
+            raise ValueError("expected smooth or kalman, one filter, got both")
+        if self.normaliser not in SIZES:
+            raise ValueError(f"normaliser: expected one of {', '.join(SIZES)}, got {self.normaliser!r}")
+        if self.detector is not None and (self.moving is not None or self.box == "first"):
+            raise NotImplementedError("expected a detector with box annotation and without moving, got it with one")
         real("motion_weight", self.motion_weight, 0)
         if self.sampling.fps is not None:
             raise NotImplementedError("face: expected sampling by frames, got fps: annotations belong to frames")
         self._subsets: dict[str, list[str]] = {}
         self._reader = FrameReader()
         self._checked: dict[str, list[Path]] = {}  # annotations by video
+        self._points_of = FilteredPoints(self.filter)  # of predictions
+        self._detected = None if self.detector is None else DetectedBoxes(self.detector)
+
+    @property
+    def filter(self) -> PointFilter | None:
+        """What predicted points go through."""
+        return self.smooth or self.kalman
 
     @property
     def outputs(self) -> int:
@@ -161,13 +196,15 @@ class Face(Task):
         return "val" in self._subsets
 
     def evaluated(self, records: Sequence[FaceVideo]) -> list[FaceVideo]:
-        """Each video once, in the clips that cover it."""
-        paths = dict.fromkeys(record.path for record in records)
-        return [FaceVideo(path, frames) for path in paths for frames in self._clips(path)]
+        """Each video once, in the clips that cover it; with a detector once more in its boxes."""
+        paths, ways = dict.fromkeys(record.path for record in records), (False, True)[: 1 + (self.detector is not None)]
+        return [FaceVideo(path, clip, way) for path in paths for way in ways for clip in self._clips(path)]
+
+    def goes_on(self, record: FaceVideo) -> bool:
+        """Whether it is a later clip of a video whose state goes on."""
+        return self.carry and self.box != "first" and record.frames is not None and record.frames.start > 0
 
     def _clips(self, path: str) -> list[range | None]:
-        if self.moving is not None:
-            return [None]
         length, stride = self.sampling.frames, self.sampling.stride
         total = len(list(annotations(path).glob("*.pts")))
         if (
@@ -193,7 +230,8 @@ class Face(Task):
         """A clip, see `Task.read`.
 
         It has ``input (T, 3, S, S)`` of crops, ``points (T, 136)`` in box coordinates, ``boxes (T, 4)`` and
-        ``truth (T, 68, 2)`` in pixels of the picture, ``frame (T,)``, counted from 1, and ``time (T,)`` in seconds.
+        ``truth (T, 68, 2)`` in pixels of the picture, ``frame (T,)``, counted from 1, and ``time (T,)`` in seconds; in
+        evaluation ``goes_on`` and, with a detector, ``way``, 1 in its boxes, and ``missed (T,)``, where it found none.
         """
         files = self._files(record.path, tolerate_truncation)
         sampling = self.sampling if self.moving is None else ONE_PICTURE
@@ -209,7 +247,8 @@ class Face(Task):
             frames, truth = self._moved(frames[0], truth[0], chance or self._own_chance(record.path))
             picks = range(len(frames))
         rate = self.moving.fps if self.moving is not None else probe(record.path).fps
-        boxes = self._boxes(truth, chance)  # (T, 4)
+        boxes, more = self._boxes(truth, chance), self._way(record, truth) if chance is None else {}
+        boxes = more.pop("boxes", boxes)  # (T, 4)
         crops = torch.stack([crop_face(*pair, self.spec.size) for pair in zip(frames, boxes, strict=True)])
         return {
             "input": normalise(crops, self.spec),  # (T, 3, S, S)
@@ -218,7 +257,20 @@ class Face(Task):
             "truth": truth.float(),
             "frame": torch.tensor(picks) + 1,
             "time": torch.tensor(picks, dtype=torch.float64) / rate,
+            **more,
         }
+
+    def _way(self, record: FaceVideo, truth: Tensor) -> dict[str, Any]:
+        """What an item of evaluation has beside: how it goes on and, with a detector, whose boxes it has."""
+        more: dict[str, Any] = {} if record.frames is None else {"goes_on": int(self.goes_on(record))}
+        if self._detected is None:
+            return more
+        more |= {"way": int(record.detected), "missed": torch.zeros(len(truth), dtype=torch.bool)}
+        if record.detected:
+            boxes, missed = self._detected.of(record.path, deinterlace=self.deinterlace)
+            picks = list(record.frames or sample_indices(len(boxes), self.sampling))[: len(truth)]
+            more |= {"boxes": square(boxes[picks], self.margin), "missed": missed[picks]}
+        return more
 
     def moving_pictures(self, record: FaceVideo) -> tuple[list[np.ndarray], Tensor]:
         """Frames ``(H, W, 3)`` and landmarks ``(T, 68, 2)`` of a video whose picture moves, as evaluation has them.
@@ -261,20 +313,7 @@ class Face(Task):
         return self._checked[path]
 
     def _points(self, file: Path, height: int, width: int) -> Tensor:
-        points = read_pts(file, self.base)  # (68, 2)
-        edge = points.new_tensor([width, height]) - 0.5
-        outside = ((points < -0.5) | (points > edge)).any(1)
-        if bool(outside.any()) and not self.allow_outside:
-            index = int(outside.nonzero()[0])
-            place = f"({points[index, 0]:g}, {points[index, 1]:g})"
-            raise VideoError(
-                f"{file}:{FIRST_LINE + index}: landmark {index} is outside the picture of {width} x {height} pixels, "
-                f"at {place} counted from 0 (see allow_outside, base)"
-            )
-        left, right = EYE_CORNERS
-        if bool((points[left] == points[right]).all()):
-            raise VideoError(f"{file}:{FIRST_LINE + right}: expected eye corners apart, got two at one place")
-        return points
+        return checked_points(file, self.base, height, width, self.allow_outside)
 
     def _boxes(self, truth: Tensor, chance: torch.Generator | None) -> Tensor:
         boxes = face_box(truth, self.margin)  # (T, 4)
@@ -299,23 +338,18 @@ class Face(Task):
     def metrics(self) -> Metrics:
         """Errors, AUC and jitter."""
         # torchmetrics takes seconds to import, which a worker or a stream need not spend
-        from prernn.tasks.face.metrics import FaceMetrics
+        from prernn.tasks.face.metrics import BesideDetected, FaceMetrics
 
-        return FaceMetrics(self.threshold, self.smooth)
+        make = partial(FaceMetrics, self.threshold, self.filter, self.normaliser)
+        return make() if self.detector is None else BesideDetected(make)
 
     def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """Path, number of the frame from 1, normalised error, and the points in 0-based pixels, a row a frame."""
-        pixels = landmarks_in_pixels(out, batch, self.smooth)  # (B, T, 68, 2)
-        mask = valid_steps(batch["lengths"], out.shape[1])  # (B, T)
-        errors = landmarks.normalised_errors(pixels[mask], batch["truth"][mask]).tolist()
-        columns = [f"{axis}{i}" for i in range(POINTS) for axis in "xy"]
-        paths = [batch["path"][b] for b in mask.nonzero()[:, 0].tolist()]
-        rows = zip(paths, batch["frame"][mask].tolist(), errors, pixels[mask].flatten(1).tolist(), strict=True)
-        return [
-            {"path": path, "frame": frame, "nme": round(error, 6)}
-            | {name: round(value, 3) for name, value in zip(columns, values, strict=True)}
-            for path, frame, error, values in rows
-        ]
+        return prediction_rows(self._points_of(out, batch), batch, self.normaliser)
+
+    def verdicts(self, out: Tensor, batch: dict[str, Any]) -> list[Verdict]:
+        """The points of each clip, and its normalised error."""
+        return point_verdicts(out, batch, self.normaliser)
 
     @property
     def clip_length(self) -> int | None:
@@ -327,21 +361,24 @@ class Face(Task):
 
         Args:
             nets: one network.
-            options: ``detector``, "cascade" by default, see `prernn.tasks.face.detectors.detector_from`; ``smooth``,
-                MIN_CUTOFF,BETA of a One-Euro filter or "none", in place of the run's.
+            options: ``detector``, "cascade" by default, see `prernn.tasks.face.detection.detectors.detector_from`;
+                ``smooth``, MIN_CUTOFF,BETA of a One-Euro filter or "none", in place of the run's.
         """
-        from prernn.tasks.face.detectors import detector_from
+        from prernn.tasks.face.detection.detectors import detector_from
         from prernn.tasks.face.watcher import FaceWatcher
 
         detector = detector_from(options.pop("detector", "cascade"))
-        smoothing = smoothing_from(options.pop("smooth")) if "smooth" in options else self.smooth
+        smoothing = smoothing_from(options.pop("smooth")) if "smooth" in options else self.filter
         return FaceWatcher(only(nets), detector=detector, smoothing=smoothing, **options)
 
     def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
         """``ced.png`` and ``ced.csv`` (level, share of frames), in place of the errors themselves."""
-        rest = {key: value for key, value in results.items() if key != "errors"} | {"threshold": self.threshold}
+        found = results.get("detected_errors", [])
+        curves = {"true boxes": results["errors"], "detected boxes": found} if found else {"": results["errors"]}
+        rest = {key: value for key, value in results.items() if not key.endswith("errors")}
+        rest |= {"threshold": self.threshold, "normaliser": self.normaliser}
         if results["errors"]:
-            plot_errors({"": results["errors"]}, root / "ced.png", self.threshold)
+            plot_errors(curves, root / "ced.png", self.threshold, self.normaliser)
             levels, shares = landmarks.cumulative_error(torch.tensor(results["errors"]), self.threshold)
             rows = zip(levels.tolist(), shares.tolist(), strict=True)
             write_table(root / "ced.csv", [{"error": f"{a:.6f}", "share": f"{b:.6f}"} for a, b in rows])

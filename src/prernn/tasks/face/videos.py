@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from prernn.media.video import VideoError, read_frames
+from prernn.tasks.face.landmarks import EYE_CORNERS, FIRST_LINE, read_pts
 
 
 class FaceVideo(NamedTuple):
-    """A video, and which of its frames (0-based); None lets the task's sampling choose."""
+    """A video, which of its frames (0-based; None lets the task's sampling choose), and whether a detector's boxes."""
 
     path: str
     frames: range | None = None
+    detected: bool = False
 
 
 def annotations(path: str) -> Path:
@@ -40,6 +43,28 @@ def numbered(folder: Path) -> list[Path]:
     if absent:
         raise VideoError(f"{folder}: no annotation for frame {min(absent)} ({min(absent):06d}.pts)")
     return [files[number] for number in range(1, len(files) + 1)]
+
+
+def checked_points(file: Path, base: int, height: int, width: int, allow_outside: bool) -> Tensor:
+    """The landmarks ``(68, 2)`` of a frame, 0-based.
+
+    Raises:
+        VideoError: they are absent or malformed, lie outside the picture, or have the eye corners at one place.
+    """
+    points = read_pts(file, base)  # (68, 2)
+    edge = points.new_tensor([width, height]) - 0.5
+    outside = ((points < -0.5) | (points > edge)).any(1)
+    if bool(outside.any()) and not allow_outside:
+        index = int(outside.nonzero()[0])
+        place = f"({points[index, 0]:g}, {points[index, 1]:g})"
+        raise VideoError(
+            f"{file}:{FIRST_LINE + index}: landmark {index} is outside the picture of {width} x {height} pixels, "
+            f"at {place} counted from 0 (see allow_outside, base)"
+        )
+    left, right = EYE_CORNERS
+    if bool((points[left] == points[right]).all()):
+        raise VideoError(f"{file}:{FIRST_LINE + right}: expected eye corners apart, got two at one place")
+    return points
 
 
 def subsets(root: Path, seed: int) -> dict[str, list[str]]:

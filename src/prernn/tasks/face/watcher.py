@@ -16,10 +16,10 @@ from prernn.conversion.network import RecurrentNetwork
 from prernn.media.transforms import TransformSpec
 from prernn.streaming.stream import Stream
 from prernn.tasks.face.box import crop_face, face_box, from_box, normalise, overlap, share_inside, square
-from prernn.tasks.face.detectors import Detector, cascade_detector
+from prernn.tasks.face.detection.detectors import Detector, cascade_detector
 from prernn.tasks.face.landmarks import EYE_CORNERS, OUTPUTS, POINTS, draw_points
 from prernn.tasks.face.motion import trembles
-from prernn.tasks.face.smoothing import Smoothed, Smoothing, smooth_step
+from prernn.tasks.face.smoothing import PointFilter
 
 LEAST_INSIDE = 0.5
 """A face is lost when less of its box lies in the picture."""
@@ -89,7 +89,7 @@ class FaceWatcher:
         detector: Detector | None = None,
         check_every: int | None = 25,
         patience: int = 3,
-        smoothing: Smoothing | None = None,
+        smoothing: PointFilter | None = None,
     ):
         self.stream = net_or_stream if isinstance(net_or_stream, Stream) else Stream(net_or_stream)
         recipe = self.stream.net.recipe
@@ -112,7 +112,7 @@ class FaceWatcher:
         self.points: Tensor | None = None  # (68, 2), of the frame before
         self.box: Tensor | None = None  # (4,), that they were found in
         self._shown: list[Tensor] = []  # points of this frame as they are told, and of the two before
-        self._filter: Smoothed | None = None
+        self._filter: Any = None
         self._side: float | None = None  # of the box when the detector found the face
         self._age = self._misses = 0  # frames, and checks without a face, since the face was found
         self.stream.reset()
@@ -140,7 +140,7 @@ class FaceWatcher:
         if self.smoothing is None:
             return points
         at, size = torch.tensor(time, dtype=torch.float64), (box[2] - box[0]).double()
-        value, self._filter = smooth_step(points.double(), at, size, self._filter, self.smoothing)
+        value, self._filter = self.smoothing.step(points.double(), at, size, self._filter)
         return value.float()
 
     def _tremble(self) -> dict[str, float]:

@@ -65,7 +65,8 @@ class Segments(Task):
         scale: range of the area that a training crop takes.
         grey: make colours grey, see `prernn.media.transforms.TransformSpec`.
         flip: whether training mirrors half of the pieces; never where the names of two classes differ by left and
-            right, or words like them, alone.
+            right, or words like them, alone. None does, but for gestures (layout "nvgesture"), of which numbers may be
+            all the names.
         deinterlace: make progressive pictures of frames that are marked as interlaced.
         events: what makes an event of the probabilities, in evaluation, predictions and streams.
         temperature: divides the outputs before that softmax, see `prernn.tasks.confidence.temperature`.
@@ -90,7 +91,7 @@ class Segments(Task):
     std: tuple[float, ...] | None = None
     scale: tuple[float, float] = (0.6, 1.0)
     grey: bool = False
-    flip: bool = True
+    flip: bool | None = None
     deinterlace: bool = False
     events: EventRule = DEFAULT_RULE
     temperature: float = 1.0
@@ -142,7 +143,8 @@ class Segments(Task):
         self._train = [*videos, *(SegmentVideo(path, (), "frames", path) for path in sorted(self._others))]
         own = {key: value for key in ("size", "mean", "std") if (value := getattr(self, key)) is not None}
         spec = {key: spec[key] for key in ("size", "mean", "std") if key in spec}
-        mirror, self.remarks = mirroring(self.flip, names)
+        wanted = self.layout != "nvgesture" if self.flip is None else self.flip
+        mirror, self.remarks = mirroring(wanted, names)
         self.spec = TransformSpec(**{**spec, **own}, resize=self.resize, scale=self.scale, flip=mirror, grey=self.grey)
         self.transform = asdict(self.spec)
 

@@ -13,8 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from prernn.conversion.network import NetworkState
 from prernn.tasks.task import Task
 from prernn.training.continuity import SINGLE_CLIPS, Continuity, carried
-from prernn.training.evaluation import evaluate, in_batches
-from prernn.training.frozen_trunk.learner import TEST_BATCH, Items, Learner
+from prernn.training.frozen_trunk.judge import judge
+from prernn.training.frozen_trunk.learner import Items, Learner
 
 
 def train(
@@ -27,6 +27,7 @@ def train(
     clip: float = 1.0,
     continuity: Continuity = SINGLE_CLIPS,
     only_last: bool = False,
+    watched: Items = (),
     advance: Callable[[], None] = lambda: None,
     report: Callable[[dict[str, Tensor]], None] = lambda values: None,
 ) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
@@ -41,11 +42,13 @@ def train(
         clip: norm of the gradient at most.
         continuity: how states go on from batch to batch; the batches are made as it says (`in_rows`).
         only_last: evaluate after the last epoch alone.
+        watched: training items whose score is told too: the error on the training set (PreRNN, Figure 4).
         advance: called after each batch.
         report: called with the metrics after each epoch.
 
     Returns:
-        ``{"train loss": [...], score: [...]}`` over the epochs, and the last epoch's metrics.
+        ``{"train loss": [...], score: [...]}`` over the epochs, with ``"train SCORE"`` where some are watched, and the
+        last epoch's metrics.
     """
     history: dict[str, list[float]] = {"train loss": [], task.score[0]: []}
     values: dict[str, Tensor] = {}
@@ -60,8 +63,11 @@ def train(
         history["train loss"].append(statistics.fmean(losses))
         if only_last and number < len(epochs):
             continue
-        values = evaluate(learner.forward, task.metrics(), in_batches(test, TEST_BATCH))
+        values = judge(learner, task, test)
         history[task.score[0]].append(float(values[task.score[0]]))
+        if watched:
+            learnt = float(judge(learner, task, watched)[task.score[0]])
+            history.setdefault(f"train {task.score[0]}", []).append(learnt)
         report(values)
     return history, values
 

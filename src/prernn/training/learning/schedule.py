@@ -18,7 +18,8 @@ class Schedule:
 
     Attributes:
         kind: "constant"; "step": times ``factor`` after every ``every`` epochs from epoch ``start`` on;
-            "plateau": times ``factor`` once the training loss has not come down for ``every`` epochs; "cosine": down to
+            "plateau": times ``factor`` once the training loss has not come down for ``every`` epochs, any fall below
+            the lowest so far being one; "cosine": down to
             0 at the end of training, half a cosine; "one_cycle": up and down, half a cosine each.
         every: epochs.
         start: epochs before the first interval begins.

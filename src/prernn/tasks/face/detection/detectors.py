@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from prernn.tasks.face.blaze_face import blaze_face_detector
 from prernn.tasks.face.box import Box
+from prernn.tasks.face.detection.blaze_face import blaze_face_detector
 
 Detector = Callable[[np.ndarray], Sequence[Box]]
 

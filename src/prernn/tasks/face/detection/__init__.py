@@ -1,0 +1,1 @@
+"""Where the faces of a picture are: detectors, and their boxes over a whole video."""
