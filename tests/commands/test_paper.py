@@ -81,7 +81,14 @@ def test_fit_trains_a_cell_and_keeps_the_whole_configuration(tmp_path, monkeypat
     recipe, learning = kept["model"]["recipe"], kept["model"]["learning"]
     assert (recipe["method"], recipe["rcn"]) == ("rcn", {"init": "identity"})
     assert (recipe["backbone"], recipe["pretrained"]) == ("timm/test_resnet", False)  # options win
-    assert learning["schedule"] == {"kind": "step", "every": 10, "start": 0, "factor": 0.1, "stop_at": 0.0}
+    assert learning["schedule"] == {
+        "kind": "step",
+        "every": 10,
+        "start": 0,
+        "factor": 0.1,
+        "stop_at": 0.0,
+        "warm_up": None,
+    }
     assert (kept["data"]["root"], kept["data"]["batch_size"]) == (str(tmp_path / "data"), 2)
     assert kept["data"]["task"]["init_args"]["shear"] == 5.0
     assert kept["trainer"]["default_root_dir"] == str(run)

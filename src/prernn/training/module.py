@@ -30,6 +30,7 @@ from prernn.tasks.task import Task
 from prernn.training.batches import hold_last, none_readable
 from prernn.training.continuity import SINGLE_CLIPS, Continuity, carried
 from prernn.training.evaluation import add_batch, next_outputs, onward, whole_outputs
+from prernn.training.frozen_trunk.two_phases import begin_training
 from prernn.training.learning import DEFAULT_LEARNING, SPARSE_POWER, Learning, rate_factors, rate_groups
 from prernn.training.learning.optimizer import make_optimizer
 
@@ -157,9 +158,13 @@ class VideoModule(L.LightningModule):
             nn.utils.clip_grad_norm_(group["params"], gradient_clip_val or math.inf)
 
     def on_fit_start(self) -> None:
-        """Brings gate inputs to one scale, where the network asks for it and no checkpoint has it yet."""
+        """Brings gate inputs to one scale and trains behind the frozen trunk first, where no checkpoint goes before."""
         if self.learning.clip_groups and not self.trainer.gradient_clip_val:
             raise ValueError("learning clip_groups: expected the limit as --trainer.gradient_clip_val, got none")
+        self._calibrate()
+        begin_training(self, self.trainer)
+
+    def _calibrate(self) -> None:
         if not unmeasured(self.network):
             return
         videos = partial(self.trainer.datamodule.some_training_videos, CALIBRATION)  # type: ignore[attr-defined]
@@ -168,6 +173,8 @@ class VideoModule(L.LightningModule):
             return (video.to(self.device) for video in videos())
 
         before = gate_inputs_of(self.network, read())
+        if not before:  # no video can be read, which training says more of
+            return
         measure(self.network, lambda: [self.network(video) for video in read()])
         after = gate_inputs_of(self.network, read())
         if self.trainer.is_global_zero:

@@ -39,6 +39,7 @@ CLASSES: dict[str, tuple[str, str]] = {
     "model.learning": ("training/learning/learning.py", "Learning"),
     "model.learning.schedule": ("training/learning/schedule.py", "Schedule"),
     "model.learning.dropout": ("layers/dropout.py", "Dropout"),
+    "model.learning.first": ("training/learning/phases.py", "FirstPhase"),
     "model.learning.continuity": ("training/continuity.py", "Continuity"),
     "data": ("training/data_module.py", "VideoData"),
     "data.task.sampling": ("media/sampling.py", "Sampling"),

@@ -69,6 +69,7 @@ class Cell:
                     "weight_decay": 5e-4,
                     "continuity": {"clips": 1, "carry": False, "onset": 0.0},
                     "sparse_power": 0.0,
+                    "first": {"epochs": 0},
                     **training.learning,
                     "schedule": training.schedule,
                 },

@@ -6,6 +6,7 @@ from typing import Literal
 from prernn.layers.arguments import real, whole
 from prernn.layers.dropout import Dropout
 from prernn.training.continuity import Continuity
+from prernn.training.learning.phases import FirstPhase
 from prernn.training.learning.rates import SPARSE_POWER
 from prernn.training.learning.schedule import Schedule
 
@@ -27,6 +28,7 @@ class Learning:
         frozen_statistics: keep batch normalization on its pre-computed statistics throughout.
         checkpoint: frames at a time that are computed again on the way back, for long clips; see `RecurrentNetwork`.
         continuity: how states go on from clip to clip.
+        first: what is behind the trunk learns first, by itself.
         sparse_power: a sparse ``W_hh`` learns at ``(D / fan_in) ** sparse_power`` times the rate, see
             `rate_factors`; 0 is one rate for all.
         dropout: of the recurrent layers' inputs and states.
@@ -49,6 +51,7 @@ class Learning:
     frozen_statistics: bool = True
     checkpoint: int | None = None
     continuity: Continuity = field(default_factory=Continuity)
+    first: FirstPhase = field(default_factory=FirstPhase)
     sparse_power: float = SPARSE_POWER
     selective_decay: bool = False
     dropout: Dropout = field(default_factory=Dropout)

@@ -1,0 +1,173 @@
+"""Training in two phases: first what stands behind the frozen trunk, on features computed once, then the whole network.
+
+New weights send noise into pre-trained ones as long as they know nothing. Behind a trunk that stands still an epoch takes
+seconds on a processor, where the whole network takes minutes.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.optim.lr_scheduler import LambdaLR
+
+from prernn.conversion.clip_network import is_clip_network
+from prernn.conversion.graph.ending import find_output_layer
+from prernn.conversion.modes import channels_last, evaluating
+from prernn.conversion.network import NetworkState, RecurrentNetwork
+from prernn.conversion.trunk import inputs_of, split
+from prernn.reports.progress import bars
+from prernn.tasks.task import Task
+from prernn.training.continuity import Continuity
+from prernn.training.dataset import VideoDataset
+from prernn.training.frozen_trunk.epochs import epochs_of
+from prernn.training.frozen_trunk.features import cached
+from prernn.training.frozen_trunk.judge import judge
+from prernn.training.frozen_trunk.learner import Items, Learner, learner
+from prernn.training.frozen_trunk.train import train
+from prernn.training.learning.learning import Learning
+from prernn.training.learning.optimizer import make_optimizer
+from prernn.training.learning.rates import rate_factors, rate_groups
+from prernn.training.learning.schedule import Schedule
+
+MEMORY = 2 * 2**30
+"""Bytes of features that a first phase may keep: more videos than that are not few."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a first phase is done with.
+
+    Attributes:
+        network: all of it; what is behind its trunk learns.
+        task: whose loss and metrics.
+        training: videos that are learnt from.
+        validation: videos that it is judged by.
+        learning: how it learns.
+        continuity: how states go on, decided.
+        sparse_power: of the rate of sparse recurrences.
+        batch_size: videos.
+        clip: norm of the gradient at most.
+        seed: of order and chance.
+        device: that it runs on.
+    """
+
+    network: RecurrentNetwork
+    task: Task
+    training: VideoDataset
+    validation: VideoDataset
+    learning: Learning
+    continuity: Continuity
+    sparse_power: float
+    batch_size: int
+    clip: float
+    seed: int
+    device: torch.device
+
+
+def cut_of(network: RecurrentNetwork) -> list[str]:
+    """Values of the graph that are cut at: inputs of the first recurrent layer, or of the output layer without one.
+
+    Raises:
+        NotImplementedError: a network that has no trunk: one of whole clips, or that ends in features.
+    """
+    if is_clip_network(network):
+        raise NotImplementedError("a network of whole clips has no trunk that runs frame by frame")
+    if network.recurrent_layers:
+        return inputs_of(network)
+    output = find_output_layer(network.cnn)
+    if output is None:
+        raise NotImplementedError("a network that ends in features has nothing behind a trunk")
+    return [output.all_input_nodes[0].name]
+
+
+def bytes_of_features(trunk: fx.GraphModule, video: Tensor, dataset: VideoDataset) -> int:
+    """What one view of all videos takes, by the features of one video ``(T, C, H, W)``."""
+    with torch.no_grad(), evaluating(trunk):
+        values = trunk(video[:1])
+    each = sum(value[0].numel() * value.element_size() for value in values)
+    return each * sum(dataset.lengths())
+
+
+def run_first_phase(setting: Setting, *, epochs: int, views: int) -> dict[str, Any]:
+    """Trains what is behind the frozen trunk, in place; what it took and what it reached.
+
+    All of that part learns at ``learning.first.lr``, or ``learning.lr``, with a rate that comes down along a cosine.
+
+    Args:
+        setting: what it is done with.
+        epochs: over the training videos; epoch n takes view ``n mod views``.
+        views: times that the trunk runs over the training videos, each with other crops.
+    """
+    begin, network, task = time.perf_counter(), setting.network, setting.task
+    at = cut_of(network)
+    trunk = channels_last(split(network, at)[0].eval())
+    torch.manual_seed(setting.seed)
+    with bars() as progress:
+        items, judges = [], []
+        for name, dataset, passes, found in (
+            ("training videos", setting.training, views, items),
+            ("validation videos", setting.validation, 1, judges),
+        ):
+            bar = progress.add_task(f"features, {name}", total=passes * len(dataset), note="")
+            runs = _on(setting.device, trunk)
+            found += cached(runs, dataset, passes=passes, advance=lambda bar=bar: progress.advance(bar))
+        behind = time.perf_counter()
+        learns = learner(network, at, frozen=setting.learning.frozen_statistics)
+        history, values = _train(setting, learns, items, judges, epochs, progress)
+    end = time.perf_counter()
+    held = sum(value.nbytes for item in items for value in item.values() if isinstance(value, Tensor))
+    score = task.score[0]
+    return {
+        "videos": len(items) // views,
+        "views": views,
+        "bytes": held,
+        "epochs": epochs,
+        "seconds_features": behind - begin,
+        "seconds_training": end - behind,
+        "train_loss": history["train loss"],
+        f"val_{score}": float(values[score]),
+    }
+
+
+def _on(device: torch.device, trunk: Callable[[Tensor], Sequence[Tensor]]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    def run(frames: Tensor) -> tuple[Tensor, ...]:
+        return tuple(value.cpu() for value in trunk(frames.to(device)))
+
+    return run
+
+
+def _moved(learns: Learner, device: torch.device) -> Learner:
+    """The same where its part is on another device than the items, and the loss is computed where they are."""
+
+    def advance(batch: dict[str, Any], state: NetworkState | None) -> tuple[Tensor, NetworkState]:
+        there = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+        out, state = learns.advance(there, state)
+        return out.cpu(), state
+
+    return learns if device.type == "cpu" else replace(learns, advance=advance)
+
+
+def _train(setting: Setting, learns: Learner, items: Items, judges: Items, epochs: int, progress: Any) -> Any:
+    learning, task = setting.learning, setting.task
+    rate = learning.lr if learning.first.lr is None else learning.first.lr
+    parts = (parameter for parameter in learns.part.parameters() if parameter.requires_grad)
+    groups = rate_groups("first", parts, rate, rate_factors(learns.part, setting.sparse_power))
+    optimizer = make_optimizer(groups, learns.part, replace(learning, lr=rate))
+    batches, steps = epochs_of(items, task, setting.continuity, setting.batch_size, setting.seed, epochs)
+    cosine = Schedule("cosine")
+    schedule = LambdaLR(optimizer, lambda step: cosine.rate_at(step, steps // epochs, steps))
+    bar = progress.add_task("what is behind the trunk", total=steps, note="")
+    return train(
+        _moved(learns, setting.device),
+        task,
+        batches,
+        judges,
+        schedule,
+        clip=setting.clip,
+        continuity=setting.continuity,
+        only_last=True,
+        advance=lambda: progress.advance(bar),
+    )
