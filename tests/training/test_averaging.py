@@ -128,8 +128,17 @@ def test_numbers_out_of_range_are_said(wrong):
         Learning(**wrong)
 
 
-def test_options_that_want_others_say_so(videos, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("learning", "said"),
+    [
+        ({"clip_groups": True}, "expected the limit as --trainer.gradient_clip_val"),
+        ({"schedule": {"kind": "plateau", "warm_up": 2}}, "expected no warm_up before a plateau, got 2"),
+        ({"dropout": {"inputs": 1.5}}, "dropout inputs: expected a number from 0 to 1, got 1.5"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line(videos, tmp_path, capsys, learning, said):
     values = config(videos, tmp_path / "run")
-    values["model"]["learning"] |= {"clip_groups": True}
+    values["model"]["learning"] |= learning
     assert main(["fit", "--config", write(tmp_path / "config.yaml", values)]) == 2
-    assert "expected the limit as --trainer.gradient_clip_val" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert said in line

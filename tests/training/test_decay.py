@@ -142,6 +142,11 @@ def test_fit_trains_by_it_and_not_unless_it_is_asked_to():
     assert not plain._optimizer_step_pre_hooks
 
 
+def test_normalization_over_maps_is_spared_too():
+    norm = nn.LayerNorm((2, 3, 3))
+    assert spared(norm) == {norm.weight, norm.bias}
+
+
 def test_a_comparison_decays_all_as_the_papers_do():
     net = network()
     net(film())[0].sum().backward()

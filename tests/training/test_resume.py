@@ -131,6 +131,8 @@ def trained(videos, root, schedule, monkeypatch, losses, **trainer):
 def test_the_history_has_the_rate_that_each_epoch_was_trained_at(videos, tmp_path, monkeypatch):
     assert trained(videos, tmp_path / "step", STEP, monkeypatch, [1, 1, 1]) == [0.2, 0.1, 0.05]
     assert rates(tmp_path / "step") == [0.2, 0.1, 0.05]
+    cosine = trained(videos, tmp_path / "cosine", {"kind": "cosine"}, monkeypatch, [1, 1, 1])
+    assert cosine == pytest.approx([0.2, 0.15, 0.05])  # at each epoch's first batch
     plateau = {"kind": "plateau", "every": 2, "factor": 0.5}
     rate = trained(videos, tmp_path / "plateau", plateau, monkeypatch, [2, 1, 1, 1, 0.5, 0.5, 0.5])
     assert rate == [0.2, 0.2, 0.2, 0.2, 0.1, 0.1, 0.1]

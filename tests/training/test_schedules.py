@@ -55,6 +55,8 @@ def test_a_share_is_above_0_and_at_most_1_at_every_step(schedule, in_epoch, epoc
     assert all(0 < share <= 1 for share in found)
     last = schedule.rate_at(steps, in_epoch, steps)  # torch asks for it behind the last step
     assert 0 <= last <= 1
+    if schedule.kind in ("cosine", "one_cycle") and 1 + (schedule.warm_up or 0) * in_epoch < steps:
+        assert last <= found[-1]
     if schedule.kind in ("constant", "step"):
         rise = (schedule.warm_up or 0) * in_epoch
         expected = [min((n + 1) / rise if n < rise else 1, 1) * schedule.rate(n // in_epoch) for n in range(steps)]
