@@ -1,4 +1,4 @@
-"""What is behind the frozen trunk learns first: what changes when, at which rates, by default where, and after a resume."""
+"""What is behind the frozen trunk learns first: what changes when, at which rates, where by default, and resumed."""
 
 import csv
 import json
@@ -10,9 +10,11 @@ import torch
 import prernn
 from prernn.commands.main import main
 from prernn.conversion.trunk import inputs_of, split
+from prernn.media.sampling import Sampling
 from prernn.models import checkpoint
 from prernn.models.from_config import NetworkSpec
 from prernn.studies.papers import tables
+from prernn.tasks.action.task import Action
 from prernn.training.data_module import VideoData
 from prernn.training.frozen_trunk import two_phases
 from prernn.training.learning import Learning
@@ -56,7 +58,7 @@ def started(videos, tmp_path, first, *, spec=None, **learning):
     """A module and its trainer at the begin of a training, the first phase behind it."""
     values = config(videos, tmp_path)
     options = values["data"]["task"]["init_args"]
-    task = prernn.tasks.Action(size=options["size"], sampling=prernn.Sampling(4, "random"))
+    task = Action(size=options["size"], sampling=Sampling(4, "random"))
     data = VideoData(str(videos), task, TINY, batch_size=4, num_workers=0, holdout=0)
     torch.manual_seed(1)
     module = VideoModule(spec or NetworkSpec(TINY, input="single"), Learning(first=first, **learning), data.task)
@@ -138,7 +140,7 @@ def test_where_it_is_the_default(videos, tmp_path, weights, recipe, learning, ex
 
 
 def test_features_that_do_not_fit(videos, tmp_path, weights, monkeypatch, capsys):
-    monkeypatch.setattr(two_phases, "MEMORY", 1000)
+    monkeypatch.setattr(two_phases, "MEMORY", 10)
     values = options(videos, tmp_path / "run", {}, max_epochs=1)
     values["model"]["recipe"]["weights"] = weights
     assert main(["fit", "--config", write(tmp_path / "run.yaml", values)]) == 0

@@ -1,16 +1,17 @@
 """Training in two phases: first what stands behind the frozen trunk, on features computed once, then the whole network.
 
-New weights send noise into pre-trained ones as long as they know nothing. Behind a trunk that stands still an epoch takes
-seconds on a processor, where the whole network takes minutes.
+New weights send noise into pre-trained ones as long as they know nothing. Behind a trunk that stands still an epoch
+takes seconds on a processor, where the whole network takes minutes.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from prernn.conversion.clip_network import is_clip_network
@@ -24,7 +25,6 @@ from prernn.training.continuity import Continuity
 from prernn.training.dataset import VideoDataset
 from prernn.training.frozen_trunk.epochs import epochs_of
 from prernn.training.frozen_trunk.features import cached
-from prernn.training.frozen_trunk.judge import judge
 from prernn.training.frozen_trunk.learner import Items, Learner, learner
 from prernn.training.frozen_trunk.train import train
 from prernn.training.learning.learning import Learning
@@ -83,7 +83,7 @@ def cut_of(network: RecurrentNetwork) -> list[str]:
     return [output.all_input_nodes[0].name]
 
 
-def bytes_of_features(trunk: fx.GraphModule, video: Tensor, dataset: VideoDataset) -> int:
+def bytes_of_features(trunk: nn.Module, video: Tensor, dataset: VideoDataset) -> int:
     """What one view of all videos takes, by the features of one video ``(T, C, H, W)``."""
     with torch.no_grad(), evaluating(trunk):
         values = trunk(video[:1])
@@ -106,24 +106,25 @@ def run_first_phase(setting: Setting, *, epochs: int, views: int) -> dict[str, A
     trunk = channels_last(split(network, at)[0].eval())
     torch.manual_seed(setting.seed)
     with bars() as progress:
-        items, judges = [], []
+        items: list[dict[str, Any]] = []
+        judges: list[dict[str, Any]] = []
+        runs = _on(setting.device, trunk)
         for name, dataset, passes, found in (
             ("training videos", setting.training, views, items),
             ("validation videos", setting.validation, 1, judges),
         ):
             bar = progress.add_task(f"features, {name}", total=passes * len(dataset), note="")
-            runs = _on(setting.device, trunk)
-            found += cached(runs, dataset, passes=passes, advance=lambda bar=bar: progress.advance(bar))
+            found += cached(runs, dataset, passes=passes, advance=partial(progress.advance, bar))
         behind = time.perf_counter()
         learns = learner(network, at, frozen=setting.learning.frozen_statistics)
         history, values = _train(setting, learns, items, judges, epochs, progress)
     end = time.perf_counter()
-    held = sum(value.nbytes for item in items for value in item.values() if isinstance(value, Tensor))
+    tensors = [value for item in items for value in item.values() if isinstance(value, Tensor)]
     score = task.score[0]
     return {
         "videos": len(items) // views,
         "views": views,
-        "bytes": held,
+        "bytes": sum(value.nbytes for value in tensors),
         "epochs": epochs,
         "seconds_features": behind - begin,
         "seconds_training": end - behind,

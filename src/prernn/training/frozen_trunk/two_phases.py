@@ -27,7 +27,7 @@ def begin_training(module: Any, trainer: Any) -> dict[str, Any] | None:
         What ``first_phase.json`` holds; None where there is no first phase.
 
     Raises:
-        NotImplementedError: a first phase is asked for, and the network has no trunk, or its features take too much memory.
+        NotImplementedError: a first phase is asked for, and the network has no trunk or its features do not fit.
     """
     phase, said = module.learning.first, trainer.is_global_zero
     epochs = _epochs(module, trainer)
