@@ -88,7 +88,7 @@ def bytes_of_features(trunk: nn.Module, video: Tensor, dataset: VideoDataset) ->
     with torch.no_grad(), evaluating(trunk):
         values = trunk(video[:1])
     each = sum(value[0].numel() * value.element_size() for value in values)
-    return each * sum(dataset.lengths())
+    return each * sum(length or len(video) for length in dataset.lengths())  # 0 where they hardly differ
 
 
 def run_first_phase(setting: Setting, *, epochs: int, views: int) -> dict[str, Any]:
