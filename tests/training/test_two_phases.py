@@ -67,7 +67,9 @@ def started(videos, tmp_path, first, *, spec=None, **learning):
         default_root_dir=tmp_path, enable_model_summary=False,
     )  # fmt: skip
     before = {name: value.clone() for name, value in module.network.state_dict().items()}
+    modes = [part.training for part in module.modules()]
     trainer.fit(module, data)
+    assert [part.training for part in module.modules()] == modes
     return module, before
 
 

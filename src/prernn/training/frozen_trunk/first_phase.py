@@ -154,8 +154,7 @@ def _moved(learns: Learner, device: torch.device) -> Learner:
 def _train(setting: Setting, learns: Learner, items: Items, judges: Items, epochs: int, progress: Any) -> Any:
     learning, task = setting.learning, setting.task
     rate = learning.lr if learning.first.lr is None else learning.first.lr
-    parts = (parameter for parameter in learns.part.parameters() if parameter.requires_grad)
-    groups = rate_groups("first", parts, rate, rate_factors(learns.part, setting.sparse_power))
+    groups = rate_groups("first", learns.part.parameters(), rate, rate_factors(learns.part, setting.sparse_power))
     optimizer = make_optimizer(groups, learns.part, replace(learning, lr=rate))
     batches, steps = epochs_of(items, task, setting.continuity, setting.batch_size, setting.seed, epochs)
     cosine = Schedule("cosine")

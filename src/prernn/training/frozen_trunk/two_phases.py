@@ -44,6 +44,7 @@ def begin_training(module: Any, trainer: Any) -> dict[str, Any] | None:
             f"phase 1 of 2: what is behind the frozen trunk, {epochs} epochs on features of {views} views of each video"
         )
     results = run_first_phase(_setting(module, trainer), epochs=epochs, views=views)
+    module.train()  # the trunk was in evaluation, and is the same modules
     if trainer.world_size > 1:  # each has computed it all; no bit may differ from here on
         state = {name: value.cpu() for name, value in module.network.state_dict().items()}
         module.network.load_state_dict(trainer.strategy.broadcast(state))
