@@ -13,7 +13,7 @@ from prernn.commands.main import main
 from prernn.conversion.trunk import inputs_of, split
 from prernn.media.sampling import Sampling
 from prernn.models.from_config import NetworkSpec
-from prernn.studies.comparison import trainings, tuning
+from prernn.studies.comparison import lineup, trainings, tuning
 from prernn.studies.comparison.draws import drawn, held_out
 from prernn.studies.comparison.lineup import RCN_STARTS, WAYS, Budget, Row
 from prernn.tasks.action.task import Action
@@ -164,18 +164,21 @@ def test_the_command(root, tmp_path, capsys):
     assert "absent" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_table_of_ways_to_train_states(root, tmp_path):
+def test_the_table_of_ways_to_train_states(root, tmp_path, monkeypatch):
     """From few videos, drawn for each seed, with rates chosen by a stream that is never reset."""
+    names = ("single clips", "three joined", "rows of two", "rows of two, cut 0.4", "rows of two, dropout 0.1")
+    ways = {name: WAYS[name] for name in names}
+    monkeypatch.setattr(lineup, "WAYS", ways)
     words = ["--networks", "continuity", "--few", "2", "--judge", "live", "--rates", "0.01", "0.1", "--jobs", "1"]
     assert run(root, tmp_path / "out", *words) == 0
     record = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert record["budget"]["few"] == 2
-    assert [row["network"] for row in record["rows"]] == list(WAYS)
+    assert [row["network"] for row in record["rows"]] == list(ways)
     single, *_, dropout = record["rows"]
     assert single["continuity"] == asdict(SINGLE_CLIPS)
     assert dropout["continuity"] == asdict(WAYS["rows of two, dropout 0.1"].of(Action()))
     assert all(set(row["search"]) == {"0.01", "0.1"} for row in record["rows"])
-    assert len({json.dumps(row["finals"][0]["history"]) for row in record["rows"]}) > 5  # they train differently
+    assert len({json.dumps(row["finals"][0]["history"]) for row in record["rows"]}) > 3  # they train differently
     names = {"clip_accuracy", "live clip_accuracy", "live late_accuracy", "live frames_until_right"}
     assert names <= set(single["finals"][0]["metrics"])
 

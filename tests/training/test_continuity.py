@@ -225,7 +225,7 @@ def videos(tmp_path_factory):
     return render_parts(tmp_path_factory.mktemp("videos"), {"train": 5, "test": 2})
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_resumed_run_is_an_unbroken_one(videos, tmp_path, workers):
     """With calibrated inputs, states that are carried, chance in them, and rows of unequal length."""
     runs = {}
