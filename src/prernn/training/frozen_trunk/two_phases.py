@@ -71,9 +71,10 @@ def _views(module: Any, trainer: Any) -> int:
     """How many views of the videos have room."""
     data = trainer.datamodule
     trunk = channels_last(split(module.network, cut_of(module.network))[0])
-    video = next(data.some_training_videos(1))[0].to(module.device)
-    assert isinstance(video, Tensor)
-    each = bytes_of_features(trunk, video, data.datasets["train"])
+    video: Tensor | None = next(data.some_training_videos(1), None)
+    if video is None:
+        raise ValueError("expected videos that can be read, got none")
+    each = bytes_of_features(trunk, video[0].to(module.device), data.datasets["train"])
     if each > MEMORY:
         raise ValueError(f"expected features of at most {MEMORY / 2**30:g} GiB, got {each / 2**30:.1f} GiB a view")
     return min(int(module.learning.first.views), max(1, MEMORY // max(each, 1)))
