@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import lightning as L
 import pytest
@@ -145,6 +146,10 @@ def test_features_that_do_not_fit(videos, tmp_path, weights, monkeypatch, capsys
     monkeypatch.setattr(two_phases, "MEMORY", 10)
     values = options(videos, tmp_path / "run", {}, max_epochs=1)
     values["model"]["recipe"]["weights"] = weights
+    assert main(["fit", "--config", write(tmp_path / "run.yaml", values)]) == 0
+    assert not (tmp_path / "run" / "first_phase.json").exists()
+    (tmp_path / "run" / "first_phase.json").write_text("of a run before")
+    os.utime(tmp_path / "run" / "first_phase.json", (0, 0))
     assert main(["fit", "--config", write(tmp_path / "run.yaml", values)]) == 0
     assert not (tmp_path / "run" / "first_phase.json").exists()
     values["model"]["learning"]["first"] = {"epochs": 1}

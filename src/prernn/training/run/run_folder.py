@@ -35,6 +35,7 @@ RESULTS = (
     "confusion.png",
     "ced.csv",
     "ced.png",
+    "first_phase.json",
 )
 """Files that a test and a prediction leave in a run's folder."""
 
