@@ -52,6 +52,7 @@ class Setting:
         clip: norm of the gradient at most.
         seed: of order and chance.
         device: that it runs on.
+        shown: whether bars show how far it is: one of several processes does.
     """
 
     network: RecurrentNetwork
@@ -65,6 +66,7 @@ class Setting:
     clip: float
     seed: int
     device: torch.device
+    shown: bool = True
 
 
 def cut_of(network: RecurrentNetwork) -> list[str]:
@@ -105,7 +107,7 @@ def run_first_phase(setting: Setting, *, epochs: int, views: int) -> dict[str, A
     at = cut_of(network)
     trunk = channels_last(split(network, at)[0].eval())
     torch.manual_seed(setting.seed)
-    with bars() as progress:
+    with bars(disable=not setting.shown) as progress:
         items: list[dict[str, Any]] = []
         judges: list[dict[str, Any]] = []
         runs = _on(setting.device, trunk)

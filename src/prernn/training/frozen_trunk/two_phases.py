@@ -94,6 +94,7 @@ def _setting(module: Any, trainer: Any) -> Setting:
         clip=float(trainer.gradient_clip_val or torch.inf),
         seed=torch.initial_seed(),
         device=module.device,
+        shown=trainer.is_global_zero,
     )
 
 

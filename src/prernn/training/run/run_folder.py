@@ -37,7 +37,7 @@ RESULTS = (
     "ced.png",
     "first_phase.json",
 )
-"""Files that a test and a prediction leave in a run's folder."""
+"""Files of a run's folder that are of one network: what a test, a prediction and a first phase leave."""
 
 
 class WholeFiles(TorchCheckpointIO):
