@@ -178,7 +178,7 @@ def test_the_table_of_ways_to_train_states(root, tmp_path, monkeypatch):
     assert single["continuity"] == asdict(SINGLE_CLIPS)
     assert dropout["continuity"] == asdict(WAYS["rows of two, dropout 0.1"].of(Action()))
     assert all(set(row["search"]) == {"0.01", "0.1"} for row in record["rows"])
-    assert len({json.dumps(row["finals"][0]["history"]) for row in record["rows"]}) > 3  # they train differently
+    assert len({json.dumps(row["finals"][0]["history"]) for row in record["rows"]}) >= 3  # they train differently
     names = {"clip_accuracy", "live clip_accuracy", "live late_accuracy", "live frames_until_right"}
     assert names <= set(single["finals"][0]["metrics"])
 

@@ -8,6 +8,7 @@ import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -175,8 +176,8 @@ class Rows:
         return collate([*rows, *skipped])
 
     def _chance(self, items: Sequence[Item]) -> np.random.Generator:
-        """Of a row in this epoch, whichever process reads it."""
-        names = [zlib.crc32(item["path"].encode()) for item in items]
+        """Of a row in this epoch, whichever process reads it, and wherever the videos lie."""
+        names = [zlib.crc32("/".join(Path(item["path"]).parts[-2:]).encode()) for item in items]
         return np.random.default_rng([int(self.epoch), *names])
 
 
