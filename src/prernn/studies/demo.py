@@ -61,8 +61,8 @@ LEARNING_RATE = 0.3
 """For every row alike."""
 
 
-CONTINUITY = Continuity(clips=2, carry=True, onset=0.5, cut=0.4)
-"""States as old as in use, no loss where nobody can know the answer yet, and changes at times that can't be learnt."""
+CONTINUITY = Continuity(clips=2, carry=True, onset=0.5)
+"""States as old as in use, and no loss where nobody can know the answer yet."""
 
 
 ORDERS = 5
