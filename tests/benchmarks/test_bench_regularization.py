@@ -13,7 +13,8 @@ from small_runs import TINY, render_parts
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """Videos in a demo's place, for a small network."""
-    monkeypatch.setattr(regularization, "SPEC", NetworkSpec(TINY, input="single", keep_activation=True, calibrate=True))
+    network = NetworkSpec(TINY, input="single", keep_activation=True)  # calibrated, as all are
+    monkeypatch.setattr(regularization, "CONVERTED", network)
     monkeypatch.setattr(regularization, "ORDERS", 1)
     render_parts(tmp_path / "data", {"train": 4, "test": 2}, other_test=100)
     yield tmp_path

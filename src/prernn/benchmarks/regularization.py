@@ -22,26 +22,23 @@ from torch.optim.swa_utils import AveragedModel
 from prernn.benchmarks.measuring import report
 from prernn.conversion.trunk import inputs_of, split
 from prernn.layers.dropout import Dropout
-from prernn.models.from_config import NetworkSpec
 from prernn.reports.files import write_table
 from prernn.reports.progress import bars
 from prernn.reports.tables import mean_text, seeds_text
 from prernn.studies.comparison.draws import drawn, held_out
-from prernn.studies.demo import BATCH, CONTINUITY, ORDERS, open_task
+from prernn.studies.demo import BATCH, CONTINUITY, CONVERTED, ORDERS, open_task
 from prernn.studies.quantization import mean_and_spread
 from prernn.tasks.task import Subset, Task
 from prernn.training.dataset import VideoDataset
-from prernn.training.evaluation import evaluate, in_batches
 from prernn.training.frozen_trunk.epochs import batches_in_epoch, in_rows
 from prernn.training.frozen_trunk.features import cached
-from prernn.training.frozen_trunk.learner import TEST_BATCH, Items, Learner, calibrate_behind, learner
+from prernn.training.frozen_trunk.judge import judge
+from prernn.training.frozen_trunk.learner import Items, Learner, calibrate_behind, learner
 from prernn.training.frozen_trunk.train import train
 from prernn.training.learning import Learning, Schedule, rate_factors, rate_groups
 from prernn.training.learning.averaging import exponential
 from prernn.training.learning.optimizer import make_optimizer
 from prernn.training.live import evaluate_live, random_orders
-
-SPEC = NetworkSpec(pretrained=True, input="single", keep_activation=True, calibrate=True)
 
 PLAIN = Learning(schedule=Schedule("cosine"))
 
@@ -113,7 +110,7 @@ def run(options: argparse.Namespace) -> None:
 def _features(task: Task, part: Subset, progress: Progress) -> Items:
     """What the frozen trunk gives for each clip."""
     torch.manual_seed(0)  # for what of the trunk is not pre-trained
-    net = SPEC.build(task.outputs).eval()
+    net = CONVERTED.build(task.outputs).eval()
     trunk, _ = split(net)
     dataset = VideoDataset(task, task.records(part))
     bar = progress.add_task(f"features, {part}", total=len(dataset), note="")
@@ -126,7 +123,7 @@ def _train(way: str, seed: int, task: Task, items: Items, test: Items, options: 
     chosen = set(drawn([item["label"] for item in items], options.few, seed))
     few, others = ([item for place, item in enumerate(items) if (place in chosen) is kept] for kept in (True, False))
     torch.manual_seed(seed)
-    net = SPEC.build(task.outputs)
+    net = CONVERTED.build(task.outputs)
     learns = learner(net, inputs_of(net))
     calibrate_behind(net, learns, few)
     for layer in net.recurrent_layers:
@@ -162,7 +159,7 @@ def _schedule(part: nn.Module, learning: Learning, in_epoch: int, steps: int) ->
 
 
 def _accuracies(learns: Learner, task: Task, items: Items, seed: int, orders: int) -> dict[str, float]:
-    reset = evaluate(learns.forward, task.metrics(), in_batches(items, TEST_BATCH))
+    reset = judge(learns, task, items)
     live = evaluate_live(learns.advance, task.metrics(), items, random_orders(len(items), orders, seed))
     values = [each[name] for name in ("clip_accuracy", "late_accuracy") for each in (reset, live)]
     return {name: 100 * float(value) for name, value in zip(METRICS, values, strict=True)}

@@ -52,7 +52,8 @@ class Known:
         budget: of each.
         labels: of the training videos, by their number.
         frozen: whether batch normalization keeps its statistics; None as `learner` has it.
-        curves: whether a final training is evaluated after each epoch, or after the last alone.
+        curves: whether a final training keeps what curves and pictures are drawn of: its score after each epoch, what
+            it says of each video, accuracy over the share of a video; or is tested after the last epoch alone.
     """
 
     task: Task
@@ -101,8 +102,9 @@ def inputs(
     task, spec = data.task, next((row.spec for row in rows if row.spec.method == "prernn"), rows[-1].spec)
     at, trunk = None, None
     if not whole:
-        at = inputs_of(spec.build(task.outputs))
-        trunk = channels_last(split(spec.build(task.outputs), at)[0].eval())
+        network = spec.build(task.outputs)
+        at = inputs_of(network)
+        trunk = channels_last(split(network, at)[0].eval())
     items = []
     for part, passes in (("train", budget.passes), ("test", 1)):
         dataset = data.dataset(part)  # type: ignore[arg-type]
@@ -162,9 +164,9 @@ def train_one(training: Training) -> dict[str, Any]:
     live = values if is_clip_network(net) else _live(learns, test, orders, training.seed)
     metrics = scalars(values) | {f"{LIVE} {name}": value for name, value in scalars(live).items() if _is_live(name)}
     result = {"metrics": metrics, "history": history, "rate": training.rate, "seed": training.seed}
-    if not training.search and training.seed == budget.seeds[0]:
+    if curves and training.seed == budget.seeds[0]:
         result["verdicts"] = verdicts(learns, task, test)
-    if _asks_early(known) and not training.search:
+    if curves and _asks_early(known):
         result["early"] = _early(net, test)
     return result
 
