@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from prernn.commands.main import main
-from prernn.studies.comparison import lineup
+from prernn.studies.comparison import kept, lineup
 from prernn.studies.comparison.few_videos import difference
 
 
@@ -92,3 +92,25 @@ def test_a_difference_of_pairs_is_students():
 def test_mistakes(root, tmp_path, options, message, capsys):
     assert study(root, tmp_path / "out", *options) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_study_that_is_begun_again_goes_on(root, tmp_path, monkeypatch, capsys):
+    """What is known is not trained again; what a crash cut short, another seed and other videos are."""
+    all_rows, trained, train_one = lineup.few_videos_rows, [], kept.train_one
+    monkeypatch.setattr(lineup, "few_videos_rows", lambda *given: all_rows(*given)[:2])
+    monkeypatch.setattr(kept, "train_one", lambda training: trained.append(training) or train_one(training))
+    out, again = tmp_path / "out", []
+    for seeds in (("0",), ("0",), ("0", "1")):
+        assert study(root, out, "--sizes", "2", "--rates", "0.01", "0.1", "--seeds", *seeds) == 0
+        again.append((len(trained), (out / "few-videos.csv").read_text()))
+    assert [count for count, _ in again] == [6, 6, 8]  # two networks: two rates each, and one training a seed
+    assert again[0][1] == again[1][1] != again[2][1]
+    assert f"6 trainings of before taken from {out / kept.FILE}" in capsys.readouterr().out
+    lines = (out / kept.FILE).read_text().splitlines()
+    (out / kept.FILE).write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:40])
+    assert study(root, out, "--sizes", "2", "--rates", "0.01", "0.1", "--seeds", "0", "1") == 0
+    assert len(trained) == 9
+    assert (out / "few-videos.csv").read_text() == again[2][1]
+    other = ["--data.task.init_args.sampling.frames", "3"]
+    assert study(root, out, "--sizes", "2", "--rates", "0.01", "0.1", "--seeds", "0", "1", *other) == 0
+    assert len(trained) == 17

@@ -11,7 +11,6 @@ networks are then trained on all training videos with the rate found, once for e
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole, seeds_text
 from prernn.studies import early
 from prernn.studies.comparison import disagreements, lineup
+from prernn.studies.comparison.kept import KeptTrainings, Start
 from prernn.studies.comparison.lineup import Budget, Row, check_budget
 from prernn.studies.comparison.trainings import inputs, pool
 from prernn.studies.comparison.tuning import best, search, summary, train_all
@@ -75,10 +75,13 @@ def compare(
     with bars() as progress:
         rows = _rows(spec, data.task, networks, cells, structures, also)
         known, train, test = inputs(data, rows, budget, progress, whole=networks == "rcn")
+        kept = KeptTrainings(out, known, train, test)
         with pool(jobs, known, train, test) as executor:
-            rows = _tuned(executor, rows, budget, data.task, progress, structures if networks == "prernn" else ())
+            start = kept.start(executor)
+            rows = _tuned(start, rows, budget, data.task, progress, structures if networks == "prernn" else ())
             # written after each training, so that a long comparison that is ended early leaves what it found
-            train_all(executor, rows, budget, data.task, progress, lambda: _write_record(rows, budget, out))
+            train_all(start, rows, budget, data.task, progress, lambda: _write_record(rows, budget, out))
+        kept.say()
     table = [summary(row) for row in rows]
     write_table(out / "comparison.csv", table)
     _write_record(rows, budget, out)
@@ -112,15 +115,15 @@ def _rows(
 
 
 def _tuned(
-    executor: Executor, rows: list[Row], budget: Budget, task: Task, progress: Progress, structures: Sequence[str]
+    start: Start, rows: list[Row], budget: Budget, task: Task, progress: Progress, structures: Sequence[str]
 ) -> list[Row]:
     """The rows with their learning rates, and sparse networks of the best PreRNN where ``structures`` are given."""
-    search(executor, rows, budget, task, progress)
+    search(start, rows, budget, task, progress)
     if not structures:
         return rows
     leader = best([row for row in rows if row.spec.method == "prernn"], task)
     sparse = [lineup.sparse_row(leader, hidden, task) for hidden in structures]
-    search(executor, sparse, budget, task, progress)
+    search(start, sparse, budget, task, progress)
     return [*rows, *sparse]
 
 

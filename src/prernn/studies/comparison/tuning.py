@@ -4,21 +4,22 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import as_completed
 from typing import Any
 
 import numpy as np
 from rich.progress import Progress, TaskID
 
+from prernn.studies.comparison.kept import Start
 from prernn.studies.comparison.lineup import Budget, Row, rate_text
-from prernn.studies.comparison.trainings import LIVE, Training, train_one
+from prernn.studies.comparison.trainings import LIVE, Training
 from prernn.tasks.task import Task
 
 SEARCH_SEED = 100
 """Of the trainings of a search, whose weights no final training begins with."""
 
 
-def search(executor: Executor, rows: list[Row], budget: Budget, task: Task, progress: Progress) -> None:
+def search(start: Start, rows: list[Row], budget: Budget, task: Task, progress: Progress) -> None:
     """Finds each row's learning rates by the score on the held-out videos, where there are several to choose from."""
     if len(_tried(budget)) == 1:
         for row in rows:
@@ -27,9 +28,7 @@ def search(executor: Executor, rows: list[Row], budget: Budget, task: Task, prog
     bar = progress.add_task("search for learning rates", total=len(rows) * len(_tried(budget)), note="")
     name = f"{LIVE} {task.score[0]}" if budget.judge == "live" else task.score[0]
     futures = {
-        executor.submit(train_one, _of(row, *rates, SEARCH_SEED, search=True)): (row, rates)
-        for row in rows
-        for rates in _tried(budget)
+        start(_of(row, *rates, SEARCH_SEED, search=True)): (row, rates) for row in rows for rates in _tried(budget)
     }
     for future in as_completed(futures):
         row, rates = futures[future]
@@ -68,7 +67,7 @@ def _merit(score: float, task: Task) -> float:
 
 
 def train_all(
-    executor: Executor,
+    start: Start,
     rows: list[Row],
     budget: Budget,
     task: Task,
@@ -77,11 +76,7 @@ def train_all(
 ) -> None:
     """Trains each row once for each seed, on all training videos, and tests it; ``record`` is called after each."""
     bar = progress.add_task("final trainings", total=len(rows) * len(budget.seeds), note="")
-    futures = {
-        executor.submit(train_one, _of(row, row.rate, row.pretrained, seed)): row
-        for row in rows
-        for seed in budget.seeds
-    }
+    futures = {start(_of(row, row.rate, row.pretrained, seed)): row for row in rows for seed in budget.seeds}
     for future in as_completed(futures):
         row, result = futures[future], future.result()
         row.finals.append(result)

@@ -1,0 +1,136 @@
+"""Trainings that a comparison keeps, so that one that is begun again in the same folder goes on where it was ended."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import prernn
+from prernn.studies.comparison.trainings import Known, Training, train_one
+from prernn.tasks.task import Verdict
+from prernn.training.frozen_trunk.learner import Items
+
+FILE = "trainings.jsonl"
+
+Start = Callable[[Training], "Future[dict[str, Any]]"]
+"""Begins a training."""
+
+
+class KeptTrainings:
+    """The results of trainings in a file, a line each, written as they end.
+
+    A result counts for a training of the same network, rates, seed, budget, task, versions of prernn and torch and the
+    very same inputs: where the trunk's weights, the videos or their sampling are others, so are its features, and
+    everything is trained anew.
+
+    Args:
+        folder: of the comparison; where it has a file of before, that is read.
+        known: what all trainings share.
+        train: what they learn from.
+        test: what they are tested by.
+    """
+
+    def __init__(self, folder: Path, known: Known, train: Items, test: Items) -> None:
+        self.path = folder / FILE
+        self._shared = shared_by(known, train, test)
+        self._found = _read(self.path)
+        self.taken = 0
+
+    def start(self, executor: Executor) -> Start:
+        """Begins trainings in an executor of `prernn.studies.comparison.trainings.pool`, or takes what is known."""
+        return lambda training: self._start(executor, training)
+
+    def _start(self, executor: Executor, training: Training) -> "Future[dict[str, Any]]":
+        key = _digest([self._shared, dataclasses.asdict(training)])
+        if key in self._found:
+            self.taken += 1
+            done: Future[dict[str, Any]] = Future()
+            done.set_result(self._found[key])
+            return done
+        future = executor.submit(train_one, training)
+        future.add_done_callback(lambda ended: self._keep(key, training, ended))
+        return future
+
+    def say(self) -> None:
+        """Prints in a line how many trainings were known."""
+        if self.taken:
+            print(f"{self.taken} trainings of before taken from {self.path}")
+
+    def _keep(self, key: str, training: Training, ended: "Future[dict[str, Any]]") -> None:
+        """Called by the executor, for one training after the other."""
+        if ended.cancelled() or ended.exception() is not None:
+            return
+        about = {"method": training.spec.method, "few": training.few, "rate": training.rate, "seed": training.seed}
+        line = {"key": key, **about, "search": training.search, "result": _plain(ended.result())}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def shared_by(known: Known, train: Items, test: Items) -> str:
+    """A digest of what all trainings of a comparison share: one number differs, and it is another."""
+    task, budget = known.task, dataclasses.asdict(known.budget)
+    for searched in ("rates", "shares", "seeds"):  # each training says its own
+        del budget[searched]
+    pictures = known.budget.seeds[0] if known.curves else None  # the seed that keeps what pictures are drawn of
+    versions = [prernn.__version__, torch.__version__]
+    said = [type(task).__qualname__, repr(task), budget, known.at, known.frozen, known.curves, pictures, versions]
+    return _digest([said, [_digest_of(item) for item in (*train, *test)]])
+
+
+def _digest_of(item: dict[str, Any]) -> str:
+    """Of an item's values but for where it lies."""
+    found = hashlib.blake2b(digest_size=16)
+    for name in sorted(set(item) - {"path"}):
+        value = item[name]
+        if isinstance(value, Tensor):
+            found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            found.update(value.contiguous().view(torch.uint8).numpy().data if value.numel() else b"")
+        else:
+            found.update(f"{name} {value!r}".encode())
+    return found.hexdigest()
+
+
+def _digest(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True, default=repr).encode(), digest_size=16).hexdigest()
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """The results in a file by their keys; a line that a crash cut short is none."""
+    found: dict[str, dict[str, Any]] = {}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for text in lines:
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        found[line["key"]] = _whole(line["result"])
+    return found
+
+
+def _plain(result: dict[str, Any]) -> dict[str, Any]:
+    """A result as JSON has it. NaN stands as Python writes it: no other program reads the file."""
+    if "verdicts" not in result:
+        return result
+    said = {
+        number: [*verdict[:3], None if verdict.points is None else verdict.points.tolist()]
+        for number, verdict in result["verdicts"].items()
+    }
+    return {**result, "verdicts": said}
+
+
+def _whole(result: dict[str, Any]) -> dict[str, Any]:
+    if "verdicts" not in result:
+        return result
+    verdicts = {
+        int(number): Verdict(said, true, error, None if points is None else np.asarray(points, np.float32))
+        for number, (said, true, error, points) in result["verdicts"].items()
+    }
+    return {**result, "verdicts": verdicts}
