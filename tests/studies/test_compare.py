@@ -286,3 +286,32 @@ def test_a_clip_network_answers_once(root):
 def test_mistakes(root, tmp_path, options, message, capsys):
     assert run(root, tmp_path / "out", *options) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_networks_of_the_supplement(root):
+    """Its Tables 1 to 3 in small: hidden sizes, layers, and where the input's weights come from."""
+    spec = NetworkSpec("small_vgg", backbone_options={"width": 2, "units": 32, "size": 16}, layer=["fc6", "fc7"])
+    task = data_of(root).task
+    rows = lineup.supplement_rows(spec, task, ["vrnn", "lstm"])
+    names = [row.name for row in rows]
+    sizes = {row.name: row.spec.hidden_size for row in rows if row.spec.method == "traditional"}
+    assert [f"traditional LSTM, 2 of {size} units" in sizes for size in (2, 4, 8, 16, 32)] == [True] * 5
+    assert len(names) == len(set(names)) == 2 * (7 + 5) + 2
+    assert names[7:12] == [
+        "PreVRNN, fc6",
+        "PreVRNN, fc7",
+        "PreVRNN, fc6+fc7",
+        "PreVRNN, fc6+fc7, a random layer on top",
+        "PreVRNN, fc6, random W_xy",
+    ]
+    assert names[-2:] == ["PreLSTM-SIH, fc6", "PreLSTM-SIH, fc6, random W_xy"]
+    nets = {row.name: row.spec.build(2) for row in rows}
+    assert [len(nets[name].recurrent_layers) for name in names[7:12]] == [1, 1, 2, 3, 1]
+    at = inputs_of(nets["PreVRNN, fc6"])
+    assert next(row for row in rows if row.spec.method == "prernn").name == "PreVRNN, fc6"
+    for net in nets.values():  # all stand on the trunk that fc6 ends
+        split(net, at)
+    matched = [row for row in rows if "traditional VRNN, 1 of" in row.name or row.name == "PreVRNN, fc6"]
+    assert matched[0].total == pytest.approx(matched[1].total, rel=0.02)
+    with pytest.raises(ValueError, match="expected two layers"):
+        lineup.supplement_rows(replace(spec, layer="fc6"), task, ["gru"])

@@ -17,8 +17,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", help="of the final trainings")
     parser.add_argument("--passes", type=int, help="times the trunk runs over the training videos, with other crops")
-    parser.add_argument("--networks", default="prernn", help="which table: prernn (default), rcn or continuity")
-    parser.add_argument("--cells", nargs="+", default=["gru", "lstm"], help="of PreRNN's table (default: gru lstm)")
+    parser.add_argument(
+        "--networks", default="prernn", help="which table: prernn (default), supplement, rcn or continuity"
+    )
+    parser.add_argument("--cells", nargs="+", default=["gru", "lstm"], help="of PreRNN's tables (default: gru lstm)")
     parser.add_argument("--also", nargs="+", default=[], help="rcn: further backbones as they are, such as r3d_18")
     parser.add_argument("--batch-size", type=int, help="videos")
     parser.add_argument("--structures", nargs="+", default=["band:21", "diagonal"], help="sparse W_hh to try")
@@ -49,7 +51,7 @@ def run(options: Namespace) -> None:
 
 
 COMPARE = Command(
-    "train networks of an application side by side: PreRNN's table, RCN's, or ways to train states",
+    "train networks of an application side by side: PreRNN's tables, RCN's, or ways to train states",
     run,
     add_arguments,
     {

@@ -54,10 +54,11 @@ def compare(
         out: folder for ``comparison.csv`` and ``.json``, ``convergence.png``, ``disagreements.csv`` and ``.png``
             (videos that one network gets right and another wrong) and, for actions, ``early.csv`` and ``.png``.
         budget: of every network.
-        networks: "prernn" (frame-wise, traditional, PreRNN and PreRNN-SIH with GRU and LSTM), "rcn" (the four
+        networks: "prernn" (frame-wise, traditional, PreRNN and PreRNN-SIH with GRU and LSTM), "supplement" (hidden
+            sizes, layers, pre-trained or random ``W_xy``: the PreRNN supplement's Tables 1 to 3), "rcn" (the four
             initialisations of the supplement's Table 1 and the inflated network) or "continuity" (the one network of
             ``spec``, with its states going on in training in different ways).
-        cells: of PreRNN's table.
+        cells: of PreRNN's table and the supplement's.
         structures: of ``W_hh``; tried on the PreRNN network that did best in the search, or on the RCN that starts
             pre-trained and at the identity.
         also: backbones that join RCN's table as they are, with random weights, such as "r3d_18".
@@ -109,6 +110,8 @@ def _rows(
 ) -> list[Row]:
     if networks == "prernn":
         return lineup.prernn_rows(spec, task, cells)
+    if networks == "supplement":
+        return lineup.supplement_rows(spec, task, cells)
     if networks == "continuity":
         return lineup.continuity_rows(spec, task)
     return lineup.rcn_rows(spec, task, structures, also)

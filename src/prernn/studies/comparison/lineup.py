@@ -3,7 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
+
+from torch import nn
 
 from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters, total_weights
 from prernn.models.backbones import backbone
@@ -12,7 +15,7 @@ from prernn.tasks.task import Task
 from prernn.training.continuity import SINGLE_CLIPS, Continuity
 from prernn.training.learning import SPARSE_POWER
 
-LINEUPS = ("prernn", "rcn", "continuity")
+LINEUPS = ("prernn", "supplement", "rcn", "continuity")
 
 CELLS = ("gru", "lstm")
 
@@ -32,6 +35,9 @@ WAYS: dict[str, Continuity] = {
     "rows of two, dropout 0.1": Continuity(clips=2, carry=True, dropout=0.1),
 }
 """Ways to let states go on in training."""
+
+SHARES_OF_SIZE = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
+"""Hidden sizes of traditional RNNs as parts of PreRNN's: 256 to 4096 of 4096 in the PreRNN supplement's Table 1."""
 
 RCN_STARTS: dict[str, dict[str, Any]] = {
     "random, random": {"pretrained": False, "init": "random"},
@@ -92,6 +98,49 @@ def prernn_rows(spec: NetworkSpec, task: Task, cells: Sequence[str] = CELLS) -> 
         if cell != "vrnn":
             rows.append((f"Pre{cell.upper()}-SIH", replace(base, input="single")))
     return [_counted(name, each, task) for name, each in rows]
+
+
+def supplement_rows(spec: NetworkSpec, task: Task, cells: Sequence[str]) -> list[Row]:
+    """The PreRNN supplement's Tables 1 to 3: hidden sizes, which layers and how many, pre-trained or random ``W_xy``.
+
+    Raises:
+        ValueError: ``spec.layer`` names other than two layers, such as fc6 and fc7.
+    """
+    layers = spec.layer if isinstance(spec.layer, list) else []
+    if len(layers) != 2:
+        raise ValueError(f"the supplement's networks: expected two layers, such as [fc6,fc7], got {spec.layer!r}")
+    spec = replace(spec, activation=None, behind="features", hidden="full", input="gate", method="prernn")
+    cnn = backbone(spec.backbone, device="meta", **spec.backbone_options)
+    width = replace(spec, layer=layers[0]).build(task.outputs).recurrent_layers[0].hidden_size
+    named: list[tuple[str, NetworkSpec]] = []
+    for cell in cells:
+        own, title = replace(spec, cell=cell), f"Pre{cell.upper()}"
+        named += _of_sizes(own, cnn, layers, width, task)
+        named += [(f"{title}, {layer}", replace(own, layer=layer)) for layer in layers]
+        both, first = "+".join(layers), replace(own, layer=layers[0])
+        named.append((f"{title}, {both}", own))
+        named.append((f"{title}, {both}, a random layer on top", replace(own, layers_on_top=1)))
+        named.append((f"{title}, {layers[0]}, random W_xy", replace(first, pretrained_layer=False)))
+        if cell != "vrnn":  # of one gate PreRNN-SIH is PreRNN
+            single = replace(first, input="single")
+            named.append((f"{title}-SIH, {layers[0]}", single))
+            named.append((f"{title}-SIH, {layers[0]}, random W_xy", replace(single, pretrained_layer=False)))
+    return [_counted(name, each, task) for name, each in named]
+
+
+def _of_sizes(
+    spec: NetworkSpec, cnn: nn.Module, layers: list[str], width: int, task: Task
+) -> list[tuple[str, NetworkSpec]]:
+    """Traditional RNNs of a cell: one layer with PreRNN's weights, two of several sizes, two with its weights."""
+    name = f"traditional {spec.cell.upper()}"
+    matched = partial(matched_hidden_size, cnn, cell=spec.cell, outputs=task.outputs)
+    sizes = [(1, matched(layers[0]))] + [(2, max(1, round(share * width))) for share in SHARES_OF_SIZE]
+    sizes.append((2, matched(layers, num_layers=2)))
+    stacked = replace(spec, method="traditional", layer=layers[0])
+    return [
+        (f"{name}, {count} of {size} units", replace(stacked, num_layers=count, hidden_size=size))
+        for count, size in sizes
+    ]
 
 
 def few_videos_rows(spec: NetworkSpec, task: Task, structures: Sequence[str]) -> list[Row]:
