@@ -1,6 +1,7 @@
 """Make a CNN recurrent: PreRNN and PreRNN-SIH, the traditional baseline, and the frame-wise network."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -30,6 +31,7 @@ def convert(
     cell: str = "gru",
     input: str = "gate",
     hidden: str | Structure = "full",
+    hidden_gain: float = 1.0,
     pretrained: bool = True,
     keep_activation: bool = False,
     outputs: int | None = None,
@@ -57,6 +59,7 @@ def convert(
         cell: "vrnn", "lstm", "gru", or a cell of your own, ``"file.py:Name"``.
         input: "gate", a copy of the weights for each gate (PreRNN), or "single", one input for all (PreRNN-SIH).
         hidden: structure of ``W_hh``.
+        hidden_gain: how large ``W_hh`` starts, uniform in ``+-hidden_gain/sqrt(fan_in)``: see `HiddenToHidden`.
         pretrained: False draws ``W_xy`` anew and keeps the structure (supplement, Table 3).
         keep_activation: False is the papers' form. True leaves the CNN's activation ``H`` where it was, so that gates
             read the features that the CNN was trained to make: ``u_t(g) = P(H(B(W_g * x_t) + gamma_t))``. Without it
@@ -76,11 +79,18 @@ def convert(
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"expected different layer names, got {names!r}")
     for name in names:
-        _make_recurrent(network, name, cell, input, hidden, pretrained, keep_activation)
+        _make_recurrent(network, name, cell, input, hidden, hidden_gain, pretrained, keep_activation)
     if outputs is not None:
         replace_output(network, outputs)
-    options = {"layer": list(names), "cell": cell, "input": input, "hidden": hidden, "pretrained": pretrained}
+    options: dict[str, Any] = {
+        "layer": list(names),
+        "cell": cell,
+        "input": input,
+        "hidden": hidden,
+        "pretrained": pretrained,
+    }
     options |= {"keep_activation": True} if keep_activation else {}
+    options |= {"hidden_gain": hidden_gain} if hidden_gain != 1 else {}
     network.recipe = network.recipe.with_step("convert", outputs=outputs, image_size=image_size, **options)
     return network.train(cnn.training)
 
@@ -92,6 +102,7 @@ def traditional(
     hidden_size: int | None = None,
     num_layers: int = 1,
     hidden: str | Structure = "full",
+    hidden_gain: float = 1.0,
     activation: str | None = None,
     behind: str = "features",
     outputs: int | None = None,
@@ -114,6 +125,7 @@ def traditional(
         hidden_size: ``D`` of each new layer; None takes the size of that vector.
         num_layers: how many layers to stack.
         hidden: structure of ``W_hh``.
+        hidden_gain: as in `convert`.
         activation: H of a VRNN, "tanh" (also where None is given) or "relu", which most CNNs' layers have.
         behind: "features", or "outputs": the RNN then reads what the CNN answers, whose output layer stays below it
             (post-processing of what was estimated frame by frame).
@@ -134,11 +146,12 @@ def traditional(
         raise NotImplementedError(f"expected the output layer to read a vector, got {value_shape(vector)}")
     size = shape_of(vector)[1] if hidden_size is None else hidden_size
     known = vector if behind == "outputs" else head if size != shape_of(vector)[1] else None  # whose outputs stay
-    _stack(network, vector, size, num_layers, cell, hidden, activation)
+    _stack(network, vector, size, num_layers, cell, hidden, hidden_gain, activation)
     wanted = outputs if outputs is not None or known is None else shape_of(known)[1]
     if wanted is not None:
         replace_output(network, wanted)
-    options = {"cell": cell, "hidden_size": hidden_size, "num_layers": num_layers, "hidden": hidden}
+    options: dict[str, Any] = {"cell": cell, "hidden_size": hidden_size, "num_layers": num_layers, "hidden": hidden}
+    options |= {"hidden_gain": hidden_gain} if hidden_gain != 1 else {}
     options |= {"activation": activation} if activation else {}
     options |= {"behind": behind} if behind != "features" else {}
     network.recipe = network.recipe.with_step("traditional", outputs=outputs, image_size=image_size, **options)
@@ -187,6 +200,7 @@ def _make_recurrent(
     cell_name: str,
     input: str,
     hidden: str | Structure,
+    hidden_gain: float,
     pretrained: bool,
     keep_activation: bool,
 ) -> None:
@@ -204,9 +218,13 @@ def _make_recurrent(
     form = look_up(input, INPUTS, "input", "introduced")(site.layer, site.tail, cell, site.pool_first)
     if weight in network.drawn_anew:  # and so are its copies for other gates
         network.drawn_anew |= set(form.parameters(recurse=False))
-    recurrent = RecurrentLayer(
-        form, cell, site.size, hidden, activation=activation, device=weight.device, dtype=weight.dtype
-    )
+    made: dict[str, Any] = {
+        "hidden_gain": hidden_gain,
+        "activation": activation,
+        "device": weight.device,
+        "dtype": weight.dtype,
+    }
+    recurrent = RecurrentLayer(form, cell, site.size, hidden, **made)
     insert_layer(module, name, recurrent, site.inputs, site.end, site.nodes)
     network.note_layers()
 
@@ -230,6 +248,7 @@ def _stack(
     layers: int,
     cell_name: str,
     hidden: str | Structure,
+    hidden_gain: float,
     activation: str | None,
 ) -> None:
     """Stacks ``layers`` new recurrent layers on ``vector``."""
@@ -239,7 +258,7 @@ def _stack(
     for _ in range(layers):
         cell = make_cell(cell_name, **function)
         projection = TraditionalInput(inputs, size, len(cell.gates), device=device, dtype=dtype)
-        layer = RecurrentLayer(projection, cell, size, hidden, device=device, dtype=dtype)
+        layer = RecurrentLayer(projection, cell, size, hidden, hidden_gain=hidden_gain, device=device, dtype=dtype)
         vector = insert_layer(module, free_name(module, "recurrent"), layer, [vector], vector, [])
         inputs = size
     network.note_layers()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.types import Device
 
-from prernn.layers.arguments import whole
+from prernn.layers.arguments import real, whole
 from prernn.layers.computed_weights import refresh
 from prernn.layers.structures.base import Structure
 from prernn.layers.structures.parse import hidden_structure
@@ -54,11 +54,11 @@ def draw_index(structure: Structure, size: int, weight: Tensor) -> Tensor | None
 class HiddenToHidden(nn.Module):
     """The recurrent product ``W_hh h`` of ``gates`` gates in a structure; ``weight`` is compact.
 
-    ``W_hh`` starts uniform in ``+-1/sqrt(fan_in)``, so that the product of a sparse structure starts at the
-    scale of the full one (torch.nn's own start when the structure is full).
+    ``W_hh`` starts uniform in ``+-gain/sqrt(fan_in)``, so that the product of a sparse structure starts at the
+    scale of the full one (torch.nn's own start when the structure is full and the gain 1).
 
     Raises:
-        ValueError: a structure that makes no sense for ``size``.
+        ValueError: a structure that makes no sense for ``size``, a gain below 0.
     """
 
     index: Tensor | None
@@ -69,11 +69,12 @@ class HiddenToHidden(nn.Module):
         gates: int,
         hidden: str | Structure = "full",
         *,
+        gain: float = 1.0,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        self.structure = hidden_structure(hidden)
+        self.structure, self.gain = hidden_structure(hidden), real("hidden_gain", gain, 0)
         self.size, self.gates = whole("size", size), whole("gates", gates)
         self.structure.check(self.size)
         shape = (self.gates, *self.structure.weight_shape(self.size))
@@ -82,8 +83,8 @@ class HiddenToHidden(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws ``W_hh`` anew, uniform in ``+-1/sqrt(fan_in)``."""
-        bound = 1 / math.sqrt(self.structure.fan_in(self.size))
+        """Draws ``W_hh`` anew, uniform in ``+-gain/sqrt(fan_in)``."""
+        bound = self.gain / math.sqrt(self.structure.fan_in(self.size))
         nn.init.uniform_(self.weight, -bound, bound)
 
     def weight_count(self) -> int:

@@ -24,6 +24,7 @@ class RecurrentLayer(nn.Module):
         cell: gate equations.
         size: hidden size ``D``.
         hidden: structure of ``W_hh``.
+        hidden_gain: how large ``W_hh`` starts, see `HiddenToHidden`.
         activation: the module that a VRNN cell applies, registered here so that its parameters train.
 
     Attributes:
@@ -41,6 +42,7 @@ class RecurrentLayer(nn.Module):
         size: int,
         hidden: str | Structure = "full",
         *,
+        hidden_gain: float = 1.0,
         activation: nn.Module | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
@@ -49,7 +51,9 @@ class RecurrentLayer(nn.Module):
         self.input_to_hidden = input_to_hidden
         self.cell = cell
         self.activation = activation
-        self.hidden_to_hidden = HiddenToHidden(size, len(cell.gates), hidden, device=device, dtype=dtype)
+        self.hidden_to_hidden = HiddenToHidden(
+            size, len(cell.gates), hidden, gain=hidden_gain, device=device, dtype=dtype
+        )
         self.bias = nn.Parameter(torch.zeros(len(cell.gates), size, device=device, dtype=dtype))
         self.calibration: nn.Module = nn.Identity()  # of gate inputs, see `prernn.calibrate`
 

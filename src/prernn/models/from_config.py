@@ -40,6 +40,7 @@ class NetworkSpec:
         cell: "vrnn", "lstm", "gru", or a cell of your own, ``"file.py:Name"``.
         input: "gate" (PreRNN) or "single" (PreRNN-SIH), or a form of your own.
         hidden: structure of ``W_hh``.
+        hidden_gain: how large ``W_hh`` starts: see `convert`. The papers' is 1.
         rcn: further arguments of `convert_rcn`, such as ``{"init": "random", "mix": "sum"}``; its ``layers`` and
             ``hidden`` are ``layer`` and ``hidden`` here, unless they stand in ``rcn``.
         rcn_below: convert the CNN to an RCN first and then by ``method``: PreRNN on top of RCN.
@@ -69,6 +70,7 @@ class NetworkSpec:
     cell: str = "gru"
     input: str = "gate"
     hidden: str = "full"
+    hidden_gain: float = 1.0
     rcn: dict[str, Any] = field(default_factory=dict)
     rcn_below: bool = False
     pretrained_layer: bool = True
@@ -147,7 +149,8 @@ class NetworkSpec:
             return framewise(cnn, outputs=outputs, image_size=self._clip_size())
         if self.method == "rcn":
             return convert_rcn(cnn, outputs=outputs, **{"layers": self.layer, "hidden": self.hidden, **self.rcn})
-        kind: dict[str, Any] = {"cell": self.cell, "hidden": self.hidden, "outputs": outputs}
+        recurrence: dict[str, Any] = {"cell": self.cell, "hidden": self.hidden, "hidden_gain": self.hidden_gain}
+        kind = {**recurrence, "outputs": outputs}
         if self.method == "traditional":
             kind |= {"activation": self.activation, "behind": self.behind}
             network = traditional(cnn, hidden_size=self.hidden_size, num_layers=self.num_layers, **kind)
@@ -155,6 +158,6 @@ class NetworkSpec:
         kind |= {"pretrained": self.pretrained_layer, "keep_activation": self.keep_activation}
         network = convert(cnn, self.layer, input=self.input, **kind)
         if self.layers_on_top:
-            top: dict[str, Any] = {"cell": self.cell, "hidden": self.hidden, "activation": self.activation}
+            top = {**recurrence, "activation": self.activation}
             network = traditional(network, num_layers=self.layers_on_top, **top)
         return with_calibration(network, stacked=self.calibrate == "all") if self.calibrate else network
