@@ -7,8 +7,9 @@ import torch
 
 import prernn
 from prernn.layers.cells import CELLS
+from prernn.layers.hidden_to_hidden import HiddenToHidden
 from prernn.layers.structures.parse import hidden_structure
-from prernn.models.from_config import NetworkSpec
+from prernn.models.from_config import LASTING, NetworkSpec
 from small_cnns import FcNet, film, prepare
 
 SMALL = {"image_size": (8, 8)}
@@ -59,6 +60,32 @@ def test_a_config_says_it(method):
     small = start_of(NetworkSpec(**spec, hidden_gain=0.5).build(2))
     bound = 0.5 / math.sqrt(small.shape[-1])
     assert 0.9 * bound < small.abs().max() <= bound
+
+
+@pytest.mark.parametrize(
+    ("options", "gain"), [({}, 3), ({"cell": "lstm"}, 3), ({"cell": "vrnn"}, 1), ({"calibrate": False}, 1)]
+)
+@pytest.mark.parametrize("method", ["prernn", "traditional"])
+def test_calibrated_gates_begin_with_a_memory(method, options, gain):
+    net = NetworkSpec("timm/test_resnet", method=method, **options).build(2)
+    assert net.recurrent_layers[0].hidden_to_hidden.gain == gain
+
+
+@pytest.mark.parametrize("cell", list(LASTING))
+def test_a_memory_that_lasts(cell):
+    """The linear recurrence of the docstring is the cell's near zero, and its states fade as it says."""
+    size, gain = 400, LASTING[cell]
+    torch.manual_seed(0)
+    hidden = HiddenToHidden(size, len(CELLS[cell]().gates), gain=gain, dtype=torch.float64)
+    (own,) = (hidden.matrix()[CELLS[cell]().own_gate],)
+    step = 0.5 * torch.eye(size, dtype=torch.float64) + own.detach() / 4
+    products = hidden.weights().products(CELLS[cell]().groups)
+    h = 1e-6 * torch.randn(1, size, dtype=torch.float64)
+    u = torch.zeros(1, len(CELLS[cell]().gates), size, dtype=torch.float64)
+    state = (h,) if cell == "gru" else (h / 2, h)  # o = 1/2: h is half of c
+    new = CELLS[cell]().step(u, state, products)[-1]
+    torch.testing.assert_close(new, h @ step.T, rtol=1e-4, atol=1e-11)
+    assert torch.linalg.eigvals(step).abs().max() == pytest.approx(0.5 + gain / (4 * math.sqrt(3)), abs=0.02)
 
 
 @pytest.mark.parametrize("gain", [-1, float("nan"), "3", True])

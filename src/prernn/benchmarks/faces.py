@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor, nn
+from torch import Tensor
 
 from prernn.benchmarks.measuring import face_streams, report
 from prernn.benchmarks.measuring.face_figures import Points, at_equal_lag, draw, with_filters
@@ -45,23 +45,19 @@ UNTRAINED = "frame-wise CNN, as it came"
 
 @dataclass(frozen=True)
 class Contestant:
-    """A network, and the weight of motion in its loss; None trains nothing.
-
-    Attributes:
-        at_rest: ``W_hh`` starts at zero, so that PreVRNN starts as the frame-wise network that it is made of.
-    """
+    """A network, and the weight of motion in its loss; None trains nothing."""
 
     name: str
     changes: dict[str, Any]
     motion_weight: float | None = 0.0
-    at_rest: bool = False
 
 
 FRAMEWISE: dict[str, Any] = {"method": "framewise"}
 PREGRU: dict[str, Any] = {"method": "prernn", "cell": "gru", "layer": "fc6", "keep_activation": True, "calibrate": True}
 
 
-PREVRNN: dict[str, Any] = {"method": "prernn", "cell": "vrnn", "layer": "fc6"}
+PREVRNN: dict[str, Any] = {"method": "prernn", "cell": "vrnn", "layer": "fc6", "calibrate": False, "hidden_gain": 0}
+"""It begins as the frame-wise network that it is made of."""
 
 
 def contestants(motion_weight: float) -> list[Contestant]:
@@ -75,8 +71,8 @@ def contestants(motion_weight: float) -> list[Contestant]:
         Contestant("frame-wise CNN" + motion, FRAMEWISE, motion_weight),
         Contestant("PreGRU-SIH", single),
         Contestant("PreGRU-SIH" + motion, single, motion_weight),
-        Contestant("PreVRNN", PREVRNN, at_rest=True),
-        Contestant("PreVRNN" + motion, PREVRNN, motion_weight, at_rest=True),
+        Contestant("PreVRNN", PREVRNN),
+        Contestant("PreVRNN" + motion, PREVRNN, motion_weight),
         Contestant("PreGRU" + motion, {**PREGRU, "input": "gate"}, motion_weight),
         Contestant("traditional GRU" + motion, stacked, motion_weight),
     ]
@@ -161,9 +157,6 @@ def _trained(
     net = replace(spec, **contestant.changes).build(OUTPUTS if contestant.changes["method"] == "traditional" else None)
     if contestant.motion_weight is None:
         return net.eval()
-    if contestant.at_rest:
-        for layer in net.recurrent_layers:
-            nn.init.zeros_(layer.hidden_to_hidden.weight)
     task = replace(task, motion_weight=contestant.motion_weight)
     learns = learner(net, at)
     calibrate_behind(net, learns, items)

@@ -17,6 +17,15 @@ from prernn.layers.input_to_hidden import INPUTS
 from prernn.layers.names import look_up
 from prernn.models.backbones import DEFAULT_BACKBONE, backbone, input_spec, known_backbone
 
+LASTING = {"lstm": 3.0, "gru": 3.0}
+"""Gains from which a recurrence begins with a memory, by its cell.
+
+Near zero, where calibrated inputs put the gates, gates stand at 1/2 and both cells are ``s_t = (I/2 + W_hh/4) s_{t-1}``
+plus input. ``W_hh`` uniform in ``+-gain/sqrt(n)`` has a spectral radius of ``gain/sqrt(3)`` (the circular law). So from
+1 a state loses half in 1.6 frames before anything is learnt, and what was earlier has hardly a gradient; from 3 in 10.
+At ``2 sqrt(3) = 3.5`` it would not fade, and beyond that it grows.
+"""
+
 
 @dataclass(frozen=True)
 class NetworkSpec:
@@ -40,7 +49,8 @@ class NetworkSpec:
         cell: "vrnn", "lstm", "gru", or a cell of your own, ``"file.py:Name"``.
         input: "gate" (PreRNN) or "single" (PreRNN-SIH), or a form of your own.
         hidden: structure of ``W_hh``.
-        hidden_gain: how large ``W_hh`` starts: see `convert`. The papers' is 1.
+        hidden_gain: how large ``W_hh`` starts: see `convert`. None is that of `LASTING` where ``calibrate`` is on, else
+            1, as in the papers.
         rcn: further arguments of `convert_rcn`, such as ``{"init": "random", "mix": "sum"}``; its ``layers`` and
             ``hidden`` are ``layer`` and ``hidden`` here, unless they stand in ``rcn``.
         rcn_below: convert the CNN to an RCN first and then by ``method``: PreRNN on top of RCN.
@@ -70,7 +80,7 @@ class NetworkSpec:
     cell: str = "gru"
     input: str = "gate"
     hidden: str = "full"
-    hidden_gain: float = 1.0
+    hidden_gain: float | None = None
     rcn: dict[str, Any] = field(default_factory=dict)
     rcn_below: bool = False
     pretrained_layer: bool = True
@@ -144,12 +154,17 @@ class NetworkSpec:
         side = input_spec(self.backbone, self.pretrained)["size"]
         return None if self.frames is None else (self.frames, side, side)
 
+    def _hidden_gain(self) -> float:
+        if self.hidden_gain is not None:
+            return self.hidden_gain
+        return LASTING.get(self.cell, 1.0) if self.calibrate else 1.0
+
     def _make_recurrent(self, cnn: nn.Module, outputs: int | None) -> RecurrentNetwork:
         if self.method == "framewise":
             return framewise(cnn, outputs=outputs, image_size=self._clip_size())
         if self.method == "rcn":
             return convert_rcn(cnn, outputs=outputs, **{"layers": self.layer, "hidden": self.hidden, **self.rcn})
-        recurrence: dict[str, Any] = {"cell": self.cell, "hidden": self.hidden, "hidden_gain": self.hidden_gain}
+        recurrence: dict[str, Any] = {"cell": self.cell, "hidden": self.hidden, "hidden_gain": self._hidden_gain()}
         kind = {**recurrence, "outputs": outputs}
         if self.method == "traditional":
             kind |= {"activation": self.activation, "behind": self.behind}
