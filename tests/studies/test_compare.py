@@ -315,3 +315,11 @@ def test_the_networks_of_the_supplement(root):
     assert matched[0].total == pytest.approx(matched[1].total, rel=0.02)
     with pytest.raises(ValueError, match="expected two layers"):
         lineup.supplement_rows(replace(spec, layer="fc6"), task, ["gru"])
+
+
+def test_starts_of_w_hh(root):
+    rows = lineup.start_rows(TINY, data_of(root).task, ["diagonal"])
+    assert [row.name for row in rows[:4]] == ["full, gain 1.0", "full, gain 2.0", "full, gain lasting", "full, gain 5.0"]
+    gains = [row.spec.build(2).recurrent_layers[0].hidden_to_hidden.gain for row in rows]
+    assert gains == pytest.approx([1, 2, 3, 5] * 2, abs=1e-3)
+    assert {row.spec.hidden for row in rows[4:]} == {"diagonal"}

@@ -18,7 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="of the final trainings")
     parser.add_argument("--passes", type=int, help="times the trunk runs over the training videos, with other crops")
     parser.add_argument(
-        "--networks", default="prernn", help="which table: prernn (default), supplement, rcn or continuity"
+        "--networks", default="prernn", help="which table: prernn (default), supplement, rcn, continuity or starts"
     )
     parser.add_argument("--cells", nargs="+", default=["gru", "lstm"], help="of PreRNN's tables (default: gru lstm)")
     parser.add_argument("--also", nargs="+", default=[], help="rcn: further backbones as they are, such as r3d_18")
@@ -51,7 +51,7 @@ def run(options: Namespace) -> None:
 
 
 COMPARE = Command(
-    "train networks of an application side by side: PreRNN's tables, RCN's, or ways to train states",
+    "train networks of an application side by side: PreRNN's tables, RCN's, ways to train states or to start them",
     run,
     add_arguments,
     {

@@ -50,7 +50,8 @@ def run(options: Namespace) -> None:
 
     words, sizes = options.words, options.sizes or list(SIZES)
     if not words:
-        words = ["--config", str(prepare(Path(options.out), max(sizes)))]
+        # the same videos for any sizes, so that a study that is begun again with more of them goes on
+        words = ["--config", str(prepare(Path(options.out), max(*sizes, *SIZES)))]
     with in_plain_words():
         recipe, learning, data = read_config(words)
     chosen = given(options, "rates", "shares", "seeds", "passes", "batch_size", "judge")

@@ -31,7 +31,7 @@ def convert(
     cell: str = "gru",
     input: str = "gate",
     hidden: str | Structure = "full",
-    hidden_gain: float = 1.0,
+    hidden_gain: float | str = 1.0,
     pretrained: bool = True,
     keep_activation: bool = False,
     outputs: int | None = None,
@@ -59,7 +59,10 @@ def convert(
         cell: "vrnn", "lstm", "gru", or a cell of your own, ``"file.py:Name"``.
         input: "gate", a copy of the weights for each gate (PreRNN), or "single", one input for all (PreRNN-SIH).
         hidden: structure of ``W_hh``.
-        hidden_gain: how large ``W_hh`` starts, uniform in ``+-hidden_gain/sqrt(fan_in)``: see `HiddenToHidden`.
+        hidden_gain: how large ``W_hh`` starts, uniform in ``+-hidden_gain/sqrt(fan_in)``. 1 is torch.nn's start;
+            "lasting" is one from which a state lasts some 10 frames before anything is learnt
+            (`prernn.layers.memory.lasting_gain`), which learns much faster what an early frame means for a late
+            one. It is meant for gate inputs near zero, as `prernn.calibrate` puts them.
         pretrained: False draws ``W_xy`` anew and keeps the structure (supplement, Table 3).
         keep_activation: False is the papers' form. True leaves the CNN's activation ``H`` where it was, so that gates
             read the features that the CNN was trained to make: ``u_t(g) = P(H(B(W_g * x_t) + gamma_t))``. Without it
@@ -102,7 +105,7 @@ def traditional(
     hidden_size: int | None = None,
     num_layers: int = 1,
     hidden: str | Structure = "full",
-    hidden_gain: float = 1.0,
+    hidden_gain: float | str = 1.0,
     activation: str | None = None,
     behind: str = "features",
     outputs: int | None = None,
@@ -200,7 +203,7 @@ def _make_recurrent(
     cell_name: str,
     input: str,
     hidden: str | Structure,
-    hidden_gain: float,
+    hidden_gain: float | str,
     pretrained: bool,
     keep_activation: bool,
 ) -> None:
@@ -248,7 +251,7 @@ def _stack(
     layers: int,
     cell_name: str,
     hidden: str | Structure,
-    hidden_gain: float,
+    hidden_gain: float | str,
     activation: str | None,
 ) -> None:
     """Stacks ``layers`` new recurrent layers on ``vector``."""

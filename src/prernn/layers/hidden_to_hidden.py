@@ -74,7 +74,7 @@ class HiddenToHidden(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        self.structure, self.gain = hidden_structure(hidden), real("hidden_gain", gain, 0)
+        self.structure, self.gain = hidden_structure(hidden), real("gain", gain, 0)
         self.size, self.gates = whole("size", size), whole("gates", gates)
         self.structure.check(self.size)
         shape = (self.gates, *self.structure.weight_shape(self.size))

@@ -11,6 +11,7 @@ from prernn.layers.cells import ROW_STATES, Cell
 from prernn.layers.dropout import Dropout, Masks
 from prernn.layers.hidden_to_hidden import HiddenToHidden
 from prernn.layers.input_to_hidden import InputToHidden
+from prernn.layers.memory import lasting_or
 from prernn.layers.structures.base import Structure
 from prernn.ops.reference import State
 
@@ -24,7 +25,7 @@ class RecurrentLayer(nn.Module):
         cell: gate equations.
         size: hidden size ``D``.
         hidden: structure of ``W_hh``.
-        hidden_gain: how large ``W_hh`` starts, see `HiddenToHidden`.
+        hidden_gain: how large ``W_hh`` starts, see `HiddenToHidden`, or "lasting", see `lasting_gain`.
         activation: the module that a VRNN cell applies, registered here so that its parameters train.
 
     Attributes:
@@ -42,7 +43,7 @@ class RecurrentLayer(nn.Module):
         size: int,
         hidden: str | Structure = "full",
         *,
-        hidden_gain: float = 1.0,
+        hidden_gain: float | str = 1.0,
         activation: nn.Module | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
@@ -51,9 +52,8 @@ class RecurrentLayer(nn.Module):
         self.input_to_hidden = input_to_hidden
         self.cell = cell
         self.activation = activation
-        self.hidden_to_hidden = HiddenToHidden(
-            size, len(cell.gates), hidden, gain=hidden_gain, device=device, dtype=dtype
-        )
+        gain = lasting_or(hidden_gain, cell)
+        self.hidden_to_hidden = HiddenToHidden(size, len(cell.gates), hidden, gain=gain, device=device, dtype=dtype)
         self.bias = nn.Parameter(torch.zeros(len(cell.gates), size, device=device, dtype=dtype))
         self.calibration: nn.Module = nn.Identity()  # of gate inputs, see `prernn.calibrate`
 

@@ -14,17 +14,9 @@ from prernn.conversion.inflate import inflate
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.rcn import convert_rcn
 from prernn.layers.input_to_hidden import INPUTS
+from prernn.layers.memory import LASTING
 from prernn.layers.names import look_up
 from prernn.models.backbones import DEFAULT_BACKBONE, backbone, input_spec, known_backbone
-
-LASTING = {"lstm": 3.0, "gru": 3.0}
-"""Gains from which a recurrence begins with a memory, by its cell.
-
-Near zero, where calibrated inputs put the gates, gates stand at 1/2 and both cells are ``s_t = (I/2 + W_hh/4) s_{t-1}``
-plus input. ``W_hh`` uniform in ``+-gain/sqrt(n)`` has a spectral radius of ``gain/sqrt(3)`` (the circular law). So from
-1 a state loses half in 1.6 frames before anything is learnt, and what was earlier has hardly a gradient; from 3 in 10.
-At ``2 sqrt(3) = 3.5`` it would not fade, and beyond that it grows.
-"""
 
 
 @dataclass(frozen=True)
@@ -49,8 +41,8 @@ class NetworkSpec:
         cell: "vrnn", "lstm", "gru", or a cell of your own, ``"file.py:Name"``.
         input: "gate" (PreRNN) or "single" (PreRNN-SIH), or a form of your own.
         hidden: structure of ``W_hh``.
-        hidden_gain: how large ``W_hh`` starts: see `convert`. None is that of `LASTING` where ``calibrate`` is on, else
-            1, as in the papers.
+        hidden_gain: how large ``W_hh`` starts: see `convert`. None is "lasting" where ``calibrate`` is on, else 1, as
+            in the papers.
         rcn: further arguments of `convert_rcn`, such as ``{"init": "random", "mix": "sum"}``; its ``layers`` and
             ``hidden`` are ``layer`` and ``hidden`` here, unless they stand in ``rcn``.
         rcn_below: convert the CNN to an RCN first and then by ``method``: PreRNN on top of RCN.
@@ -80,7 +72,7 @@ class NetworkSpec:
     cell: str = "gru"
     input: str = "gate"
     hidden: str = "full"
-    hidden_gain: float | None = None
+    hidden_gain: float | Literal["lasting"] | None = None
     rcn: dict[str, Any] = field(default_factory=dict)
     rcn_below: bool = False
     pretrained_layer: bool = True
@@ -154,10 +146,10 @@ class NetworkSpec:
         side = input_spec(self.backbone, self.pretrained)["size"]
         return None if self.frames is None else (self.frames, side, side)
 
-    def _hidden_gain(self) -> float:
+    def _hidden_gain(self) -> float | str:
         if self.hidden_gain is not None:
             return self.hidden_gain
-        return LASTING.get(self.cell, 1.0) if self.calibrate else 1.0
+        return LASTING if self.calibrate else 1.0
 
     def _make_recurrent(self, cnn: nn.Module, outputs: int | None) -> RecurrentNetwork:
         if self.method == "framewise":

@@ -56,8 +56,9 @@ def compare(
         budget: of every network.
         networks: "prernn" (frame-wise, traditional, PreRNN and PreRNN-SIH with GRU and LSTM), "supplement" (hidden
             sizes, layers, pre-trained or random ``W_xy``: the PreRNN supplement's Tables 1 to 3), "rcn" (the four
-            initialisations of the supplement's Table 1 and the inflated network) or "continuity" (the one network of
-            ``spec``, with its states going on in training in different ways).
+            initialisations of the supplement's Table 1 and the inflated network), "continuity" (the one network of
+            ``spec``, with its states going on in training in different ways) or "starts" (that network with ``W_hh``
+            that starts at different scales).
         cells: of PreRNN's table and the supplement's.
         structures: of ``W_hh``; tried on the PreRNN network that did best in the search, or on the RCN that starts
             pre-trained and at the identity.
@@ -114,6 +115,8 @@ def _rows(
         return lineup.supplement_rows(spec, task, cells)
     if networks == "continuity":
         return lineup.continuity_rows(spec, task)
+    if networks == "starts":
+        return lineup.start_rows(spec, task, structures)
     return lineup.rcn_rows(spec, task, structures, also)
 
 

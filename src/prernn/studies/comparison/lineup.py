@@ -9,13 +9,14 @@ from typing import Any, Literal
 from torch import nn
 
 from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters, total_weights
+from prernn.layers.memory import LASTING
 from prernn.models.backbones import backbone
 from prernn.models.from_config import NetworkSpec
 from prernn.tasks.task import Task
 from prernn.training.continuity import SINGLE_CLIPS, Continuity
 from prernn.training.learning import SPARSE_POWER
 
-LINEUPS = ("prernn", "supplement", "rcn", "continuity")
+LINEUPS = ("prernn", "supplement", "rcn", "continuity", "starts")
 
 CELLS = ("gru", "lstm")
 
@@ -38,6 +39,9 @@ WAYS: dict[str, Continuity] = {
 
 SHARES_OF_SIZE = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 """Hidden sizes of traditional RNNs as parts of PreRNN's: 256 to 4096 of 4096 in the PreRNN supplement's Table 1."""
+
+GAINS: tuple[float | Literal["lasting"], ...] = (1.0, 2.0, LASTING, 5.0)
+"""How large ``W_hh`` starts."""
 
 RCN_STARTS: dict[str, dict[str, Any]] = {
     "random, random": {"pretrained": False, "init": "random"},
@@ -168,6 +172,15 @@ def continuity_rows(spec: NetworkSpec, task: Task) -> list[Row]:
         if known not in [row.continuity for row in rows]:
             rows.append(replace(_counted(name, spec, task), continuity=known))
     return rows
+
+
+def start_rows(spec: NetworkSpec, task: Task, structures: Sequence[str]) -> list[Row]:
+    """The network of ``spec``, full and sparse, with ``W_hh`` that starts as large as each of `GAINS` says."""
+    return [
+        _counted(f"{hidden}, gain {gain}", replace(spec, hidden=hidden, hidden_gain=gain), task)
+        for hidden in ("full", *structures)
+        for gain in GAINS
+    ]
 
 
 def sparse_row(best: Row, hidden: str, task: Task) -> Row:
