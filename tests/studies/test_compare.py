@@ -319,7 +319,12 @@ def test_the_networks_of_the_supplement(root):
 
 def test_starts_of_w_hh(root):
     rows = lineup.start_rows(TINY, data_of(root).task, ["diagonal"])
-    assert [row.name for row in rows[:4]] == ["full, gain 1.0", "full, gain 2.0", "full, gain lasting", "full, gain 5.0"]
+    assert [row.name for row in rows[:4]] == [
+        "full, gain 1.0",
+        "full, gain 2.0",
+        "full, gain lasting",
+        "full, gain 5.0",
+    ]
     gains = [row.spec.build(2).recurrent_layers[0].hidden_to_hidden.gain for row in rows]
     assert gains == pytest.approx([1, 2, 3, 5] * 2, abs=1e-3)
     assert {row.spec.hidden for row in rows[4:]} == {"diagonal"}

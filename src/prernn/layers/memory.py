@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prernn.layers.arguments import real
-from prernn.layers.cells import Cell, GRUCell, LSTMCell, VRNNCell
+from prernn.layers.cells import Cell, GRUCell, VRNNCell
 
 LASTING: Literal["lasting"] = "lasting"
 """In place of a gain: that of `lasting_gain`."""
@@ -32,20 +32,24 @@ def lasting_gain(cell: Cell) -> float:
     """The gain of ``W_hh`` with which a recurrence near zero keeps a share of 0.933 of its state from frame to frame.
 
     Near zero, where `prernn.calibrate` puts gate inputs, a step is linear, ``s_t = (k I + m W_hh) s_{t-1}`` plus input:
-    sigmoids stand at 1/2, so that k = 1/2 and m = 1/4 in LSTM and GRU; in a VRNN k = 0 and m is the root mean square of
-    the activation's slopes on both sides of zero, 1 for tanh, sqrt(1/2) for ReLU. ``W_hh`` uniform in
-    ``+-gain/sqrt(n)`` has a spectral radius of ``gain/sqrt(3)`` (the circular law), and the step one of
-    ``k + m gain/sqrt(3)``. From a gain of 1, torch.nn's, a GRU's state loses half in 1.6 frames before anything is
-    learnt, and what was earlier has hardly a gradient. Where the radius is above 1 a state grows until it saturates.
+    a GRU's gates stand at 1/2, so that k = 1/2 and m = 1/4; in a VRNN k = 0 and m is the root mean square of the
+    activation's slopes on both sides of zero, 1 for tanh, sqrt(1/2) for ReLU. ``W_hh`` uniform in ``+-gain/sqrt(n)``
+    has a spectral radius of ``gain/sqrt(3)`` (the circular law), and the step one of ``k + m gain/sqrt(3)``. From a
+    gain of 1, torch.nn's, a GRU's state loses half in 1.6 frames before anything is learnt, and what was earlier has
+    hardly a gradient. Where the radius is above 1 a state grows until it saturates.
+
+    An LSTM starts at 1. The same numbers hold for it near zero, but its cell adds up where a GRU takes means: larger
+    starts made its states overflow in training (docs/results.md), and from 1 it learns to remember as it is.
 
     Example:
+        >>> from prernn.layers.cells import LSTMCell
         >>> [round(lasting_gain(cell), 2) for cell in (GRUCell(), LSTMCell(), VRNNCell(), VRNNCell(torch.relu))]
-        [3.0, 3.0, 1.62, 2.29]
+        [3.0, 1.0, 1.62, 2.29]
 
     Args:
         cell: for one that is not prernn's own the gain is 1.
     """
-    if isinstance(cell, GRUCell | LSTMCell):
+    if isinstance(cell, GRUCell):
         kept, slope = 1 / 2, 1 / 4
     elif isinstance(cell, VRNNCell):
         kept, slope = 0.0, _slope(cell.activation)
