@@ -9,7 +9,9 @@ from torch import nn
 import prernn
 from prernn.layers.cells import CELLS, GRUCell, LinearCell, LSTMCell, VRNNCell
 from prernn.layers.hidden_to_hidden import HiddenToHidden
+from prernn.layers.input_to_hidden import TraditionalInput
 from prernn.layers.memory import KEPT, lasting_gain
+from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.layers.structures.parse import hidden_structure
 from prernn.models.from_config import NetworkSpec
 from small_cnns import FcNet, film, prepare
@@ -120,6 +122,26 @@ def test_a_relu_keeps_what_is_left_of_it():
 @pytest.mark.parametrize("cell", [LinearCell(), LSTMCell()])
 def test_other_cells_start_as_torchs(cell):
     assert lasting_gain(cell) == 1.0
+
+
+@pytest.mark.parametrize("update", ["new", "old"])
+def test_units_that_are_alone_last_by_their_update_gates(update):
+    """A diagonal GRU's units keep what they have for 2 to 30 frames; with other structures the bias begins at 0."""
+    torch.manual_seed(0)
+    cell, size = GRUCell(update=update), 400
+    layer = RecurrentLayer(TraditionalInput(3, size, 3), cell, size, "diagonal", hidden_gain="lasting")
+    reset, _, candidate = layer.bias.detach()
+    assert not reset.any()
+    assert not candidate.any()
+    assert layer.hidden_to_hidden.gain == 1
+    h = torch.ones(1, size)
+    layer.hidden_to_hidden.zero_()
+    kept = layer.run(torch.zeros(1, 1, 3, size), (h,))[0].detach().flatten()
+    frames = 1 / (1 - kept)  # of 1 / (1 + b), which the update gate is, after one frame
+    assert 2 <= frames.min() < 3
+    assert 28 < frames.max() <= 30.1
+    for other in ("full", "ring", "band:3"):
+        assert not RecurrentLayer(TraditionalInput(3, 12, 3), cell, 12, other, hidden_gain="lasting").bias.any()
 
 
 @pytest.mark.parametrize("gain", [-1, float("nan"), "3", True])

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from prernn.layers.arguments import real
 from prernn.layers.cells import Cell, GRUCell, VRNNCell
+from prernn.layers.structures.base import Structure
+from prernn.layers.structures.regular import Diagonal
 
 LASTING: Literal["lasting"] = "lasting"
 """In place of a gain: that of `lasting_gain`."""
@@ -17,7 +19,11 @@ KEPT = 0.933
 """Share of a state that is left after a frame: half in 10 frames."""
 
 
-def lasting_or(gain: float | str, cell: Cell) -> float:
+FRAMES = 30
+"""That the longest memory of a diagonal GRU's units lasts at the start."""
+
+
+def lasting_or(gain: float | str, cell: Cell, structure: Structure) -> float:
     """A gain, or that of `lasting_gain` for "lasting".
 
     Raises:
@@ -25,7 +31,9 @@ def lasting_or(gain: float | str, cell: Cell) -> float:
     """
     if isinstance(gain, str) and gain != LASTING:
         raise ValueError(f"hidden_gain: expected a number from 0 on or {LASTING!r}, got {gain!r}")
-    return lasting_gain(cell) if isinstance(gain, str) else real("hidden_gain", gain, 0)
+    if not isinstance(gain, str):
+        return real("hidden_gain", gain, 0)
+    return 1.0 if _each_alone(cell, structure) else lasting_gain(cell)
 
 
 def lasting_gain(cell: Cell) -> float:
@@ -56,6 +64,25 @@ def lasting_gain(cell: Cell) -> float:
     else:
         return 1.0
     return math.sqrt(3) * (KEPT - kept) / slope if slope else 1.0
+
+
+@torch.no_grad()
+def spread_(bias: Tensor, cell: Cell, structure: Structure) -> None:
+    """Lets the units of a diagonal GRU begin with memories of 2 to 30 frames; any other recurrence is left alone.
+
+    Where a unit hears itself alone, many units have no common mode that could last. So each gets a time of its own by
+    the bias of its update gate, ``-log U(1, T - 1)``: it takes a new value at a rate of one in so many frames (Tallec
+    and Ollivier, "Can recurrent neural networks warp time?", 2018, section 2).
+    """
+    if not _each_alone(cell, structure):
+        return
+    assert isinstance(cell, GRUCell)
+    lasts = torch.log(torch.empty_like(bias[1]).uniform_(1, FRAMES - 1))
+    bias[1] = -lasts if cell.update == "new" else lasts
+
+
+def _each_alone(cell: Cell, structure: Structure) -> bool:
+    return isinstance(cell, GRUCell) and isinstance(structure, Diagonal)
 
 
 @torch.no_grad()

@@ -11,8 +11,9 @@ from prernn.layers.cells import ROW_STATES, Cell
 from prernn.layers.dropout import Dropout, Masks
 from prernn.layers.hidden_to_hidden import HiddenToHidden
 from prernn.layers.input_to_hidden import InputToHidden
-from prernn.layers.memory import lasting_or
+from prernn.layers.memory import LASTING, lasting_or, spread_
 from prernn.layers.structures.base import Structure
+from prernn.layers.structures.parse import hidden_structure
 from prernn.ops.reference import State
 
 
@@ -52,9 +53,12 @@ class RecurrentLayer(nn.Module):
         self.input_to_hidden = input_to_hidden
         self.cell = cell
         self.activation = activation
-        gain = lasting_or(hidden_gain, cell)
-        self.hidden_to_hidden = HiddenToHidden(size, len(cell.gates), hidden, gain=gain, device=device, dtype=dtype)
+        structure = hidden_structure(hidden)
+        gain = lasting_or(hidden_gain, cell, structure)
+        self.hidden_to_hidden = HiddenToHidden(size, len(cell.gates), structure, gain=gain, device=device, dtype=dtype)
         self.bias = nn.Parameter(torch.zeros(len(cell.gates), size, device=device, dtype=dtype))
+        if hidden_gain == LASTING:
+            spread_(self.bias, cell, structure)
         self.calibration: nn.Module = nn.Identity()  # of gate inputs, see `prernn.calibrate`
 
     @property
