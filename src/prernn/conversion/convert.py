@@ -59,15 +59,11 @@ def convert(
         cell: "vrnn", "lstm", "gru", or a cell of your own, ``"file.py:Name"``.
         input: "gate", a copy of the weights for each gate (PreRNN), or "single", one input for all (PreRNN-SIH).
         hidden: structure of ``W_hh``.
-        hidden_gain: how large ``W_hh`` starts, uniform in ``+-hidden_gain/sqrt(fan_in)``. 1 is torch.nn's start;
-            "lasting" is one from which a state lasts some 10 frames before anything is learnt
-            (`prernn.layers.memory.lasting_gain`), which learns much faster what an early frame means for a late
-            one. It is meant for gate inputs near zero, as `prernn.calibrate` puts them.
+        hidden_gain: ``W_hh`` starts in ``+-hidden_gain/sqrt(fan_in)``; "lasting": so that states last, see `lasting_gain`.
         pretrained: False draws ``W_xy`` anew and keeps the structure (supplement, Table 3).
         keep_activation: False is the papers' form. True leaves the CNN's activation ``H`` where it was, so that gates
-            read the features that the CNN was trained to make: ``u_t(g) = P(H(B(W_g * x_t) + gamma_t))``. Without it
-            all that reaches the gates is linear in the mean of the layer's input over the places; with it the layer
-            runs at every place, as in the CNN.
+            read the CNN's own features, ``u_t(g) = P(H(B(W_g * x_t) + gamma_t))``; without it all that reaches them is
+            linear in the mean of the layer's input over the places.
         outputs: size of a new output layer; None keeps the CNN's own.
         image_size: ``(H, W)`` or ``(D, H, W)`` of a frame, only where no usual size fits the CNN.
 
@@ -78,23 +74,15 @@ def convert(
     look_up(input, INPUTS, "input", "introduced")
     make_cell(cell)
     network = open_network(cnn, image_size)
-    names = [_last_layer(network, keep_activation)] if layer is None else [layer] if isinstance(layer, str) else layer
-    if len(set(names)) != len(names) or not names:
-        raise ValueError(f"expected different layer names, got {names!r}")
+    names = _names(network, layer, keep_activation)
     for name in names:
         _make_recurrent(network, name, cell, input, hidden, hidden_gain, pretrained, keep_activation)
     if outputs is not None:
         replace_output(network, outputs)
-    options: dict[str, Any] = {
-        "layer": list(names),
-        "cell": cell,
-        "input": input,
-        "hidden": hidden,
-        "pretrained": pretrained,
-    }
+    options: dict[str, Any] = {"cell": cell, "input": input, "hidden": hidden, "pretrained": pretrained}
     options |= {"keep_activation": True} if keep_activation else {}
     options |= {"hidden_gain": hidden_gain} if hidden_gain != 1 else {}
-    network.recipe = network.recipe.with_step("convert", outputs=outputs, image_size=image_size, **options)
+    network.recipe = network.recipe.with_step("convert", outputs=outputs, image_size=image_size, layer=names, **options)
     return network.train(cnn.training)
 
 
@@ -192,9 +180,14 @@ def framewise(
     return network.train(cnn.training)
 
 
-def _last_layer(network: RecurrentNetwork, keep_activation: bool) -> str:
-    """The layer to convert where none is named; the convolutions of an RCN count as the CNN's own."""
-    return unit_of(surroundings.find_layer(without_units(network.cnn), keep_activation=keep_activation).name)
+def _names(network: RecurrentNetwork, layer: str | Sequence[str] | None, keep_activation: bool) -> list[str]:
+    """The layers to convert; the last where none is named. The convolutions of an RCN count as the CNN's own."""
+    if layer is None:
+        return [unit_of(surroundings.find_layer(without_units(network.cnn), keep_activation=keep_activation).name)]
+    names = [layer] if isinstance(layer, str) else list(layer)
+    if len(set(names)) != len(names) or not names:
+        raise ValueError(f"expected different layer names, got {names!r}")
+    return names
 
 
 def _make_recurrent(
