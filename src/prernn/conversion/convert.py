@@ -59,7 +59,7 @@ def convert(
         cell: "vrnn", "lstm", "gru", or a cell of your own, ``"file.py:Name"``.
         input: "gate", a copy of the weights for each gate (PreRNN), or "single", one input for all (PreRNN-SIH).
         hidden: structure of ``W_hh``.
-        hidden_gain: ``W_hh`` starts in ``+-hidden_gain/sqrt(fan_in)``; "lasting": so that states last, see `lasting_gain`.
+        hidden_gain: ``W_hh`` starts in ``+-hidden_gain/sqrt(fan_in)``; "lasting": so that states last (`lasting_gain`).
         pretrained: False draws ``W_xy`` anew and keeps the structure (supplement, Table 3).
         keep_activation: False is the papers' form. True leaves the CNN's activation ``H`` where it was, so that gates
             read the CNN's own features, ``u_t(g) = P(H(B(W_g * x_t) + gamma_t))``; without it all that reaches them is
@@ -118,8 +118,7 @@ def traditional(
         hidden: structure of ``W_hh``.
         hidden_gain: as in `convert`.
         activation: H of a VRNN, "tanh" (also where None is given) or "relu", which most CNNs' layers have.
-        behind: "features", or "outputs": the RNN then reads what the CNN answers, whose output layer stays below it
-            (post-processing of what was estimated frame by frame).
+        behind: "features", or "outputs": what the CNN answers, whose output layer stays below (post-processing).
         outputs: size of a new output layer; None keeps the number, and the layer itself where ``D`` fits it.
         image_size: as in `convert`.
 
