@@ -17,11 +17,12 @@ from prernn.conversion.graph.graft import recurrent_nodes
 from prernn.conversion.modes import evaluating
 from prernn.conversion.network import RecurrentNetwork
 from prernn.layers.arguments import real
-from prernn.layers.calibration import Calibration
+from prernn.layers.calibration import Calibration, Restoration
 from prernn.layers.cells import LinearCell
 from prernn.layers.computed_weights import copy_of
 from prernn.layers.input_to_hidden import SingleInput, TraditionalInput
 from prernn.layers.recurrent_layer import RecurrentLayer
+from prernn.layers.starts import passed
 
 STEP = "calibrated"
 """In a recipe."""
@@ -123,7 +124,11 @@ def measure(network: RecurrentNetwork, run: Run, gain: float = GAIN) -> None:
                 raise ValueError(f"expected videos to calibrate layer {name} on, got none")
             mean, deviation = found.mean, found.deviation
             least = FLOOR * float(deviation.square().mean().sqrt())
-            layer.calibration.measure(mean, deviation.clamp(min=max(least, 1e-6)), gain)
+            deviation = deviation.clamp(min=max(least, 1e-6))
+            layer.calibration.measure(mean, deviation, gain)
+            if isinstance(layer.restoration, Restoration):
+                own = layer.cell.own_gate if len(mean) > 1 else 0
+                layer.restoration.measure(mean[own], deviation[own], gain * passed(layer.cell))
 
 
 @dataclass

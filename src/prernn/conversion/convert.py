@@ -18,7 +18,9 @@ from prernn.layers.computed_weights import computed
 from prernn.layers.input_to_hidden import INPUTS, TraditionalInput
 from prernn.layers.names import look_up
 from prernn.layers.recurrent_layer import RecurrentLayer
+from prernn.layers.starts import CNN, gain_of
 from prernn.layers.structures.base import Structure
+from prernn.layers.structures.regular import Full
 
 PLACES = ("features", "outputs")
 """Of a CNN, where a traditional RNN can stand: on the vector that the output layer reads, or on what that gives."""
@@ -31,7 +33,7 @@ def convert(
     cell: str = "gru",
     input: str = "gate",
     hidden: str | Structure = "full",
-    hidden_gain: float | str = 1.0,
+    start: float | str = 1.0,
     pretrained: bool = True,
     keep_activation: bool = False,
     outputs: int | None = None,
@@ -59,7 +61,7 @@ def convert(
         cell: "vrnn", "lstm", "gru", or a cell of your own, ``"file.py:Name"``.
         input: "gate", a copy of the weights for each gate (PreRNN), or "single", one input for all (PreRNN-SIH).
         hidden: structure of ``W_hh``.
-        hidden_gain: ``W_hh`` starts in ``+-hidden_gain/sqrt(fan_in)``; "lasting": so that states last (`lasting_gain`).
+        start: a factor of torch.nn's ``W_hh``, "lasting" or "cnn" (with calibration): see `prernn.layers.starts`.
         pretrained: False draws ``W_xy`` anew and keeps the structure (supplement, Table 3).
         keep_activation: False is the papers' form. True leaves the CNN's activation ``H`` where it was, so that gates
             read the CNN's own features, ``u_t(g) = P(H(B(W_g * x_t) + gamma_t))``; without it all that reaches them is
@@ -72,16 +74,16 @@ def convert(
         NotImplementedError: the layer can't become recurrent; says what was looked for and what to pass.
     """
     look_up(input, INPUTS, "input", "introduced")
-    make_cell(cell)
+    _check_start(start, cell, keep_activation)
     network = open_network(cnn, image_size)
     names = _names(network, layer, keep_activation)
     for name in names:
-        _make_recurrent(network, name, cell, input, hidden, hidden_gain, pretrained, keep_activation)
+        _make_recurrent(network, name, cell, input, hidden, start, pretrained, keep_activation)
     if outputs is not None:
         replace_output(network, outputs)
     options: dict[str, Any] = {"cell": cell, "input": input, "hidden": hidden, "pretrained": pretrained}
     options |= {"keep_activation": True} if keep_activation else {}
-    options |= {"hidden_gain": hidden_gain} if hidden_gain != 1 else {}
+    options |= {"start": start} if start != 1 else {}
     network.recipe = network.recipe.with_step("convert", outputs=outputs, image_size=image_size, layer=names, **options)
     return network.train(cnn.training)
 
@@ -93,7 +95,7 @@ def traditional(
     hidden_size: int | None = None,
     num_layers: int = 1,
     hidden: str | Structure = "full",
-    hidden_gain: float | str = 1.0,
+    start: float | str = 1.0,
     activation: str | None = None,
     behind: str = "features",
     outputs: int | None = None,
@@ -116,7 +118,7 @@ def traditional(
         hidden_size: ``D`` of each new layer; None takes the size of that vector.
         num_layers: how many layers to stack.
         hidden: structure of ``W_hh``.
-        hidden_gain: as in `convert`.
+        start: as in `convert`.
         activation: H of a VRNN, "tanh" (also where None is given) or "relu", which most CNNs' layers have.
         behind: "features", or "outputs": what the CNN answers, whose output layer stays below (post-processing).
         outputs: size of a new output layer; None keeps the number, and the layer itself where ``D`` fits it.
@@ -128,7 +130,7 @@ def traditional(
     """
     num_layers = whole("num_layers", num_layers)
     hidden_size = None if hidden_size is None else whole("hidden_size", hidden_size)
-    check_traditional(cell, activation, behind)
+    check_traditional(cell, activation, behind, start)
     network = open_network(cnn, image_size)
     head = find_output_layer(network.cnn) if behind == "features" else None
     vector = final_value(network.cnn) if head is None else argument(head, 0)
@@ -136,21 +138,23 @@ def traditional(
         raise NotImplementedError(f"expected the output layer to read a vector, got {value_shape(vector)}")
     size = shape_of(vector)[1] if hidden_size is None else hidden_size
     known = vector if behind == "outputs" else head if size != shape_of(vector)[1] else None  # whose outputs stay
-    _stack(network, vector, size, num_layers, cell, hidden, hidden_gain, activation)
+    _stack(network, vector, size, num_layers, cell, hidden, start, activation)
     wanted = outputs if outputs is not None or known is None else shape_of(known)[1]
     if wanted is not None:
         replace_output(network, wanted)
     options: dict[str, Any] = {"cell": cell, "hidden_size": hidden_size, "num_layers": num_layers, "hidden": hidden}
-    options |= {"hidden_gain": hidden_gain} if hidden_gain != 1 else {}
+    options |= {"start": start} if start != 1 else {}
     options |= {"activation": activation} if activation else {}
     options |= {"behind": behind} if behind != "features" else {}
     network.recipe = network.recipe.with_step("traditional", outputs=outputs, image_size=image_size, **options)
     return network.train(cnn.training)
 
 
-def check_traditional(cell: str, activation: str | None, behind: str) -> None:
+def check_traditional(cell: str, activation: str | None, behind: str, start: float | str = 1.0) -> None:
     """Raises ValueError for what `traditional` does not take."""
-    make_cell(cell)
+    gain_of(start, make_cell(cell), Full())
+    if start == CNN:
+        raise ValueError(f"start={CNN!r}: expected a layer of the CNN that becomes recurrent, got stacked layers")
     if activation is not None and (cell != "vrnn" or activation not in ACTIVATIONS):
         known = " or ".join(ACTIVATIONS)
         raise ValueError(f"activation: expected {known} with the cell vrnn, got {activation!r} with {cell!r}")
@@ -179,6 +183,12 @@ def framewise(
     return network.train(cnn.training)
 
 
+def _check_start(start: float | str, cell: str, keep_activation: bool) -> None:
+    gain_of(start, make_cell(cell), Full())
+    if start == CNN and cell != "vrnn" and not keep_activation:
+        raise ValueError(f"start={CNN!r} with the cell {cell}: expected keep_activation, whose features are restored")
+
+
 def _names(network: RecurrentNetwork, layer: str | Sequence[str] | None, keep_activation: bool) -> list[str]:
     """The layers to convert; the last where none is named. The convolutions of an RCN count as the CNN's own."""
     if layer is None:
@@ -195,7 +205,7 @@ def _make_recurrent(
     cell_name: str,
     input: str,
     hidden: str | Structure,
-    hidden_gain: float | str,
+    start: float | str,
     pretrained: bool,
     keep_activation: bool,
 ) -> None:
@@ -214,7 +224,7 @@ def _make_recurrent(
     if weight in network.drawn_anew:  # and so are its copies for other gates
         network.drawn_anew |= set(form.parameters(recurse=False))
     made: dict[str, Any] = {
-        "hidden_gain": hidden_gain,
+        "start": start,
         "activation": activation,
         "device": weight.device,
         "dtype": weight.dtype,
@@ -243,7 +253,7 @@ def _stack(
     layers: int,
     cell_name: str,
     hidden: str | Structure,
-    hidden_gain: float | str,
+    start: float | str,
     activation: str | None,
 ) -> None:
     """Stacks ``layers`` new recurrent layers on ``vector``."""
@@ -253,7 +263,7 @@ def _stack(
     for _ in range(layers):
         cell = make_cell(cell_name, **function)
         projection = TraditionalInput(inputs, size, len(cell.gates), device=device, dtype=dtype)
-        layer = RecurrentLayer(projection, cell, size, hidden, hidden_gain=hidden_gain, device=device, dtype=dtype)
+        layer = RecurrentLayer(projection, cell, size, hidden, start=start, device=device, dtype=dtype)
         vector = insert_layer(module, free_name(module, "recurrent"), layer, [vector], vector, [])
         inputs = size
     network.note_layers()

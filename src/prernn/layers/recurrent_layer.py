@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from prernn import ops
-from prernn.layers.cells import ROW_STATES, Cell
+from prernn.layers.calibration import Restoration
+from prernn.layers.cells import ROW_STATES, Cell, VRNNCell
 from prernn.layers.dropout import Dropout, Masks
 from prernn.layers.hidden_to_hidden import HiddenToHidden
 from prernn.layers.input_to_hidden import InputToHidden
-from prernn.layers.memory import LASTING, lasting_or, spread_
+from prernn.layers.starts import CNN, gain_of, set_biases
 from prernn.layers.structures.base import Structure
 from prernn.layers.structures.parse import hidden_structure
 from prernn.ops.reference import State
@@ -26,7 +27,7 @@ class RecurrentLayer(nn.Module):
         cell: gate equations.
         size: hidden size ``D``.
         hidden: structure of ``W_hh``.
-        hidden_gain: how large ``W_hh`` starts, see `HiddenToHidden`, or "lasting", see `lasting_gain`.
+        start: how it starts, see `prernn.layers.starts`: a number that multiplies ``W_hh``, "lasting" or "cnn".
         activation: the module that a VRNN cell applies, registered here so that its parameters train.
 
     Attributes:
@@ -44,7 +45,7 @@ class RecurrentLayer(nn.Module):
         size: int,
         hidden: str | Structure = "full",
         *,
-        hidden_gain: float | str = 1.0,
+        start: float | str = 1.0,
         activation: nn.Module | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
@@ -54,12 +55,13 @@ class RecurrentLayer(nn.Module):
         self.cell = cell
         self.activation = activation
         structure = hidden_structure(hidden)
-        gain = lasting_or(hidden_gain, cell, structure)
+        gain = gain_of(start, cell, structure)
         self.hidden_to_hidden = HiddenToHidden(size, len(cell.gates), structure, gain=gain, device=device, dtype=dtype)
         self.bias = nn.Parameter(torch.zeros(len(cell.gates), size, device=device, dtype=dtype))
-        if hidden_gain == LASTING:
-            spread_(self.bias, cell, structure)
+        set_biases(self.bias, start, cell, structure)
         self.calibration: nn.Module = nn.Identity()  # of gate inputs, see `prernn.calibrate`
+        restores = start == CNN and not isinstance(cell, VRNNCell)
+        self.restoration = Restoration(size, device=device, dtype=dtype) if restores else nn.Identity()  # of outputs
 
     @property
     def hidden_size(self) -> int:
@@ -130,4 +132,4 @@ class RecurrentLayer(nn.Module):
         batch = state[0].shape[0]
         u = u.unflatten(0, (-1, batch)) if batch else u.unsqueeze(0)  # (T, B, G, D...); of no streams one step is all
         out, state = self.run(u, state)
-        return out.flatten(0, 1), state
+        return self.restoration(out.flatten(0, 1)), state

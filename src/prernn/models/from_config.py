@@ -14,8 +14,8 @@ from prernn.conversion.inflate import inflate
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.rcn import convert_rcn
 from prernn.layers.input_to_hidden import INPUTS
-from prernn.layers.memory import LASTING
 from prernn.layers.names import look_up
+from prernn.layers.starts import CNN, LASTING
 from prernn.models.backbones import DEFAULT_BACKBONE, backbone, input_spec, known_backbone
 
 
@@ -30,7 +30,7 @@ class NetworkSpec:
         weights: a local file of weights in place of the library's, or the run folder of a frame-wise network: see
             `prernn.models.weight_files.load_weights`. Where ``outputs`` are given, its output layer may be another.
         keep_output: keep the CNN's own output layer, which its weights were trained for, and draw none anew; it has to
-            have as many outputs as the task.
+            have as many outputs as the task (``backbone_options`` may have to say so: ``{"classes": 136}``).
         backbone_options: further arguments of the backbone, such as ``{"frames": 8}`` for C3D.
         channels: input channels where they are not the 3 of colour, such as 20 for ten frames of optical flow: see
             `prernn.models.weight_files.adapt_channels`.
@@ -41,8 +41,10 @@ class NetworkSpec:
         cell: "vrnn", "lstm", "gru", or a cell of your own, ``"file.py:Name"``.
         input: "gate" (PreRNN) or "single" (PreRNN-SIH), or a form of your own.
         hidden: structure of ``W_hh``.
-        hidden_gain: how large ``W_hh`` starts: see `convert`. None is "lasting" where ``calibrate`` is on, else 1, as
-            in the papers.
+        start: how the recurrence starts: see `prernn.layers.starts`. A number multiplies torch.nn's ``W_hh``; from
+            "lasting" states last, for questions about time; from "cnn" the network begins as the CNN, for questions
+            that a frame nearly answers (LSTM and GRU: with ``keep_activation`` and ``calibrate``). None is "lasting"
+            where ``calibrate`` is on, else 1, as in the papers. Stacked layers take "lasting" in place of "cnn".
         rcn: further arguments of `convert_rcn`, such as ``{"init": "random", "mix": "sum"}``; its ``layers`` and
             ``hidden`` are ``layer`` and ``hidden`` here, unless they stand in ``rcn``.
         rcn_below: convert the CNN to an RCN first and then by ``method``: PreRNN on top of RCN.
@@ -72,7 +74,7 @@ class NetworkSpec:
     cell: str = "gru"
     input: str = "gate"
     hidden: str = "full"
-    hidden_gain: float | Literal["lasting"] | None = None
+    start: float | Literal["lasting", "cnn"] | None = None
     rcn: dict[str, Any] = field(default_factory=dict)
     rcn_below: bool = False
     pretrained_layer: bool = True
@@ -146,18 +148,18 @@ class NetworkSpec:
         side = input_spec(self.backbone, self.pretrained)["size"]
         return None if self.frames is None else (self.frames, side, side)
 
-    def _hidden_gain(self) -> float | str:
-        if self.hidden_gain is not None:
-            return self.hidden_gain
-        return LASTING if self.calibrate else 1.0
+    def _start(self, stacked: bool) -> float | str:
+        if self.start is None:
+            return LASTING if self.calibrate else 1.0
+        return LASTING if stacked and self.start == CNN else self.start
 
     def _make_recurrent(self, cnn: nn.Module, outputs: int | None) -> RecurrentNetwork:
         if self.method == "framewise":
             return framewise(cnn, outputs=outputs, image_size=self._clip_size())
         if self.method == "rcn":
             return convert_rcn(cnn, outputs=outputs, **{"layers": self.layer, "hidden": self.hidden, **self.rcn})
-        recurrence: dict[str, Any] = {"cell": self.cell, "hidden": self.hidden, "hidden_gain": self._hidden_gain()}
-        kind = {**recurrence, "outputs": outputs}
+        recurrence: dict[str, Any] = {"cell": self.cell, "hidden": self.hidden}
+        kind = {**recurrence, "start": self._start(self.method == "traditional"), "outputs": outputs}
         if self.method == "traditional":
             kind |= {"activation": self.activation, "behind": self.behind}
             network = traditional(cnn, hidden_size=self.hidden_size, num_layers=self.num_layers, **kind)
@@ -165,6 +167,7 @@ class NetworkSpec:
         kind |= {"pretrained": self.pretrained_layer, "keep_activation": self.keep_activation}
         network = convert(cnn, self.layer, input=self.input, **kind)
         if self.layers_on_top:
-            top = {**recurrence, "activation": self.activation}
+            top = {**recurrence, "start": self._start(True), "activation": self.activation}
             network = traditional(network, num_layers=self.layers_on_top, **top)
-        return with_calibration(network, stacked=self.calibrate == "all") if self.calibrate else network
+        begun = self.start == CNN and self.cell == "vrnn"  # it is the CNN as it is
+        return with_calibration(network, stacked=self.calibrate == "all") if self.calibrate and not begun else network

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters, total_weights
-from prernn.layers.memory import LASTING
+from prernn.layers.starts import LASTING
 from prernn.models.backbones import backbone
 from prernn.models.from_config import NetworkSpec
 from prernn.tasks.task import Task
@@ -177,7 +177,7 @@ def continuity_rows(spec: NetworkSpec, task: Task) -> list[Row]:
 def start_rows(spec: NetworkSpec, task: Task, structures: Sequence[str]) -> list[Row]:
     """The network of ``spec``, full and sparse, with ``W_hh`` that starts as large as each of `GAINS` says."""
     return [
-        _counted(f"{hidden}, gain {gain}", replace(spec, hidden=hidden, hidden_gain=gain), task)
+        _counted(f"{hidden}, gain {gain}", replace(spec, hidden=hidden, start=gain), task)
         for hidden in ("full", *structures)
         for gain in GAINS
     ]

@@ -42,14 +42,22 @@ def recording(net: RecurrentNetwork) -> Iterator[Activations]:
 
 def _watch(name: str, layer: RecurrentLayer, seen: Activations) -> list[Any]:
     inputs: list[Tensor] = []
+    states: list[Tensor] = []
 
     def keep(module: nn.Module, arguments: tuple, u: Tensor) -> None:
         inputs.append(u)
 
-    def note(module: nn.Module, arguments: tuple, result: tuple) -> None:
-        seen[name] = gate_activations(layer, inputs.pop(), arguments[1], result[0])
+    def keep_states(module: nn.Module, arguments: tuple, result: Tensor) -> None:
+        states.append(arguments[0])
 
-    return [layer.calibration.register_forward_hook(keep), layer.register_forward_hook(note)]
+    def note(module: nn.Module, arguments: tuple, result: tuple) -> None:
+        seen[name] = gate_activations(layer, inputs.pop(), arguments[1], states.pop())
+
+    return [
+        layer.calibration.register_forward_hook(keep),
+        layer.restoration.register_forward_hook(keep_states),
+        layer.register_forward_hook(note),
+    ]
 
 
 @torch.no_grad()
@@ -60,7 +68,7 @@ def gate_activations(layer: RecurrentLayer, u: Tensor, state: tuple, out: Tensor
         layer: a recurrent layer.
         u: gate inputs of ``T*B`` frames, time first: ``(T*B, G, D...)``, or ``(T*B, 1, D...)`` for all gates.
         state: that the layer started from, tensors ``(B, D...)``.
-        out: its outputs ``(T*B, D...)``.
+        out: its hidden states ``(T*B, D...)``.
 
     Returns:
         ``{gate: (B, T, D...)}``, by the cell's own equations.

@@ -1,4 +1,4 @@
-"""How large a recurrence starts, so that it remembers before it has learnt to."""
+"""How a recurrence starts: as torch.nn's, so that it remembers, or so that the network is the CNN still."""
 
 import math
 from collections.abc import Callable
@@ -8,32 +8,67 @@ import torch
 from torch import Tensor, nn
 
 from prernn.layers.arguments import real
-from prernn.layers.cells import Cell, GRUCell, VRNNCell
+from prernn.layers.cells import Cell, GRUCell, LSTMCell, VRNNCell
 from prernn.layers.structures.base import Structure
 from prernn.layers.structures.regular import Diagonal
 
 LASTING: Literal["lasting"] = "lasting"
-"""In place of a gain: that of `lasting_gain`."""
+"""A state lasts some ten frames: see `lasting_gain` and `_spread`."""
+
+CNN: Literal["cnn"] = "cnn"
+"""The network begins as the CNN: ``W_hh = 0``, gates let pass what they read, `Restoration` brings its scale back."""
 
 KEPT = 0.933
 """Share of a state that is left after a frame: half in 10 frames."""
 
-
 FRAMES = 30
 """That the longest memory of a diagonal GRU's units lasts at the start."""
 
+OPEN = 3.0
+"""Bias of a gate that lets pass, its negative that of one that is shut: sigmoid(3) = 0.95."""
 
-def lasting_or(gain: float | str, cell: Cell, structure: Structure) -> float:
-    """A gain, or that of `lasting_gain` for "lasting".
+
+def gain_of(start: float | str, cell: Cell, structure: Structure) -> float:
+    """How large ``W_hh`` starts, as a multiple of ``+-1/sqrt(fan_in)``.
+
+    Args:
+        start: a number, that multiple itself; "lasting" or "cnn".
 
     Raises:
         ValueError: another word, or a number below 0.
+        NotImplementedError: "cnn" of a cell that is not prernn's own.
     """
-    if isinstance(gain, str) and gain != LASTING:
-        raise ValueError(f"hidden_gain: expected a number from 0 on or {LASTING!r}, got {gain!r}")
-    if not isinstance(gain, str):
-        return real("hidden_gain", gain, 0)
+    if not isinstance(start, str):
+        return real("start", start, 0)
+    if start not in (LASTING, CNN):
+        raise ValueError(f"start: expected a number from 0 on, {LASTING!r} or {CNN!r}, got {start!r}")
+    if start == CNN:
+        if not isinstance(cell, GRUCell | LSTMCell | VRNNCell):
+            raise NotImplementedError(f"start={CNN!r}: expected the cell vrnn, lstm or gru, got {type(cell).__name__}")
+        return 0.0
     return 1.0 if _each_alone(cell, structure) else lasting_gain(cell)
+
+
+@torch.no_grad()
+def set_biases(bias: Tensor, start: float | str, cell: Cell, structure: Structure) -> None:
+    """Biases ``(G, D)`` that a start asks for; zeros are left for any other."""
+    if start == LASTING and _each_alone(cell, structure):
+        _spread(bias, cell)
+    if start == CNN:
+        for gate, side in _opened(cell).items():
+            bias[cell.gates.index(gate)] = side * OPEN
+
+
+def _opened(cell: Cell) -> dict[str, int]:
+    """Gates that stand open (1) or shut (-1) where a network begins as the CNN: what is new passes, what is old not."""
+    if isinstance(cell, GRUCell):
+        return {"z": 1 if cell.update == "new" else -1}
+    return {"i": 1, "f": -1, "o": 1} if isinstance(cell, LSTMCell) else {}
+
+
+def passed(cell: Cell) -> float:
+    """What opened gates let pass of a small input: the share of it that the output is."""
+    return 1 / (1 + math.exp(-OPEN)) ** sum(side > 0 for side in _opened(cell).values())
 
 
 def lasting_gain(cell: Cell) -> float:
@@ -66,16 +101,13 @@ def lasting_gain(cell: Cell) -> float:
     return math.sqrt(3) * (KEPT - kept) / slope if slope else 1.0
 
 
-@torch.no_grad()
-def spread_(bias: Tensor, cell: Cell, structure: Structure) -> None:
-    """Lets the units of a diagonal GRU begin with memories of 2 to 30 frames; any other recurrence is left alone.
+def _spread(bias: Tensor, cell: Cell) -> None:
+    """Lets the units of a diagonal GRU begin with memories of 2 to 30 frames.
 
     Where a unit hears itself alone, many units have no common mode that could last. So each gets a time of its own by
     the bias of its update gate, ``-log U(1, T - 1)``: it takes a new value at a rate of one in so many frames (Tallec
     and Ollivier, "Can recurrent neural networks warp time?", 2018, section 2).
     """
-    if not _each_alone(cell, structure):
-        return
     assert isinstance(cell, GRUCell)
     lasts = torch.log(torch.empty_like(bias[1]).uniform_(1, FRAMES - 1))
     bias[1] = -lasts if cell.update == "new" else lasts
