@@ -277,7 +277,7 @@ def test_a_clip_network_answers_once(root):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--networks", "cnn"], "expected networks to be one of prernn, rcn, continuity, got 'cnn'"),
+        (["--networks", "cnn"], "expected networks to be one of prernn, supplement, rcn, continuity, starts, got 'cnn'"),
         (["--few", "0"], "expected at least 1 video of each class, got few=0"),
         (["--cells", "gru", "lost"], "lost"),
         (["--also", "r3d_18"], "beside networks='rcn' alone, got r3d_18"),
@@ -326,5 +326,5 @@ def test_starts_of_w_hh(root):
         "full, gain 5.0",
     ]
     gains = [row.spec.build(2).recurrent_layers[0].hidden_to_hidden.gain for row in rows]
-    assert gains == pytest.approx([1, 2, 3, 5] * 2, abs=1e-3)
+    assert gains == pytest.approx([1, 2, 3, 5, 1, 2, 1, 5], abs=1e-3)  # a diagonal lasts by its biases
     assert {row.spec.hidden for row in rows[4:]} == {"diagonal"}
