@@ -152,3 +152,15 @@ def test_a_diagonal_of_ones_is_as_bright_as_its_scale_says(tmp_path):
     near = np.abs(picture - brightest).sum(-1) < 6
     bar = picture.shape[0] * 3 // 4
     assert near[:bar].sum() > 200  # on the map itself, not on its scale
+
+
+@pytest.mark.parametrize("draw", ["curves", "lines"])
+def test_no_network_looks_like_another(figures, tmp_path, draw):
+    names = [f"network {k}" for k in range(2 * len(COLOURS))]
+    if draw == "curves":
+        curves.curves({"loss": {name: [k, k + 1.0] for k, name in enumerate(names)}}, tmp_path / "a.png")
+    else:
+        points = {name: [(5, k, 0.0), (10, k + 1, 0.0)] for k, name in enumerate(names)}
+        curves.lines({"accuracy": points}, tmp_path / "a.png", along="videos")
+    drawn = {line.get_label(): (line.get_color(), line.get_marker()) for line in figures[-1].axes[0].get_lines()}
+    assert len({drawn[name] for name in names}) == len(names)

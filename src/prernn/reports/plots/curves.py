@@ -32,8 +32,9 @@ def curves(series: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path
     figure, axes = plt.subplots(1, len(series), figsize=(5.2 * len(series), 3.8), squeeze=False)
     for axis, (metric, lines) in zip(axes[0], series.items(), strict=True):
         apart = Apart()
-        for colour, (name, values) in zip(colour_cycle(len(lines)), lines.items(), strict=True):
-            axis.plot(range(1, len(values) + 1), values, label=name, color=colour, marker="o", **apart.style(values))
+        for place, (colour, (name, values)) in enumerate(zip(colour_cycle(len(lines)), lines.items(), strict=True)):
+            marker = MARKERS[place // len(COLOURS) % len(MARKERS)]  # another where colours begin again
+            axis.plot(range(1, len(values) + 1), values, label=name, color=colour, marker=marker, **apart.style(values))
         count_epochs(axis)
         name_measure(axis, metric)
         axis.grid(alpha=0.3)
@@ -218,7 +219,7 @@ def lines(
                 *(at, means),
                 label=name,
                 color=colour,
-                marker=MARKERS[place % len(MARKERS)],
+                marker=MARKERS[(place + place // len(COLOURS)) % len(MARKERS)],  # none has the look of another
                 linewidth=1.4,
                 **apart.style(means),
             )
