@@ -23,6 +23,15 @@ def items():
     ]
 
 
+@pytest.mark.parametrize(
+    "value", [torch.tensor(1.5), torch.zeros(0, 3), torch.ones(4, 4)[:, 1], torch.tensor([True, False])]
+)
+def test_tensors_of_any_form_are_told_apart(value):
+    """One number, none, parts of others, truth values."""
+    own, other = (kept._digest_of({"x": tensor}) for tensor in (value, value.clone()))
+    assert own == other != kept._digest_of({"x": torch.cat([value.reshape(-1), value.new_ones(1)])})
+
+
 def changed(**values):
     first, second = items()
     return [first, {**second, **values}]

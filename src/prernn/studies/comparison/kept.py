@@ -92,7 +92,7 @@ def _digest_of(item: dict[str, Any]) -> str:
         value = item[name]
         if isinstance(value, Tensor):
             found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-            found.update(value.contiguous().view(torch.uint8).numpy().data if value.numel() else b"")
+            found.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
         else:
             found.update(f"{name} {value!r}".encode())
     return found.hexdigest()
