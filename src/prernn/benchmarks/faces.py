@@ -56,7 +56,7 @@ FRAMEWISE: dict[str, Any] = {"method": "framewise"}
 PREGRU: dict[str, Any] = {"method": "prernn", "cell": "gru", "layer": "fc6", "keep_activation": True, "calibrate": True}
 
 
-PREVRNN: dict[str, Any] = {"method": "prernn", "cell": "vrnn", "layer": "fc6", "calibrate": False, "start": 0}
+PREVRNN: dict[str, Any] = {"method": "prernn", "cell": "vrnn", "layer": "fc6", "start": "cnn"}
 """It begins as the frame-wise network that it is made of."""
 
 

@@ -26,9 +26,9 @@ from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole, seeds_text
 from prernn.studies import early
 from prernn.studies.comparison import disagreements, lineup
-from prernn.studies.comparison.kept import KeptTrainings, Start
+from prernn.studies.comparison.kept import Start, trainings
 from prernn.studies.comparison.lineup import Budget, Row, check_budget
-from prernn.studies.comparison.trainings import inputs, pool
+from prernn.studies.comparison.trainings import inputs
 from prernn.studies.comparison.tuning import best, search, summary, train_all
 from prernn.tasks.task import Task
 from prernn.training.data_module import VideoData
@@ -77,13 +77,10 @@ def compare(
     with bars() as progress:
         rows = _rows(spec, data.task, networks, cells, structures, also)
         known, train, test = inputs(data, rows, budget, progress, whole=networks == "rcn")
-        kept = KeptTrainings(out, known, train, test)
-        with pool(jobs, known, train, test) as executor:
-            start = kept.start(executor)
+        with trainings(out, jobs, known, train, test) as start:
             rows = _tuned(start, rows, budget, data.task, progress, structures if networks == "prernn" else ())
             # written after each training, so that a long comparison that is ended early leaves what it found
             train_all(start, rows, budget, data.task, progress, lambda: _write_record(rows, budget, out))
-        kept.say()
     table = [summary(row) for row in rows]
     write_table(out / "comparison.csv", table)
     _write_record(rows, budget, out)

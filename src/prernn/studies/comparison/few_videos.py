@@ -23,9 +23,9 @@ from prernn.reports.plots.curves import lines
 from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole, seeds_text
 from prernn.studies.comparison import lineup
-from prernn.studies.comparison.kept import KeptTrainings
+from prernn.studies.comparison.kept import trainings
 from prernn.studies.comparison.lineup import Budget, Row, check_budget
-from prernn.studies.comparison.trainings import LIVE, inputs, labels_of, pool
+from prernn.studies.comparison.trainings import LIVE, inputs, labels_of
 from prernn.studies.comparison.tuning import best, search, summary, train_all
 from prernn.tasks.task import Task
 from prernn.training.data_module import VideoData
@@ -89,12 +89,9 @@ def few_videos(
         rows = []
         for size in possible:
             rows += _at_size(kinds, size, steps, known.labels, budget, data.task)
-        kept = KeptTrainings(out, known, train, test)
-        with pool(jobs, known, train, test) as executor:
-            start = kept.start(executor)
+        with trainings(out, jobs, known, train, test) as start:
             search(start, rows, budget, data.task, progress)
             train_all(start, rows, budget, data.task, progress, lambda: _write_record(rows, budget, out))
-        kept.say()
     table = [_line(row, _reference(row, rows, data.task)) for row in rows]
     write_table(out / "few-videos.csv", table)
     _write_record(rows, budget, out)

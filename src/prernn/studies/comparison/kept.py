@@ -1,10 +1,12 @@
 """Trainings that a comparison keeps, so that one that is begun again in the same folder goes on where it was ended."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 import prernn
-from prernn.studies.comparison.trainings import Known, Training, train_one
+from prernn.studies.comparison.trainings import Known, Training, pool, train_one
 from prernn.tasks.task import Verdict
 from prernn.training.frozen_trunk.learner import Items
 
@@ -21,6 +23,15 @@ FILE = "trainings.jsonl"
 
 Start = Callable[[Training], "Future[dict[str, Any]]"]
 """Begins a training."""
+
+
+@contextlib.contextmanager
+def trainings(folder: Path, jobs: int, known: Known, train: Items, test: Items) -> Iterator[Start]:
+    """Begins trainings, ``jobs`` at a time, and keeps them in a folder; what that knows is taken from it."""
+    kept = KeptTrainings(folder, known, train, test)
+    with pool(jobs, known, train, test) as executor:
+        yield partial(kept.start, executor)
+        kept.say()
 
 
 class KeptTrainings:
@@ -43,11 +54,8 @@ class KeptTrainings:
         self._found = _read(self.path)
         self.taken = 0
 
-    def start(self, executor: Executor) -> Start:
-        """Begins trainings in an executor of `prernn.studies.comparison.trainings.pool`, or takes what is known."""
-        return lambda training: self._start(executor, training)
-
-    def _start(self, executor: Executor, training: Training) -> "Future[dict[str, Any]]":
+    def start(self, executor: Executor, training: Training) -> "Future[dict[str, Any]]":
+        """Begins a training in an executor of `prernn.studies.comparison.trainings.pool`, or takes what is known."""
         key = _digest([self._shared, dataclasses.asdict(training)])
         if key in self._found:
             self.taken += 1
