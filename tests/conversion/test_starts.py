@@ -248,3 +248,9 @@ def test_a_config_begins_as_the_cnn():
         "on top": [0, pytest.approx(3, abs=0.01)],
     }
     assert [len(unmeasured(net)) for net in nets.values()] == [0, 1, 0, 1]
+
+
+def test_an_activation_with_weights_of_another_precision():
+    """The mean square of PReLU's two slopes, 1 and 1/4."""
+    expected = math.sqrt(3) * KEPT / math.sqrt((1 + 1 / 16) / 2)
+    assert lasting_gain(VRNNCell(nn.PReLU().double())) == pytest.approx(expected, rel=1e-3)
