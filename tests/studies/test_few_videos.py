@@ -67,6 +67,21 @@ def test_whole_networks(root, tmp_path, monkeypatch):
     assert len(row["finals"]) == 1
 
 
+def test_dropout_of_the_configuration_is_every_networks(root, tmp_path, monkeypatch):
+    all_rows = lineup.few_videos_rows
+    monkeypatch.setattr(lineup, "few_videos_rows", lambda *given: all_rows(*given)[1:2])
+    losses = []
+    for share in ("0", "0.5"):
+        out = tmp_path / share / "out"
+        out.parent.mkdir()
+        options = ("--sizes", "2", "--seeds", "0", "--model.learning.dropout.inputs", share)
+        assert study(root, out, *options) == 0
+        record = json.loads((out / "few-videos.json").read_text())
+        assert record["budget"]["dropout"]["inputs"] == float(share)
+        losses.append(record["rows"][0]["finals"][0]["history"]["train loss"])
+    assert losses[0] != losses[1]
+
+
 def test_a_difference_of_pairs_is_students():
     """The interval holds 0 as often as the test of pairs says."""
     chance = np.random.default_rng(0)

@@ -2,7 +2,8 @@
 
 from argparse import ArgumentParser, Namespace
 
-from prernn.commands.arguments.command import Command, given
+from prernn.commands.arguments.budget import budget_of
+from prernn.commands.arguments.command import Command
 from prernn.commands.arguments.complaints import in_plain_words
 from prernn.commands.arguments.fit_options import check_options
 
@@ -38,14 +39,12 @@ def run(options: Namespace) -> None:
     own = [name.replace("_", "-") for name in vars(options)]
     check_options("compare", options.words, own)
     from prernn.studies.comparison.compare import compare
-    from prernn.studies.comparison.lineup import Budget
     from prernn.training.lightning_cli import read_config
 
     with in_plain_words():
         recipe, learning, data = read_config(options.words)
-    chosen = given(options, "epochs", "rates", "shares", "seeds", "passes", "batch_size", "few", "judge")
-    chosen |= {name: tuple(value) for name, value in chosen.items() if isinstance(value, list)}
-    budget = Budget(**chosen, continuity=learning.continuity, sparse_power=learning.sparse_power)
+    names = ("epochs", "rates", "shares", "seeds", "passes", "batch_size", "few", "judge")
+    budget = budget_of(options, learning, *names)
     further = {name: getattr(options, name) for name in ("networks", "cells", "structures", "also", "jobs")}
     compare(data, recipe, options.out, budget, **further)
 

@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from prernn.commands.arguments.budget import budget_of
 from prernn.commands.arguments.command import Command, Parser, given
 from prernn.commands.arguments.complaints import in_plain_words
 from prernn.commands.arguments.fit_options import check_options
@@ -44,7 +45,6 @@ def run(options: Namespace) -> None:
     own = [name.replace("_", "-") for name in vars(options)]
     check_options("study", options.words, own)
     from prernn.studies.comparison.few_videos import SIZES, few_videos
-    from prernn.studies.comparison.lineup import Budget
     from prernn.studies.demo import prepare
     from prernn.training.lightning_cli import read_config
 
@@ -54,9 +54,7 @@ def run(options: Namespace) -> None:
         words = ["--config", str(prepare(Path(options.out), max(*sizes, *SIZES)))]
     with in_plain_words():
         recipe, learning, data = read_config(words)
-    chosen = given(options, "rates", "shares", "seeds", "passes", "batch_size", "judge")
-    chosen |= {name: tuple(value) for name, value in chosen.items() if isinstance(value, list)}
-    budget = Budget(**chosen, continuity=learning.continuity, sparse_power=learning.sparse_power)
+    budget = budget_of(options, learning, "rates", "shares", "seeds", "passes", "batch_size", "judge")
     few_videos(data, recipe, options.out, budget, sizes=sizes, **given(options, "steps", "structures", "whole", "jobs"))
 
 

@@ -30,9 +30,6 @@ STEP = "calibrated"
 SATURATED = 2.0
 """From here on a gate hardly moves: sigmoid(2) = 0.88, tanh(2) = 0.96."""
 
-FLOOR = 0.1
-"""Of the deviation over all units, which no unit's is taken to be below: some hardly move in a few videos."""
-
 GAIN = 0.2
 """Standard deviation of gate inputs, see `calibrate`."""
 
@@ -43,11 +40,13 @@ Run = Callable[[], object]
 def calibrate(
     network: RecurrentNetwork, videos: Sequence[Tensor], *, gain: float = GAIN, stacked: bool = False
 ) -> RecurrentNetwork:
-    """A copy of a converted network whose gate inputs have mean 0 and one standard deviation, the gain, over videos.
+    """A copy of a converted network whose gate inputs have mean 0 and a standard deviation, the gain, over videos.
 
-    Each unit of each gate gets an affine map in front of the recurrence, ``u' = gain (u - mean) / deviation``: 2 G D
-    fixed numbers, or 2 D where all gates share one input. They are buffers, which training leaves alone, and go with
-    checkpoints, streams and exports. Layers behind a calibrated one are calibrated on what it gives then. Stacked
+    Each unit of each gate gets an affine map in front of the recurrence, ``u' = gain (u - mean) / deviation``, with its
+    own mean and the root mean square of the deviations of all units of the gate: 2 G D fixed numbers, or 2 D where all
+    gates share one input. A deviation of its own for each unit would make units that hardly move as loud as those that
+    say something, which costs most where videos are few (docs/results.md). The numbers are buffers, which training
+    leaves alone, and go with checkpoints, streams and exports. Layers behind a calibrated one are calibrated on what it gives then. Stacked
     layers (`traditional`), whose weights start at the right scale, are left as they are unless ``stacked`` asks for
     them; the units of an RCN, which begin as the CNN, always. Calibrating again on the same videos changes nothing.
 
@@ -123,8 +122,6 @@ def measure(network: RecurrentNetwork, run: Run, gain: float = GAIN) -> None:
             if not found.count:
                 raise ValueError(f"expected videos to calibrate layer {name} on, got none")
             mean, deviation = found.mean, found.deviation
-            least = FLOOR * float(deviation.square().mean().sqrt())
-            deviation = deviation.clamp(min=max(least, 1e-6))
             layer.calibration.measure(mean, deviation, gain)
             if isinstance(layer.restoration, Restoration):
                 own = layer.cell.own_gate if len(mean) > 1 else 0
@@ -200,7 +197,11 @@ def saturation_lines(before: Iterable[GateInputs], after: Iterable[GateInputs]) 
 
 @dataclass
 class _Moments:
-    """Running mean and deviation over frames, in float64 (Chan, Golub and LeVeque 1979)."""
+    """Running mean and deviation over frames, in float64 (Chan, Golub and LeVeque 1979).
+
+    Attributes:
+        mean: of each gate and unit.
+    """
 
     count: int = 0
     mean: Any = 0.0
@@ -215,8 +216,9 @@ class _Moments:
 
     @property
     def deviation(self) -> Tensor:
-        found: Tensor = (self.squares / self.count).sqrt()
-        return found
+        """Of each gate, as that of each of its units: the root mean square over them."""
+        found: Tensor = (self.squares / self.count).mean(1, keepdim=True).sqrt()
+        return found.clamp(min=1e-6).expand_as(self.mean)
 
 
 @contextmanager

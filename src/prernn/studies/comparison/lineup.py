@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters, total_weights
+from prernn.layers.dropout import Dropout
 from prernn.layers.starts import LASTING
 from prernn.models.backbones import backbone
 from prernn.models.from_config import NetworkSpec
@@ -237,6 +238,7 @@ class Budget:
         clip: gradient norm at most.
         continuity: how states go on from clip to clip in training; networks of whole clips have none.
         sparse_power: of the learning rate of sparse recurrences, see `prernn.training.learning.rate_factors`.
+        dropout: of recurrent layers in training.
     """
 
     epochs: int = 20
@@ -251,6 +253,7 @@ class Budget:
     clip: float = 1.0
     continuity: Continuity = field(default_factory=Continuity)
     sparse_power: float = SPARSE_POWER
+    dropout: Dropout = Dropout()
 
 
 def check_budget(task: Task, budget: Budget) -> None:

@@ -148,6 +148,8 @@ def train_one(training: Training) -> dict[str, Any]:
     torch.manual_seed(training.seed)
     net = training.spec.build(task.outputs)
     channels_last(net)
+    for layer in net.recurrent_layers:
+        layer.dropout = budget.dropout
     learns = learner(net, known.at, frozen=known.frozen)
     calibrate_behind(net, learns, train_items)
     continuity = SINGLE_CLIPS if is_clip_network(net) else (training.continuity or budget.continuity).of(task)
