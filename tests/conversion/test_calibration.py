@@ -8,7 +8,14 @@ import torch
 
 import prernn
 from equations import close
-from prernn.conversion.calibration import GAIN, Calibration, drop_calibration, gate_inputs_of, unmeasured, with_calibration
+from prernn.conversion.calibration import (
+    GAIN,
+    Calibration,
+    drop_calibration,
+    gate_inputs_of,
+    unmeasured,
+    with_calibration,
+)
 from prernn.conversion.trunk import split
 from prernn.layers.cells import CELLS
 from prernn.layers.input_to_hidden import INPUTS

@@ -30,7 +30,7 @@ STEP = "calibrated"
 SATURATED = 2.0
 """From here on a gate hardly moves: sigmoid(2) = 0.88, tanh(2) = 0.96."""
 
-GAIN = 0.2
+GAIN = 0.1
 """Standard deviation of gate inputs, see `calibrate`."""
 
 Run = Callable[[], object]
@@ -50,14 +50,14 @@ def calibrate(
     layers (`traditional`), whose weights start at the right scale, are left as they are unless ``stacked`` asks for
     them; the units of an RCN, which begin as the CNN, always. Calibrating again on the same videos changes nothing.
 
-    The gain is 0.2 unless told: so two deviations are 0.4, up to where tanh is linear within 5 % and a sigmoid stays
-    between 0.4 and 0.6: every gate can move both ways, and learns from the first step.
+    The gain is 0.1 unless told: so three deviations are 0.3, up to where tanh is linear within 3 % and a sigmoid stays
+    between 0.42 and 0.58: every gate can move both ways, and learns from the first step.
 
     Example:
         >>> import prernn, torch
         >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16).eval()
         >>> net = prernn.convert(cnn, "fc6", cell="gru", input="single", outputs=3)
-        >>> net = prernn.calibrate(net, [torch.rand(2, 5, 3, 16, 16)], gain=0.2)
+        >>> net = prernn.calibrate(net, [torch.rand(2, 5, 3, 16, 16)], gain=0.1)
         >>> net.recurrent_layers[0].calibration.scale.shape
         torch.Size([1, 16])
 

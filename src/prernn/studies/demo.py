@@ -25,6 +25,7 @@ from prernn.conversion.accounting import matched_hidden_size, recurrent_paramete
 from prernn.conversion.graph.ending import find_output_layer
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.trunk import inputs_of, split
+from prernn.layers.dropout import Dropout
 from prernn.media import sample_videos
 from prernn.media.sampling import Sampling
 from prernn.media.video import read_frames
@@ -59,6 +60,10 @@ OPTIONS: dict[str, Any] = {"sampling": {"frames": FRAMES, "rule": "consecutive"}
 
 LEARNING_RATE = 0.3
 """For every row alike."""
+
+
+DROPOUT = Dropout(inputs=0.3)
+"""Likewise: what the gates read of a clip is never all that is in it."""
 
 
 CONTINUITY = Continuity(clips=2, carry=True, onset=0.5)
@@ -198,7 +203,8 @@ def open_task(data: Path) -> Action:
 def _config(spec: NetworkSpec, data: Path, seed: int) -> str:
     """What makes a run of the folder, for ``prernn test`` and its kind."""
     task = {"class_path": "prernn.tasks.Action", "init_args": {"layout": "folders", **OPTIONS}}
-    values = {"model": {"recipe": asdict(spec)}, "data": {"root": str(data.resolve()), "task": task}}
+    model = {"recipe": asdict(spec), "learning": {"dropout": asdict(DROPOUT)}}
+    values = {"model": model, "data": {"root": str(data.resolve()), "task": task}}
     return yaml.safe_dump({"seed_everything": seed, **values}, sort_keys=False)
 
 
@@ -258,6 +264,8 @@ def train_head(
     torch.manual_seed(seed)
     learns, items, shown = head(row), train.read_by(row), test.read_by(row)
     calibrate_behind(row.net, learns, items)
+    for layer in row.net.recurrent_layers:
+        layer.dropout = DROPOUT
     order = [in_rows(items, task, continuity, BATCH, seed, epoch) for epoch in range(epochs)]
     steps = epochs * batches_in_epoch(len(items), continuity, BATCH)
     optimizer = sgd(learns, LEARNING_RATE)

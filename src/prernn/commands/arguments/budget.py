@@ -14,6 +14,8 @@ def budget_of(options: Namespace, learning: "Learning", *names: str) -> "Budget"
     """A budget of those of the named options that are given, the rest as the configuration's ``learning`` or as usual."""
     from prernn.studies.comparison.lineup import Budget
 
-    chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in given(options, *names).items()}
+    chosen = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given(options, *names).items()
+    }
     own = {name: getattr(learning, name) for name in ("continuity", "sparse_power", "dropout")}
     return Budget(**chosen, **own)
