@@ -46,9 +46,10 @@ def calibrate(
     own mean and the root mean square of the deviations of all units of the gate: 2 G D fixed numbers, or 2 D where all
     gates share one input. A deviation of its own for each unit would make units that hardly move as loud as those that
     say something, which costs most where videos are few (docs/results.md). The numbers are buffers, which training
-    leaves alone, and go with checkpoints, streams and exports. Layers behind a calibrated one are calibrated on what it gives then. Stacked
-    layers (`traditional`), whose weights start at the right scale, are left as they are unless ``stacked`` asks for
-    them; the units of an RCN, which begin as the CNN, always. Calibrating again on the same videos changes nothing.
+    leaves alone, and go with checkpoints, streams and exports. Layers behind a calibrated one are calibrated on what it
+    gives then. Stacked layers (`traditional`), whose weights are drawn for inputs of deviation 1, are left as torch.nn
+    has them unless ``stacked`` asks for them; the units of an RCN, which begin as the CNN, always. Calibrating again on
+    the same videos changes nothing.
 
     The gain is 0.1 unless told: so three deviations are 0.3, up to where tanh is linear within 3 % and a sigmoid stays
     between 0.42 and 0.58: every gate can move both ways, and learns from the first step.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def budget_of(options: Namespace, learning: "Learning", *names: str) -> "Budget":
-    """A budget of those of the named options that are given, the rest as the configuration's ``learning`` or as usual."""
+    """A budget of the named options that are given, the rest as the configuration's ``learning`` or as usual."""
     from prernn.studies.comparison.lineup import Budget
 
     chosen = {

@@ -253,7 +253,7 @@ class Budget:
     clip: float = 1.0
     continuity: Continuity = field(default_factory=Continuity)
     sparse_power: float = SPARSE_POWER
-    dropout: Dropout = Dropout()
+    dropout: Dropout = field(default_factory=Dropout)
 
 
 def check_budget(task: Task, budget: Budget) -> None:
