@@ -213,7 +213,8 @@ def _contestants(classes: int, seed: int) -> list[Contestant]:
     matched = matched_hidden_size(cnn, cell="gru", outputs=classes)
     rows = [
         Contestant("frame-wise CNN", NetworkSpec(pretrained=True, method="framewise")),
-        Contestant(STACKED, NetworkSpec(pretrained=True, method="traditional", hidden_size=matched)),
+        # its gate inputs are calibrated too, so that all networks have the same care
+        Contestant(STACKED, NetworkSpec(pretrained=True, method="traditional", hidden_size=matched, calibrate="all")),
         Contestant("PreGRU", replace(CONVERTED, input="gate")),
         Contestant(MAIN, CONVERTED),
         Contestant(f"{MAIN}, band:1%", replace(CONVERTED, hidden="band:1%")),
