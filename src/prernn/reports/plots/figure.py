@@ -16,7 +16,20 @@ from prernn.reports.files import whole_file
 
 matplotlib.use("Agg")  # no window: these run on servers and in tests
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8B5A2B", "#7F7F7F", "#9ACD32")
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#E69F00",
+    "#000000",
+    "#8B5A2B",
+    "#7F7F7F",
+    "#9ACD32",
+    "#882255",
+    "#44AA99",
+)
 
 MARKERS = "os^Dv"
 
