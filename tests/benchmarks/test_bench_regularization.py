@@ -25,7 +25,7 @@ CHOSEN = ["as it is", "states 0.2", "constant rate", "constant rate, average 0.9
 
 
 def test_ways_train_as_their_names_say(root, capsys):
-    words = ["--root", str(root), "--few", "2", "--epochs", "3", "--seeds", "0", "--out", str(root / "out")]
+    words = ["--root", str(root), "--few", "2", "--epochs", "10", "--seeds", "0", "--out", str(root / "out")]
     assert main(["bench", "regularization", *words, "--ways", *CHOSEN]) == 0
     lines = rows(root / "out" / "regularization.csv")
     assert [line["way"] for line in lines] == CHOSEN
@@ -34,7 +34,7 @@ def test_ways_train_as_their_names_say(root, capsys):
     assert len(set(losses)) == 4
     text = (root / "out" / "regularization.md").read_text()
     assert all(f"| {way} " in text for way in CHOSEN)
-    assert "2 clips a class, 3 epochs, rate 0.6, 1 seed" in text
+    assert "2 clips a class, 10 epochs, rate 0.6, 1 seed" in text
     capsys.readouterr()
     assert main(["bench", "regularization", *words, "--ways", "sleep"]) == 2
     assert "expected some of 'as it is', 'inputs 0.2'" in capsys.readouterr().err
