@@ -277,7 +277,10 @@ def test_a_clip_network_answers_once(root):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--networks", "cnn"], "one of prernn, supplement, rcn, continuity, starts, got 'cnn'"),
+        (
+            ["--networks", "cnn"],
+            "expected networks to be one of prernn, supplement, rcn, continuity, starts, got 'cnn'",
+        ),
         (["--few", "0"], "expected at least 1 video of each class, got few=0"),
         (["--cells", "gru", "lost"], "lost"),
         (["--also", "r3d_18"], "beside networks='rcn' alone, got r3d_18"),

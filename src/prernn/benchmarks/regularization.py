@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from prernn.benchmarks.measuring import report
 from prernn.conversion.trunk import inputs_of, split
-from prernn.layers.dropout import Dropout
+from prernn.layers.dropout import Dropout, drop
 from prernn.reports.files import write_table
 from prernn.reports.progress import bars
 from prernn.reports.tables import mean_text, seeds_text
@@ -126,8 +126,7 @@ def _train(way: str, seed: int, task: Task, items: Items, test: Items, options: 
     net = CONVERTED.build(task.outputs)
     learns = learner(net, inputs_of(net))
     calibrate_behind(net, learns, few)
-    for layer in net.recurrent_layers:
-        layer.dropout = learning.dropout
+    drop(net.recurrent_layers, learning.dropout)
     in_epoch = batches_in_epoch(len(few), CONTINUITY, BATCH)
     schedule = _schedule(learns.part, learning, in_epoch, in_epoch * options.epochs)
     mean = AveragedModel(learns.part, multi_avg_fn=exponential(learning.average)) if learning.average else None

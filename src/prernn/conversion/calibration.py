@@ -51,8 +51,8 @@ def calibrate(
     has them unless ``stacked`` asks for them; the units of an RCN, which begin as the CNN, always. Calibrating again on
     the same videos changes nothing.
 
-    The gain is 0.1 unless told: so three deviations are 0.3, up to where tanh is linear within 3 % and a sigmoid stays
-    between 0.42 and 0.58: every gate can move both ways, and learns from the first step.
+    The gain is 0.1 unless told: so over all units three deviations are 0.3, up to where tanh is linear within 3 % and a
+    sigmoid stays between 0.42 and 0.58: every gate can move both ways, and learns from the first step.
 
     Example:
         >>> import prernn, torch
@@ -122,11 +122,10 @@ def measure(network: RecurrentNetwork, run: Run, gain: float = GAIN) -> None:
                 run()
             if not found.count:
                 raise ValueError(f"expected videos to calibrate layer {name} on, got none")
-            mean, deviation = found.mean, found.deviation
-            layer.calibration.measure(mean, deviation, gain)
+            layer.calibration.measure(found.mean, found.deviation, gain)
             if isinstance(layer.restoration, Restoration):
-                own = layer.cell.own_gate if len(mean) > 1 else 0
-                layer.restoration.measure(mean[own], deviation[own], gain * passed(layer.cell))
+                own = layer.cell.own_gate if len(found.mean) > 1 else 0
+                layer.restoration.measure(found.mean[own], found.deviation[own], gain * passed(layer.cell))
 
 
 @dataclass
@@ -198,11 +197,7 @@ def saturation_lines(before: Iterable[GateInputs], after: Iterable[GateInputs]) 
 
 @dataclass
 class _Moments:
-    """Running mean and deviation over frames, in float64 (Chan, Golub and LeVeque 1979).
-
-    Attributes:
-        mean: of each gate and unit.
-    """
+    """Running mean ``(G, D)`` and deviation ``(G, 1)`` over frames, in float64 (Chan, Golub and LeVeque 1979)."""
 
     count: int = 0
     mean: Any = 0.0
@@ -217,9 +212,9 @@ class _Moments:
 
     @property
     def deviation(self) -> Tensor:
-        """Of each gate, as that of each of its units: the root mean square over them."""
+        """Of each gate, the root mean square over its units."""
         found: Tensor = (self.squares / self.count).mean(1, keepdim=True).sqrt()
-        return found.clamp(min=1e-6).expand_as(self.mean)
+        return found.clamp(min=1e-6)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ class Calibration(nn.Module):
         return u * self.scale + self.shift
 
     def measure(self, mean: Tensor, deviation: Tensor, gain: float) -> None:
-        """Makes inputs of these means and standard deviations ``(G, D)`` ones of mean 0 and deviation ``gain``."""
+        """Makes inputs of means ``(G, D)`` and a standard deviation a gate ``(G, 1)`` ones of mean 0 and ``gain``."""
         self.scale.copy_(gain / deviation)
         self.shift.copy_(-mean * self.scale)
         self.measured.fill_(1)
@@ -59,6 +59,6 @@ class Restoration(nn.Module):
         return h * self.scale + self.shift
 
     def measure(self, mean: Tensor, deviation: Tensor, gain: float) -> None:
-        """Makes outputs of mean 0 and deviation ``gain`` ones of these means and standard deviations ``(D,)``."""
+        """Makes outputs of mean 0 and deviation ``gain`` ones of means ``(D,)`` and a standard deviation ``(1,)``."""
         self.scale.copy_(deviation / gain)
         self.shift.copy_(mean)

@@ -128,10 +128,17 @@ class DroppedWeights:
 class Dropping(Protocol):
     """A layer that drops, and may be lent masks."""
 
+    dropout: Dropout
     masks: Masks | None
 
     def draw_masks(self, rows: int) -> Masks | None:
         """Masks of a sequence of so many videos, those that it is lent where it is; None where nothing is dropped."""
+
+
+def drop(layers: Sequence[Dropping], dropout: Dropout) -> None:
+    """Lets layers drop so in training."""
+    for layer in layers:
+        layer.dropout = dropout
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from prernn.conversion.accounting import matched_hidden_size, recurrent_paramete
 from prernn.conversion.graph.ending import find_output_layer
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.trunk import inputs_of, split
-from prernn.layers.dropout import Dropout
+from prernn.layers.dropout import Dropout, drop
 from prernn.media import sample_videos
 from prernn.media.sampling import Sampling
 from prernn.media.video import read_frames
@@ -265,8 +265,7 @@ def train_head(
     torch.manual_seed(seed)
     learns, items, shown = head(row), train.read_by(row), test.read_by(row)
     calibrate_behind(row.net, learns, items)
-    for layer in row.net.recurrent_layers:
-        layer.dropout = DROPOUT
+    drop(row.net.recurrent_layers, DROPOUT)
     order = [in_rows(items, task, continuity, BATCH, seed, epoch) for epoch in range(epochs)]
     steps = epochs * batches_in_epoch(len(items), continuity, BATCH)
     optimizer = sgd(learns, LEARNING_RATE)

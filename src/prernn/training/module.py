@@ -23,6 +23,7 @@ from prernn.conversion.clip_network import answers_once, is_clip_network
 from prernn.conversion.modes import channels_last, freeze_statistics
 from prernn.conversion.network import NetworkState, RecurrentNetwork
 from prernn.conversion.recipe import Recipe
+from prernn.layers.dropout import drop
 from prernn.models.checkpoint import RECIPE_KEY, load_state
 from prernn.models.from_config import NetworkSpec
 from prernn.reports.numbers import plain
@@ -80,8 +81,7 @@ class VideoModule(L.LightningModule):
             raise NotImplementedError("learning.checkpoint is for networks that go through a video frame by frame")
         self.continuity = learning.continuity.of(task, self.network) if task else learning.continuity
         self.sparse_power = learning.sparse_power
-        for layer in self.network.recurrent_layers:
-            layer.dropout = learning.dropout
+        drop(self.network.recurrent_layers, learning.dropout)
         self._onward = onward(self.network)
         self._steps: tuple[int, int] | None = None  # of the optimizer, in an epoch and in all
         self._state: NetworkState | None = None  # that rows of the next batch go on from

@@ -16,6 +16,7 @@ from prernn.conversion.clip_network import is_clip_network
 from prernn.conversion.modes import channels_last
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.trunk import inputs_of, split
+from prernn.layers.dropout import drop
 from prernn.models.from_config import NetworkSpec
 from prernn.studies import early
 from prernn.studies.comparison.draws import drawn, held_out
@@ -148,8 +149,7 @@ def train_one(training: Training) -> dict[str, Any]:
     torch.manual_seed(training.seed)
     net = training.spec.build(task.outputs)
     channels_last(net)
-    for layer in net.recurrent_layers:
-        layer.dropout = budget.dropout
+    drop(net.recurrent_layers, budget.dropout)
     learns = learner(net, known.at, frozen=known.frozen)
     calibrate_behind(net, learns, train_items)
     continuity = SINGLE_CLIPS if is_clip_network(net) else (training.continuity or budget.continuity).of(task)
