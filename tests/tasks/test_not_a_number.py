@@ -15,7 +15,7 @@ from prernn.tasks.ctc_decoders import GreedyDecoder
 from prernn.tasks.face.metrics import FaceMetrics
 from prernn.tasks.gesture.metrics import GestureMetrics
 
-NAN = float("nan")
+NAN, INF = float("nan"), float("inf")
 
 
 def batch_of(labels, steps):
@@ -24,13 +24,14 @@ def batch_of(labels, steps):
 
 
 def test_answers():
-    scores = torch.tensor([[0.1, 0.9], [NAN, 0.9], [0.3, 0.2], [NAN, NAN]])
-    assert answers(scores).tolist() == [1, 2, 0, 2]
+    scores = torch.tensor([[0.1, 0.9], [NAN, 0.9], [0.3, 0.2], [NAN, NAN], [INF, 0.1], [-INF, 0.1]])
+    assert answers(scores).tolist() == [1, 2, 0, 2, 2, 1]
 
 
-def test_nothing_is_right_of_a_network_of_classes_that_diverged():
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_nothing_is_right_of_a_network_of_classes_that_diverged(value):
     metrics = ClipMetrics(3)
-    metrics.update(torch.full((4, 5, 3), NAN), batch_of([0, 0, 0, 1], 5))
+    metrics.update(torch.full((4, 5, 3), value), batch_of([0, 0, 0, 1], 5))
     values = metrics.compute()
     assert [float(values[name]) for name in ("clip_accuracy", "frame_accuracy")] == [0, 0]
     assert values["class_accuracy"][:2].tolist() == [0, 0]
@@ -86,7 +87,8 @@ def test_a_prediction_has_no_label():
     assert math.isnan(found.probability)
 
 
-def test_gestures_of_a_network_that_diverged_are_neither_classified_nor_detected():
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_gestures_of_a_network_that_diverged_are_neither_classified_nor_detected(value):
     batch = {
         "target": torch.tensor([[1, 2], [1, 0]]),
         "intervals": torch.tensor([[[0, 8], [16, 24]], [[0, 8], [0, 0]]]),
@@ -96,7 +98,7 @@ def test_gestures_of_a_network_that_diverged_are_neither_classified_nor_detected
         "path": ["a", "b"],
     }
     metrics = GestureMetrics(2, GreedyDecoder(), snippet=8)
-    metrics.update(torch.full((2, 4, 3), NAN), batch)
+    metrics.update(torch.full((2, 4, 3), value), batch)
     values = metrics.compute()
     assert values["accuracy"] == values["detected"] == values["false_alarms"] == 0
     assert values["class_accuracy"].tolist() == [0, 0]

@@ -93,11 +93,7 @@ def turn_colours_round(model: nn.Module) -> None:
 
 def load_into(model: nn.Module, path: str | Path, new_output: bool, channels: int | None) -> nn.Module:
     """`load_weights`, from a file for so many input channels: where it has them, the network's are adapted first."""
-    path = Path(path)
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(f"no file of weights at {path}")
+    path = weights_file(path)
     own = model.state_dict()
     state = _named_as(own, _unwrap(read_weights(path), path))
     if any(".input_to_hidden." in key for key in state):
@@ -111,6 +107,16 @@ def load_into(model: nn.Module, path: str | Path, new_output: bool, channels: in
     check_state(own, state, path)
     model.load_state_dict(state)
     return model
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file of weights at a path, which may be a run folder. Raises FileNotFoundError where there is none."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of weights at {path}")
+    return path
 
 
 def _inputs_in(state: Mapping[str, Tensor], model: nn.Module) -> int | None:

@@ -53,8 +53,8 @@ def class_accuracies(counts: Tensor) -> dict[str, Tensor]:
 
 
 def answers(scores: Tensor) -> Tensor:
-    """The best of K scores ``(..., K)``; K, which is no class, where one of them is not a number."""
-    return scores.argmax(-1).masked_fill(scores.isnan().any(-1), scores.shape[-1])
+    """The best of K scores ``(..., K)``; K, which is no class, where one of them is not a number or infinite."""
+    return scores.argmax(-1).masked_fill(~scores.amax(-1).isfinite(), scores.shape[-1])
 
 
 def masked_cross_entropy(

@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,15 @@ import torch
 from torch import Tensor
 
 import prernn
+from prernn.models.weight_files import read_weights, weights_file
 from prernn.studies.comparison.trainings import Known, Training, pool, train_one
 from prernn.tasks.task import Verdict
 from prernn.training.frozen_trunk.learner import Items
 
 FILE = "trainings.jsonl"
+
+CODE = (".py", ".h", ".cpp")
+"""Files of prernn that its results hang on."""
 
 Start = Callable[[Training], "Future[dict[str, Any]]"]
 """Begins a training."""
@@ -37,9 +42,9 @@ def trainings(folder: Path, jobs: int, known: Known, train: Items, test: Items) 
 class KeptTrainings:
     """The results of trainings in a file, a line each, written as they end.
 
-    A result counts for a training of the same network, rates, seed, budget, task, versions of prernn and torch and the
-    very same inputs: where the trunk's weights, the videos or their sampling are others, so are its features, and
-    everything is trained anew.
+    A result counts for a training of the same network, rates, seed, budget, task, version of torch, code (prernn's, and
+    files of the user's with classes of his own), weights that the network begins with and the very same inputs: where
+    the trunk's weights, the videos or their sampling are others, so are its features, and everything is trained anew.
 
     Args:
         folder: of the comparison; where it has a file of before, that is read.
@@ -52,11 +57,12 @@ class KeptTrainings:
         self.path = folder / FILE
         self._shared = shared_by(known, train, test)
         self._found = _read(self.path)
+        self._weights: dict[str, str] = {}
         self.taken = 0
 
     def start(self, executor: Executor, training: Training) -> "Future[dict[str, Any]]":
         """Begins a training in an executor of `prernn.studies.comparison.trainings.pool`, or takes what is known."""
-        key = _digest([self._shared, dataclasses.asdict(training)])
+        key = _digest([self._shared, dataclasses.asdict(training), self._weights_of(training)])
         if key in self._found:
             self.taken += 1
             done: Future[dict[str, Any]] = Future()
@@ -71,6 +77,15 @@ class KeptTrainings:
         if self.taken:
             print(f"{self.taken} trainings of before taken from {self.path}")
 
+    def _weights_of(self, training: Training) -> str:
+        """A digest of the file of weights that a training's network begins with, which is read once."""
+        path = training.spec.weights
+        if path is None:
+            return ""
+        if path not in self._weights:
+            self._weights[path] = _digest_of(read_weights(weights_file(path)))
+        return self._weights[path]
+
     def _keep(self, key: str, training: Training, ended: "Future[dict[str, Any]]") -> None:
         """Called by the executor, for one training after the other."""
         if ended.cancelled() or ended.exception() is not None:
@@ -78,8 +93,9 @@ class KeptTrainings:
         about = {"method": training.spec.method, "few": training.few, "rate": training.rate, "seed": training.seed}
         line = {"key": key, **about, "search": training.search, "result": _plain(ended.result())}
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        cut = _cut_short(self.path)
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(("\n" if cut else "") + json.dumps(line) + "\n")
 
 
 def shared_by(known: Known, train: Items, test: Items) -> str:
@@ -88,19 +104,38 @@ def shared_by(known: Known, train: Items, test: Items) -> str:
     for searched in ("rates", "shares", "seeds"):  # each training says its own
         del budget[searched]
     pictures = known.budget.seeds[0] if known.curves else None  # the seed that keeps what pictures are drawn of
-    versions = [prernn.__version__, torch.__version__]
-    said = [type(task).__qualname__, repr(task), budget, known.at, known.frozen, known.curves, pictures, versions]
+    code = [torch.__version__, _digest_of_code()]
+    said = [type(task).__qualname__, repr(task), budget, known.at, known.frozen, known.curves, pictures, code]
     return _digest([said, [_digest_of(item) for item in (*train, *test)]])
 
 
-def _digest_of(item: dict[str, Any]) -> str:
-    """Of an item's values but for where it lies."""
+def _digest_of_code() -> str:
+    """Of prernn's files, and of the modules of the user's own that are loaded: classes that he names, what they import.
+
+    A script that calls prernn is none of them: it may ask for more of the same study.
+    """
+    files = [path for path in Path(prernn.__file__).parent.rglob("*") if path.suffix in CODE]
+    return _digest(sorted({hashlib.blake2b(path.read_bytes()).hexdigest() for path in (*files, *_own())}))
+
+
+def _own() -> list[Path]:
+    """Files of loaded modules that belong to no installed package."""
+    installed = [Path(place).resolve() for place in {sys.prefix, sys.base_prefix}]
+    named = [getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name != "__main__"]
+    paths = [Path(name).resolve() for name in named if name and name.endswith(".py")]
+    return [path for path in paths if path.is_file() and not any(path.is_relative_to(place) for place in installed)]
+
+
+def _digest_of(item: Mapping[str, Any]) -> str:
+    """Of an item's values but for where it lies, or of tensors by name."""
     found = hashlib.blake2b(digest_size=16)
     for name in sorted(set(item) - {"path"}):
         value = item[name]
         if isinstance(value, Tensor):
             found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
             found.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, Mapping):
+            found.update(f"{name} {_digest_of(value)}".encode())
         else:
             found.update(f"{name} {value!r}".encode())
     return found.hexdigest()
@@ -110,16 +145,20 @@ def _digest(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True, default=repr).encode(), digest_size=16).hexdigest()
 
 
+def _cut_short(path: Path) -> bool:
+    """Whether a crash left a file's last line without its end."""
+    return path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
+
+
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """The results in a file by their keys; a line that a crash cut short is none."""
+    """The results in a file by their keys; a line that a crash cut short, or that is no result, is none."""
     found: dict[str, dict[str, Any]] = {}
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for text in lines:
+    for text in path.read_bytes().splitlines() if path.is_file() else []:
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:
+            found[line["key"]] = _whole(line["result"])
+        except (ValueError, TypeError, KeyError, AttributeError):  # bytes that are no text are a ValueError too
             continue
-        found[line["key"]] = _whole(line["result"])
     return found
 
 
@@ -135,6 +174,9 @@ def _plain(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _whole(result: dict[str, Any]) -> dict[str, Any]:
+    """A result of `_plain` as it was. Raises ValueError, or what Python does, for what is none."""
+    if not all(isinstance(result[name], dict) for name in ("metrics", "history")) or "seed" not in result:
+        raise ValueError(f"expected the result of a training, got {', '.join(result)}")
     if "verdicts" not in result:
         return result
     verdicts = {

@@ -93,7 +93,7 @@ def steps_of(out: Tensor, batch: dict[str, Any], video: int, temperature: float 
 
 
 def _diverged(out: Tensor, batch: dict[str, Any], video: int) -> bool:
-    return bool(out[video, : int(batch["lengths"][video])].isnan().any())
+    return bool(log_probs(out[video, : int(batch["lengths"][video])]).isnan().any())  # also behind infinite outputs
 
 
 def begins_and_ends(events: list[Event]) -> tuple[list[Event], list[Event]]:
