@@ -16,7 +16,7 @@ from prernn.layers.starts import KEPT, lasting_gain
 from prernn.layers.structures.parse import hidden_structure
 from prernn.models.from_config import NetworkSpec
 from prernn.studies.runs.gates import recording
-from small_cnns import FcNet, PlainNet, ResidualNet, film, prepare
+from small_cnns import SIZE, FcNet, PlainNet, ResidualNet, film, prepare
 
 SMALL = {"image_size": (8, 8)}
 STRUCTURES = ("full", "diagonal", "band:3", "grouped:3")
@@ -248,9 +248,25 @@ def test_a_config_begins_as_the_cnn():
         "on top": [0, pytest.approx(3, abs=0.01)],
     }
     assert [len(unmeasured(net)) for net in nets.values()] == [0, 1, 0, 1]
+    top = NetworkSpec(**made, cell="vrnn", layers_on_top=1, calibrate="all").build(2)
+    assert [len(unmeasured(top)), len(top.recurrent_layers)] == [1, 2]
+    with pytest.raises(ValueError, match="expected calibrate beside 'cnn' with the cell lstm, got false"):
+        NetworkSpec(**made, cell="lstm", calibrate=False)
 
 
 def test_an_activation_with_weights_of_another_precision():
     """The mean square of PReLU's two slopes, 1 and 1/4."""
     expected = math.sqrt(3) * KEPT / math.sqrt((1 + 1 / 16) / 2)
     assert lasting_gain(VRNNCell(nn.PReLU().double())) == pytest.approx(expected, rel=1e-3)
+    assert lasting_gain(VRNNCell(nn.PReLU(SIZE))) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("start", ["cnn", "lasting"])
+@pytest.mark.parametrize("kept", [False, True])
+@torch.no_grad()
+def test_slopes_of_each_unit(kept, start):
+    """Behind such an activation too, from "cnn" a PreVRNN is the CNN, kept before the sum or behind it."""
+    cnn, video = prepare(FcNet(lambda: nn.PReLU(SIZE))).float(), film().float()
+    net = prernn.convert(cnn, cell="vrnn", start=start, keep_activation=kept, **SMALL)
+    expected = torch.stack([cnn(frame) for frame in video.unbind(1)], 1)
+    assert torch.allclose(net(video)[0], expected, atol=1e-5) == (start == "cnn")

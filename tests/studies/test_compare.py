@@ -211,6 +211,10 @@ def test_what_few_videos_are_judged_by(monkeypatch):
     train, judges = trainings._items(replace(asked, few=6))  # no others are left
     assert {item["number"] for item in judges} | {item["number"] for item in train} == set(range(12))
     assert len(judges) == 6
+    known = replace(known, labels=[int(number < 2) for number in range(12)])  # none are left of a class
+    monkeypatch.setitem(trainings._shared, "known", known)
+    train, judges = trainings._items(asked)
+    assert len({item["number"] for item in train}) + len(judges) == 4
 
 
 @pytest.mark.slow
@@ -281,7 +285,16 @@ def test_a_clip_network_answers_once(root):
             ["--networks", "cnn"],
             "expected networks to be one of prernn, supplement, rcn, continuity, starts, got 'cnn'",
         ),
-        (["--few", "0"], "expected at least 1 video of each class, got few=0"),
+        (["--few", "0"], "few: expected a whole number of at least 1, got 0"),
+        (["--epochs", "0"], "epochs: expected a whole number of at least 1, got 0"),
+        (["--batch-size", "0"], "batch_size: expected a whole number of at least 1, got 0"),
+        (["--passes", "0"], "passes: expected a whole number of at least 1, got 0"),
+        (["--rates", "0.1", "0"], "rates: expected a number above 0, got 0.0"),
+        (["--rates", "0.1", "nan"], "rates: expected a number above 0, got nan"),
+        (["--rates", "0.1", "0.1"], "rates: expected one at least, and none twice, got [0.1, 0.1]"),
+        (["--seeds", "1", "1"], "seeds: expected one at least, and none twice, got [1, 1]"),
+        (["--seeds", "100"], "seeds: expected others than 100, which searches have"),
+        (["--jobs", "0"], "jobs: expected at least 1, got 0"),
         (["--cells", "gru", "lost"], "lost"),
         (["--also", "r3d_18"], "beside networks='rcn' alone, got r3d_18"),
     ],

@@ -3,14 +3,18 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from prernn.commands.main import main
+from prernn.models.from_config import NetworkSpec
 from prernn.studies.comparison import kept, lineup
-from prernn.studies.comparison.few_videos import difference
+from prernn.studies.comparison.few_videos import _reference, difference
+from prernn.tasks import Action
+from prernn.training.data_module import VideoData
 
 
 def study(root, out, *options):
@@ -21,6 +25,10 @@ def study(root, out, *options):
     small = "--steps 2 --rates 0.01 --batch-size 4 --passes 1 --structures diagonal --jobs 1"
     words = ["study", "few-videos", "--out", str(out), *small.split(), *options]
     return main([*words, "--config", str(file), "--data.root", str(root)])
+
+
+def task_of(root):
+    return VideoData(str(root), Action(size=32), "timm/test_resnet", num_workers=0).task
 
 
 def test_the_study(root, tmp_path, capsys):
@@ -82,6 +90,43 @@ def test_dropout_of_the_configuration_is_every_networks(root, tmp_path, monkeypa
     assert losses[0] != losses[1]
 
 
+def test_what_can_not_be_comes_to_light_before_videos_are_rendered(tmp_path, capsys):
+    for words in (["--seeds", "100"], ["--rates", "-1"], ["--steps", "0"]):
+        assert main(["study", "few-videos", "--out", str(tmp_path / "out"), *words]) == 2
+        assert "expected" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_traditional_networks_are_no_converted_ones(root):
+    spec = NetworkSpec("timm/test_resnet", cell="vrnn")
+    names = [row.name for row in lineup.few_videos_rows(spec, task_of(root), ["diagonal"])]
+    stacked = names[1].removesuffix(" units")
+    assert names == [
+        "frame-wise CNN",
+        f"{stacked} units",
+        f"{stacked} units, calibrated",
+        f"{stacked} units, diagonal",
+        f"{stacked} units, ReLU",
+        f"{stacked} units, ReLU, calibrated",
+        f"{stacked} units, ReLU, diagonal",
+        "PreVRNN",
+        "PreVRNN, diagonal",
+    ]
+    rows = lineup.few_videos_rows(replace(spec, calibrate="all"), task_of(root), [])
+    assert [row.name for row in rows] == ["frame-wise CNN", f"{stacked} units", f"{stacked} units, ReLU", "PreVRNN"]
+
+
+def test_what_networks_are_compared_with(root):
+    """The one that did best in the search; without a search that with the same care as PreRNN."""
+    task = task_of(root)
+    rows = [replace(row, few=2) for row in lineup.few_videos_rows(NetworkSpec("timm/test_resnet"), task, ["diagonal"])]
+    assert _reference(rows[0], rows, task) is rows[2]
+    for first, best in ((0.9, rows[1]), (0.5, rows[2])):
+        for row, score in zip(rows, (1, first, 0.5, 1, 1, 1, 1, 1), strict=True):
+            row.rate, row.search = 0.1, {(0.1, 1.0): score}
+        assert _reference(rows[0], rows, task) is best
+
+
 def test_a_difference_of_pairs_is_students():
     """The interval holds 0 as often as the test of pairs says."""
     chance = np.random.default_rng(0)
@@ -98,7 +143,9 @@ def test_a_difference_of_pairs_is_students():
     ("options", "message"),
     [
         (["--sizes", "7"], "sizes: expected numbers from 1 to 4, the videos of the smallest class, got [7]"),
-        (["--steps", "0"], "steps: expected at least 1, got 0"),
+        (["--sizes", "0"], "sizes: expected a whole number of at least 1, got 0"),
+        (["--steps", "0"], "steps: expected a whole number of at least 1, got 0"),
+        (["--jobs", "0"], "jobs: expected a whole number of at least 1, got 0"),
         (["--shares"], "expected at least one argument"),
         (["--size", "3"], "unknown option --size"),
         (["--data.rot", "3"], "data.rot"),

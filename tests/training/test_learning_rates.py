@@ -1,5 +1,7 @@
 """Learning rates of sparse recurrences."""
 
+import math
+
 import lightning as L
 import pytest
 import torch
@@ -62,15 +64,41 @@ def test_a_gradient_is_limited_together_or_in_each_group(apart):
     optimizer = module.configure_optimizers()["optimizer"]
     module.trainer = L.Trainer(logger=False, enable_progress_bar=False, accelerator="cpu")
     lengths = dict(zip(("new_x3.46", "new", "pretrained"), (30.0, 0.5, 4.0), strict=True))
-    for group in optimizer.param_groups:
-        count = sum(p.numel() for p in group["params"])
-        for p in group["params"]:
-            p.grad = torch.full_like(p, lengths[group["name"]] / count**0.5)
-    module.configure_gradient_clipping(optimizer, 2.0, "norm")
-    norms = {g["name"]: torch.cat([p.grad.flatten() for p in g["params"]]).norm() for g in optimizer.param_groups}
+
+    def norms_behind(limits):
+        for group in optimizer.param_groups:
+            count = sum(p.numel() for p in group["params"])
+            for p in group["params"]:
+                p.grad = torch.full_like(p, lengths[group["name"]] / count**0.5)
+        limits()
+        return {g["name"]: torch.cat([p.grad.flatten() for p in g["params"]]).norm() for g in optimizer.param_groups}
+
     share = 2 / sum(length**2 for length in lengths.values()) ** 0.5
     expected = {name: min(length, 2.0) if apart else length * share for name, length in lengths.items()}
-    assert norms == {name: pytest.approx(value, abs=1e-5) for name, value in expected.items()}
+    expected = {name: pytest.approx(value, abs=1e-5) for name, value in expected.items()}
+    assert norms_behind(lambda: module.configure_gradient_clipping(optimizer, 2.0, "norm")) == expected
+    assert norms_behind(lambda: module.clipping(2.0, "norm")(optimizer)) == expected  # of a first phase
+    norms_behind(lambda: module.clipping(0.01, "value")(optimizer))
+    largest = max(float(p.grad.abs().max()) for group in optimizer.param_groups for p in group["params"])
+    assert largest == pytest.approx(0.01)
+    assert norms_behind(lambda: module.clipping(None, None)(optimizer)) == {
+        name: pytest.approx(length, abs=1e-3) for name, length in lengths.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Learning(optimizer="adam"), "optimizer: expected one of sgd, adamw, got 'adam'"),
+        (lambda: Learning(lr=-1.0), "lr: expected a number from 0 on, got -1.0"),
+        (lambda: Learning(weight_decay=math.nan), "weight_decay: expected a number from 0 on, got nan"),
+        (lambda: Learning(momentum=1.0), "momentum: expected a number from 0, below 1, got 1"),
+        (lambda: Schedule(kind="linear"), "kind: expected one of constant, step, plateau, cosine, one_cycle, got"),
+    ],
+)
+def test_ways_to_learn_that_there_are_not(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def plateau(every, rate=3e-3):

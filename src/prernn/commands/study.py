@@ -36,26 +36,41 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 EPILOG = (
     "What is none of these options is one of fit's, such as --config FILE and --data.root DIR. Without any, the study "
-    "is on the embedded data set, in the demo's way; its videos are rendered into OUT/data."
+    "is on the embedded data set, in the demo's way (rates 0.3 0.6, judged live, batches of 32, one pass); its videos "
+    "are rendered into OUT/data."
 )
+
+DEMO = {"rates": [0.3, 0.6], "batch_size": 32, "passes": 1, "judge": "live"}
+"""Options of the study on the embedded data set, where none are given."""
+
+
+BUDGET = ("rates", "shares", "seeds", "passes", "batch_size", "judge")
 
 
 def run(options: Namespace) -> None:
     """Trains, tests, prints tables and draws curves."""
     own = [name.replace("_", "-") for name in vars(options)]
     check_options("study", options.words, own)
-    from prernn.studies.comparison.few_videos import SIZES, few_videos
+    from prernn.studies.comparison.few_videos import SIZES, check_sizes, few_videos
     from prernn.studies.demo import prepare
+    from prernn.training.learning.learning import DEFAULT_LEARNING
     from prernn.training.lightning_cli import read_config
 
     words, sizes = options.words, options.sizes or list(SIZES)
+    numbers = given(options, "steps", "jobs")
+    if not words:
+        for name, value in DEMO.items():
+            if getattr(options, name) is None:
+                setattr(options, name, value)
+    check_sizes(sizes, **numbers)
+    budget_of(options, DEFAULT_LEARNING, *BUDGET)  # what can't be comes to light before anything is rendered
     if not words:
         # the same videos for any sizes, so that a study that is begun again with more of them goes on
         words = ["--config", str(prepare(Path(options.out), max(*sizes, *SIZES)))]
     with in_plain_words():
         recipe, learning, data = read_config(words)
-    budget = budget_of(options, learning, "rates", "shares", "seeds", "passes", "batch_size", "judge")
-    few_videos(data, recipe, options.out, budget, sizes=sizes, **given(options, "steps", "structures", "whole", "jobs"))
+    budget = budget_of(options, learning, *BUDGET)
+    few_videos(data, recipe, options.out, budget, sizes=sizes, **numbers, **given(options, "structures", "whole"))
 
 
 STUDY = Command("experiments on a question: what networks make of few videos", run, add_arguments)

@@ -33,6 +33,9 @@ SATURATED = 2.0
 GAIN = 0.1
 """Standard deviation of gate inputs, see `calibrate`."""
 
+LEAST = 1e-5
+"""Deviation of gate inputs over their mean that is more than rounding."""
+
 Run = Callable[[], object]
 """Puts videos through a network, or through the part of it behind its trunk."""
 
@@ -48,8 +51,8 @@ def calibrate(
     say something, which costs most where videos are few (docs/results.md). The numbers are buffers, which training
     leaves alone, and go with checkpoints, streams and exports. Layers behind a calibrated one are calibrated on what it
     gives then. Stacked layers (`traditional`), whose weights are drawn for inputs of deviation 1, are left as torch.nn
-    has them unless ``stacked`` asks for them; the units of an RCN, which begin as the CNN, always. Calibrating again on
-    the same videos changes nothing.
+    has them unless ``stacked`` asks for them. Units of an RCN and a VRNN with ``start="cnn"``, which begin as the CNN,
+    stay it. Calibrating again on the same videos changes nothing.
 
     The gain is 0.1 unless told: so over all units three deviations are 0.3, up to where tanh is linear within 3 % and a
     sigmoid stays between 0.42 and 0.58: every gate can move both ways, and learns from the first step.
@@ -69,7 +72,8 @@ def calibrate(
         stacked: stacked layers too, for a comparison in which each network has the same care.
 
     Raises:
-        ValueError: no videos, a gain that is no positive number, no such layer.
+        ValueError: no videos, such as do not differ or give no numbers, a gain that is no positive number, no such
+            layer.
     """
     network = with_calibration(network, stacked)
     measure(network, lambda: _through(network, videos), gain)
@@ -85,13 +89,17 @@ def with_calibration(network: RecurrentNetwork, stacked: bool = False) -> Recurr
     network = copy_of(network)
     layers = [layer for _, layer in _read_gates(network, stacked)]
     if not layers:
-        raise ValueError(f"expected a network with a {'recurrent' if stacked else 'converted'} layer, got one without")
+        kind = "recurrent" if stacked else "converted"
+        raise ValueError(f"expected a network with a {kind} layer that does not begin as the CNN, got one without")
     for layer in layers:
         gates = 1 if type(layer.input_to_hidden) is SingleInput else len(layer.cell.gates)
         like = layer.bias
         layer.calibration = Calibration(gates, layer.hidden_size, device=like.device, dtype=like.dtype)
-    if not network.recipe.steps or network.recipe.steps[-1].name != STEP:
-        network.recipe = network.recipe.with_step(STEP, **({"stacked": True} if stacked else {}))
+    steps = network.recipe.steps
+    if steps and steps[-1].name == STEP:
+        network.recipe = replace(network.recipe, steps=steps[:-1])
+    found = any(isinstance(layer.input_to_hidden, TraditionalInput) for _, layer in _calibrated(network))
+    network.recipe = network.recipe.with_step(STEP, **({"stacked": True} if found else {}))
     return network
 
 
@@ -113,7 +121,7 @@ def measure(network: RecurrentNetwork, run: Run, gain: float = GAIN) -> None:
     """Sets the affine maps of a network, layer by layer, from what ``run`` puts through it.
 
     Raises:
-        ValueError: as `calibrate`; ``run`` puts nothing through.
+        ValueError: as `calibrate`.
     """
     gain = real("gain", gain, 0, above=True)
     with evaluating(network):
@@ -122,10 +130,19 @@ def measure(network: RecurrentNetwork, run: Run, gain: float = GAIN) -> None:
                 run()
             if not found.count:
                 raise ValueError(f"expected videos to calibrate layer {name} on, got none")
+            _check(name, found)
             layer.calibration.measure(found.mean, found.deviation, gain)
             if isinstance(layer.restoration, Restoration):
                 own = layer.cell.own_gate if len(found.mean) > 1 else 0
                 layer.restoration.measure(found.mean[own], found.deviation[own], gain * passed(layer.cell))
+
+
+def _check(name: str, found: "_Moments") -> None:
+    if not bool(found.mean.isfinite().all() and found.squares.isfinite().all()):
+        raise ValueError(f"expected videos whose gate inputs in layer {name} are numbers, got NaN or infinite ones")
+    size = found.mean.square().mean(1, keepdim=True).sqrt()
+    if bool((found.deviation <= LEAST * size).any()):
+        raise ValueError(f"expected videos that differ to calibrate layer {name} on, got gate inputs that stand still")
 
 
 @dataclass
@@ -204,6 +221,8 @@ class _Moments:
     squares: Any = 0.0
 
     def add(self, u: Tensor) -> None:
+        if not len(u):
+            return
         values = u.double()  # (N, G, D)
         more, mean = len(values), values.mean(0)
         away, total = mean - self.mean, self.count + len(values)
@@ -214,7 +233,7 @@ class _Moments:
     def deviation(self) -> Tensor:
         """Of each gate, the root mean square over its units."""
         found: Tensor = (self.squares / self.count).mean(1, keepdim=True).sqrt()
-        return found.clamp(min=1e-6)
+        return found
 
 
 @contextmanager
@@ -228,12 +247,13 @@ def _moments(layer: RecurrentLayer) -> Iterator[_Moments]:
 
 
 def _read_gates(network: RecurrentNetwork, stacked: bool) -> list[tuple[str, RecurrentLayer]]:
-    """Layers that were the CNN's own, by name, and stacked ones where asked for; not the units of an RCN."""
+    """Layers that were the CNN's own, by name, and stacked ones where asked for; not those that begin as the CNN."""
     names = (str(node.target) for node in recurrent_nodes(network.cnn))
     return [
         (name, layer)
         for name, layer in zip(names, network.recurrent_layers, strict=True)
         if not isinstance(layer.cell, LinearCell)
+        and not layer.begins_as_cnn
         and (stacked or not isinstance(layer.input_to_hidden, TraditionalInput))
     ]
 

@@ -237,10 +237,13 @@ def _make_recurrent(
 def _around_the_sum(own: nn.Module | None, kept: bool) -> nn.Module:
     """A VRNN's activation: the CNN's own; where that stands before the sum too, only if applying it twice is as once.
 
-    So with ``W_hh = 0`` the network is the CNN, also behind SiLU, where the sum then has none.
+    So with ``W_hh = 0`` the network is the CNN, also behind SiLU, where the sum then has none; and behind PReLU, whose
+    slopes, which train, may be any.
     """
     if own is None or not kept:
         return own or nn.Identity()
+    if any(True for _ in own.parameters()):
+        return nn.Identity()
     values = torch.linspace(-20, 20, 4001, dtype=torch.float64)
     once = own(values[:, None].clone())
     return own if torch.equal(own(once.clone()), once) else nn.Identity()  # it may work in place

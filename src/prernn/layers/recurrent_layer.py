@@ -31,6 +31,8 @@ class RecurrentLayer(nn.Module):
         activation: the module that a VRNN cell applies, registered here so that its parameters train.
 
     Attributes:
+        begins_as_cnn: it gives what its layer gave in the CNN until it has learnt, at the same scale: a VRNN with
+            ``start="cnn"``.
         dropout: in training alone; what `prernn fit` says goes here.
         masks: of dropout, while a sequence runs in parts.
     """
@@ -60,7 +62,8 @@ class RecurrentLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(len(cell.gates), size, device=device, dtype=dtype))
         set_biases(self.bias, start, cell, structure)
         self.calibration: nn.Module = nn.Identity()  # of gate inputs, see `prernn.calibrate`
-        restores = start == CNN and not isinstance(cell, VRNNCell)
+        self.begins_as_cnn = start == CNN and isinstance(cell, VRNNCell)
+        restores = start == CNN and not self.begins_as_cnn
         self.restoration = Restoration(size, device=device, dtype=dtype) if restores else nn.Identity()  # of outputs
 
     @property

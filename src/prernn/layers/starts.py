@@ -120,12 +120,12 @@ def _each_alone(cell: Cell, structure: Structure) -> bool:
 @torch.no_grad()
 def _slope(activation: Callable[[Tensor], Tensor]) -> float:
     """Root mean square of the slopes left and right of zero; 1 on the meta device, where nothing is computed."""
-    parameters = activation.parameters() if isinstance(activation, nn.Module) else iter(())
-    like = next(parameters, torch.zeros(()))  # that of a PReLU may lie elsewhere, or in another precision
+    parameters = list(activation.parameters()) if isinstance(activation, nn.Module) else []
+    like = next(iter(parameters), torch.zeros(()))  # that of a PReLU may lie elsewhere, or in another precision
     if like.is_meta:
         return 1.0
-    step = 0.01
+    step, units = 0.01, max([1, *(each.numel() for each in parameters)])  # and have one for each unit
     x = like.new_tensor([[-2.0], [-1.0], [1.0], [2.0]]) * step
-    left_2, left_1, right_1, right_2 = activation(x.clone()).flatten()  # it may work in place
+    left_2, left_1, right_1, right_2 = activation(x.repeat(1, units))
     slopes = torch.stack([left_1 - left_2, right_2 - right_1]) / step
     return float(slopes.square().mean().sqrt())

@@ -94,6 +94,9 @@ class NetworkSpec:
         if self.rcn and self.method != "rcn" and not self.rcn_below:
             raise ValueError(f"recipe rcn: expected method 'rcn' or rcn_below beside it, got method {self.method!r}")
 
+        own = self.method == "prernn" and self.cell != "vrnn"
+        if own and self.start == CNN and not self.calibrate:
+            raise ValueError(f"recipe start: expected calibrate beside {CNN!r} with the cell {self.cell}, got false")
         if self.activation is not None and self.method != "traditional" and not self.layers_on_top:
             raise ValueError(
                 f"recipe activation: expected method 'traditional' or layers_on_top beside it, got {self.method!r}"
@@ -169,5 +172,8 @@ class NetworkSpec:
         if self.layers_on_top:
             top = {**recurrence, "start": self._start(True), "activation": self.activation}
             network = traditional(network, num_layers=self.layers_on_top, **top)
+        stacked = self.calibrate == "all"
         begun = self.start == CNN and self.cell == "vrnn"  # it is the CNN as it is
-        return with_calibration(network, stacked=self.calibrate == "all") if self.calibrate and not begun else network
+        if not self.calibrate or (begun and not (stacked and self.layers_on_top)):
+            return network
+        return with_calibration(network, stacked)

@@ -175,7 +175,9 @@ class Stream:
             self._state, self._younger, self._age = state, younger, age
         if not self._diverged and not bool(out.isfinite().all()):
             self._diverged = True
-            warnings.warn("the network's output is not a number, or infinite: it has diverged", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                "the network's output is not a number, or infinite: it has diverged", RuntimeWarning, stacklevel=2
+            )
         return out[0] if self.batch_size == 1 else out
 
     def _of_age(self) -> tuple[tuple | None, tuple | None, int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from prernn.conversion.calibration import (
@@ -33,6 +33,7 @@ from prernn.training.continuity import SINGLE_CLIPS, Continuity, carried
 from prernn.training.evaluation import add_batch, next_outputs, onward, whole_outputs
 from prernn.training.frozen_trunk.two_phases import begin_training
 from prernn.training.learning import DEFAULT_LEARNING, SPARSE_POWER, Learning, rate_factors, rate_groups
+from prernn.training.learning.clipping import Clipping
 from prernn.training.learning.optimizer import make_optimizer
 
 CONTINUITY_KEY = "prernn_continuity"
@@ -151,11 +152,16 @@ class VideoModule(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Limits the gradient, of all that trains together, or its norm in each parameter group by itself."""
-        if not self.learning.clip_groups or gradient_clip_algorithm == "value":
+        clip = self.clipping(gradient_clip_val, gradient_clip_algorithm)
+        if clip.each_group:
+            clip(optimizer)
+        else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
-        for group in optimizer.param_groups:
-            nn.utils.clip_grad_norm_(group["params"], gradient_clip_val or math.inf)
+
+    def clipping(self, limit: float | None, algorithm: str | None) -> Clipping:
+        """Of the gradient, as the trainer's options and ``learning.clip_groups`` say."""
+        by_value = algorithm == "value"
+        return Clipping(float(limit or math.inf), by_value, self.learning.clip_groups and not by_value)
 
     def on_fit_start(self) -> None:
         """Brings gate inputs to one scale and trains behind the frozen trunk first, where no checkpoint goes before."""

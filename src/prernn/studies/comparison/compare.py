@@ -27,7 +27,7 @@ from prernn.reports.tables import print_whole, seeds_text
 from prernn.studies import early
 from prernn.studies.comparison import disagreements, lineup
 from prernn.studies.comparison.kept import Start, trainings
-from prernn.studies.comparison.lineup import Budget, Row, check_budget
+from prernn.studies.comparison.lineup import Budget, Row, check_comparable
 from prernn.studies.comparison.trainings import inputs
 from prernn.studies.comparison.tuning import best, search, summary, train_all
 from prernn.tasks.task import Task
@@ -69,11 +69,11 @@ def compare(
         The rows of ``comparison.csv``.
 
     Raises:
-        ValueError: no seed, no rate, a held-out share that leaves nothing, networks of another name.
+        ValueError: networks of another name.
         NotImplementedError: a value bypasses the converted layer; a task whose networks can't be compared.
     """
     out, budget, begun = Path(out), budget or Budget(), time.time()
-    _check(data.task, budget, networks, also)
+    _check(data.task, networks, also)
     with bars() as progress:
         rows = _rows(spec, data.task, networks, cells, structures, also)
         known, train, test = inputs(data, rows, budget, progress, whole=networks == "rcn")
@@ -93,12 +93,10 @@ def compare(
     return table
 
 
-def _check(task: Task, budget: Budget, networks: str, also: Sequence[str]) -> None:
-    check_budget(task, budget)
+def _check(task: Task, networks: str, also: Sequence[str]) -> None:
+    check_comparable(task)
     if networks not in lineup.LINEUPS:
         raise ValueError(f"expected networks to be one of {', '.join(lineup.LINEUPS)}, got {networks!r}")
-    if budget.few is not None and budget.few < 1:
-        raise ValueError(f"expected at least 1 video of each class, got few={budget.few}")
     if also and networks != "rcn":
         raise ValueError(f"expected further backbones beside networks='rcn' alone, got {', '.join(also)}")
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from prernn.layers.arguments import whole
 from prernn.models.from_config import NetworkSpec
 from prernn.reports.files import say_written, write_json, write_table
 from prernn.reports.plots.curves import lines
@@ -24,7 +25,7 @@ from prernn.reports.progress import bars
 from prernn.reports.tables import print_whole, seeds_text
 from prernn.studies.comparison import lineup
 from prernn.studies.comparison.kept import trainings
-from prernn.studies.comparison.lineup import Budget, Row, check_budget
+from prernn.studies.comparison.lineup import Budget, Row, check_comparable
 from prernn.studies.comparison.trainings import LIVE, inputs, labels_of
 from prernn.studies.comparison.tuning import best, search, summary, train_all
 from prernn.tasks.task import Task
@@ -71,16 +72,15 @@ def few_videos(
 
     Returns:
         The rows of ``few-videos.csv``: a network at a number of videos, mean and spread of each metric over the seeds,
-        and the difference from the traditional network that did better in the search, with its interval.
+        and the difference from the traditional network that did best in the search, with its interval.
 
     Raises:
-        ValueError: no number of videos that every class has, no step, and what `check_budget` raises.
+        ValueError: no number of videos that every class has, and what `check_sizes` raises.
         NotImplementedError: as `prernn.studies.comparison.compare.compare`.
     """
     out, budget, begun = Path(out), budget or Budget(), time.time()
-    check_budget(data.task, budget)
-    if steps < 1:
-        raise ValueError(f"steps: expected at least 1, got {steps}")
+    check_comparable(data.task)
+    check_sizes(sizes, steps, jobs)
     possible = _possible(sizes, labels_of(data))
     with bars() as progress:
         kinds = lineup.few_videos_rows(spec, data.task, structures)
@@ -102,10 +102,18 @@ def few_videos(
     return table
 
 
+def check_sizes(sizes: Sequence[int], steps: int = STEPS, jobs: int = 1) -> None:
+    """Raises ValueError for what can't be: no video, no step, no job."""
+    for size in sizes:
+        whole("sizes", size)
+    whole("steps", steps)
+    whole("jobs", jobs)
+
+
 def _possible(sizes: Sequence[int], labels: Sequence[int]) -> list[int]:
     """Those of the sizes that every class has."""
     least = min(Counter(labels).values())
-    kept = sorted({size for size in sizes if 1 <= size <= least})
+    kept = sorted({size for size in sizes if size <= least})
     if not kept:
         raise ValueError(
             f"sizes: expected numbers from 1 to {least}, the videos of the smallest class, got {list(sizes)}"
@@ -126,9 +134,13 @@ def _at_size(
 
 
 def _reference(row: Row, rows: Sequence[Row], task: Task) -> Row:
-    """The traditional network with a full ``W_hh`` that did best in the search at the row's number of videos."""
+    """The traditional network with a full ``W_hh`` that did best in the search at the row's number of videos.
+
+    One that is calibrated, as PreRNN is, where others did no better or nothing was searched.
+    """
     stacked = [other for other in rows if other.few == row.few and other.spec.method == "traditional"]
-    return best([other for other in stacked if other.spec.hidden == "full"], task)
+    full = [other for other in stacked if other.spec.hidden == "full"]
+    return best(sorted(full, key=lambda other: other.spec.calibrate != "all"), task)
 
 
 def _line(row: Row, reference: Row) -> dict[str, Any]:
@@ -186,7 +198,7 @@ def _table(rows: Sequence[dict[str, Any]], metric: str, task: Task) -> Table:
     sizes = sorted({row["videos of each class"] for row in rows})
     table = Table(
         title=f"{task.name}: {metric}",
-        caption="below each: paired difference from the better traditional network, with its 95 % interval",
+        caption=f"below each: paired difference, with its 95 % interval, from {_compared(rows)}",
     )
     table.add_column("network", no_wrap=True)
     table.add_column("recurrent weights", justify="right")
@@ -196,6 +208,11 @@ def _table(rows: Sequence[dict[str, Any]], metric: str, task: Task) -> Table:
         own = [row for row in rows if row["network"] == name]
         table.add_row(name, f"{own[0]['recurrent weights']:,}", *(_cell(row, metric) for row in own))
     return table
+
+
+def _compared(rows: Sequence[dict[str, Any]]) -> str:
+    names = list(dict.fromkeys(row["compared with"] for row in rows))
+    return names[0] if len(names) == 1 else f"the better one in the search of {' and '.join(names)}"
 
 
 def _cell(row: dict[str, Any], metric: str) -> str:

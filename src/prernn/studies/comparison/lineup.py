@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters, total_weights
+from prernn.layers.arguments import real, whole
 from prernn.layers.dropout import Dropout
 from prernn.layers.starts import LASTING
 from prernn.models.backbones import backbone
@@ -51,6 +52,10 @@ RCN_STARTS: dict[str, dict[str, Any]] = {
     "pre-trained, identity": {"init": "identity"},
 }
 """How spatial weights and ``W_hh`` start: the four cells of the RCN supplement's Table 1."""
+
+
+SEARCH_SEED = 100
+"""Of the trainings of a search, whose weights no final training begins with."""
 
 
 @dataclass
@@ -151,13 +156,15 @@ def _of_sizes(
 def few_videos_rows(spec: NetworkSpec, task: Task, structures: Sequence[str]) -> list[Row]:
     """Frame-wise, traditional with as many weights as PreRNN, PreRNN and PreRNN-SIH; and with sparse ``W_hh``.
 
-    The traditional one is there twice: as it is made, and with gate inputs calibrated as PreRNN's are.
+    Traditional ones are there twice: as they are made, and with gate inputs calibrated as PreRNN's are; once where
+    ``spec`` calibrates all. Of VRNNs one has tanh and one the ReLU that PreVRNN has of most CNNs.
     """
-    framewise, stacked, *converted = prernn_rows(spec, task, [spec.cell])
-    calibrated = replace(stacked.spec, calibrate="all")
-    rows = [framewise, stacked, _counted(f"{stacked.name}, calibrated", calibrated, task)]
-    for row in (stacked, *converted):
-        rows += [row] if row in converted else []
+    framewise, *others = prernn_rows(spec, task, [spec.cell])
+    rows = [framewise]
+    for row in others:
+        rows.append(row)
+        if row.spec.method == "traditional" and spec.calibrate != "all":
+            rows.append(_counted(f"{row.name}, calibrated", replace(row.spec, calibrate="all"), task))
         rows += [sparse_row(row, hidden, task) for hidden in structures]
     return rows
 
@@ -239,6 +246,9 @@ class Budget:
         continuity: how states go on from clip to clip in training; networks of whole clips have none.
         sparse_power: of the learning rate of sparse recurrences, see `prernn.training.learning.rate_factors`.
         dropout: of recurrent layers in training.
+
+    Raises:
+        ValueError: numbers out of range, none or one twice; the seed that searches have.
     """
 
     epochs: int = 20
@@ -255,15 +265,33 @@ class Budget:
     sparse_power: float = SPARSE_POWER
     dropout: Dropout = field(default_factory=Dropout)
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "passes"):
+            whole(name, getattr(self, name))
+        if self.few is not None:
+            whole("few", self.few)
+        for name in ("rates", "shares", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name}: expected one at least, and none twice, got {list(values)}")
+        for rate in self.rates:
+            real("rates", rate, 0, above=True)
+        for share in self.shares:
+            real("shares", share, 0)
+        for seed in self.seeds:
+            if whole("seeds", seed, 0) == SEARCH_SEED:
+                raise ValueError(f"seeds: expected others than {SEARCH_SEED}, which searches have, got it")
+        if real("held_out", self.held_out, 0, 1) in (0, 1):
+            raise ValueError(f"held_out: expected a share between 0 and 1, got {self.held_out}")
+        real("clip", self.clip, 0, above=True)
+        if self.judge not in ("reset", "live"):
+            raise ValueError(f'expected judge to be "reset" or "live", got {self.judge!r}')
 
-def check_budget(task: Task, budget: Budget) -> None:
-    """Raises ValueError for a budget of nothing, NotImplementedError for a task whose networks can't be compared."""
+
+def check_comparable(task: Task) -> None:
+    """Raises NotImplementedError for a task whose networks can't be compared."""
     if not task.comparable:
         raise NotImplementedError(f"task {task.name!r}: expected one whose networks can be compared")
-    if budget.judge not in ("reset", "live"):
-        raise ValueError(f'expected judge to be "reset" or "live", got {budget.judge!r}')
-    if not (budget.seeds and budget.rates and budget.shares) or not 0 < budget.held_out < 1:
-        raise ValueError(f"expected seeds, rates, shares and a held-out share between 0 and 1, got {budget}")
 
 
 def record(row: Row) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from prernn.training.frozen_trunk.features import cached
 from prernn.training.frozen_trunk.judge import verdicts
 from prernn.training.frozen_trunk.learner import TEST_BATCH, Items, Learner, calibrate_behind, learner, sgd
 from prernn.training.frozen_trunk.train import train
+from prernn.training.learning.clipping import Clipping
 from prernn.training.live import evaluate_live, random_orders
 
 LIVE = "live"
@@ -158,7 +159,7 @@ def train_one(training: Training) -> dict[str, Any]:
     optimizer = sgd(learns, training.rate, pretrained=training.pretrained, sparse_power=budget.sparse_power)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     curves = known.curves and not training.search
-    ways: dict[str, Any] = {"clip": budget.clip, "continuity": continuity, "only_last": not curves}
+    ways: dict[str, Any] = {"clip": Clipping(budget.clip), "continuity": continuity, "only_last": not curves}
     ways["watched"] = once(train_items) if curves else ()
     history, values = train(learns, task, epochs, test, schedule, **ways)
     # a network of whole clips keeps nothing from one to the next
@@ -183,8 +184,9 @@ def _items(training: Training) -> tuple[Items, Items]:
     some, others = ([item for item in items if (item["number"] in chosen) is kept] for kept in (True, False))
     if not training.search:
         return some, test
-    # a quarter of so few videos could not tell one rate from another
-    return (some, held_out(others, share)[1]) if others else held_out(some, share)
+    # a quarter of so few videos could not tell one rate from another; but judges of some classes alone are none
+    left = {known.labels[item["number"]] for item in others}
+    return (some, held_out(others, share)[1]) if left == set(known.labels) else held_out(some, share)
 
 
 def once(items: Items) -> Items:

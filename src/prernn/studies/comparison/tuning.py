@@ -11,12 +11,9 @@ import numpy as np
 from rich.progress import Progress, TaskID
 
 from prernn.studies.comparison.kept import Start
-from prernn.studies.comparison.lineup import Budget, Row, rate_text
+from prernn.studies.comparison.lineup import SEARCH_SEED, Budget, Row, rate_text
 from prernn.studies.comparison.trainings import LIVE, Training
 from prernn.tasks.task import Task
-
-SEARCH_SEED = 100
-"""Of the trainings of a search, whose weights no final training begins with."""
 
 
 def search(start: Start, rows: list[Row], budget: Budget, task: Task, progress: Progress) -> None:
@@ -36,6 +33,15 @@ def search(start: Start, rows: list[Row], budget: Budget, task: Task, progress: 
         _say(progress, bar, f"{row.name} at {rate_text(*rates)}: {name} {row.search[rates]:.3f} on held-out videos")
     for row in rows:
         row.rate, row.pretrained = best_rates(row.search, task)
+    _say_ends(rows, budget)
+
+
+def _say_ends(rows: list[Row], budget: Budget) -> None:
+    """Says in a line where the best rate is an end of those that were tried, so that a further one may do better."""
+    for word, end in (("lowest", min(budget.rates)), ("highest", max(budget.rates))):
+        named = list(dict.fromkeys(row.name for row in rows if row.rate == end))
+        if named and len(budget.rates) > 1:
+            print(f"best at the {word} rate that was tried, {end:g}: {'; '.join(named)}", flush=True)
 
 
 def _tried(budget: Budget) -> list[tuple[float, float]]:

@@ -27,6 +27,7 @@ from prernn.training.frozen_trunk.epochs import epochs_of
 from prernn.training.frozen_trunk.features import cached
 from prernn.training.frozen_trunk.learner import Items, Learner, learner
 from prernn.training.frozen_trunk.train import train
+from prernn.training.learning.clipping import Clipping
 from prernn.training.learning.learning import Learning
 from prernn.training.learning.optimizer import make_optimizer
 from prernn.training.learning.rates import rate_factors, rate_groups
@@ -49,7 +50,7 @@ class Setting:
         continuity: how states go on, decided.
         sparse_power: of the rate of sparse recurrences.
         batch_size: videos.
-        clip: norm of the gradient at most.
+        clip: of the gradient.
         seed: of order and chance.
         device: that it runs on.
         shown: whether bars show how far it is: one of several processes does.
@@ -63,7 +64,7 @@ class Setting:
     continuity: Continuity
     sparse_power: float
     batch_size: int
-    clip: float
+    clip: Clipping
     seed: int
     device: torch.device
     shown: bool = True

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from prernn.conversion.network import NetworkState
@@ -15,6 +15,9 @@ from prernn.tasks.task import Task
 from prernn.training.continuity import SINGLE_CLIPS, Continuity, carried
 from prernn.training.frozen_trunk.judge import judge
 from prernn.training.frozen_trunk.learner import Items, Learner
+from prernn.training.learning.clipping import Clipping
+
+NORM_1 = Clipping(1.0)
 
 
 def train(
@@ -24,7 +27,7 @@ def train(
     test: Items,
     schedule: LRScheduler,
     *,
-    clip: float = 1.0,
+    clip: Clipping = NORM_1,
     continuity: Continuity = SINGLE_CLIPS,
     only_last: bool = False,
     watched: Items = (),
@@ -39,7 +42,7 @@ def train(
         epochs: the batches of each epoch.
         test: items that the metrics are over.
         schedule: of the learning rate, a step a batch; it holds the optimizer.
-        clip: norm of the gradient at most.
+        clip: of the gradient.
         continuity: how states go on from batch to batch; the batches are made as it says (`in_rows`).
         only_last: evaluate after the last epoch alone.
         watched: training items whose score is told too: the error on the training set (PreRNN, Figure 4).
@@ -77,7 +80,7 @@ def _step(
     task: Task,
     batch: dict[str, Any],
     schedule: LRScheduler,
-    clip: float,
+    clip: Clipping,
     state: NetworkState | None,
 ) -> tuple[float, NetworkState | None]:
     """Learns from one batch; its loss and the state behind it."""
@@ -89,7 +92,7 @@ def _step(
         out = learner.forward(batch)
     loss = task.loss(out, batch)
     loss.backward()
-    nn.utils.clip_grad_norm_(learner.part.parameters(), clip)
+    clip(optimizer)
     optimizer.step()
     schedule.step()
     return loss.item(), state

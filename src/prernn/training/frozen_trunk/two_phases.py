@@ -91,7 +91,7 @@ def _setting(module: Any, trainer: Any) -> Setting:
         continuity=module.continuity,
         sparse_power=module.sparse_power,
         batch_size=data.batch_size * trainer.world_size,
-        clip=float(trainer.gradient_clip_val or torch.inf),
+        clip=module.clipping(trainer.gradient_clip_val, trainer.gradient_clip_algorithm),
         seed=torch.initial_seed(),
         device=module.device,
         shown=trainer.is_global_zero,

@@ -1,7 +1,7 @@
 """How a network learns: learning rates, their schedule, and what keeps it from learning its videos by heart."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from prernn.layers.arguments import real, whole
 from prernn.layers.dropout import Dropout
@@ -9,6 +9,8 @@ from prernn.training.continuity import Continuity
 from prernn.training.learning.phases import FirstPhase
 from prernn.training.learning.rates import SPARSE_POWER
 from prernn.training.learning.schedule import Schedule
+
+Optimizer = Literal["sgd", "adamw"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Learning:
 
     lr: float = 1e-2
     pretrained_lr: float = 3e-4
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Optimizer = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: Schedule = field(default_factory=Schedule)
@@ -60,6 +62,12 @@ class Learning:
     patience: int | None = None
 
     def __post_init__(self) -> None:
+        if self.optimizer not in get_args(Optimizer):
+            raise ValueError(f"learning optimizer: expected one of sgd, adamw, got {self.optimizer!r}")
+        for name in ("lr", "pretrained_lr", "weight_decay", "sparse_power"):
+            real(f"learning {name}", getattr(self, name), 0)
+        if real("learning momentum", self.momentum, 0, 1) == 1:
+            raise ValueError("learning momentum: expected a number from 0, below 1, got 1")
         if self.average is not None and real("learning average", self.average, 0, 1) in (0, 1):
             raise ValueError(f"learning average: expected a decay between 0 and 1, got {self.average}")
         if self.patience is not None:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from prernn.layers.arguments import real
 
@@ -10,6 +10,9 @@ RISE = 0.3
 """Share of training that a one-cycle rate rises for; torch's."""
 START, END = 1 / 25, 1 / 25e4
 """Of the highest rate, what a one-cycle rate begins and ends with; torch's."""
+
+
+Kind = Literal["constant", "step", "plateau", "cosine", "one_cycle"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Schedule:
         NotImplementedError: a warm-up before a plateau.
     """
 
-    kind: Literal["constant", "step", "plateau", "cosine", "one_cycle"] = "step"
+    kind: Kind = "step"
     every: int = 10
     start: int = 0
     factor: float = 0.5
@@ -46,6 +49,8 @@ class Schedule:
     warm_up: float | None = None
 
     def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"schedule kind: expected one of {', '.join(get_args(Kind))}, got {self.kind!r}")
         if self.every < 1 or self.start < 0:
             raise ValueError(f"schedule: expected every >= 1 and start >= 0 epochs, got {self.every} and {self.start}")
         if not 0 < self.factor <= 1 or self.stop_at < 0:
