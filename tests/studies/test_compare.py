@@ -14,6 +14,7 @@ from prernn.conversion.trunk import inputs_of, split
 from prernn.media.sampling import Sampling
 from prernn.models.from_config import NetworkSpec
 from prernn.studies.comparison import lineup, trainings, tuning
+from prernn.studies.comparison.compare import _table
 from prernn.studies.comparison.draws import drawn, held_out
 from prernn.studies.comparison.lineup import RCN_STARTS, WAYS, Budget, Row
 from prernn.tasks.action.task import Action
@@ -215,6 +216,16 @@ def test_what_few_videos_are_judged_by(monkeypatch):
     monkeypatch.setitem(trainings._shared, "known", known)
     train, judges = trainings._items(asked)
     assert len({item["number"] for item in train}) + len(judges) == 4
+
+
+def test_the_table_has_what_there_is_any_of(root):
+    rows = [
+        {"network": "a", "recurrent weights": 1, "weights": 2, "learning rate": 0.1, "train loss": 1.0}
+        | {"nme": 0.1, "nme spread": "", "tremble": math.nan, "tremble spread": "", "delay": delay, "delay spread": ""}
+        for delay in (math.nan, 3.0)
+    ]
+    columns = [column.header for column in _table(rows, data_of(root).task).columns]
+    assert columns == ["network", "recurrent weights", "weights", "learning rate", "nme", "delay", "train loss"]
 
 
 @pytest.mark.slow

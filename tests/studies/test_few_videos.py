@@ -69,10 +69,12 @@ def test_the_study(root, tmp_path, capsys):
 
 def test_whole_networks(root, tmp_path, monkeypatch):
     all_rows = lineup.few_videos_rows
-    monkeypatch.setattr(lineup, "few_videos_rows", lambda *given: all_rows(*given)[1:2])
-    assert study(root, tmp_path / "out", "--sizes", "2", "--seeds", "0", "--whole") == 0
+    asked = []
+    monkeypatch.setattr(lineup, "few_videos_rows", lambda *given: asked.append(given[2]) or all_rows(*given)[1:2])
+    assert study(root, tmp_path / "out", "--sizes", "2", "--seeds", "0", "--whole", "--structures") == 0
     (row, *_) = json.loads((tmp_path / "out" / "few-videos.json").read_text())["rows"]
     assert len(row["finals"]) == 1
+    assert asked == [[]]  # nothing sparse
 
 
 def test_dropout_of_the_configuration_is_every_networks(root, tmp_path, monkeypatch):

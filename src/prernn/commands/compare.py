@@ -24,7 +24,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--cells", nargs="+", default=["gru", "lstm"], help="of PreRNN's tables (default: gru lstm)")
     parser.add_argument("--also", nargs="+", default=[], help="rcn: further backbones as they are, such as r3d_18")
     parser.add_argument("--batch-size", type=int, help="videos")
-    parser.add_argument("--structures", nargs="+", default=["band:21", "diagonal"], help="sparse W_hh to try")
+    words = "sparse W_hh to try (default band:21 diagonal; none where it is empty)"
+    parser.add_argument("--structures", nargs="*", default=["band:21", "diagonal"], help=words)
     parser.add_argument("--few", type=int, metavar="N", help="train on N videos of each class, drawn for each seed")
     parser.add_argument(
         "--judge",

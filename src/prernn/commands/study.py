@@ -24,7 +24,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--shares", type=float, nargs="+", help="of the rate that the pre-trained part learns at, to search (default 1)"
     )
     few.add_argument("--seeds", type=int, nargs="+", help="of the final trainings and of the videos that are drawn")
-    few.add_argument("--structures", nargs="+", help="sparse W_hh beside the full one (default band:1%% diagonal)")
+    words = "sparse W_hh beside the full one (default band:1%% diagonal; none where it is empty)"
+    few.add_argument("--structures", nargs="*", help=words)
     few.add_argument("--batch-size", type=int, help="videos")
     few.add_argument("--passes", type=int, help="times the trunk runs over the training videos, with other crops")
     few.add_argument(

@@ -9,6 +9,7 @@ Learning rates are searched for each network on its own, on a part of the traini
 networks are then trained on all training videos with the rate found, once for each seed, and tested once.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -147,7 +148,8 @@ def _plot(rows: list[Row], task: Task, out: Path) -> None:
 
 
 def _table(rows: list[dict[str, Any]], task: Task) -> Table:
-    metrics = [name for name in rows[0] if f"{name} spread" in rows[0]]
+    named = [name for name in rows[0] if f"{name} spread" in rows[0]]
+    metrics = [name for name in named if not all(math.isnan(row[name]) for row in rows)]  # those that there is any of
     several = all(row[f"{name} spread"] != "" for row in rows for name in metrics)
     table = Table(title=f"{task.name}: {'mean ± standard deviation over seeds' if several else 'one seed'}")
     table.add_column("network", no_wrap=True)
