@@ -3,11 +3,13 @@
 import csv
 import json
 import math
+from concurrent.futures import Future
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
+from rich.progress import Progress
 
 from prernn.commands.main import main
 from prernn.conversion.trunk import inputs_of, split
@@ -109,6 +111,24 @@ def test_the_best_rates():
     assert tuning.best(rows, task).name == "b"
     diverged = Row("c", TINY, rate=0.1, search={(0.1, 1.0): math.nan})
     assert tuning.best([diverged, *rows], task).name == "b"
+
+
+@pytest.mark.parametrize(("searches", "best", "score"), [(1, 0.1, 0.9), (2, 0.01, 0.5)])
+def test_rates_are_judged_by_the_mean_of_their_searches(searches, best, score):
+    """One training of the larger rate is lucky."""
+    scores = {(0.1, 100): 0.9, (0.1, 101): 0.1, (0.01, 100): 0.6, (0.01, 101): 0.6}
+
+    def start(training):
+        done = Future()
+        done.set_result({"metrics": {"clip_accuracy": scores[training.rate, training.seed]}})
+        return done
+
+    row = Row("a", TINY)
+    tuning.search(start, [row], Budget(rates=(0.01, 0.1), searches=searches), Action(), Progress(disable=True))
+    assert row.rate == best
+    assert row.search == {(0.01, 1.0): 0.6, (0.1, 1.0): score}
+    with pytest.raises(ValueError, match="others than those of searches, from 100 on, got 101"):
+        Budget(searches=2, seeds=(0, 101))
 
 
 def test_what_is_pretrained_learns_at_a_share_of_the_rate():
@@ -304,7 +324,7 @@ def test_a_clip_network_answers_once(root):
         (["--rates", "0.1", "nan"], "rates: expected a number above 0, got nan"),
         (["--rates", "0.1", "0.1"], "rates: expected one at least, and none twice, got [0.1, 0.1]"),
         (["--seeds", "1", "1"], "seeds: expected one at least, and none twice, got [1, 1]"),
-        (["--seeds", "100"], "seeds: expected others than 100, which searches have"),
+        (["--seeds", "100"], "seeds: expected others than those of searches, from 100 on, got 100"),
         (["--jobs", "0"], "jobs: expected at least 1, got 0"),
         (["--cells", "gru", "lost"], "lost"),
         (["--also", "r3d_18"], "beside networks='rcn' alone, got r3d_18"),

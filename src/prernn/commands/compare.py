@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 
-from prernn.commands.arguments.budget import budget_of
+from prernn.commands.arguments.budget import add_budget, budget_of
 from prernn.commands.arguments.command import Command
 from prernn.commands.arguments.complaints import in_plain_words
 from prernn.commands.arguments.fit_options import check_options
@@ -12,26 +12,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``prernn compare``."""
     parser.add_argument("--out", required=True, help="folder for table and curves")
     parser.add_argument("--epochs", type=int, help="of every training")
-    parser.add_argument("--rates", type=float, nargs="+", help="learning rates to search")
-    parser.add_argument(
-        "--shares", type=float, nargs="+", help="of the rate that the pre-trained part learns at, to search (default 1)"
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", help="of the final trainings")
-    parser.add_argument("--passes", type=int, help="times the trunk runs over the training videos, with other crops")
+    add_budget(parser)
     parser.add_argument(
         "--networks", default="prernn", help="which table: prernn (default), supplement, rcn, continuity or starts"
     )
     parser.add_argument("--cells", nargs="+", default=["gru", "lstm"], help="of PreRNN's tables (default: gru lstm)")
     parser.add_argument("--also", nargs="+", default=[], help="rcn: further backbones as they are, such as r3d_18")
-    parser.add_argument("--batch-size", type=int, help="videos")
     words = "sparse W_hh to try (default band:21 diagonal; none where it is empty)"
     parser.add_argument("--structures", nargs="*", default=["band:21", "diagonal"], help=words)
     parser.add_argument("--few", type=int, metavar="N", help="train on N videos of each class, drawn for each seed")
-    parser.add_argument(
-        "--judge",
-        choices=("reset", "live"),
-        help="held-out videos judge a rate with resets (default) or live",
-    )
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time (default %(default)s)")
 
 
@@ -44,8 +33,7 @@ def run(options: Namespace) -> None:
 
     with in_plain_words():
         recipe, learning, data = read_config(options.words)
-    names = ("epochs", "rates", "shares", "seeds", "passes", "batch_size", "few", "judge")
-    budget = budget_of(options, learning, *names)
+    budget = budget_of(options, learning, "epochs", "few")
     further = {name: getattr(options, name) for name in ("networks", "cells", "structures", "also", "jobs")}
     compare(data, recipe, options.out, budget, **further)
 

@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from prernn.commands.arguments.budget import budget_of
+from prernn.commands.arguments.budget import add_budget, budget_of
 from prernn.commands.arguments.command import Command, Parser, given
 from prernn.commands.arguments.complaints import in_plain_words
 from prernn.commands.arguments.fit_options import check_options
@@ -19,18 +19,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     few.add_argument("--out", required=True, help="folder for table, curves and figures")
     few.add_argument("--sizes", type=int, nargs="+", help="training videos of each class (default 5 10 20 35 70 140)")
     few.add_argument("--steps", type=int, help="batches of each training (default 90)")
-    few.add_argument("--rates", type=float, nargs="+", help="learning rates to search")
-    few.add_argument(
-        "--shares", type=float, nargs="+", help="of the rate that the pre-trained part learns at, to search (default 1)"
-    )
-    few.add_argument("--seeds", type=int, nargs="+", help="of the final trainings and of the videos that are drawn")
+    add_budget(few)
     words = "sparse W_hh beside the full one (default band:1%% diagonal; none where it is empty)"
     few.add_argument("--structures", nargs="*", help=words)
-    few.add_argument("--batch-size", type=int, help="videos")
-    few.add_argument("--passes", type=int, help="times the trunk runs over the training videos, with other crops")
-    few.add_argument(
-        "--judge", choices=("reset", "live"), help="held-out videos judge a rate with resets (default) or live"
-    )
     few.add_argument("--whole", action="store_true", help="train the whole networks, no trunk is frozen")
     few.add_argument("--jobs", type=int, help="trainings at a time (default 2)")
 
@@ -43,9 +34,6 @@ EPILOG = (
 
 DEMO = {"rates": [0.3, 0.6], "batch_size": 32, "passes": 1, "judge": "live"}
 """Options of the study on the embedded data set, where none are given."""
-
-
-BUDGET = ("rates", "shares", "seeds", "passes", "batch_size", "judge")
 
 
 def run(options: Namespace) -> None:
@@ -64,13 +52,13 @@ def run(options: Namespace) -> None:
             if getattr(options, name) is None:
                 setattr(options, name, value)
     check_sizes(sizes, **numbers)
-    budget_of(options, DEFAULT_LEARNING, *BUDGET)  # what can't be comes to light before anything is rendered
+    budget_of(options, DEFAULT_LEARNING)  # what can't be comes to light before anything is rendered
     if not words:
         # the same videos for any sizes, so that a study that is begun again with more of them goes on
         words = ["--config", str(prepare(Path(options.out), max(*sizes, *SIZES)))]
     with in_plain_words():
         recipe, learning, data = read_config(words)
-    budget = budget_of(options, learning, *BUDGET)
+    budget = budget_of(options, learning)
     few_videos(data, recipe, options.out, budget, sizes=sizes, **numbers, **given(options, "structures", "whole"))
 
 

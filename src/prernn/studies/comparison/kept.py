@@ -101,7 +101,7 @@ class KeptTrainings:
 def shared_by(known: Known, train: Items, test: Items) -> str:
     """A digest of what all trainings of a comparison share: one number differs, and it is another."""
     task, budget = known.task, dataclasses.asdict(known.budget)
-    for searched in ("rates", "shares", "seeds"):  # each training says its own
+    for searched in ("rates", "shares", "seeds", "searches"):  # each training says its own
         del budget[searched]
     pictures = known.budget.seeds[0] if known.curves else None  # the seed that keeps what pictures are drawn of
     code = [torch.__version__, _digest_of_code()]

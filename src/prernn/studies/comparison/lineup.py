@@ -55,7 +55,7 @@ RCN_STARTS: dict[str, dict[str, Any]] = {
 
 
 SEARCH_SEED = 100
-"""Of the trainings of a search, whose weights no final training begins with."""
+"""Of a search's first training of each rate, whose weights no final training begins with; others go on from it."""
 
 
 @dataclass
@@ -235,6 +235,7 @@ class Budget:
         batch_size: videos.
         rates: learning rates that the search tries.
         shares: of the rate that the pre-trained part learns at, each of which the search tries with each rate.
+        searches: trainings of each rate, whose mean score counts: one alone may be lucky at the edge of what is stable.
         seeds: of the final trainings.
         passes: times that the trunk runs over the training videos, each with other crops; epoch n takes pass
             n mod passes.
@@ -255,6 +256,7 @@ class Budget:
     batch_size: int = 16
     rates: tuple[float, ...] = (0.01, 0.03, 0.1)
     shares: tuple[float, ...] = (1.0,)
+    searches: int = 1
     seeds: tuple[int, ...] = (0, 1, 2)
     passes: int = 4
     held_out: float = 0.25
@@ -266,7 +268,7 @@ class Budget:
     dropout: Dropout = field(default_factory=Dropout)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "passes"):
+        for name in ("epochs", "batch_size", "passes", "searches"):
             whole(name, getattr(self, name))
         if self.few is not None:
             whole("few", self.few)
@@ -279,13 +281,18 @@ class Budget:
         for share in self.shares:
             real("shares", share, 0)
         for seed in self.seeds:
-            if whole("seeds", seed, 0) == SEARCH_SEED:
-                raise ValueError(f"seeds: expected others than {SEARCH_SEED}, which searches have, got it")
+            if whole("seeds", seed, 0) in self.search_seeds:
+                raise ValueError(f"seeds: expected others than those of searches, from {SEARCH_SEED} on, got {seed}")
         if real("held_out", self.held_out, 0, 1) in (0, 1):
             raise ValueError(f"held_out: expected a share between 0 and 1, got {self.held_out}")
         real("clip", self.clip, 0, above=True)
         if self.judge not in ("reset", "live"):
             raise ValueError(f'expected judge to be "reset" or "live", got {self.judge!r}')
+
+    @property
+    def search_seeds(self) -> range:
+        """Of the trainings of each rate that is tried."""
+        return range(SEARCH_SEED, SEARCH_SEED + self.searches)
 
 
 def check_comparable(task: Task) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from rich.progress import Progress, TaskID
 
 from prernn.studies.comparison.kept import Start
-from prernn.studies.comparison.lineup import SEARCH_SEED, Budget, Row, rate_text
+from prernn.studies.comparison.lineup import Budget, Row, rate_text
 from prernn.studies.comparison.trainings import LIVE, Training
 from prernn.tasks.task import Task
 
@@ -22,15 +22,23 @@ def search(start: Start, rows: list[Row], budget: Budget, task: Task, progress: 
         for row in rows:
             row.rate, row.pretrained = budget.rates[0], budget.shares[0]
         return
-    bar = progress.add_task("search for learning rates", total=len(rows) * len(_tried(budget)), note="")
+    total = len(rows) * len(_tried(budget)) * budget.searches
+    bar = progress.add_task("search for learning rates", total=total, note="")
     name = f"{LIVE} {task.score[0]}" if budget.judge == "live" else task.score[0]
     futures = {
-        start(_of(row, *rates, SEARCH_SEED, search=True)): (row, rates) for row in rows for rates in _tried(budget)
+        start(_of(row, *rates, seed, search=True)): (row, rates, seed)
+        for row in rows
+        for rates in _tried(budget)
+        for seed in budget.search_seeds
     }
+    scores: dict[tuple[int, tuple[float, float]], dict[int, float]] = {}
     for future in as_completed(futures):
-        row, rates = futures[future]
-        row.search[rates] = future.result()["metrics"][name]
-        _say(progress, bar, f"{row.name} at {rate_text(*rates)}: {name} {row.search[rates]:.3f} on held-out videos")
+        row, rates, seed = futures[future]
+        found = scores.setdefault((id(row), rates), {})
+        found[seed] = future.result()["metrics"][name]
+        # in the order of the seeds, so that the mean is the same whichever ended first
+        row.search[rates] = statistics.fmean(found[seed] for seed in sorted(found))
+        _say(progress, bar, f"{row.name} at {rate_text(*rates)}: {name} {found[seed]:.3f} on held-out videos")
     for row in rows:
         row.rate, row.pretrained = best_rates(row.search, task)
     _say_ends(rows, budget)
