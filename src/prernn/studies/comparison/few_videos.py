@@ -113,6 +113,8 @@ def check_sizes(sizes: Sequence[int], steps: int = STEPS, jobs: int = 1) -> None
 def _possible(sizes: Sequence[int], labels: Sequence[int]) -> list[int]:
     """Those of the sizes that every class has."""
     least = min(Counter(labels).values())
+    if len(set(labels)) == 1:
+        print("the videos have no labels to draw by: numbers are of all together")
     kept = sorted({size for size in sizes if size <= least})
     if not kept:
         raise ValueError(

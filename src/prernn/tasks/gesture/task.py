@@ -172,8 +172,8 @@ class Gesture(Task):
         return self.val_list is not None
 
     def recording(self, record: GestureVideo) -> tuple[int, str]:
-        """The video, whose gestures stay together."""
-        return 0, record.file
+        """The gesture's label where there is one, and the video, whose gestures stay together."""
+        return record.signs[0].label if len(record.signs) == 1 else 0, record.file
 
     def examples(self, records: Sequence[GestureVideo]) -> dict[str, int]:
         """How often there is each gesture."""
