@@ -41,6 +41,17 @@ def test_a_video_is_read_whole_in_snippets_without_overlap(root):
     assert (item["frames"], item["fps"], task.length(record)) == (22, 25.0, 6)
 
 
+def test_a_video_has_the_label_of_its_one_gesture(root):
+    """By which a few are drawn and a share is held out; two gestures have none."""
+    make_list(root, "path:./a depth:sk_depth:2:7 color:sk_color:3:8 label:3", name="one.lst")
+    found = []
+    for name in ("train.lst", "one.lst"):
+        task = opened(root, train_list=name)
+        [record] = task.records("train")
+        found.append(task.recording(record)[0])
+    assert found == [0, 3]
+
+
 @given(st.integers(1, 40), st.integers(1, 9))
 def test_a_last_snippet_counts_if_half_of_it_is_there(frames, snippet):
     task = Gesture(snippet=snippet)
