@@ -223,6 +223,11 @@ def calibrated_inputs(net, layer, video):
     [
         (lambda: prernn.convert(FcNet(), start="cnn", **SMALL), ValueError, "expected keep_activation"),
         (lambda: prernn.traditional(FcNet(), start="cnn", **SMALL), ValueError, "got stacked layers"),
+        (
+            lambda: prernn.convert(FcNet(), cell="vrnn", start="cnn", pretrained=False, **SMALL),
+            ValueError,
+            "expected the CNN's own weights, got pretrained=False",
+        ),
         (lambda: prernn.convert(FcNet(), start="cn", **SMALL), ValueError, "'lasting' or 'cnn', got 'cn'"),
     ],
 )
@@ -248,6 +253,9 @@ def test_a_config_begins_as_the_cnn():
         "on top": [0, pytest.approx(3, abs=0.01)],
     }
     assert [len(unmeasured(net)) for net in nets.values()] == [0, 1, 0, 1]
+    random = NetworkSpec(**made, cell="vrnn", pretrained_layer=False).build(2)
+    assert random.recurrent_layers[0].hidden_to_hidden.gain > 1  # which is no part of a CNN either
+    assert len(unmeasured(random)) == 1
     top = NetworkSpec(**made, cell="vrnn", layers_on_top=1, calibrate="all").build(2)
     assert [len(unmeasured(top)), len(top.recurrent_layers)] == [1, 2]
     with pytest.raises(ValueError, match="expected calibrate beside 'cnn' with the cell lstm, got false"):

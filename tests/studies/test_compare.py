@@ -127,7 +127,7 @@ def test_rates_are_judged_by_the_mean_of_their_searches(searches, best, score):
     tuning.search(start, [row], Budget(rates=(0.01, 0.1), searches=searches), Action(), Progress(disable=True))
     assert row.rate == best
     assert row.search == {(0.01, 1.0): 0.6, (0.1, 1.0): score}
-    with pytest.raises(ValueError, match="others than those of searches, from 100 on, got 101"):
+    with pytest.raises(ValueError, match="others than those of searches, 100 to 101, got 101"):
         Budget(searches=2, seeds=(0, 101))
 
 
@@ -235,7 +235,12 @@ def test_what_few_videos_are_judged_by(monkeypatch):
     known = replace(known, labels=[int(number < 2) for number in range(12)])  # none are left of a class
     monkeypatch.setitem(trainings._shared, "known", known)
     train, judges = trainings._items(asked)
-    assert len({item["number"] for item in train}) + len(judges) == 4
+    sides = [sorted(known.labels[number] for number in {item["number"] for item in side}) for side in (train, judges)]
+    assert sides == [[0, 0, 1], [0, 0, 0, 0, 1]]
+    assert not {item["number"] for item in train} & {item["number"] for item in judges}
+    monkeypatch.setitem(trainings._shared, "known", replace(known, labels=list(range(12))))
+    with pytest.raises(ValueError, match="expected videos beside those that are drawn, to judge learning rates by"):
+        trainings._items(asked)
 
 
 def test_the_table_has_what_there_is_any_of(root):
@@ -324,7 +329,7 @@ def test_a_clip_network_answers_once(root):
         (["--rates", "0.1", "nan"], "rates: expected a number above 0, got nan"),
         (["--rates", "0.1", "0.1"], "rates: expected one at least, and none twice, got [0.1, 0.1]"),
         (["--seeds", "1", "1"], "seeds: expected one at least, and none twice, got [1, 1]"),
-        (["--seeds", "100"], "seeds: expected others than those of searches, from 100 on, got 100"),
+        (["--seeds", "100"], "seeds: expected others than those of searches, 100, got 100"),
         (["--jobs", "0"], "jobs: expected at least 1, got 0"),
         (["--cells", "gru", "lost"], "lost"),
         (["--also", "r3d_18"], "beside networks='rcn' alone, got r3d_18"),

@@ -93,7 +93,7 @@ def test_dropout_of_the_configuration_is_every_networks(root, tmp_path, monkeypa
 
 
 def test_what_can_not_be_comes_to_light_before_videos_are_rendered(tmp_path, capsys):
-    for words in (["--seeds", "100"], ["--rates", "-1"], ["--steps", "0"]):
+    for words in (["--seeds", "100"], ["--rates", "-1"], ["--steps", "0"], ["--structures", "foo"]):
         assert main(["study", "few-videos", "--out", str(tmp_path / "out"), *words]) == 2
         assert "expected" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

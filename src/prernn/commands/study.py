@@ -40,6 +40,7 @@ def run(options: Namespace) -> None:
     """Trains, tests, prints tables and draws curves."""
     own = [name.replace("_", "-") for name in vars(options)]
     check_options("study", options.words, own)
+    from prernn.layers.structures.parse import hidden_structure
     from prernn.studies.comparison.few_videos import SIZES, check_sizes, few_videos
     from prernn.studies.demo import prepare
     from prernn.training.learning.learning import DEFAULT_LEARNING
@@ -52,6 +53,8 @@ def run(options: Namespace) -> None:
             if getattr(options, name) is None:
                 setattr(options, name, value)
     check_sizes(sizes, **numbers)
+    for structure in options.structures or ():
+        hidden_structure(structure)
     budget_of(options, DEFAULT_LEARNING)  # what can't be comes to light before anything is rendered
     if not words:
         # the same videos for any sizes, so that a study that is begun again with more of them goes on

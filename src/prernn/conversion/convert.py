@@ -74,7 +74,7 @@ def convert(
         NotImplementedError: the layer can't become recurrent; says what was looked for and what to pass.
     """
     look_up(input, INPUTS, "input", "introduced")
-    _check_start(start, cell, keep_activation)
+    _check_start(start, cell, keep_activation, pretrained)
     network = open_network(cnn, image_size)
     names = _names(network, layer, keep_activation)
     for name in names:
@@ -183,10 +183,12 @@ def framewise(
     return network.train(cnn.training)
 
 
-def _check_start(start: float | str, cell: str, keep_activation: bool) -> None:
+def _check_start(start: float | str, cell: str, keep_activation: bool, pretrained: bool) -> None:
     gain_of(start, make_cell(cell), Full())
     if start == CNN and cell != "vrnn" and not keep_activation:
         raise ValueError(f"start={CNN!r} with the cell {cell}: expected keep_activation, whose features are restored")
+    if start == CNN and not pretrained:
+        raise ValueError(f"start={CNN!r}: expected the CNN's own weights, got pretrained=False")
 
 
 def _names(network: RecurrentNetwork, layer: str | Sequence[str] | None, keep_activation: bool) -> list[str]:

@@ -44,7 +44,8 @@ class NetworkSpec:
         start: how the recurrence starts: see `prernn.layers.starts`. A number multiplies torch.nn's ``W_hh``; from
             "lasting" states last, for questions about time; from "cnn" the network begins as the CNN, for questions
             that a frame nearly answers (LSTM and GRU: with ``keep_activation`` and ``calibrate``). None is "lasting"
-            where ``calibrate`` is on, else 1, as in the papers. Stacked layers take "lasting" in place of "cnn".
+            where ``calibrate`` is on, else 1, as in the papers. Layers with random weights, such as stacked ones, take
+            "lasting" in place of "cnn".
         rcn: further arguments of `convert_rcn`, such as ``{"init": "random", "mix": "sum"}``; its ``layers`` and
             ``hidden`` are ``layer`` and ``hidden`` here, unless they stand in ``rcn``.
         rcn_below: convert the CNN to an RCN first and then by ``method``: PreRNN on top of RCN.
@@ -151,18 +152,20 @@ class NetworkSpec:
         side = input_spec(self.backbone, self.pretrained)["size"]
         return None if self.frames is None else (self.frames, side, side)
 
-    def _start(self, stacked: bool) -> float | str:
+    def _start(self, drawn: bool) -> float | str:
+        """How a layer starts, whose weights may be ``drawn`` anew."""
         if self.start is None:
             return LASTING if self.calibrate else 1.0
-        return LASTING if stacked and self.start == CNN else self.start
+        return LASTING if drawn and self.start == CNN else self.start
 
     def _make_recurrent(self, cnn: nn.Module, outputs: int | None) -> RecurrentNetwork:
         if self.method == "framewise":
             return framewise(cnn, outputs=outputs, image_size=self._clip_size())
         if self.method == "rcn":
             return convert_rcn(cnn, outputs=outputs, **{"layers": self.layer, "hidden": self.hidden, **self.rcn})
+        drawn = self.method == "traditional" or not self.pretrained_layer
         recurrence: dict[str, Any] = {"cell": self.cell, "hidden": self.hidden}
-        kind = {**recurrence, "start": self._start(self.method == "traditional"), "outputs": outputs}
+        kind = {**recurrence, "start": self._start(drawn), "outputs": outputs}
         if self.method == "traditional":
             kind |= {"activation": self.activation, "behind": self.behind}
             network = traditional(cnn, hidden_size=self.hidden_size, num_layers=self.num_layers, **kind)
@@ -173,7 +176,7 @@ class NetworkSpec:
             top = {**recurrence, "start": self._start(True), "activation": self.activation}
             network = traditional(network, num_layers=self.layers_on_top, **top)
         stacked = self.calibrate == "all"
-        begun = self.start == CNN and self.cell == "vrnn"  # it is the CNN as it is
+        begun = any(layer.begins_as_cnn for layer in network.recurrent_layers)  # which stays as it is
         if not self.calibrate or (begun and not (stacked and self.layers_on_top)):
             return network
         return with_calibration(network, stacked)

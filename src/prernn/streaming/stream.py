@@ -173,7 +173,7 @@ class Stream:
             if age > self._half > 0:
                 _, younger = self.net.step(batch, younger)
             self._state, self._younger, self._age = state, younger, age
-        if not self._diverged and not bool(out.isfinite().all()):
+        if not self._diverged and not bool(out.amax(-1).isfinite().all()):  # one output may be -inf
             self._diverged = True
             warnings.warn(
                 "the network's output is not a number, or infinite: it has diverged", RuntimeWarning, stacklevel=2

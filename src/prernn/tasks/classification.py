@@ -53,7 +53,7 @@ def class_accuracies(counts: Tensor) -> dict[str, Tensor]:
 
 
 def answers(scores: Tensor) -> Tensor:
-    """The best of K scores ``(..., K)``; K, which is no class, where one of them is not a number or infinite."""
+    """The best of K scores ``(..., K)``; K, which is no class, without a finite best: NaN, infinity, only -infinity."""
     return scores.argmax(-1).masked_fill(~scores.amax(-1).isfinite(), scores.shape[-1])
 
 

@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import site
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from functools import partial
@@ -57,6 +59,7 @@ class KeptTrainings:
         self.path = folder / FILE
         self._shared = shared_by(known, train, test)
         self._found = _read(self.path)
+        self._end = "\n" if _cut_short(self.path) else ""
         self._weights: dict[str, str] = {}
         self.taken = 0
 
@@ -93,9 +96,9 @@ class KeptTrainings:
         about = {"method": training.spec.method, "few": training.few, "rate": training.rate, "seed": training.seed}
         line = {"key": key, **about, "search": training.search, "result": _plain(ended.result())}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        cut = _cut_short(self.path)
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(("\n" if cut else "") + json.dumps(line) + "\n")
+            file.write(self._end + json.dumps(line) + "\n")
+        self._end = ""
 
 
 def shared_by(known: Known, train: Items, test: Items) -> str:
@@ -120,7 +123,9 @@ def _digest_of_code() -> str:
 
 def _own() -> list[Path]:
     """Files of loaded modules that belong to no installed package."""
-    installed = [Path(place).resolve() for place in {sys.prefix, sys.base_prefix}]
+    places = sysconfig.get_paths()
+    library = [places[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    installed = [Path(place).resolve() for place in (*library, *site.getsitepackages(), site.getusersitepackages())]
     named = [getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name != "__main__"]
     paths = [Path(name).resolve() for name in named if name and name.endswith(".py")]
     return [path for path in paths if path.is_file() and not any(path.is_relative_to(place) for place in installed)]

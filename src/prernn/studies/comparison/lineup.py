@@ -243,7 +243,7 @@ class Budget:
         few: training videos of each class, drawn anew for each seed; the search is judged by videos that were not
             drawn. None takes all.
         judge: what the search goes by: the task's score with the state "reset" before each video, or "live", never.
-        clip: gradient norm at most.
+        clip: gradient norm at most; infinite is no limit.
         continuity: how states go on from clip to clip in training; networks of whole clips have none.
         sparse_power: of the learning rate of sparse recurrences, see `prernn.training.learning.rate_factors`.
         dropout: of recurrent layers in training.
@@ -282,10 +282,12 @@ class Budget:
             real("shares", share, 0)
         for seed in self.seeds:
             if whole("seeds", seed, 0) in self.search_seeds:
-                raise ValueError(f"seeds: expected others than those of searches, from {SEARCH_SEED} on, got {seed}")
+                last = f" to {self.search_seeds[-1]}" if self.searches > 1 else ""
+                raise ValueError(f"seeds: expected others than those of searches, {SEARCH_SEED}{last}, got {seed}")
         if real("held_out", self.held_out, 0, 1) in (0, 1):
             raise ValueError(f"held_out: expected a share between 0 and 1, got {self.held_out}")
-        real("clip", self.clip, 0, above=True)
+        if self.clip != math.inf:
+            real("clip", self.clip, 0, above=True)
         if self.judge not in ("reset", "live"):
             raise ValueError(f'expected judge to be "reset" or "live", got {self.judge!r}')
 

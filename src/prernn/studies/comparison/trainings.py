@@ -19,7 +19,7 @@ from prernn.conversion.trunk import inputs_of, split
 from prernn.layers.dropout import drop
 from prernn.models.from_config import NetworkSpec
 from prernn.studies import early
-from prernn.studies.comparison.draws import drawn, held_out
+from prernn.studies.comparison.draws import beside, drawn, held_out
 from prernn.studies.comparison.lineup import Budget, Row
 from prernn.studies.comparison.side_by_side import side_by_side
 from prernn.tasks.task import Task
@@ -181,12 +181,9 @@ def _items(training: Training) -> tuple[Items, Items]:
     if few is None:
         return held_out(items, share) if training.search else (items, test)
     chosen = set(drawn(known.labels, few, training.seed))
-    some, others = ([item for item in items if (item["number"] in chosen) is kept] for kept in (True, False))
-    if not training.search:
-        return some, test
-    # a quarter of so few videos could not tell one rate from another; but judges of some classes alone are none
-    left = {known.labels[item["number"]] for item in others}
-    return (some, held_out(others, share)[1]) if left == set(known.labels) else held_out(some, share)
+    if training.search:
+        return beside(items, known.labels, chosen, share)
+    return [item for item in items if item["number"] in chosen], test
 
 
 def once(items: Items) -> Items:

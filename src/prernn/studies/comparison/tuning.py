@@ -47,7 +47,8 @@ def search(start: Start, rows: list[Row], budget: Budget, task: Task, progress: 
 def _say_ends(rows: list[Row], budget: Budget) -> None:
     """Says in a line where the best rate is an end of those that were tried, so that a further one may do better."""
     for word, end in (("lowest", min(budget.rates)), ("highest", max(budget.rates))):
-        named = list(dict.fromkeys(row.name for row in rows if row.rate == end))
+        found = [row for row in rows if row.rate == end and not math.isnan(row.search[row.rate, row.pretrained])]
+        named = [row.name if row.few is None else f"{row.name} ({row.few} videos of each class)" for row in found]
         if named and len(budget.rates) > 1:
             print(f"best at the {word} rate that was tried, {end:g}: {'; '.join(named)}", flush=True)
 
