@@ -49,7 +49,7 @@ def _say_ends(rows: list[Row], budget: Budget) -> None:
     for word, end in (("lowest", min(budget.rates)), ("highest", max(budget.rates))):
         found = [row for row in rows if row.rate == end and not math.isnan(row.search[row.rate, row.pretrained])]
         named = [row.name if row.few is None else f"{row.name} ({row.few} videos of each class)" for row in found]
-        if named and len(budget.rates) > 1:
+        if named and len(budget.rates) > 2:  # of two each is an end
             print(f"best at the {word} rate that was tried, {end:g}: {'; '.join(named)}", flush=True)
 
 
