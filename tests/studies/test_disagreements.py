@@ -10,8 +10,8 @@ import torch
 
 from prernn.models.from_config import NetworkSpec
 from prernn.studies.comparison import disagreements
+from prernn.studies.comparison.draws import once
 from prernn.studies.comparison.lineup import Row
-from prernn.studies.comparison.trainings import once
 from prernn.tasks.action.task import Action
 from prernn.tasks.face.task import Face
 from prernn.tasks.gesture.task import Gesture

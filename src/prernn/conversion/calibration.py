@@ -87,7 +87,7 @@ def with_calibration(network: RecurrentNetwork, stacked: bool = False) -> Recurr
         ValueError: a network without a converted layer, or without any recurrent layer where ``stacked``.
     """
     network = copy_of(network)
-    layers = [layer for _, layer in _read_gates(network, stacked)]
+    layers = [layer for _, layer in gated_layers(network, stacked)]
     if not layers:
         kind = "recurrent" if stacked else "converted"
         raise ValueError(f"expected a network with a {kind} layer that does not begin as the CNN, got one without")
@@ -167,7 +167,7 @@ class GateInputs:
 @torch.no_grad()
 def gate_inputs_of(network: RecurrentNetwork, videos: Iterable[Tensor]) -> list[GateInputs]:
     """What gates of converted and stacked layers read of videos ``(B, T, C, H, W)``, before or after `calibrate`."""
-    layers = _read_gates(network, stacked=True)
+    layers = gated_layers(network, stacked=True)
     seen = {name: _Saturation() for name, _ in layers}
     hooks = [layer.calibration.register_forward_hook(seen[name].hook) for name, layer in layers]
     try:
@@ -246,7 +246,7 @@ def _moments(layer: RecurrentLayer) -> Iterator[_Moments]:
         hook.remove()
 
 
-def _read_gates(network: RecurrentNetwork, stacked: bool) -> list[tuple[str, RecurrentLayer]]:
+def gated_layers(network: RecurrentNetwork, stacked: bool) -> list[tuple[str, RecurrentLayer]]:
     """Layers that were the CNN's own, by name, and stacked ones where asked for; not those that begin as the CNN."""
     names = (str(node.target) for node in recurrent_nodes(network.cnn))
     return [
@@ -259,7 +259,7 @@ def _read_gates(network: RecurrentNetwork, stacked: bool) -> list[tuple[str, Rec
 
 
 def _calibrated(network: RecurrentNetwork) -> list[tuple[str, Any]]:
-    layers = _read_gates(network, stacked=True)
+    layers = gated_layers(network, stacked=True)
     return [(name, layer) for name, layer in layers if isinstance(layer.calibration, Calibration)]
 
 

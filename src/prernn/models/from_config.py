@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from prernn.conversion.calibration import with_calibration
+from prernn.conversion.calibration import gated_layers, with_calibration
 from prernn.conversion.convert import check_traditional, convert, framewise, traditional
 from prernn.conversion.graph.ending import final_value
 from prernn.conversion.graph.nodes import value_shape
@@ -176,7 +176,4 @@ class NetworkSpec:
             top = {**recurrence, "start": self._start(True), "activation": self.activation}
             network = traditional(network, num_layers=self.layers_on_top, **top)
         stacked = self.calibrate == "all"
-        begun = any(layer.begins_as_cnn for layer in network.recurrent_layers)  # which stays as it is
-        if not self.calibrate or (begun and not (stacked and self.layers_on_top)):
-            return network
-        return with_calibration(network, stacked)
+        return with_calibration(network, stacked) if self.calibrate and gated_layers(network, stacked) else network

@@ -52,9 +52,14 @@ def class_accuracies(counts: Tensor) -> dict[str, Tensor]:
     return {**mean, "class_accuracy": each, "confusion": confusion}
 
 
+def without_best(scores: Tensor) -> Tensor:
+    """Where K scores ``(..., K)`` have no finite best: NaN, infinity, only -infinity."""
+    return ~scores.amax(-1).isfinite()
+
+
 def answers(scores: Tensor) -> Tensor:
-    """The best of K scores ``(..., K)``; K, which is no class, without a finite best: NaN, infinity, only -infinity."""
-    return scores.argmax(-1).masked_fill(~scores.amax(-1).isfinite(), scores.shape[-1])
+    """The best of K scores ``(..., K)``; K, which is no class, where they are `without_best`."""
+    return scores.argmax(-1).masked_fill(without_best(scores), scores.shape[-1])
 
 
 def masked_cross_entropy(

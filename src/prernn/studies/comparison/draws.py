@@ -8,17 +8,21 @@ import numpy as np
 from prernn.training.frozen_trunk.learner import Items
 
 
+def once(items: Items) -> list[dict[str, Any]]:
+    """Each video in its first pass."""
+    first: dict[int, dict[str, Any]] = {}
+    for item in items:
+        first.setdefault(item["number"], item)
+    return list(first.values())
+
+
 def held_out(items: Items, share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Training items in two, apart by video; the part that judges (``share`` of them) in its first pass alone."""
     numbers = sorted({item["number"] for item in items})
     count = max(1, round(share * len(numbers)))
     judges = set(np.random.default_rng(0).permutation(numbers)[:count].tolist())
-    seen, judged = set(), []
-    for item in items:
-        if item["number"] in judges and item["number"] not in seen:
-            seen.add(item["number"])
-            judged.append(item)
-    return [item for item in items if item["number"] not in judges], judged
+    rest, judged = ([item for item in items if (item["number"] in judges) is judging] for judging in (False, True))
+    return rest, once(judged)
 
 
 def beside(
@@ -49,8 +53,7 @@ def beside(
     if not judges:
         raise ValueError("expected videos beside those that are drawn, to judge learning rates by, got none")
     train = [item for item in items if item["number"] in chosen and item["number"] not in judges]
-    judged = {item["number"]: item for item in reversed(items) if item["number"] in judges}
-    return train, list(judged.values())[::-1]
+    return train, once([item for item in items if item["number"] in judges])
 
 
 def drawn(labels: Sequence[int], few: int, seed: int) -> list[int]:

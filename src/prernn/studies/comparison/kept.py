@@ -58,8 +58,9 @@ class KeptTrainings:
     def __init__(self, folder: Path, known: Known, train: Items, test: Items) -> None:
         self.path = folder / FILE
         self._shared = shared_by(known, train, test)
-        self._found = _read(self.path)
-        self._end = "\n" if _cut_short(self.path) else ""
+        before = self.path.read_bytes() if self.path.is_file() else b""
+        self._found = _read(before)
+        self._end = "" if before[-1:] in (b"", b"\n") else "\n"  # of a last line that a crash cut short
         self._weights: dict[str, str] = {}
         self.taken = 0
 
@@ -150,15 +151,10 @@ def _digest(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True, default=repr).encode(), digest_size=16).hexdigest()
 
 
-def _cut_short(path: Path) -> bool:
-    """Whether a crash left a file's last line without its end."""
-    return path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
-
-
-def _read(path: Path) -> dict[str, dict[str, Any]]:
+def _read(lines: bytes) -> dict[str, dict[str, Any]]:
     """The results in a file by their keys; a line that a crash cut short, or that is no result, is none."""
     found: dict[str, dict[str, Any]] = {}
-    for text in path.read_bytes().splitlines() if path.is_file() else []:
+    for text in lines.splitlines():
         try:
             line = json.loads(text)
             found[line["key"]] = _whole(line["result"])

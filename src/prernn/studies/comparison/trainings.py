@@ -19,7 +19,7 @@ from prernn.conversion.trunk import inputs_of, split
 from prernn.layers.dropout import drop
 from prernn.models.from_config import NetworkSpec
 from prernn.studies import early
-from prernn.studies.comparison.draws import beside, drawn, held_out
+from prernn.studies.comparison.draws import beside, drawn, held_out, once
 from prernn.studies.comparison.lineup import Budget, Row
 from prernn.studies.comparison.side_by_side import side_by_side
 from prernn.tasks.task import Task
@@ -184,11 +184,6 @@ def _items(training: Training) -> tuple[Items, Items]:
     if training.search:
         return beside(items, known.labels, chosen, share)
     return [item for item in items if item["number"] in chosen], test
-
-
-def once(items: Items) -> Items:
-    """Each video in its first pass."""
-    return list({item["number"]: item for item in reversed(items)}.values())[::-1]
 
 
 def _live(learns: Learner, items: Items, orders: int, seed: int) -> dict[str, Any]:

@@ -25,20 +25,17 @@ def search(start: Start, rows: list[Row], budget: Budget, task: Task, progress: 
     total = len(rows) * len(_tried(budget)) * budget.searches
     bar = progress.add_task("search for learning rates", total=total, note="")
     name = f"{LIVE} {task.score[0]}" if budget.judge == "live" else task.score[0]
-    futures = {
-        start(_of(row, *rates, seed, search=True)): (row, rates, seed)
+    tries = [
+        (row, rates, [start(_of(row, *rates, seed, search=True)) for seed in budget.search_seeds])
         for row in rows
         for rates in _tried(budget)
-        for seed in budget.search_seeds
-    }
-    scores: dict[tuple[int, tuple[float, float]], dict[int, float]] = {}
-    for future in as_completed(futures):
-        row, rates, seed = futures[future]
-        found = scores.setdefault((id(row), rates), {})
-        found[seed] = future.result()["metrics"][name]
-        # in the order of the seeds, so that the mean is the same whichever ended first
-        row.search[rates] = statistics.fmean(found[seed] for seed in sorted(found))
-        _say(progress, bar, f"{row.name} at {rate_text(*rates)}: {name} {found[seed]:.3f} on held-out videos")
+    ]
+    words = {future: f"{row.name} at {rate_text(*rates)}" for row, rates, futures in tries for future in futures}
+    for future in as_completed(words):
+        score = future.result()["metrics"][name]
+        _say(progress, bar, f"{words[future]}: {name} {score:.3f} on held-out videos")
+    for row, rates, futures in tries:
+        row.search[rates] = statistics.fmean(future.result()["metrics"][name] for future in futures)
     for row in rows:
         row.rate, row.pretrained = best_rates(row.search, task)
     _say_ends(rows, budget)
@@ -46,10 +43,12 @@ def search(start: Start, rows: list[Row], budget: Budget, task: Task, progress: 
 
 def _say_ends(rows: list[Row], budget: Budget) -> None:
     """Says in a line where the best rate is an end of those that were tried, so that a further one may do better."""
+    if len(budget.rates) < 3:  # each is an end
+        return
     for word, end in (("lowest", min(budget.rates)), ("highest", max(budget.rates))):
         found = [row for row in rows if row.rate == end and not math.isnan(row.search[row.rate, row.pretrained])]
         named = [row.name if row.few is None else f"{row.name} ({row.few} videos of each class)" for row in found]
-        if named and len(budget.rates) > 2:  # of two each is an end
+        if named:
             print(f"best at the {word} rate that was tried, {end:g}: {'; '.join(named)}", flush=True)
 
 

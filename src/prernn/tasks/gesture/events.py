@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prernn.tasks.classification import without_best
 from prernn.tasks.ctc_decoders import BLANK, Event, label_scores
 
 
@@ -93,7 +94,7 @@ def steps_of(out: Tensor, batch: dict[str, Any], video: int, temperature: float 
 
 
 def _diverged(out: Tensor, batch: dict[str, Any], video: int) -> bool:
-    return bool(log_probs(out[video, : int(batch["lengths"][video])]).isnan().any())  # also behind infinite outputs
+    return bool(without_best(out[video, : int(batch["lengths"][video])]).any())
 
 
 def begins_and_ends(events: list[Event]) -> tuple[list[Event], list[Event]]:
