@@ -333,6 +333,9 @@ def test_a_clip_network_answers_once(root):
         (["--jobs", "0"], "jobs: expected at least 1, got 0"),
         (["--cells", "gru", "lost"], "lost"),
         (["--also", "r3d_18"], "beside networks='rcn' alone, got r3d_18"),
+        (["--joint", "-1"], "joint: expected a whole number of at least 0, got -1"),
+        (["--then", "0"], "then: expected a number above 0, up to 1, got 0.0"),
+        (["--networks", "rcn", "--joint", "2"], "joint: expected 0 for networks='rcn'"),
     ],
 )
 def test_mistakes(root, tmp_path, options, message, capsys):

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from prernn.commands.main import main
+from prernn.models.backbones import backbone
 from prernn.models.from_config import NetworkSpec
 from prernn.studies.comparison import kept, lineup
 from prernn.studies.comparison.few_videos import _reference, difference
@@ -67,14 +69,25 @@ def test_the_study(root, tmp_path, capsys):
     assert (out / "few-videos.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_whole_networks(root, tmp_path, monkeypatch):
-    all_rows = lineup.few_videos_rows
-    asked = []
-    monkeypatch.setattr(lineup, "few_videos_rows", lambda *given: asked.append(given[2]) or all_rows(*given)[1:2])
-    assert study(root, tmp_path / "out", "--sizes", "2", "--seeds", "0", "--whole", "--structures") == 0
-    (row, *_) = json.loads((tmp_path / "out" / "few-videos.json").read_text())["rows"]
-    assert len(row["finals"]) == 1
-    assert asked == [[]]  # nothing sparse
+def test_whole_networks_go_on_from_what_was_learnt_behind_the_trunk(root, tmp_path, monkeypatch):
+    """At next to no rate they are what they were, and at more than that something else."""
+    all_rows, asked, weights = lineup.few_videos_rows, [], tmp_path / "weights.pt"
+    torch.save(backbone("timm/test_resnet").state_dict(), weights)
+    monkeypatch.setattr(lineup, "few_videos_rows", lambda *given: asked.append(given[2]) or all_rows(*given)[2:5:2])
+    found = []
+    for joint in ((), ("--joint", "3", "--then", "1e-12"), ("--joint", "3", "--then", "0.5")):
+        out = tmp_path / str(len(found)) / "out"
+        out.parent.mkdir()
+        given = ("--sizes", "3", "--seeds", "0", "--rates", "0.05", "--structures", *joint)
+        assert study(root, out, *given, "--model.recipe.calibrate", "true", "--model.recipe.weights", str(weights)) == 0
+        rows = json.loads((out / "few-videos.json").read_text())["rows"]
+        assert [len(row["finals"][0]["history"]["train loss"]) for row in rows] == [2, 2]
+        found.append([row["finals"][0] for row in rows])
+    assert asked == [[], [], []]  # nothing sparse
+    for frozen, still, moved in zip(*found, strict=True):
+        assert still["metrics"] == pytest.approx(frozen["metrics"], abs=1e-6)
+        falls = [result["history"]["train loss"][-1] for result in (still, moved)]
+        assert falls[1] != pytest.approx(falls[0], rel=1e-3)
 
 
 def test_dropout_of_the_configuration_is_every_networks(root, tmp_path, monkeypatch):

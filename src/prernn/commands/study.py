@@ -22,7 +22,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_budget(few)
     words = "sparse W_hh beside the full one (default band:1%% diagonal; none where it is empty)"
     few.add_argument("--structures", nargs="*", help=words)
-    few.add_argument("--whole", action="store_true", help="train the whole networks, no trunk is frozen")
     few.add_argument("--jobs", type=int, help="trainings at a time (default 2)")
 
 
@@ -62,7 +61,7 @@ def run(options: Namespace) -> None:
     with in_plain_words():
         recipe, learning, data = read_config(words)
     budget = budget_of(options, learning)
-    few_videos(data, recipe, options.out, budget, sizes=sizes, **numbers, **given(options, "structures", "whole"))
+    few_videos(data, recipe, options.out, budget, sizes=sizes, **numbers, **given(options, "structures"))
 
 
 STUDY = Command("experiments on a question: what networks make of few videos", run, add_arguments)

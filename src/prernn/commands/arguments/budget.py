@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from prernn.training.learning.learning import Learning
 
 
-OPTIONS = ("rates", "shares", "searches", "seeds", "passes", "batch_size", "judge")
+OPTIONS = ("rates", "shares", "searches", "seeds", "passes", "batch_size", "joint", "then", "judge")
 """Of a budget, those that `add_budget` adds."""
 
 
@@ -24,6 +24,9 @@ def add_budget(parser: ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help=words)
     parser.add_argument("--passes", type=int, help="times the trunk runs over the training videos, with other crops")
     parser.add_argument("--batch-size", type=int, help="videos")
+    words = "batches in which the whole network trains after what is behind its trunk has (default 0: the trunk stays)"
+    parser.add_argument("--joint", type=int, metavar="N", help=words)
+    parser.add_argument("--then", type=float, help="share of the rate that all learns at in those (default 0.1)")
     words = "held-out videos judge a rate with resets (default) or live"
     parser.add_argument("--judge", choices=("reset", "live"), help=words)
 

@@ -74,7 +74,7 @@ def compare(
         NotImplementedError: a value bypasses the converted layer; a task whose networks can't be compared.
     """
     out, budget, begun = Path(out), budget or Budget(), time.time()
-    _check(data.task, networks, also)
+    _check(data.task, networks, also, budget)
     with bars() as progress:
         rows = _rows(spec, data.task, networks, cells, structures, also)
         known, train, test = inputs(data, rows, budget, progress, whole=networks == "rcn")
@@ -94,12 +94,14 @@ def compare(
     return table
 
 
-def _check(task: Task, networks: str, also: Sequence[str]) -> None:
+def _check(task: Task, networks: str, also: Sequence[str], budget: Budget) -> None:
     check_comparable(task)
     if networks not in lineup.LINEUPS:
         raise ValueError(f"expected networks to be one of {', '.join(lineup.LINEUPS)}, got {networks!r}")
     if also and networks != "rcn":
         raise ValueError(f"expected further backbones beside networks='rcn' alone, got {', '.join(also)}")
+    if budget.joint and networks == "rcn":
+        raise ValueError(f"joint: expected 0 for networks='rcn', which train as a whole, got {budget.joint}")
 
 
 def _rows(

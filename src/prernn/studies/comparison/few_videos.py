@@ -54,7 +54,6 @@ def few_videos(
     sizes: Sequence[int] = SIZES,
     steps: int = STEPS,
     structures: Sequence[str] = ("band:1%", "diagonal"),
-    whole: bool = False,
     jobs: int = 2,
 ) -> list[dict[str, Any]]:
     """Accuracy over the number of training videos, for the networks of `lineup.few_videos_rows`.
@@ -67,7 +66,6 @@ def few_videos(
         sizes: training videos of each class; those above what the smallest class has are left out.
         steps: batches of each training, rounded to whole epochs, two at least.
         structures: of ``W_hh``.
-        whole: train the whole networks, batch normalization on its statistics, not what is behind a frozen trunk.
         jobs: trainings at a time, one thread each.
 
     Returns:
@@ -84,7 +82,7 @@ def few_videos(
     possible = _possible(sizes, labels_of(data))
     with bars() as progress:
         kinds = lineup.few_videos_rows(spec, data.task, structures)
-        known, train, test = inputs(data, kinds, budget, progress, whole=whole)
+        known, train, test = inputs(data, kinds, budget, progress)
         known = replace(known, frozen=True, curves=False)
         rows = []
         for size in possible:

@@ -242,6 +242,9 @@ class Budget:
         held_out: share of the training videos that the search is judged by.
         few: training videos of each class, drawn anew for each seed; the search is judged by videos that were not
             drawn. None takes all.
+        joint: batches in which the whole network trains after what is behind the frozen trunk has, rounded to whole
+            epochs; none where it is 0.
+        then: share of the rate that everything learns at in those.
         judge: what the search goes by: the task's score with the state "reset" before each video, or "live", never.
         clip: gradient norm at most; infinite is no limit.
         continuity: how states go on from clip to clip in training; networks of whole clips have none.
@@ -261,6 +264,8 @@ class Budget:
     passes: int = 4
     held_out: float = 0.25
     few: int | None = None
+    joint: int = 0
+    then: float = 0.1
     judge: Literal["reset", "live"] = "reset"
     clip: float = 1.0
     continuity: Continuity = field(default_factory=Continuity)
@@ -272,6 +277,8 @@ class Budget:
             whole(name, getattr(self, name))
         if self.few is not None:
             whole("few", self.few)
+        whole("joint", self.joint, 0)
+        real("then", self.then, 0, 1, above=True)
         for name in ("rates", "shares", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):

@@ -26,8 +26,8 @@ from prernn.tasks.task import Task
 from prernn.training.continuity import SINGLE_CLIPS, Continuity
 from prernn.training.data_module import VideoData
 from prernn.training.evaluation import in_batches, scalars
-from prernn.training.frozen_trunk.epochs import epochs_of
-from prernn.training.frozen_trunk.features import cached
+from prernn.training.frozen_trunk.epochs import batches_in_epoch, epochs_of
+from prernn.training.frozen_trunk.features import cached, through
 from prernn.training.frozen_trunk.judge import verdicts
 from prernn.training.frozen_trunk.learner import TEST_BATCH, Items, Learner, calibrate_behind, learner, sgd
 from prernn.training.frozen_trunk.train import train
@@ -50,7 +50,8 @@ class Known:
 
     Attributes:
         task: whose loss and metrics.
-        at: values of the graph that the features are; None where the networks train as a whole.
+        at: values of the graph that a network is cut at: they are the features that it learns from, or in a budget with
+            joint training those of its first phase; None where the networks train as a whole.
         budget: of each.
         labels: of the training videos, by their number.
         frozen: whether batch normalization keeps its statistics; None as `learner` has it.
@@ -96,7 +97,8 @@ def inputs(
 ) -> tuple[Known, Items, Items]:
     """What the trainings of these networks share, and what they learn from and are tested by.
 
-    That is what the trunk below the converted layer gives for the videos, or with ``whole`` the videos themselves.
+    That is what the trunk below the converted layer gives for the videos, or where networks train as a whole, be it at
+    the end, the videos themselves.
 
     Raises:
         NotImplementedError: a value bypasses the converted layer.
@@ -106,7 +108,7 @@ def inputs(
     if not whole:
         network = spec.build(task.outputs)
         at = inputs_of(network)
-        trunk = channels_last(split(network, at)[0].eval())
+        trunk = None if budget.joint else channels_last(split(network, at)[0].eval())
     items = []
     for part, passes in (("train", budget.passes), ("test", 1)):
         dataset = data.dataset(part)  # type: ignore[arg-type]
@@ -151,17 +153,16 @@ def train_one(training: Training) -> dict[str, Any]:
     net = training.spec.build(task.outputs)
     channels_last(net)
     drop(net.recurrent_layers, budget.dropout)
-    learns = learner(net, known.at, frozen=known.frozen)
+    rate, epochs = training.rate, training.epochs or budget.epochs
+    at, frozen = known.at, known.frozen
+    if budget.joint:
+        _behind_trunk(net, train_items, training, epochs)
+        rate, epochs, at, frozen = rate * budget.then, _joint_epochs(train_items, training), None, True
+    learns = learner(net, at, frozen=frozen)
     calibrate_behind(net, learns, train_items)
-    continuity = SINGLE_CLIPS if is_clip_network(net) else (training.continuity or budget.continuity).of(task)
-    count = training.epochs or budget.epochs
-    epochs, steps = epochs_of(train_items, task, continuity, budget.batch_size, training.seed, count)
-    optimizer = sgd(learns, training.rate, pretrained=training.pretrained, sparse_power=budget.sparse_power)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     curves = known.curves and not training.search
-    ways: dict[str, Any] = {"clip": Clipping(budget.clip), "continuity": continuity, "only_last": not curves}
-    ways["watched"] = once(train_items) if curves else ()
-    history, values = train(learns, task, epochs, test, schedule, **ways)
+    watched = once(train_items) if curves else ()
+    history, values = _learn(learns, train_items, test, training, rate, epochs, only_last=not curves, watched=watched)
     # a network of whole clips keeps nothing from one to the next
     orders = 1 if training.search else LIVE_ORDERS
     live = values if is_clip_network(net) else _live(learns, test, orders, training.seed)
@@ -172,6 +173,41 @@ def train_one(training: Training) -> dict[str, Any]:
     if curves and _asks_early(known):
         result["early"] = _early(net, test)
     return result
+
+
+def _behind_trunk(net: RecurrentNetwork, items: Items, training: Training, epochs: int) -> None:
+    """Trains what is behind the trunk, in place, on what the trunk gives for videos."""
+    at = _shared["known"].at
+    features = through(channels_last(split(net, at)[0].eval()), items)
+    learns = learner(net, at)
+    calibrate_behind(net, learns, features)
+    _learn(learns, features, (), training, training.rate, epochs)
+
+
+def _joint_epochs(items: Items, training: Training) -> int:
+    """Epochs with as many batches as the budget says of joint training, one at least."""
+    budget: Budget = _shared["known"].budget
+    videos = len({item["number"] for item in items})
+    return max(1, round(budget.joint / batches_in_epoch(videos, _continuity(training), budget.batch_size)))
+
+
+def _continuity(training: Training) -> Continuity:
+    known: Known = _shared["known"]
+    return (training.continuity or known.budget.continuity).of(known.task)
+
+
+def _learn(
+    learns: Learner, items: Items, test: Items, training: Training, rate: float, epochs: int, **ways: Any
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Trains with a rate that falls along a cosine; as `train`."""
+    task, budget = _shared["known"].task, _shared["known"].budget
+    clips = isinstance(learns.part, RecurrentNetwork) and is_clip_network(learns.part)
+    continuity = SINGLE_CLIPS if clips else _continuity(training)
+    batches, steps = epochs_of(items, task, continuity, budget.batch_size, training.seed, epochs)
+    optimizer = sgd(learns, rate, pretrained=training.pretrained, sparse_power=budget.sparse_power)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    ways |= {"clip": Clipping(budget.clip), "continuity": continuity}
+    return train(learns, task, batches, test, schedule, **ways)
 
 
 def _items(training: Training) -> tuple[Items, Items]:

@@ -55,6 +55,12 @@ def cached(
     return items
 
 
+@torch.no_grad()
+def through(trunk: Trunk, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Items of videos, as `cached` keeps them without a trunk, with what the trunk gives for their frames."""
+    return [found for item in items for found in _through(trunk, [(item["number"], item)])]
+
+
 def _through(trunk: Trunk, known: Sequence[tuple[int, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
     """Items with what the trunk gives for their frames, all of which it sees together."""
     if not known:

@@ -40,7 +40,7 @@ def train(
         learner: what learns.
         task: whose loss and metrics.
         epochs: the batches of each epoch.
-        test: items that the metrics are over.
+        test: items that the metrics are over; without any there are no metrics.
         schedule: of the learning rate, a step a batch; it holds the optimizer.
         clip: of the gradient.
         continuity: how states go on from batch to batch; the batches are made as it says (`in_rows`).
@@ -64,7 +64,7 @@ def train(
             advance()
         learner.part.eval()
         history["train loss"].append(statistics.fmean(losses))
-        if only_last and number < len(epochs):
+        if not test or (only_last and number < len(epochs)):
             continue
         values = judge(learner, task, test)
         history[task.score[0]].append(float(values[task.score[0]]))
