@@ -11,7 +11,7 @@ from prernn.conversion.accounting import frame_cost, matched_hidden_size
 from prernn.layers.hidden_to_hidden import HiddenToHidden
 from prernn.layers.structures.irregular import Paths, Sparse
 from prernn.layers.structures.regular import Band, Grouped
-from prernn.tasks.ctc_decoders import BeamDecoder, GreedyDecoder
+from prernn.tasks.events.ctc_decoders import BeamDecoder, GreedyDecoder
 from small_cnns import FcNet, film
 
 SMALL = {"image_size": (8, 8)}

@@ -34,7 +34,9 @@ CONFIGS = {
 CLIPS = ("r3d_18", "r2plus1d_18", "mc3_18", "c3d")
 UNITS = {"resnet18": 17, "resnet34": 33, "efficientnet_lite0": 17}
 """Convolutions with a kernel larger than 1."""
-OUTPUTS = {"Action": 101, "Gesture": 26, "Face": 136, "Segments": 21}
+OUTPUTS = {"Action": 101, "Gesture": 26, "Face": 136, "Segments": 21, "Language": 100}
+OF_DATA = {"Language": {"words": 100}}
+"""Options of the backbone that the data say."""
 
 
 def readme():
@@ -104,7 +106,8 @@ def on_meta(monkeypatch):
 @pytest.mark.parametrize("name", RECIPES)
 def test_its_network_can_be_built(name, on_meta):
     values, task = RECIPES[name]
-    net = NetworkSpec(**values).build(OUTPUTS[task])
+    options = {**values.get("backbone_options", {}), **OF_DATA.get(task, {})}
+    net = NetworkSpec(**{**values, "backbone_options": options}).build(OUTPUTS[task])
     assert len(net.recurrent_layers) == expected_layers(values)
     assert all(str(layer.hidden_to_hidden.structure) == values.get("hidden", "full") for layer in net.recurrent_layers)
     clips = values.get("inflate") is not None or values["backbone"] in CLIPS

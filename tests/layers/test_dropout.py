@@ -82,6 +82,44 @@ def test_a_mask_takes_columns_of_w_hh_and_gate_inputs_of_units(cell, size, batch
         )
 
 
+@settings(max_examples=40)
+@given(
+    cell=st.sampled_from(list(CELLS)),
+    size=st.integers(1, 9),
+    batch=st.integers(1, 3),
+    steps=st.integers(1, 4),
+    data=st.data(),
+)
+@torch.no_grad()
+def test_weights_are_dropped_for_a_whole_sequence_and_outputs_behind_the_recurrence(cell, size, batch, steps, data):
+    """The equations with a matrix some of whose weights are 0, and units of what comes out."""
+    layer = layer_of(make_cell(cell), data.draw(specs(size)), size, Dropout(outputs=0.4, weights=0.5))
+    u = torch.randn(steps, batch, len(layer.cell.gates), size, **DOUBLE)
+    state = tuple(torch.randn_like(t) for t in layer.init_state(batch))
+    masks = layer.draw_masks(batch)
+    assert masks.weights.shape == layer.hidden_to_hidden.weight.shape
+    assert set(masks.weights.flatten().tolist()) <= {0.0, 2.0}
+    with lent([layer], [masks]):
+        out, following = layer.run(u, state)
+    layer.hidden_to_hidden.weight *= masks.weights
+    matrix = layer.hidden_to_hidden.matrix()
+    for row in range(batch):
+        own = tuple(t[row : row + 1] for t in state)
+        whole, last = run_equations(EQUATIONS[cell], u[:, row : row + 1], own, matrix, layer.bias)
+        close(out[:, row : row + 1], whole * masks.outputs[row])
+        close(tuple(t[row : row + 1] for t in following), last)
+
+
+def test_what_is_dropped_of_weights_does_not_learn():
+    layer = layer_of(make_cell("gru"), "band:3", dropout=Dropout(weights=0.5))
+    masks = layer.draw_masks(2)
+    with lent([layer], [masks]):
+        layer.run(torch.randn(3, 2, 3, SIZE, **DOUBLE), layer.init_state(2))[0].sum().backward()
+    gradient = layer.hidden_to_hidden.weight.grad
+    assert (gradient[masks.weights == 0] == 0).all()
+    assert (gradient[masks.weights != 0] != 0).any()
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("each_step", [False, True])
 def test_of_feature_maps_whole_channels_are_dropped(each_step):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prernn.streaming.events import EventRule
 from prernn.tasks.action.task import Action
-from prernn.tasks.ctc_decoders import GreedyDecoder
+from prernn.tasks.events.ctc_decoders import GreedyDecoder
 from prernn.tasks.face.task import Face
 from prernn.tasks.gesture.sure import SureGestures
 from prernn.tasks.gesture.task import Gesture

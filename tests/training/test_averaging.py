@@ -13,7 +13,7 @@ import prernn
 from equations import close
 from prernn.commands.main import main
 from prernn.training.learning import Learning
-from prernn.training.learning.averaging import AveragedWeights
+from prernn.training.learning.averaging import AveragedWeights, exponential, mean
 from prernn.training.learning.stopping import Patience
 from small_runs import config, write
 
@@ -56,7 +56,7 @@ def test_an_average_is_the_formulas_and_validation_sees_it():
     L.seed_everything(0)
     module = Drift()
     still = module.still.clone()
-    trained(module, AveragedWeights(DECAY))
+    trained(module, AveragedWeights(exponential(DECAY)))
     averages = []
     for number, values in enumerate(module.trained):
         kept = min(DECAY, (1 + number) / (10 + number)) if number else 0
@@ -68,6 +68,40 @@ def test_an_average_is_the_formulas_and_validation_sees_it():
     close(module.layer.weight.detach(), averages[-1][0])  # what is left behind training
     assert torch.equal(module.still, still)  # to the last bit
     assert module.norm.num_batches_tracked == 12
+
+
+@pytest.mark.parametrize(
+    ("mode", "scores", "begin"),
+    [
+        ("min", [9, 8, 7, 6, 5, 4, 3, 2, 1], None),
+        ("min", [9, 5, 7, 6, 8, 9, 9, 2, 1], 7),  # worse than the 5
+        ("max", [1, 2, 3, 4, 5, 1.5, 2, 1, 9], 8),  # 2 is as good as 2
+        ("max", [1, 2, 3, 4, 5, 6, float("nan"), 7], 7),
+    ],
+)
+def test_the_mean_begins_when_validation_gets_worse(mode, scores, begin, tmp_path):
+    L.seed_everything(0)
+    module, average = Drift(scores), AveragedWeights(mean, "val_score", mode)
+    trainer = trained(module, average, epochs=len(scores))
+    steps = [weight for weight, _ in module.trained]  # four an epoch
+    for epoch in range(len(scores)):
+        seen, behind = module.validated[2 * epoch][0], steps[: 4 * (epoch + 1)]
+        after = behind[4 * begin :] if begin is not None else []
+        close(seen, torch.stack(after).mean(0) if after else behind[-1])
+    assert average.begun == (begin is not None)
+    trainer.save_checkpoint(tmp_path / "now.ckpt")
+    saved = torch.load(tmp_path / "now.ckpt", weights_only=True)
+    kept = saved["state_dict"]["layer.weight"]
+    close(kept, torch.stack(steps[4 * begin :]).mean(0) if begin is not None else steps[-1])
+    again = AveragedWeights(mean, "val_score", mode)
+    again.load_state_dict(average.state_dict())
+    assert again.should_update(step_idx=0) == (begin is not None)
+    assert not again.should_update(epoch_idx=0)
+
+
+def test_a_mean_that_waits_wants_validation():
+    with pytest.raises(ValueError, match="average 'tail': expected validation"):
+        trained(Drift(), AveragedWeights(mean, "val_score", "max"), limit_val_batches=0)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +156,7 @@ def test_a_run_keeps_and_tests_averages_and_a_stopped_one_stays_stopped(videos, 
     assert rows(root) == history
 
 
-@pytest.mark.parametrize("wrong", [{"average": 1.0}, {"average": 0}, {"patience": 0}, {"average": -1}])
+@pytest.mark.parametrize("wrong", [{"patience": 0}, *({"average": value} for value in (1.0, 0, -1, "x"))])
 def test_numbers_out_of_range_are_said(wrong):
     with pytest.raises(ValueError, match="learning " + next(iter(wrong))):
         Learning(**wrong)

@@ -26,7 +26,7 @@ from prernn.tasks.action.task import Action
 from prernn.training.continuity import SINGLE_CLIPS, Continuity
 from prernn.training.data_module import VideoData
 from prernn.training.learning import Learning
-from prernn.training.learning.averaging import AveragedWeights
+from prernn.training.learning.averaging import AveragedWeights, exponential
 from prernn.training.module import VideoModule
 from small_runs import CLASSES, TINY, config, render, write
 
@@ -228,7 +228,7 @@ def prepare(root, devices, watch, continuity=SINGLE_CLIPS, **reading):
         use_distributed_sampler=False,
         enable_model_summary=False,
         limit_val_batches=0,
-        callbacks=[watch, AveragedWeights(0.5)],  # whose averages are left behind
+        callbacks=[watch, AveragedWeights(exponential(0.5))],  # whose averages are left behind
         **quiet,
     )
     return trainer, module, data

@@ -129,7 +129,8 @@ def _train(way: str, seed: int, task: Task, items: Items, test: Items, options: 
     drop(net.recurrent_layers, learning.dropout)
     in_epoch = batches_in_epoch(len(few), CONTINUITY, BATCH)
     schedule = _schedule(learns.part, learning, in_epoch, in_epoch * options.epochs)
-    mean = AveragedModel(learns.part, multi_avg_fn=exponential(learning.average)) if learning.average else None
+    decay = learning.average
+    mean = AveragedModel(learns.part, multi_avg_fn=exponential(decay)) if isinstance(decay, float) else None
     epochs = [in_rows(few, task, CONTINUITY, BATCH, seed, epoch) for epoch in range(options.epochs)]
     history, _ = train(
         learns,

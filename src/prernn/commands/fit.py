@@ -1,5 +1,6 @@
 """``prernn fit``, ``validate``, ``test`` and ``predict``, which are Lightning's."""
 
+import itertools
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ def run_fit(command: str, words: Sequence[str]) -> None:
         return
     if command == "test" and "--continuous" in words:
         _test_continuously(words)
+        return
+    if command == "predict" and any(word.partition("=")[0] == "--text" for word in words):
+        _write(words)
         return
     if command != "fit" and words and Path(words[0]).is_dir():  # a run, whose configuration has all the rest
         words = ["--config", str(Path(words[0]) / "config.yaml"), *words[1:]]
@@ -51,9 +55,32 @@ def _test_continuously(words: Sequence[str]) -> None:
     run_continuously(options.run, options.out, **given(options, "orders", "rates", "still", "seed"))
 
 
+def _write(words: Sequence[str]) -> None:
+    """``prernn predict RUN --text WORDS``: what a language model writes behind them."""
+    parser = Parser("prernn predict", description="what a network that was trained on text writes")
+    add = parser.add_argument
+    add("run", metavar="RUN", help="run folder or checkpoint")
+    add("--text", required=True, help="words that it goes on from; may be empty")
+    add("--words", type=int, default=100, help="how many it writes (default %(default)s)")
+    add("--temperature", type=float, default=1.0, help="0 takes the most probable word each time (default 1)")
+    add("--seed", type=int, default=0, help="of what is drawn (default 0)")
+    options = parser.parse_args(words)
+    from prernn.layers.arguments import whole
+    from prernn.models.checkpoint import load
+    from prernn.tasks.language.generation import written
+    from prernn.tasks.language.text import END
+
+    count, begin = whole("--words", options.words), options.text.split()
+    text = written(load(options.run), begin, temperature=options.temperature, seed=options.seed)
+    print(" ".join(begin), end=" " if begin else "", flush=True)
+    for word in itertools.islice(text, count):
+        print("\n" if word == END else f"{word} ", end="", flush=True)
+    print()
+
+
 FIT_COMMANDS = {
     "fit": Command("train a network", run),
     "validate": Command("evaluate on validation videos", run),
     "test": Command("evaluate on test videos", run),
-    "predict": Command("label the test videos", run),
+    "predict": Command("label the test videos; --text WORDS: go on writing", run),
 }

@@ -18,15 +18,18 @@ FILES = ("csv", "json")
 """Options that say where rows are written, each for tasks whose rows have that form."""
 
 
+SOURCES = "video file, folder of frames, camera:0, rtsp/http URL, named pipe, or - for standard input; or a text file"
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``prernn stream``."""
     add = parser.add_argument
-    add("source", help="video file, folder of frames, camera:0, rtsp/http URL, named pipe, or - for standard input")
+    add("source", help=SOURCES)
     checkpoint = "run folder or checkpoint; the answers of several are averaged"
     add("--checkpoint", required=True, nargs="+", help=checkpoint)
-    add("--task", help="what to look for: action, gesture, face, segments (default: what the network learnt)")
+    add("--task", help="what to look for: action, gesture, face, segments, language (default: what the network learnt)")
     add("--csv", help="action, segments: write the lines to this file")
-    add("--json", help="gesture, face: write the lines to this file")
+    add("--json", help="gesture, face, language: write the lines to this file")
     add("--events", help="action, segments, gesture: write the events, with begin and end, to this CSV file")
     add("--video", help="write an annotated mp4")
     add("--deinterlace", action="store_true", help="make interlaced frames progressive (default: as the run)")
@@ -42,7 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Follows the source with what the networks' task has for it."""
     from prernn.models import checkpoint
-    from prernn.streaming.pace import clock_for
+    from prernn.streaming.pace import Pace, clock_for
     from prernn.streaming.rows import ROWS, with_events
     from prernn.streaming.watch import watch
     from prernn.tasks import DEFAULT_TASK, restore
@@ -58,7 +61,8 @@ def run(options: Namespace) -> None:
     if options.reset is not None:
         for net in nets:
             net.recipe = replace(net.recipe, reset=options.reset)
-    pace = clock_for(nets, rate_in(options.fps))
+    frames = task.frames(options.source)
+    pace = clock_for(nets, rate_in(options.fps)) if frames is None else Pace(None)
     for_watcher = given(options, *OF_TASKS)
     rows = ROWS[task.rows](getattr(options, task.rows) or sys.stdout)
     if options.events:
@@ -66,14 +70,17 @@ def run(options: Namespace) -> None:
     watcher = task.watcher(*nets, **for_watcher)
     deinterlace = options.deinterlace or task.deinterlace
     following = {"rows": rows, "video": options.video, "limit": options.limit, "pace": pace}
+    if options.video and frames is not None:
+        raise ValueError(f"--video: expected a stream of pictures, got one of task {task.name}")
     with saying_warnings():
-        count = watch(watcher, options.source, deinterlace=deinterlace, **following)
+        count = watch(watcher, options.source, deinterlace=deinterlace, frames=frames, **following)
     files = [name for name in (getattr(options, task.rows), options.events, options.video) if name]
     weights = " and ".join(weights_of(Path(path)) for path in options.checkpoint)
     written = f"; written: {', '.join(files)}" if files else ""
     at = f" at {pace.rate:g} frames a second" if pace.rate else ""
     odd = f" ({pace.counts})" if str(pace.counts) else ""
-    print(f"prernn: {count} frames{at}{odd} with {weights}{written}", file=sys.stderr)  # rows go to standard output
+    seen = "frames" if frames is None else "words"
+    print(f"prernn: {count} {seen}{at}{odd} with {weights}{written}", file=sys.stderr)  # rows go to standard output
 
 
 def rate_in(text: str | None) -> "Rate":

@@ -92,8 +92,8 @@ def traditional(
     cnn: nn.Module,
     *,
     cell: str = "gru",
-    hidden_size: int | None = None,
-    num_layers: int = 1,
+    hidden_size: int | Sequence[int] | None = None,
+    num_layers: int | None = None,
     hidden: str | Structure = "full",
     start: float | str = 1.0,
     activation: str | None = None,
@@ -115,8 +115,8 @@ def traditional(
     Args:
         cnn: any CNN or recurrent network; it is copied, never changed.
         cell: "vrnn", "lstm", "gru", or a cell of your own, ``"file.py:Name"``.
-        hidden_size: ``D`` of each new layer; None takes the size of that vector.
-        num_layers: how many layers to stack.
+        hidden_size: ``D`` of all new layers, or a list with that of each; None takes the size of that vector.
+        num_layers: how many layers to stack; None is as many as there are sizes, or one.
         hidden: structure of ``W_hh``.
         start: as in `convert`.
         activation: H of a VRNN, "tanh" (also where None is given) or "relu", which most CNNs' layers have.
@@ -128,26 +128,39 @@ def traditional(
         ValueError: an unknown cell, structure, activation or place, an activation for gates, or no layer at all.
         NotImplementedError: the CNN ends in something other than a vector.
     """
-    num_layers = whole("num_layers", num_layers)
-    hidden_size = None if hidden_size is None else whole("hidden_size", hidden_size)
+    given = _sizes(hidden_size, num_layers)
     check_traditional(cell, activation, behind, start)
     network = open_network(cnn, image_size)
     head = find_output_layer(network.cnn) if behind == "features" else None
     vector = final_value(network.cnn) if head is None else argument(head, 0)
     if not is_vector(vector):
         raise NotImplementedError(f"expected the output layer to read a vector, got {value_shape(vector)}")
-    size = shape_of(vector)[1] if hidden_size is None else hidden_size
-    known = vector if behind == "outputs" else head if size != shape_of(vector)[1] else None  # whose outputs stay
-    _stack(network, vector, size, num_layers, cell, hidden, start, activation)
+    sizes = [shape_of(vector)[1] if size is None else size for size in given]
+    known = vector if behind == "outputs" else head if sizes[-1] != shape_of(vector)[1] else None  # whose outputs stay
+    _stack(network, vector, sizes, cell, hidden, start, activation)
     wanted = outputs if outputs is not None or known is None else shape_of(known)[1]
     if wanted is not None:
         replace_output(network, wanted)
-    options: dict[str, Any] = {"cell": cell, "hidden_size": hidden_size, "num_layers": num_layers, "hidden": hidden}
+    same = given[0] if len(set(given)) == 1 else given
+    options: dict[str, Any] = {"cell": cell, "hidden_size": same, "num_layers": len(given), "hidden": hidden}
     options |= {"start": start} if start != 1 else {}
     options |= {"activation": activation} if activation else {}
     options |= {"behind": behind} if behind != "features" else {}
     network.recipe = network.recipe.with_step("traditional", outputs=outputs, image_size=image_size, **options)
     return network.train(cnn.training)
+
+
+def _sizes(hidden_size: int | Sequence[int] | None, num_layers: int | None) -> list[int | None]:
+    """Hidden size of each layer, None for that of the vector below."""
+    several = isinstance(hidden_size, Sequence) and not isinstance(hidden_size, str)
+    if not several:
+        size = None if hidden_size is None else whole("hidden_size", hidden_size)
+        return [size] * whole("num_layers", 1 if num_layers is None else num_layers)
+    sizes: list[int | None] = [whole("hidden_size", size) for size in hidden_size]  # type: ignore[union-attr]
+    if not sizes or num_layers not in (None, len(sizes)):
+        wanted = "one at least" if num_layers is None else f"{num_layers} of them, as num_layers"
+        raise ValueError(f"hidden_size: expected {wanted}, got {list(sizes)}")
+    return sizes
 
 
 def check_traditional(cell: str, activation: str | None, behind: str, start: float | str = 1.0) -> None:
@@ -254,18 +267,17 @@ def _around_the_sum(own: nn.Module | None, kept: bool) -> nn.Module:
 def _stack(
     network: RecurrentNetwork,
     vector: fx.Node,
-    size: int,
-    layers: int,
+    sizes: Sequence[int],
     cell_name: str,
     hidden: str | Structure,
     start: float | str,
     activation: str | None,
 ) -> None:
-    """Stacks ``layers`` new recurrent layers on ``vector``."""
+    """Stacks new recurrent layers of these sizes on ``vector``."""
     module, parameter, inputs = network.cnn, next(network.parameters()), shape_of(vector)[1]
     device, dtype = parameter.device, parameter.dtype
     function = {"activation": ACTIVATIONS[activation]} if activation else {}
-    for _ in range(layers):
+    for size in sizes:
         cell = make_cell(cell_name, **function)
         projection = TraditionalInput(inputs, size, len(cell.gates), device=device, dtype=dtype)
         layer = RecurrentLayer(projection, cell, size, hidden, start=start, device=device, dtype=dtype)

@@ -333,7 +333,7 @@ def gate_inputs(
     feedforward = _Feedforward(network.cnn)
     # in evaluation mode, as batch normalization would count even this frame
     with evaluating(network), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        frame = torch.empty(1, *shape, dtype=parameter.dtype, device=parameter.device)
+        frame = torch.empty(1, *shape, dtype=shapes.input_type(network.cnn), device=parameter.device)
         try:
             with watch or contextlib.nullcontext():
                 feedforward.run(frame, [None] * len(network.recurrent_layers), enable_io_processing=False)

@@ -2,9 +2,10 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,6 +23,11 @@ class Dropout:
     c of an LSTM, is left alone. What stays is divided by ``1 - p``, so that evaluation needs no factor. In feature maps
     whole channels are dropped. Noise and dropout of states between batches are `Continuity`'s.
 
+    What is behind a layer sees its outputs with dropout of their own, ``m * h_t``, which the recurrence itself does not
+    see; and single weights of ``W_hh`` can be dropped, in their compact form, by one mask for a sequence and all its
+    videos (DropConnect on the hidden-to-hidden weights: Merity, Keskar and Socher, "Regularizing and Optimizing LSTM
+    Language Models", ICLR 2018, section 2).
+
     With one mask for all steps this is the variational dropout of Gal and Ghahramani ("A Theoretically Grounded
     Application of Dropout in Recurrent Neural Networks", NeurIPS 2016). A sequence is what one call of the network
     gets: the next batch of a row whose state goes on has masks of its own.
@@ -29,7 +35,10 @@ class Dropout:
     Attributes:
         inputs: share of the units whose gate inputs are set to 0.
         states: share of the units that the recurrent product does not see.
-        each_step: draw anew at each step, as ordinary dropout does, and not once for a sequence.
+        each_step: draw anew at each step, as ordinary dropout does, and not once for a sequence; weights are always
+            drawn once.
+        outputs: share of the units that what is behind a layer does not see.
+        weights: share of the weights of ``W_hh`` that are set to 0.
 
     Raises:
         ValueError: a share that is not from 0 to below 1.
@@ -38,19 +47,32 @@ class Dropout:
     inputs: float = 0.0
     states: float = 0.0
     each_step: bool = False
+    outputs: float = 0.0
+    weights: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("inputs", "states"):
+        for name in ("inputs", "states", "outputs", "weights"):
             if real(f"dropout {name}", getattr(self, name), 0, 1) == 1:
                 raise ValueError(f"dropout {name}: expected a share below 1, got 1")
 
-    def draw(self, rows: int, like: Tensor) -> "Masks":
-        """Masks of a sequence of ``rows`` videos, for as many units as ``like (G, D)`` has, of its type."""
+    @property
+    def any(self) -> bool:
+        """Whether there is any."""
+        return bool(self.inputs or self.states or self.outputs or self.weights)
+
+    def draw(self, rows: int, like: Tensor, weight: Tensor) -> "Masks":
+        """Masks of a sequence of ``rows`` videos, for as many units as ``like (G, D)`` has, of its type.
+
+        ``weight`` is the compact one of ``W_hh``.
+        """
         ones = like.new_ones(rows, like.shape[1])
+        weights = F.dropout(torch.ones_like(weight), self.weights) if self.weights else None
         if self.each_step:
-            return Masks(self)
-        inputs = F.dropout(ones, self.inputs) if self.inputs else None
-        return Masks(self, inputs, F.dropout(ones, self.states) if self.states else None)
+            return Masks(self, weights=weights)
+        inputs, states, outputs = (
+            F.dropout(ones, share) if share else None for share in (self.inputs, self.states, self.outputs)
+        )
+        return Masks(self, inputs, states, outputs, weights)
 
 
 @dataclass(frozen=True)
@@ -62,29 +84,43 @@ class Masks:
         inputs: factors of units, 0 or ``1 / (1 - p)``, ``(B, D)``; None where they are drawn at each step, or where
             nothing is dropped.
         states: the same of states.
+        outputs: the same of outputs.
+        weights: factors of the recurrent weights, as compact as they are.
     """
 
     dropout: Dropout
     inputs: Tensor | None = None
     states: Tensor | None = None
+    outputs: Tensor | None = None
+    weights: Tensor | None = None
 
     def of_rows(self, rows: Tensor) -> "Masks":
         """Those of some of the videos."""
-        chosen = [None if mask is None else mask[rows] for mask in (self.inputs, self.states)]
-        return Masks(self.dropout, *chosen)
+        units = {name: getattr(self, name) for name in ("inputs", "states", "outputs")}
+        return replace(self, **{name: mask[rows] for name, mask in units.items() if mask is not None})
 
     def on_inputs(self, u: Tensor) -> Tensor:
         """Gate inputs ``(T, B, G, D...)`` with dropout."""
-        if self.inputs is not None:
-            mask = self.inputs.unsqueeze(1)  # (B, 1, D)
-        elif self.dropout.each_step and self.dropout.inputs:
-            mask = F.dropout(u.new_ones(*u.shape[:2], 1, u.shape[3]), self.dropout.inputs)  # (T, B, 1, D)
-        else:
-            return u
-        return u * mask.view(*mask.shape, *[1] * (u.ndim - 4))
+        units = self._of_steps(self.inputs, self.dropout.inputs, u[:, :, 0])
+        return u if units is None else u * units.unsqueeze(2)
+
+    def on_outputs(self, out: Tensor) -> Tensor:
+        """Outputs ``(T, B, D...)`` with dropout."""
+        units = self._of_steps(self.outputs, self.dropout.outputs, out)
+        return out if units is None else out * units
+
+    def _of_steps(self, mask: Tensor | None, share: float, values: Tensor) -> Tensor | None:
+        """Factors for ``values (T, B, D...)``: of ``mask (B, D)``, or drawn for each step; None for none."""
+        if mask is not None:
+            mask = mask.unsqueeze(0)  # (1, B, D)
+        elif self.dropout.each_step and share:
+            mask = F.dropout(values.new_ones(values.shape[:3]), share)  # (T, B, D)
+        return None if mask is None else mask.view(*mask.shape, *[1] * (values.ndim - 3))
 
     def on_weights(self, weights: RecurrentWeights, places: int) -> "RecurrentWeights | DroppedWeights":
-        """Recurrent weights that see a state with dropout; a video has ``places`` rows in it."""
+        """Recurrent weights with dropout, that see a state with dropout; a video has ``places`` rows in it."""
+        if self.weights is not None:
+            weights = replace(weights, weight=weights.weight * self.weights)
         if not self.dropout.states:
             return weights
         mask = None if self.states is None else self.states.repeat_interleave(places, dim=0)

@@ -82,9 +82,9 @@ class RecurrentLayer(nn.Module):
 
     def draw_masks(self, rows: int) -> Masks | None:
         """Masks of a sequence of so many videos, those that it is lent where it is; None where nothing is dropped."""
-        if not self.training or not (self.dropout.inputs or self.dropout.states):
+        if not self.training or not self.dropout.any:
             return None
-        return self.masks or self.dropout.draw(rows, self.bias)
+        return self.masks or self.dropout.draw(rows, self.bias, self.hidden_to_hidden.weight)
 
     def run(self, u: Tensor, state: State) -> tuple[Tensor, State]:
         """Gate inputs ``(T, B, G, D)`` or maps ``(T, B, G, D, H, W)`` to outputs ``(T, B, D...)`` and the last state.
@@ -99,9 +99,9 @@ class RecurrentLayer(nn.Module):
             masks = self.draw_masks(u.shape[1])
             if masks is not None:
                 u = masks.on_inputs(u)
-            if u.ndim == 4:
-                return self._run_vectors(u, state, masks)
-            return self._run_maps(u, state, masks)
+            run = self._run_vectors if u.ndim == 4 else self._run_maps
+            out, state = run(u, state, masks)
+            return out if masks is None else masks.on_outputs(out), state
 
     def _run_maps(self, u: Tensor, state: State, masks: Masks | None) -> tuple[Tensor, State]:
         """Every place of a map is a row of its own."""

@@ -29,7 +29,8 @@ def _describe_step(recipe_step: Step) -> str:
     structure = "" if hidden == "full" else f", {hidden}"
     if name == "traditional":
         layers = "1 layer" if step["num_layers"] == 1 else f"{step['num_layers']} layers"
-        size = f" of {step['hidden_size']}" if step.get("hidden_size") else ""
+        sizes = step.get("hidden_size") or []
+        size = f" of {' + '.join(map(str, sizes if isinstance(sizes, list) else [sizes]))}" if sizes else ""
         return f"traditional {cell}, {layers}{size}{structure}"
     form = "-SIH" if step["input"] == "single" and cell != "VRNN" else ""
     drawn = "" if step.get("pretrained", True) else ", drawn anew"

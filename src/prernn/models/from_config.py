@@ -57,8 +57,9 @@ class NetworkSpec:
             that of the CNN.
         behind: "features", or "outputs" for a traditional RNN that reads what the CNN answers, which keeps its output
             layer: post-processing.
-        hidden_size: hidden size of a traditional RNN; None takes that of the features.
-        num_layers: layers of a traditional RNN.
+        hidden_size: hidden size of a traditional RNN, or a list with that of each layer; None takes that of the
+            features.
+        num_layers: layers of a traditional RNN; None is as many as there are sizes, or one.
         layers_on_top: further random recurrent layers on a converted network (the supplement's 3-layer case).
     """
 
@@ -83,8 +84,8 @@ class NetworkSpec:
     calibrate: bool | Literal["all"] = True
     activation: Literal["tanh", "relu"] | None = None
     behind: Literal["features", "outputs"] = "features"
-    hidden_size: int | None = None
-    num_layers: int = 1
+    hidden_size: int | list[int] | None = None
+    num_layers: int | None = None
     layers_on_top: int = 0
 
     def __post_init__(self) -> None:

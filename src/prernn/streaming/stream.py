@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from prernn.conversion.clip_network import frames_a_step
+from prernn.conversion.graph.shapes import input_type
 from prernn.conversion.modes import channels_last, evaluating
 from prernn.conversion.network import DIMENSIONS, RecurrentNetwork
 from prernn.streaming.resets import Eyes, reset_policy
@@ -46,9 +47,9 @@ class Stream:
         >>> stream.reset()  # forgets what it has seen
 
     ``stream(frame)`` takes uint8 ``(H, W, 3)`` RGB through the network's transform, or a float ``(C, H, W)``
-    (snippets ``(C, D, H, W)``) as it is, as an array or a tensor, and gives what `RecurrentNetwork.step` gives,
-    ``(K,)``, on the network's device. With ``batch_size`` B > 1, B streams run side by side: frames and outputs
-    have a leading dimension B. Nothing is recorded for gradients.
+    (snippets ``(C, D, H, W)``; the number of a word, int64 ``(1,)``) as it is, as an array or a tensor, and gives what
+    `RecurrentNetwork.step` gives, ``(K,)``, on the network's device. With ``batch_size`` B > 1, B streams run side by
+    side: frames and outputs have a leading dimension B. Nothing is recorded for gradients.
 
     A network of snippets collects uint8 frames: it gives None until ``D`` have come, then the output of that
     snippet, then starts to collect the next; snippets do not overlap.
@@ -94,6 +95,7 @@ class Stream:
         channels_last(net)
         self.net, self.batch_size = net, batch_size
         self.labels: list[str] | None = net.recipe.labels
+        self._words = len(net.frame_shape) == 1 and input_type(net.cnn) == torch.int64  # whose numbers are the input
         self._transform = _frame_transform(net.recipe.transform if transform is None else transform)
         self._eyes, self._half = self._policy(reset or net.recipe.reset or "never")
         self.reset()
@@ -274,14 +276,16 @@ class Stream:
         if batch is None:
             return None
         shape = self.net.frame_shape
-        if not batch.is_floating_point() or batch.ndim != len(shape) + 1 or batch.shape[1] != shape[0]:
+        fits = batch.dtype == torch.int64 if self._words else batch.is_floating_point()
+        if not fits or batch.ndim != len(shape) + 1 or batch.shape[1] != shape[0]:
             dimensions = DIMENSIONS[len(shape)].split(", ")[1:]
-            wanted = f"float ({', '.join([str(shape[0]), *dimensions])})"
+            kind = "int64" if self._words else "float"
+            wanted = f"{kind} ({', '.join([str(shape[0]), *dimensions])})"
             if len(shape) > 2:  # pictures
                 wanted = f"uint8 (H, W, 3) or {wanted}"
             raise ValueError(f"expected a frame {wanted}, got {batch.dtype} {tuple(batch.shape[1:])}")
         weight = next(self.net.parameters())
-        return batch.to(weight.device, weight.dtype)
+        return batch.to(weight.device, batch.dtype if self._words else weight.dtype)
 
     def _collect(self, pictures: Tensor) -> Tensor | None:
         """uint8 ``(B, H, W, 3)`` to input; a snippet's frames are kept until it is full."""

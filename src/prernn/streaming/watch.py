@@ -5,7 +5,7 @@ import itertools
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,6 +41,7 @@ def watch(
     fps: float | None = None,
     deinterlace: bool = False,
     pace: Pace | None = None,
+    frames: Generator[tuple[float, Any], None, None] | None = None,
 ) -> int:
     """Lets a watcher see a source in one pass, at constant memory; returns how many frames it saw.
 
@@ -60,12 +61,12 @@ def watch(
         deinterlace: make progressive pictures of frames that are marked as interlaced.
         pace: the clock that the watcher's network keeps to: the watcher sees a frame a tick, and the frames that it
             counts are ticks. None lets it see all frames of the source as they come.
+        frames: times and what the watcher sees, where the source is no video.
 
     Raises:
         ValueError: ``limit < 1``; VideoError, which is one, for a source that can't be read or breaks off.
         OSError: a file can't be written.
     """
-    from prernn.media import encoding
     from prernn.media import video as videos
 
     if limit is not None and limit < 1:
@@ -73,25 +74,30 @@ def watch(
     broken: list[videos.VideoError] = []
     pace = pace or Pace(None)
     fps = fps or pace.rate or FOLDER_RATE
-    reader = videos.read_frames(source, fps=fps, deinterlace=deinterlace, on_jump=pace.jumped_back)
-    with contextlib.closing(reader), contextlib.ExitStack() as stack:  # type: ignore[type-var]  # a generator
-        frames = itertools.chain([next(reader)], _until_broken(reader, broken))  # raises where nothing is readable
+    read = videos.read_frames(source, fps=fps, deinterlace=deinterlace, on_jump=pace.jumped_back)
+    reader: Any = read if frames is None else frames
+    with contextlib.closing(reader), contextlib.ExitStack() as stack:
+        seeable = itertools.chain([next(reader)], _until_broken(reader, broken))  # raises where nothing is readable
         receivers = [stack.enter_context(rows)] if rows is not None else []
         receivers += [on_row] if on_row is not None else []
         interrupted = stack.enter_context(_noting_interrupt())
-        seen = _run(watcher, itertools.islice(pace(frames), limit), receivers, interrupted)
-        if video is None:
-            count = sum(1 for _ in seen)
-        else:
-            drawn: Seen = ((time, watcher.draw(frame)) for time, frame in seen)
-            rate, drawn = (pace.rate, drawn) if pace.rate else _output_rate(source, fps, drawn)
-            count = encoding.write_video(Path(video), of_one_size(picture for _, picture in drawn), rate)
+        seen = _run(watcher, itertools.islice(pace(seeable), limit), receivers, interrupted)
+        count = sum(1 for _ in seen) if video is None else _draw(watcher, seen, Path(video), source, fps, pace)
     if broken:
         raise broken[0]
     return count
 
 
 Seen = Iterator[tuple[float, np.ndarray]]
+
+
+def _draw(watcher: Watcher, seen: Seen, video: Path, source: "Source", fps: float, pace: Pace) -> int:
+    """Writes what the watcher draws; returns of how many frames."""
+    from prernn.media import encoding
+
+    drawn: Seen = ((time, watcher.draw(frame)) for time, frame in seen)
+    rate, drawn = (pace.rate, drawn) if pace.rate else _output_rate(source, fps, drawn)
+    return encoding.write_video(video, of_one_size(picture for _, picture in drawn), rate)
 
 
 def _run(

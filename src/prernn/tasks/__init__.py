@@ -1,14 +1,15 @@
-"""The applications: what a network learns from which recordings, a folder each."""
+"""The applications: what a network learns from which recordings or texts, a folder each."""
 
 from prernn.conversion.recipe import Recipe
 from prernn.layers.names import lasting, look_up
 from prernn.tasks.action.task import Action
 from prernn.tasks.face.task import Face
 from prernn.tasks.gesture.task import Gesture
+from prernn.tasks.language.task import Language
 from prernn.tasks.segments.task import Segments
 from prernn.tasks.task import Task
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Action, Gesture, Face, Segments)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Action, Gesture, Face, Segments, Language)}
 """The applications by name."""
 
 DEFAULT_TASK = Action

@@ -1,7 +1,7 @@
 """The form that every application in `prernn.tasks` has: data set, loss, metrics and what is reported."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -69,6 +69,10 @@ class Task:
         joins_clips: whether clips can follow each other in a row of a batch (`prernn.training.continuity`): `join`
             makes one item of several, and `loss` heeds a batch's ``weight (B, T)``.
         loss_of_frames: whether the loss is a mean over frames, which can have weights.
+        of_pictures: whether its input is pictures, and not words.
+        goes_on_in_training: whether in training too a record goes on from the one before it, as `goes_on` says: its
+            items have ``goes_on``, and those of streams side by side a number ``way`` each.
+        keeps_outputs: whether a test keeps all outputs in a file, for ``prernn fuse``.
         comparable: whether ``prernn compare`` can train networks for it side by side.
         rows: the form of the rows that its watcher gives, a key of `prernn.streaming.rows.ROWS`.
         watcher_options: names of what `watcher` takes beside networks, options of ``prernn stream``.
@@ -85,6 +89,9 @@ class Task:
     one_answer: ClassVar[bool] = False
     joins_clips: ClassVar[bool] = False
     loss_of_frames: ClassVar[bool] = True
+    of_pictures: ClassVar[bool] = True
+    goes_on_in_training: ClassVar[bool] = False
+    keeps_outputs: ClassVar[bool] = True
     comparable: ClassVar[bool] = True
     rows: ClassVar[Literal["csv", "json"]] = "json"
     watcher_options: ClassVar[tuple[str, ...]] = ()
@@ -110,6 +117,11 @@ class Task:
         return len(self.labels)
 
     @property
+    def backbone_options(self) -> dict[str, Any]:
+        """Options of the backbone that the data say, such as how many words there are."""
+        return {}
+
+    @property
     def clip_length(self) -> int | None:
         """Steps of every training item, where they are a fixed number."""
         return None
@@ -131,6 +143,9 @@ class Task:
             ValueError: lists or folders that are absent or malformed, naming file and line.
         """
         raise NotImplementedError
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before training records are read, with the number of the epoch that they are read in."""
 
     @property
     def has_validation(self) -> bool:
@@ -154,6 +169,8 @@ class Task:
 
     def goes_on(self, record: Any) -> bool:
         """Whether in evaluation a record is the next piece of the same video as the record before it in its list.
+
+        In training too, where `goes_on_in_training` says so.
 
         The items of such a task have ``goes_on``, 1 or 0, and the state of a piece's end is the next one's begin.
         """
@@ -227,7 +244,7 @@ class Task:
         """Writes pictures and tables of a test into the run's folder.
 
         Args:
-            results: the metrics as plain numbers and lists.
+            results: the metrics as plain numbers and lists, and ``labels``.
             root: the folder.
 
         Returns:
@@ -247,6 +264,10 @@ class Task:
             NotImplementedError: more networks than can be followed together; a task without streams.
         """
         raise NotImplementedError(f"task {self.name!r}: expected one whose streams can be followed")
+
+    def frames(self, source: str) -> Generator[tuple[float, Any], None, None] | None:
+        """What a stream of a source is made of: times in seconds, and what `watcher` sees; None for pictures."""
+        return None
 
     def answers(self, out: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Outputs ``(N, K)`` that have one true answer each, and these answers ``(N,)``: what confidence is fitted on.

@@ -150,6 +150,9 @@ class PieceSampler(Sampler[list[int]]):
     def __len__(self) -> int:
         return max(map(len, self._batches))
 
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing: the order is the same in all epochs."""
+
     def __iter__(self) -> Iterator[list[int]]:
         own = self._batches[self.rank]
         yield from own

@@ -29,8 +29,8 @@ class VideoData(L.LightningDataModule):
 
     Args:
         root: the data set's folder.
-        task: what is learnt from it: ``prernn.tasks.Action``, ``prernn.tasks.Gesture`` or ``prernn.tasks.Face``, with
-            its options; None means Action with its defaults.
+        task: what is learnt from it: ``prernn.tasks.Action`` or another of `prernn.tasks`, with its options; None
+            means Action with its defaults.
         backbone: the backbone's name, which gives size and normalisation where the task's are not set.
         batch_size: videos a batch and process.
         num_workers: decoding processes for each training process.
@@ -70,7 +70,13 @@ class VideoData(L.LightningDataModule):
         self.validation = ""
         self.reading: dict[str, Any] = {"on_error": on_error, "tolerate_truncation": tolerate_truncation}
         _check_folder(root)
-        self.task.open(root, input_spec(backbone, pretrained))
+        spec = input_spec(backbone, pretrained)
+        if bool(spec) != self.task.of_pictures:
+            wanted, got = ("pictures", "words") if self.task.of_pictures else ("words", "pictures")
+            raise ValueError(
+                f"task {self.task.name!r}: expected a backbone that takes {wanted}, got {backbone!r}, of {got}"
+            )
+        self.task.open(root, spec)
         self.datasets: dict[str, VideoDataset] = {"train": self.dataset("train")}
 
     @property
@@ -132,9 +138,9 @@ class VideoData(L.LightningDataModule):
         continuity = self._continuity() if train else SINGLE_CLIPS
         epoch = self._epoch if train else None
         places = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} if self.trainer else {}
-        goes_on = [] if train else [self.task.goes_on(record) for record in dataset.records]
+        goes_on = [self.task.goes_on(record) for record in dataset.records] if self._in_order(train) else []
         if any(goes_on):
-            return video_loader(dataset, PieceSampler(goes_on, self.batch_size, **places), self.num_workers)
+            return video_loader(dataset, PieceSampler(goes_on, self.batch_size, **places), self.num_workers, epoch)
         if continuity.plain:
             lengths = dataset.lengths()
             sampler = LengthBucketSampler(lengths, self.batch_size, seed=self.seed, shuffle=train, **places)
@@ -142,6 +148,10 @@ class VideoData(L.LightningDataModule):
         length = continuity.clips or 1
         order = RowSampler(len(dataset), max(self.batch_size // length, 1), length, seed=self.seed, **places)
         return video_loader(dataset, order, self.num_workers, epoch, Rows(self.task, continuity, dataset.epoch))
+
+    def _in_order(self, train: bool) -> bool:
+        """Whether records may go on from each other."""
+        return self.task.goes_on_in_training or not train
 
     def _continuity(self) -> Continuity:
         """How the module that is trained wants its clips."""

@@ -69,6 +69,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
         record = self.records[index]
         if not self.train:
             return self.task.read(record, None, tolerate_truncation=self.tolerate_truncation)
+        self.task.begin_epoch(int(self.epoch))
         entropy = np.random.SeedSequence([self.seed, int(self.epoch), index])
         with torch.random.fork_rng(devices=[]):
             chance = torch.default_generator  # torch.manual_seed would reseed the GPUs too

@@ -60,6 +60,7 @@ class Onward:
     batch before, as `prernn.training.batches.PieceSampler` has them. A video that is there in several ways has ``way
     (B,)``, a number of each. Pieces of any length so give what the whole video
     gives. Other batches are of whole videos.
+    No gradient flows from a piece to the one before: in training this is truncated back-propagation.
 
     Args:
         advance: outputs of a batch that goes on from a state, and the next state, such as `next_outputs` of a network.
@@ -75,7 +76,8 @@ class Onward:
         """Outputs ``(B, T, K)``. Raises ValueError for a piece that is not preceded by the one before it."""
         if "goes_on" not in batch:
             return self.whole(batch)
-        out, self._ends = self.advance(batch, self._begins(batch))
+        out, ends = self.advance(batch, self._begins(batch))
+        self._ends = tree_map(lambda value: value.detach(), ends)  # no gradient flows from one piece to another
         self._places = _places(batch)
         return out
 

@@ -28,7 +28,7 @@ from prernn.tasks import DEFAULT_TASK, TASKS
 from prernn.tasks.task import Task
 from prernn.training.data_module import VideoData
 from prernn.training.learning import DEFAULT_LEARNING, Learning
-from prernn.training.learning.averaging import AveragedWeights
+from prernn.training.learning.averaging import TAIL, AveragedWeights, exponential, mean
 from prernn.training.learning.stopping import Patience
 from prernn.training.module import VideoModule
 from prernn.training.run.run_files import run_folder_of
@@ -253,7 +253,9 @@ def callbacks_of(learning: Learning, score: str, mode: str) -> list[L.Callback]:
     """What of learning is Lightning's to do in training; ``score`` is validation's, ``mode`` says which is better."""
     callbacks: list[L.Callback] = []
     if learning.average is not None:
-        callbacks.append(AveragedWeights(learning.average))
+        tail = learning.average == TAIL
+        kind = mean if isinstance(learning.average, str) else exponential(learning.average)
+        callbacks.append(AveragedWeights(kind, score if tail else None, mode))
     if learning.patience is not None:
         callbacks.append(Patience(score, mode, learning.patience))
     return callbacks

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -33,6 +34,7 @@ from prernn.training.continuity import SINGLE_CLIPS, Continuity, carried
 from prernn.training.evaluation import add_batch, next_outputs, onward, whole_outputs
 from prernn.training.frozen_trunk.two_phases import begin_training
 from prernn.training.learning import DEFAULT_LEARNING, SPARSE_POWER, Learning, rate_factors, rate_groups
+from prernn.training.learning.activity import Activity
 from prernn.training.learning.clipping import Clipping
 from prernn.training.learning.optimizer import make_optimizer
 
@@ -65,7 +67,7 @@ class VideoModule(L.LightningModule):
     ):
         super().__init__()
         self.recipe, self.learning = recipe, learning
-        self.network = network if network is not None else recipe.build(task.outputs if task else None)
+        self.network = _built(recipe, task) if network is None else network
         self.task = task
         self.metrics: Any = None
         if task is not None:
@@ -83,7 +85,10 @@ class VideoModule(L.LightningModule):
         self.continuity = learning.continuity.of(task, self.network) if task else learning.continuity
         self.sparse_power = learning.sparse_power
         drop(self.network.recurrent_layers, learning.dropout)
+        penalised = learning.activity or learning.slowness
+        self._activity = Activity(self.network, learning.activity, learning.slowness) if penalised else None
         self._onward = onward(self.network)
+        self._pieces = onward(self.network)  # of training, which is in the middle of an epoch when it is validated
         self._steps: tuple[int, int] | None = None  # of the optimizer, in an epoch and in all
         self._state: NetworkState | None = None  # that rows of the next batch go on from
         self.train()  # Lightning takes the mode that it finds
@@ -200,6 +205,7 @@ class VideoModule(L.LightningModule):
             self.run_seed = torch.initial_seed()
         torch.manual_seed((self.run_seed + self.current_epoch) % 2**63)
         self._state = None
+        self._pieces = onward(self.network)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The task's loss of a batch, weighed so that processes with unequal batches average rightly."""
@@ -208,7 +214,7 @@ class VideoModule(L.LightningModule):
         if self.trainer.is_last_batch:
             self._check_some_read()
         # a batch whose videos were all skipped still takes part in the processes' gradient exchange
-        loss = self._loss(self._training_outputs(batch), batch) if videos else self._nothing()
+        loss = self._training_loss(batch) if videos else self._nothing()
         if not bool(loss.isfinite()):
             raise ValueError(
                 f"epoch {self.current_epoch + 1}, batch {batch_idx + 1}: the loss is {loss.item()}, training stops. "
@@ -221,7 +227,17 @@ class VideoModule(L.LightningModule):
         assert isinstance(counts, Tensor)
         return loss * videos * self.trainer.world_size / counts.sum().clamp(min=1)
 
+    def _training_loss(self, batch: dict[str, Any]) -> Tensor:
+        """The task's, and penalties on what recurrent layers give."""
+        if self._activity is None:
+            return self._loss(self._training_outputs(batch), batch)
+        with self._activity.noted() as outputs:
+            loss = self._loss(self._training_outputs(batch), batch)
+        return loss + self._activity.penalty(outputs)
+
     def _training_outputs(self, batch: dict[str, Any]) -> Tensor:
+        if "goes_on" in batch:  # pieces that go on from each other
+            return self._pieces(batch)
         if "weight" not in batch:  # clips that begin with a zero state
             return self._outputs(batch, self._video(batch))
         state = carried(self._state, self.continuity)
@@ -367,3 +383,17 @@ class VideoModule(L.LightningModule):
         labels, own = checkpoint.get(RECIPE_KEY, {}).get("labels"), self.network.recipe.labels
         if labels != own:
             raise ValueError(f"checkpoint: expected the classes {own}, got {labels}")
+
+
+def _built(recipe: NetworkSpec, task: Task | None) -> RecurrentNetwork:
+    """The network of a recipe, of whose backbone the task may know some options.
+
+    Raises:
+        ValueError: the recipe says something else of them.
+    """
+    if task is None:
+        return recipe.build()
+    for name, value in task.backbone_options.items():
+        if (given := recipe.backbone_options.get(name, value)) != value:
+            raise ValueError(f"recipe backbone_options {name}: expected {value}, as in the data, got {given!r}")
+    return replace(recipe, backbone_options={**recipe.backbone_options, **task.backbone_options}).build(task.outputs)

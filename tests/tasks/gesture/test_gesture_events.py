@@ -15,7 +15,7 @@ import prernn
 from prernn.conversion.recipe import KeptTask, Recipe
 from prernn.models.networks.c3d import C3D
 from prernn.streaming.stream import Stream
-from prernn.tasks.ctc_decoders import BeamDecoder, GreedyDecoder
+from prernn.tasks.events.ctc_decoders import BeamDecoder, GreedyDecoder
 from prernn.tasks.gesture.extent import gesture_decoder
 from prernn.tasks.gesture.watcher import GestureWatcher, load_commands
 

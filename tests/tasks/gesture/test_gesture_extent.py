@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gesture_videos import make_batch
-from prernn.tasks.ctc_decoders import BeamDecoder, GreedyDecoder
+from prernn.tasks.events.ctc_decoders import BeamDecoder, GreedyDecoder
 from prernn.tasks.gesture.extent import WholeGestures, gesture_decoder
 from prernn.tasks.gesture.metrics import GestureMetrics
 

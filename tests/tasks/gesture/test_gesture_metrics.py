@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gesture_videos import make_batch, outputs_of, path_probability
-from prernn.tasks.ctc_decoders import BeamDecoder, Event, GreedyDecoder
+from prernn.tasks.events.ctc_decoders import BeamDecoder, Event, GreedyDecoder
 from prernn.tasks.gesture.events import detections, part_cuts, seen_frames
 from prernn.tasks.gesture.metrics import GestureMetrics
 

@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Target
 from torch.utils._pytree import tree_leaves
 
+from prernn.conversion.graph.shapes import input_type
 from prernn.conversion.modes import evaluating
 from prernn.layers.computed_weights import copy_of
 
@@ -34,7 +35,7 @@ def check_graph(module: fx.GraphModule, cnn: nn.Module, frame_shape: tuple[int, 
     if any(part.training for part in cnn.modules()):
         cnn = copy_of(cnn).eval()  # a batch normalization that is in training would count the picture
     with evaluating(module):
-        for picture in _pictures(frame_shape, SMALL if small else (), parameter):
+        for picture in _pictures(frame_shape, SMALL if small else (), parameter.device, input_type(module)):
             try:
                 expected = cnn(picture)
             except Exception:  # too small
@@ -49,11 +50,13 @@ def check_graph(module: fx.GraphModule, cnn: nn.Module, frame_shape: tuple[int, 
             return
 
 
-def _pictures(frame_shape: tuple[int, ...], small: tuple[int, ...], parameter: Tensor) -> Iterator[Tensor]:
+def _pictures(
+    frame_shape: tuple[int, ...], small: tuple[int, ...], device: torch.device, dtype: torch.dtype
+) -> Iterator[Tensor]:
     sizes = [(*frame_shape[:-2], size, size) for size in small if len(frame_shape) > 2 and size < min(frame_shape[-2:])]
     for shape in (*sizes, frame_shape):
         numbers = torch.arange(torch.Size(shape).numel(), dtype=torch.float64).mul(0.7).sin()
-        yield numbers.view(1, *shape).to(parameter.device, parameter.dtype)
+        yield numbers.view(1, *shape).to(device, dtype)  # of words the first, 0
 
 
 def _alike(one: Any, other: Any) -> bool:

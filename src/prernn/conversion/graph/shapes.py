@@ -45,6 +45,8 @@ def shapes_for(layers: Iterable[nn.Module | None], image_size: tuple[int, ...] |
     """As `frame_candidates`, for a CNN that has these layers in this order."""
     image_size = None if image_size is None else checked_size(image_size)
     for layer in layers:
+        if isinstance(layer, nn.Embedding):
+            return [(1,)]
         if isinstance(layer, (nn.Conv3d, nn.Conv2d)):
             usual = SNIPPET_SIZES if isinstance(layer, nn.Conv3d) else IMAGE_SIZES
             sizes = usual if image_size is None else [image_size]
@@ -57,6 +59,17 @@ def shapes_for(layers: Iterable[nn.Module | None], image_size: tuple[int, ...] |
             shapes = [(c, *size) for c in (1, 3) for size in IMAGE_SIZES if c * size[0] * size[1] == features]
             return [*shapes, (features, 1, 1), (features,)]
     raise UnknownFrame("expected a CNN with at least one convolution or fc layer, found none")
+
+
+def input_type(module: fx.GraphModule) -> torch.dtype:
+    """Of a frame's numbers: int64 for numbers of words, which an embedding takes first, else that of the parameters."""
+    for node in nodes_of(module.graph):
+        layer = submodule_of(module, node)
+        if isinstance(layer, nn.Embedding):
+            return torch.int64
+        if isinstance(layer, (nn.Conv3d, nn.Conv2d, nn.Linear)):
+            break
+    return next(iter(module.parameters()), torch.empty(0)).dtype
 
 
 def checked_size(image_size: Sequence[int]) -> tuple[int, ...]:
@@ -77,7 +90,7 @@ def propagate(module: fx.GraphModule, frame_shapes: list[tuple[int, ...]]) -> tu
     for shape in frame_shapes:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             # a batch of 2: no other size of the graph should be mistaken for it
-            frames = torch.empty(2, *shape, dtype=parameter.dtype, device=parameter.device)
+            frames = torch.empty(2, *shape, dtype=input_type(module), device=parameter.device)
             try:
                 with torch.no_grad(), _quiet():
                     _Shapes(module, mode).propagate_dont_convert_inputs(frames)

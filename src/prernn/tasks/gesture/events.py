@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prernn.tasks.classification import without_best
-from prernn.tasks.ctc_decoders import BLANK, Event, label_scores
+from prernn.tasks.events.ctc_decoders import BLANK, Event, label_scores
 
 
 def log_probs(out: Tensor, temperature: float = 1.0) -> Tensor:
@@ -17,7 +17,7 @@ def log_probs(out: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def classified(out: Tensor, batch: dict[str, Any], snippet: int, temperature: float = 1.0) -> Iterator[Tensor]:
-    """For each video of a batch the `prernn.tasks.ctc_decoders.label_scores` ``(N, K - 1)`` of its N gestures.
+    """For each video of a batch the `prernn.tasks.events.ctc_decoders.label_scores` ``(N, K - 1)`` of its N gestures.
 
     They are NaN where the network has diverged.
     """

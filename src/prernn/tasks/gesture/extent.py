@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from prernn.layers.arguments import real, whole
-from prernn.tasks.ctc_decoders import BLANK, Decoder, Event, make_decoder
+from prernn.tasks.events.ctc_decoders import BLANK, Decoder, Event, make_decoder
 from prernn.tasks.gesture.sure import SureGestures
 
 DEFAULT_EXTENT = 0.2
@@ -103,7 +103,7 @@ class WholeGestures(Decoder):
 def gesture_decoder(
     kind: str, options: dict[str, Any] | None = None, extent: float = DEFAULT_EXTENT, threshold: float = 0.0
 ) -> Decoder:
-    """A decoder by its name (`prernn.tasks.ctc_decoders.make_decoder`) whose events are whole gestures.
+    """A decoder by its name (`prernn.tasks.events.ctc_decoders.make_decoder`) whose events are whole gestures.
 
     Args:
         kind: the name.

@@ -8,9 +8,9 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.text import WordErrorRate
 
 from prernn.tasks.classification import answers, class_accuracies
-from prernn.tasks.ctc_decoders import Decoder
-from prernn.tasks.event_metrics import EventMetrics
-from prernn.tasks.event_scores import Interval
+from prernn.tasks.events.ctc_decoders import Decoder
+from prernn.tasks.events.event_metrics import EventMetrics
+from prernn.tasks.events.event_scores import Interval
 from prernn.tasks.gesture.events import begins_and_ends, classified, detections, seen_frames, steps_of
 
 
@@ -18,9 +18,9 @@ class GestureMetrics(nn.Module):
     """Running metrics of outputs ``(B, T, K)``; torchmetrics sums them over batches and processes.
 
     Classification asks for the gesture of each annotated one's part of the video, cut halfway between neighbours:
-    the best of `prernn.tasks.ctc_decoders.label_scores`. The others are of the events that ``decoder`` gives step by
-    step. An event is seen with the last frame of the snippet that gave it. It detects the first gesture of its label
-    that was not detected yet and in which, or in the ``tolerance`` frames after, it is seen; else it is a false alarm.
+    the best of `ctc_decoders.label_scores`. The others are of the events that ``decoder`` gives step by step. An event
+    is seen with the last frame of the snippet that gave it. It detects the first gesture of its label that was not
+    detected yet and in which, or in the ``tolerance`` frames after, it is seen; else it is a false alarm.
 
     Args:
         gestures: K - 1, at least 2.
@@ -82,7 +82,7 @@ class GestureMetrics(nn.Module):
         ``edit_distance``: insertions, deletions and substitutions that make the decoded labels the true ones, for each
         true gesture. ``detected``: share of the gestures. ``delay``: mean frames from a gesture's begin to its
         detection. ``false_alarms``: for each minute of video. ``event_f1_10``, ``event_f1_25``, ``event_f1_50`` and
-        ``mean_iou``: how well begin and end agree (`prernn.tasks.event_metrics.EventMetrics`). ``class_accuracy``
+        ``mean_iou``: how well begin and end agree (`event_metrics.EventMetrics`). ``class_accuracy``
         ``(K - 1,)``; ``confusion`` ``(K - 1, K - 1)``, true gestures as rows. A gesture in a video whose outputs are
         not numbers counts as wrong and undetected, and is in no column.
         """

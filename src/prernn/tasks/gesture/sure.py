@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from prernn.layers.arguments import real, whole
-from prernn.tasks.ctc_decoders import Decoder, Event
+from prernn.tasks.events.ctc_decoders import Decoder, Event
 
 
 class SureGestures(Decoder):
@@ -16,7 +16,7 @@ class SureGestures(Decoder):
 
     Example:
         >>> import torch
-        >>> from prernn.tasks.ctc_decoders import GreedyDecoder
+        >>> from prernn.tasks.events.ctc_decoders import GreedyDecoder
         >>> decoder = SureGestures(GreedyDecoder(), 0.8)
         >>> p = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.1, 0.9], [0.9, 0.1], [0.3, 0.7], [0.9, 0.1]])
         >>> [(event.kind, event.begin, event.end, event.step) for event in decoder.events(p.log())]

@@ -27,7 +27,7 @@ from prernn.streaming.events import EventSpan
 from prernn.streaming.watch import Watcher
 from prernn.tasks.classification import report_classes
 from prernn.tasks.confidence import Confidence
-from prernn.tasks.ctc_decoders import Decoder
+from prernn.tasks.events.ctc_decoders import Decoder
 from prernn.tasks.frame_rate import common_rate
 from prernn.tasks.gesture.events import begins_and_ends, classified, log_probs, seen_frames, spikes, steps_of
 from prernn.tasks.gesture.extent import DEFAULT_EXTENT, FAINTEST, gesture_decoder
@@ -62,7 +62,7 @@ class Gesture(Task):
         scale: see `TransformSpec`.
         flip: whether training mirrors half of the videos; never where the names of two gestures differ by left and
             right, or words like them, alone.
-        decoder: of the evaluation, see `prernn.tasks.ctc_decoders.make_decoder`.
+        decoder: of the evaluation, see `prernn.tasks.events.ctc_decoders.make_decoder`.
         decoder_options: of its constructor.
         extent: how far events reach over the steps round the one in which the network is sure of a gesture, see
             `prernn.tasks.gesture.extent.WholeGestures`: the lower, the longer; at 1 they are as the decoder has them.

@@ -13,8 +13,8 @@ from torchmetrics.utilities import dim_zero_cat
 from prernn.streaming.events import EventRule, events_of
 from prernn.tasks.classification import answers, class_accuracies
 from prernn.tasks.clip_metrics import path_number
-from prernn.tasks.event_metrics import EventMetrics
-from prernn.tasks.event_scores import Interval, first_right
+from prernn.tasks.events.event_metrics import EventMetrics
+from prernn.tasks.events.event_scores import Interval, first_right
 from prernn.tasks.segments.frame_scores import average_precision
 from prernn.tasks.task import valid_steps
 
@@ -58,7 +58,7 @@ class SegmentMetrics(nn.Module):
 
         Scalars: ``frame_map``, mean over the classes that there are of `average_precision` of their frames against all
         others; ``frame_cmap``, calibrated; ``frame_accuracy``, background included; ``mean_class_accuracy`` of frames;
-        ``event_f1_10``, ``_25``, ``_50`` and ``mean_iou`` (`prernn.tasks.event_metrics.EventMetrics`); ``delay``, mean
+        ``event_f1_10``, ``_25``, ``_50`` and ``mean_iou`` (`event_metrics.EventMetrics`); ``delay``, mean
         steps from a segment's begin to the first right answer in it; ``answered``, share of segments with one.
         ``average_precision`` ``(C,)``; ``class_accuracy`` ``(K,)`` and ``confusion`` ``(K, K)``, in frames, with true
         classes as rows.

@@ -1,4 +1,4 @@
-"""Exponential moving averages of weights: what is validated, tested and kept in place of the weights that train."""
+"""Averages of weights over training: what is validated, tested and kept in place of the weights that train."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -39,17 +39,88 @@ def exponential(decay: float) -> Average:
     return average
 
 
+def mean(averaged: Sequence[Tensor], values: Sequence[Tensor], steps: Tensor | int) -> None:
+    """``w' = w + (v - w) / (n + 1)`` after n values: the mean of all, as of averaged SGD (Polyak and Juditsky, 1992).
+
+    Integers are those of now.
+
+    Example:
+        >>> import torch
+        >>> average = [torch.tensor([1.0])]
+        >>> mean(average, [torch.tensor([4.0])], 2)  # of 1, 1 and 4
+        >>> average
+        [tensor([2.])]
+    """
+    for average, value in zip(averaged, values, strict=True):
+        if average.is_floating_point():
+            average.lerp_(value, 1 / (int(steps) + 1))
+        else:
+            average.copy_(value)
+
+
+TAIL = "tail"
+"""Asks for the `mean` of the weights since validation stopped to get better."""
+
+WAITS = 5
+"""n of Merity, Keskar and Socher's algorithm 1, the validations that the best before may have as a start."""
+
+
 class AveragedWeights(WeightAveraging):
-    """The `exponential` average of all weights, which is validated, tested and kept in place of those that train.
+    """An average of all weights, which is validated, tested and kept in place of those that train.
 
     Lightning's callback validates with it, and puts it into checkpoints as the weights, with those that train beside.
 
     Args:
-        decay: between 0 and 1.
+        average: `exponential` with some decay, or `mean`.
+        score: of validation, as it is logged: the average begins with the step after one that is worse than the best
+            of all but the last ``WAITS - 1`` before it (NT-ASGD: "Regularizing and Optimizing LSTM Language
+            Models", ICLR 2018). Until then there is none. None begins with the first step.
+        mode: "max" or "min", which score is better.
     """
 
-    def __init__(self, decay: float) -> None:
-        super().__init__(multi_avg_fn=exponential(decay))
+    def __init__(self, average: Average, score: str | None = None, mode: str = "max") -> None:
+        super().__init__(multi_avg_fn=average)
+        self.score, self.sign = score, 1 if mode == "max" else -1
+        self._scores: list[float] = []
+        self._due = score is None
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """After each step, once there is an average."""
+        return step_idx is not None and self._due
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Sees whether the average is to begin."""
+        if self._due or trainer.sanity_checking:
+            return
+        assert self.score is not None  # else it is due
+        now = self.sign * float(trainer.callback_metrics[self.score])
+        earlier = self._scores[: -WAITS + 1] if len(self._scores) > WAITS else []
+        self._due = bool(earlier) and not now >= max(earlier)  # NaN is worse, too
+        self._scores.append(now)
+        if self._due and trainer.is_global_zero:
+            print(f"average: {self.score} gets worse, from here on the mean of the weights is validated and kept")
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Raises ValueError where nothing validates that it has to wait for."""
+        super().on_fit_start(trainer, pl_module)
+        if self.score is not None and trainer.limit_val_batches == 0:
+            raise ValueError(f"learning average {TAIL!r}: expected validation, got --trainer.limit_val_batches 0")
+
+    def state_dict(self) -> dict[str, Any]:
+        """With the scores that it has seen."""
+        return {**super().state_dict(), "scores": list(self._scores), "due": self._due}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes them up again."""
+        rest = dict(state_dict)
+        self._scores, self._due = rest.pop("scores", []), rest.pop("due", self._due)
+        super().load_state_dict(rest)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """As Lightning's; as long as there is no average, the weights that train stand for it."""
+        if self._average_model is not None and not self.begun:
+            self._average_model.module.load_state_dict(pl_module.state_dict())
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
     @property
     def begun(self) -> bool:

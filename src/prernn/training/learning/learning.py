@@ -37,7 +37,10 @@ class Learning:
         clip_groups: ``trainer.gradient_clip_val`` limits the gradient's norm of each parameter group by itself (the new
             part, the pre-trained one, each rate of sparse recurrences), not that of all together.
         average: validate, test and keep the exponential moving average of the weights with this decay, such as 0.99
-            or 0.999, in place of those that train; None keeps those.
+            or 0.999, in place of those that train; or with "tail" the mean of the weights since validation stopped to
+            get better, see `prernn.training.learning.averaging`. None keeps those that train.
+        activity: weight of a penalty on what the last recurrent layer gives, see `prernn.training.learning.activity`.
+        slowness: likewise, on how fast that changes.
         patience: end training once so many validations have brought no better score; None trains all epochs.
 
     Raises:
@@ -58,17 +61,22 @@ class Learning:
     selective_decay: bool = False
     dropout: Dropout = field(default_factory=Dropout)
     clip_groups: bool = False
-    average: float | None = None
+    average: float | Literal["tail"] | None = None
     patience: int | None = None
+    activity: float = 0.0
+    slowness: float = 0.0
 
     def __post_init__(self) -> None:
         if self.optimizer not in get_args(Optimizer):
             raise ValueError(f"learning optimizer: expected one of sgd, adamw, got {self.optimizer!r}")
-        for name in ("lr", "pretrained_lr", "weight_decay", "sparse_power"):
+        for name in ("lr", "pretrained_lr", "weight_decay", "sparse_power", "activity", "slowness"):
             real(f"learning {name}", getattr(self, name), 0)
         if real("learning momentum", self.momentum, 0, 1) == 1:
             raise ValueError("learning momentum: expected a number from 0, below 1, got 1")
-        if self.average is not None and real("learning average", self.average, 0, 1) in (0, 1):
+        if isinstance(self.average, str):
+            if self.average != "tail":
+                raise ValueError(f'learning average: expected a decay or "tail", got {self.average!r}')
+        elif self.average is not None and real("learning average", self.average, 0, 1) in (0, 1):
             raise ValueError(f"learning average: expected a decay between 0 and 1, got {self.average}")
         if self.patience is not None:
             whole("learning patience", self.patience)

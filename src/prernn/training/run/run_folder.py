@@ -66,6 +66,10 @@ class WholeFiles(TorchCheckpointIO):
             raise ValueError(f"{path}: expected a Lightning checkpoint, whole, found another file") from error
 
 
+PIECES = "pieces that go on from the state of the one before, through which no gradient flows"
+"""How a task trains whose records go on from each other."""
+
+
 class RunFolder(L.Callback):
     """Writes a run's results into ``trainer.default_root_dir``.
 
@@ -102,7 +106,7 @@ class RunFolder(L.Callback):
         self.validation = getattr(data, "validation", "")
         if trainer.is_global_zero:
             remarks = self._remarks(trainer, module.task, data)
-            training = f"training: {module.continuity}"
+            training = f"training: {PIECES if module.task.goes_on_in_training else module.continuity}"
             for line in (*remarks, *what_learns(module.network), training, *slow_precision(trainer)):
                 print(line)
 
@@ -200,7 +204,7 @@ class RunFolder(L.Callback):
 
     def on_test_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         """Collects a batch's outputs."""
-        if outputs is not None:
+        if outputs is not None and module.task.keeps_outputs:
             self.outputs.add(outputs, batch)
 
     def on_test_end(self, trainer: L.Trainer, module: Any) -> None:
@@ -208,12 +212,13 @@ class RunFolder(L.Callback):
         parts, skipped = _gathered(trainer, self.outputs), _skipped(trainer)
         if trainer.is_global_zero:
             root, recipe = Path(trainer.default_root_dir), module.network.recipe
-            Outputs.joined(parts).save(root, recipe)
-            results = module.task.report(dict(module.test_results), root)
+            if module.task.keeps_outputs:
+                Outputs.joined(parts).save(root, recipe)
+            results = module.task.report({"labels": recipe.labels, **module.test_results}, root)
             _report(skipped)
             chosen = {"best_checkpoint_chosen_on": self.validation} if self.validation else {}
             origin = {"weights": self._weights(trainer, module), **chosen}
-            write_json(root / "metrics.json", {"labels": recipe.labels, **results, **origin, "skipped": skipped})
+            write_json(root / "metrics.json", {**results, **origin, "skipped": skipped})
             say_written(root, self.begun)
 
     def on_predict_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import binary_average_precision
 
-from prernn.tasks.event_metrics import EventMetrics
-from prernn.tasks.event_scores import Interval, f1, first_right, matches, temporal_iou
+from prernn.tasks.events.event_metrics import EventMetrics
+from prernn.tasks.events.event_scores import Interval, f1, first_right, matches, temporal_iou
 from prernn.tasks.segments.frame_scores import average_precision
 from prernn.tasks.segments.metrics import runs
 

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from prernn.tasks.event_scores import LEVELS, Interval, f1, matches
+from prernn.tasks.events.event_scores import LEVELS, Interval, f1, matches
 
 
 class EventMetrics(Metric):
     """Event F1 at several thresholds of temporal IoU, and the mean IoU of what was matched, over all videos.
 
     ``hits``, ``found`` and ``true`` are counts over all videos and labels (micro average), and F1 is
-    `prernn.tasks.event_scores.f1` of them, with the matches of `prernn.tasks.event_scores.matches`.
+    `prernn.tasks.events.event_scores.f1` of them, with the matches of `prernn.tasks.events.event_scores.matches`.
     """
 
     full_state_update = False

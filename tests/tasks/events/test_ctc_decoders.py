@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prernn.tasks.ctc_decoders import BeamDecoder, Event, GreedyDecoder, label_scores, make_decoder
+from prernn.tasks.events.ctc_decoders import BeamDecoder, Event, GreedyDecoder, label_scores, make_decoder
 
 
 def collapse(path):

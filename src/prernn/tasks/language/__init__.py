@@ -1,0 +1,1 @@
+"""Language modelling, word by word."""

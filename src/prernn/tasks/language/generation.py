@@ -1,0 +1,63 @@
+"""A network writes: each word is drawn from what it foretells, and read as the next one."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from prernn.conversion.network import RecurrentNetwork
+from prernn.layers.arguments import real
+from prernn.streaming.stream import Stream
+from prernn.tasks.language.text import END, UNKNOWN, encode
+
+
+def written(
+    net: RecurrentNetwork, begin: Sequence[str] = (), *, temperature: float = 1.0, seed: int = 0
+) -> Iterator[str]:
+    """Words without end that follow ``begin``, at constant cost a word.
+
+    A word is drawn with the probability ``softmax(scores / temperature)``, `UNKNOWN` left out, which is none.
+
+    Args:
+        net: that was trained on `prernn.tasks.Language`.
+        begin: words before; they follow an end of line.
+        temperature: 0 takes the most probable word; 1 draws as the network foretells; above that more freely.
+        seed: of what is drawn.
+
+    Raises:
+        ValueError: a temperature below 0; a network without words; TextError, for a word that it does not know.
+    """
+    real("temperature", temperature, 0)
+    names = net.recipe.labels or []
+    if END not in names:
+        raise ValueError(
+            f"expected a network trained on text, with words that {END} is one of, got {len(names)} labels"
+        )
+    known = {name: number for number, name in enumerate(names)}
+    barred = known.get(UNKNOWN)
+    stream, chance = Stream(net), torch.Generator().manual_seed(seed)
+    for number in encode([END, *begin], known, "begin"):
+        scores = step(stream, number)
+
+    def rest(scores: Tensor) -> Iterator[str]:
+        while True:
+            if barred is not None:
+                scores[barred] = -torch.inf
+            number = _drawn(scores, temperature, chance)
+            yield names[number]
+            scores = step(stream, number)
+
+    return rest(scores)
+
+
+def step(stream: Stream, number: int) -> Tensor:
+    """Scores ``(V,)`` of the word to come, float32 on the CPU, once the stream has read one with this number."""
+    out = stream(torch.tensor([number]))
+    assert out is not None  # which a network of snippets alone may give
+    return out.float().cpu().clone()
+
+
+def _drawn(scores: Tensor, temperature: float, chance: torch.Generator) -> int:
+    if temperature == 0:
+        return int(scores.argmax())
+    return int(torch.multinomial((scores.double() / temperature).softmax(-1), 1, generator=chance))
