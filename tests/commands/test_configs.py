@@ -34,8 +34,8 @@ CONFIGS = {
 CLIPS = ("r3d_18", "r2plus1d_18", "mc3_18", "c3d")
 UNITS = {"resnet18": 17, "resnet34": 33, "efficientnet_lite0": 17}
 """Convolutions with a kernel larger than 1."""
-OUTPUTS = {"Action": 101, "Gesture": 26, "Face": 136, "Segments": 21, "Language": 100}
-OF_DATA = {"Language": {"words": 100}}
+OUTPUTS = {"Action": 101, "Gesture": 26, "Face": 136, "Segments": 21, "Language": 100, "Phonemes": 39}
+OF_DATA = {"Language": {"words": 100}, "Phonemes": {"features": 39}}
 """Options of the backbone that the data say."""
 
 

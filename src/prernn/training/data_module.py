@@ -71,8 +71,8 @@ class VideoData(L.LightningDataModule):
         self.reading: dict[str, Any] = {"on_error": on_error, "tolerate_truncation": tolerate_truncation}
         _check_folder(root)
         spec = input_spec(backbone, pretrained)
-        if bool(spec) != self.task.of_pictures:
-            wanted, got = ("pictures", "words") if self.task.of_pictures else ("words", "pictures")
+        wanted, got = self.task.input, spec.get("input", "pictures")
+        if got != wanted:
             raise ValueError(
                 f"task {self.task.name!r}: expected a backbone that takes {wanted}, got {backbone!r}, of {got}"
             )

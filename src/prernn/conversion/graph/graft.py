@@ -58,7 +58,7 @@ def insert_layer(
     """
     graph = module.graph
     module.add_submodule(name, layer)
-    with graph.inserting_after(end):
+    with graph.inserting_after(inputs_of(graph)[-1] if end.op == "placeholder" else end):  # behind the state
         call = graph.call_module(name, (tuple(inputs), None))
     with graph.inserting_after(call):
         output = graph.call_function(operator.getitem, (call, 0))

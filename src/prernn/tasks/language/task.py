@@ -61,7 +61,7 @@ class Language(Task):
     name: ClassVar[str] = "language"
     score: ClassVar[tuple[str, Literal["max", "min"]]] = ("perplexity", "min")
     comparable: ClassVar[bool] = False
-    of_pictures: ClassVar[bool] = False
+    input: ClassVar[Literal["pictures", "words", "features"]] = "words"
     keeps_outputs: ClassVar[bool] = False
     goes_on_in_training: ClassVar[bool] = True
 

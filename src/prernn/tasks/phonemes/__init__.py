@@ -1,0 +1,1 @@
+"""Phonemes in speech: a label at every window of sound, or a sequence of them by CTC."""
