@@ -48,7 +48,42 @@ def torch_gru_step(u, state, w, b, reset="after"):
     return ((1 - z) * torch.tanh(u[2] + recurrent) + z * h,)
 
 
-EQUATIONS = {"vrnn": vrnn_step, "lstm": lstm_step, "gru": gru_step}
+def ligru_step(u, state, w, b):
+    """Ravanelli et al. 2018, eqs. 4 to 6, gates z, n."""
+    (h,) = state
+    z = torch.sigmoid(u[0] + w[0] @ h + b[0])
+    return (z * h + (1 - z) * torch.relu(u[1] + w[1] @ h + b[1]),)
+
+
+def qrnn_step(u, state, w, b):
+    """Bradbury et al. 2017, eqs. 1 and 5, gates z, f, o; there is no w and no b."""
+    f, o = torch.sigmoid(u[1]), torch.sigmoid(u[2])
+    c = f * state[1] + (1 - f) * torch.tanh(u[0])
+    return o * c, c
+
+
+def sru_step(u, state, w, b):
+    """Lei and Zhang 2017, eqs. 3 to 7, x, f, r and the highway."""
+    f, r = torch.sigmoid(u[1]), torch.sigmoid(u[2])
+    c = f * state[1] + (1 - f) * u[0]
+    return r * torch.tanh(c) + (1 - r) * u[3], c
+
+
+def mingru_step(u, state, w, b):
+    """Feng et al. 2024, section 3.1, z and h."""
+    z = torch.sigmoid(u[0])
+    return ((1 - z) * state[0] + z * u[1],)
+
+
+EQUATIONS = {
+    "vrnn": vrnn_step,
+    "lstm": lstm_step,
+    "gru": gru_step,
+    "ligru": ligru_step,
+    "qrnn": qrnn_step,
+    "sru": sru_step,
+    "mingru": mingru_step,
+}
 
 
 def run_equations(step, u, state, w, b):

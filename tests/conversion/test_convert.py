@@ -9,7 +9,7 @@ from torch import nn
 
 import prernn
 from equations import EQUATIONS, close, run_equations, vrnn_step
-from prernn.layers.cells import CELLS, make_cell
+from prernn.layers.cells import CELLS, make_cell, recurrent_gates
 from prernn.layers.input_to_hidden import INPUTS
 from small_cnns import CNNS, SIZE, DenseNet, FcNet, PlainNet, ResidualNet, film, prepare, shake
 
@@ -183,7 +183,7 @@ def test_weights_that_conversion_introduces(cell, form, kind):
     (layer,) = net.recurrent_layers
     gates, own = len(layer.cell.gates), cnn.get_submodule(cnn.layer).weight.numel()
     extra = sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in cnn.parameters())
-    recurrent = gates * (SIZE * SIZE + SIZE)  # W_hh and its biases
+    recurrent = recurrent_gates(layer.cell) * (SIZE * SIZE + SIZE)  # W_hh and its biases
     assert extra == recurrent + (0 if form == "single" else (gates - 1) * own)
     assert "copies" not in dict(layer.input_to_hidden.named_parameters()) or form == "gate"
     assert not layer.bias.any()

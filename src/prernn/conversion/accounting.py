@@ -16,7 +16,7 @@ from prernn.conversion.graph.graft import recurrent_nodes
 from prernn.conversion.graph.nodes import name_of
 from prernn.conversion.network import RecurrentNetwork, gate_inputs
 from prernn.layers.arguments import whole
-from prernn.layers.cells import make_cell
+from prernn.layers.cells import make_cell, recurrent_gates
 from prernn.layers.computed_weights import copy_of, refresh_all
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.layers.structures.base import Structure
@@ -218,10 +218,11 @@ def matched_hidden_size(
     classes = stacked.output_layer.weight.shape[0] if stacked.output_layer is not None else 0
     inputs = converted.output_layer.weight.shape[1] if converted.output_layer is not None else 0
     goal = recurrent_parameters(converted).introduced + inputs * classes
-    gates = len(make_cell(cell).gates)
+    gates, recurrent = len(make_cell(cell).gates), recurrent_gates(make_cell(cell))
 
     def total(size: int) -> int:
-        return gates * (features * size + (2 * num_layers - 1) * size * size) + size * classes
+        inputs = gates * (features * size + (num_layers - 1) * size * size)
+        return inputs + recurrent * num_layers * size * size + size * classes
 
     return _nearest(total, goal)
 

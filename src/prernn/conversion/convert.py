@@ -58,7 +58,7 @@ def convert(
         cnn: any image or snippet CNN, or a network that is recurrent already; it is copied, never changed. A layer that
             is a unit of an RCN gives up that recurrence for this one; the other units keep theirs.
         layer: dotted name of an fc or conv layer, or several; None takes the last before the output layer.
-        cell: "vrnn", "lstm", "gru", or a cell of your own, ``"file.py:Name"``.
+        cell: "vrnn", "lstm", "gru", another of `prernn.layers.cells.CELLS`, or one of your own, ``"file.py:Name"``.
         input: "gate", a copy of the weights for each gate (PreRNN), or "single", one input for all (PreRNN-SIH).
         hidden: structure of ``W_hh``.
         start: a factor of torch.nn's ``W_hh``, "lasting" or "cnn" (with calibration): see `prernn.layers.starts`.
@@ -114,7 +114,7 @@ def traditional(
 
     Args:
         cnn: any CNN or recurrent network; it is copied, never changed.
-        cell: "vrnn", "lstm", "gru", or a cell of your own, ``"file.py:Name"``.
+        cell: "vrnn", "lstm", "gru", another of `prernn.layers.cells.CELLS`, or one of your own, ``"file.py:Name"``.
         hidden_size: ``D`` of all new layers, or a list with that of each; None takes the size of that vector.
         num_layers: how many layers to stack; None is as many as there are sizes, or one.
         hidden: structure of ``W_hh``.

@@ -6,6 +6,9 @@ A cell says how many gates and state tensors it has, which ranges of gates share
 
 ``kernel`` names the cell to the kernels of `prernn.ops`; None where they do not know it.
 
+The gates behind the last of ``groups`` see no state: there is no ``W_hh`` for them. A cell none of whose gates does is
+an affine recurrence along time and has ``affine`` (`Affine`), so that all steps run in parallel (`prernn.ops.scan`).
+
 A new cell is one class and one line in `CELLS`.
 """
 
@@ -58,6 +61,11 @@ class Cell(Protocol):
 
     def step(self, u: Tensor, state: State, products: list[Product]) -> State:
         """The next state; its first tensor is also the output."""
+
+
+def recurrent_gates(cell: Cell) -> int:
+    """How many of a cell's gates see the state through a recurrent product, ``W_hh h``."""
+    return max((last for _, last in cell.groups), default=0)
 
 
 ROW_STATES = ("started",)
@@ -215,7 +223,138 @@ class LinearCell:
         return torch.where(started > 0, mixed, u.squeeze(1)), torch.ones_like(started)
 
 
-CELLS: dict[str, Callable[..., Cell]] = {"vrnn": VRNNCell, "lstm": LSTMCell, "gru": GRUCell}
+@dataclass(frozen=True)
+class LiGRUCell:
+    """Light GRU (Ravanelli et al., "Light Gated Recurrent Units for Speech Recognition", 2018), without a reset gate.
+
+    ``z = sigmoid(u_z + W_z h)``, ``n = relu(u_n + W_n h)``, ``h_t = z*h + (1-z)*n``. The batch normalization of its
+    inputs is the CNN's, where it has one.
+    """
+
+    gates: tuple[str, ...] = ("z", "n")
+    states: tuple[str, ...] = ("h",)
+    groups: tuple[tuple[int, int], ...] = ((0, 2),)
+    own_gate: int = 1
+    ranges: tuple[Range | None, ...] = (SIGMOID, None)
+    kernel: None = None
+
+    def activations(self, u: Tensor, h: Tensor, products: list[Product]) -> tuple[Tensor, ...]:
+        z, n = (u + products[0](h)).unbind(1)
+        return torch.sigmoid(z), torch.relu(n)
+
+    def step(self, u: Tensor, state: State, products: list[Product]) -> State:
+        z, n = self.activations(u, state[0], products)
+        return (torch.lerp(n, state[0], z),)
+
+
+class Affine(Protocol):
+    """What a cell offers whose gates see no state."""
+
+    def affine(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """``a`` and ``b (..., D)`` of ``s_t = a_t * s_{t-1} + b_t`` for ``u (..., G, D)``; s is the last state."""
+
+    def output(self, u: Tensor, s: Tensor) -> Tensor:
+        """What is put out, ``(..., D)``, of gate inputs and ``s_t``."""
+
+
+class NoProducts:
+    """A step, and activations, of an `Affine` cell."""
+
+    groups: tuple[tuple[int, int], ...] = ()
+    kernel: None = None
+
+    def step(self: Any, u: Tensor, state: State, products: list[Product]) -> State:
+        """The next state."""
+        a, b = self.affine(u)
+        s = a * state[-1] + b
+        return (s,) if len(state) == 1 else (self.output(u, s), s)
+
+
+@dataclass(frozen=True)
+class QRNNCell(NoProducts):
+    """Quasi-recurrent network (Bradbury, Merity, Xiong and Socher, ICLR 2017) with a window of 1 and fo-pooling.
+
+    ``z = tanh(u_z)``, ``f = sigmoid(u_f)``, ``o = sigmoid(u_o)``, ``c_t = f*c + (1-f)*z``, ``h_t = o*c_t``: an LSTM
+    whose gates do not see h, and whose input gate is 1 - f.
+    """
+
+    gates: tuple[str, ...] = ("z", "f", "o")
+    states: tuple[str, ...] = ("h", "c")
+    own_gate: int = 0
+    ranges: tuple[Range | None, ...] = (TANH, SIGMOID, SIGMOID)
+
+    def activations(self, u: Tensor, h: Tensor, products: list[Product]) -> tuple[Tensor, ...]:
+        z, f, o = u.unbind(-2)
+        return torch.tanh(z), torch.sigmoid(f), torch.sigmoid(o)
+
+    def affine(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        f = torch.sigmoid(u[..., 1, :])
+        return f, (1 - f) * torch.tanh(u[..., 0, :])
+
+    def output(self, u: Tensor, s: Tensor) -> Tensor:
+        return torch.sigmoid(u[..., 2, :]) * s
+
+
+@dataclass(frozen=True)
+class SRUCell(NoProducts):
+    """Simple recurrent unit (Lei and Zhang, "Training RNNs as Fast as CNNs", 2017, eqs. 3 to 7).
+
+    ``f = sigmoid(u_f)``, ``r = sigmoid(u_r)``, ``c_t = f*c + (1-f)*u_x``, ``h_t = r*tanh(c_t) + (1-r)*u_s``. The
+    highway ``u_s`` is an input of its own, as theirs is where sizes differ; their later cell, whose gates see c, is
+    none of this kind.
+    """
+
+    gates: tuple[str, ...] = ("x", "f", "r", "s")
+    states: tuple[str, ...] = ("h", "c")
+    own_gate: int = 0
+    ranges: tuple[Range | None, ...] = (None, SIGMOID, SIGMOID, None)
+
+    def activations(self, u: Tensor, h: Tensor, products: list[Product]) -> tuple[Tensor, ...]:
+        x, f, r, s = u.unbind(-2)
+        return x, torch.sigmoid(f), torch.sigmoid(r), s
+
+    def affine(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        f = torch.sigmoid(u[..., 1, :])
+        return f, (1 - f) * u[..., 0, :]
+
+    def output(self, u: Tensor, s: Tensor) -> Tensor:
+        return torch.lerp(u[..., 3, :], torch.tanh(s), torch.sigmoid(u[..., 2, :]))
+
+
+@dataclass(frozen=True)
+class MinGRUCell(NoProducts):
+    """minGRU (Feng et al., "Were RNNs All We Needed?", 2024, section 3.1).
+
+    ``z = sigmoid(u_z)``, ``h_t = (1-z)*h + z*u_h``.
+    """
+
+    gates: tuple[str, ...] = ("z", "h")
+    states: tuple[str, ...] = ("h",)
+    own_gate: int = 1
+    ranges: tuple[Range | None, ...] = (SIGMOID, None)
+
+    def activations(self, u: Tensor, h: Tensor, products: list[Product]) -> tuple[Tensor, ...]:
+        z, new = u.unbind(-2)
+        return torch.sigmoid(z), new
+
+    def affine(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        z = torch.sigmoid(u[..., 0, :])
+        return 1 - z, z * u[..., 1, :]
+
+    def output(self, u: Tensor, s: Tensor) -> Tensor:
+        return s
+
+
+CELLS: dict[str, Callable[..., Cell]] = {
+    "vrnn": VRNNCell,
+    "lstm": LSTMCell,
+    "gru": GRUCell,
+    "ligru": LiGRUCell,
+    "qrnn": QRNNCell,
+    "sru": SRUCell,
+    "mingru": MinGRUCell,
+}
+"""The cells by name. Those of the second line are affine in their state."""
 
 
 def make_cell(name: str, **arguments: Any) -> Cell:

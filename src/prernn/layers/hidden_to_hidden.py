@@ -54,6 +54,8 @@ def draw_index(structure: Structure, size: int, weight: Tensor) -> Tensor | None
 class HiddenToHidden(nn.Module):
     """The recurrent product ``W_hh h`` of ``gates`` gates in a structure; ``weight`` is compact.
 
+    There may be no gates: those of a cell that is affine in its state see none.
+
     ``W_hh`` starts uniform in ``+-gain/sqrt(fan_in)``, so that the product of a sparse structure starts at the
     scale of the full one (torch.nn's own start when the structure is full and the gain 1).
 
@@ -75,7 +77,7 @@ class HiddenToHidden(nn.Module):
     ):
         super().__init__()
         self.structure, self.gain = hidden_structure(hidden), real("gain", gain, 0)
-        self.size, self.gates = whole("size", size), whole("gates", gates)
+        self.size, self.gates = whole("size", size), whole("gates", gates, 0)
         self.structure.check(self.size)
         shape = (self.gates, *self.structure.weight_shape(self.size))
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -84,6 +86,8 @@ class HiddenToHidden(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draws ``W_hh`` anew, uniform in ``+-gain/sqrt(fan_in)``."""
+        if not self.gates:  # nothing to draw
+            return
         bound = self.gain / math.sqrt(self.structure.fan_in(self.size))
         nn.init.uniform_(self.weight, -bound, bound)
 
@@ -102,6 +106,8 @@ class HiddenToHidden(nn.Module):
 
     def matrix(self) -> Tensor:
         """Dense ``W_hh``, ``(G, D, D)``."""
+        if not self.gates:
+            return self.weight.new_zeros(0, self.size, self.size)
         return self.structure.matrix(self.weight, self.positions(), self.size)
 
     @torch.no_grad()
@@ -147,6 +153,8 @@ def matrix_places(weights: RecurrentWeights) -> Tensor:
 
     The weight joins neuron ``j`` to neuron ``i`` of gate ``g``; from an h of fewer units, unit ``j`` of those.
     """
+    if not weights.weight.numel():  # of a cell whose gates see no state
+        return torch.empty_like(weights.weight, dtype=torch.int64)
     # numbered weights say where they come to stand; float64 holds the numbers exactly
     count, device = weights.weight.numel(), weights.weight.device
     numbers = torch.arange(1, count + 1, dtype=torch.float64, device=device).view_as(weights.weight)

@@ -8,7 +8,7 @@ from torch.types import Device
 
 from prernn import ops
 from prernn.layers.calibration import Restoration
-from prernn.layers.cells import ROW_STATES, Cell, VRNNCell
+from prernn.layers.cells import ROW_STATES, Cell, VRNNCell, recurrent_gates
 from prernn.layers.dropout import Dropout, Masks
 from prernn.layers.hidden_to_hidden import HiddenToHidden
 from prernn.layers.input_to_hidden import InputToHidden
@@ -58,8 +58,9 @@ class RecurrentLayer(nn.Module):
         self.activation = activation
         structure = hidden_structure(hidden)
         gain = gain_of(start, cell, structure)
-        self.hidden_to_hidden = HiddenToHidden(size, len(cell.gates), structure, gain=gain, device=device, dtype=dtype)
-        self.bias = nn.Parameter(torch.zeros(len(cell.gates), size, device=device, dtype=dtype))
+        gates = recurrent_gates(cell)
+        self.hidden_to_hidden = HiddenToHidden(size, gates, structure, gain=gain, device=device, dtype=dtype)
+        self.bias = nn.Parameter(torch.zeros(gates, size, device=device, dtype=dtype))
         set_biases(self.bias, start, cell, structure)
         self.calibration: nn.Module = nn.Identity()  # of gate inputs, see `prernn.calibrate`
         self.begins_as_cnn = start == CNN and isinstance(cell, VRNNCell)

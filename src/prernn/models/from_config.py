@@ -38,7 +38,7 @@ class NetworkSpec:
         frames: of a clip, for a 3-D backbone that takes clips of any length, such as "r3d_18".
         method: "prernn" (`convert`), "traditional", "rcn" (`convert_rcn`) or "framewise" (no recurrence).
         layer: dotted name or names of the layers that become recurrent; None takes the last.
-        cell: "vrnn", "lstm", "gru", or a cell of your own, ``"file.py:Name"``.
+        cell: "vrnn", "lstm", "gru", another of `prernn.layers.cells.CELLS`, or one of your own, ``"file.py:Name"``.
         input: "gate" (PreRNN) or "single" (PreRNN-SIH), or a form of your own.
         hidden: structure of ``W_hh``.
         start: how the recurrence starts: see `prernn.layers.starts`. A number multiplies torch.nn's ``W_hh``; from

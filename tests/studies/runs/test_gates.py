@@ -53,16 +53,47 @@ def gru_gates(u, state, w, b):
     return {"r": r, "z": z, "n": n}, ((1 - z) * h + z * n,)
 
 
-GATES = {"vrnn": vrnn_gates, "lstm": lstm_gates, "gru": gru_gates}
+def ligru_gates(u, state, w, b):
+    z = sigmoid(u[0] + w[0] @ state[0] + b[0])
+    n = torch.relu(u[1] + w[1] @ state[0] + b[1])
+    return {"z": z, "n": n}, (z * state[0] + (1 - z) * n,)
 
 
-def loop(equations, u, state, w, b):
-    """``u (T, B, G, D)`` to ``{gate: (B, T, D)}``, row by row and step by step."""
+def qrnn_gates(u, state, w, b):
+    z, f, o = torch.tanh(u[0]), sigmoid(u[1]), sigmoid(u[2])
+    c = f * state[1] + (1 - f) * z
+    return {"z": z, "f": f, "o": o}, (o * c, c)
+
+
+def sru_gates(u, state, w, b):
+    f, r = sigmoid(u[1]), sigmoid(u[2])
+    c = f * state[1] + (1 - f) * u[0]
+    return {"x": u[0], "f": f, "r": r, "s": u[3]}, (r * torch.tanh(c) + (1 - r) * u[3], c)
+
+
+def mingru_gates(u, state, w, b):
+    z = sigmoid(u[0])
+    return {"z": z, "h": u[1]}, ((1 - z) * state[0] + z * u[1],)
+
+
+GATES = {
+    "vrnn": vrnn_gates,
+    "lstm": lstm_gates,
+    "gru": gru_gates,
+    "ligru": ligru_gates,
+    "qrnn": qrnn_gates,
+    "sru": sru_gates,
+    "mingru": mingru_gates,
+}
+
+
+def loop(cell, u, state, w, b):
+    """``u (T, B, G or 1, D)`` to ``{gate: (B, T, D)}``, row by row and step by step."""
     rows = []
     for row in range(u.shape[1]):
         own, steps = tuple(t[row] for t in state), []
         for u_t in u[:, row]:
-            values, own = equations(u_t.expand(len(w), -1), own, w, b)
+            values, own = GATES[cell](u_t.expand(len(make_cell(cell).gates), -1), own, w, b)
             steps.append(values)
         rows.append({gate: torch.stack([values[gate] for values in steps]) for gate in steps[0]})
     return {gate: torch.stack([row[gate] for row in rows]) for gate in rows[0]}
@@ -91,7 +122,7 @@ def expected_gates(net, cell, video, state):
     for k, layer in enumerate(layers):
         u = layer.input_to_hidden(*inputs[k]).unflatten(0, (-1, len(video)))  # (T, B, G, D)
         start = layer.init_state(len(video)) if state is None else state[k]
-        every.append(loop(GATES[cell], u, start, layer.hidden_to_hidden.matrix(), layer.bias))
+        every.append(loop(cell, u, start, layer.hidden_to_hidden.matrix(), layer.bias))
     return every
 
 

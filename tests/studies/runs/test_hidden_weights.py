@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 import prernn
 from prernn.commands import analyze as commands_analyze
 from prernn.commands.main import main
-from prernn.layers.cells import CELLS
 from prernn.models import checkpoint
 from prernn.models.from_config import NetworkSpec
 from prernn.reports.plots import weights as weight_plots
@@ -66,7 +65,12 @@ def entries(hidden):
     ]
 
 
-@given(cell=st.sampled_from(list(CELLS)), spec=specs(SIZE), seed=st.integers(0, 99), offset=st.floats(-2, 2))
+@given(
+    cell=st.sampled_from(["vrnn", "lstm", "gru", "ligru"]),
+    spec=specs(SIZE),
+    seed=st.integers(0, 99),
+    offset=st.floats(-2, 2),
+)
 def test_statistics_are_those_of_a_plain_loop(cell, spec, seed, offset):
     net = network(cell=cell, hidden=spec)
     (layer,) = net.recurrent_layers

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from prernn.conversion.graph.graft import recurrent_nodes
 from prernn.conversion.network import RecurrentNetwork
+from prernn.layers.cells import recurrent_gates
 from prernn.layers.hidden_to_hidden import HiddenToHidden
 from prernn.models import checkpoint
 from prernn.reports.files import write_table, write_text
@@ -38,7 +39,7 @@ MAPS_TEXT = (
 )
 
 Layers = dict[str, tuple[tuple[str, ...], HiddenToHidden]]
-"""Gates and ``W_hh`` of each recurrent layer, by its name in the network."""
+"""Gates that see the state, and ``W_hh``, of each recurrent layer, by its name in the network."""
 
 
 def layer_weights(net: RecurrentNetwork) -> list[dict[str, Any]]:
@@ -58,7 +59,11 @@ def layer_weights(net: RecurrentNetwork) -> list[dict[str, Any]]:
 
 def _layers(net: RecurrentNetwork) -> Layers:
     pairs = zip(recurrent_nodes(net.cnn), net.recurrent_layers, strict=True)
-    return {str(node.target): (layer.cell.gates, layer.hidden_to_hidden) for node, layer in pairs}
+    return {
+        str(node.target): (layer.cell.gates[: recurrent_gates(layer.cell)], layer.hidden_to_hidden)
+        for node, layer in pairs
+        if recurrent_gates(layer.cell)
+    }
 
 
 @torch.no_grad()
