@@ -19,7 +19,7 @@ MISTAKES = {
     f"{FIT} --model.learning '{{lrr: 1}}'": "option --model.learning.lrr; did you mean",
     f"{FIT} --model.learning.schedule.kind stpe": "got 'stpe'; did you mean step?",
     f"{FIT} --model.recipe.method prern": "--model.recipe.method: expected one of prernn, traditional, ",
-    f"{FIT} --model.recipe.cell gruu": "expected cell to be one of vrnn, lstm, gru, got 'gruu'; did you mean gru?",
+    f"{FIT} --model.recipe.cell gruu": "got 'gruu'; did you mean gru or ligru or mingru?",
     f"{FIT} --backbone tset_resnet": "did you mean test_resnet",
     f"{FIT} --data.task.layout folder": "--data.task.layout: expected one of folders, ucf101, hmdb51",
     f"{FIT} --data.task.sampling uniform": "expected --data.task.sampling.frames, --data.task.sampling.rule",
