@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,9 @@ def test_rooms_are_small():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef) and name(path) != KERNELS:
                 assert node.end_lineno - node.lineno < 60, f"{name(path)}: {node.name}"
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """pytest takes two of one name, in folders that are no packages, for one."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
