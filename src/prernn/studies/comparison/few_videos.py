@@ -93,7 +93,8 @@ def few_videos(
     table = [_line(row, _reference(row, rows, data.task)) for row in rows]
     write_table(out / "few-videos.csv", table)
     _write_record(rows, budget, out)
-    _plot(table, data.task, out, len(budget.seeds))
+    several = len(set(known.labels)) > 1
+    _plot(table, data.task, out, len(budget.seeds), f"training videos{' of each class' if several else ''}")
     for metric in _metrics(table, data.task):
         print_whole(_table(table, metric, data.task))
     say_written(out, begun)
@@ -182,7 +183,7 @@ def _metrics(table: Sequence[dict[str, Any]], task: Task) -> list[str]:
     return [name for name in wanted if name in table[0]]
 
 
-def _plot(table: Sequence[dict[str, Any]], task: Task, out: Path, seeds: int) -> None:
+def _plot(table: Sequence[dict[str, Any]], task: Task, out: Path, seeds: int, along: str) -> None:
     panels: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
     for metric in _metrics(table, task):
         for line in table:
@@ -190,7 +191,7 @@ def _plot(table: Sequence[dict[str, Any]], task: Task, out: Path, seeds: int) ->
             point = (line["videos of each class"], line[metric], spread)
             panels.setdefault(metric, {}).setdefault(line["network"], []).append(point)
     title = f"{task.name}: {'mean and spread of ' if seeds > 1 else ''}{seeds_text(seeds)}"
-    lines(panels, out / "few-videos.png", along="training videos of each class", title=title)
+    lines(panels, out / "few-videos.png", along=along, title=title)
 
 
 def _table(rows: Sequence[dict[str, Any]], metric: str, task: Task) -> Table:
