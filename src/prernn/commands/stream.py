@@ -18,7 +18,7 @@ FILES = ("csv", "json")
 """Options that say where rows are written, each for tasks whose rows have that form."""
 
 
-SOURCES = "video file, folder of frames, camera:0, rtsp/http URL, named pipe, or - for standard input; or a text file"
+SOURCES = "video, text or sound file, folder of frames, camera:0, rtsp/http URL, named pipe, or - for standard input"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -27,9 +27,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("source", help=SOURCES)
     checkpoint = "run folder or checkpoint; the answers of several are averaged"
     add("--checkpoint", required=True, nargs="+", help=checkpoint)
-    add("--task", help="what to look for: action, gesture, face, segments, language (default: what the network learnt)")
+    words = "what to look for: action, gesture, face, segments, language, phonemes (default: what the network learnt)"
+    add("--task", help=words)
     add("--csv", help="action, segments: write the lines to this file")
-    add("--json", help="gesture, face, language: write the lines to this file")
+    add("--json", help="gesture, face, language, phonemes: write the lines to this file")
     add("--events", help="action, segments, gesture: write the events, with begin and end, to this CSV file")
     add("--video", help="write an annotated mp4")
     add("--deinterlace", action="store_true", help="make interlaced frames progressive (default: as the run)")

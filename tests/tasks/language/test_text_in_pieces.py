@@ -90,7 +90,7 @@ def test_evaluation_is_one_stream_through_the_whole_text(tmp_path, test_steps):
 
 
 def test_batches_are_streams_side_by_side():
-    records = pieces("a", 4, 3)
+    records = pieces("a", "train", 4, 3)
     batches = list(PieceSampler([record.number > 0 for record in records], 4))
     assert [{records[n].number for n in batch} for batch in batches] == [{0}, {1}, {2}]
     assert all({records[n].row for n in batch} == {0, 1, 2, 3} for batch in batches)

@@ -9,11 +9,7 @@ from torch import Tensor
 
 from prernn.tasks.classification import without_best
 from prernn.tasks.events.ctc_decoders import BLANK, Event, label_scores
-
-
-def log_probs(out: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log-softmax of outputs over the temperature, in float32 at least; at 1 that of log-probabilities is these."""
-    return ((out if out.dtype == torch.float64 else out.float()) / temperature).log_softmax(-1)
+from prernn.tasks.events.ctc_loss import log_probs
 
 
 def classified(out: Tensor, batch: dict[str, Any], snippet: int, temperature: float = 1.0) -> Iterator[Tensor]:

@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from prernn.conversion.network import RecurrentNetwork
@@ -28,12 +27,13 @@ from prernn.streaming.watch import Watcher
 from prernn.tasks.classification import report_classes
 from prernn.tasks.confidence import Confidence
 from prernn.tasks.events.ctc_decoders import Decoder
+from prernn.tasks.events.ctc_loss import ctc_losses, least_steps, log_probs
 from prernn.tasks.frame_rate import common_rate
-from prernn.tasks.gesture.events import begins_and_ends, classified, log_probs, seen_frames, spikes, steps_of
+from prernn.tasks.gesture.events import begins_and_ends, classified, seen_frames, spikes, steps_of
 from prernn.tasks.gesture.extent import DEFAULT_EXTENT, FAINTEST, gesture_decoder
 from prernn.tasks.gesture.lists import NO_GESTURE, GestureVideo, Sign, apart, class_names, recordings
 from prernn.tasks.mirroring import mirroring
-from prernn.tasks.task import Metrics, Subset, Task, only, valid_steps
+from prernn.tasks.task import Metrics, Subset, Task, only
 
 
 @dataclass(eq=False)
@@ -215,7 +215,7 @@ class Gesture(Task):
         signs = _within(record, start, len(frames), tolerate_truncation)
         target = torch.tensor([sign.label for sign in signs])
         steps = self._steps(len(frames))
-        needed = len(target) + int((target[1:] == target[:-1]).sum())  # a blank parts two of the same
+        needed = least_steps(target)
         if steps < needed:
             raise VideoError(
                 f"{record.where}: {record.file}: expected at least {needed} snippets for its gestures, got {steps}"
@@ -286,12 +286,7 @@ class Gesture(Task):
         """
         if len(out) == 0:
             return out.sum()
-        target, lengths = batch["target"], batch["lengths"]
-        mask = valid_steps(lengths, out.shape[1])[..., None]  # (B, T, 1)
-        # Masked before the softmax, because a NaN in the padding would survive a zero gradient.
-        scores = log_probs(out.masked_fill(~mask, 0)).transpose(0, 1)  # (T, B, K)
-        counts = (target > 0).sum(1)  # collate pads with the blank
-        loss = F.ctc_loss(scores, target, lengths, counts, reduction="none", zero_infinity=True)
+        loss = ctc_losses(out, batch["target"], batch["lengths"])  # collate pads with the blank
         if "weight" not in batch:
             return loss.mean()
         heard = (batch["weight"] > 0).any(1)

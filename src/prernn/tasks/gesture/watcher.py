@@ -19,7 +19,7 @@ from prernn.streaming.prediction import Prediction
 from prernn.streaming.stream import Stream
 from prernn.tasks.confidence import Confidence
 from prernn.tasks.events.ctc_decoders import BLANK, BeamDecoder, Decoder, Event
-from prernn.tasks.gesture.events import log_probs
+from prernn.tasks.events.ctc_loss import log_probs
 from prernn.tasks.gesture.extent import DEFAULT_EXTENT, WholeGestures, gesture_decoder
 from prernn.tasks.gesture.sure import SureGestures
 

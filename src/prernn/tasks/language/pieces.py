@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from prernn.tasks.task import Subset
+
 SHORTEST = 2
 """Words of a piece, however far its length is off."""
 
@@ -15,18 +17,20 @@ class Piece:
 
     Attributes:
         path: of the text.
+        subset: that the text is.
         row: number of the stream.
         number: of the piece in its stream, from 0.
     """
 
     path: str
+    subset: Subset
     row: int
     number: int
 
 
-def pieces(path: str, streams: int, count: int) -> list[Piece]:
+def pieces(path: str, subset: Subset, streams: int, count: int) -> list[Piece]:
     """The pieces of ``streams`` streams of ``count`` pieces each, a stream after the other."""
-    return [Piece(path, row, number) for row in range(streams) for number in range(count)]
+    return [Piece(path, subset, row, number) for row in range(streams) for number in range(count)]
 
 
 @dataclass(frozen=True)

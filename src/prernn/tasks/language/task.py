@@ -93,7 +93,7 @@ class Language(Task):
             raise TextError(f"{self._path('train')}: {wanted}: fewer streams or steps may help")
         told = ", ".join(f"{subset} {count:,}" for subset, count in counts.items())
         self.remarks = (f"{len(self.labels):,} different words; words and ends of line: {told}",)
-        self._cuts, self._epoch = Cuts.even(counts["train"], self.streams, self.steps), -1
+        self._cuts, self._epoch = self._even("train"), -1
 
     def _path(self, subset: Subset) -> Path:
         pattern = {"train": self.train, "val": self.valid, "test": self.test}[subset]
@@ -128,10 +128,15 @@ class Language(Task):
 
     def records(self, subset: Subset) -> list[Piece]:
         """The pieces of a subset, a stream after the other."""
-        text, path = self._text(subset), str(self._path(subset))
-        if subset == "train":
-            return pieces(path, self.streams, len(Cuts.even(len(text), self.streams, self.steps).bounds) - 1)
-        return pieces(path, 1, len(Cuts.even(len(text), 1, self.test_steps).bounds) - 1)
+        return pieces(str(self._path(subset)), subset, self._streams(subset), len(self._even(subset).bounds) - 1)
+
+    def _streams(self, subset: Subset) -> int:
+        return self.streams if subset == "train" else 1
+
+    def _even(self, subset: Subset) -> Cuts:
+        """A subset's pieces where nothing is random."""
+        steps = self.steps if subset == "train" else self.test_steps
+        return Cuts.even(len(self._text(subset)), self._streams(subset), steps)
 
     def goes_on(self, record: Piece) -> bool:
         """Whether it is a later piece of its stream."""
@@ -151,18 +156,12 @@ class Language(Task):
 
         The first word of a text follows an end of line.
         """
-        training = record.path == str(self._path("train"))
-        subset: Subset = "train" if training else "val" if record.path == str(self._path("val")) else "test"
-        text = self._text(subset)
-        if training and chance is not None:
-            cuts, streams = self._cuts, self.streams
-        else:
-            streams = self.streams if training else 1
-            cuts = Cuts.even(len(text), streams, self.steps if training else self.test_steps)
+        text = self._text(record.subset)
+        cuts = self._even(record.subset) if chance is None else self._cuts
         begin, end = cuts.bounds[record.number : record.number + 2]
-        places = cuts.start + record.row * (len(text) // streams) + torch.arange(begin - 1, end)
+        places = cuts.start + record.row * (len(text) // self._streams(record.subset)) + torch.arange(begin - 1, end)
         words = text[places % len(text)]
-        if not training and record.number == 0:
+        if record.subset != "train" and record.number == 0:
             words[0] = self._end
         return {
             "input": words[:-1, None],

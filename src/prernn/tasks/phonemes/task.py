@@ -17,6 +17,7 @@ from prernn.media.audio import Cepstra, read_audio, sample_rate
 from prernn.media.video import VideoError
 from prernn.streaming.watch import Watcher
 from prernn.tasks.classification import report_classes
+from prernn.tasks.events.ctc_loss import ctc_losses, least_steps
 from prernn.tasks.phonemes.timit import CORE, PHONES, Recording, Segment, folded, recordings, segments
 from prernn.tasks.task import Metrics, Subset, Task, only, valid_steps
 
@@ -215,25 +216,21 @@ class Phonemes(Task):
 
     def _target(self, labels: list[int], steps: int, record: Recording) -> Tensor:
         target = torch.tensor([label for label in labels if label >= 0], dtype=torch.int64)
-        needed = len(target) + int((target[1:] == target[:-1]).sum())  # a blank parts two of the same
-        if steps < needed:
+        if steps < (needed := least_steps(target)):
             raise VideoError(f"{record.path}: expected at least {needed} windows for its phonemes, got {steps}")
         return target
 
     def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
         """Cross entropy, a mean over all windows of a batch that count; with CTC ``-log p`` of each sequence for each
         of its phonemes, a mean over the batch."""
-        mask = valid_steps(batch["lengths"], out.shape[1])
         if not self.ctc:
+            mask = valid_steps(batch["lengths"], out.shape[1])
             label = batch["label"].masked_fill(~mask, -1)
             clean = out.masked_fill(~mask[..., None], 0)
             total = F.cross_entropy(clean.transpose(1, 2), label, ignore_index=-1, reduction="sum")
             return total / (label >= 0).sum().clamp(min=1)
-        # masked before the softmax, because a NaN in the padding would survive a zero gradient
-        scores = out.masked_fill(~mask[..., None], 0).float().log_softmax(-1).transpose(0, 1)  # (T, B, K)
         counts = (batch["target"] > 0).sum(1)
-        loss = F.ctc_loss(scores, batch["target"], batch["lengths"], counts, reduction="none", zero_infinity=True)
-        return (loss / counts.clamp(min=1)).mean()
+        return (ctc_losses(out, batch["target"], batch["lengths"]) / counts.clamp(min=1)).mean()
 
     def metrics(self) -> Metrics:
         """See `prernn.tasks.phonemes.metrics`."""
