@@ -206,12 +206,9 @@ class Language(Task):
 
     def frames(self, source: str) -> Generator[tuple[float, Any], None, None]:
         """The words of a text file, or of standard input (``-``), with the seconds since the first line."""
-        begin, found = perf_counter(), False
+        begin = perf_counter()
         for word in words_in(sys.stdin, "standard input") if source == "-" else words_of(source):
             yield perf_counter() - begin, word
-            found = True
-        if not found:
-            raise TextError(f"{source}: expected text, found no word")
 
     def _foretold(self, out: Tensor, target: Tensor, steps: int) -> list[tuple[int, float, int]]:
         scores, target = out[:steps].float(), target[:steps]

@@ -22,7 +22,7 @@ def words_of(path: str | Path) -> Iterator[str]:
     """The words of a file, which stand between spaces, and `END` behind each line; empty lines have none.
 
     Raises:
-        TextError: a file that can't be read, or is no UTF-8.
+        TextError: a file that can't be read, is no UTF-8, or has no word.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -33,13 +33,17 @@ def words_of(path: str | Path) -> Iterator[str]:
 
 def words_in(lines: Iterable[str], where: str | Path) -> Iterator[str]:
     """As `words_of`, of lines; ``where`` they are from stands in errors."""
+    found = False
     try:
         for line in lines:
             if words := line.split():
+                found = True
                 yield from words
                 yield END
     except UnicodeDecodeError as error:
         raise TextError(f"{where}: expected text in UTF-8, found the byte 0x{error.object[error.start]:02x}") from error
+    if not found:
+        raise TextError(f"{where}: expected text, found no word")
 
 
 def vocabulary(path: str | Path, most: int | None = None) -> list[str]:
@@ -50,11 +54,9 @@ def vocabulary(path: str | Path, most: int | None = None) -> list[str]:
         most: words at most; for those that are rarer stands `UNKNOWN`, which is one of them.
 
     Raises:
-        TextError: as `words_of`; a file without words.
+        TextError: as `words_of`.
     """
     counts = Counter(words_of(path))
-    if not counts:
-        raise TextError(f"{path}: expected text, found no word")
     names = sorted(counts, key=lambda word: (-counts[word], word))
     if most is None or len(names) <= most:
         return names
@@ -66,13 +68,10 @@ def numbers(path: str | Path, names: Sequence[str]) -> Tensor:
     """The number in ``names`` of each word of a file, int64 ``(N,)``.
 
     Raises:
-        TextError: as `words_of`; a file without words; a word that is not in the vocabulary, which has no `UNKNOWN`.
+        TextError: as `words_of`; a word that is not in the vocabulary, which has no `UNKNOWN`.
     """
     known = {name: number for number, name in enumerate(names)}
-    found = list(encode(words_of(path), known, path))
-    if not found:
-        raise TextError(f"{path}: expected text, found no word")
-    return torch.tensor(found, dtype=torch.int64)
+    return torch.tensor(list(encode(words_of(path), known, path)), dtype=torch.int64)
 
 
 def encode(words: Iterator[str] | Sequence[str], known: dict[str, int], where: str | Path) -> Iterator[int]:

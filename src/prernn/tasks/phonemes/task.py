@@ -73,6 +73,7 @@ class Phonemes(Task):
                 raise ValueError(f"{name}: expected {self.cepstra.size} numbers, one a feature, got {len(given)}")
         self._parts: dict[str, list[Recording]] = {}
         self._segments: dict[str, list[Segment]] = {}
+        self._rates: dict[str, int] = {}
 
     @property
     def score(self) -> tuple[str, Literal["max", "min"]]:  # type: ignore[override]  # it hangs on an option
@@ -142,6 +143,12 @@ class Phonemes(Task):
         self.mean = self.mean or mean.tolist()
         self.std = self.std or (squares / count - mean.square()).clamp(min=1e-12).sqrt().tolist()
 
+    def _rate_of(self, path: str) -> int:
+        """Samples a second of a file, which is opened once for that."""
+        if path not in self._rates:
+            self._rates[path] = sample_rate(path)
+        return self._rates[path]
+
     def _features(self, path: str) -> tuple[Tensor, int]:
         """Features ``(T, F)`` of a sound file, as they come, and how many samples it has."""
         assert self.rate_hz is not None
@@ -178,7 +185,7 @@ class Phonemes(Task):
         """Windows that the item will have, by its labels; 0 where they can't be read."""
         found = self._known(record)
         rate = self.rate_hz or 1
-        return self.cepstra.steps(round(found[-1].end * rate / sample_rate(record.path)), rate) if found else 0
+        return self.cepstra.steps(round(found[-1].end * rate / self._rate_of(record.path)), rate) if found else 0
 
     def probe(self, record: Recording) -> None:
         """Opens the sound."""
@@ -196,7 +203,7 @@ class Phonemes(Task):
         found = self._segments_of(record)
         features, samples = self._features(record.path)
         assert self.rate_hz is not None
-        ratio = self.rate_hz / sample_rate(record.path)  # labels count the file's own samples
+        ratio = self.rate_hz / self._rate_of(record.path)  # labels count the file's own samples
         end, slack = found[-1].end * ratio, self.cepstra.hop * self.rate_hz
         if end > samples + slack and not tolerate_truncation:
             raise VideoError(
