@@ -16,7 +16,7 @@ from prernn.conversion.calibration import (
     unmeasured,
     with_calibration,
 )
-from prernn.conversion.trunk import split
+from prernn.conversion.graph.trunk import split
 from prernn.layers.cells import CELLS
 from prernn.layers.input_to_hidden import INPUTS
 from prernn.models.from_recipe import rebuild

@@ -11,7 +11,7 @@ from torch import nn
 
 import prernn
 from equations import close
-from prernn.conversion.trunk import split
+from prernn.conversion.graph.trunk import split
 from prernn.layers.cells import CELLS
 from prernn.layers.input_to_hidden import INPUTS
 from small_cnns import CNNS, SIZE, FcNet, PlainNet, ResidualNet, film, prepare, shake

@@ -12,8 +12,8 @@ from torchvision.models import get_model
 
 import prernn
 from equations import close
+from prernn.conversion.graph.trunk import split
 from prernn.conversion.modes import freeze_statistics
-from prernn.conversion.trunk import split
 from prernn.layers.cells import LinearCell
 from prernn.models.from_config import NetworkSpec
 from prernn.streaming.stream import Stream

@@ -12,7 +12,7 @@ from torch import nn
 import prernn
 from equations import EQUATIONS, close, run_equations
 from prernn import ops
-from prernn.conversion.trunk import split
+from prernn.conversion.graph.trunk import split
 from prernn.layers.cells import CELLS, LinearCell, make_cell
 from prernn.layers.dropout import Dropout, lent
 from prernn.layers.recurrent_layer import RecurrentLayer

@@ -12,7 +12,7 @@ import torch
 from rich.progress import Progress
 
 from prernn.commands.main import main
-from prernn.conversion.trunk import inputs_of, split
+from prernn.conversion.graph.trunk import inputs_of, split
 from prernn.media.sampling import Sampling
 from prernn.models.from_config import NetworkSpec
 from prernn.studies.comparison import lineup, trainings, tuning

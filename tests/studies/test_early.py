@@ -22,7 +22,7 @@ from prernn.studies.early import (
     early_scores,
     frames_seen,
 )
-from prernn.tasks.clip_metrics import ClipMetrics
+from prernn.tasks.clips.clip_metrics import ClipMetrics
 from prernn.training.batches import collate
 from small_cnns import FcNet, film, prepare, shake
 

@@ -27,7 +27,7 @@ from prernn.studies.early import (
     write_curves,
 )
 from prernn.studies.runs import videos
-from prernn.tasks.clip_metrics import ClipMetrics
+from prernn.tasks.clips.clip_metrics import ClipMetrics
 
 
 def rows(path):

@@ -27,7 +27,7 @@ from prernn.sparsity.quantize import quantization_report, quantize, weights_of
 from prernn.studies import quantization
 from prernn.studies.quantization import Judge, Trial, mean_and_spread, summary, sweep, weight_error
 from prernn.studies.runs import videos
-from prernn.tasks.clip_metrics import ClipMetrics
+from prernn.tasks.clips.clip_metrics import ClipMetrics
 from prernn.training.batches import collate
 
 LABELS = ["a", "b", "c"]

@@ -11,7 +11,7 @@ from prernn.media.encoding import write_video
 from prernn.media.sampling import Sampling
 from prernn.media.video import VideoInfo
 from prernn.tasks import Action, Face, Gesture, Task, restore
-from prernn.tasks.frame_rate import common_rate
+from prernn.tasks.clips.frame_rate import common_rate
 
 SPEC = {"size": 16, "mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
 PICTURES = np.zeros((4, 16, 16, 3), np.uint8)
@@ -79,8 +79,8 @@ def test_what_says_nothing_of_time(tmp_path):
 
 def test_few_videos_are_asked(monkeypatch):
     asked, info = [], VideoInfo(4, 25.0, 16, 16, 1.0)
-    monkeypatch.setattr("prernn.tasks.frame_rate.probe", lambda path: asked.append(path) or info)
-    monkeypatch.setattr("prernn.tasks.frame_rate.locate", lambda path: type("Place", (), {"kind": "file"}))
+    monkeypatch.setattr("prernn.tasks.clips.frame_rate.probe", lambda path: asked.append(path) or info)
+    monkeypatch.setattr("prernn.tasks.clips.frame_rate.locate", lambda path: type("Place", (), {"kind": "file"}))
     assert common_rate([f"{number}.mp4" for number in range(1000)]) == 25
     assert asked == ["0.mp4", "200.mp4", "400.mp4", "600.mp4", "800.mp4"]
 

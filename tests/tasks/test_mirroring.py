@@ -5,7 +5,7 @@ import pytest
 import prernn
 from footage import class_videos
 from prernn.tasks import Action, Gesture
-from prernn.tasks.mirroring import mirrored_pairs
+from prernn.tasks.clips.mirroring import mirrored_pairs
 from prernn.training.continuity import SINGLE_CLIPS
 from prernn.training.run.run_folder import RunFolder
 from small_cnns import ResidualNet

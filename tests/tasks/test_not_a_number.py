@@ -10,7 +10,7 @@ import torch
 import prernn
 from prernn.streaming.prediction import predict
 from prernn.tasks.classification import answers
-from prernn.tasks.clip_metrics import ClipMetrics
+from prernn.tasks.clips.clip_metrics import ClipMetrics
 from prernn.tasks.events.ctc_decoders import GreedyDecoder
 from prernn.tasks.face.metrics import FaceMetrics
 from prernn.tasks.gesture.metrics import GestureMetrics

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import prernn
 from equations import close
-from prernn.conversion.trunk import split
-from prernn.tasks.clip_metrics import ClipMetrics
+from prernn.conversion.graph.trunk import split
+from prernn.tasks.clips.clip_metrics import ClipMetrics
 from prernn.training.batches import collate
 from prernn.training.evaluation import evaluate, in_batches, next_outputs
 from prernn.training.frozen_trunk.features import outputs

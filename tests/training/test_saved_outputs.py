@@ -9,7 +9,7 @@ from prernn.commands.main import main
 from prernn.conversion.recipe import KeptTask, Recipe
 from prernn.studies.fusion import fuse
 from prernn.tasks.action.task import Action
-from prernn.tasks.clip_metrics import ClipMetrics
+from prernn.tasks.clips.clip_metrics import ClipMetrics
 from prernn.training.batches import collate
 from prernn.training.run.saved_outputs import Outputs
 

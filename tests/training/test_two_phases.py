@@ -10,7 +10,7 @@ import torch
 
 import prernn
 from prernn.commands.main import main
-from prernn.conversion.trunk import inputs_of, split
+from prernn.conversion.graph.trunk import inputs_of, split
 from prernn.media.sampling import Sampling
 from prernn.models import checkpoint
 from prernn.models.from_config import NetworkSpec

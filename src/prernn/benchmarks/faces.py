@@ -20,8 +20,8 @@ from torch import Tensor
 from prernn.benchmarks.measuring import face_streams, report
 from prernn.benchmarks.measuring.face_figures import Points, at_equal_lag, draw, with_filters
 from prernn.benchmarks.measuring.timing import threads
+from prernn.conversion.graph.trunk import inputs_of, split
 from prernn.conversion.network import RecurrentNetwork
-from prernn.conversion.trunk import inputs_of, split
 from prernn.models.backbones import input_spec
 from prernn.models.from_config import NetworkSpec
 from prernn.reports.files import write_table

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from prernn.benchmarks.measuring import report
-from prernn.conversion.trunk import inputs_of, split
+from prernn.conversion.graph.trunk import inputs_of, split
 from prernn.layers.dropout import Dropout, drop
 from prernn.reports.files import write_table
 from prernn.reports.progress import bars

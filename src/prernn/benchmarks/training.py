@@ -25,6 +25,7 @@ from rich.progress import Progress
 
 from prernn.benchmarks.measuring import report
 from prernn.benchmarks.measuring.timing import threads
+from prernn.conversion.network import of_a_cnn
 from prernn.models.from_config import NetworkSpec
 from prernn.ops.backends import has_bfloat16
 from prernn.reports.files import write_table
@@ -138,7 +139,7 @@ def _module(contestant: Contestant, options: argparse.Namespace) -> VideoModule:
         spec = NetworkSpec(contestant.clip_network, method="framewise")
     module = VideoModule(spec, Learning(lr=0.1, pretrained_lr=contestant.pretrained_lr), task)
     if not contestant.fold:
-        module.network._foldable = []
+        of_a_cnn(module.network)._foldable = []
     return module
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from prernn.conversion.graph.graft import recurrent_nodes
 from prernn.conversion.modes import evaluating
 from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.layers.arguments import real
 from prernn.layers.calibration import Calibration, Restoration
 from prernn.layers.cells import LinearCell
@@ -103,7 +104,7 @@ def with_calibration(network: RecurrentNetwork, stacked: bool = False) -> Recurr
     return network
 
 
-def drop_calibration(network: RecurrentNetwork) -> None:
+def drop_calibration(network: SequenceNetwork) -> None:
     """Takes the affine maps of `calibrate` out of a network, which then is as it would be without them."""
     for _, layer in _calibrated(network):
         layer.calibration = nn.Identity()
@@ -111,13 +112,13 @@ def drop_calibration(network: RecurrentNetwork) -> None:
     network.recipe = replace(network.recipe, steps=steps)
 
 
-def unmeasured(network: RecurrentNetwork) -> list[RecurrentLayer]:
+def unmeasured(network: SequenceNetwork) -> list[RecurrentLayer]:
     """Layers with the affine maps of `calibrate` that have not been measured yet."""
     return [layer for _, layer in _calibrated(network) if not bool(layer.calibration.measured)]
 
 
 @torch.no_grad()
-def measure(network: RecurrentNetwork, run: Run, gain: float = GAIN) -> None:
+def measure(network: SequenceNetwork, run: Run, gain: float = GAIN) -> None:
     """Sets the affine maps of a network, layer by layer, from what ``run`` puts through it.
 
     Raises:
@@ -165,7 +166,7 @@ class GateInputs:
 
 
 @torch.no_grad()
-def gate_inputs_of(network: RecurrentNetwork, videos: Iterable[Tensor]) -> list[GateInputs]:
+def gate_inputs_of(network: SequenceNetwork, videos: Iterable[Tensor]) -> list[GateInputs]:
     """What gates of converted and stacked layers read of videos ``(B, T, C, H, W)``, before or after `calibrate`."""
     layers = gated_layers(network, stacked=True)
     seen = {name: _Saturation() for name, _ in layers}
@@ -246,8 +247,10 @@ def _moments(layer: RecurrentLayer) -> Iterator[_Moments]:
         hook.remove()
 
 
-def gated_layers(network: RecurrentNetwork, stacked: bool) -> list[tuple[str, RecurrentLayer]]:
+def gated_layers(network: SequenceNetwork, stacked: bool) -> list[tuple[str, RecurrentLayer]]:
     """Layers that were the CNN's own, by name, and stacked ones where asked for; not those that begin as the CNN."""
+    if not isinstance(network, RecurrentNetwork):
+        return []
     names = (str(node.target) for node in recurrent_nodes(network.cnn))
     return [
         (name, layer)
@@ -258,7 +261,7 @@ def gated_layers(network: RecurrentNetwork, stacked: bool) -> list[tuple[str, Re
     ]
 
 
-def _calibrated(network: RecurrentNetwork) -> list[tuple[str, Any]]:
+def _calibrated(network: SequenceNetwork) -> list[tuple[str, Any]]:
     layers = gated_layers(network, stacked=True)
     return [(name, layer) for name, layer in layers if isinstance(layer.calibration, Calibration)]
 

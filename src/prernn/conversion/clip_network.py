@@ -1,31 +1,31 @@
 """Networks that answer once for a whole clip, such as 3-D CNNs, beside those that answer at every frame.
 
-A clip network is a `RecurrentNetwork` of snippets (``net.frame_shape`` is ``(C, D, H, W)``) without recurrence: the
+A clip network is a `SequenceNetwork` of snippets (``net.frame_shape`` is ``(C, D, H, W)``) without recurrence: the
 whole clip is its one snippet.
 """
 
 import torch
 from torch import Tensor
 
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 
 
-def frames_a_step(net: RecurrentNetwork) -> int:
+def frames_a_step(net: SequenceNetwork) -> int:
     """Frames of a snippet, 1 for a network of single frames."""
     return net.frame_shape[1] if len(net.frame_shape) == 4 else 1
 
 
-def is_clip_network(net: RecurrentNetwork) -> bool:
+def is_clip_network(net: SequenceNetwork) -> bool:
     """Whether the network takes snippets and keeps nothing between them."""
     return len(net.frame_shape) == 4 and not net.recurrent_layers
 
 
-def answers_once(net: RecurrentNetwork, video: Tensor) -> bool:
+def answers_once(net: SequenceNetwork, video: Tensor) -> bool:
     """Whether the network sees ``video`` as one clip: a clip network and frames ``(B, T, C, H, W)``, no snippets."""
     return video.ndim == 5 and is_clip_network(net)
 
 
-def clip_outputs(net: RecurrentNetwork, video: Tensor, lengths: Tensor) -> Tensor:
+def clip_outputs(net: SequenceNetwork, video: Tensor, lengths: Tensor) -> Tensor:
     """Outputs ``(B, K)`` of a clip network that sees the first ``lengths (B,)`` frames of ``video (B, T, C, H, W)``.
 
     They are spread evenly over the D frames of the network's clip (``net.frame_shape``), so that an answer does not

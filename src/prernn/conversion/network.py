@@ -22,22 +22,16 @@ from prernn.conversion.lighter.clamping import clamps_of, from_result
 from prernn.conversion.lighter.folding import Pair, foldable, folded, pairs_of
 from prernn.conversion.modes import evaluating
 from prernn.conversion.recipe import Recipe
+from prernn.conversion.sequence_network import DIMENSIONS, NetworkState, SequenceNetwork
 from prernn.layers.arguments import whole
 from prernn.layers.computed_weights import copy_of, refresh_all
 from prernn.layers.dropout import lent, of_rows
 from prernn.layers.input_to_hidden import Layer, TraditionalInput
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.layers.recurrent_stack import check_lengths
-from prernn.ops.reference import State
-
-NetworkState = tuple[State, ...]
-"""The state of each recurrent layer, in order."""
-
-DIMENSIONS = {1: "F", 2: "C, L", 3: "C, H, W", 4: "C, D, H, W"}
-"""Of one step, by their number: features, a piece of a signal, a frame, a snippet."""
 
 
-class RecurrentNetwork(nn.Module):
+class RecurrentNetwork(SequenceNetwork):
     """A CNN whose graph takes frames and a state, and gives outputs and the next state.
 
     Example:
@@ -58,17 +52,12 @@ class RecurrentNetwork(nn.Module):
 
     Attributes:
         cnn: the graph; its submodules keep the names they have in the CNN.
-        frame_shape: what the network takes at each step: a frame ``(C, H, W)``, a snippet ``(C, D, H, W)``, features
-            ``(F,)``.
-        recipe: how it was made, which checkpoints carry.
         drawn_anew: the parameters, beside those that recurrence introduced, that start at random.
     """
 
     def __init__(self, cnn: fx.GraphModule, frame_shape: tuple[int, ...]):
-        super().__init__()
+        super().__init__(frame_shape)
         self.cnn = cnn
-        self.frame_shape = frame_shape
-        self.recipe = Recipe()
         self.drawn_anew: set[nn.Parameter] = set()
         self.note_layers()
 
@@ -133,6 +122,11 @@ class RecurrentNetwork(nn.Module):
         if size not in self._map_sizes:
             self._map_sizes[size] = [tuple(u.shape[3:]) for u in gate_inputs(self, size)]
         return self._map_sizes[size]
+
+    @property
+    def input_type(self) -> torch.dtype:
+        """int64 where an embedding takes numbers of words, else that of the parameters."""
+        return shapes.input_type(self.cnn)
 
     @property
     def state_names(self) -> list[str]:
@@ -280,6 +274,13 @@ class RecurrentNetwork(nn.Module):
         self._check_channels(frame.shape[1])
         out, following = self.cnn(frame, self._open_state(state, frame, frame.shape[0]))
         return out, following
+
+
+def of_a_cnn(net: SequenceNetwork) -> RecurrentNetwork:
+    """The network, known to be a CNN's graph. Raises NotImplementedError where it is another kind."""
+    if not isinstance(net, RecurrentNetwork):
+        raise NotImplementedError(f"expected a network that was made of a CNN, got {type(net).__name__}")
+    return net
 
 
 def by_lengths(

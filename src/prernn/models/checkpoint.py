@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.recipe import Recipe
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.models.from_recipe import rebuild
 from prernn.reports.files import whole_file
 from prernn.sparsity.integer_network import IntegerLayer
@@ -20,7 +20,7 @@ FILE_NAME = "model.safetensors"
 RECIPE_KEY = "prernn_recipe"
 
 
-def save(net: RecurrentNetwork, path: str | Path) -> Path:
+def save(net: SequenceNetwork, path: str | Path) -> Path:
     """Writes a network's weights and recipe to ``path`` (``.safetensors``, or a folder for ``model.safetensors``).
 
     Example:
@@ -40,8 +40,8 @@ def save(net: RecurrentNetwork, path: str | Path) -> Path:
         NotImplementedError: integer layers, which are made anew from the quantized network.
         OSError: the file can't be written, a full disk for instance.
     """
-    if not isinstance(net, RecurrentNetwork):
-        expected = "expected a RecurrentNetwork (of other quantized modules: prernn.save_quantized)"
+    if not isinstance(net, SequenceNetwork):
+        expected = "expected a SequenceNetwork (of other quantized modules: prernn.save_quantized)"
         raise ValueError(f"{expected}, got {type(net).__name__}")
     if any(isinstance(part, IntegerLayer) for part in net.modules()):
         raise NotImplementedError("save the quantized network, and make its integer_network when it is loaded")
@@ -59,7 +59,7 @@ def save(net: RecurrentNetwork, path: str | Path) -> Path:
     return path
 
 
-def load(path: str | Path, cnn: nn.Module | None = None) -> RecurrentNetwork:
+def load(path: str | Path, cnn: nn.Module | None = None) -> SequenceNetwork:
     """The network that a run folder, ``.safetensors`` or Lightning ``.ckpt`` file holds, in evaluation mode.
 
     Example:
@@ -122,7 +122,7 @@ def rewrite_recipe(path: str | Path, recipe: Recipe) -> Path:
     return path
 
 
-def _rebuilt(path: Path, recipe: Any, cnn: nn.Module | None) -> RecurrentNetwork:
+def _rebuilt(path: Path, recipe: Any, cnn: nn.Module | None) -> SequenceNetwork:
     try:
         return rebuild(Recipe.from_json(recipe), cnn)
     except ValueError as error:

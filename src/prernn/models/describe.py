@@ -23,6 +23,9 @@ def _describe_step(recipe_step: Step) -> str:
     name, step = recipe_step.name, recipe_step.arguments
     if name in PLAIN:
         return PLAIN[name]
+    if name == "deep_speech":
+        hidden = "" if step["hidden"] == "full" else f", {step['hidden']}"
+        return f"Deep Speech, {step['num_layers']} x {step['hidden_size']} {short(step['cell']).upper()}{hidden}"
     if name == "rcn":
         return _describe_rcn(step)
     cell, hidden = short(step["cell"]).upper(), step.get("hidden", "full")

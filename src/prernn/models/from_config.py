@@ -1,6 +1,7 @@
 """What a config says of a network: a backbone, and the way it becomes recurrent."""
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -11,12 +12,14 @@ from prernn.conversion.convert import check_traditional, convert, framewise, tra
 from prernn.conversion.graph.ending import final_value
 from prernn.conversion.graph.nodes import value_shape
 from prernn.conversion.inflate import inflate
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.network import RecurrentNetwork, of_a_cnn
 from prernn.conversion.rcn import convert_rcn
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.layers.input_to_hidden import INPUTS
 from prernn.layers.names import look_up
 from prernn.layers.starts import CNN, LASTING
 from prernn.models.backbones import DEFAULT_BACKBONE, backbone, input_spec, known_backbone
+from prernn.models.networks.deep_speech import deep_speech
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class NetworkSpec:
             `prernn.models.weight_files.adapt_channels`.
         inflate: makes a 3-D network of the CNN first: arguments of `prernn.inflate`, such as ``{"frames": 8}``.
         frames: of a clip, for a 3-D backbone that takes clips of any length, such as "r3d_18".
-        method: "prernn" (`convert`), "traditional", "rcn" (`convert_rcn`) or "framewise" (no recurrence).
+        method: "prernn" (`convert`), "traditional", "rcn" (`convert_rcn`), "framewise" (no recurrence), or
+            "deep_speech" (`prernn.models.networks.deep_speech.deep_speech`) on the backbone "spectrogram".
         layer: dotted name or names of the layers that become recurrent; None takes the last.
         cell: "vrnn", "lstm", "gru", another of `prernn.layers.cells.CELLS`, or one of your own, ``"file.py:Name"``.
         input: "gate" (PreRNN) or "single" (PreRNN-SIH), or a form of your own.
@@ -58,8 +62,9 @@ class NetworkSpec:
         behind: "features", or "outputs" for a traditional RNN that reads what the CNN answers, which keeps its output
             layer: post-processing.
         hidden_size: hidden size of a traditional RNN, or a list with that of each layer; None takes that of the
-            features.
-        num_layers: layers of a traditional RNN; None is as many as there are sizes, or one.
+            features. Of Deep Speech one number; None is 768.
+        num_layers: layers of a traditional RNN; None is as many as there are sizes, or one. Of Deep Speech None is 5.
+        lookahead: steps that a causal Deep Speech hears ahead.
         layers_on_top: further random recurrent layers on a converted network (the supplement's 3-layer case).
     """
 
@@ -71,7 +76,7 @@ class NetworkSpec:
     channels: int | None = None
     inflate: dict[str, Any] | None = None
     frames: int | None = None
-    method: Literal["prernn", "traditional", "framewise", "rcn"] = "prernn"
+    method: Literal["prernn", "traditional", "framewise", "rcn", "deep_speech"] = "prernn"
     layer: str | list[str] | None = None
     cell: str = "gru"
     input: str = "gate"
@@ -87,6 +92,7 @@ class NetworkSpec:
     hidden_size: int | list[int] | None = None
     num_layers: int | None = None
     layers_on_top: int = 0
+    lookahead: int = 0
 
     def __post_init__(self) -> None:
         for name, function in (("rcn", convert_rcn), ("inflate", inflate)):
@@ -103,10 +109,27 @@ class NetworkSpec:
             raise ValueError(
                 f"recipe activation: expected method 'traditional' or layers_on_top beside it, got {self.method!r}"
             )
+        if self.lookahead and self.method != "deep_speech":
+            raise ValueError(f"recipe lookahead: expected method 'deep_speech' beside it, got {self.method!r}")
         if self.behind != "features" and self.method != "traditional":
             raise ValueError(f"recipe behind: expected method 'traditional' beside it, got {self.method!r}")
 
+    def knowing(self, options: Mapping[str, Any]) -> "NetworkSpec":
+        """The same with options of the backbone that the data say.
+
+        Raises:
+            ValueError: ``backbone_options`` say something else.
+        """
+        for name, value in options.items():
+            if (given := self.backbone_options.get(name, value)) != value:
+                raise ValueError(f"recipe backbone_options {name}: expected {value}, as in the data, got {given!r}")
+        return replace(self, backbone_options={**self.backbone_options, **options})
+
     def build(self, outputs: int | None = None) -> RecurrentNetwork:
+        """`network` of a CNN. Raises NotImplementedError for another one."""
+        return of_a_cnn(self.network(outputs))
+
+    def network(self, outputs: int | None = None) -> SequenceNetwork:
         """The network, with a new output layer of size ``outputs``, or with ``keep_output`` the CNN's own.
 
         Raises:
@@ -131,7 +154,7 @@ class NetworkSpec:
             cnn = inflate(cnn, **self.inflate)
         if self.rcn_below:
             cnn = convert_rcn(cnn, **{"hidden": self.hidden, **self.rcn})
-        network = self._make_recurrent(cnn, drawn)
+        network = self._deep_speech(cnn, drawn) if self.method == "deep_speech" else self._make_recurrent(cnn, drawn)
         self._check_outputs(network, outputs)
         network.recipe = replace(
             network.recipe,
@@ -142,12 +165,20 @@ class NetworkSpec:
         )
         return network
 
-    def _check_outputs(self, network: RecurrentNetwork, outputs: int | None) -> None:
+    def _check_outputs(self, network: SequenceNetwork, outputs: int | None) -> None:
         if not self.keep_output or outputs is None:
             return
-        own = value_shape(final_value(network.cnn))
+        own = value_shape(final_value(of_a_cnn(network).cnn))
         if own is None or own[1] != outputs:
             raise ValueError(f"recipe keep_output: expected a CNN with {outputs} outputs, got {own and own[1]}")
+
+    def _deep_speech(self, cnn: nn.Module, outputs: int | None) -> SequenceNetwork:
+        if isinstance(self.hidden_size, list):
+            raise ValueError(f"recipe hidden_size: expected one number for Deep Speech, got {self.hidden_size}")
+        given = {"hidden_size": self.hidden_size, "num_layers": self.num_layers, "outputs": outputs}
+        made: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        made |= {"cell": self.cell, "hidden": self.hidden, "lookahead": self.lookahead, "start": self._start(True)}
+        return deep_speech(cnn, **made)
 
     def _clip_size(self) -> tuple[int, ...] | None:
         side = input_spec(self.backbone, self.pretrained)["size"]

@@ -8,10 +8,11 @@ from torch import nn
 from prernn.conversion.calibration import STEP, with_calibration
 from prernn.conversion.convert import convert, framewise, traditional
 from prernn.conversion.inflate import inflate
-from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.rcn import convert_rcn
 from prernn.conversion.recipe import Recipe, Step
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.models.backbones import backbone
+from prernn.models.networks.deep_speech import deep_speech
 from prernn.sparsity.normalize import normalized
 
 STEPS: dict[str, Callable[..., nn.Module]] = {
@@ -20,12 +21,13 @@ STEPS: dict[str, Callable[..., nn.Module]] = {
     "framewise": framewise,
     "rcn": convert_rcn,
     "normalized": normalized,
+    "deep_speech": deep_speech,
     STEP: with_calibration,
 }
 """What each step of a recipe does."""
 
 
-def rebuild(recipe: Recipe, cnn: nn.Module | None = None) -> RecurrentNetwork:
+def rebuild(recipe: Recipe, cnn: nn.Module | None = None) -> SequenceNetwork:
     """The network that a recipe describes, with random weights.
 
     Args:
@@ -46,7 +48,7 @@ def rebuild(recipe: Recipe, cnn: nn.Module | None = None) -> RecurrentNetwork:
     network: nn.Module = cnn if recipe.inflate is None else inflate(cnn, **recipe.inflate)
     for step in recipe.steps:
         network = STEPS[step.name](network, **step.arguments)
-    assert isinstance(network, RecurrentNetwork)
+    assert isinstance(network, SequenceNetwork)
     network.recipe = recipe
     return network
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.media.sampling import RATES_AGREE, same_rate
 
 Picture = TypeVar("Picture")
@@ -235,7 +235,7 @@ UNKNOWN = (
 )
 
 
-def clock_for(nets: Sequence[RecurrentNetwork], asked: Rate = None) -> Pace:
+def clock_for(nets: Sequence[SequenceNetwork], asked: Rate = None) -> Pace:
     """The clock at which networks follow a source together.
 
     Args:

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from prernn.conversion.clip_network import frames_a_step
-from prernn.conversion.graph.shapes import input_type
 from prernn.conversion.modes import channels_last, evaluating
-from prernn.conversion.network import DIMENSIONS, RecurrentNetwork
+from prernn.conversion.sequence_network import DIMENSIONS, SequenceNetwork
 from prernn.streaming.resets import Eyes, reset_policy
 
 if TYPE_CHECKING:  # at run time they, and with them PyAV and torchvision, load when first used
@@ -48,7 +47,7 @@ class Stream:
 
     ``stream(frame)`` takes uint8 ``(H, W, 3)`` RGB through the network's transform, or a float ``(C, H, W)``
     (snippets ``(C, D, H, W)``; the number of a word, int64 ``(1,)``) as it is, as an array or a tensor, and gives what
-    `RecurrentNetwork.step` gives, ``(K,)``, on the network's device. With ``batch_size`` B > 1, B streams run side by
+    `SequenceNetwork.step` gives, ``(K,)``, on the network's device. With ``batch_size`` B > 1, B streams run side by
     side: frames and outputs have a leading dimension B. Nothing is recorded for gradients.
 
     A network of snippets collects uint8 frames: it gives None until ``D`` have come, then the output of that
@@ -84,7 +83,7 @@ class Stream:
 
     def __init__(
         self,
-        net: RecurrentNetwork,
+        net: SequenceNetwork,
         *,
         transform: "TransformSpec | Mapping[str, Any] | FrameTransform | None" = None,
         batch_size: int = 1,
@@ -95,7 +94,7 @@ class Stream:
         channels_last(net)
         self.net, self.batch_size = net, batch_size
         self.labels: list[str] | None = net.recipe.labels
-        self._words = len(net.frame_shape) == 1 and input_type(net.cnn) == torch.int64  # whose numbers are the input
+        self._words = len(net.frame_shape) == 1 and net.input_type == torch.int64  # whose numbers are the input
         self._transform = _frame_transform(net.recipe.transform if transform is None else transform)
         self._eyes, self._half = self._policy(reset or net.recipe.reset or "never")
         self.reset()

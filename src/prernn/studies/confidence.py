@@ -18,8 +18,8 @@ from rich.table import Table
 from torch import Tensor
 
 from prernn.conversion.modes import channels_last, evaluating
-from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.recipe import Recipe
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.layers.arguments import real
 from prernn.media.source import videos_in
 from prernn.media.video import probe
@@ -154,7 +154,7 @@ def _shown(progress: Any, name: str, total: int) -> Callable[[], None]:
     return partial(progress.advance, progress.add_task(name, total=total, note="")) if total else lambda: None
 
 
-def _held_out(net: RecurrentNetwork, loader: Any, advance: Callable[[], None]) -> list[tuple[Tensor, Batch]]:
+def _held_out(net: SequenceNetwork, loader: Any, advance: Callable[[], None]) -> list[tuple[Tensor, Batch]]:
     """Outputs ``(B, T, K)`` of each batch, and the batch without its videos."""
     found, outputs = [], onward(net)
     with torch.inference_mode():
@@ -168,7 +168,7 @@ def _held_out(net: RecurrentNetwork, loader: Any, advance: Callable[[], None]) -
     return found
 
 
-def _watched(net: RecurrentNetwork, task: Task, files: Sequence[Path], advance: Callable[[], None]) -> Others | None:
+def _watched(net: SequenceNetwork, task: Task, files: Sequence[Path], advance: Callable[[], None]) -> Others | None:
     """Videos as a stream through the network, one after the other and never reset; None without any."""
     if not files:
         return None

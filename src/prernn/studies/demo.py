@@ -23,8 +23,8 @@ from torch import Tensor
 
 from prernn.conversion.accounting import matched_hidden_size, recurrent_parameters
 from prernn.conversion.graph.ending import find_output_layer
+from prernn.conversion.graph.trunk import inputs_of, split
 from prernn.conversion.network import RecurrentNetwork
-from prernn.conversion.trunk import inputs_of, split
 from prernn.layers.dropout import Dropout, drop
 from prernn.media import sample_videos
 from prernn.media.sampling import Sampling

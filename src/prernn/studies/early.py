@@ -16,7 +16,7 @@ from torchmetrics import Metric
 
 from prernn.conversion.clip_network import answers_once, clip_outputs
 from prernn.conversion.modes import evaluating
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.models import checkpoint
 from prernn.reports.files import say_written, write_table
 from prernn.reports.plots.curves import early as draw_early
@@ -52,7 +52,7 @@ def frames_seen(lengths: Tensor, fraction: float) -> Tensor:
 
 
 def early_scores(
-    net: RecurrentNetwork,
+    net: SequenceNetwork,
     video: Tensor,
     lengths: Tensor,
     fractions: Sequence[float] = FRACTIONS,
@@ -120,7 +120,7 @@ class EarlyAccuracy(Metric):
 
 @torch.inference_mode()
 def early_accuracy(
-    net: RecurrentNetwork,
+    net: SequenceNetwork,
     batches: Iterable[dict[str, Any]],
     fractions: Sequence[float] = FRACTIONS,
     *,
@@ -196,7 +196,7 @@ def ask_runs(runs: Sequence[str | Path], out: str | Path, limit: int | None = No
     return picture
 
 
-def _test_videos(path: Path, net: RecurrentNetwork, limit: int | None) -> DataLoader:
+def _test_videos(path: Path, net: SequenceNetwork, limit: int | None) -> DataLoader:
     task = restore(net.recipe) if net.recipe.task else None
     if task is None or not task.one_answer:
         got = "no task" if task is None else f"task {task.name!r}"

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.recipe import KeptTask, Recipe
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.layers.names import lasting
 from prernn.media.video import probe
 from prernn.streaming.events import EventSpan
@@ -252,7 +252,7 @@ class Task:
         """
         return results
 
-    def watcher(self, *nets: RecurrentNetwork, **options: Any) -> Watcher:
+    def watcher(self, *nets: SequenceNetwork, **options: Any) -> Watcher:
         """What follows a stream with trained networks, as ``prernn stream`` does.
 
         Args:
@@ -315,7 +315,7 @@ class Task:
         return dataclasses.replace(noted, rate=self.rate)
 
 
-def only(nets: Sequence[RecurrentNetwork]) -> RecurrentNetwork:
+def only(nets: Sequence[SequenceNetwork]) -> SequenceNetwork:
     """The one network of a task that follows streams with one.
 
     Raises:

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import Sampler
 
 from prernn.conversion.clip_network import is_clip_network
-from prernn.conversion.network import NetworkState, RecurrentNetwork
+from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
 from prernn.layers.arguments import real, whole
 from prernn.tasks.task import Task
 from prernn.training.batches import collate, of_each_frame
@@ -76,7 +76,7 @@ class Continuity:
         """Whether training is on single clips with the loss on all their frames."""
         return self.clips == 1 and not self.carry and self.onset == self.cut == 0
 
-    def of(self, task: Task, network: RecurrentNetwork | None = None) -> "Continuity":
+    def of(self, task: Task, network: SequenceNetwork | None = None) -> "Continuity":
         """With all that is None decided: single clips for tasks that cannot join them, and for networks of whole clips.
 
         Raises:

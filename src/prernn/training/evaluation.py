@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from prernn.conversion.clip_network import answers_once, clip_outputs, is_clip_network
-from prernn.conversion.network import NetworkState, RecurrentNetwork
+from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
 from prernn.reports.numbers import plain
 from prernn.tasks.task import Metrics
 from prernn.training.batches import PieceSampler, collate, hold_last, none_readable
@@ -19,16 +19,24 @@ Advance = Callable[[Batch, NetworkState | None], tuple[Tensor, NetworkState]]
 """Outputs of a batch that goes on from a state, None for zeros, and the next state."""
 
 
-def whole_outputs(net: RecurrentNetwork, batch: Batch) -> Tensor:
+def whole_outputs(net: SequenceNetwork, batch: Batch) -> Tensor:
     """Outputs ``(B, T, K)`` of a network for a batch of videos; a clip network's one answer stands at every frame."""
     inputs, lengths = batch["input"], batch["lengths"]
     if answers_once(net, inputs):
         return clip_outputs(net, inputs, lengths).unsqueeze(1).expand(-1, inputs.shape[1], -1)
+    if net.wants_lengths:
+        out: Tensor = net(inputs, lengths=lengths)[0]
+        return out
     return net(hold_last(inputs, lengths))[0]
 
 
+def hears_all(net: SequenceNetwork, inputs: Tensor) -> bool:
+    """Whether a batch is for `whole_outputs` in training too, as the network is to know where each sequence ends."""
+    return net.wants_lengths or answers_once(net, inputs)
+
+
 def next_outputs(
-    net: RecurrentNetwork, batch: Batch, state: NetworkState | None, checkpoint: int | None = None
+    net: SequenceNetwork, batch: Batch, state: NetworkState | None, checkpoint: int | None = None
 ) -> tuple[Tensor, NetworkState]:
     """Outputs ``(B, T, K)`` of a network that goes on from a state, None for zeros, and the state at each video's end.
 
@@ -102,7 +110,7 @@ def _places(batch: Batch) -> list[tuple[str, int]]:
     return list(zip(batch["path"], ways, strict=True))
 
 
-def onward(net: RecurrentNetwork) -> Callable[[Batch], Tensor]:
+def onward(net: SequenceNetwork) -> Callable[[Batch], Tensor]:
     """`Onward` for a network; one that answers once for a clip has no state, and answers for each piece by itself."""
     whole = partial(whole_outputs, net)
     return whole if is_clip_network(net) else Onward(partial(next_outputs, net), whole)

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Ri
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.layers.names import importable, lasting
 from prernn.models.backbones import known_backbone
 from prernn.models.from_config import NetworkSpec
@@ -294,7 +294,7 @@ class _NoNetwork(L.LightningModule):
         recipe: NetworkSpec,
         learning: Learning = DEFAULT_LEARNING,
         task: Task | None = None,
-        network: RecurrentNetwork | None = None,
+        network: SequenceNetwork | None = None,
     ):
         super().__init__()
         self.recipe, self.learning = recipe, learning

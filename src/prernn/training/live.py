@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prernn.conversion.network import NetworkState
+from prernn.conversion.sequence_network import NetworkState
 from prernn.streaming.pace import Pace
 from prernn.tasks.task import Metrics
 from prernn.training.batches import collate, of_each_frame

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,10 +19,10 @@ from prernn.conversion.calibration import (
     saturation_lines,
     unmeasured,
 )
-from prernn.conversion.clip_network import answers_once, is_clip_network
+from prernn.conversion.clip_network import is_clip_network
 from prernn.conversion.modes import channels_last, freeze_statistics
-from prernn.conversion.network import NetworkState, RecurrentNetwork
 from prernn.conversion.recipe import Recipe
+from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
 from prernn.layers.dropout import drop
 from prernn.models.checkpoint import RECIPE_KEY, load_state
 from prernn.models.from_config import NetworkSpec
@@ -31,7 +30,7 @@ from prernn.reports.numbers import plain
 from prernn.tasks.task import Task
 from prernn.training.batches import hold_last, none_readable
 from prernn.training.continuity import SINGLE_CLIPS, Continuity, carried
-from prernn.training.evaluation import add_batch, next_outputs, onward, whole_outputs
+from prernn.training.evaluation import add_batch, hears_all, next_outputs, onward, whole_outputs
 from prernn.training.frozen_trunk.two_phases import begin_training
 from prernn.training.learning import DEFAULT_LEARNING, SPARSE_POWER, Learning, rate_factors, rate_groups
 from prernn.training.learning.activity import Activity
@@ -63,11 +62,14 @@ class VideoModule(L.LightningModule):
         recipe: NetworkSpec,
         learning: Learning = DEFAULT_LEARNING,
         task: Task | None = None,
-        network: RecurrentNetwork | None = None,
+        network: SequenceNetwork | None = None,
     ):
         super().__init__()
         self.recipe, self.learning = recipe, learning
-        self.network = _built(recipe, task) if network is None else network
+        if network is None:
+            spec = recipe if task is None else recipe.knowing(task.backbone_options)
+            network = spec.network(None if task is None else task.outputs)
+        self.network = network
         self.task = task
         self.metrics: Any = None
         if task is not None:
@@ -250,13 +252,14 @@ class VideoModule(L.LightningModule):
     def _video(self, batch: dict[str, Any]) -> Tensor:
         """The videos; where batch statistics are learnt, padded with their last frames, as zeros would distort them."""
         video, lengths = batch["input"], batch["lengths"]
-        if self.learning.frozen_statistics or int(lengths.min()) == video.shape[1]:
+        of_parts = not self.learning.frozen_statistics and not self.network.wants_lengths
+        if not of_parts or int(lengths.min()) == video.shape[1]:
             return video
         return hold_last(video, lengths)
 
     def _outputs(self, batch: dict[str, Any], video: Tensor) -> Tensor:
         """Outputs ``(B, T, K)``; a network of clips sees each video as one."""
-        return whole_outputs(self.network, batch) if answers_once(self.network, video) else self(video)
+        return whole_outputs(self.network, batch) if hears_all(self.network, video) else self(video)
 
     def _evaluated(self, batch: dict[str, Any]) -> Tensor:
         """Outputs ``(B, T, K)`` in evaluation, where pieces of a video go on from each other."""
@@ -383,17 +386,3 @@ class VideoModule(L.LightningModule):
         labels, own = checkpoint.get(RECIPE_KEY, {}).get("labels"), self.network.recipe.labels
         if labels != own:
             raise ValueError(f"checkpoint: expected the classes {own}, got {labels}")
-
-
-def _built(recipe: NetworkSpec, task: Task | None) -> RecurrentNetwork:
-    """The network of a recipe, of whose backbone the task may know some options.
-
-    Raises:
-        ValueError: the recipe says something else of them.
-    """
-    if task is None:
-        return recipe.build()
-    for name, value in task.backbone_options.items():
-        if (given := recipe.backbone_options.get(name, value)) != value:
-            raise ValueError(f"recipe backbone_options {name}: expected {value}, as in the data, got {given!r}")
-    return replace(recipe, backbone_options={**recipe.backbone_options, **task.backbone_options}).build(task.outputs)

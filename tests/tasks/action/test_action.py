@@ -13,7 +13,7 @@ from prernn.media.sampling import Sampling
 from prernn.tasks import restore
 from prernn.tasks.action.task import Action
 from prernn.tasks.classification import clip_scores, masked_cross_entropy
-from prernn.tasks.clip_metrics import ClipMetrics
+from prernn.tasks.clips.clip_metrics import ClipMetrics
 
 # ------------------------------------------------------------------------------------------------ task
 

@@ -13,9 +13,9 @@ import torch
 from rich.progress import Progress
 
 from prernn.conversion.clip_network import is_clip_network
+from prernn.conversion.graph.trunk import inputs_of, split
 from prernn.conversion.modes import channels_last
 from prernn.conversion.network import RecurrentNetwork
-from prernn.conversion.trunk import inputs_of, split
 from prernn.layers.dropout import drop
 from prernn.models.from_config import NetworkSpec
 from prernn.studies import early

@@ -13,9 +13,9 @@ from rich.table import Table
 from torch import Tensor
 
 from prernn.conversion.clip_network import frames_a_step
+from prernn.conversion.graph.trunk import inputs_of, split
 from prernn.conversion.modes import channels_last, evaluating
-from prernn.conversion.network import RecurrentNetwork
-from prernn.conversion.trunk import inputs_of, split
+from prernn.conversion.network import RecurrentNetwork, of_a_cnn
 from prernn.media.transforms import TransformSpec, frame_transform
 from prernn.models import checkpoint
 from prernn.reports.files import say_written, without_nan, write_json, write_table
@@ -76,7 +76,7 @@ def run_continuously(
     if orders < 1 or still < 1 or (rates is not None and (not rates or min(rates) <= 0)):
         raise ValueError(f"expected orders, rates and still of at least 1, got {orders}, {rates}, {still}")
     begun, path = time.time(), Path(run)
-    net, folder = checkpoint.load(path), run_folder_of(path)
+    net, folder = of_a_cnn(checkpoint.load(path)), run_folder_of(path)
     task, snippet = restore(net.recipe), frames_a_step(net)
     rates = _rates_for(snippet, rates)
     channels_last(net.eval())

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from prernn.conversion.graph.graft import recurrent_nodes
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.network import RecurrentNetwork, of_a_cnn
 from prernn.layers.cells import recurrent_gates
 from prernn.layers.hidden_to_hidden import HiddenToHidden
 from prernn.models import checkpoint
@@ -140,7 +140,7 @@ def analyze_hidden(
     names, seen, rows, overview = short_names(checkpoints), [], [], []
     for path, name in zip(checkpoints, names, strict=True):
         say(f"{name}: looking at {path}")
-        net = checkpoint.load(path)
+        net = of_a_cnn(checkpoint.load(path))
         layers = _layers(net)  # W_hh alone, the rest of the network is let go
         if not layers:
             raise ValueError(f"{path}: expected a network with a recurrent layer, got one without")

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset
 
-from prernn.conversion.network import NetworkState
+from prernn.conversion.sequence_network import NetworkState
 from prernn.media.transforms import TransformSpec
 from prernn.streaming.resets import Cut, reset_policy, thumbnail
 from prernn.tasks.task import Metrics, Task

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from prernn.conversion.accounting import recurrent_parameters
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.network import RecurrentNetwork, of_a_cnn
 from prernn.conversion.recipe import Recipe
 from prernn.layers.cells import LinearCell
 from prernn.layers.input_to_hidden import SingleInput
@@ -55,7 +55,7 @@ class Run:
 
 def look_at(path: Path, name: str, batches: Batches | None = None, limit: int | None = None) -> Run:
     """Loads a run, runs its network over videos, and reads its tables. Arguments and errors as in `analyze`."""
-    net, folder = checkpoint.load(path), run_folder_of(path)
+    net, folder = of_a_cnn(checkpoint.load(path)), run_folder_of(path)
     run = Run(
         name=name,
         folder=folder,

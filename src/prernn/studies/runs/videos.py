@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.media.source import videos_in
 from prernn.training.data_module import TEST_VIDEOS
 
@@ -17,11 +17,11 @@ LONGEST = 256
 """Frames that `video_batches` reads of a video at most."""
 
 
-Batches = Callable[[Path, RecurrentNetwork], Iterable[dict[str, Any]]]
+Batches = Callable[[Path, SequenceNetwork], Iterable[dict[str, Any]]]
 """From a run's folder and its network to batches of videos for it."""
 
 
-def own_videos(path: Path, net: RecurrentNetwork) -> DataLoader:
+def own_videos(path: Path, net: SequenceNetwork) -> DataLoader:
     """The test videos of the data that a run was trained on.
 
     Args:
@@ -35,7 +35,7 @@ def own_videos(path: Path, net: RecurrentNetwork) -> DataLoader:
     return _data_of(path, net, "test").test_dataloader()
 
 
-def held_out_videos(path: Path, net: RecurrentNetwork) -> tuple[DataLoader, str]:
+def held_out_videos(path: Path, net: SequenceNetwork) -> tuple[DataLoader, str]:
     """The validation videos of the data that a run was trained on, and in words which they are.
 
     They are the data set's own, or those of the training videos that ``prernn fit`` held out.
@@ -57,7 +57,7 @@ def held_out_videos(path: Path, net: RecurrentNetwork) -> tuple[DataLoader, str]
     return data.val_dataloader(), data.validation
 
 
-def _data_of(path: Path, net: RecurrentNetwork, stage: str) -> Any:
+def _data_of(path: Path, net: SequenceNetwork, stage: str) -> Any:
     """The data of a run's configuration, set up for a stage of Lightning's, once it is known to fit the network."""
     from prernn.training.lightning_cli import read_config
 
@@ -107,7 +107,7 @@ def video_batches(sources: Sequence[str | Path]) -> Batches:
     return lambda folder, net: _read_batches(files, net)
 
 
-def _read_batches(files: Sequence[Path], net: RecurrentNetwork) -> Iterator[dict[str, Any]]:
+def _read_batches(files: Sequence[Path], net: SequenceNetwork) -> Iterator[dict[str, Any]]:
     from prernn.media.sampling import Sampling
     from prernn.media.transforms import TransformSpec, clip_transform
     from prernn.media.video import read_clip

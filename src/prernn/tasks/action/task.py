@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.media.flow import FlowSettings
 from prernn.media.flow_cache import flow_file, read_flow_clip
 from prernn.media.sampling import Sampling, sample_indices
@@ -21,9 +21,9 @@ from prernn.streaming.events import EventRule, EventSpan, EventTracker
 from prernn.streaming.watch import Watcher
 from prernn.tasks.action.lists import Clip, class_folder, hmdb51, source_of, ucf101
 from prernn.tasks.classification import clip_scores, masked_cross_entropy, report_classes, weighted_cross_entropy
+from prernn.tasks.clips.frame_rate import sampled_rate
+from prernn.tasks.clips.mirroring import mirroring
 from prernn.tasks.confidence import Confidence, class_options, found_events
-from prernn.tasks.frame_rate import sampled_rate
-from prernn.tasks.mirroring import mirroring
 from prernn.tasks.task import Metrics, Subset, Task, Verdict, valid_steps
 
 LISTS: dict[str, Callable[..., tuple[list[str], list[Clip]]]] = {"ucf101": ucf101, "hmdb51": hmdb51}
@@ -229,7 +229,7 @@ class Action(Task):
     def metrics(self) -> Metrics:
         """Accuracies of clips, videos, frames and classes."""
         # torchmetrics takes seconds to import, which a worker or a stream need not spend
-        from prernn.tasks.clip_metrics import ClipMetrics
+        from prernn.tasks.clips.clip_metrics import ClipMetrics
 
         return ClipMetrics(self.outputs)
 
@@ -252,7 +252,7 @@ class Action(Task):
         """Frames of a clip, where the sampling rule takes a fixed number."""
         return self.sampling.frames
 
-    def watcher(self, *nets: RecurrentNetwork, **options: Any) -> Watcher:
+    def watcher(self, *nets: SequenceNetwork, **options: Any) -> Watcher:
         """The class of each moment, of one network or, averaged, of several (two streams), and its events.
 
         Args:

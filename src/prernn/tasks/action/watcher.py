@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.streaming.drawing import EventStrip, annotate
 from prernn.streaming.events import EventSpan, EventTracker
 from prernn.streaming.pace import Rate, clock_for
@@ -36,7 +36,7 @@ class ClassWatcher:
 
     def __init__(
         self,
-        *nets: RecurrentNetwork | Stream,
+        *nets: SequenceNetwork | Stream,
         tracker: EventTracker | None = None,
         events: bool = False,
         confidence: Confidence | None = None,
@@ -86,7 +86,7 @@ class ClassWatcher:
         return shown if self._tracker is None else self._strip.draw(shown, self._latest.time)
 
 
-def _flow_of(net: RecurrentNetwork) -> Callable[[np.ndarray], np.ndarray] | None:
+def _flow_of(net: SequenceNetwork) -> Callable[[np.ndarray], np.ndarray] | None:
     """What makes stacked optical flow of a stream's frames, for a network of the flow stream."""
     options = net.recipe.task.options if net.recipe.task else {}
     if options.get("stream") != "flow":
@@ -97,7 +97,7 @@ def _flow_of(net: RecurrentNetwork) -> Callable[[np.ndarray], np.ndarray] | None
 
 
 def stream_video(
-    net: RecurrentNetwork | Stream,
+    net: SequenceNetwork | Stream,
     source: "Source",
     *,
     csv: str | os.PathLike | TextIO | None = None,

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.layers.arguments import real
 from prernn.media.sampling import Sampling, sample_indices
 from prernn.media.transforms import TransformSpec
 from prernn.media.video import VideoError, probe
 from prernn.reports.files import write_table
 from prernn.streaming.watch import Watcher
+from prernn.tasks.clips.frame_rate import sampled_rate
 from prernn.tasks.face import landmarks
 from prernn.tasks.face.box import crop_face, face_box, moved, normalise, square, to_box
 from prernn.tasks.face.detection.over_video import DetectedBoxes
@@ -27,7 +28,6 @@ from prernn.tasks.face.landmarks import OUTPUTS, SIZES
 from prernn.tasks.face.moving import Moving, moved_pictures, moved_points, path
 from prernn.tasks.face.smoothing import PointFilter, Smoothing, smoothing_from
 from prernn.tasks.face.videos import FaceVideo, FrameReader, annotations, checked_points, numbered, subsets
-from prernn.tasks.frame_rate import sampled_rate
 from prernn.tasks.task import Metrics, Subset, Task, Verdict, only
 
 DEFAULT_SAMPLING = Sampling(frames=16, rule="consecutive")
@@ -356,7 +356,7 @@ class Face(Task):
         """Frames of a clip, where the sampling rule takes a fixed number."""
         return self.sampling.frames if self.moving is None else self.moving.frames
 
-    def watcher(self, *nets: RecurrentNetwork, **options: Any) -> Watcher:
+    def watcher(self, *nets: SequenceNetwork, **options: Any) -> Watcher:
         """The landmarks of one face.
 
         Args:

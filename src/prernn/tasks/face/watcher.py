@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.media.transforms import TransformSpec
 from prernn.streaming.stream import Stream
 from prernn.tasks.face.box import crop_face, face_box, from_box, normalise, overlap, share_inside, square
@@ -84,7 +84,7 @@ class FaceWatcher:
 
     def __init__(
         self,
-        net_or_stream: RecurrentNetwork | Stream,
+        net_or_stream: SequenceNetwork | Stream,
         *,
         detector: Detector | None = None,
         check_every: int | None = 25,

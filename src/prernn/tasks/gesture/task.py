@@ -19,20 +19,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.media.transforms import TransformSpec, clip_transform, frame_transform
 from prernn.media.video import VideoError, VideoInfo, probe, read_frames
 from prernn.streaming.events import EventSpan
 from prernn.streaming.watch import Watcher
 from prernn.tasks.classification import report_classes
+from prernn.tasks.clips.frame_rate import common_rate
+from prernn.tasks.clips.mirroring import mirroring
 from prernn.tasks.confidence import Confidence
 from prernn.tasks.events.ctc_decoders import Decoder
 from prernn.tasks.events.ctc_loss import ctc_losses, least_steps, log_probs
-from prernn.tasks.frame_rate import common_rate
 from prernn.tasks.gesture.events import begins_and_ends, classified, seen_frames, spikes, steps_of
 from prernn.tasks.gesture.extent import DEFAULT_EXTENT, FAINTEST, gesture_decoder
 from prernn.tasks.gesture.lists import NO_GESTURE, GestureVideo, Sign, apart, class_names, recordings
-from prernn.tasks.mirroring import mirroring
 from prernn.tasks.task import Metrics, Subset, Task, only
 
 
@@ -330,7 +330,7 @@ class Gesture(Task):
             rows.append({"path": path, **{name: "; ".join(values) for name, values in columns.items()}})
         return rows
 
-    def watcher(self, *nets: RecurrentNetwork, **options: Any) -> Watcher:
+    def watcher(self, *nets: SequenceNetwork, **options: Any) -> Watcher:
         """Gestures as they begin and end.
 
         Args:

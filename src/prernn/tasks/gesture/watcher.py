@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.recipe import KeptTask
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.streaming.drawing import EventStrip, annotate
 from prernn.streaming.events import EventSpan
 from prernn.streaming.prediction import Prediction
@@ -46,7 +46,7 @@ class GestureWatcher:
 
     def __init__(
         self,
-        net: RecurrentNetwork | Stream,
+        net: SequenceNetwork | Stream,
         *,
         commands: Mapping[str, str] | None = None,
         decoder: str | Decoder | None = None,

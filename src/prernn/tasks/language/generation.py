@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.layers.arguments import real
 from prernn.streaming.stream import Stream
 from prernn.tasks.language.text import END, UNKNOWN, encode
 
 
 def written(
-    net: RecurrentNetwork, begin: Sequence[str] = (), *, temperature: float = 1.0, seed: int = 0
+    net: SequenceNetwork, begin: Sequence[str] = (), *, temperature: float = 1.0, seed: int = 0
 ) -> Iterator[str]:
     """Words without end that follow ``begin``, at constant cost a word.
 

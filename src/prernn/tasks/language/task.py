@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.layers.arguments import real, whole
 from prernn.streaming.watch import Watcher
 from prernn.tasks.language.pieces import Cuts, Piece, pieces
@@ -21,6 +21,7 @@ from prernn.tasks.task import Metrics, Subset, Task, only, valid_steps
 
 PATTERNS: dict[Subset, str] = {"train": "*train*.txt", "val": "*valid*.txt", "test": "*test*.txt"}
 """Names of the three texts, such as ``ptb.train.txt``."""
+_NONE = -100  # no word
 
 
 @dataclass(eq=False)
@@ -176,8 +177,8 @@ class Language(Task):
 
     def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
         """Mean of ``-ln p(word)`` over the words of a batch."""
-        valid = valid_steps(batch["lengths"], out.shape[1])
-        return F.cross_entropy(out[valid], batch["target"][valid])
+        target = batch["target"].masked_fill(~valid_steps(batch["lengths"], out.shape[1]), _NONE)
+        return F.cross_entropy(out.flatten(0, 1), target.flatten(), ignore_index=_NONE)  # no copy of so many scores
 
     def metrics(self) -> Metrics:
         """See `prernn.tasks.language.metrics.WordMetrics`."""
@@ -198,7 +199,7 @@ class Language(Task):
         """All but the vocabulary, which the network has."""
         return {name: value for name, value in results.items() if name != "labels"}
 
-    def watcher(self, *nets: RecurrentNetwork, **options: Any) -> Watcher:
+    def watcher(self, *nets: SequenceNetwork, **options: Any) -> Watcher:
         """How probable each word of a text is, as it comes."""
         from prernn.tasks.language.watcher import WordWatcher
 

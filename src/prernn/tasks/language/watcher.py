@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.streaming.stream import Stream
 from prernn.tasks.language.generation import step
 from prernn.tasks.language.text import END, encode
@@ -20,7 +20,7 @@ class WordWatcher:
         net: that was trained on `prernn.tasks.Language`.
     """
 
-    def __init__(self, net: RecurrentNetwork) -> None:
+    def __init__(self, net: SequenceNetwork) -> None:
         self.names = net.recipe.labels or []
         self._known = {name: number for number, name in enumerate(self.names)}
         self._stream = Stream(net)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.layers.arguments import whole
 from prernn.media.audio import Cepstra, read_audio, sample_rate
 from prernn.media.video import VideoError
@@ -267,7 +267,7 @@ class Phonemes(Task):
         """Writes ``confusion.png`` and ``classes.csv`` of the phonemes; their accuracies by name."""
         return results if self.ctc else report_classes(results, self.labels or [], root)
 
-    def watcher(self, *nets: RecurrentNetwork, **options: Any) -> Watcher:
+    def watcher(self, *nets: SequenceNetwork, **options: Any) -> Watcher:
         """The phonemes of a sound file, each when it has ended."""
         from prernn.tasks.phonemes.watcher import PhonemeWatcher
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.streaming.stream import Stream
 
 
@@ -17,7 +17,7 @@ class PhonemeWatcher:
         window: seconds that the last window lasts.
     """
 
-    def __init__(self, net: RecurrentNetwork, *, blank: str | None, window: float) -> None:
+    def __init__(self, net: SequenceNetwork, *, blank: str | None, window: float) -> None:
         self._stream, self._blank, self._window = Stream(net), blank, window
         self._label, self._start, self._sum, self._count, self._time = "", 0.0, 0.0, 0, 0.0
 

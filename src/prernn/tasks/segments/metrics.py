@@ -12,7 +12,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from prernn.streaming.events import EventRule, events_of
 from prernn.tasks.classification import answers, class_accuracies
-from prernn.tasks.clip_metrics import path_number
+from prernn.tasks.clips.clip_metrics import path_number
 from prernn.tasks.events.event_metrics import EventMetrics
 from prernn.tasks.events.event_scores import Interval, first_right
 from prernn.tasks.segments.frame_scores import average_precision

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.layers.arguments import real, whole
 from prernn.media.pieces import read_piece, timeline
 from prernn.media.sampling import Sampling, sample_times
@@ -19,9 +19,9 @@ from prernn.media.video import VideoError
 from prernn.streaming.events import EventRule, EventSpan
 from prernn.streaming.watch import Watcher
 from prernn.tasks.classification import report_classes
+from prernn.tasks.clips.frame_rate import common_rate
+from prernn.tasks.clips.mirroring import mirroring
 from prernn.tasks.confidence import Confidence, class_options, found_events
-from prernn.tasks.frame_rate import common_rate
-from prernn.tasks.mirroring import mirroring
 from prernn.tasks.segments.lists import LAYOUTS, SegmentVideo, check_within, spans
 from prernn.tasks.segments.loss import frame_cross_entropy
 from prernn.tasks.segments.places import Piece, Steps, draw_place, piece_places
@@ -301,7 +301,7 @@ class Segments(Task):
             for row in ([_row(event) for event in events] or [nothing])
         ]
 
-    def watcher(self, *nets: RecurrentNetwork, **options: Any) -> Watcher:
+    def watcher(self, *nets: SequenceNetwork, **options: Any) -> Watcher:
         """The class of each moment, and its events; of several networks averaged.
 
         Args:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from prernn.conversion.network import NetworkState, by_lengths
+from prernn.conversion.network import by_lengths
+from prernn.conversion.sequence_network import NetworkState
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.training.dataset import VideoDataset
 
@@ -33,8 +34,8 @@ def cached(
     """The data set's items with the trunk's outputs in place of the videos, ``passes`` of them for each video.
 
     Args:
-        trunk: as `prernn.conversion.trunk.split` gives it: frames ``(T, C, H, W)`` to a tuple of tensors with T rows;
-            None keeps the videos.
+        trunk: as `prernn.conversion.graph.trunk.split` gives it: frames ``(T, C, H, W)`` to a tuple of tensors with T
+            rows; None keeps the videos.
         dataset: of videos; pass n reads them as epoch n does. Videos that can't be read are left out as it says.
         passes: how often to run over it; more than one makes sense for training items alone.
         at_once: videos that go through the trunk together.
@@ -86,7 +87,7 @@ def outputs(rest: fx.GraphModule, state: NetworkState, batch: dict[str, Any]) ->
     """Outputs ``(B, T, K)`` of the part behind the trunk for a batch of cached items, and the next state.
 
     Args:
-        rest: as `prernn.conversion.trunk.split` gives it.
+        rest: as `prernn.conversion.graph.trunk.split` gives it.
         state: of B streams.
         batch: with ``lengths``, behind which outputs are 0; the next state is that at each item's end.
     """

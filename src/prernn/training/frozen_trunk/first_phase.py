@@ -16,9 +16,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from prernn.conversion.clip_network import is_clip_network
 from prernn.conversion.graph.ending import find_output_layer
+from prernn.conversion.graph.trunk import inputs_of, split
 from prernn.conversion.modes import channels_last, evaluating
-from prernn.conversion.network import NetworkState, RecurrentNetwork
-from prernn.conversion.trunk import inputs_of, split
+from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import NetworkState
 from prernn.reports.progress import bars
 from prernn.tasks.task import Task
 from prernn.training.continuity import Continuity

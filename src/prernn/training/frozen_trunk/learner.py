@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from prernn.conversion.calibration import measure, unmeasured
+from prernn.conversion.graph.trunk import split
 from prernn.conversion.modes import freeze_statistics
-from prernn.conversion.network import NetworkState, RecurrentNetwork
-from prernn.conversion.trunk import split
+from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import NetworkState
 from prernn.training.evaluation import in_batches, next_outputs, whole_outputs
 from prernn.training.frozen_trunk.features import outputs
 from prernn.training.learning import SPARSE_POWER, rate_factors, rate_groups

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from prernn.conversion.network import NetworkState
+from prernn.conversion.sequence_network import NetworkState
 from prernn.tasks.task import Task
 from prernn.training.continuity import SINGLE_CLIPS, Continuity, carried
 from prernn.training.frozen_trunk.judge import judge

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prernn.conversion.graph.trunk import split
 from prernn.conversion.modes import channels_last
-from prernn.conversion.trunk import split
 from prernn.reports.files import write_json
 from prernn.training.frozen_trunk.first_phase import MEMORY, Setting, bytes_of_features, cut_of, run_first_phase
 from prernn.training.learning.phases import USUAL_EPOCHS

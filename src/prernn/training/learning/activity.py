@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 
 
 class Activity:
@@ -26,7 +26,7 @@ class Activity:
         ValueError: a network without recurrence.
     """
 
-    def __init__(self, network: RecurrentNetwork, activity: float, slowness: float) -> None:
+    def __init__(self, network: SequenceNetwork, activity: float, slowness: float) -> None:
         self.activity, self.slowness = activity, slowness
         if not network.recurrent_layers:
             raise ValueError("learning activity, slowness: expected a network with a recurrent layer, got one without")

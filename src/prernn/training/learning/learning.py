@@ -28,7 +28,7 @@ class Learning:
             `prernn.training.learning.decay`. The papers name a weight decay for all, 5e-4, and spare nothing.
         schedule: of both learning rates.
         frozen_statistics: keep batch normalization on its pre-computed statistics throughout.
-        checkpoint: frames at a time that are computed again on the way back, for long clips; see `RecurrentNetwork`.
+        checkpoint: frames at a time that are computed again on the way back, for long clips; see `SequenceNetwork`.
         continuity: how states go on from clip to clip.
         first: what is behind the trunk learns first, by itself.
         sparse_power: a sparse ``W_hh`` learns at ``(D / fan_in) ** sparse_power`` times the rate, see

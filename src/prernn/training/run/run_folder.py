@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.models import checkpoint
 from prernn.ops.backends import has_bfloat16
 from prernn.reports.files import say_written, whole_file, write_json, write_table
@@ -243,7 +243,7 @@ def _remove_results(root: Path, begun: float) -> None:
             path.unlink()
 
 
-def what_learns(network: RecurrentNetwork) -> Iterator[str]:
+def what_learns(network: SequenceNetwork) -> Iterator[str]:
     """A line with the numbers of parameters."""
     total, trained, new = (
         sum(p.numel() for p in part)

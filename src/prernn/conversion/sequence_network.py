@@ -1,0 +1,77 @@
+"""What training, evaluation, streams and checkpoints ask of a network over sequences."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from prernn.conversion.recipe import Recipe
+from prernn.layers.recurrent_layer import RecurrentLayer
+from prernn.ops.reference import State
+
+NetworkState = tuple[State, ...]
+"""The state of each layer that has one, in order."""
+
+DIMENSIONS = {1: "F", 2: "C, L", 3: "C, H, W", 4: "C, D, H, W"}
+"""Of one step, by their number: features, a piece of a signal, a frame, a snippet."""
+
+
+class SequenceNetwork(nn.Module):
+    """Steps and a state to outputs and the next state.
+
+    Most are a `prernn.conversion.network.RecurrentNetwork`, a CNN's graph with recurrent layers in it;
+    `prernn.models.networks.deep_speech.DeepSpeech` is one of its own.
+
+    Attributes:
+        frame_shape: what the network takes at each step: a frame ``(C, H, W)``, a snippet ``(C, D, H, W)``, a piece of
+            a signal ``(C, L)``, features ``(F,)``.
+        recipe: how it was made, which checkpoints carry.
+        wants_lengths: whether batches are to say where each sequence ends, as what stands behind would be heard.
+        sees_ahead: whether outputs hang on steps to come, so that it can't run step by step.
+    """
+
+    wants_lengths = False
+    sees_ahead = False
+
+    def __init__(self, frame_shape: tuple[int, ...]):
+        super().__init__()
+        self.frame_shape = frame_shape
+        self.recipe = Recipe()
+
+    @property
+    def recurrent_layers(self) -> list[RecurrentLayer]:
+        """The recurrent layers, in order."""
+        raise NotImplementedError
+
+    @property
+    def input_type(self) -> torch.dtype:
+        """Of the input's numbers."""
+        return next(self.parameters()).dtype
+
+    def new_parameters(self) -> list[nn.Parameter]:
+        """The parameters that start at random, and so learn at a rate of their own; the others are pre-trained."""
+        raise NotImplementedError
+
+    def init_state(self, batch_size: int, image_size: tuple[int, ...] | None = None) -> NetworkState:
+        """Zero state of ``batch_size`` streams, of steps of another size than ``frame_shape`` says if that is given."""
+        raise NotImplementedError
+
+    @property
+    def state_names(self) -> list[str]:
+        """Names of the state's leaves, in pytree order."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        video: Tensor,
+        state: NetworkState | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        *,
+        checkpoint: int | None = None,
+    ) -> tuple[Tensor, NetworkState]:
+        """Sequences ``(B, T, *frame_shape)`` to outputs ``(B, T, K)`` and the state after the last step of each."""
+        raise NotImplementedError
+
+    def step(self, frame: Tensor, state: NetworkState | None = None) -> tuple[Tensor, NetworkState]:
+        """One step ``(B, *frame_shape)`` to outputs ``(B, K)`` and the next state."""
+        raise NotImplementedError

@@ -1,0 +1,235 @@
+"""Recurrent layers over a spectrogram, as in Deep Speech 2, with any cell and any structure of ``W_hh``."""
+
+import copy
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from prernn.conversion.recipe import Recipe
+from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
+from prernn.layers.arguments import whole
+from prernn.layers.cells import make_cell
+from prernn.layers.input_to_hidden import TraditionalInput
+from prernn.layers.recurrent_layer import RecurrentLayer
+from prernn.layers.recurrent_stack import check_lengths, flipped
+from prernn.layers.structures.base import Structure
+from prernn.models.networks.spectrogram import CLAMP, Spectrogram, normalized
+from prernn.models.networks.time_convolution import TimeConvolution
+from prernn.ops.reference import State
+
+
+class DeepSpeech(SequenceNetwork):
+    """Scores of letters at each step of a spectrogram (Amodei et al., "Deep Speech 2", ICML 2016). See `deep_speech`.
+
+    Convolutions (`prernn.models.networks.spectrogram.Spectrogram`), recurrent layers with batch normalization between
+    them, over all steps of a batch at once (section 3.2), and a linear layer. Where the convolutions look ahead the
+    layers run in both directions, whose outputs are added: it hears a recording as a whole. Where they are causal it
+    runs step by step, and a look-ahead convolution (section 3.5) reads the outputs of a unit over the last steps:
+    ``r_t = sum_j w_j h_{t-j}`` over ``lookahead + 1`` steps, which is theirs, ``lookahead`` steps later. So its letters
+    come that much later, and the last ones only if that much silence follows.
+
+    Attributes:
+        cnn: the convolutions.
+        layers: recurrent layers, one a level; with both directions two.
+        norms: batch normalization in front of each level but the first.
+        ahead: the look-ahead convolution, or None.
+    """
+
+    wants_lengths = True
+
+    def __init__(
+        self,
+        cnn: Spectrogram,
+        *,
+        cell: str = "gru",
+        hidden_size: int = 768,
+        num_layers: int = 5,
+        hidden: str | Structure = "full",
+        start: float | str = 1.0,
+        lookahead: int = 0,
+        outputs: int = 29,
+    ):
+        super().__init__(cnn.frame_shape)
+        whole("hidden_size", hidden_size)
+        if whole("lookahead", lookahead, 0) and not cnn.causal:
+            raise ValueError(f"lookahead: expected 0 where both directions are heard, got {lookahead}: causal, or 0")
+        self.cnn = cnn
+        self.sees_ahead = not cnn.causal
+        self.directions = 2 if self.sees_ahead else 1
+        self.layers, self.norms = nn.ModuleList(), nn.ModuleList()
+        sizes = [cnn.size, *[hidden_size] * (whole("num_layers", num_layers) - 1)]
+        for number, size in enumerate(sizes):
+            if number:
+                self.norms.append(nn.BatchNorm1d(size))
+            for _ in range(self.directions):
+                kind = make_cell(cell)
+                projection = TraditionalInput(size, hidden_size, len(kind.gates))
+                self.layers.append(RecurrentLayer(projection, kind, hidden_size, hidden, start=start))
+        kernel = (lookahead + 1, 1)
+        self.ahead: TimeConvolution | None = None
+        if lookahead:
+            self.ahead = TimeConvolution(hidden_size, hidden_size, kernel, causal=True, groups=hidden_size)
+        self.output_norm = nn.BatchNorm1d(hidden_size)
+        self.output = nn.Linear(hidden_size, whole("outputs", outputs), bias=False)
+
+    @property
+    def recurrent_layers(self) -> list[RecurrentLayer]:
+        """The recurrent layers, in order; of both directions forwards first."""
+        return list(self.layers)  # type: ignore[arg-type]
+
+    def new_parameters(self) -> list[nn.Parameter]:
+        """All but the convolutions'."""
+        own = {id(p) for p in self.cnn.parameters()}
+        return [p for p in self.parameters() if id(p) not in own]
+
+    def init_state(self, batch_size: int, image_size: tuple[int, ...] | None = None) -> NetworkState:
+        """Zeros of B streams: the past of each convolution, the state of each layer. None where it runs both ways."""
+        if self.sees_ahead:
+            return ()
+        whole("batch_size", batch_size, 0)
+        past: list[State] = [(part,) for part in self.cnn.no_past(batch_size)]
+        past += [layer.init_state(batch_size) for layer in self.recurrent_layers]
+        return tuple(past + ([(self.ahead.no_past(batch_size, 1),)] if self.ahead is not None else []))
+
+    @property
+    def state_names(self) -> list[str]:
+        """Names of the state's leaves, in pytree order."""
+        if self.sees_ahead:
+            return []
+        parts = [("past",)] * 2 + [layer.cell.states for layer in self.recurrent_layers]
+        parts += [("past",)] if self.ahead is not None else []
+        return [f"state_{number}_{name}" for number, part in enumerate(parts) for name in part]
+
+    def forward(
+        self,
+        video: Tensor,
+        state: NetworkState | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        *,
+        checkpoint: int | None = None,
+    ) -> tuple[Tensor, NetworkState]:
+        """Spectrograms ``(B, T, 2, F)``, T steps of two windows, to outputs ``(B, T, K)`` and the state at each end.
+
+        Args:
+            video: the spectrograms.
+            state: as returned before, of a causal network; None starts at zero.
+            lengths: steps of each ``(B,)``, at least 1; outputs behind them mean nothing.
+            checkpoint: None.
+
+        Raises:
+            ValueError: another shape, lengths or a state that don't fit.
+            NotImplementedError: a state for both directions; checkpoints.
+        """
+        if video.ndim != 4 or tuple(video.shape[2:]) != self.frame_shape or video.shape[1] == 0:
+            wanted = ", ".join(map(str, ("B", "T", *self.frame_shape)))
+            raise ValueError(f"expected spectrograms ({wanted}) with at least one step, got shape {tuple(video.shape)}")
+        if checkpoint is not None:
+            raise NotImplementedError("activation checkpoints: expected a network made of a CNN, got Deep Speech")
+        batch, steps = video.shape[:2]
+        own = check_lengths(lengths, steps, batch, video.device, least=1)
+        if own is not None and bool((own == steps).all()):
+            own = None
+        given = self._opened(state, batch)
+        x, past = self.cnn(video, [part[0] for part in given[:2]] or None, own)
+        x, states = self._through_layers(x.transpose(0, 1), given[2:], own)
+        following = [*((part,) for part in past), *states]
+        if self.ahead is not None:
+            x, after = self.ahead(x.permute(1, 2, 0).unsqueeze(3), given[-1][0], own)  # (B, D, T, 1)
+            x = x.squeeze(3).permute(2, 0, 1).clamp(0, CLAMP)
+            following.append((after,))
+        out = self.output(normalized(self.output_norm, x.transpose(0, 1), own))  # (B, T, K)
+        return out, () if self.sees_ahead else tuple(following)
+
+    def _opened(self, state: NetworkState | None, batch: int) -> NetworkState:
+        zeros = self.init_state(batch)
+        if not state:
+            return zeros
+        if self.sees_ahead:
+            raise NotImplementedError("expected no state: both directions hear a recording as a whole")
+        wanted, got = ([[tuple(leaf.shape) for leaf in part] for part in parts] for parts in (zeros, state))
+        if wanted != got:
+            raise ValueError(f"expected a state of {batch} streams with shapes {wanted}, got {got}")
+        return state
+
+    def _through_layers(self, x: Tensor, given: NetworkState, lengths: Tensor | None) -> tuple[Tensor, list[State]]:
+        """Steps ``(T, B, D)`` through all levels, and the states at their ends."""
+        states: list[State] = []
+        for level in range(len(self.norms) + 1):
+            if level:
+                x = normalized(self.norms[level - 1], x.transpose(0, 1), lengths).transpose(0, 1)
+            if not self.sees_ahead:
+                x, state = self._run(self.recurrent_layers[level], x, given[level], lengths)
+                states.append(state)
+                continue
+            onward, back = self.recurrent_layers[2 * level : 2 * level + 2]
+            begin = onward.init_state(x.shape[1])
+            ahead, _ = self._run(onward, x, begin, lengths)
+            behind, _ = self._run(back, flipped(x, lengths), begin, lengths)
+            x = ahead + flipped(behind, lengths)
+        return x, states
+
+    @staticmethod
+    def _run(layer: RecurrentLayer, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+        out, state = layer((x.flatten(0, 1),), state, lengths)
+        return out.unflatten(0, x.shape[:2]), state
+
+    def step(self, frame: Tensor, state: NetworkState | None = None) -> tuple[Tensor, NetworkState]:
+        """Two windows ``(B, 2, F)`` of streams to outputs ``(B, K)`` and the next state.
+
+        Raises:
+            ValueError: another shape.
+            NotImplementedError: a network that hears both directions.
+        """
+        if self.sees_ahead:
+            raise NotImplementedError("expected a causal network: both directions can't be heard step by step")
+        if frame.ndim != 3:
+            wanted = ", ".join(map(str, ("B", *self.frame_shape)))
+            raise ValueError(f"expected two windows ({wanted}), got shape {tuple(frame.shape)}")
+        out, state = self(frame.unsqueeze(1), state)
+        return out[:, 0], state
+
+
+def deep_speech(
+    cnn: nn.Module,
+    *,
+    cell: str = "gru",
+    hidden_size: int = 768,
+    num_layers: int = 5,
+    hidden: str | Structure = "full",
+    start: float | str = 1.0,
+    lookahead: int = 0,
+    outputs: int = 29,
+) -> DeepSpeech:
+    """Recurrent layers on the convolutions of a spectrogram: Deep Speech 2.
+
+    Example:
+        >>> import prernn, torch
+        >>> from prernn.models.networks.deep_speech import deep_speech
+        >>> cnn = prernn.backbone("spectrogram", features=81, filters=4, causal=True)
+        >>> net = deep_speech(cnn, hidden_size=16, num_layers=2, hidden="diagonal", lookahead=4).eval()
+        >>> whole, _ = net(torch.rand(1, 6, 2, 81))
+        >>> whole.shape
+        torch.Size([1, 6, 29])
+
+    Args:
+        cnn: `prernn.models.networks.spectrogram.Spectrogram`; it is copied. Where it is causal the layers run forwards,
+            else in both directions.
+        cell: "vrnn", "lstm", "gru", or another of `prernn.layers.cells.CELLS`.
+        hidden_size: ``D`` of each layer and direction.
+        num_layers: levels.
+        hidden: structure of ``W_hh``.
+        start: as in `prernn.convert`.
+        lookahead: steps of two windows that a causal network hears ahead.
+        outputs: ``K``: letters, and the blank of CTC.
+
+    Raises:
+        ValueError: numbers out of range, an unknown cell or structure, a look-ahead where both directions are heard.
+        NotImplementedError: other convolutions.
+    """
+    if not isinstance(cnn, Spectrogram):
+        raise NotImplementedError(f"deep_speech: expected the backbone spectrogram, got {type(cnn).__name__}")
+    made = {"cell": cell, "hidden_size": hidden_size, "num_layers": num_layers, "hidden": hidden}
+    made |= {"start": start, "lookahead": lookahead, "outputs": outputs}
+    network = DeepSpeech(copy.deepcopy(cnn), **made)  # type: ignore[arg-type]  # each has its own
+    network.recipe = Recipe(**getattr(cnn, "recipe_of_backbone", {})).with_step("deep_speech", **made)
+    return network.train(cnn.training)

@@ -1,0 +1,1 @@
+"""What tasks over clips of videos share."""
