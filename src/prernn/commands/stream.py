@@ -18,7 +18,7 @@ FILES = ("csv", "json")
 """Options that say where rows are written, each for tasks whose rows have that form."""
 
 
-SOURCES = "video, text or sound file, folder of frames, camera:0, rtsp/http URL, named pipe, or - for standard input"
+SOURCES = "video, text or sound file, folder of frames, camera:0, microphone:default, rtsp/http URL, pipe, or - (stdin)"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -27,10 +27,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("source", help=SOURCES)
     checkpoint = "run folder or checkpoint; the answers of several are averaged"
     add("--checkpoint", required=True, nargs="+", help=checkpoint)
-    words = "what to look for: action, gesture, face, segments, language, phonemes (default: what the network learnt)"
+    words = "action, gesture, face, segments, language, phonemes or speech (default: what the network learnt)"
     add("--task", help=words)
     add("--csv", help="action, segments: write the lines to this file")
-    add("--json", help="gesture, face, language, phonemes: write the lines to this file")
+    add("--json", help="gesture, face, language, phonemes, speech: write the lines to this file")
     add("--events", help="action, segments, gesture: write the events, with begin and end, to this CSV file")
     add("--video", help="write an annotated mp4")
     add("--deinterlace", action="store_true", help="make interlaced frames progressive (default: as the run)")
@@ -38,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--reset", help="when the state starts anew: never, cut, idle:SECONDS, every:N (default: what the run says)")
     add("--limit", type=int, help="stop after so many frames")
     add("--commands", help="gesture: table of commands, YAML or JSON, such as configs/player.yaml")
-    add("--decoder", choices=("greedy", "beam"), help="gesture: default that of the run")
+    add("--decoder", choices=("greedy", "beam"), help="gesture, speech: default that of the run")
     add("--detector", help="face: cascade (default), mediapipe, mediapipe:FILE or yunet:FILE")
     add("--smooth", help="face: One-Euro filter, MIN_CUTOFF,BETA as in 1,10, or none (default: as the run)")
 

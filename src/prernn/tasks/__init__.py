@@ -8,9 +8,12 @@ from prernn.tasks.gesture.task import Gesture
 from prernn.tasks.language.task import Language
 from prernn.tasks.phonemes.task import Phonemes
 from prernn.tasks.segments.task import Segments
+from prernn.tasks.speech.task import Speech
 from prernn.tasks.task import Task
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Action, Gesture, Face, Segments, Language, Phonemes)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (Action, Gesture, Face, Segments, Language, Phonemes, Speech)
+}
 """The applications by name."""
 
 DEFAULT_TASK = Action

@@ -34,3 +34,9 @@ def ctc_losses(out: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
     scores = log_probs(out.masked_fill(~mask, 0)).transpose(0, 1)  # (T, B, K)
     counts = (target > BLANK).sum(1)
     return F.ctc_loss(scores, target, lengths, counts, reduction="none", zero_infinity=True)
+
+
+def loss_of_each_label(out: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
+    """`ctc_losses` for each label of a sequence, a mean over the batch."""
+    counts = (target > BLANK).sum(1)
+    return (ctc_losses(out, target, lengths) / counts.clamp(min=1)).mean()

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.text import WordErrorRate
 
 from prernn.tasks.classification import answers, class_accuracies
+from prernn.tasks.events.best_path import best_path
 from prernn.tasks.events.ctc_decoders import BLANK
 from prernn.tasks.task import valid_steps
 
@@ -59,9 +59,3 @@ class SequenceMetrics(nn.Module):
     def reset(self) -> None:
         """Forgets all batches."""
         self.edits.reset()
-
-
-def best_path(scores: Tensor) -> list[int]:
-    """Labels of the most probable path of CTC through ``scores (T, K)``: repeats joined, blanks dropped."""
-    path = torch.unique_consecutive(scores.argmax(-1))
-    return [int(label) for label in path if label != BLANK]

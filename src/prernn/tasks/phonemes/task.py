@@ -17,7 +17,8 @@ from prernn.media.audio import Cepstra, read_audio, sample_rate
 from prernn.media.video import VideoError
 from prernn.streaming.watch import Watcher
 from prernn.tasks.classification import report_classes
-from prernn.tasks.events.ctc_loss import ctc_losses, least_steps
+from prernn.tasks.events.best_path import best_path
+from prernn.tasks.events.ctc_loss import least_steps, loss_of_each_label
 from prernn.tasks.phonemes.timit import CORE, PHONES, Recording, Segment, folded, recordings, segments
 from prernn.tasks.task import Metrics, Subset, Task, only, valid_steps
 
@@ -236,8 +237,7 @@ class Phonemes(Task):
             clean = out.masked_fill(~mask[..., None], 0)
             total = F.cross_entropy(clean.transpose(1, 2), label, ignore_index=-1, reduction="sum")
             return total / (label >= 0).sum().clamp(min=1)
-        counts = (batch["target"] > 0).sum(1)
-        return (ctc_losses(out, batch["target"], batch["lengths"]) / counts.clamp(min=1)).mean()
+        return loss_of_each_label(out, batch["target"], batch["lengths"])
 
     def metrics(self) -> Metrics:
         """See `prernn.tasks.phonemes.metrics`."""
@@ -250,8 +250,6 @@ class Phonemes(Task):
 
         Without CTC these are the runs of windows with the same most probable phoneme.
         """
-        from prernn.tasks.phonemes.metrics import best_path
-
         names, rows = self.labels or [], []
         for row, (path, steps) in enumerate(zip(batch["path"], batch["lengths"].tolist(), strict=True)):
             if self.ctc:

@@ -1,0 +1,1 @@
+"""Speech recognition: letters out of sound, by CTC."""

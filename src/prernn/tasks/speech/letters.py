@@ -1,0 +1,55 @@
+"""From a text to the letters that are heard in it."""
+
+import unicodedata
+from pathlib import Path
+
+from prernn.media.video import VideoError
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz' "
+"""English: letters, the apostrophe and the space, which are 28; CTC's blank is one more."""
+
+
+def letters(text: str, alphabet: str) -> str:
+    """A text in small letters of the alphabet, a space between words, without other marks.
+
+    Accents that the alphabet has not are left out. A hyphen is a space.
+
+    Example:
+        >>> letters("Ask her -- to bring\\nthese things, Zoë!", ALPHABET)
+        'ask her to bring these things zoe'
+
+    Raises:
+        ValueError: a letter or digit that the alphabet has not, or none at all.
+    """
+    found: list[str] = []
+    for mark in unicodedata.normalize("NFC", text.lower().replace("\u2019", "'")):
+        known = mark if mark in alphabet else _plain(mark)
+        if known and all(part in alphabet for part in known):
+            found.append(known)
+        elif mark.isalnum():
+            raise ValueError(f"expected letters among {alphabet!r}, got {mark!r}")
+        elif mark.isspace() or unicodedata.category(mark) == "Pd":
+            found.append(" ")
+    said = " ".join("".join(found).split())
+    if not said:
+        raise ValueError("expected words, found none")
+    return said
+
+
+def _plain(letter: str) -> str:
+    """A letter without its accents."""
+    return "".join(part for part in unicodedata.normalize("NFKD", letter) if not unicodedata.combining(part))
+
+
+def read_letters(path: str | Path, alphabet: str) -> str:
+    """`letters` of a file in UTF-8.
+
+    Raises:
+        VideoError: no such file, bytes that are no UTF-8, and what `letters` raises, with the file's name.
+    """
+    try:
+        return letters(Path(path).read_text(encoding="utf-8-sig"), alphabet)
+    except OSError as error:
+        raise VideoError(f"{path}: expected what is said, found no such text") from error
+    except ValueError as error:  # of UTF-8 too
+        raise VideoError(f"{path}: {error}") from error

@@ -1,0 +1,248 @@
+"""Speech recognition in VCTK's folders: the letters of what is said, by CTC."""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from prernn.conversion.sequence_network import SequenceNetwork
+from prernn.layers.arguments import real, whole
+from prernn.media.audio import LogSpectrum, read_audio, read_sound, sample_rate, seconds_of
+from prernn.media.video import VideoError
+from prernn.streaming.watch import Watcher
+from prernn.tasks.events.best_path import best_path
+from prernn.tasks.events.ctc_decoders import BeamDecoder, Decoder, GreedyDecoder
+from prernn.tasks.events.ctc_loss import least_steps, log_probs, loss_of_each_label
+from prernn.tasks.speech.letters import ALPHABET, read_letters
+from prernn.tasks.speech.vctk import Utterance, split
+from prernn.tasks.task import Metrics, Subset, Task, only
+
+DEFAULT_SPECTRUM = LogSpectrum()
+BLANK_NAME = "<blank>"
+"""Of output 0."""
+
+WINDOWS = 2
+"""Of sound, in a step."""
+
+
+@dataclass(eq=False)
+class Speech(Task):
+    """What is said, letter by letter, by CTC (Graves et al., ICML 2006): Deep Speech 2 without a language model.
+
+    Below the root lie VCTK's folders, ``wav48_silence_trimmed`` or ``wav48`` with ``SPEAKER/NAME.wav`` or ``.flac``
+    and ``txt`` with ``SPEAKER/NAME.txt``. Speakers are apart: every tenth is the test, unless ``train.txt`` and
+    ``test.txt`` list recordings, and some of the others are held out for validation. The input are steps of two windows
+    of `prernn.media.audio.LogSpectrum`, each frequency less its mean and divided by its standard deviation over the
+    training recordings. The network is `prernn.models.networks.deep_speech.DeepSpeech` (``method: deep_speech``).
+
+    Attributes:
+        spectrum: windows.
+        alphabet: letters that are heard, with the space; output 0 is the blank.
+        tail: seconds of silence put behind each recording, which a network that looks ahead needs for its last letters.
+        decoder: "greedy", the most probable path, or "beam", the most probable text of a prefix beam search; of tests
+            and streams.
+        width: texts that the beam follows.
+        test_speakers: whose recordings are the test, see there.
+        rate_hz: samples a second; None takes those of the first training recording. Others are resampled.
+        measured: training recordings, evenly out of all, that mean and deviation are measured on.
+        mean: of each frequency, and ``std``: None measures them; a checkpoint keeps them.
+        std: see there.
+    """
+
+    spectrum: LogSpectrum = DEFAULT_SPECTRUM
+    alphabet: str = ALPHABET
+    tail: float = 0.0
+    decoder: Literal["greedy", "beam"] = "greedy"
+    width: int = 10
+    test_speakers: list[str] | None = None
+    rate_hz: int | None = None
+    measured: int = 500
+    mean: list[float] | None = None
+    std: list[float] | None = None
+
+    name: ClassVar[str] = "speech"
+    score: ClassVar[tuple[str, Literal["max", "min"]]] = ("character_error_rate", "min")
+    input: ClassVar[Literal["pictures", "words", "features"]] = "features"
+    comparable: ClassVar[bool] = False
+    watcher_options: ClassVar[tuple[str, ...]] = ("decoder",)
+    kept_options: ClassVar[tuple[str, ...]] = (
+        "spectrum",
+        "alphabet",
+        "tail",
+        "decoder",
+        "width",
+        "rate_hz",
+        "mean",
+        "std",
+    )
+
+    labels: list[str] | None = field(init=False, default=None)
+    transform: dict[str, Any] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.spectrum, dict):  # as a checkpoint has it
+            self.spectrum = LogSpectrum(**self.spectrum)
+        for name in ("width", "measured"):
+            whole(name, getattr(self, name))
+        if self.rate_hz is not None:
+            whole("rate_hz", self.rate_hz)
+        real("tail", self.tail, 0)
+        if self.decoder not in ("greedy", "beam"):
+            raise ValueError(f"decoder: expected greedy or beam, got {self.decoder!r}")
+        if not self.alphabet or len(set(self.alphabet)) != len(self.alphabet):
+            raise ValueError(f"alphabet: expected different letters, got {self.alphabet!r}")
+        self._parts: dict[str, list[Utterance]] = {}
+        self._seconds: dict[str, float] = {}
+
+    def open(self, root: str | Path, spec: Mapping[str, Any]) -> None:
+        """Finds the recordings, and measures some of those for training.
+
+        Raises:
+            ValueError: absent folders, lists or speakers; no recording that can be read.
+        """
+        self._parts = split(Path(root), self.test_speakers)
+        self.labels = [BLANK_NAME, *self.alphabet]
+        self._measure()
+        counts = {part: (len(found), len({one.speaker for one in found})) for part, found in self._parts.items()}
+        told = ", ".join(f"{part} {count} of {speakers} speakers" for part, (count, speakers) in counts.items())
+        self.remarks = (f"{len(self.alphabet)} letters; recordings: {told}; {self.rate_hz} Hz",)
+
+    def _measure(self) -> None:
+        """Rate, mean and deviation, where they are not given."""
+        train = self._parts["train"]
+        if self.rate_hz is None:
+            self.rate_hz = sample_rate(train[0].path)
+        size = self.spectrum.size(self.rate_hz)
+        for name in ("mean", "std"):
+            given = getattr(self, name)
+            if given is not None and len(given) != size:
+                raise ValueError(f"{name}: expected {size} numbers, one a frequency, got {len(given)}")
+        if self.mean is not None and self.std is not None:
+            return
+        count, total, squares = 0, torch.zeros(size).double(), torch.zeros(size).double()
+        for one in train[:: max(1, len(train) // self.measured)]:
+            try:
+                windows = self.spectrum(read_audio(one.path, self.rate_hz), self.rate_hz).double()
+            except VideoError:  # which reading says
+                continue
+            count, total, squares = count + len(windows), total + windows.sum(0), squares + windows.square().sum(0)
+        if not count:
+            raise ValueError(f"{train[0].path}: none of the training recordings can be read")
+        mean = total / count
+        self.mean = self.mean or mean.tolist()
+        self.std = self.std or (squares / count - mean.square()).clamp(min=1e-6).sqrt().tolist()
+
+    @property
+    def backbone_options(self) -> dict[str, Any]:
+        """How many frequencies there are."""
+        return {"features": self.spectrum.size(self.rate_hz or 16000)}
+
+    @property
+    def rate(self) -> float | None:
+        """Steps a second."""
+        return 1 / (WINDOWS * self.spectrum.hop)
+
+    def records(self, subset: Subset) -> list[Utterance]:
+        """The recordings of a part."""
+        return self._parts[subset]
+
+    def recording(self, record: Utterance) -> tuple[int, str]:
+        """Of a speaker all or none are held out."""
+        return 0, record.speaker
+
+    def length(self, record: Utterance) -> int:
+        """Steps that the item will have, by what the sound says of itself."""
+        if record.path not in self._seconds:
+            self._seconds[record.path] = seconds_of(record.path)
+        return round((self._seconds[record.path] + self.tail) * (self.rate or 0))
+
+    def probe(self, record: Utterance) -> None:
+        """Opens the sound."""
+        sample_rate(record.path)
+
+    def examples(self, records: Sequence[Utterance]) -> dict[str, int]:
+        """How many recordings each speaker has."""
+        return dict(Counter(one.speaker for one in records))
+
+    def read(
+        self, record: Utterance, chance: torch.Generator | None, *, tolerate_truncation: bool = False
+    ) -> dict[str, Any]:
+        """One recording: ``input (T, 2, F)``, steps of two windows, and ``target (N,)``, numbers of letters.
+
+        Raises:
+            VideoError: sound or text that can't be used, or more letters than steps.
+        """
+        said = read_letters(record.text, self.alphabet)
+        assert self.rate_hz is not None
+        steps = torch.cat(list(self._steps([read_audio(record.path, self.rate_hz)])))
+        target = torch.tensor([1 + self.alphabet.index(letter) for letter in said])
+        if len(steps) < (needed := least_steps(target)):
+            raise VideoError(f"{record.path}: expected at least {needed} steps for its text, got {len(steps)}")
+        return {"input": steps, "target": target}
+
+    def _steps(self, sound: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Steps ``(T, 2, F)`` of sound, part by part as it comes; the last one is filled up with silence."""
+        assert self.rate_hz is not None
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        window, hop = self.spectrum.lengths(self.rate_hz)
+        room, taken = window + hop, WINDOWS * hop  # samples that a step hears, and by which the next one begins later
+        rest, nothing = torch.zeros(0), True
+        for part in itertools.chain(sound, [torch.zeros(round(self.tail * self.rate_hz)), None]):
+            last = part is None
+            rest = rest if part is None else torch.cat([rest, part])
+            if last and (nothing or len(rest) > window - hop):  # samples that no step has heard
+                rest = torch.cat([rest, torch.zeros(room - len(rest))])
+            if len(rest) >= room:
+                count = 1 + (len(rest) - room) // taken
+                windows = (self.spectrum(rest[: room + (count - 1) * taken], self.rate_hz) - mean) / std
+                yield windows.unflatten(0, (count, WINDOWS))
+                rest, nothing = rest[count * taken :], False
+
+    def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
+        """``-log p`` of each text for each of its letters, a mean over the batch."""
+        return loss_of_each_label(out, batch["target"], batch["lengths"])
+
+    def heard(self, out: Tensor) -> str:
+        """The text of outputs ``(T, K)`` of one recording."""
+        found = best_path(out) if self.decoder == "greedy" else self._exact().decode(log_probs(out))
+        return " ".join("".join(self.alphabet[label - 1] for label in found).split())
+
+    def _exact(self) -> Decoder:
+        """Of whole recordings, where nothing has to be given early."""
+        return BeamDecoder(self.width, certainty=1.0, patience=None)
+
+    def said(self, target: Tensor) -> str:
+        """The text of a target ``(N,)``, zeros behind its end."""
+        return "".join(self.alphabet[label - 1] for label in target.tolist() if label)
+
+    def metrics(self) -> Metrics:
+        """See `prernn.tasks.speech.metrics.LetterMetrics`."""
+        from prernn.tasks.speech.metrics import LetterMetrics
+
+        return LetterMetrics(self.heard, self.said)
+
+    def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        """A row for each recording: ``path``, the ``label`` that it was heard as, and the ``true`` text."""
+        return [
+            {"path": path, "label": self.heard(out[row, :steps]), "true": self.said(batch["target"][row])}
+            for row, (path, steps) in enumerate(zip(batch["path"], batch["lengths"].tolist(), strict=True))
+        ]
+
+    def watcher(self, *nets: SequenceNetwork, **options: Any) -> Watcher:
+        """The text of speech as it grows. ``decoder`` may be another one."""
+        from prernn.tasks.speech.watcher import SpeechWatcher
+
+        makers: dict[str, Callable[[], Decoder]] = {"greedy": GreedyDecoder, "beam": lambda: BeamDecoder(self.width)}
+        decoder = makers[options.get("decoder") or self.decoder]()
+        return SpeechWatcher(only(nets), decoder=decoder, letters=self.alphabet, step=WINDOWS * self.spectrum.hop)
+
+    def frames(self, source: str) -> Generator[tuple[float, Any], None, None]:
+        """Steps of a sound file, standard input or a microphone, with the second in which each begins."""
+        parts = self._steps(read_sound(source, self.rate_hz))
+        for number, step in enumerate(itertools.chain.from_iterable(parts)):
+            yield number * WINDOWS * self.spectrum.hop, step

@@ -1,0 +1,102 @@
+"""VCTK's folders: sound, texts, who speaks, and which speakers are the test."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SOUND = ("wav48_silence_trimmed", "wav48")
+"""Folders of sound, of version 0.92 and before; the first that is there counts."""
+
+MICROPHONES = ("_mic1", "")
+"""What a recording's name has behind that of its text; of two microphones the first counts."""
+
+SUFFIXES = (".flac", ".wav")
+
+HELD_OUT = 10
+"""Every so manyth speaker, in the order of names, is the test where nothing else says it."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A recording and its text.
+
+    Attributes:
+        path: of the sound.
+        text: of a file with what is said.
+        speaker: who says it.
+    """
+
+    path: str
+    text: str
+    speaker: str
+
+
+def utterances(root: Path) -> dict[str, Utterance]:
+    """All recordings below ``root`` by ``SPEAKER/NAME``, in the order of names.
+
+    Raises:
+        ValueError: no folder of sound, or none with recordings.
+    """
+    folder = next((root / name for name in SOUND if (root / name).is_dir()), None)
+    if folder is None:
+        raise ValueError(f"{root}: expected VCTK's folders, {' or '.join(SOUND)}, and txt, found none of the first")
+    found: dict[str, Utterance] = {}
+    for path in sorted(folder.glob("*/*")):
+        name = _name(path)
+        if name is not None:
+            key = f"{path.parent.name}/{name}"
+            found[key] = Utterance(str(path), str(root / "txt" / f"{key}.txt"), path.parent.name)
+    if not found:
+        raise ValueError(f"{folder}: expected recordings SPEAKER/NAME.wav or .flac, found none")
+    return found
+
+
+def _name(path: Path) -> str | None:
+    """A recording's name without its microphone; None for another microphone, and other files."""
+    if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+        return None
+    stem, found, microphone = path.stem.partition("_mic")
+    return stem if found + microphone in MICROPHONES else None
+
+
+def split(root: Path, test_speakers: Sequence[str] | None = None) -> dict[str, list[Utterance]]:
+    """The recordings of "train" and "test".
+
+    Args:
+        root: the folder.
+        test_speakers: whose recordings are the test. None takes the lists ``train.txt`` and ``test.txt``, with
+            ``SPEAKER/NAME`` a line, where both are there; else every tenth speaker is the test.
+
+    Raises:
+        ValueError: as `utterances`; a recording in a list, or a speaker, that is not there; one speaker alone.
+    """
+    known = utterances(root)
+    lists = {part: root / f"{part}.txt" for part in ("train", "test")}
+    if test_speakers is None and all(file.is_file() for file in lists.values()):
+        return {part: _listed(file, known) for part, file in lists.items()}
+    speakers = sorted({one.speaker for one in known.values()})
+    if test_speakers is None:
+        test_speakers = speakers[::-1][::HELD_OUT]
+    if unknown := sorted(set(test_speakers) - set(speakers)):
+        raise ValueError(f"test_speakers: expected some of {', '.join(speakers)}, got {', '.join(unknown)}")
+    parts: dict[str, list[Utterance]] = {"train": [], "test": []}
+    for one in known.values():
+        parts["test" if one.speaker in test_speakers else "train"].append(one)
+    if empty := [part for part, found in parts.items() if not found]:
+        raise ValueError(f"{root}: expected speakers for training and for the test, got none for {empty[0]}")
+    return parts
+
+
+def _listed(file: Path, known: dict[str, Utterance]) -> list[Utterance]:
+    found = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        if not (name := line.strip()):
+            continue
+        if name not in known:
+            raise ValueError(
+                f"{file}, line {number}: expected a recording SPEAKER/NAME that is there, got {name!r:.80}"
+            )
+        found.append(known[name])
+    if not found:
+        raise ValueError(f"{file}: expected recordings SPEAKER/NAME, a line each, found none")
+    return found
