@@ -34,8 +34,8 @@ CONFIGS = {
 CLIPS = ("r3d_18", "r2plus1d_18", "mc3_18", "c3d")
 UNITS = {"resnet18": 17, "resnet34": 33, "efficientnet_lite0": 17}
 """Convolutions with a kernel larger than 1."""
-OUTPUTS = {"Action": 101, "Gesture": 26, "Face": 136, "Segments": 21, "Language": 100, "Phonemes": 39}
-OF_DATA = {"Language": {"words": 100}, "Phonemes": {"features": 39}}
+OUTPUTS = {"Action": 101, "Gesture": 26, "Face": 136, "Segments": 21, "Language": 100, "Phonemes": 39, "Speech": 29}
+OF_DATA = {"Language": {"words": 100}, "Phonemes": {"features": 39}, "Speech": {"features": 161}}
 """Options of the backbone that the data say."""
 
 
@@ -96,7 +96,7 @@ def traced(name, options):
 @pytest.fixture
 def on_meta(monkeypatch):
     def meta(name, *, pretrained=False, weights=None, **options):
-        if name == "resnet18":  # which is inflated too, and so has to be a plain module
+        if name in ("resnet18", "spectrogram"):  # inflated too, or no graph: a plain module
             return backbones.backbone(name, **{**options, "device": "meta"})
         return traced(name, json.dumps(options))
 
@@ -107,7 +107,7 @@ def on_meta(monkeypatch):
 def test_its_network_can_be_built(name, on_meta):
     values, task = RECIPES[name]
     options = {**values.get("backbone_options", {}), **OF_DATA.get(task, {})}
-    net = NetworkSpec(**{**values, "backbone_options": options}).build(OUTPUTS[task])
+    net = NetworkSpec(**{**values, "backbone_options": options}).network(OUTPUTS[task])
     assert len(net.recurrent_layers) == expected_layers(values)
     assert all(str(layer.hidden_to_hidden.structure) == values.get("hidden", "full") for layer in net.recurrent_layers)
     clips = values.get("inflate") is not None or values["backbone"] in CLIPS
@@ -120,6 +120,8 @@ def expected_layers(values):
         return UNITS[values["backbone"]]
     if values["method"] == "framewise":
         return 0
+    if values["method"] == "deep_speech":
+        return 2 * values["num_layers"]
     if values["method"] == "traditional":
         return values.get("num_layers", 1)
     layer = values.get("layer")

@@ -93,9 +93,7 @@ def _listed(file: Path, known: dict[str, Utterance]) -> list[Utterance]:
         if not (name := line.strip()):
             continue
         if name not in known:
-            raise ValueError(
-                f"{file}, line {number}: expected a recording SPEAKER/NAME that is there, got {name!r:.80}"
-            )
+            raise ValueError(f"{file}, line {number}: expected a recording that is there, got {name!r:.80}")
         found.append(known[name])
     if not found:
         raise ValueError(f"{file}: expected recordings SPEAKER/NAME, a line each, found none")
