@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from equations import gru_step, lstm_step, torch_gru_step, vrnn_step
+from equations import EQUATIONS, gru_step, lstm_step, torch_gru_step, vrnn_step
 
 triton = pytest.importorskip("triton")
 
@@ -83,8 +83,9 @@ STEPS = {
     "gru:after:old": torch_gru_step,
     "linear:mean": partial(linear_step, scale=0.5),
     "linear:sum": partial(linear_step, scale=1),
+    **{name: EQUATIONS[name] for name in ("ligru", "qrnn", "sru", "mingru")},
 }
-SOME = ["lstm", "gru:before:new", "gru:after:old", "linear:mean"]
+SOME = ["lstm", "gru:before:new", "gru:after:old", "linear:mean", "ligru"]
 """One cell of every kind of kernel path."""
 
 
@@ -98,7 +99,7 @@ def dense(weight):
 def equations(cell, u, weight, bias, state, started=None, lengths=None):
     """Outputs and last state by the equations, row by row."""
     steps, rows, _, size = u.shape
-    u, w = u.expand(-1, -1, weight.shape[0], -1), dense(weight)
+    u, w = u.expand(-1, -1, compiled.GATES[cell], -1), dense(weight)
     b = weight.new_zeros(weight.shape[0], size) if bias is None else bias
     outs, lasts = [], []
     for row in range(rows):
@@ -117,10 +118,11 @@ def equations(cell, u, weight, bias, state, started=None, lengths=None):
 
 def draw(cell, columns, *, steps=3, rows=2, size=6, shared=False, dtype=torch.float32, bias=True, device="cpu"):
     """Arguments ``u, weight, bias, state``."""
-    gates, states = compiled.GATES[cell], 2 if cell == "lstm" else 1
+    gates, states = compiled.GATES[cell], 2 if cell in compiled.TWO_STATES else 1
+    products, columns = (0, 1) if cell in compiled.WITHOUT_WEIGHTS else (gates, columns)
     u = torch.randn(steps, rows, 1 if shared else gates, size, device=device).to(dtype)
-    weight = torch.randn(gates, size, columns, device=device) / columns**0.5
-    b = torch.randn(gates, size, device=device) if bias else None
+    weight = torch.randn(products, size, columns, device=device) / columns**0.5
+    b = torch.randn(products, size, device=device) if bias else None
     return u, weight, b, torch.randn(states, rows, size, device=device)
 
 
@@ -136,7 +138,8 @@ def check(module, cell, u, weight, bias, state, started=None, lengths=None, clos
     want_out, want_last = equations(cell, *named, started, lengths)
     d_out, d_last = torch.randn_like(want_out).to(u.dtype), torch.randn_like(want_last).float()
     loss = (want_out * d_out.double()).sum() + (want_last * d_last.double()).sum()
-    wanted = iter(torch.autograd.grad(loss, leaves))
+    found = torch.autograd.grad(loss, leaves, allow_unused=True)  # weights where there are none, an h that none sees
+    wanted = iter(torch.zeros_like(v) if g is None else g for v, g in zip(leaves, found, strict=True))
 
     out, last, kept = module.forward(cell, u, weight, bias, state, started, lengths, True)
     assert_near(out, want_out, max(OUT[u.dtype], close))

@@ -236,7 +236,7 @@ class LiGRUCell:
     groups: tuple[tuple[int, int], ...] = ((0, 2),)
     own_gate: int = 1
     ranges: tuple[Range | None, ...] = (SIGMOID, None)
-    kernel: None = None
+    kernel: str = "ligru"
 
     def activations(self, u: Tensor, h: Tensor, products: list[Product]) -> tuple[Tensor, ...]:
         z, n = (u + products[0](h)).unbind(1)
@@ -244,7 +244,7 @@ class LiGRUCell:
 
     def step(self, u: Tensor, state: State, products: list[Product]) -> State:
         z, n = self.activations(u, state[0], products)
-        return (torch.lerp(n, state[0], z),)
+        return (z * state[0] + (1 - z) * n,)
 
 
 class Affine(Protocol):
@@ -261,7 +261,6 @@ class NoProducts:
     """A step, and activations, of an `Affine` cell."""
 
     groups: tuple[tuple[int, int], ...] = ()
-    kernel: None = None
 
     def step(self: Any, u: Tensor, state: State, products: list[Product]) -> State:
         """The next state."""
@@ -282,6 +281,7 @@ class QRNNCell(NoProducts):
     states: tuple[str, ...] = ("h", "c")
     own_gate: int = 0
     ranges: tuple[Range | None, ...] = (TANH, SIGMOID, SIGMOID)
+    kernel: str = "qrnn"
 
     def activations(self, u: Tensor, h: Tensor, products: list[Product]) -> tuple[Tensor, ...]:
         z, f, o = u.unbind(-2)
@@ -308,6 +308,7 @@ class SRUCell(NoProducts):
     states: tuple[str, ...] = ("h", "c")
     own_gate: int = 0
     ranges: tuple[Range | None, ...] = (None, SIGMOID, SIGMOID, None)
+    kernel: str = "sru"
 
     def activations(self, u: Tensor, h: Tensor, products: list[Product]) -> tuple[Tensor, ...]:
         x, f, r, s = u.unbind(-2)
@@ -318,7 +319,8 @@ class SRUCell(NoProducts):
         return f, (1 - f) * u[..., 0, :]
 
     def output(self, u: Tensor, s: Tensor) -> Tensor:
-        return torch.lerp(u[..., 3, :], torch.tanh(s), torch.sigmoid(u[..., 2, :]))
+        r = torch.sigmoid(u[..., 2, :])
+        return r * torch.tanh(s) + (1 - r) * u[..., 3, :]
 
 
 @dataclass(frozen=True)
@@ -332,6 +334,7 @@ class MinGRUCell(NoProducts):
     states: tuple[str, ...] = ("h",)
     own_gate: int = 1
     ranges: tuple[Range | None, ...] = (SIGMOID, None)
+    kernel: str = "mingru"
 
     def activations(self, u: Tensor, h: Tensor, products: list[Product]) -> tuple[Tensor, ...]:
         z, new = u.unbind(-2)

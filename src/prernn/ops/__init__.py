@@ -53,7 +53,7 @@ class HiddenWeights(Protocol):
 
 
 FEW = 4096
-"""Numbers of a step up to which a CPU goes through time in parallel: with 400 the loop took 11 times as long, with
+"""Numbers of a step up to which a CPU without a kernel goes through time in parallel: with 400 the loop took 11 times as long, with
 6,400 two thirds (QRNN, T = 1000, forward and backward, one thread of an AMD EPYC, torch 2.15.0, 2026-11-29)."""
 
 
@@ -87,15 +87,16 @@ def sequence(
         ValueError: ``PRERNN_OPS`` names a backend that there is not, or whose kernels don't take these tensors.
     """
     asked, kernel = forced(), cell.kernel
-    band = None if kernel is None else weights.band()
+    band = None if kernel is None else weights.band() if cell.groups else weights.weight.new_empty(0, u.shape[3], 1)
+    bias = weights.bias if cell.groups else None
     if kernel is not None and band is not None:
         tensors = [u, weights.weight, *state]
-        name = backends.choose(asked, tensors if weights.bias is None else [*tensors, weights.bias])
+        name = backends.choose(asked, tensors if bias is None else [*tensors, bias])
         if name is not None:
-            return fused.sequence(name, kernel, band, weights.bias, u, state, lengths)
+            return fused.sequence(name, kernel, band, bias, u, state, lengths)
         if kernel.startswith("linear") and band.shape[2] == 1 and len(u) > 1 and asked != "reference":
             scale = 0.5 if kernel == "linear:mean" else 1.0
-            return scan.sequence(scale, band[0, :, 0], weights.bias, u, state, lengths)
+            return scan.sequence(scale, band[0, :, 0], bias, u, state, lengths)
     u = u.expand(-1, -1, len(cell.gates), -1)  # one input for all gates is a view, not copies
     if not cell.groups and hasattr(cell, "affine") and _at_once(u, asked):
         return scan.affine_sequence(cell, u, state, lengths)

@@ -16,9 +16,23 @@ from torch import Tensor
 
 from prernn.ops.backends import DTYPES
 
-CELLS = {"vrnn": 0, "lstm": 1, "gru:before": 2, "gru:after": 3, "linear": 4}
-GATES = {0: 1, 1: 4, 2: 3, 3: 3, 4: 1}
-NANOSECONDS = {0: 0.5, 1: 2.0, 2: 1.5, 3: 1.5, 4: 0.3}
+CELLS = {
+    "vrnn": 0,
+    "lstm": 1,
+    "gru:before": 2,
+    "gru:after": 3,
+    "linear": 4,
+    "ligru": 5,
+    "qrnn": 6,
+    "sru": 7,
+    "mingru": 8,
+}
+GATES = {0: 1, 1: 4, 2: 3, 3: 3, 4: 1, 5: 2, 6: 3, 7: 4, 8: 2}
+WITHOUT_WEIGHTS = (6, 7, 8)
+"""Cells whose gates see no state."""
+STATES = {1: 2, 6: 2, 7: 2}
+"""State tensors of the cells that have more than one."""
+NANOSECONDS = {0: 0.5, 1: 2.0, 2: 1.5, 3: 1.5, 4: 0.3, 5: 1.0, 6: 1.5, 7: 1.5, 8: 0.7}
 """Rough time of a step of one unit on one core; with a band, 0.05 more for each of its weights."""
 WORTH_THREADS = 1e6
 """Nanoseconds of work below which one thread does it."""
@@ -94,9 +108,10 @@ def forward(
     """A whole sequence of a diagonal or band recurrence.
 
     Args:
-        cell: ``vrnn:tanh|relu``, ``lstm``, ``gru:before|after:new|old`` or ``linear:mean|sum`` (`prernn.layers.cells`).
+        cell: ``vrnn:tanh|relu``, ``lstm``, ``gru:before|after:new|old``, ``linear:mean|sum``, ``ligru``, ``qrnn``,
+            ``sru`` or ``mingru`` (`prernn.layers.cells`).
         u: gate inputs ``(T, N, G, D)``, or ``(T, N, 1, D)`` shared by all gates; float32 or bfloat16.
-        weight: ``(G, D, C)``, see `prernn.ops.fused`.
+        weight: ``(G, D, C)``, see `prernn.ops.fused`; ``(0, D, 1)`` for the last three, whose gates see no state.
         bias: ``(G, D)`` or None, added to the recurrent product.
         state: ``(S, N, D)``.
         started: ``(N,)`` bool or None; a linear cell's row that has not started takes ``h = u``.
@@ -170,13 +185,14 @@ def _check(
     """Refuses what the kernels would read wrongly; returns ``u`` as they read it."""
     if u.dtype not in DTYPES["native"]:
         raise ValueError(f"expected gate inputs of float32 or bfloat16 for the native kernels, got {u.dtype}")
-    gates = GATES[_code(cell)]
+    code = _code(cell)
+    gates, products = GATES[code], 0 if code in WITHOUT_WEIGHTS else GATES[code]
     steps, rows, inputs, size = u.shape
-    columns = weight.shape[2] if weight.ndim == 3 else 1
+    columns = weight.shape[2] if weight.ndim == 3 and products else 1
     _expect("u", u, u.dtype, (steps, rows, inputs, size))
-    _expect("weight", weight, torch.float32, (gates, size, columns))
-    _expect("bias", bias, torch.float32, (gates, size))
-    _expect("state", state, torch.float32, (2 if cell == "lstm" else 1, rows, size))
+    _expect("weight", weight, torch.float32, (products, size, columns))
+    _expect("bias", bias, torch.float32, (products, size))
+    _expect("state", state, torch.float32, (STATES.get(code, 1), rows, size))
     _expect("started", started, torch.bool, (rows,))
     _expect("lengths", lengths, torch.int64, (rows,))
     if inputs not in (1, gates) or columns % 2 == 0:

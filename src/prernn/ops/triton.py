@@ -13,6 +13,11 @@ gates, ``D`` neurons, ``S`` state tensors, ``C`` columns of the band (odd; 1 is 
     gru:..:UPDATE  h_t = h + z*(n-h), UPDATE=new; n + z*(h-n), UPDATE=old
     linear:mean    h_t = (u + R) / 2; h_0 = u_0 in a row that has not started                          1  1
     linear:sum     h_t = u + R; h_0 = u_0 in a row that has not started                                1  1
+    ligru          z = sig(u_z + R_z); h_t = z*h + (1-z) * relu(u_n + R_n)          (z, n)             2  1
+    qrnn           f = sig(u_f); c_t = f*c + (1-f) * tanh(u_z); h_t = sig(u_o)*c_t  (z, f, o)          3  2
+    sru            f, r = sig(u_fr); c_t = f*c + (1-f) * u_x                        (x, f, r, s)       4  2
+                   h_t = r * tanh(c_t) + (1-r) * u_s
+    mingru         z = sig(u_z); h_t = (1-z)*h + z*u_h                              (z, h)             2  1
 
     R_g[i] = b_g[i] + sum over columns c of weight[g, i, c] * h_{t-1}[i + c - (C-1)/2], nothing from outside 0..D-1
 
@@ -43,8 +48,17 @@ GATES = {
     "gru:after:old": 3,
     "linear:mean": 1,
     "linear:sum": 1,
+    "ligru": 2,
+    "qrnn": 3,
+    "sru": 4,
+    "mingru": 2,
 }
 """Gates of each cell."""
+
+WITHOUT_WEIGHTS = ("qrnn", "sru", "mingru")
+"""Cells whose gates see no state, so that there are no R."""
+
+TWO_STATES = ("lstm", "qrnn", "sru")
 
 MAX_BAND_SIZE = 16384
 """Most neurons with a band, whose rows have one program each (from 4096 on some of them leave its registers)."""
@@ -199,13 +213,14 @@ def _band_weights(
 def _constants(cell: str, u: Tensor, state: Tensor, weight: Tensor) -> dict[str, Any]:
     """What the kernels are compiled for."""
     kind, option, update, *_ = [*cell.split(":"), "", ""]
-    gates, columns, size = weight.shape
+    products, columns, size = weight.shape
     block = _power_of_two(size) if columns > 1 else min(_power_of_two(size), 128)
     return {
         "KIND": kind,
         "OPTION": option,
         "UPDATE": update,
-        "GATES": gates,
+        "GATES": GATES[cell],
+        "PRODUCTS": products,
         "SHARED": u.shape[2] == 1,
         "STATES": state.shape[0],
         "COLUMNS": columns,
@@ -244,7 +259,8 @@ def _check(
     """Raises ValueError where an argument does not fit: a kernel would read past its end or other numbers."""
     if cell not in GATES:
         raise ValueError(f"expected cell to be one of {', '.join(GATES)}, got {cell!r}")
-    gates, states = GATES[cell], 2 if cell == "lstm" else 1
+    gates, states = GATES[cell], 2 if cell in TWO_STATES else 1
+    products = 0 if cell in WITHOUT_WEIGHTS else gates
     if u.ndim != 4 or u.shape[2] not in (1, gates):
         raise ValueError(f"expected u of shape (T, N, 1 or {gates}, D), got {tuple(u.shape)}")
     _expect("u", u, DTYPES["triton"], tuple(u.shape), u.device)
@@ -253,10 +269,10 @@ def _check(
         raise ValueError(f"expected weight of shape (G, D, C) with an odd C, got {tuple(weight.shape)}")
     if weight.shape[2] > 1 and size > MAX_BAND_SIZE:
         raise ValueError(f"expected at most {MAX_BAND_SIZE} neurons with a band, got {size}")
-    _expect("weight", weight, (torch.float32,), (gates, size, weight.shape[2]), u.device)
+    _expect("weight", weight, (torch.float32,), (products, size, weight.shape[2]), u.device)
     _expect("state", state, (torch.float32,), (states, rows, size), u.device)
     if bias is not None:
-        _expect("bias", bias, (torch.float32,), (gates, size), u.device)
+        _expect("bias", bias, (torch.float32,), (products, size), u.device)
     if started is not None:
         _expect("started", started, (torch.bool,), (rows,), u.device)
     if lengths is not None:

@@ -15,25 +15,34 @@ def forward_kernel(
     u, weight, bias, state, started, lengths, kept, reset, out, last,
     steps, rows, size, u_time, u_row, u_gate,
     KEEP: tl.constexpr, KIND: tl.constexpr, OPTION: tl.constexpr, UPDATE: tl.constexpr, GATES: tl.constexpr,
-    SHARED: tl.constexpr, STATES: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+    PRODUCTS: tl.constexpr, SHARED: tl.constexpr, STATES: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One row's neurons (a block of them, or all where they are joined) through all steps."""
     row = tl.program_id(0).to(tl.int64)
     unit = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = unit < size
     length = _length(lengths, row, steps)
-    biases = _gates(bias + unit, size, inside, GATES, False)
-    weights = _gates(weight + unit, size, inside, GATES, False) if COLUMNS == 1 else weight
+    biases = _weights(bias + unit, size, inside, PRODUCTS)
+    weights = _weights(weight + unit, size, inside, PRODUCTS) if COLUMNS == 1 else weight
     source = state + row * size  # where neighbours find h_{t-1}
     h = tl.load(source + unit, mask=inside, other=0.0)
     c = h
-    if KIND == "lstm":
+    if STATES == 2:
         c = tl.load(state + (rows + row) * size + unit, mask=inside, other=0.0)
     for time in range(length):
         x = _gates(u + time * u_time + row * u_row + unit, u_gate, inside, GATES, SHARED)
         if KIND == "gru":
             _, z, n, _, _ = _gru(x, h, source, reset + row * size, weights, biases, unit, inside, size, OPTION, COLUMNS)
             h = h + z * (n - h) if UPDATE == "new" else n + z * (h - n)
+        elif KIND == "qrnn":
+            z = _tanh(x[0])
+            c = _mixed(_sigmoid(x[1]), c, z)
+            h = _sigmoid(x[2]) * c
+        elif KIND == "sru":
+            c = _mixed(_sigmoid(x[1]), c, x[0])
+            h = _mixed(_sigmoid(x[2]), _tanh(c), x[3])
+        elif KIND == "mingru":
+            h = _mixed(_sigmoid(x[0]), x[1], h)
         else:
             product = _recurrent(h, source, weights, biases, unit, inside, size, 0, GATES, COLUMNS)
             if KIND == "lstm":
@@ -43,6 +52,9 @@ def forward_kernel(
             elif KIND == "linear":
                 following = (x[0] + product[0]) * (0.5 if OPTION == "mean" else 1.0)
                 h = tl.where(_flows(started, row, time), following, x[0])
+            elif KIND == "ligru":
+                z, n = _ligru(x, product)
+                h = _mixed(z, h, n)
             elif OPTION == "relu":
                 h = x[0] + product[0]
                 h = tl.where(h < 0, 0.0, h)  # not a maximum, which would lose NaN
@@ -53,14 +65,14 @@ def forward_kernel(
             slot = time if KEEP else time % 2
             source = kept + (slot * rows + row) * STATES * size
             tl.store(source + unit, h, mask=inside)
-            if KIND == "lstm":
+            if STATES == 2:
                 tl.store(source + size + unit, c, mask=inside)
         if COLUMNS > 1:
             tl.debug_barrier()
     for time in range(length, steps):
         tl.store(out + (time * rows + row) * size + unit, tl.full((BLOCK,), 0.0, tl.float32), mask=inside)
     tl.store(last + row * size + unit, h, mask=inside)
-    if KIND == "lstm":
+    if STATES == 2:
         tl.store(last + (rows + row) * size + unit, c, mask=inside)
 
 
@@ -70,7 +82,7 @@ def backward_kernel(
     d_recurrent, d_u, d_weight, d_bias, d_state,
     steps, rows, rows_each, size, u_time, u_row, u_gate, d_time, d_row,
     KIND: tl.constexpr, OPTION: tl.constexpr, UPDATE: tl.constexpr, GATES: tl.constexpr,
-    SHARED: tl.constexpr, STATES: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+    PRODUCTS: tl.constexpr, SHARED: tl.constexpr, STATES: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Neurons of ``rows_each`` rows, one row after the other, back through all steps.
 
@@ -81,8 +93,8 @@ def backward_kernel(
     chunk = tl.program_id(0).to(tl.int64)
     unit = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = unit < size
-    biases = _gates(bias + unit, size, inside, GATES, False)
-    weights = _gates(weight + unit, size, inside, GATES, False) if COLUMNS == 1 else weight
+    biases = _weights(bias + unit, size, inside, PRODUCTS)
+    weights = _weights(weight + unit, size, inside, PRODUCTS) if COLUMNS == 1 else weight
     nothing = tl.full((BLOCK,), 0.0, tl.float32)
     bias_sums = _repeat(nothing, GATES)
     weight_sums = _repeat(nothing, GATES)
@@ -92,7 +104,7 @@ def backward_kernel(
         length = _length(lengths, row, steps)
         dh = tl.load(d_last + row * size + unit, mask=inside, other=0.0)
         dc = nothing
-        if KIND == "lstm":
+        if STATES == 2:
             dc = tl.load(d_last + (rows + row) * size + unit, mask=inside, other=0.0)
         after = tl.load(_before(state, kept, 0, row, length, rows, size, STATES) + unit, mask=inside, other=0.0)
         for back in range(length):
@@ -123,6 +135,30 @@ def backward_kernel(
                 d_x = (dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g * g), dh * bent * o * (1 - o))
                 d_r = d_x
                 dc = dc * f
+            elif KIND == "ligru":
+                product = _recurrent(h, source, weights, biases, unit, inside, size, 0, GATES, COLUMNS)
+                z, n = _ligru(x, product)
+                d_x = (dh * (h - n) * z * (1 - z), tl.where(n <= 0, 0.0, dh * (1 - z)))
+                d_r = d_x
+                straight = dh * z
+            elif KIND == "qrnn":
+                z, f, o = _tanh(x[0]), _sigmoid(x[1]), _sigmoid(x[2])
+                c = tl.load(_before(state, kept, 1, row, time, rows, size, STATES) + unit, mask=inside, other=0.0)
+                d_o = dh * _mixed(f, c, z) * o * (1 - o)
+                dc += dh * o
+                d_x = (dc * (1 - f) * (1 - z * z), dc * (c - z) * f * (1 - f), d_o)
+                dc = dc * f
+            elif KIND == "sru":
+                f, r = _sigmoid(x[1]), _sigmoid(x[2])
+                c = tl.load(_before(state, kept, 1, row, time, rows, size, STATES) + unit, mask=inside, other=0.0)
+                bent = _tanh(_mixed(f, c, x[0]))
+                dc += dh * r * (1 - bent * bent)
+                d_x = (dc * (1 - f), dc * (c - x[0]) * f * (1 - f), dh * (bent - x[3]) * r * (1 - r), dh * (1 - r))
+                dc = dc * f
+            elif KIND == "mingru":
+                z = _sigmoid(x[0])
+                d_x = (dh * (x[1] - h) * z * (1 - z), dh * z)
+                straight = dh * (1 - z)
             else:
                 own_reset = reset + step * size
                 r, z, n, product_n, reset_h = _gru(
@@ -144,21 +180,23 @@ def backward_kernel(
                     d_x = (d_n * product_n * r * (1 - r), dz * z * (1 - z), d_n)
                     d_r = (d_x[0], d_x[1], d_n * r)
             _store_inputs(d_u + step * (1 if SHARED else GATES) * size, d_x, unit, inside, size, GATES, SHARED)
-            _exchange(d_r, own, unit, inside, size, 0, DIRECT, COLUMNS)
-            dh = straight + _transposed(d_r, own, weights, unit, inside, size, 0, DIRECT, COLUMNS)
-            if KIND == "linear":
-                dh = tl.where(flows, dh, 0.0)
-            bias_sums = _accumulate(bias_sums, d_r, 1.0, 1.0, GATES)
-            if COLUMNS == 1:
-                weight_sums = _accumulate(weight_sums, d_r, h, read, GATES)
+            dh = straight
+            if PRODUCTS > 0:
+                _exchange(d_r, own, unit, inside, size, 0, DIRECT, COLUMNS)
+                dh += _transposed(d_r, own, weights, unit, inside, size, 0, DIRECT, COLUMNS)
+                if KIND == "linear":
+                    dh = tl.where(flows, dh, 0.0)
+                bias_sums = _accumulate(bias_sums, d_r, 1.0, 1.0, GATES)
+                if COLUMNS == 1:
+                    weight_sums = _accumulate(weight_sums, d_r, h, read, GATES)
             after = h
         for time in range(length, steps):
             ended = d_u + (time * rows + row) * (1 if SHARED else GATES) * size
             _store_inputs(ended, _repeat(nothing, GATES), unit, inside, size, GATES, SHARED)
         tl.store(d_state + row * size + unit, dh, mask=inside)
-        if KIND == "lstm":
+        if STATES == 2:
             tl.store(d_state + (rows + row) * size + unit, dc, mask=inside)
-    for gate in tl.static_range(GATES):
+    for gate in tl.static_range(PRODUCTS):
         place = (chunk * GATES + gate) * size + unit
         tl.store(d_bias + place, bias_sums[gate], mask=inside)
         if COLUMNS == 1:
@@ -239,6 +277,15 @@ def _gates(pointer, stride, inside, GATES: tl.constexpr, SHARED: tl.constexpr):
         if not SHARED:
             tile = tl.load(pointer + gate * stride, mask=inside, other=0.0).to(tl.float32)
         tiles += (tile,)
+    return tiles
+
+
+@triton.jit
+def _weights(pointer, size, inside, PRODUCTS: tl.constexpr):
+    """Tiles of the gates that see the state; one that nobody reads where none does."""
+    tiles = (tl.full(inside.shape, 0.0, tl.float32),)
+    if PRODUCTS > 0:
+        tiles = _gates(pointer, size, inside, PRODUCTS, False)
     return tiles
 
 
@@ -332,6 +379,19 @@ def _lstm(x, product):
     """Gates i, f, g, o."""
     i, f = _sigmoid(x[0] + product[0]), _sigmoid(x[1] + product[1])
     return i, f, _tanh(x[2] + product[2]), _sigmoid(x[3] + product[3])
+
+
+@triton.jit
+def _mixed(share, one, other):
+    """``share`` of the one and the rest of the other; infinite where one of them is."""
+    return share * one + (1 - share) * other
+
+
+@triton.jit
+def _ligru(x, product):
+    """Gates z, n."""
+    n = x[1] + product[1]
+    return _sigmoid(x[0] + product[0]), tl.where(n < 0, 0.0, n)
 
 
 @triton.jit

@@ -449,10 +449,10 @@ INLINE void band_rows_task(const struct band_tasks *tasks, int64_t task, int cel
     static void band_forward_##cell(void *context, int64_t task) { band_rows_task(context, task, cell, 0); }  \
     static void band_backward_##cell(void *context, int64_t task) { band_rows_task(context, task, cell, 1); } \
     static void band_weight_##cell(void *context, int64_t task) { band_weight_task(context, task, cell); }
-FOR_EACH_CELL(DEFINE_BAND)
+FOR_EACH_WEIGHTED(DEFINE_BAND)
 
 #define ENTRY(cell) [cell] = {band_forward_##cell, band_backward_##cell, band_weight_##cell},
-static void (*const band_of[][3])(void *, int64_t) = {FOR_EACH_CELL(ENTRY)};
+static void (*const band_of[][3])(void *, int64_t) = {FOR_EACH_WEIGHTED(ENTRY)};
 #undef ENTRY
 
 static struct band_tasks group(const struct recurrence *job)

@@ -1,5 +1,6 @@
 /* Gate equations on lanes, as prernn/cells.py has them: u the gate inputs, q = W_hh h_{t-1} + b the recurrent
-   products. Gates in torch's order: LSTM i, f, g, o; GRU r, z, n. */
+   products. Gates in torch's order: LSTM i, f, g, o; GRU r, z, n. Others: LIGRU z, n; QRNN z, f, o; SRU x, f, r, s;
+   MINGRU z, h. */
 #ifndef PRERNN_CELLS_H
 #define PRERNN_CELLS_H
 
@@ -10,17 +11,33 @@
 
 INLINE int gates_of(int cell)
 {
-    return cell == LSTM ? 4 : cell == GRU_BEFORE || cell == GRU_AFTER ? 3 : 1;
+    if (cell == LSTM || cell == SRU)
+        return 4;
+    if (cell == GRU_BEFORE || cell == GRU_AFTER || cell == QRNN)
+        return 3;
+    return cell == LIGRU || cell == MINGRU ? 2 : 1;
+}
+
+/* Gates that see the state, which have weights. */
+INLINE int products_of(int cell)
+{
+    return cell == QRNN || cell == SRU || cell == MINGRU ? 0 : gates_of(cell);
 }
 
 INLINE int states_of(int cell)
 {
-    return cell == LSTM ? 2 : 1;
+    return cell == LSTM || cell == QRNN || cell == SRU ? 2 : 1;
 }
 
 INLINE lanes gru_update(const struct recurrence *job, lanes h, lanes z, lanes n)
 {
     return job->update_new ? h + z * (n - h) : n + z * (h - n);
+}
+
+/* A share of the one and the rest of the other; infinite where one of them is. */
+INLINE lanes mixed(lanes share, lanes one, lanes other)
+{
+    return share * one + (1.0f - share) * other;
 }
 
 /* The next state of every cell but GRU_BEFORE, whose product for n waits for r. */
@@ -37,6 +54,18 @@ INLINE void step_forward(const struct recurrence *job, int cell, const lanes *u,
         *h = gru_update(job, *h, z, hyperbolic_tangent(u[2] + r * q[2]));
     } else if (cell == LINEAR)
         *h = job->scale * (u[0] + q[0]);
+    else if (cell == LIGRU) {
+        lanes n = larger(fill(0), u[1] + q[1]);
+        *h = mixed(sigmoid(u[0] + q[0]), *h, n);
+    } else if (cell == QRNN) {
+        lanes z = hyperbolic_tangent(u[0]);
+        *c = mixed(sigmoid(u[1]), *c, z);
+        *h = sigmoid(u[2]) * *c;
+    } else if (cell == SRU) {
+        *c = mixed(sigmoid(u[1]), *c, u[0]);
+        *h = mixed(sigmoid(u[2]), hyperbolic_tangent(*c), u[3]);
+    } else if (cell == MINGRU)
+        *h = mixed(sigmoid(u[0]), u[1], *h);
 }
 
 /* Gradients of one step. In: dh, dc with respect to the state after it. Out: du and dq with respect to u and q,
@@ -76,6 +105,33 @@ INLINE void step_backward(const struct recurrence *job, int cell, const lanes *u
     } else if (cell == LINEAR) {
         du[0] = dq[0] = job->scale * *dh;
         *dh = fill(0);
+    } else if (cell == LIGRU) {
+        lanes z = sigmoid(u[0] + q[0]), n = larger(fill(0), u[1] + q[1]);
+        du[0] = dq[0] = *dh * (h - n) * z * (1.0f - z);
+        du[1] = dq[1] = choose(n <= 0.0f, fill(0), *dh * (1.0f - z));
+        *dh = *dh * z;
+    } else if (cell == QRNN) {
+        lanes z = hyperbolic_tangent(u[0]), f = sigmoid(u[1]), o = sigmoid(u[2]);
+        lanes d = *dc + *dh * o;
+        du[0] = d * (1.0f - f) * (1.0f - z * z);
+        du[1] = d * (c - z) * f * (1.0f - f);
+        du[2] = *dh * c_next * o * (1.0f - o);
+        *dc = d * f;
+        *dh = fill(0);
+    } else if (cell == SRU) {
+        lanes f = sigmoid(u[1]), r = sigmoid(u[2]), t = hyperbolic_tangent(c_next);
+        lanes d = *dc + *dh * r * (1.0f - t * t);
+        du[0] = d * (1.0f - f);
+        du[1] = d * (c - u[0]) * f * (1.0f - f);
+        du[2] = *dh * (t - u[3]) * r * (1.0f - r);
+        du[3] = *dh * (1.0f - r);
+        *dc = d * f;
+        *dh = fill(0);
+    } else if (cell == MINGRU) {
+        lanes z = sigmoid(u[0]);
+        du[0] = *dh * (u[1] - h) * z * (1.0f - z);
+        du[1] = *dh * z;
+        *dh = *dh * (1.0f - z);
     }
 }
 

@@ -9,7 +9,7 @@
 struct diagonal_tasks {
     const struct recurrence *job;
     int64_t tile, tiles, chunks;
-    float *partial; /* backward: (chunks, 2, G, D): d_weight and d_bias */
+    float *partial; /* backward: (chunks, 2, P, D): d_weight and d_bias */
 };
 
 INLINE int64_t steps_of(const struct recurrence *job, int64_t row)
@@ -25,7 +25,7 @@ INLINE int waits(const struct recurrence *job, int64_t row)
 /* The recurrent products of a diagonal; r h takes the place of h in the last one of GRU_BEFORE. */
 INLINE void products(int cell, const lanes *w, const lanes *b, int stride, lanes h, lanes *q)
 {
-    int count = cell == GRU_BEFORE ? 2 : gates_of(cell);
+    int count = cell == GRU_BEFORE ? 2 : products_of(cell);
     for (int g = 0; g < count; g++)
         q[g] = w[g * stride] * h + b[g * stride];
 }
@@ -162,7 +162,8 @@ INLINE void diagonal_step_backward(const struct recurrence *job, int cell, int64
                                    const lanes *w, const lanes *b, lanes *dw, lanes *db, int stride,
                                    lanes *dh, lanes *dc, int count)
 {
-    int64_t D = job->size, N = job->rows, S = states_of(cell), G = gates_of(cell), Gu = job->u_gate ? G : 1;
+    int64_t D = job->size, N = job->rows, S = states_of(cell), G = products_of(cell);
+    int64_t Gu = job->u_gate ? gates_of(cell) : 1;
     int64_t at = t * N + row, from = t * job->u_time + row * job->u_row + unit;
     const float *before = t ? job->kept + (at - N) * S * D + unit : job->state + row * D + unit;
     const float *now = job->kept + at * S * D + unit;
@@ -228,7 +229,7 @@ INLINE void diagonal_backward(const struct recurrence *job, int64_t unit, int un
 INLINE void load_weights(const struct recurrence *job, int cell, int64_t unit, int units, int vectors, lanes *w,
                          lanes *b)
 {
-    for (int g = 0; g < gates_of(cell); g++)
+    for (int g = 0; g < products_of(cell); g++)
         FOR_EACH_VECTOR(units, {
             int64_t at = g * job->size + unit + v * WIDTH;
             w[g * vectors + v] = load_some(job->weight + at, count);
@@ -274,7 +275,7 @@ INLINE void diagonal_backward_task(void *context, int64_t task, int cell)
     memset(db, 0, sizeof db);
     for (int64_t row = part.first; row < part.end; row++)
         diagonal_backward(job, part.unit, part.units, row, w, b, dw, db, cell);
-    int64_t G = gates_of(cell);
+    int64_t G = products_of(cell);
     float *d_weight = tasks->partial + 2 * part.chunk * G * job->size + part.unit, *d_bias = d_weight + G * job->size;
     for (int g = 0; g < G; g++)
         FOR_EACH_VECTOR(part.units, {
@@ -284,7 +285,8 @@ INLINE void diagonal_backward_task(void *context, int64_t task, int cell)
 }
 
 /* One function for each cell: its branches are settled when it is compiled. */
-#define FOR_EACH_CELL(X) X(VRNN) X(LSTM) X(GRU_BEFORE) X(GRU_AFTER) X(LINEAR)
+#define FOR_EACH_WEIGHTED(X) X(VRNN) X(LSTM) X(GRU_BEFORE) X(GRU_AFTER) X(LINEAR) X(LIGRU)
+#define FOR_EACH_CELL(X) FOR_EACH_WEIGHTED(X) X(QRNN) X(SRU) X(MINGRU)
 #define DEFINE_DIAGONAL(cell)                                                                                \
     static void diagonal_forward_##cell(void *context, int64_t task) { diagonal_forward_task(context, task, cell); } \
     static void diagonal_backward_##cell(void *context, int64_t task) { diagonal_backward_task(context, task, cell); }
@@ -316,8 +318,8 @@ static int run_diagonal_forward(const struct recurrence *job)
 static int run_diagonal_backward(const struct recurrence *job)
 {
     struct diagonal_tasks tasks = cut(job, BACKWARD_TILE);
-    int64_t part = gates_of(job->cell) * job->size;
-    tasks.partial = malloc(2 * sizeof(float) * (size_t)(part * tasks.chunks));
+    int64_t part = products_of(job->cell) * job->size;
+    tasks.partial = malloc(2 * sizeof(float) * (size_t)(part * tasks.chunks) + 1);
     if (!tasks.partial)
         return 1;
     prernn_parallel(job->threads, tasks.tiles * tasks.chunks, diagonal_backward_of[job->cell], &tasks);

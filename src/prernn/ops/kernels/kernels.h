@@ -4,10 +4,11 @@
 
 #include <stdint.h>
 
-enum cell { VRNN, LSTM, GRU_BEFORE, GRU_AFTER, LINEAR };
+/* Gates of those behind LIGRU see no state: they have no weights, and come as diagonals. */
+enum cell { VRNN, LSTM, GRU_BEFORE, GRU_AFTER, LINEAR, LIGRU, QRNN, SRU, MINGRU };
 enum activation { TANH, RELU };
 
-/* T steps, N rows, G gates, D units, C columns of the band (1: diagonal), S state tensors.
+/* T steps, N rows, G gates, of which P see the state, D units, C columns of the band (1: diagonal), S state tensors.
    Arrays are dense and float32 unless told; d_ stands for the gradient with respect to. */
 struct recurrence {
     int64_t steps, rows, size, columns;
@@ -19,8 +20,8 @@ struct recurrence {
     int32_t threads;
     float scale;            /* LINEAR: h_t = scale (u_t + W h_{t-1}) */
     const void *u;          /* (T, N, G or 1, D), strided */
-    const float *weight;    /* (G, D, C): [g, i, c] joins neuron i + c - C/2 to i; not read outside the matrix */
-    const float *bias;      /* (G, D) or NULL */
+    const float *weight;    /* (P, D, C): [g, i, c] joins neuron i + c - C/2 to i; not read outside the matrix */
+    const float *bias;      /* (P, D) or NULL */
     const float *state;     /* (S, N, D) */
     const uint8_t *started; /* (N) or NULL; LINEAR: a row that has not started takes h = u */
     const int64_t *lengths; /* (N) or NULL: steps of each row */
@@ -31,8 +32,8 @@ struct recurrence {
     const void *d_out;    /* (T, N, D) */
     const float *d_last;  /* (S, N, D) */
     void *d_u;            /* (T, N, G or 1, D), dense */
-    float *d_weight;      /* (G, D, C), 0 outside the matrix */
-    float *d_bias;        /* (G, D) or NULL */
+    float *d_weight;      /* (P, D, C), 0 outside the matrix */
+    float *d_bias;        /* (P, D) or NULL */
     float *d_state;       /* (S, N, D) */
 };
 
