@@ -148,6 +148,18 @@ def regularization(parser: ArgumentParser) -> None:
     add("--out", default="runs/bench-regularization", help="folder for tables and CSV (default %(default)s)")
 
 
+def sequences(parser: ArgumentParser) -> None:
+    """Of ``prernn bench sequences``."""
+    add = parser.add_argument
+    add("--parts", nargs="+", choices=("long", "training"), default=["long", "training"], help="default: both")
+    shapes = [(1000, 1, 400), (1000, 64, 400), (10_000, 1, 400), (10_000, 16, 400), (100_000, 1, 400)]
+    add("--shapes", type=shape, nargs="+", metavar="TxBxD", default=shapes, help="of long sequences")
+    add("--words", type=count, default=10_000, help="of the network of words (default %(default)s)")
+    add("--threads", type=count, default=1, metavar="N", help="torch threads (default %(default)s)")
+    add("--repeats", type=count, default=10, help="timed calls of a candidate at most (default %(default)s)")
+    add("--out", default="runs/bench-sequences", help="folder for tables and CSV (default %(default)s)")
+
+
 def shape(text: str) -> tuple[int, int, int]:
     """Steps, batch and neurons, as in ``16x8x2048``."""
     numbers = text.split("x")
@@ -197,6 +209,7 @@ OPTIONS: dict[str, Callable[[ArgumentParser], None]] = {
     "rcn": rcn,
     "recurrence": recurrence,
     "regularization": regularization,
+    "sequences": sequences,
     "sparsity": sparsity,
     "training": training,
 }

@@ -53,8 +53,9 @@ class HiddenWeights(Protocol):
 
 
 FEW = 4096
-"""Numbers of a step up to which a CPU without a kernel goes through time in parallel: with 400 the loop took 11 times as long, with
-6,400 two thirds (QRNN, T = 1000, forward and backward, one thread of an AMD EPYC, torch 2.15.0, 2026-11-29)."""
+"""Numbers of a step up to which a CPU goes through time in parallel, where no kernel is to be had: with 400 the loop
+took 11 times as long, with 6,400 two thirds (QRNN, T = 1000, forward and backward, one thread of an AMD EPYC, torch
+2.15.0, 2026-11-29)."""
 
 
 def _at_once(u: Tensor, asked: str | None) -> bool:
