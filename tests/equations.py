@@ -55,6 +55,12 @@ def ligru_step(u, state, w, b):
     return (z * h + (1 - z) * torch.relu(u[1] + w[1] @ h + b[1]),)
 
 
+def indrnn_step(u, state, w, b):
+    """Li et al. 2018, eq. 2: w is diagonal."""
+    (h,) = state
+    return (torch.relu(u[0] + w[0] @ h + b[0]),)
+
+
 def qrnn_step(u, state, w, b):
     """Bradbury et al. 2017, eqs. 1 and 5, gates z, f, o; there is no w and no b."""
     f, o = torch.sigmoid(u[1]), torch.sigmoid(u[2])
@@ -80,6 +86,7 @@ EQUATIONS = {
     "lstm": lstm_step,
     "gru": gru_step,
     "ligru": ligru_step,
+    "indrnn": indrnn_step,
     "qrnn": qrnn_step,
     "sru": sru_step,
     "mingru": mingru_step,

@@ -39,7 +39,7 @@ MISTAKES = {
     "stream x.mp4 --checkpoint run --cvs out.csv": "unknown option --cvs; did you mean --csv",
     f"compare --data.root videos --out x {SMALL} --epoch 2": "unknown option --epoch; did you mean --epochs?",
     f"compare --out x {SMALL}": "expected --data.root (the data set's folder), got none",
-    "bench recurence": "did you mean recurrence?",
+    "bench recurence": "did you mean recurrence or sequences?",
     "paper shw": "did you mean show?",
     "quantize nothing/here": "nothing/here: expected a run folder or checkpoint, found none",
 }

@@ -87,7 +87,7 @@ def test_counts_are_those_of_the_parameters(cell, form, spec):
         net = prernn.convert(cnn, cell=cell, input=form, hidden=spec, **SMALL)
         count = prernn.recurrent_parameters(net)
         extra = sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in cnn.parameters())
-        structure = hidden_structure(spec)
+        structure = hidden_structure(getattr(make_cell(cell), "structure", spec))
         outside = gates * (math.prod(structure.weight_shape(SIZE)) - structure.weight_count(SIZE))
         assert count.introduced == extra - gates * SIZE - outside  # biases; a band's entries outside the matrix
         assert count.hidden_to_hidden == gates * int(structure.mask(SIZE).sum())

@@ -11,6 +11,7 @@ import prernn
 from equations import EQUATIONS, close, run_equations, vrnn_step
 from prernn.layers.cells import CELLS, make_cell, recurrent_gates
 from prernn.layers.input_to_hidden import INPUTS
+from prernn.layers.structures.parse import hidden_structure
 from small_cnns import CNNS, SIZE, DenseNet, FcNet, PlainNet, ResidualNet, film, prepare, shake
 
 SMALL = {"image_size": (8, 8)}
@@ -183,7 +184,8 @@ def test_weights_that_conversion_introduces(cell, form, kind):
     (layer,) = net.recurrent_layers
     gates, own = len(layer.cell.gates), cnn.get_submodule(cnn.layer).weight.numel()
     extra = sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in cnn.parameters())
-    recurrent = recurrent_gates(layer.cell) * (SIZE * SIZE + SIZE)  # W_hh and its biases
+    own_structure = hidden_structure(getattr(layer.cell, "structure", "full"))
+    recurrent = recurrent_gates(layer.cell) * (own_structure.weight_count(SIZE) + SIZE)  # W_hh and its biases
     assert extra == recurrent + (0 if form == "single" else (gates - 1) * own)
     assert "copies" not in dict(layer.input_to_hidden.named_parameters()) or form == "gate"
     assert not layer.bias.any()

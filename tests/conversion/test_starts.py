@@ -36,7 +36,7 @@ def test_it_multiplies_the_start(way, cell, hidden):
         torch.manual_seed(0)
         starts.append(start_of(way(cnn, cell=cell, hidden=hidden, **options, **SMALL)))
     usual, one, three, none = starts
-    bound = 1 / math.sqrt(hidden_structure(hidden).fan_in(12))
+    bound = 1 / math.sqrt(hidden_structure(getattr(make_cell(cell), "structure", hidden)).fan_in(12))
     assert 0.7 * bound < usual.abs().max() <= bound
     torch.testing.assert_close(one, usual)
     torch.testing.assert_close(three, 3 * usual)

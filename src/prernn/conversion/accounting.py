@@ -20,6 +20,7 @@ from prernn.layers.cells import make_cell, recurrent_gates
 from prernn.layers.computed_weights import copy_of, refresh_all
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.layers.structures.base import Structure
+from prernn.layers.structures.parse import hidden_structure
 from prernn.reports.tables import text_table
 
 
@@ -218,11 +219,12 @@ def matched_hidden_size(
     classes = stacked.output_layer.weight.shape[0] if stacked.output_layer is not None else 0
     inputs = converted.output_layer.weight.shape[1] if converted.output_layer is not None else 0
     goal = recurrent_parameters(converted).introduced + inputs * classes
-    gates, recurrent = len(make_cell(cell).gates), recurrent_gates(make_cell(cell))
+    made = make_cell(cell)
+    gates, recurrent, own = len(made.gates), recurrent_gates(made), hidden_structure(getattr(made, "structure", "full"))
 
     def total(size: int) -> int:
         inputs = gates * (features * size + (num_layers - 1) * size * size)
-        return inputs + recurrent * num_layers * size * size + size * classes
+        return inputs + recurrent * num_layers * own.weight_count(size) + size * classes
 
     return _nearest(total, goal)
 

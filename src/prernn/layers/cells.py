@@ -9,6 +9,8 @@ A cell says how many gates and state tensors it has, which ranges of gates share
 The gates behind the last of ``groups`` see no state: there is no ``W_hh`` for them. A cell none of whose gates does is
 an affine recurrence along time and has ``affine`` (`Affine`), so that all steps run in parallel (`prernn.ops.scan`).
 
+A cell that makes sense with one structure of ``W_hh`` alone names it as ``structure``.
+
 A new cell is one class and one line in `CELLS`.
 """
 
@@ -247,6 +249,28 @@ class LiGRUCell:
         return (z * state[0] + (1 - z) * n,)
 
 
+@dataclass(frozen=True)
+class IndRNNCell:
+    """Independent units (Li et al., "Independently Recurrent Neural Network (IndRNN)", CVPR 2018, eq. 2).
+
+    ``h_t = relu(u_t + w*h_{t-1})``: a VRNN with ReLU whose ``W_hh`` is diagonal, whatever ``hidden`` says.
+    """
+
+    gates: tuple[str, ...] = ("h",)
+    states: tuple[str, ...] = ("h",)
+    groups: tuple[tuple[int, int], ...] = ((0, 1),)
+    own_gate: int = 0
+    ranges: tuple[Range | None, ...] = (None,)
+    kernel: str = "vrnn:relu"
+    structure: str = "diagonal"
+
+    def activations(self, u: Tensor, h: Tensor, products: list[Product]) -> tuple[Tensor, ...]:
+        return (torch.relu((u + products[0](h)).squeeze(1)),)
+
+    def step(self, u: Tensor, state: State, products: list[Product]) -> State:
+        return self.activations(u, state[0], products)
+
+
 class Affine(Protocol):
     """What a cell offers whose gates see no state."""
 
@@ -353,11 +377,12 @@ CELLS: dict[str, Callable[..., Cell]] = {
     "lstm": LSTMCell,
     "gru": GRUCell,
     "ligru": LiGRUCell,
+    "indrnn": IndRNNCell,
     "qrnn": QRNNCell,
     "sru": SRUCell,
     "mingru": MinGRUCell,
 }
-"""The cells by name. Those of the second line are affine in their state."""
+"""The cells by name. The last three are affine in their state."""
 
 
 def make_cell(name: str, **arguments: Any) -> Cell:

@@ -26,7 +26,7 @@ class RecurrentLayer(nn.Module):
             ``(N, G, D)`` or ``(N, 1, D)`` (feature maps: ``(N, G, D, H, W)``).
         cell: gate equations.
         size: hidden size ``D``.
-        hidden: structure of ``W_hh``.
+        hidden: structure of ``W_hh``, where the cell has none of its own.
         start: how it starts, see `prernn.layers.starts`: a number that multiplies ``W_hh``, "lasting" or "cnn".
         activation: the module that a VRNN cell applies, registered here so that its parameters train.
 
@@ -56,7 +56,7 @@ class RecurrentLayer(nn.Module):
         self.input_to_hidden = input_to_hidden
         self.cell = cell
         self.activation = activation
-        structure = hidden_structure(hidden)
+        structure = hidden_structure(getattr(cell, "structure", hidden))
         gain = gain_of(start, cell, structure)
         gates = recurrent_gates(cell)
         self.hidden_to_hidden = HiddenToHidden(size, gates, structure, gain=gain, device=device, dtype=dtype)

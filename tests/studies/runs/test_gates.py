@@ -59,6 +59,11 @@ def ligru_gates(u, state, w, b):
     return {"z": z, "n": n}, (z * state[0] + (1 - z) * n,)
 
 
+def indrnn_gates(u, state, w, b):
+    h = torch.relu(u[0] + w[0] @ state[0] + b[0])
+    return {"h": h}, (h,)
+
+
 def qrnn_gates(u, state, w, b):
     z, f, o = torch.tanh(u[0]), sigmoid(u[1]), sigmoid(u[2])
     c = f * state[1] + (1 - f) * z
@@ -81,6 +86,7 @@ GATES = {
     "lstm": lstm_gates,
     "gru": gru_gates,
     "ligru": ligru_gates,
+    "indrnn": indrnn_gates,
     "qrnn": qrnn_gates,
     "sru": sru_gates,
     "mingru": mingru_gates,
