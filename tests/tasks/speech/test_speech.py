@@ -17,7 +17,7 @@ from prernn.media.video import VideoError
 from prernn.tasks import Speech, restore
 from prernn.tasks.speech.letters import ALPHABET, letters, read_letters
 from prernn.tasks.speech.vctk import split, utterances
-from prernn.tasks.speech.watcher import PAUSE, SpeechWatcher
+from prernn.tasks.speech.watcher import AGAIN, PAUSE, SpeechWatcher
 from prernn.training.data_module import VideoData
 
 TONES = {"a": 500, "b": 1500, "c": 3000, " ": 0}
@@ -253,14 +253,15 @@ def test_errors_are_counted_by_letter_and_by_word(decoder):
 
 
 class Said(torch.nn.Module):
-    """Stands for a network that says these scores, step by step."""
+    """Stands for a network: what it hears are scores, which it says."""
 
-    def __init__(self, out, sees_ahead):
+    def __init__(self, sees_ahead):
         super().__init__()
-        self.out, self.sees_ahead, self.place, self.begun = out, sees_ahead, 0, []
+        self.sees_ahead, self.heard, self.begun = sees_ahead, 0, []
+        self.weight = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, x):
-        return self.out[None], ()
+        return x, ()
 
 
 class Stream:
@@ -268,11 +269,11 @@ class Stream:
         self.net = net
 
     def __call__(self, frame):
-        self.net.place += 1
-        return self.net.out[self.net.place - 1]
+        self.net.heard += 1
+        return frame
 
     def reset(self):
-        self.net.begun.append(self.net.place)
+        self.net.begun.append(self.net.heard)
 
 
 @pytest.mark.parametrize("sees_ahead", [False, True])
@@ -281,10 +282,10 @@ def test_a_text_grows_and_ends_at_a_pause(decoder, sees_ahead, monkeypatch):
     monkeypatch.setattr("prernn.tasks.speech.watcher.Stream", Stream)
     pause = int(PAUSE / 0.02) + 15
     out = torch.cat([scores("no"), scores("", pause), scores("a b")])
-    net, task = Said(out, sees_ahead), Speech(decoder=decoder)
+    net, task = Said(sees_ahead), Speech(decoder=decoder)
     watcher = task.watcher(net)
     assert isinstance(watcher, SpeechWatcher)
-    rows = [row for step in range(len(out)) for row in watcher.see(step, step * 0.02, torch.zeros(2, 81))]
+    rows = [row for step in range(len(out)) for row in watcher.see(step, step * 0.02, out[step])]
     assert (rows == []) == sees_ahead
     rows += watcher.finish()
     assert [row["text"] for row in rows if row["final"]] == ["no", "a b"]
@@ -293,7 +294,34 @@ def test_a_text_grows_and_ends_at_a_pause(decoder, sees_ahead, monkeypatch):
     first, second = (row for row in rows if row["final"])
     assert 0 <= first["start_s"] < first["end_s"] < 0.4
     assert second["start_s"] >= (6 + pause) * 0.02 - 0.3
-    assert len(net.begun) == (0 if sees_ahead else 2)
+    if not sees_ahead:  # one pause, behind which it hears the last half second again
+        assert len(net.begun) == 1
+        assert net.heard == len(out) + round(AGAIN / 0.02)
+
+
+def test_a_word_that_begins_in_a_pause_is_heard(monkeypatch):
+    """The network begins anew a second after the last letter, in the middle of a word whose letters come late."""
+    monkeypatch.setattr("prernn.tasks.speech.watcher.Stream", Late)
+    net = Said(sees_ahead=False)
+    watcher = Speech().watcher(net)
+    out = torch.cat([scores("no", 57), scores("yes", 40)])
+    rows = [row for step in range(len(out)) for row in watcher.see(step, step * 0.02, out[step])] + watcher.finish()
+    assert [row["text"] for row in rows if row["final"]] == ["no", "yes"]
+
+
+class Late(Stream):
+    """Says what it heard 10 steps before, nothing at first."""
+
+    def __init__(self, net):
+        super().__init__(net)
+        self.reset()
+
+    def __call__(self, frame):
+        self.waiting.append(frame)
+        return self.waiting.pop(0)
+
+    def reset(self):
+        self.waiting = [scores("", 1)[0] for _ in range(10)]
 
 
 @pytest.fixture(scope="module")

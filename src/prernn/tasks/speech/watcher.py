@@ -1,11 +1,13 @@
 """What follows speech: the text so far, at each new letter, and whole at each pause."""
 
+from collections import deque
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from prernn.conversion.modes import evaluating
 from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.streaming.stream import Stream
 from prernn.tasks.events.ctc_decoders import Decoder
@@ -13,6 +15,9 @@ from prernn.tasks.events.ctc_loss import log_probs
 
 PAUSE = 1.0
 """Seconds without a letter behind which a text is over, and the network hears as from new."""
+
+AGAIN = 0.5
+"""Seconds before that, which it hears again: a word may have begun, whose letters come late."""
 
 
 class SpeechWatcher:
@@ -28,9 +33,10 @@ class SpeechWatcher:
     """
 
     def __init__(self, net: SequenceNetwork, *, decoder: Decoder, letters: str, step: float) -> None:
-        self._net, self._decoder, self._letters, self._step = net.eval(), decoder, letters, step
+        self._net, self._decoder, self._letters, self._step = net, decoder, letters, step
         self._stream = None if net.sees_ahead else Stream(net)
         self._steps: list[Tensor] = []  # of a network that hears all at once
+        self._latest: deque[Tensor] = deque(maxlen=round(AGAIN / step))
         self._begin()
         self._first = 0.0
 
@@ -45,7 +51,15 @@ class SpeechWatcher:
             return []
         out = self._stream(frame)
         assert out is not None  # no snippets
-        return self._heard(time, out)
+        self._latest.append(frame)
+        rows = self._heard(time, out)
+        if rows and rows[-1]["final"]:
+            self._stream.reset()
+            for again in self._latest:
+                out = self._stream(again)
+                assert out is not None
+                rows += self._heard(time, out)
+        return rows
 
     def _heard(self, time: float, out: Tensor) -> list[dict[str, Any]]:
         rows = self._grown(time, self._decoder.push(log_probs(out)))
@@ -66,9 +80,6 @@ class SpeechWatcher:
         rows = self._grown(time, self._decoder.finish())
         rows += [self._row(final=True)] if self._text.strip() else []
         self._begin()
-        self._decoder.reset()
-        if self._stream is not None:
-            self._stream.reset()
         return rows
 
     def _row(self, *, final: bool) -> dict[str, Any]:
@@ -81,8 +92,8 @@ class SpeechWatcher:
             return self._over(self._last)
         if not self._steps:
             return []
-        with torch.inference_mode():
-            out, _ = self._net(torch.stack(self._steps).unsqueeze(0))
+        with torch.inference_mode(), evaluating(self._net):
+            out, _ = self._net(torch.stack(self._steps).unsqueeze(0).to(next(self._net.parameters()).device))
         rows = [
             row for number, step in enumerate(out[0]) for row in self._heard(self._first + number * self._step, step)
         ]
