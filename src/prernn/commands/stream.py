@@ -18,6 +18,9 @@ FILES = ("csv", "json")
 """Options that say where rows are written, each for tasks whose rows have that form."""
 
 
+MICROPHONE = "microphone:"
+"""What the name of a microphone begins with (`prernn.media.audio`)."""
+
 SOURCES = "video, text or sound file, folder of frames, camera:0, microphone:default, rtsp/http URL, pipe, or - (stdin)"
 
 
@@ -71,8 +74,11 @@ def run(options: Namespace) -> None:
     watcher = task.watcher(*nets, **for_watcher)
     deinterlace = options.deinterlace or task.deinterlace
     following = {"rows": rows, "video": options.video, "limit": options.limit, "pace": pace}
-    if options.video and frames is not None:
-        raise ValueError(f"--video: expected a stream of pictures, got one of task {task.name}")
+    if frames is not None:
+        for name in filter(vars(options).get, ("video", "fps", "deinterlace")):
+            raise ValueError(f"--{name}: expected a stream of pictures, got one of task {task.name}")
+    if options.source.startswith(MICROPHONE) and any(net.sees_ahead for net in nets):
+        raise ValueError(f"{options.source}: expected a file, as the network hears both directions")
     with saying_warnings():
         count = watch(watcher, options.source, deinterlace=deinterlace, frames=frames, **following)
     files = [name for name in (getattr(options, task.rows), options.events, options.video) if name]

@@ -15,6 +15,7 @@ from prernn.conversion.convert import convert, traditional
 from prernn.conversion.graph.graft import recurrent_nodes
 from prernn.conversion.graph.nodes import name_of
 from prernn.conversion.network import RecurrentNetwork, gate_inputs
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.layers.arguments import whole
 from prernn.layers.cells import make_cell, recurrent_gates
 from prernn.layers.computed_weights import copy_of, refresh_all
@@ -72,7 +73,7 @@ class RecurrentCount:
         return text_table([head, *(tuple(f"{v:,}" if isinstance(v, int) else v for v in row) for row in rows)], left=3)
 
 
-def recurrent_parameters(net: RecurrentNetwork) -> RecurrentCount:
+def recurrent_parameters(net: SequenceNetwork) -> RecurrentCount:
     """Counts the weights that recurrence introduced into ``net``; works on the meta device too.
 
     Example:
@@ -82,12 +83,15 @@ def recurrent_parameters(net: RecurrentNetwork) -> RecurrentCount:
         >>> prernn.recurrent_parameters(net).introduced  # three gates of 16 weights
         48
     """
-    counts = []
-    for node, layer in zip(recurrent_nodes(net.cnn), net.recurrent_layers, strict=True):
+    counts, layers = [], net.recurrent_layers
+    names = [str(number) for number in range(len(layers))]
+    if isinstance(net, RecurrentNetwork):
+        names = [name_of(node) for node in recurrent_nodes(net.cnn)]
+    for name, layer in zip(names, layers, strict=True):
         hh = layer.hidden_to_hidden
         cell = type(layer.cell).__name__.removesuffix("Cell")
         introduced = layer.input_to_hidden.introduced
-        counts.append(LayerCount(name_of(node), cell, str(hh.structure), hh.size, introduced, hh.weight_count()))
+        counts.append(LayerCount(name, cell, str(hh.structure), hh.size, introduced, hh.weight_count()))
     return RecurrentCount(tuple(counts))
 
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from prernn.layers.cells import make_cell
 from prernn.layers.names import lasting
 from prernn.layers.structures.parse import hidden_structure
 
@@ -130,7 +131,8 @@ class Recipe:
         for kind in {"cell", "input"} & arguments.keys():
             arguments[kind] = lasting(arguments[kind])
         if "hidden" in arguments:
-            arguments["hidden"] = str(hidden_structure(arguments["hidden"]))
+            own = getattr(make_cell(arguments["cell"]), "structure", None) if "cell" in arguments else None
+            arguments["hidden"] = own or str(hidden_structure(arguments["hidden"]))
         image_size = arguments.pop("image_size", None)
         if image_size is not None:
             arguments["image_size"] = list(image_size)

@@ -1,6 +1,7 @@
 """What training, evaluation, streams and checkpoints ask of a network over sequences."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +28,11 @@ class SequenceNetwork(nn.Module):
             a signal ``(C, L)``, features ``(F,)``.
         recipe: how it was made, which checkpoints carry.
         wants_lengths: whether batches are to say where each sequence ends, as what stands behind would be heard.
-        sees_ahead: whether outputs hang on steps to come, so that it can't run step by step.
+        sees_ahead: whether outputs depend on later steps, so that it can't run step by step.
     """
 
-    wants_lengths = False
-    sees_ahead = False
+    wants_lengths: ClassVar[bool] = False
+    sees_ahead: bool = False
 
     def __init__(self, frame_shape: tuple[int, ...]):
         super().__init__()
@@ -42,6 +43,11 @@ class SequenceNetwork(nn.Module):
     def recurrent_layers(self) -> list[RecurrentLayer]:
         """The recurrent layers, in order."""
         raise NotImplementedError
+
+    @property
+    def delay(self) -> int:
+        """Steps by which an output comes later than what it is about."""
+        return 0
 
     @property
     def input_type(self) -> torch.dtype:

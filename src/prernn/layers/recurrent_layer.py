@@ -56,7 +56,8 @@ class RecurrentLayer(nn.Module):
         self.input_to_hidden = input_to_hidden
         self.cell = cell
         self.activation = activation
-        structure = hidden_structure(getattr(cell, "structure", hidden))
+        structure = hidden_structure(hidden)  # which is checked, also where the cell has its own
+        structure = hidden_structure(getattr(cell, "structure", structure))
         gain = gain_of(start, cell, structure)
         gates = recurrent_gates(cell)
         self.hidden_to_hidden = HiddenToHidden(size, gates, structure, gain=gain, device=device, dtype=dtype)

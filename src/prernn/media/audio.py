@@ -133,13 +133,15 @@ class LogSpectrum:
 
     def __post_init__(self) -> None:
         _check_windows("spectrum", self.window, self.hop)
+        if self.hop > self.window:
+            raise ValueError(f"spectrum: expected a hop of at most the window's {self.window} s, got {self.hop}")
 
     def size(self, rate: int) -> int:
         """Frequencies of a window."""
         return _samples(self.window, rate) // 2 + 1
 
     def lengths(self, rate: int) -> tuple[int, int]:
-        """Samples of a window and between the begins of two."""
+        """Samples of a window and between the starts of two windows."""
         return _samples(self.window, rate), _samples(self.hop, rate)
 
     def __call__(self, samples: Tensor, rate: int) -> Tensor:
@@ -147,7 +149,7 @@ class LogSpectrum:
         window, hop = self.lengths(rate)
         if len(samples) < window:
             return samples.new_zeros(0, self.size(rate))
-        parts = samples.unfold(0, window, hop) * torch.hamming_window(window)
+        parts = samples.unfold(0, window, hop) * torch.hamming_window(window, device=samples.device)
         return (torch.fft.rfft(parts).abs().square() + QUIET).log()
 
 

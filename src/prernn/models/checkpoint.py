@@ -97,6 +97,21 @@ def load(path: str | Path, cnn: nn.Module | None = None) -> SequenceNetwork:
     return network.eval()
 
 
+def recipe_of(path: str | Path) -> Recipe:
+    """The recipe of a checkpoint, ``.safetensors`` or Lightning's ``.ckpt``, without its weights.
+
+    Raises:
+        ValueError: no prernn checkpoint.
+    """
+    path = Path(path)
+    if path.suffix == ".ckpt":
+        return Recipe.from_json(_lightning_content(path, mmap=True)[RECIPE_KEY])
+    metadata, _ = read_safetensors(path)
+    if RECIPE_KEY not in metadata:
+        raise ValueError(f"{path}: expected a prernn checkpoint, found weights without a recipe")
+    return Recipe.from_json(json.loads(metadata[RECIPE_KEY]))
+
+
 def rewrite_recipe(path: str | Path, recipe: Recipe) -> Path:
     """Gives a checkpoint, ``.safetensors`` or Lightning's ``.ckpt``, another recipe; all else stays as it is.
 
@@ -148,9 +163,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], di
     return json.loads(metadata[RECIPE_KEY]), weights, json.loads(metadata.get(LAYOUT_KEY, "{}"))
 
 
-def _lightning_content(path: Path) -> dict[str, Any]:
+def _lightning_content(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: expected a Lightning checkpoint: {reason}") from None

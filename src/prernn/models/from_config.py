@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from torch import nn
@@ -20,6 +20,10 @@ from prernn.layers.names import look_up
 from prernn.layers.starts import CNN, LASTING
 from prernn.models.backbones import DEFAULT_BACKBONE, backbone, input_spec, known_backbone
 from prernn.models.networks.deep_speech import deep_speech
+from prernn.models.networks.spectrogram import Spectrogram
+
+DEEP_SPEECH = ("cell", "hidden", "hidden_size", "num_layers", "lookahead", "start")
+"""Options that say what stands on a spectrogram."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,19 @@ class NetworkSpec:
             raise ValueError(
                 f"recipe activation: expected method 'traditional' or layers_on_top beside it, got {self.method!r}"
             )
+        if self.method == "deep_speech":
+            self._check_deep_speech()
         if self.lookahead and self.method != "deep_speech":
             raise ValueError(f"recipe lookahead: expected method 'deep_speech' beside it, got {self.method!r}")
         if self.behind != "features" and self.method != "traditional":
             raise ValueError(f"recipe behind: expected method 'traditional' beside it, got {self.method!r}")
+
+    def _check_deep_speech(self) -> None:
+        taken = ("method", "backbone", "backbone_options", "pretrained", "weights", *DEEP_SPEECH)
+        for option in fields(self):
+            default = option.default if option.default_factory is MISSING else option.default_factory()
+            if option.name not in taken and getattr(self, option.name) not in (default, False):
+                raise ValueError(f"recipe {option.name}: expected another method than 'deep_speech', which has none")
 
     def knowing(self, options: Mapping[str, Any]) -> "NetworkSpec":
         """The same with options of the backbone that the data say.
@@ -150,6 +163,8 @@ class NetworkSpec:
             new_output=drawn is not None and self.behind == "features",
             **self.backbone_options,
         )
+        if isinstance(cnn, Spectrogram) and self.method != "deep_speech":
+            raise ValueError(f"recipe backbone spectrogram: expected method 'deep_speech', got {self.method!r}")
         if self.inflate is not None:
             cnn = inflate(cnn, **self.inflate)
         if self.rcn_below:
@@ -177,7 +192,8 @@ class NetworkSpec:
             raise ValueError(f"recipe hidden_size: expected one number for Deep Speech, got {self.hidden_size}")
         given = {"hidden_size": self.hidden_size, "num_layers": self.num_layers, "outputs": outputs}
         made: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        made |= {"cell": self.cell, "hidden": self.hidden, "lookahead": self.lookahead, "start": self._start(True)}
+        made |= {"cell": self.cell, "hidden": self.hidden, "lookahead": self.lookahead}
+        made |= {} if self.start is None else {"start": self.start}
         return deep_speech(cnn, **made)
 
     def _clip_size(self) -> tuple[int, ...] | None:

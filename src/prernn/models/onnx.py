@@ -19,14 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from prernn import ops
-from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.network import RecurrentNetwork, of_a_cnn
+from prernn.conversion.sequence_network import SequenceNetwork
 
 KINDS = ("step", "sequence")
 LARGE = 1_500_000_000  # bytes of weights from which they get a file of their own: protobuf ends at 2 GB
 
 
 def export_onnx(
-    net: RecurrentNetwork,
+    net: SequenceNetwork,
     path: str | os.PathLike,
     kind: str = "step",
     *,
@@ -64,6 +65,7 @@ def export_onnx(
         ImportError: the ``onnx`` extra is not installed.
         OSError: the file can't be written.
     """
+    net = of_a_cnn(net)
     if kind not in KINDS:
         raise ValueError(f"expected kind to be one of {', '.join(KINDS)}, got {kind!r}")
     if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):

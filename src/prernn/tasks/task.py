@@ -77,6 +77,8 @@ class Task:
         rows: the form of the rows that its watcher gives, a key of `prernn.streaming.rows.ROWS`.
         watcher_options: names of what `watcher` takes beside networks, options of ``prernn stream``.
         kept_options: names of the options that evaluation and streaming need again, which a checkpoint keeps.
+        measured_options: those of them that are measured on the training records where they are None: a test takes what
+            the checkpoint has.
         path_options: names of the options that are paths, which a run keeps whole, to be read from anywhere.
         deinterlace: whether interlaced frames are made progressive, in training, evaluation and streams.
         labels: names of the network's outputs, or None where they are no classes.
@@ -96,6 +98,7 @@ class Task:
     rows: ClassVar[Literal["csv", "json"]] = "json"
     watcher_options: ClassVar[tuple[str, ...]] = ()
     kept_options: ClassVar[tuple[str, ...]] = ()
+    measured_options: ClassVar[tuple[str, ...]] = ()
     path_options: ClassVar[tuple[str, ...]] = ()
     deinterlace: bool = False
     remarks: tuple[str, ...] = ()

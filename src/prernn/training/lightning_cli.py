@@ -20,8 +20,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from prernn.conversion.sequence_network import SequenceNetwork
-from prernn.layers.names import importable, lasting
+from prernn.layers.names import importable, lasting, own_class
 from prernn.models.backbones import known_backbone
+from prernn.models.checkpoint import recipe_of
 from prernn.models.from_config import NetworkSpec
 from prernn.reports.files import write_text
 from prernn.tasks import DEFAULT_TASK, TASKS
@@ -180,6 +181,18 @@ class ProgressBar(RichProgressBar):
         return f"Epoch {current_epoch + 1}" + (f"/{last}" if last is not None and last > 0 else "")
 
 
+def _recall(config: Any) -> None:
+    """Gives the task what its training measured, from the checkpoint, where the configuration leaves it open."""
+    given = config.data.task
+    kind: Any = own_class(given.class_path) if given else None
+    kept = recipe_of(config.ckpt_path).task
+    if kind is None or kept is None:
+        return
+    for name in kind.measured_options:
+        if given.init_args.get(name) is None and name in kept.options:
+            given.init_args[name] = kept.options[name]
+
+
 class VideoCLI(LightningCLI):
     """The configured command. A run lives in ``trainer.default_root_dir`` (default ``runs/latest``)."""
 
@@ -219,6 +232,8 @@ class VideoCLI(LightningCLI):
                     f"expected a checkpoint at {path}, found none: run fit first, or pass --ckpt_path FILE"
                 )
             config.ckpt_path = str(path)
+        if self.subcommand != "fit":
+            _recall(config)
         self.asked = self.config
         if config.ckpt_path is not None:
             self.config = without_start(self.config)

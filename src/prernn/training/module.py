@@ -82,8 +82,10 @@ class VideoModule(L.LightningModule):
         self._read, self._skipped = 0, dict[str, str]()  # by this process, in the pass that goes on
         if self.learning.pretrained_lr == 0:
             self._freeze_pretrained()
-        if learning.checkpoint is not None and is_clip_network(self.network):
+        if learning.checkpoint is not None and (is_clip_network(self.network) or self.network.wants_lengths):
             raise NotImplementedError("learning.checkpoint is for networks that go through a video frame by frame")
+        if learning.frozen_statistics and self.network.wants_lengths:
+            raise ValueError("learning frozen_statistics: expected false for Deep Speech, which has none yet, got true")
         self.continuity = learning.continuity.of(task, self.network) if task else learning.continuity
         self.sparse_power = learning.sparse_power
         drop(self.network.recurrent_layers, learning.dropout)
@@ -252,8 +254,8 @@ class VideoModule(L.LightningModule):
     def _video(self, batch: dict[str, Any]) -> Tensor:
         """The videos; where batch statistics are learnt, padded with their last frames, as zeros would distort them."""
         video, lengths = batch["input"], batch["lengths"]
-        of_parts = not self.learning.frozen_statistics and not self.network.wants_lengths
-        if not of_parts or int(lengths.min()) == video.shape[1]:
+        pads = not self.learning.frozen_statistics and not self.network.wants_lengths
+        if not pads or int(lengths.min()) == video.shape[1]:
             return video
         return hold_last(video, lengths)
 

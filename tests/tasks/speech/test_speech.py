@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sound_files import tone, write_wav
+from torchmetrics.functional.text import char_error_rate, word_error_rate
 
 import prernn
 from prernn.commands.main import main
-from prernn.media.audio import read_audio
+from prernn.media.audio import LogSpectrum, read_audio
 from prernn.media.video import VideoError
 from prernn.tasks import Speech, restore
 from prernn.tasks.speech.letters import ALPHABET, letters, read_letters
@@ -151,6 +152,15 @@ def test_speakers_are_apart_unless_lists_say_otherwise(root, tmp_path):
     (tmp_path / "test.txt").write_text("p1/p1_003\n")
     with pytest.raises(ValueError, match=r"test.txt, line 1: expected a recording that is there, got 'p1/p1_003'"):
         split(tmp_path)
+    (tmp_path / "test.txt").write_bytes(b"\xef\xbb\xbfp1/p1_001\n")
+    with pytest.raises(ValueError, match=r"test.txt: expected recordings that are not in train.txt, got .*p1_001.wav"):
+        split(tmp_path)
+    (tmp_path / "test.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"test.txt: 'utf-8' codec"):
+        split(tmp_path)
+    (tmp_path / "test.txt").unlink()
+    with pytest.raises(ValueError, match=r"expected train.txt and test.txt, or none of them, found train.txt alone"):
+        split(tmp_path)
     with pytest.raises(ValueError, match="expected VCTK's folders"):
         split(tmp_path / "txt")
 
@@ -205,6 +215,8 @@ def test_one_sample_silence_and_texts_that_are_too_long(tmp_path, root):
         ({"decoder": "best"}, "decoder"),
         ({"alphabet": "aab"}, "alphabet"),
         ({"alphabet": ""}, "alphabet"),
+        ({"alphabet": "abc"}, "alphabet"),
+        ({"alphabet": "ABC "}, "alphabet"),
         ({"tail": -1}, "tail"),
         ({"width": 0}, "width"),
         ({"rate_hz": 0}, "rate_hz"),
@@ -213,6 +225,19 @@ def test_one_sample_silence_and_texts_that_are_too_long(tmp_path, root):
 def test_options_that_do_not_fit(options, words):
     with pytest.raises(ValueError, match=words):
         Speech(**options)
+
+
+def test_windows_that_leave_sound_out():
+    with pytest.raises(ValueError, match=r"spectrum: expected a hop of at most the window's 0.01 s, got 0.02"):
+        LogSpectrum(0.01, 0.02)
+
+
+def test_a_first_recording_that_is_broken_does_not_tell_the_rate(root, tmp_path):
+    import shutil
+
+    shutil.copytree(root, tmp_path / "vctk")
+    (tmp_path / "vctk" / "wav48" / "p225" / "p225_000.wav").write_text("no sound")
+    assert task_of(tmp_path / "vctk").rate_hz == RATE
 
 
 def test_frequencies_that_do_not_fit(root):
@@ -253,75 +278,101 @@ def test_errors_are_counted_by_letter_and_by_word(decoder):
 
 
 class Said(torch.nn.Module):
-    """Stands for a network: what it hears are scores, which it says."""
+    """Stands for a network: what it hears are scores, which it says some steps later."""
 
-    def __init__(self, sees_ahead):
+    def __init__(self, sees_ahead=False, delay=0):
         super().__init__()
-        self.sees_ahead, self.heard, self.begun = sees_ahead, 0, []
+        self.sees_ahead, self.delay, self.heard, self.begun = sees_ahead, delay, 0, []
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, x):
         return x, ()
 
 
-class Stream:
+class Late:
+    """A stream through it."""
+
     def __init__(self, net):
         self.net = net
+        self.waiting = list(scores("", net.delay))
 
     def __call__(self, frame):
         self.net.heard += 1
-        return frame
+        self.waiting.append(frame)
+        return self.waiting.pop(0)
 
     def reset(self):
         self.net.begun.append(self.net.heard)
+        self.waiting = list(scores("", self.net.delay))
+
+
+def watched(out, net, monkeypatch, **options):
+    """Rows of scores ``(T, K)`` that a network hears, one a step."""
+    monkeypatch.setattr("prernn.tasks.speech.watcher.Stream", Late)
+    task = Speech(rate_hz=RATE, **options)
+    watcher = task.watcher(net)
+    assert isinstance(watcher, SpeechWatcher)
+    rows = [row for step in range(len(out)) for row in watcher.see(step, step * 0.02, out[step])]
+    assert (rows == []) or not net.sees_ahead
+    return rows + watcher.finish()
+
+
+def whole(rows):
+    return [row["text"] for row in rows if row["final"]]
+
+
+PAUSED = round(PAUSE / 0.02)
 
 
 @pytest.mark.parametrize("sees_ahead", [False, True])
 @pytest.mark.parametrize("decoder", ["greedy", "beam"])
 def test_a_text_grows_and_ends_at_a_pause(decoder, sees_ahead, monkeypatch):
-    monkeypatch.setattr("prernn.tasks.speech.watcher.Stream", Stream)
-    pause = int(PAUSE / 0.02) + 15
-    out = torch.cat([scores("no"), scores("", pause), scores("a b")])
-    net, task = Said(sees_ahead), Speech(decoder=decoder)
-    watcher = task.watcher(net)
-    assert isinstance(watcher, SpeechWatcher)
-    rows = [row for step in range(len(out)) for row in watcher.see(step, step * 0.02, out[step])]
-    assert (rows == []) == sees_ahead
-    rows += watcher.finish()
-    assert [row["text"] for row in rows if row["final"]] == ["no", "a b"]
-    partial = [row["text"] for row in rows if not row["final"]]
-    assert partial[:2] == ["n", "no"]
+    out = torch.cat([scores("no"), scores("", PAUSED + 15), scores("a  b")])
+    net = Said(sees_ahead)
+    rows = watched(out, net, monkeypatch, decoder=decoder)
+    assert whole(rows) == ["no", "a b"]
+    assert [row["text"] for row in rows if not row["final"]] == ["n", "no", "a", "a b"]
     first, second = (row for row in rows if row["final"])
-    assert 0 <= first["start_s"] < first["end_s"] < 0.4
-    assert second["start_s"] >= (6 + pause) * 0.02 - 0.3
-    if not sees_ahead:  # one pause, behind which it hears the last half second again
+    begin = 6 + PAUSED + 15
+    assert (first["start_s"], first["end_s"]) == pytest.approx((0, 0.08))  # the o begins in step 3
+    assert (second["start_s"], second["end_s"]) == pytest.approx((0.02 * begin, 0.02 * (begin + 10)))
+    if not sees_ahead:  # one pause, after which it hears the last half second again
         assert len(net.begun) == 1
         assert net.heard == len(out) + round(AGAIN / 0.02)
 
 
-def test_a_word_that_begins_in_a_pause_is_heard(monkeypatch):
-    """The network begins anew a second after the last letter, in the middle of a word whose letters come late."""
-    monkeypatch.setattr("prernn.tasks.speech.watcher.Stream", Late)
-    net = Said(sees_ahead=False)
-    watcher = Speech().watcher(net)
-    out = torch.cat([scores("no", 57), scores("yes", 40)])
-    rows = [row for step in range(len(out)) for row in watcher.see(step, step * 0.02, out[step])] + watcher.finish()
-    assert [row["text"] for row in rows if row["final"]] == ["no", "yes"]
+@pytest.mark.parametrize("decoder", ["greedy", "beam"])
+@pytest.mark.parametrize("delay", [0, 10, 40])
+@pytest.mark.parametrize("silence", range(PAUSED - 45, PAUSED + 8, 4))
+def test_a_word_that_begins_in_a_pause_is_heard_once(silence, delay, decoder, monkeypatch):
+    """The network begins anew a second after the last letter, perhaps in a word whose letters come late."""
+    out = torch.cat([scores("no"), scores("", silence), scores("yes"), scores("", delay)])
+    rows = watched(out, Said(delay=delay), monkeypatch, decoder=decoder)
+    assert "".join(whole(rows)) == "noyes"
+    last = [row for row in rows if row["final"]][-1]
+    begin = 6 + silence
+    if last["text"] == "yes":
+        assert (last["start_s"], last["end_s"]) == pytest.approx((0.02 * begin, 0.02 * (begin + 7)), abs=1e-3)
 
 
-class Late(Stream):
-    """Says what it heard 10 steps before, nothing at first."""
+def test_letters_that_a_beam_is_not_sure_of_are_not_said_twice(monkeypatch):
+    faint = scores("", 8)
+    faint[3, 1 + ALPHABET.index("a")] = 5.0  # as likely as the blank
+    out = torch.cat([scores("no"), scores("", PAUSED - 8), faint, scores("", 30)])
+    assert "".join(whole(watched(out, Said(), monkeypatch, decoder="beam"))).count("a") <= 1
 
-    def __init__(self, net):
-        super().__init__(net)
-        self.reset()
 
-    def __call__(self, frame):
-        self.waiting.append(frame)
-        return self.waiting.pop(0)
+def test_a_text_without_a_pause_is_over_at_a_space(monkeypatch):
+    words = "abcd " * 200  # 60 s
+    found = whole(watched(scores(words), Said(), monkeypatch))
+    assert " ".join(found) == words.strip()
+    assert len(found) == 3
 
-    def reset(self):
-        self.waiting = [scores("", 1)[0] for _ in range(10)]
+
+def test_the_decoder_of_a_recording_that_is_heard_whole_is_that_of_predictions(monkeypatch):
+    out = torch.randn(60, 29, generator=torch.Generator().manual_seed(3))
+    task = Speech(rate_hz=RATE, decoder="beam")
+    assert " ".join(whole(watched(out, Said(sees_ahead=True), monkeypatch, decoder="beam"))) == task.heard(out)
 
 
 @pytest.fixture(scope="module")
@@ -347,14 +398,38 @@ def test_it_trains_and_tests(runs, name, capsys):
         rows = list(csv.DictReader(file))
     assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"])
     assert "val_character_error_rate" in rows[0]
-    main(["test", str(run), "--data.task.decoder", "beam"])
-    found = json.loads((run / "metrics.json").read_text())
-    assert found["character_error_rate"] >= 0
-    assert found["word_error_rate"] >= 0
-    main(["predict", str(run)])
-    with (run / "predictions.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [set(row["true"]) <= set("abc ") for row in rows] == [True] * 8
+    rates = {}
+    for decoder in ("greedy", "beam"):
+        assert main(["test", str(run), "--data.task.decoder", decoder]) == 0
+        found = json.loads((run / "metrics.json").read_text())
+        assert main(["predict", str(run), "--data.task.decoder", decoder]) == 0
+        with (run / "predictions.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [set(row["true"]) <= set("abc ") for row in rows] == [True] * 8
+        rates[decoder] = (found["character_error_rate"], found["word_error_rate"])
+        said, true = ([row[name] for row in rows] for name in ("label", "true"))
+        assert found["character_error_rate"] == pytest.approx(float(char_error_rate(said, true)))
+        assert found["word_error_rate"] == pytest.approx(float(word_error_rate(said, true)))
+    assert rates["greedy"] != rates["beam"]
+
+
+def test_a_test_takes_what_training_measured(runs, root, tmp_path):
+    """Louder recordings have another mean, which a test does not take."""
+    import shutil
+
+    shutil.copytree(root, tmp_path / "loud")
+    for path in (tmp_path / "loud" / "wav48").glob("*/*.wav"):
+        write_wav(path, read_audio(path).numpy() * 2.5)
+    kept = prernn.load(runs["causal"]).recipe.task.options
+    assert main(["predict", str(runs["causal"]), "--data.root", str(tmp_path / "loud")]) == 0
+    net = prernn.load(runs["causal"] / "checkpoints" / "last.ckpt")
+    assert net.recipe.task.options == kept
+    task = restore(net.recipe)
+    record = split(tmp_path / "loud")["test"][0]
+    with (runs["causal"] / "predictions.csv").open() as file:
+        rows = {row["path"]: row["label"] for row in csv.DictReader(file)}
+    with torch.no_grad():
+        assert rows[record.path] == task.heard(net(task.read(record, None)["input"][None])[0][0])
 
 
 def test_a_stream_is_the_recording(runs, root, tmp_path, monkeypatch, capsys):
@@ -370,18 +445,11 @@ def test_a_stream_is_the_recording(runs, root, tmp_path, monkeypatch, capsys):
     assert [time for time, _ in frames[:3]] == pytest.approx([0, 0.02, 0.04])
     stream = prernn.Stream(net)
     torch.testing.assert_close(torch.stack([stream(frame) for _, frame in frames]), whole, rtol=1e-4, atol=1e-4)
-    rows = [row for number, (time, frame) in enumerate(frames) for row in (watcher_of(task, net, number)(time, frame))]
-    rows += WATCHERS.pop().finish()
+    watcher = task.watcher(net)
+    rows = [row for number, (time, frame) in enumerate(frames) for row in watcher.see(number, time, frame)]
+    rows += watcher.finish()
+    assert task.heard(whole)
     assert " ".join(row["text"] for row in rows if row["final"]) == task.heard(whole)
-
-
-WATCHERS = []
-
-
-def watcher_of(task, net, number):
-    if number == 0:
-        WATCHERS.append(task.watcher(net))
-    return lambda time, frame: WATCHERS[-1].see(number, time, frame)
 
 
 @pytest.mark.parametrize("name", ["causal", "both"])
@@ -400,13 +468,20 @@ def test_the_command_streams_a_file(runs, root, name, tmp_path, capsys):
         ]
     )
     assert "windows with" in capsys.readouterr().err
-    for line in (tmp_path / "r.json").read_text().splitlines():
-        assert {"text", "start_s", "end_s", "final"} <= set(json.loads(line))
+    rows = [json.loads(line) for line in (tmp_path / "r.json").read_text().splitlines()]
+    assert rows
+    assert all(set(row) == {"text", "start_s", "end_s", "final"} for row in rows)
+    assert rows[-1]["final"]
 
 
 def test_a_microphone_that_is_not_there(runs, capsys):
     assert main(["stream", "microphone:nope", "--checkpoint", str(runs["causal"])]) == 2
     assert "microphone:nope: can't be read as sound" in capsys.readouterr().err
+    assert main(["stream", "microphone:nope", "--checkpoint", str(runs["both"])]) == 2
+    assert "microphone:nope: expected a file, as the network hears both directions" in capsys.readouterr().err
+    for words in (["--fps", "10"], ["--deinterlace"], ["--video", "x.mp4"]):
+        assert main(["stream", "x.wav", "--checkpoint", str(runs["causal"]), *words]) == 2
+        assert f"{words[0]}: expected a stream of pictures" in capsys.readouterr().err
 
 
 def test_training_leaves_out_what_can_not_be_used(root, tmp_path, capsys):

@@ -22,11 +22,12 @@ class DeepSpeech(SequenceNetwork):
     """Scores of letters at each step of a spectrogram (Amodei et al., "Deep Speech 2", ICML 2016). See `deep_speech`.
 
     Convolutions (`prernn.models.networks.spectrogram.Spectrogram`), recurrent layers with batch normalization between
-    them, over all steps of a batch at once (section 3.2), and a linear layer. Where the convolutions look ahead the
-    layers run in both directions, whose outputs are added: it hears a recording as a whole. Where they are causal it
-    runs step by step, and a look-ahead convolution (section 3.5) reads the outputs of a unit over the last steps:
-    ``r_t = sum_j w_j h_{t-j}`` over ``lookahead + 1`` steps, which is theirs, ``lookahead`` steps later. So its letters
-    come that much later, and the last ones only if that much silence follows.
+    them, over all steps of a batch at once (section 3.2; there it is of ``W h`` of the layer below, here of that h, as
+    in most code), and a linear layer. Where the convolutions see later windows, the layers run in both directions and
+    their outputs are added: it hears a recording as a whole. Where they are causal it runs step by step, and a
+    look-ahead convolution (section 3.5) reads the outputs of a unit over the last steps: ``r_t = sum_j w_j h_{t-j}``
+    over ``lookahead + 1`` steps, which is theirs, ``lookahead`` steps later. So its letters come that much later, and
+    the last ones only if that much silence follows.
 
     Attributes:
         cnn: the convolutions.
@@ -77,10 +78,14 @@ class DeepSpeech(SequenceNetwork):
         """The recurrent layers, in order; of both directions forwards first."""
         return list(self.layers)  # type: ignore[arg-type]
 
+    @property
+    def delay(self) -> int:
+        """The look-ahead."""
+        return self.ahead.kept if self.ahead is not None else 0
+
     def new_parameters(self) -> list[nn.Parameter]:
-        """All but the convolutions'."""
-        own = {id(p) for p in self.cnn.parameters()}
-        return [p for p in self.parameters() if id(p) not in own]
+        """All of them."""
+        return list(self.parameters())
 
     def init_state(self, batch_size: int, image_size: tuple[int, ...] | None = None) -> NetworkState:
         """Zeros of B streams: the past of each convolution, the state of each layer. None where it runs both ways."""
@@ -213,7 +218,7 @@ def deep_speech(
 
     Args:
         cnn: `prernn.models.networks.spectrogram.Spectrogram`; it is copied. Where it is causal the layers run forwards,
-            else in both directions.
+            otherwise in both directions.
         cell: "vrnn", "lstm", "gru", or another of `prernn.layers.cells.CELLS`.
         hidden_size: ``D`` of each layer and direction.
         num_layers: levels.

@@ -31,8 +31,8 @@ class Spectrogram(nn.Module):
     Args:
         features: frequencies F of a window.
         filters: of both convolutions.
-        causal: whether a step hears nothing that comes after its two windows; else they look ahead, and what stands on
-            them too.
+        causal: whether a step hears nothing that comes after its two windows; otherwise convolutions, and the layers
+            above them, hear later windows too.
 
     Raises:
         ValueError: numbers below 1.
@@ -62,8 +62,8 @@ class Spectrogram(nn.Module):
 
         Args:
             windows: the spectrogram, T steps of two windows.
-            past: as returned before; None is that of a begin.
-            lengths: steps of each sequence ``(B,)``, behind which nothing is heard; None is all of them.
+            past: as returned before; None is the start of a recording.
+            lengths: steps of each sequence ``(B,)``, after which nothing is heard; None is all of them.
         """
         past = self.no_past(len(windows)) if past is None else past
         if lengths is not None:

@@ -21,8 +21,8 @@ class TimeConvolution(nn.Module):
     Args:
         inputs: channels of the input.
         outputs: channels of what it gives.
-        kernel: moments and frequencies, odd numbers.
-        stride: likewise, odd or even.
+        kernel: moments and frequencies, odd numbers; of moments any where it is causal.
+        stride: likewise, any.
         causal: whether it hears no later moment.
         groups: as torch.nn.Conv2d.
     """
@@ -55,6 +55,6 @@ class TimeConvolution(nn.Module):
         x = torch.cat([past.to(x.dtype), x], 2)
         out = self.conv(x)
         if lengths is None:
-            return out, x[:, :, x.shape[2] - self.kept :]
+            return out, x[:, :, x.shape[2] - self.kept :].clone()  # not a view that would hold all of x
         moments = self.stride * lengths[:, None] + torch.arange(self.kept, device=x.device)  # (B, kept)
         return out, x[torch.arange(len(x), device=x.device)[:, None], :, moments].transpose(1, 2)

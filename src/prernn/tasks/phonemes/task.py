@@ -59,6 +59,7 @@ class Phonemes(Task):
     input: ClassVar[Literal["pictures", "words", "features"]] = "features"
     comparable: ClassVar[bool] = False
     kept_options: ClassVar[tuple[str, ...]] = ("cepstra", "ctc", "rate_hz", "mean", "std")
+    measured_options: ClassVar[tuple[str, ...]] = ("rate_hz", "mean", "std")
 
     labels: list[str] | None = field(init=False, default=None)
     transform: dict[str, Any] | None = field(init=False, default=None)

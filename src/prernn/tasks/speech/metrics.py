@@ -1,4 +1,4 @@
-"""How well speech is written down: errors a letter and a word."""
+"""How well speech is written down: errors per letter and per word."""
 
 from collections.abc import Callable
 from typing import Any

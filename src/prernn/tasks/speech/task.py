@@ -4,6 +4,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -36,20 +37,21 @@ class Speech(Task):
 
     Below the root lie VCTK's folders, ``wav48_silence_trimmed`` or ``wav48`` with ``SPEAKER/NAME.wav`` or ``.flac``
     and ``txt`` with ``SPEAKER/NAME.txt``. Speakers are apart: every tenth is the test, unless ``train.txt`` and
-    ``test.txt`` list recordings, and some of the others are held out for validation. The input are steps of two windows
+    ``test.txt`` list recordings, and some of the others are held out for validation. The input is steps of two windows
     of `prernn.media.audio.LogSpectrum`, each frequency less its mean and divided by its standard deviation over the
     training recordings. The network is `prernn.models.networks.deep_speech.DeepSpeech` (``method: deep_speech``).
 
     Attributes:
         spectrum: windows.
-        alphabet: letters that are heard, with the space; output 0 is the blank.
-        tail: seconds of silence put behind each recording, which a network that looks ahead needs for its last letters.
+        alphabet: small letters that are heard, and the space; output 0 is the blank.
+        tail: seconds of silence added after each recording: a network that looks ahead needs them for its last letters.
         decoder: "greedy", the most probable path, or "beam", the most probable text of a prefix beam search; of tests
             and streams.
         width: texts that the beam follows.
         test_speakers: whose recordings are the test, see there.
         rate_hz: samples a second; None takes those of the first training recording. Others are resampled.
-        measured: training recordings, evenly out of all, that mean and deviation are measured on.
+        measured: recordings at most, spread over those for training, also the ones held out, on which mean and
+            deviation are measured.
         mean: of each frequency, and ``std``: None measures them; a checkpoint keeps them.
         std: see there.
     """
@@ -70,6 +72,7 @@ class Speech(Task):
     input: ClassVar[Literal["pictures", "words", "features"]] = "features"
     comparable: ClassVar[bool] = False
     watcher_options: ClassVar[tuple[str, ...]] = ("decoder",)
+    measured_options: ClassVar[tuple[str, ...]] = ("rate_hz", "mean", "std")
     kept_options: ClassVar[tuple[str, ...]] = (
         "spectrum",
         "alphabet",
@@ -94,8 +97,9 @@ class Speech(Task):
         real("tail", self.tail, 0)
         if self.decoder not in ("greedy", "beam"):
             raise ValueError(f"decoder: expected greedy or beam, got {self.decoder!r}")
-        if not self.alphabet or len(set(self.alphabet)) != len(self.alphabet):
-            raise ValueError(f"alphabet: expected different letters, got {self.alphabet!r}")
+        different = len(set(self.alphabet)) == len(self.alphabet)
+        if not different or " " not in self.alphabet or self.alphabet != self.alphabet.lower():
+            raise ValueError(f"alphabet: expected different small letters and the space, got {self.alphabet!r}")
         self._parts: dict[str, list[Utterance]] = {}
         self._seconds: dict[str, float] = {}
 
@@ -116,7 +120,9 @@ class Speech(Task):
         """Rate, mean and deviation, where they are not given."""
         train = self._parts["train"]
         if self.rate_hz is None:
-            self.rate_hz = sample_rate(train[0].path)
+            self.rate_hz = next(filter(None, map(_rate_of, train)), None)
+        if self.rate_hz is None:
+            raise ValueError(f"{train[0].path}: none of the training recordings can be read")
         size = self.spectrum.size(self.rate_hz)
         for name in ("mean", "std"):
             given = getattr(self, name)
@@ -125,7 +131,7 @@ class Speech(Task):
         if self.mean is not None and self.std is not None:
             return
         count, total, squares = 0, torch.zeros(size).double(), torch.zeros(size).double()
-        for one in train[:: max(1, len(train) // self.measured)]:
+        for one in train[:: -(-len(train) // self.measured)]:
             try:
                 windows = self.spectrum(read_audio(one.path, self.rate_hz), self.rate_hz).double()
             except VideoError:  # which reading says
@@ -212,12 +218,12 @@ class Speech(Task):
         found = best_path(out) if self.decoder == "greedy" else self._exact().decode(log_probs(out))
         return " ".join("".join(self.alphabet[label - 1] for label in found).split())
 
-    def _exact(self) -> Decoder:
+    def _exact(self) -> BeamDecoder:
         """Of whole recordings, where nothing has to be given early."""
         return BeamDecoder(self.width, certainty=1.0, patience=None)
 
     def said(self, target: Tensor) -> str:
-        """The text of a target ``(N,)``, zeros behind its end."""
+        """The text of a target ``(N,)``, zeros after its end."""
         return "".join(self.alphabet[label - 1] for label in target.tolist() if label)
 
     def metrics(self) -> Metrics:
@@ -237,12 +243,27 @@ class Speech(Task):
         """The text of speech as it grows. ``decoder`` may be another one."""
         from prernn.tasks.speech.watcher import SpeechWatcher
 
-        makers: dict[str, Callable[[], Decoder]] = {"greedy": GreedyDecoder, "beam": lambda: BeamDecoder(self.width)}
-        decoder = makers[options.get("decoder") or self.decoder]()
-        return SpeechWatcher(only(nets), decoder=decoder, letters=self.alphabet, step=WINDOWS * self.spectrum.hop)
+        net, kind = only(nets), options.get("decoder") or self.decoder
+        beam = self._exact if net.sees_ahead else partial(BeamDecoder, self.width)
+        makers: dict[str, Callable[[], Decoder]] = {"greedy": GreedyDecoder, "beam": beam}
+        return SpeechWatcher(net, decoder=makers[kind](), letters=self.alphabet, step=self._step)
+
+    @property
+    def _step(self) -> float:
+        """Seconds that a step lasts, in whole samples."""
+        assert self.rate_hz is not None
+        return WINDOWS * self.spectrum.lengths(self.rate_hz)[1] / self.rate_hz
 
     def frames(self, source: str) -> Generator[tuple[float, Any], None, None]:
-        """Steps of a sound file, standard input or a microphone, with the second in which each begins."""
+        """Steps of a sound file, standard input or a microphone, with the time in seconds at which each begins."""
         parts = self._steps(read_sound(source, self.rate_hz))
         for number, step in enumerate(itertools.chain.from_iterable(parts)):
-            yield number * WINDOWS * self.spectrum.hop, step
+            yield number * self._step, step
+
+
+def _rate_of(recording: Utterance) -> int | None:
+    """Samples a second; None where it can't be read, which reading says."""
+    try:
+        return sample_rate(recording.path)
+    except VideoError:
+        return None

@@ -13,7 +13,7 @@ MICROPHONES = ("_mic1", "")
 SUFFIXES = (".flac", ".wav")
 
 HELD_OUT = 10
-"""Every so manyth speaker, in the order of names, is the test where nothing else says it."""
+"""One speaker in this many is the test, from the last in the order of names on, where nothing else says it."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,20 @@ def split(root: Path, test_speakers: Sequence[str] | None = None) -> dict[str, l
     """
     known = utterances(root)
     lists = {part: root / f"{part}.txt" for part in ("train", "test")}
-    if test_speakers is None and all(file.is_file() for file in lists.values()):
-        return {part: _listed(file, known) for part, file in lists.items()}
+    there = [file for file in lists.values() if file.is_file()]
+    if test_speakers is None and there:
+        if len(there) == 1:
+            raise ValueError(f"{root}: expected train.txt and test.txt, or none of them, found {there[0].name} alone")
+        parts = {part: _listed(file, known) for part, file in lists.items()}
+        if both := {one.path for one in parts["train"]} & {one.path for one in parts["test"]}:
+            raise ValueError(f"{lists['test']}: expected recordings that are not in train.txt, got {min(both)} in both")
+        return parts
     speakers = sorted({one.speaker for one in known.values()})
     if test_speakers is None:
         test_speakers = speakers[::-1][::HELD_OUT]
     if unknown := sorted(set(test_speakers) - set(speakers)):
         raise ValueError(f"test_speakers: expected some of {', '.join(speakers)}, got {', '.join(unknown)}")
-    parts: dict[str, list[Utterance]] = {"train": [], "test": []}
+    parts = {"train": [], "test": []}
     for one in known.values():
         parts["test" if one.speaker in test_speakers else "train"].append(one)
     if empty := [part for part, found in parts.items() if not found]:
@@ -89,7 +95,11 @@ def split(root: Path, test_speakers: Sequence[str] | None = None) -> dict[str, l
 
 def _listed(file: Path, known: dict[str, Utterance]) -> list[Utterance]:
     found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    for number, line in enumerate(lines, 1):
         if not (name := line.strip()):
             continue
         if name not in known:

@@ -1,6 +1,7 @@
 """What follows speech: the text so far, at each new letter, and whole at each pause."""
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,56 @@ from torch import Tensor
 from prernn.conversion.modes import evaluating
 from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.streaming.stream import Stream
-from prernn.tasks.events.ctc_decoders import Decoder
+from prernn.tasks.events.ctc_decoders import Decoder, Event
 from prernn.tasks.events.ctc_loss import log_probs
 
 PAUSE = 1.0
-"""Seconds without a letter behind which a text is over, and the network hears as from new."""
+"""Seconds without a letter after which a text is over, and the network hears as from new."""
 
 AGAIN = 0.5
-"""Seconds before that, which it hears again: a word may have begun, whose letters come late."""
+"""Seconds before that, and those by which letters come late, which it hears again: a word may have begun."""
+
+LONGEST = 20.0
+"""Seconds after which a text is over at the next space, where nobody makes a pause."""
+
+
+class Text:
+    """A text that grows letter by letter.
+
+    Args:
+        letters: of the outputs, from 1 on.
+        step: seconds that a step lasts.
+        delay: seconds by which letters come late.
+    """
+
+    def __init__(self, letters: str, step: float, delay: float) -> None:
+        self._letters, self._step, self._delay = letters, step, delay
+        self.text, self.start, self.last = "", 0.0, 0.0
+
+    def add(self, label: int, time: float) -> list[dict[str, Any]]:
+        """A letter that was given at ``time``; the row of the text where it has grown, or is over at a space."""
+        letter = self._letters[label - 1]
+        if letter == " ":
+            over = bool(self.text) and time - self.start > LONGEST
+            self.text += "" if self.text.endswith(" ") or not self.text else letter
+            return self.end() if over else []
+        self.start = self.start if self.text else time
+        self.text, self.last = self.text + letter, time
+        return [self._row(final=False)]
+
+    def paused(self, time: float) -> bool:
+        """Whether it is over at ``time``."""
+        return bool(self.text) and time - self.last >= PAUSE
+
+    def end(self) -> list[dict[str, Any]]:
+        """The row of the whole text, where there is one; then it is as new."""
+        rows = [self._row(final=True)] if self.text else []
+        self.text = ""
+        return rows
+
+    def _row(self, *, final: bool) -> dict[str, Any]:
+        start, end = (max(0.0, time - self._delay) for time in (self.start, self.last + self._step))
+        return {"text": self.text.strip(), "start_s": round(start, 3), "end_s": round(end, 3), "final": final}
 
 
 class SpeechWatcher:
@@ -33,72 +76,56 @@ class SpeechWatcher:
     """
 
     def __init__(self, net: SequenceNetwork, *, decoder: Decoder, letters: str, step: float) -> None:
-        self._net, self._decoder, self._letters, self._step = net, decoder, letters, step
+        self._net, self._decoder, self._step = net, decoder, step
         self._stream = None if net.sees_ahead else Stream(net)
-        self._steps: list[Tensor] = []  # of a network that hears all at once
-        self._latest: deque[Tensor] = deque(maxlen=round(AGAIN / step))
-        self._begin()
-        self._first = 0.0
-
-    def _begin(self) -> None:
-        self._text, self._start, self._last = "", 0.0, 0.0
+        self._text = Text(letters, step, net.delay * step)
+        self._frames: list[Tensor] = []  # of a network that hears all at once
+        self._latest: deque[tuple[float, Tensor]] = deque(maxlen=net.delay + round(AGAIN / step))
+        self._begin: float | None = None  # of the decoder's first step
 
     def see(self, index: int, time: float, frame: Any) -> list[dict[str, Any]]:
-        """The row of a text that has grown, or is over."""
+        """The rows of a text that has grown, or is over."""
+        self._begin = time if self._begin is None else self._begin
         if self._stream is None:
-            self._first = time if not self._steps else self._first
-            self._steps.append(frame)
+            self._frames.append(frame)
             return []
+        self._latest.append((time, frame))
+        rows = self._hear(frame)
+        if self._text.paused(time):
+            rows += self._text.end()
+            self._stream.reset()
+            self._decoder.reset()
+            self._begin = self._latest[0][0]
+            for _, again in self._latest:
+                rows += self._hear(again)
+        return rows
+
+    def _hear(self, frame: Tensor) -> list[dict[str, Any]]:
+        assert self._stream is not None
         out = self._stream(frame)
         assert out is not None  # no snippets
-        self._latest.append(frame)
-        rows = self._heard(time, out)
-        if rows and rows[-1]["final"]:
-            self._stream.reset()
-            for again in self._latest:
-                out = self._stream(again)
-                assert out is not None
-                rows += self._heard(time, out)
+        return self._grown(self._decoder.push(log_probs(out)))
+
+    def _grown(self, events: Iterable[Event]) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for event in events:
+            if event.kind == "begin":
+                time = (self._begin or 0.0) + event.begin * self._step
+                rows += self._text.end() if self._text.paused(time) else []
+                rows += self._text.add(event.label, time)
         return rows
-
-    def _heard(self, time: float, out: Tensor) -> list[dict[str, Any]]:
-        rows = self._grown(time, self._decoder.push(log_probs(out)))
-        if self._text and time - self._last >= PAUSE:
-            rows += self._over(time)
-        return rows
-
-    def _grown(self, time: float, events: Any) -> list[dict[str, Any]]:
-        new = "".join(self._letters[event.label - 1] for event in events if event.end is None)
-        if not new:
-            return []
-        self._start = self._start if self._text else time
-        self._text, self._last = self._text + new, time
-        return [self._row(final=False)] if self._text.strip() else []
-
-    def _over(self, time: float) -> list[dict[str, Any]]:
-        """The row of a text that has ended, and a new beginning."""
-        rows = self._grown(time, self._decoder.finish())
-        rows += [self._row(final=True)] if self._text.strip() else []
-        self._begin()
-        return rows
-
-    def _row(self, *, final: bool) -> dict[str, Any]:
-        end = self._last + self._step
-        return {"text": self._text.strip(), "start_s": round(self._start, 3), "end_s": round(end, 3), "final": final}
 
     def finish(self) -> list[dict[str, Any]]:
         """The row of the last text; of a network that hears all at once all rows."""
         if self._stream is not None:
-            return self._over(self._last)
-        if not self._steps:
+            return self._grown(self._decoder.finish()) + self._text.end()
+        if not self._frames:
             return []
         with torch.inference_mode(), evaluating(self._net):
-            out, _ = self._net(torch.stack(self._steps).unsqueeze(0).to(next(self._net.parameters()).device))
-        rows = [
-            row for number, step in enumerate(out[0]) for row in self._heard(self._first + number * self._step, step)
-        ]
-        self._steps = []
-        return rows + self._over(self._last)
+            steps = torch.stack(self._frames).unsqueeze(0).to(next(self._net.parameters()).device)
+            out, _ = self._net(steps)
+        self._frames = []
+        return self._grown(self._decoder.events(log_probs(out[0]))) + self._text.end()
 
     def draw(self, frame: np.ndarray) -> np.ndarray:
         """Raises NotImplementedError: there is no picture."""

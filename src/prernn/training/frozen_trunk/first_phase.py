@@ -18,8 +18,8 @@ from prernn.conversion.clip_network import is_clip_network
 from prernn.conversion.graph.ending import find_output_layer
 from prernn.conversion.graph.trunk import inputs_of, split
 from prernn.conversion.modes import channels_last, evaluating
-from prernn.conversion.network import RecurrentNetwork
-from prernn.conversion.sequence_network import NetworkState
+from prernn.conversion.network import RecurrentNetwork, of_a_cnn
+from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
 from prernn.reports.progress import bars
 from prernn.tasks.task import Task
 from prernn.training.continuity import Continuity
@@ -71,7 +71,7 @@ class Setting:
     shown: bool = True
 
 
-def cut_of(network: RecurrentNetwork) -> list[str]:
+def cut_of(network: SequenceNetwork) -> list[str]:
     """Values of the graph that are cut at: inputs of the first recurrent layer, or of the output layer without one.
 
     Raises:
@@ -79,6 +79,7 @@ def cut_of(network: RecurrentNetwork) -> list[str]:
     """
     if is_clip_network(network):
         raise NotImplementedError("a network of whole clips has no trunk that runs frame by frame")
+    network = of_a_cnn(network)
     if network.recurrent_layers:
         return inputs_of(network)
     output = find_output_layer(network.cnn)
