@@ -2,8 +2,9 @@
 
 Long sequences: a gated diagonal recurrence alone, by its kernel and by Newton's method over all steps at once; cells
 whose gates see no state, by their kernel and by a parallel scan in plain torch. Training: one step of a network of
-words, a layer of 400 and as many outputs as words, or of phonemes, a layer of 512 over 39 features, with the optimizer.
-Candidates take turns within one run; figures are medians.
+words, a layer of 400 and as many outputs as words, of phonemes, a layer of 512 over 39 features, or of speech, two GRU
+layers of 256 in both directions on a spectrogram, with the optimizer. Candidates take turns within one run; figures are
+medians.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from prernn.benchmarks.measuring.timing import Stopwatch, Times, threads
 from prernn.layers.cells import make_cell, recurrent_gates
 from prernn.layers.input_to_hidden import InputToHidden
 from prernn.layers.recurrent_layer import RecurrentLayer
+from prernn.models.networks.deep_speech import deep_speech
+from prernn.models.networks.spectrogram import Spectrogram, normalized
 from prernn.ops import scan
 from prernn.reports.files import write_table
 
@@ -34,10 +37,12 @@ CELLS = ("lstm", "gru", "qrnn", "sru", "mingru")
 NEWTON = "gru, Newton"
 STRUCTURES = ("full", "grouped:4", "band:9", "diagonal")
 MODES = ("forward", "training")
-KINDS = {"words": (35, 20, 400), "phonemes": (300, 16, 512)}
+KINDS = {"words": (35, 20, 400), "phonemes": (300, 16, 512), "speech": (150, 16, 256)}
 """Training steps: ``(T, B, D)``, as the configurations of the tasks have them."""
 FEATURES, CLASSES = 39, 39
 """Of phonemes."""
+FREQUENCIES, FILTERS, LETTERS = 81, 16, 29
+"""Of speech, at 8 kHz."""
 
 
 def run(options: argparse.Namespace) -> None:
@@ -174,9 +179,32 @@ class TorchLayers(nn.Module):
         return self.output(out), state
 
 
+class TorchSpeech(nn.Module):
+    """`DeepSpeech` with torch.nn.GRU in the place of its two levels."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.cnn = Spectrogram(FREQUENCIES, FILTERS)
+        self.first = nn.GRU(self.cnn.size, size, bidirectional=True, batch_first=True)
+        self.second = nn.GRU(size, size, bidirectional=True, batch_first=True)
+        self.norms = nn.ModuleList([nn.BatchNorm1d(size), nn.BatchNorm1d(size)])
+        self.output = nn.Linear(size, LETTERS, bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Any]:
+        """Spectrograms ``(B, T, 2, F)`` to ``(B, T, K)`` and no state."""
+        x, _ = self.cnn(x)
+        for layer, norm in zip((self.first, self.second), self.norms, strict=True):
+            x = normalized(norm, layer(x)[0].unflatten(2, (2, -1)).sum(2), None)
+        return self.output(x), ()
+
+
 def networks(kind: str, words: int) -> dict[str, nn.Module]:
     """The networks of a task: torch.nn's, and ours with each structure."""
     _, _, size = KINDS[kind]
+    if kind == "speech":
+        cnn, made = Spectrogram(FREQUENCIES, FILTERS), {"hidden_size": size, "num_layers": 2, "outputs": LETTERS}
+        ours = {f"prernn {hidden}": deep_speech(cnn, hidden=hidden, **made) for hidden in STRUCTURES}  # type: ignore[arg-type]
+        return {"torch.nn": TorchSpeech(size), **ours}
     if kind == "words":
         first = nn.Sequential(nn.Embedding(words, size), nn.Flatten(2))  # (B, T, 1) to (B, T, size)
         backbone, inputs, outputs = prernn.backbone("words", words=words, size=size), size, words
@@ -194,8 +222,10 @@ def training_step(net: nn.Module, kind: str, words: int) -> Callable[[], Any]:
     """A step of stochastic gradient descent: forward, backward, the gradient's norm limited, weights changed."""
     torch.manual_seed(0)
     steps, batch, _ = KINDS[kind]
-    x = torch.randint(words, (batch, steps, 1)) if kind == "words" else torch.randn(batch, steps, FEATURES)
-    target = torch.randint(words if kind == "words" else CLASSES, (batch * steps,))
+    step = {"words": (1,), "phonemes": (FEATURES,), "speech": (2, FREQUENCIES)}[kind]
+    x = torch.randn(batch, steps, *step) if kind != "words" else torch.randint(words, (batch, steps, *step))
+    outputs = {"words": words, "phonemes": CLASSES, "speech": LETTERS}[kind]
+    target = torch.randint(outputs, (batch * steps,))
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
     net.train()
 
