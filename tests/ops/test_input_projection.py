@@ -31,8 +31,31 @@ def test_the_projection_equals_torchs_and_follows_its_weight(monkeypatch):
             )
     assert len(used) == 1 + 2 * 3  # tried once
     assert input_projection.linear(x, layer.weight, layer.bias).grad_fn is not None
-    assert len(used) == 7
+    assert len(used) == 8
     assert input_projection.linear(x[:0], layer.weight).shape == (0, 3, 50)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("shape", [(7, 33), (5, 3, 33)])
+def test_its_gradients_are_torchs_also_the_second(shape, biased, monkeypatch):
+    used, operator = [], torch.ops.mkldnn._linear_pointwise
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *a: used.append(1) or operator(*a))
+    monkeypatch.setattr(input_projection, "LEAST", 1)
+    x, weight, bias = torch.randn(shape), torch.randn(50, 33), torch.randn(50) if biased else None
+    leaves = [value.requires_grad_() for value in (x, weight, bias) if value is not None]
+    found = []
+    for product in (input_projection.linear, F.linear):
+        out = product(x, weight, bias)
+        first = torch.autograd.grad(out.square().sum(), leaves, create_graph=True)
+        second = torch.autograd.grad(sum(each.square().sum() for each in first), leaves, allow_unused=True)
+        plain = torch.autograd.grad(product(x, weight, bias).sum(), leaves)  # of one number, spread
+        found.append([out, *first, *second, *plain])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.detach().abs().max()))
+    assert len(used) >= 6
+    used.clear()
+    torch.autograd.grad(input_projection.linear(x.detach(), weight, bias).sum(), [weight])
+    assert len(used) == 2  # no gradient that nobody asks for
 
 
 def test_the_projection_stays_torchs_where_onednn_fails(monkeypatch):

@@ -231,7 +231,9 @@ def training_step(net: nn.Module, kind: str, words: int) -> Callable[[], Any]:
 
     def once() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(net(x)[0].flatten(0, 1), target).backward()
+        out = net(x)[0]
+        flat = out.flatten(0, 1) if out.is_contiguous() else out.transpose(0, 1).flatten(0, 1)  # neither is a copy
+        F.cross_entropy(flat, target).backward()
         nn.utils.clip_grad_norm_(net.parameters(), 0.25)
         optimizer.step()
 

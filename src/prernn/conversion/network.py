@@ -20,6 +20,7 @@ from prernn.conversion.graph.nodes import inputs_of, layer_at, name_of, nodes_of
 from prernn.conversion.graph.traced import traced
 from prernn.conversion.lighter.clamping import clamps_of, from_result
 from prernn.conversion.lighter.folding import Pair, foldable, folded, pairs_of
+from prernn.conversion.lighter.products import faster_products, plain_layers
 from prernn.conversion.modes import evaluating
 from prernn.conversion.recipe import Recipe
 from prernn.conversion.sequence_network import DIMENSIONS, NetworkState, SequenceNetwork
@@ -211,13 +212,15 @@ class RecurrentNetwork(SequenceNetwork):
         return out.unflatten(0, (steps, batch)).transpose(0, 1), state  # (B, T, K)
 
     def _lighter_training(self) -> contextlib.AbstractContextManager[Any]:
-        """In training frozen batch normalization is part of the convolution before it, and clamps keep one map."""
+        """In training frozen batch normalization is part of the convolution before it, clamps keep one map, and fc
+        layers take the faster product."""
         stack = contextlib.ExitStack()
         if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             if self._foldable is None:
                 self._foldable, self._clamps = foldable(pairs_of(self.cnn)), clamps_of(self.cnn)
             stack.enter_context(folded(self._foldable))
             stack.enter_context(from_result(self._clamps))
+            stack.enter_context(faster_products(plain_layers(self.cnn)))
         return stack
 
     def _in_parts(self, video: Tensor, state: NetworkState | None, frames: int) -> tuple[Tensor, NetworkState]:

@@ -1,13 +1,15 @@
 """The input projection: oneDNN's matrix product where torch's own is slower.
 
-Once the recurrence is cheap the projection is nearly all of a layer's time at inference, and on many processors the
-BLAS behind torch's linear does not use their widest instructions, while oneDNN does. oneDNN's operator has no gradient
-and no place in torch's public interface: it is looked for, tried against torch's product once, and left alone where
-either fails. It takes the weight as it is: packing it beforehand gains little more (benchmarks/recurrence.py,
-``--linear``) and would leave a second copy that goes stale when the weight changes.
+Once the recurrence is cheap the projection is nearly all of a layer's time, and on many processors the BLAS behind
+torch's linear does not use their widest instructions, while oneDNN does. oneDNN's operator has no gradient, which is
+written here, of two more of its products, and no place in torch's public interface: it is looked for, tried against
+torch's product once, and left alone where either fails. It takes the weight as it is: packing it beforehand gains
+little more (benchmarks/recurrence.py, ``--linear``) and would leave a second copy that goes stale when the weight
+changes.
 """
 
 import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,14 +23,43 @@ LEAST = 2**22
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x W^T + b`` for ``x (..., D_in)``; differentiable."""
-    if _suits(x, weight, bias) and _works():
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return out
-    return F.linear(x, weight, bias)
+    if not (_suits(x, weight, bias) and _works()):
+        return F.linear(x, weight, bias)
+    trains = torch.is_grad_enabled() and any(each.requires_grad for each in (x, weight, bias) if each is not None)
+    out: Tensor = _Product.apply(x, weight, bias) if trains else _product(x, weight, bias)
+    return out
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return out
+
+
+class _Product(torch.autograd.Function):
+    """The product with its gradients, ``dx = g W``, ``dW = g^T x``, ``db`` the sum of g; differentiable again."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, _ = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous()  # a sum's is one number, with strides of 0
+        rows = grad.flatten(0, -2)
+        wanted = ctx.needs_input_grad
+        d_x = linear(grad, weight.t()) if wanted[0] else None
+        d_weight = linear(rows.t(), x.flatten(0, -2).t()) if wanted[1] else None
+        return d_x, d_weight, rows.sum(0) if wanted[2] else None
 
 
 def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """A product worth choosing for, of float32 on the CPU, without a gradient."""
+    """A product worth choosing for, of float32 on the CPU."""
     tensors = [x, weight] if bias is None else [x, weight, bias]
     return (
         not torch.compiler.is_compiling()  # first: what follows would fix a symbolic batch size
@@ -40,7 +71,6 @@ def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and forced() in (None, "native")
         and not torch.is_autocast_enabled("cpu")
         and not transformed()
-        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
     )
 
 

@@ -178,7 +178,8 @@ class Language(Task):
     def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
         """Mean of ``-ln p(word)`` over the words of a batch."""
         target = batch["target"].masked_fill(~valid_steps(batch["lengths"], out.shape[1]), _NONE)
-        return F.cross_entropy(out.flatten(0, 1), target.flatten(), ignore_index=_NONE)  # no copy of so many scores
+        scores = out.transpose(0, 1).flatten(0, 1)  # as networks lay them out, time first: no copy of so many
+        return F.cross_entropy(scores, target.T.flatten(), ignore_index=_NONE)
 
     def metrics(self) -> Metrics:
         """See `prernn.tasks.language.metrics.WordMetrics`."""
