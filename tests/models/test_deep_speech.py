@@ -17,6 +17,8 @@ def network(causal=True, **options):
     cnn = prernn.backbone("spectrogram", features=F, filters=3, causal=causal)
     made = {"hidden_size": 6, "num_layers": 3, "outputs": 5} | options
     net = deep_speech(cnn, **made).double()
+    if net.ahead is not None:
+        nn.init.normal_(net.ahead.conv.weight)
     for part in net.modules():  # statistics and factors as after training
         if isinstance(part, nn.BatchNorm1d):
             part.running_mean.normal_(0, 0.3)
@@ -92,6 +94,18 @@ def test_the_look_ahead_is_that_of_the_paper_some_steps_later():
     row = [sum(kernel[:, j] * h[0, :, t + j, 0] for j in range(3)) for t in range(3)]  # r_t, section 3.5
     torch.testing.assert_close(ours[0, :, 2:, 0], torch.stack(row, 1))
     assert net(x)[0].shape == (1, 9, 5)
+
+
+def test_the_look_ahead_begins_as_if_it_were_not_there():
+    x, outs = spectrograms(1).float(), []
+    for lookahead in (0, 5):
+        torch.manual_seed(0)
+        cnn = prernn.backbone("spectrogram", features=F, filters=3, causal=True)
+        net = deep_speech(cnn, hidden_size=6, num_layers=2, lookahead=lookahead).eval()
+        net.output.weight.data.fill_(0.1)  # drawn after the look-ahead
+        outs.append(net(x)[0])
+        assert net.delay == lookahead
+    torch.testing.assert_close(*outs)
 
 
 @pytest.mark.parametrize("causal", [True, False])

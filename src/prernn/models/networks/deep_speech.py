@@ -13,7 +13,7 @@ from prernn.layers.input_to_hidden import TraditionalInput
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.layers.recurrent_stack import check_lengths, flipped
 from prernn.layers.structures.base import Structure
-from prernn.models.networks.spectrogram import CLAMP, Spectrogram, normalized
+from prernn.models.networks.spectrogram import Spectrogram, normalized
 from prernn.models.networks.time_convolution import TimeConvolution
 from prernn.ops.reference import State
 
@@ -27,7 +27,8 @@ class DeepSpeech(SequenceNetwork):
     their outputs are added: it hears a recording as a whole. Where they are causal it runs step by step, and a
     look-ahead convolution (section 3.5) reads the outputs of a unit over the last steps: ``r_t = sum_j w_j h_{t-j}``
     over ``lookahead + 1`` steps, which is theirs, ``lookahead`` steps later. So its letters come that much later, and
-    the last ones only if that much silence follows.
+    the last ones only if that much silence follows. It begins as ``r_t = h_t``: from random w it learns far more
+    slowly (docs/sequences.md).
 
     Attributes:
         cnn: the convolutions.
@@ -70,6 +71,8 @@ class DeepSpeech(SequenceNetwork):
         self.ahead: TimeConvolution | None = None
         if lookahead:
             self.ahead = TimeConvolution(hidden_size, hidden_size, kernel, causal=True, groups=hidden_size)
+            nn.init.zeros_(self.ahead.conv.weight)
+            nn.init.ones_(self.ahead.conv.weight[:, :, -1])
         self.output_norm = nn.BatchNorm1d(hidden_size)
         self.output = nn.Linear(hidden_size, whole("outputs", outputs), bias=False)
 
@@ -140,7 +143,7 @@ class DeepSpeech(SequenceNetwork):
         following = [*((part,) for part in past), *states]
         if self.ahead is not None:
             x, after = self.ahead(x.permute(1, 2, 0).unsqueeze(3), given[-1][0], own)  # (B, D, T, 1)
-            x = x.squeeze(3).permute(2, 0, 1).clamp(0, CLAMP)
+            x = x.squeeze(3).permute(2, 0, 1)
             following.append((after,))
         out = self.output(normalized(self.output_norm, x.transpose(0, 1), own))  # (B, T, K)
         return out, () if self.sees_ahead else tuple(following)
