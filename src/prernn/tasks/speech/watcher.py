@@ -1,6 +1,5 @@
 """What follows speech: the text so far, at each new letter, and whole at each pause."""
 
-from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,10 +14,8 @@ from prernn.tasks.events.ctc_decoders import Decoder, Event
 from prernn.tasks.events.ctc_loss import log_probs
 
 PAUSE = 1.0
-"""Seconds without a letter after which a text is over, and the network hears as from new."""
-
-AGAIN = 0.5
-"""Seconds before that, and those by which letters come late, which it hears again: a word may have begun."""
+"""Seconds without a letter after which a text is over. The network goes on: from nothing it hears its first word worse
+than after minutes (docs/sequences.md)."""
 
 LONGEST = 20.0
 """Seconds after which a text is over at the next space, where nobody makes a pause."""
@@ -80,8 +77,7 @@ class SpeechWatcher:
         self._stream = None if net.sees_ahead else Stream(net)
         self._text = Text(letters, step, net.delay * step)
         self._frames: list[Tensor] = []  # of a network that hears all at once
-        self._latest: deque[tuple[float, Tensor]] = deque(maxlen=net.delay + round(AGAIN / step))
-        self._begin: float | None = None  # of the decoder's first step
+        self._begin: float | None = None  # of the first step
 
     def see(self, index: int, time: float, frame: Any) -> list[dict[str, Any]]:
         """The rows of a text that has grown, or is over."""
@@ -89,22 +85,10 @@ class SpeechWatcher:
         if self._stream is None:
             self._frames.append(frame)
             return []
-        self._latest.append((time, frame))
-        rows = self._hear(frame)
-        if self._text.paused(time):
-            rows += self._text.end()
-            self._stream.reset()
-            self._decoder.reset()
-            self._begin = self._latest[0][0]
-            for _, again in self._latest:
-                rows += self._hear(again)
-        return rows
-
-    def _hear(self, frame: Tensor) -> list[dict[str, Any]]:
-        assert self._stream is not None
         out = self._stream(frame)
         assert out is not None  # no snippets
-        return self._grown(self._decoder.push(log_probs(out)))
+        rows = self._grown(self._decoder.push(log_probs(out)))
+        return rows + (self._text.end() if self._text.paused(time) else [])
 
     def _grown(self, events: Iterable[Event]) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
