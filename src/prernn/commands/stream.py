@@ -18,9 +18,6 @@ FILES = ("csv", "json")
 """Options that say where rows are written, each for tasks whose rows have that form."""
 
 
-MICROPHONE = "microphone:"
-"""What the name of a microphone begins with (`prernn.media.audio`)."""
-
 SOURCES = "video, text or sound file, folder of frames, camera:0, microphone:default, rtsp/http URL, pipe, or - (stdin)"
 
 
@@ -48,6 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Follows the source with what the networks' task has for it."""
+    from prernn.media.audio import MICROPHONE
     from prernn.models import checkpoint
     from prernn.streaming.pace import Pace, clock_for
     from prernn.streaming.rows import ROWS, with_events

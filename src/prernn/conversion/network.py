@@ -69,6 +69,7 @@ class RecurrentNetwork(SequenceNetwork):
         self._map_sizes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
         self._foldable: list[Pair] | None = None
         self._clamps: list[nn.Hardtanh] = []
+        self._plain: list[nn.Linear] = []
 
     def train(self, mode: bool = True) -> Self:
         """Sets the mode of all modules."""
@@ -154,12 +155,8 @@ class RecurrentNetwork(SequenceNetwork):
 
     def __getstate__(self) -> dict[str, Any]:
         # torch.fx pickles a graph as code, which forgets the shapes of its values
-        return {
-            **self.__dict__,
-            "_foldable": None,
-            "_clamps": [],
-            "shapes": [value_shape(node) for node in nodes_of(self.cnn.graph)],
-        }
+        found: dict[str, Any] = {"_foldable": None, "_clamps": [], "_plain": []}  # found anew in training
+        return {**self.__dict__, **found, "shapes": [value_shape(node) for node in nodes_of(self.cnn.graph)]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         kept = state.pop("shapes")
@@ -212,15 +209,15 @@ class RecurrentNetwork(SequenceNetwork):
         return out.unflatten(0, (steps, batch)).transpose(0, 1), state  # (B, T, K)
 
     def _lighter_training(self) -> contextlib.AbstractContextManager[Any]:
-        """In training frozen batch normalization is part of the convolution before it, clamps keep one map, and fc
-        layers take the faster product."""
+        """In training batch normalization that is frozen is folded, clamps keep one map, fc layers multiply faster."""
         stack = contextlib.ExitStack()
         if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             if self._foldable is None:
                 self._foldable, self._clamps = foldable(pairs_of(self.cnn)), clamps_of(self.cnn)
+                self._plain = plain_layers(self.cnn)
             stack.enter_context(folded(self._foldable))
             stack.enter_context(from_result(self._clamps))
-            stack.enter_context(faster_products(plain_layers(self.cnn)))
+            stack.enter_context(faster_products(self._plain))
         return stack
 
     def _in_parts(self, video: Tensor, state: NetworkState | None, frames: int) -> tuple[Tensor, NetworkState]:

@@ -4,7 +4,7 @@ import itertools
 import math
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +86,22 @@ def read_sound(source: str | Path, rate: int | None = None) -> Iterator[Tensor]:
             raise VideoError(f"{source}: does not decode: {error}") from error
     if not count:
         raise VideoError(f"{source}: expected sound, found no sample")
+
+
+def moments(features: Iterable[Tensor], least: float) -> tuple[list[float], list[float]] | None:
+    """Mean and standard deviation of each feature over all windows ``(T, F)``; None where there is no window.
+
+    Args:
+        features: of each recording.
+        least: variance; a smaller one counts as this.
+    """
+    count, total, squares = 0, torch.zeros(()).double(), torch.zeros(()).double()
+    for windows in (each.double() for each in features):
+        count, total, squares = count + len(windows), total + windows.sum(0), squares + windows.square().sum(0)
+    if not count:
+        return None
+    mean = total / count
+    return mean.tolist(), (squares / count - mean.square()).clamp(min=least).sqrt().tolist()
 
 
 def _opened(path: str | Path) -> "tuple[av.container.InputContainer, av.AudioStream]":

@@ -98,18 +98,12 @@ def load(path: str | Path, cnn: nn.Module | None = None) -> SequenceNetwork:
 
 
 def recipe_of(path: str | Path) -> Recipe:
-    """The recipe of a checkpoint, ``.safetensors`` or Lightning's ``.ckpt``, without its weights.
+    """The recipe of Lightning's checkpoint, without reading its weights.
 
     Raises:
         ValueError: no prernn checkpoint.
     """
-    path = Path(path)
-    if path.suffix == ".ckpt":
-        return Recipe.from_json(_lightning_content(path, mmap=True)[RECIPE_KEY])
-    metadata, _ = read_safetensors(path)
-    if RECIPE_KEY not in metadata:
-        raise ValueError(f"{path}: expected a prernn checkpoint, found weights without a recipe")
-    return Recipe.from_json(json.loads(metadata[RECIPE_KEY]))
+    return Recipe.from_json(_lightning_content(Path(path), mmap=True)[RECIPE_KEY])
 
 
 def rewrite_recipe(path: str | Path, recipe: Recipe) -> Path:

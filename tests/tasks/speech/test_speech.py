@@ -19,7 +19,6 @@ from prernn.tasks import Speech, restore
 from prernn.tasks.speech.letters import ALPHABET, letters, read_letters
 from prernn.tasks.speech.vctk import split, utterances
 from prernn.tasks.speech.watcher import PAUSE, SpeechWatcher
-from prernn.training.data_module import VideoData
 
 TONES = {"a": 500, "b": 1500, "c": 3000, " ": 0}
 RATE = 8000
@@ -44,13 +43,6 @@ def root(tmp_path_factory):
             words = ["".join(chance.choice(list("abc"), int(chance.integers(1, 3)))) for _ in range(2)]
             say(folder, f"{speaker}/{speaker}_{number:03d}", " ".join(words))
     return folder
-
-
-def opened(root, **options):
-    data = VideoData(str(root), Speech(**options), "spectrogram", num_workers=0, holdout=0.5)
-    data.setup("fit")
-    data.setup("test")
-    return data
 
 
 def task_of(root, **options):

@@ -1,7 +1,8 @@
 """Phonemes in speech, in TIMIT's folders: a label at every window, or the sequence of them by CTC."""
 
+import contextlib
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.layers.arguments import whole
-from prernn.media.audio import Cepstra, read_audio, sample_rate
+from prernn.media.audio import Cepstra, moments, read_audio, sample_rate
 from prernn.media.video import VideoError
 from prernn.streaming.watch import Watcher
 from prernn.tasks.classification import report_classes
@@ -128,22 +129,20 @@ class Phonemes(Task):
 
     def _measure(self) -> None:
         """Rate, mean and deviation, where they are not given, of the training recordings that can be read."""
-        count, total, squares = 0, torch.zeros(self.cepstra.size).double(), torch.zeros(self.cepstra.size).double()
         if self.rate_hz is None:
             self.rate_hz = sample_rate(self._parts["train"][0].path)
         if self.mean is not None and self.std is not None:
             return
-        for recording in self._parts["train"]:
-            try:
-                features = self._features(recording.path)[0].double()
-            except VideoError:  # which reading says
-                continue
-            count, total, squares = count + len(features), total + features.sum(0), squares + features.square().sum(0)
-        if not count:
+        found = moments(self._readable(self._parts["train"]), 1e-12)
+        if found is None:
             raise ValueError(f"{self._parts['train'][0].path}: none of the training recordings can be read")
-        mean = total / count
-        self.mean = self.mean or mean.tolist()
-        self.std = self.std or (squares / count - mean.square()).clamp(min=1e-12).sqrt().tolist()
+        self.mean, self.std = self.mean or found[0], self.std or found[1]
+
+    def _readable(self, recordings: Sequence[Recording]) -> Iterator[Tensor]:
+        """Features of those that can be read."""
+        for recording in recordings:
+            with contextlib.suppress(VideoError):  # which reading says
+                yield self._features(recording.path)[0]
 
     def _rate_of(self, path: str) -> int:
         """Samples a second of a file, which is opened once for that."""

@@ -1,5 +1,6 @@
 """Speech recognition in VCTK's folders: the letters of what is said, by CTC."""
 
+import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.layers.arguments import real, whole
-from prernn.media.audio import LogSpectrum, read_audio, read_sound, sample_rate, seconds_of
+from prernn.media.audio import LogSpectrum, moments, read_audio, read_sound, sample_rate, seconds_of
 from prernn.media.video import VideoError
 from prernn.streaming.watch import Watcher
 from prernn.tasks.events.best_path import best_path
@@ -130,18 +131,17 @@ class Speech(Task):
                 raise ValueError(f"{name}: expected {size} numbers, one a frequency, got {len(given)}")
         if self.mean is not None and self.std is not None:
             return
-        count, total, squares = 0, torch.zeros(size).double(), torch.zeros(size).double()
-        for one in train[:: -(-len(train) // self.measured)]:
-            try:
-                windows = self.spectrum(read_audio(one.path, self.rate_hz), self.rate_hz).double()
-            except VideoError:  # which reading says
-                continue
-            count, total, squares = count + len(windows), total + windows.sum(0), squares + windows.square().sum(0)
-        if not count:
+        found = moments(self._readable(train[:: -(-len(train) // self.measured)]), 1e-6)
+        if found is None:
             raise ValueError(f"{train[0].path}: none of the training recordings can be read")
-        mean = total / count
-        self.mean = self.mean or mean.tolist()
-        self.std = self.std or (squares / count - mean.square()).clamp(min=1e-6).sqrt().tolist()
+        self.mean, self.std = self.mean or found[0], self.std or found[1]
+
+    def _readable(self, recordings: Sequence[Utterance]) -> Iterator[Tensor]:
+        """Windows of those that can be read."""
+        assert self.rate_hz is not None
+        for one in recordings:
+            with contextlib.suppress(VideoError):  # which reading says
+                yield self.spectrum(read_audio(one.path, self.rate_hz), self.rate_hz)
 
     @property
     def backbone_options(self) -> dict[str, Any]:
