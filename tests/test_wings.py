@@ -13,8 +13,11 @@ ORDER = (
     ("reports", "ops"),
     ("media", "layers"),
     ("conversion",),
-    ("sparsity", "streaming"),
-    ("models", "tasks"),
+    ("sparsity",),
+    ("models",),
+    ("engines",),
+    ("streaming",),
+    ("tasks",),
     ("training",),
     ("studies",),
     ("benchmarks",),
@@ -67,7 +70,7 @@ def test_imports_have_no_circles():
 def test_rooms_are_small():
     for folder in {path.parent for path in FILES} | {PACKAGE}:
         entries = [entry.name for entry in folder.iterdir() if entry.name not in ("__pycache__", "py.typed")]
-        most = 20 if folder.name == "commands" else 14  # one file a command
+        most = {"commands": 22, "prernn": 15}.get(folder.name, 14)  # one file a command; the wings
         assert len(entries) <= most, f"{folder.name}: {sorted(entries)}"
     for path in FILES:
         text = path.read_text()

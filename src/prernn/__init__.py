@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from prernn.conversion.inflate import inflate
     from prernn.conversion.network import RecurrentNetwork
     from prernn.conversion.rcn import convert_rcn
+    from prernn.engines.allocator import keep_memory
+    from prernn.engines.exported.export import export, export_onnx
     from prernn.layers.rnn import GRU, LSTM, VRNN
     from prernn.layers.structures.parse import hidden_structure
     from prernn.models.backbones import backbone
     from prernn.models.checkpoint import load, save
-    from prernn.models.onnx import export_onnx
     from prernn.sparsity.online import online_sparsity
     from prernn.sparsity.packing import load_quantized, save_quantized
     from prernn.sparsity.path_network import PathNetwork
     from prernn.sparsity.paths import PathConv2d, PathLinear
     from prernn.sparsity.quantize import quantization_report, quantize
     from prernn.streaming.stream import Stream
-    from prernn.training.allocator import keep_memory
 
 __version__ = "0.1.0"
 
@@ -41,6 +41,7 @@ __all__ = [
     "calibrate",
     "convert",
     "convert_rcn",
+    "export",
     "export_onnx",
     "framewise",
     "hidden_structure",
@@ -65,18 +66,18 @@ _ROOMS = {
     "conversion.inflate": ("inflate",),
     "conversion.network": ("RecurrentNetwork",),
     "conversion.rcn": ("convert_rcn",),
+    "engines.exported.export": ("export", "export_onnx"),
     "layers.rnn": ("GRU", "LSTM", "VRNN"),
     "layers.structures.parse": ("hidden_structure",),
     "models.backbones": ("backbone",),
     "models.checkpoint": ("load", "save"),
-    "models.onnx": ("export_onnx",),
     "sparsity.online": ("online_sparsity",),
     "sparsity.packing": ("load_quantized", "save_quantized"),
     "sparsity.path_network": ("PathNetwork",),
     "sparsity.paths": ("PathConv2d", "PathLinear"),
     "sparsity.quantize": ("quantization_report", "quantize"),
     "streaming.stream": ("Stream",),
-    "training.allocator": ("keep_memory",),
+    "engines.allocator": ("keep_memory",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

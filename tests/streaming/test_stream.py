@@ -213,7 +213,7 @@ def test_wrong_snippets(snippet_net):
 
 
 def test_import_stays_light():
-    imports = "import sys, prernn.streaming.stream, prernn.models.onnx; "
+    imports = "import sys, prernn.streaming.stream, prernn.engines.exported.export; "
     code = imports + "print([m for m in ('av', 'onnx', 'PIL') if m in sys.modules])"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"

@@ -26,11 +26,11 @@ from rich.progress import Progress
 from prernn.benchmarks.measuring import report
 from prernn.benchmarks.measuring.timing import threads
 from prernn.conversion.network import of_a_cnn
+from prernn.engines.allocator import keep_memory
 from prernn.models.from_config import NetworkSpec
 from prernn.ops.backends import has_bfloat16
 from prernn.reports.files import write_table
 from prernn.tasks.action.task import Action
-from prernn.training.allocator import keep_memory
 from prernn.training.learning import Learning
 from prernn.training.module import VideoModule
 

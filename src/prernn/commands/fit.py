@@ -31,11 +31,30 @@ def run_fit(command: str, words: Sequence[str]) -> None:
         return
     if command != "fit" and words and Path(words[0]).is_dir():  # a run, whose configuration has all the rest
         words = ["--config", str(Path(words[0]) / "config.yaml"), *words[1:]]
+    words, engine = _engine_in(words) if command in ("test", "predict") else (words, {})
     check_options(command, words)
     from prernn.training import lightning_cli
 
+    callbacks = []
+    if engine:
+        from prernn.training.engine import InEngine
+
+        callbacks = [InEngine(**engine)]
     with in_plain_words():
-        lightning_cli.main([command, *("--help" if word in ALL else word for word in words)])
+        lightning_cli.main([command, *("--help" if word in ALL else word for word in words)], callbacks)
+
+
+def _engine_in(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The words without ``--engine`` and ``--precision``, and what these say."""
+    parser = Parser("prernn test or predict", add_help=False, allow_abbrev=False)
+    parser.passes_on = True
+    parser.add_argument("--engine")
+    parser.add_argument("--precision")
+    options = parser.parse_args(words)
+    found = given(options, "engine", "precision")
+    if found and "engine" not in found:
+        raise ValueError("--precision: expected an --engine beside it")
+    return options.words, found
 
 
 def _test_continuously(words: Sequence[str]) -> None:
@@ -82,5 +101,5 @@ FIT_COMMANDS = {
     "fit": Command("train a network", run),
     "validate": Command("evaluate on validation videos", run),
     "test": Command("evaluate on test videos", run),
-    "predict": Command("label the test videos; --text WORDS: go on writing", run),
+    "predict": Command("label the test videos; --engine ENGINE; --text WORDS: go on writing", run),
 }

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 
 from prernn.commands.arguments.command import Command
 
-PACKAGES = ("prernn", "torch", "torchvision", "timm", "lightning", "av", "onnxruntime")
+PACKAGES = ("prernn", "torch", "torchvision", "timm", "lightning", "av", "onnxruntime", "openvino")
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from prernn.commands.compare import COMPARE
 from prernn.commands.confidence import CONFIDENCE
 from prernn.commands.demo import DEMO
 from prernn.commands.early import EARLY
+from prernn.commands.export import EXPORT
 from prernn.commands.fit import FIT_COMMANDS
 from prernn.commands.flow import FLOW
 from prernn.commands.fuse import FUSE
@@ -23,7 +24,8 @@ from prernn.commands.quantize import QUANTIZE
 from prernn.commands.record import RECORD
 from prernn.commands.stream import STREAM
 from prernn.commands.study import STUDY
-from prernn.training.allocator import keep_memory
+from prernn.commands.verify import VERIFY
+from prernn.engines.allocator import keep_memory
 
 COMMANDS: dict[str, Command] = {
     "demo": DEMO,
@@ -31,6 +33,8 @@ COMMANDS: dict[str, Command] = {
     **FIT_COMMANDS,
     "confidence": CONFIDENCE,
     "stream": STREAM,
+    "export": EXPORT,
+    "verify": VERIFY,
     "paper": PAPER,
     "compare": COMPARE,
     "study": STUDY,

@@ -25,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``prernn stream``."""
     add = parser.add_argument
     add("source", help=SOURCES)
-    checkpoint = "run folder or checkpoint; the answers of several are averaged"
+    checkpoint = "run folder, checkpoint or exported file; the answers of several are averaged"
     add("--checkpoint", required=True, nargs="+", help=checkpoint)
     words = "action, gesture, face, segments, language, phonemes or speech (default: what the network learnt)"
     add("--task", help=words)
@@ -36,6 +36,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--deinterlace", action="store_true", help="make interlaced frames progressive (default: as the run)")
     add("--fps", help="frames a second that the network sees; source: as they come (default: what it was trained at)")
     add("--reset", help="when the state starts anew: never, cut, idle:SECONDS, every:N (default: what the run says)")
+    add("--engine", help="torch (default), onnxruntime, openvino, or auto: the fastest here that agrees")
+    add("--precision", help="of everything feedforward: float32 (default), bfloat16 or float16")
+    add("--threads", type=int, help="of a frame's computing (default: the engine's choice)")
     add("--limit", type=int, help="stop after so many frames")
     add("--commands", help="gesture: table of commands, YAML or JSON, such as configs/player.yaml")
     add("--decoder", choices=("greedy", "beam"), help="gesture, speech: default that of the run")
@@ -45,6 +48,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Follows the source with what the networks' task has for it."""
+    from prernn.engines.opening import FILES as EXPORTED
+    from prernn.engines.opening import opened
     from prernn.media.audio import MICROPHONE
     from prernn.models import checkpoint
     from prernn.streaming.pace import Pace, clock_for
@@ -53,7 +58,11 @@ def run(options: Namespace) -> None:
     from prernn.tasks import DEFAULT_TASK, restore
     from prernn.training.run.run_files import weights_of
 
-    nets = [checkpoint.load(path) for path in options.checkpoint]
+    exported = [Path(path).suffix in EXPORTED for path in options.checkpoint]
+    nets = [
+        opened(path, **given(options, "engine", "precision", "threads")) if is_file else checkpoint.load(path)
+        for path, is_file in zip(options.checkpoint, exported, strict=True)
+    ]
     recipe = nets[0].recipe
     task = restore(recipe, options.task or (recipe.task.name if recipe.task else DEFAULT_TASK.name))
     allowed = (task.rows, *task.watcher_options)
@@ -65,6 +74,8 @@ def run(options: Namespace) -> None:
             net.recipe = replace(net.recipe, reset=options.reset)
     frames = task.frames(options.source)
     pace = clock_for(nets, rate_in(options.fps)) if frames is None else Pace(None)
+    if computed := given(options, "engine", "precision", "threads"):
+        nets = [opened(net, **computed) for net in nets]
     for_watcher = given(options, *OF_TASKS)
     rows = ROWS[task.rows](getattr(options, task.rows) or sys.stdout)
     if options.events:
@@ -85,7 +96,8 @@ def run(options: Namespace) -> None:
     at = f" at {pace.rate:g} frames a second" if pace.rate else ""
     odd = f" ({pace.counts})" if str(pace.counts) else ""
     seen = {"pictures": "frames", "words": "words", "features": "windows"}[task.input]
-    print(f"prernn: {count} {seen}{at}{odd} with {weights}{written}", file=sys.stderr)  # rows go to standard output
+    by = f" by {nets[0].engine} in {nets[0].precision}" if computed else ""
+    print(f"prernn: {count} {seen}{at}{odd} with {weights}{by}{written}", file=sys.stderr)  # rows go to standard output
 
 
 def rate_in(text: str | None) -> "Rate":

@@ -54,6 +54,11 @@ class SequenceNetwork(nn.Module):
         """Of the input's numbers."""
         return next(self.parameters()).dtype
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.parameters()).device
+
     def new_parameters(self) -> list[nn.Parameter]:
         """The parameters that start at random, and so learn at a rate of their own; the others are pre-trained."""
         raise NotImplementedError

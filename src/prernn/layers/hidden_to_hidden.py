@@ -34,15 +34,21 @@ class RecurrentWeights:
         return [self._product(first, last) for first, last in groups]
 
     def _product(self, first: int, last: int) -> Product:
-        product = self.structure.product(self.weight[first:last], self.index, self.size)
+        product = self.structure.product(_part(self.weight, first, last), self.index, self.size)
         if self.bias is None:
             return product
-        offset = self.bias[first:last]
+        offset = _part(self.bias, first, last)
         return lambda h: product(h) + offset
 
     def band(self) -> Tensor | None:
         """``W_hh`` as `prernn.ops.fused` takes it, ``(G, D, C)``, or None."""
         return self.structure.band(self.weight)
+
+
+def _part(tensor: Tensor, first: int, last: int) -> Tensor:
+    """Some gates of it; in an export a copy, as torch's scan takes no two parts of one tensor."""
+    part = tensor[first:last]
+    return part.clone() if torch.compiler.is_exporting() else part
 
 
 def draw_index(structure: Structure, size: int, weight: Tensor) -> Tensor | None:

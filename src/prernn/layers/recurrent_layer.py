@@ -1,5 +1,6 @@
 """Recurrence over time: a cell and a hidden-to-hidden structure, for vectors and for feature maps."""
 
+import contextlib
 import math
 
 import torch
@@ -97,7 +98,8 @@ class RecurrentLayer(nn.Module):
         The recurrence runs in the precision of its own weights, also under autocast: rounding errors of a
         half-precision state would add up over time.
         """
-        with torch.autocast(u.device.type, enabled=False):
+        exporting = torch.compiler.is_exporting()  # a program has no autocast, and no place for its switch
+        with contextlib.nullcontext() if exporting else torch.autocast(u.device.type, enabled=False):
             u = u.to(self.bias.dtype)
             masks = self.draw_masks(u.shape[1])
             if masks is not None:

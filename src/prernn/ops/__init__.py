@@ -63,8 +63,10 @@ def _at_once(u: Tensor, asked: str | None) -> bool:
 
     That takes more work in fewer operations, which pays where one alone takes longer to start than to run.
     """
+    if torch.compiler.is_compiling():  # first: what follows would fix a symbolic batch size
+        return False
     few = u.is_cuda or u[0, :, 0].numel() <= FEW
-    plain = not (backends.forward_mode() or backends.batched() or torch.compiler.is_compiling())
+    plain = not (backends.forward_mode() or backends.batched())
     return len(u) > 1 and few and asked != "reference" and plain
 
 
@@ -95,7 +97,8 @@ def sequence(
         name = backends.choose(asked, tensors if bias is None else [*tensors, bias])
         if name is not None:
             return fused.sequence(name, kernel, band, bias, u, state, lengths)
-        if kernel.startswith("linear") and band.shape[2] == 1 and len(u) > 1 and asked != "reference":
+        scans = kernel.startswith("linear") and band.shape[2] == 1 and asked != "reference"
+        if scans and len(u) > 1:  # the length last, which would be fixed in an export
             scale = 0.5 if kernel == "linear:mean" else 1.0
             return scan.sequence(scale, band[0, :, 0], bias, u, state, lengths)
     u = u.expand(-1, -1, len(cell.gates), -1)  # one input for all gates is a view, not copies

@@ -35,15 +35,14 @@ def sequence(
     Returns:
         Outputs ``(T, N, D)`` and the state after each row's last valid step.
 
+    In an export that leaves T open the loop is torch's scan operator, which is one of ONNX and OpenVINO too.
+
     Raises:
-        NotImplementedError: an export that leaves T open.
+        NotImplementedError: an export that leaves T open, of rows of several lengths.
     """
     u = without_padding(u, lengths)
     if torch.compiler.is_exporting() and isinstance(u.shape[0], torch.SymInt):
-        raise NotImplementedError(
-            "expected a fixed number of steps T for torch.export, which unrolls this loop, got a free one: export a "
-            "step, use prernn.export_onnx, or hidden='diagonal' or a band in float32, which are one operator"
-        )
+        return _as_one_operator(cell, products, u, state, lengths)
     if len(u) == 1 and lengths is None:  # a stream: one step, none of a sequence's bookkeeping
         state = cell.step(u[0], state, products)
         return state[0].clone().unsqueeze(0), state  # a copy: what follows may work in place
@@ -58,6 +57,26 @@ def sequence(
             following = tuple(torch.where(active, new, old) for new, old in zip(following, state, strict=True))
         state = following
     return torch.stack(outputs), state
+
+
+def _as_one_operator(
+    cell: Step, products: list[Product], u: Tensor, state: State, lengths: Tensor | None
+) -> tuple[Tensor, State]:
+    import torch._dynamo  # an export has done so, which takes seconds
+    from torch._higher_order_ops import scan
+
+    if lengths is not None:
+        raise NotImplementedError("expected rows of one length in an export that leaves T open, got several")
+
+    def combine(state: State, u_t: Tensor) -> tuple[State, Tensor]:
+        # what the operator hands on may be none of what it was given, nor twice the same
+        following = tuple(leaf.clone() for leaf in cell.step(u_t, state, products))
+        return following, following[0].clone()
+
+    if not torch.compiler.is_dynamo_compiling():
+        torch._dynamo.reset()  # a scan that was traced before with a batch of that size would fix this one's to it
+    last, out = scan(combine, tuple(state), u, dim=0)
+    return out, tuple(last)
 
 
 def without_padding(x: Tensor, lengths: Tensor | None) -> Tensor:

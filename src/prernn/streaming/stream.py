@@ -4,6 +4,7 @@
 reads.
 """
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,15 @@ import torch
 from torch import Tensor
 
 from prernn.conversion.clip_network import frames_a_step
-from prernn.conversion.modes import channels_last, evaluating
+from prernn.conversion.modes import evaluating
 from prernn.conversion.sequence_network import DIMENSIONS, SequenceNetwork
+from prernn.engines.opening import opened
+from prernn.engines.torch_engine import TorchNetwork
 from prernn.streaming.resets import Eyes, reset_policy
 
 if TYPE_CHECKING:  # at run time they, and with them PyAV and torchvision, load when first used
     from prernn.media.transforms import TransformSpec
+    from prernn.media.video import Source
 
 
 Frame = np.ndarray | Tensor
@@ -53,28 +57,43 @@ class Stream:
     A network of snippets collects uint8 frames: it gives None until ``D`` have come, then the output of that
     snippet, then starts to collect the next; snippets do not overlap.
 
-    The network is not copied, and may be shared by many streams: each holds a state of its own. Its convolutions are
-    laid out with the channels last, which is faster and changes no value. A network in training mode runs in evaluation
-    mode here and is handed back in training mode.
+    The network may be shared by many streams: each holds a state of its own. A network in training mode runs in
+    evaluation mode here and is handed back in training mode. What computes the steps is the engine:
+
+    - "torch": the network itself, its convolutions laid out with the channels last and fused with what follows them
+      (`prernn.engines.fused_convolutions`). It follows the network when its weights change.
+    - "onnxruntime", "openvino": of a copy of the network as it is now, exported once and kept in a cache
+      (``$PRERNN_CACHE``, ``~/.cache/prernn``). The CPU alone.
+    - "auto": the one of these that is installed, agrees with the network, and is the fastest for a frame on this
+      machine, which is measured once; ``stream.engine`` says which.
+
+    Outputs are the same up to rounding, and the state too: one stream's ``state_dict()`` goes on in any engine.
 
     Where ``reset`` says so (`prernn.streaming.resets`), the state starts anew by itself: streams side by side each by
     their own pictures. Of a frame that is no uint8 picture, as optical flow, the policy has to be shown the picture
     first, ``stream.look(picture, time)``; ``idle`` wants times, ``stream(frame, time)``.
 
     Args:
-        net: the network.
+        net: the network, a run folder or checkpoint of one, or a step that `prernn.export` wrote.
+        engine: "torch", "onnxruntime", "openvino" or "auto".
+        precision: of everything feedforward: "float32", "bfloat16" or "float16", as far as engine and processor can.
+        threads: that a step may take; None leaves it to the engine. Of torch they are the whole process's.
         transform: what makes uint8 frames into input: a TransformSpec, its dict, or a function from uint8
             ``(H, W, 3)`` to float ``(C, H, W)``. None takes ``net.recipe.transform``.
         batch_size: number of streams side by side.
         reset: "never", "cut", "idle:SECONDS" or "every:N"; None takes ``net.recipe.reset``, which is never by default.
 
     Attributes:
+        net: the network.
+        engine: that computes it, "torch", "onnxruntime" or "openvino".
         labels: names of the ``K`` outputs from the network's recipe, or None.
 
     Raises:
-        ValueError: ``batch_size < 1``, a transform with unknown keys, an unknown reset, an N that is no whole number of
-            pairs of snippets.
-        NotImplementedError: "cut" or "idle" for snippets of several streams, which are collected together.
+        ValueError: ``batch_size < 1``, an unknown engine or precision, a file that is none of ours, a transform with
+            unknown keys, an unknown reset, an N that is no whole number of pairs of snippets.
+        NotImplementedError: "cut" or "idle" for snippets of several streams, which are collected together; a precision
+            that engine or processor lacks.
+        ImportError: the engine is not installed.
     """
 
     _eyes: Eyes | None = None  # what looks for places to start anew
@@ -83,7 +102,10 @@ class Stream:
 
     def __init__(
         self,
-        net: SequenceNetwork,
+        net: SequenceNetwork | str | os.PathLike[str],
+        engine: str = "torch",
+        precision: str = "float32",
+        threads: int | None = None,
         *,
         transform: "TransformSpec | Mapping[str, Any] | FrameTransform | None" = None,
         batch_size: int = 1,
@@ -91,8 +113,9 @@ class Stream:
     ):
         if batch_size < 1:
             raise ValueError(f"expected a batch of at least 1 stream, got {batch_size}")
-        channels_last(net)
-        self.net, self.batch_size = net, batch_size
+        self._runs = opened(net, engine, precision, threads)
+        net = self._runs.source if isinstance(self._runs, TorchNetwork) else self._runs
+        self.net, self.batch_size, self.engine = net, batch_size, self._runs.engine
         self.labels: list[str] | None = net.recipe.labels
         self._words = len(net.frame_shape) == 1 and net.input_type == torch.int64  # whose numbers are the input
         self._transform = _frame_transform(net.recipe.transform if transform is None else transform)
@@ -170,9 +193,9 @@ class Stream:
             if batch is None:
                 return None
             state, younger, age = self._of_age() if self._half else (self._state, None, 0)
-            out, state = self.net.step(batch, state)
+            out, state = self._runs.step(batch, state)
             if age > self._half > 0:
-                _, younger = self.net.step(batch, younger)
+                _, younger = self._runs.step(batch, younger)
             self._state, self._younger, self._age = state, younger, age
         if not self._diverged and not bool(out.amax(-1).isfinite().all()):  # one output may be -inf
             self._diverged = True
@@ -283,8 +306,9 @@ class Stream:
             if len(shape) > 2:  # pictures
                 wanted = f"uint8 (H, W, 3) or {wanted}"
             raise ValueError(f"expected a frame {wanted}, got {batch.dtype} {tuple(batch.shape[1:])}")
-        weight = next(self.net.parameters())
-        return batch.to(weight.device, batch.dtype if self._words else weight.dtype)
+        if not self._words and not bool(batch.isfinite().all()):
+            raise ValueError("expected a frame of finite numbers, got NaN or infinite ones")
+        return batch.to(self._runs.device, self._runs.input_type)
 
     def _collect(self, pictures: Tensor) -> Tensor | None:
         """uint8 ``(B, H, W, 3)`` to input; a snippet's frames are kept until it is full."""
@@ -303,6 +327,26 @@ class Stream:
             return None
         snippet, self._pending = torch.stack(self._pending, dim=2), []  # (B, C, D, H, W)
         return snippet
+
+
+def frames_of(net: SequenceNetwork, source: "Source", limit: int) -> Tensor:
+    """The first frames of a source as input of a network, ``(T, C, H, W)`` or snippets ``(T, C, D, H, W)``.
+
+    Raises:
+        ValueError: a network whose input is no pictures, a source without frames; VideoError, which is one.
+    """
+    from prernn.media.video import read_frames
+
+    stream, found = Stream(net), []
+    for _, picture in read_frames(source):
+        value = torch.from_numpy(picture)
+        if (batch := stream._batch(value)) is not None:
+            found.append(batch[0])
+        if len(found) == limit:
+            break
+    if not found:
+        raise ValueError(f"{source}: expected at least {frames_a_step(net)} frames, got too few")
+    return torch.stack(found)
 
 
 def _apart(values: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -333,8 +333,8 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def main(arguments: list[str]) -> None:
-    """Runs ``fit``, ``validate``, ``test`` or ``predict`` with its arguments.
+def main(arguments: list[str], callbacks: Sequence[L.Callback] = ()) -> None:
+    """Runs ``fit``, ``validate``, ``test`` or ``predict`` with its arguments, and callbacks beside our own.
 
     Raises:
         ValueError: an argument, key or value that does not fit; a checkpoint of another network.
@@ -343,4 +343,5 @@ def main(arguments: list[str]) -> None:
     _quiet()
     for message in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    VideoCLI(VideoModule, VideoData, args=arguments, save_config_callback=RunConfig, **_OPTIONS)
+    own = {**_OPTIONS, "trainer_defaults": {**_OPTIONS["trainer_defaults"], "callbacks": list(callbacks)}}
+    VideoCLI(VideoModule, VideoData, args=arguments, save_config_callback=RunConfig, **own)

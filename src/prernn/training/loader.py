@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from prernn.training.allocator import keep_memory
+from prernn.engines.allocator import keep_memory
 from prernn.training.batches import collate
 from prernn.training.dataset import VideoDataset
 

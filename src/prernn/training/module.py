@@ -102,6 +102,10 @@ class VideoModule(L.LightningModule):
         for p in self.network.parameters():
             p.requires_grad_(id(p) in new)
 
+    def evaluate_by(self, network: SequenceNetwork) -> None:
+        """Lets another form of the network compute what is evaluated."""
+        self.network, self._onward = network, onward(network)
+
     def train(self, mode: bool = True):
         """Sets the mode; batch normalization stays on its statistics where they are frozen."""
         super().train(mode)

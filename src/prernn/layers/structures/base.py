@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from prernn.layers.arguments import whole
@@ -46,6 +47,21 @@ def dense_product(matrix: Tensor, size: int) -> Product:
 
     def product(h: Tensor) -> Tensor:
         out: Tensor = multiply(h).unflatten(1, (-1, size))
+        return out
+
+    return product
+
+
+def gathered_product(weight: Tensor, places: Tensor, padding: int = 0) -> Product:
+    """The product for weights ``(G, D, C)`` that meet the units ``places (D, C)`` of h, for an export.
+
+    A gather, a product and a sum are in every runtime, and as cheap as they look. ``padding`` is of h, on both sides.
+    """
+    flat, shape = places.flatten().clone(), places.shape  # torch's scan takes no tensor twice
+
+    def product(h: Tensor) -> Tensor:
+        windows = F.pad(h, (padding, padding)).index_select(1, flat).unflatten(1, shape)  # (N, D, C)
+        out: Tensor = (windows.unsqueeze(1) * weight).sum(-1)  # (N, G, D)
         return out
 
     return product

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prernn.layers.arguments import real, whole
-from prernn.layers.structures.base import Structure, check_size, dense_product, shortest
+from prernn.layers.structures.base import Structure, check_size, dense_product, gathered_product, shortest
 from prernn.ops import compressed_rows
 from prernn.ops.connections import ENTRIES, random_count
 from prernn.ops.reference import Product
@@ -115,6 +115,8 @@ class Paths:
         if compressed_rows.usable(weight):
             flat = weight.flatten(1)
             return lambda h: compressed_rows.product(h, flat, "paths", self.paths)
+        if torch.compiler.is_exporting():
+            return gathered_product(weight, _drawn(index))
         return lambda h: torch.einsum("ndp,gdp->ngd", h[:, _drawn(index)], weight)
 
     def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prernn.layers.arguments import real, whole
-from prernn.layers.structures.base import check_size, dense_product, shortest
+from prernn.layers.structures.base import check_size, dense_product, gathered_product, shortest
 from prernn.ops.reference import Product
 
 
@@ -169,6 +169,9 @@ class Band:
 
     def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
         columns, inside = weight.shape[2], self._only_inside(weight)
+        if torch.compiler.is_exporting():
+            places = torch.arange(size, device=weight.device)[:, None] + torch.arange(columns, device=weight.device)
+            return gathered_product(inside, places, columns // 2)
 
         def product(h: Tensor) -> Tensor:
             windows = F.pad(h, (columns // 2, columns // 2)).unfold(1, columns, 1)  # (N, D, C)

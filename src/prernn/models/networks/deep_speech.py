@@ -92,9 +92,12 @@ class DeepSpeech(SequenceNetwork):
 
     def init_state(self, batch_size: int, image_size: tuple[int, ...] | None = None) -> NetworkState:
         """Zeros of B streams: the past of each convolution, the state of each layer. None where it runs both ways."""
+        return self._zeros(whole("batch_size", batch_size, 0))
+
+    def _zeros(self, batch_size: int) -> NetworkState:
+        """`init_state` of a size that may be left open, in an export."""
         if self.sees_ahead:
             return ()
-        whole("batch_size", batch_size, 0)
         past: list[State] = [(part,) for part in self.cnn.no_past(batch_size)]
         past += [layer.init_state(batch_size) for layer in self.recurrent_layers]
         return tuple(past + ([(self.ahead.no_past(batch_size, 1),)] if self.ahead is not None else []))
@@ -149,7 +152,7 @@ class DeepSpeech(SequenceNetwork):
         return out, () if self.sees_ahead else tuple(following)
 
     def _opened(self, state: NetworkState | None, batch: int) -> NetworkState:
-        zeros = self.init_state(batch)
+        zeros = self._zeros(batch)
         if not state:
             return zeros
         if self.sees_ahead:

@@ -72,7 +72,7 @@ class Spectrogram(nn.Module):
         for layer, norm, before in zip(self.convolutions, self.norms, past, strict=True):
             x, after = layer(x, before, lengths)
             steps = normalized(norm, x.transpose(1, 2), lengths)  # (B, T, C, F)
-            x = steps.clamp(0, CLAMP).transpose(1, 2)
+            x = steps.clamp(0.0, CLAMP).transpose(1, 2)
             if lengths is not None:
                 x = x.masked_fill(~valid(lengths, x.shape[2])[:, None, :, None], 0)
             following.append(after)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from prernn.training.allocator import keep_memory
+from prernn.engines.allocator import keep_memory
 
 
 @contextlib.contextmanager

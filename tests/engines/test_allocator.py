@@ -7,7 +7,7 @@ import pytest
 
 CODE = """
 import ctypes, resource, sys
-from prernn.training.allocator import keep_memory
+from prernn.engines.allocator import keep_memory
 assert "torch" not in sys.modules
 print(keep_memory() if sys.argv[1] == "kept" else "plain")
 libc = ctypes.CDLL(None)

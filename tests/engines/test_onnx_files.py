@@ -11,10 +11,10 @@ from torch import nn
 from torchvision import models
 
 import prernn
+from prernn import export_onnx
+from prernn.engines.exported import onnx_file as export
 from prernn.layers.cells import CELLS
 from prernn.layers.input_to_hidden import INPUTS
-from prernn.models import onnx as export
-from prernn.models.onnx import export_onnx
 from small_cnns import CNNS, FcNet, ResidualNet, SnippetNet, prepare, shake
 from strategies import example_specs
 

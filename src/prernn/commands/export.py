@@ -1,0 +1,60 @@
+"""``prernn export``: a run as a file for another runtime."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from prernn.commands.arguments.command import Command, saying_warnings
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the options of ``prernn export``."""
+    add = parser.add_argument
+    add("run", metavar="RUN", help="run folder or checkpoint")
+    add("--format", default="onnx", help="onnx (default), openvino, or torch: torch.export's .pt2")
+    add("--kind", default="step", help="step (default): a frame and the state; sequence: a whole video")
+    add("--out", help="the file (default: step.onnx, sequence.xml and so on in the run folder)")
+    add(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="frame size, fixed (default: free where possible)",
+    )
+    add("--stateful", action="store_true", help="openvino: the state stays inside the model, of one stream")
+
+
+def run(options: Namespace) -> None:
+    """Writes the file, once it was compared with the network, and says what is in it."""
+    from rich.table import Table
+
+    from prernn.engines.exported.export import FORMATS, export
+    from prernn.models import checkpoint
+    from prernn.reports.tables import print_whole
+    from prernn.training.run.run_files import run_folder_of
+
+    if options.format not in FORMATS:
+        raise ValueError(f"--format: expected one of {', '.join(FORMATS)}, got {options.format!r}")
+    net = checkpoint.load(Path(options.run))
+    name = options.kind + FORMATS[options.format]
+    path = Path(options.out) if options.out else run_folder_of(Path(options.run)) / name
+    size = None if options.size is None else tuple(options.size)
+    with saying_warnings():
+        about = export(net, path, options.format, options.kind, image_size=size, stateful=options.stateful)
+    beside = [path, path.with_suffix(".bin")] if options.format == "openvino" else [path, Path(f"{path}.data")]
+    size_on_disk = sum(file.stat().st_size for file in beside if file.is_file()) / 1e6
+    print(f"written: {path}, {size_on_disk:.1f} MB, which gives what the network does")
+    table = Table(show_header=False)
+    shape = [*about.frame_shape[:-2], *(("H", "W") if about.free_size else about.frame_shape[-2:])]
+    time = [] if about.kind == "step" else ["T"]
+    table.add_row("frame" if about.kind == "step" else "video", _words(["B", *time, *shape]))
+    for leaf in about.states:
+        table.add_row(leaf.name, _words(["B", *leaf.file_shape]))
+    table.add_row("output", _words(["B", *time, about.outputs]))
+    print_whole(table)
+
+
+def _words(shape: list[str | int]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+EXPORT = Command("write a run as a file for onnxruntime, OpenVINO or torch.export, and compare it", run, add_arguments)

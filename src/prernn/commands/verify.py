@@ -1,0 +1,51 @@
+"""``prernn verify``: whole sequence, steps, chunks, side by side, engines and quantized give the same."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from prernn.commands.arguments.command import Command
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the options of ``prernn verify``."""
+    add = parser.add_argument
+    add("run", metavar="RUN", help="run folder or checkpoint")
+    add("video", metavar="VIDEO", nargs="?", help="video whose frames are compared over (default: 200 frames of noise)")
+    add("--limit", type=int, default=200, help="so many frames of the video at most (default %(default)s)")
+
+
+def run(options: Namespace) -> None:
+    """Prints the largest difference of each; exit code 1 when one is out of its tolerance."""
+    if options.limit < 2:
+        raise ValueError(f"--limit: expected at least 2 frames, got {options.limit}")
+    from rich.console import Console
+    from rich.table import Table
+
+    from prernn.engines import verification
+    from prernn.models import checkpoint
+    from prernn.reports.progress import bars
+    from prernn.reports.tables import print_whole
+    from prernn.streaming.stream import frames_of
+
+    net = checkpoint.load(Path(options.run))
+    frames = verification.noise(net) if options.video is None else frames_of(net, options.video, options.limit)
+    over = "noise" if options.video is None else options.video
+    table = Table(title=f"{options.run}: largest difference of outputs over {len(frames)} frames of {over}")
+    for column in ("compared with the whole sequence", "difference", "allowed", ""):
+        table.add_column(column)
+    wrong = 0
+    with bars(Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("comparing", total=None, note="")
+        for check in verification.checks(net, frames):
+            wrong += not check.holds
+            shown = "-" if check.difference is None else f"{check.difference:.2g}"
+            words = check.reason or ("agrees" if check.holds else "DIFFERS")
+            table.add_row(check.name, shown, f"{check.tolerance:g}", words)
+            progress.update(task, advance=1, note=check.name)
+    print_whole(table)
+    if wrong:
+        print(f"prernn: {wrong} of them {'differs' if wrong == 1 else 'differ'}")
+        raise SystemExit(1)
+
+
+VERIFY = Command("check that frame by frame, in chunks and in each engine a run gives the same", run, add_arguments)

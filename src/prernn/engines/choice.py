@@ -1,0 +1,108 @@
+"""The engine "auto": the fastest that is installed here and agrees with the network."""
+
+import importlib.metadata
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prernn.conversion.modes import evaluating
+from prernn.conversion.sequence_network import SequenceNetwork
+from prernn.engines import kept
+from prernn.engines.agreement import TOLERANCES, difference
+from prernn.engines.engine_network import EngineNetwork
+from prernn.engines.exported.program import frame_shape_of
+from prernn.engines.torch_engine import TorchNetwork
+
+FRAMES = 4
+"""That each engine is compared over."""
+
+SECONDS = 0.15
+"""That each engine is timed for, at least three steps."""
+
+
+Opener = Callable[[str], EngineNetwork | TorchNetwork]
+"""The network in the engine of a name; raises NotImplementedError or ImportError where that can't take it."""
+
+
+def fastest(
+    net: SequenceNetwork, open_in: Opener, engines: Sequence[str], precision: str, threads: int | None
+) -> EngineNetwork | TorchNetwork:
+    """The network in the engine that took least for a frame, measured once for a network and machine, then known.
+
+    An engine that can't take the network, or does not give what it gives, is passed over with a warning.
+
+    Raises:
+        NotImplementedError: all are.
+    """
+    asked = (precision, threads, torch.get_num_threads(), kept.processor(), *_versions())
+    key = kept.fingerprint(net, *asked)
+    known = kept.choices().get(key)
+    if isinstance(known, dict) and known.get("engine") in engines:
+        return open_in(known["engine"])
+    frames = _frames(net)
+    expected = _outputs(net, frames)
+    found: dict[str, tuple[float, EngineNetwork | TorchNetwork]] = {}
+    for engine in engines:
+        try:
+            candidate = open_in(engine)
+            apart = difference(_outputs(candidate, frames), expected)
+        except (NotImplementedError, ImportError) as error:
+            warnings.warn(f"engine {engine} is left out: {error}", RuntimeWarning, stacklevel=3)
+            continue
+        if apart > TOLERANCES[precision]:
+            warnings.warn(
+                f"engine {engine} is left out: its outputs differ by {apart:.2g}", RuntimeWarning, stacklevel=3
+            )
+            continue
+        found[engine] = (_milliseconds(candidate, frames[0]), candidate)
+    if not found:
+        raise NotImplementedError(f"no engine here takes this network in {precision}")
+    best = min(found, key=lambda engine: found[engine][0])
+    kept.remember(key, {"engine": best, "milliseconds": {name: round(ms, 3) for name, (ms, _) in found.items()}})
+    return found[best][1]
+
+
+def _versions() -> list[str]:
+    found = []
+    for name in ("onnxruntime", "openvino"):
+        try:
+            found.append(importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            found.append("")
+    return found
+
+
+def _frames(net: SequenceNetwork) -> Tensor:
+    shape, chance = frame_shape_of(net, None), torch.Generator().manual_seed(0)
+    if net.input_type == torch.int64:
+        return torch.zeros(FRAMES, 1, *shape, dtype=torch.int64)
+    return torch.randn(FRAMES, 1, *shape, generator=chance).to(net.device, net.input_type)
+
+
+@torch.inference_mode()
+def _outputs(net: SequenceNetwork, frames: Tensor) -> Tensor:
+    state: Any = None
+    outputs = []
+    with evaluating(net):
+        for frame in frames:
+            out, state = net.step(frame, state)
+            outputs.append(out)
+    return torch.stack(outputs)
+
+
+@torch.inference_mode()
+def _milliseconds(net: SequenceNetwork, frame: Tensor) -> float:
+    """Median of a step."""
+    _, state = net.step(frame)
+    times: list[float] = []
+    with evaluating(net):
+        while len(times) < 3 or sum(times) < SECONDS:
+            begin = time.perf_counter()
+            _, state = net.step(frame, state)
+            times.append(time.perf_counter() - begin)
+    return 1000 * statistics.median(times)

@@ -1,0 +1,243 @@
+"""`prernn.export`: a network as a file for another runtime, compared with the network before it is kept."""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prernn.conversion.modes import evaluating
+from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
+from prernn.engines import onnxruntime_engine, openvino_engine
+from prernn.engines.agreement import TOLERANCES, difference
+from prernn.engines.exported.description import KINDS, Description
+from prernn.engines.exported.onnx_file import OPSET, move_whole, onnx_program, save_onnx
+from prernn.engines.exported.openvino_file import openvino_model, save_openvino
+from prernn.engines.exported.program import Traced, traced
+from prernn.engines.exported.torch_file import load_torch, save_torch
+from prernn.engines.torch_engine import program_runner
+
+FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+"""What a file of each ends in."""
+
+LONG = 200
+"""Frames of the longest comparison: errors that add up over time would show."""
+
+Computed = tuple[Tensor, list[Tensor]]
+Run = Callable[[list[Tensor]], Computed]
+"""From the frame or video and the state's leaves, as the file takes them, to output and next leaves."""
+
+
+def export(
+    net: SequenceNetwork,
+    path: str | os.PathLike[str],
+    format: str = "onnx",
+    kind: str = "step",
+    *,
+    image_size: tuple[int, int] | None = None,
+    stateful: bool = False,
+    opset: int = OPSET,
+) -> Description:
+    """Writes a network, in evaluation mode, as a file that runs without prernn; ``net`` itself keeps its mode.
+
+    Example:
+        >>> import pathlib, prernn, tempfile
+        >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)
+        >>> net = prernn.convert(cnn, "fc6", cell="gru", outputs=3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     about = prernn.export(net, f"{folder}/step.onnx")
+        >>> [leaf.name for leaf in about.states]
+        ['state_0_h']
+
+    Inputs are ``frame (B, C, H, W)``, snippets ``(B, C, D, H, W)`` (of a sequence ``video (B, T, C, H, W)``), then the
+    state's tensors ``state_0_h (B, D)``, ``state_0_c`` and so on: layer and name in its cell, zeros at the start of a
+    stream. Outputs are ``output (B, K)`` (``(B, T, K)``), then ``next_state_0_h`` and so on. Batch and time are free,
+    height and width where the network allows. No tensor of the state has more than four dimensions: of 3-D maps time
+    and height are one. Diagonals, bands and paths are element-wise; a step has no loop, a sequence one ONNX ``Scan`` of
+    the cell's few operations for each recurrent layer. What the file needs besides stands in its metadata, under
+    "prernn", as JSON (`prernn.engines.exported.description.Description`).
+
+    The file is run and compared with the network before it gets its name: at other sizes of batch, time and frame, and
+    over 200 frames. Where the runtime is not installed, ``Description`` comes back with nothing compared and a warning.
+
+    Args:
+        net: any network that goes step by step; of a sequence also one that hears both directions.
+        path: the file. OpenVINO's weights lie beside it, ``.bin``; ONNX weights above 1.5 GB in ``path`` + ".data".
+        format: "onnx", "openvino" or "torch" (torch.export's ``.pt2``, which loads without prernn).
+        kind: "step" or "sequence".
+        image_size: ``(H, W)`` in pixels, fixed in the file; None leaves them free where the network allows, else takes
+            those of the recipe's transform or of ``net.frame_shape``.
+        stateful: of OpenVINO: the state stays inside, for one stream.
+        opset: ONNX operator set; 18 runs on runtimes since 2023.
+
+    Raises:
+        ValueError: an unknown format or kind, an image size that is no pair of pixels, an ending that belongs to
+            another format, stateful where it is not OpenVINO's step.
+        NotImplementedError: the network holds an operation that the format lacks, or the file does not compute what
+            the network does.
+        ImportError: what writes the format is not installed.
+        OSError: the file can't be written.
+    """
+    path = Path(path)
+    _check(format, kind, image_size, stateful, path)
+    if kind == "step" and net.sees_ahead:
+        raise NotImplementedError("expected kind sequence of a network that hears both directions, got step")
+    found = _written(traced(net, kind, image_size), format, stateful, opset, path, net)
+    if found is None:  # the network lets height and width be free, the format does not
+        size = tuple(traced(net, kind).description.frame_shape[-2:])
+        found = _written(traced(net, kind, size), format, stateful, opset, path, net)
+        assert found is not None  # fixed sizes are compared at no other
+    return found
+
+
+def export_onnx(
+    net: SequenceNetwork,
+    path: str | os.PathLike[str],
+    kind: str = "step",
+    *,
+    image_size: tuple[int, int] | None = None,
+    opset: int = OPSET,
+) -> None:
+    """`export` with ``format="onnx"``.
+
+    Example:
+        >>> import pathlib, prernn, tempfile
+        >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)
+        >>> net = prernn.convert(cnn, "fc6", cell="gru", outputs=3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     prernn.export_onnx(net, f"{folder}/step.onnx")
+        ...     print(sorted(path.name for path in pathlib.Path(folder).iterdir()))
+        ['step.onnx']
+    """
+    export(net, path, "onnx", kind, image_size=image_size, opset=opset)
+
+
+def _check(format: str, kind: str, image_size: tuple[int, int] | None, stateful: bool, path: Path) -> None:
+    if format not in FORMATS:
+        raise ValueError(f"expected format to be one of {', '.join(FORMATS)}, got {format!r}")
+    if kind not in KINDS:
+        raise ValueError(f"expected kind to be one of {', '.join(KINDS)}, got {kind!r}")
+    if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
+        raise ValueError(f"expected image_size (H, W) of at least 1 pixel, got {image_size}")
+    if path.suffix != FORMATS[format]:
+        raise ValueError(f"{path}: expected a file that ends in {FORMATS[format]} for format {format}")
+    if stateful and format != "openvino":
+        raise ValueError(f"expected format openvino where the state stays inside, got {format}")
+
+
+def _written(
+    found: Traced, format: str, stateful: bool, opset: int, path: Path, net: SequenceNetwork
+) -> Description | None:
+    """Writes and compares the file; None where it holds at the traced frame size alone, though that is free."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            draft = Path(folder) / path.name
+            run: Run | None
+            if format == "torch":
+                save_torch(found, draft)
+                run = _torch_run(draft, found.description)
+            else:
+                program = onnx_program(found, opset)
+                if format == "onnx":
+                    save_onnx(program, draft)
+                    run = _onnxruntime_run(draft)
+                else:
+                    model = openvino_model(program, found.description)
+                    run = openvino_engine.computed(model)
+                    if stateful:
+                        model = openvino_model(program, found.description, stateful=True)
+                    save_openvino(model, draft)
+            if run is not None and not agrees(net, found.description, run):
+                return None
+            move_whole(Path(folder), path.parent)
+    except FileNotFoundError as error:
+        raise OSError(error.errno, f"not written: {error.strerror}", str(path)) from error
+    return found.description
+
+
+def _onnxruntime_run(path: Path) -> Run | None:
+    if reason := onnxruntime_engine.missing():
+        warnings.warn(f"{path.name} is not compared with the network: {reason}", RuntimeWarning, stacklevel=4)
+        return None
+    run = onnxruntime_engine.runner(onnxruntime_engine.session_of(path, 1))
+    return lambda given: run(given[0], given[1:])
+
+
+def _torch_run(path: Path, description: Description) -> Run:
+    run = program_runner(load_torch(path)[0], description)
+    return lambda given: run(given[0], given[1:])
+
+
+def agrees(net: SequenceNetwork, description: Description, run: Run) -> bool:
+    """Whether the file computes what the network does; False where it does so at the traced frame size alone.
+
+    Raises:
+        NotImplementedError: it does not at that size either.
+    """
+    for batch, steps in ((3, 4), (1, LONG)):
+        apart = _apart(net, description, run, batch, steps, description.frame_shape)
+        if not apart <= TOLERANCES["float32"]:
+            raise NotImplementedError(
+                f"the file was not kept: over {steps} frames of {batch} streams its outputs differ from the network's "
+                f"by {apart:.2g} of the largest, where {TOLERANCES['float32']:g} is allowed"
+            )
+    if not description.free_size:
+        return True
+    *first, height, width = description.frame_shape
+    return _apart(net, description, run, 2, 2, (*first, height + 32, width + 17)) <= TOLERANCES["float32"]
+
+
+@torch.inference_mode()
+def _apart(
+    net: SequenceNetwork, description: Description, run: Run, batch: int, steps: int, shape: tuple[int, ...]
+) -> float:
+    """The largest difference of outputs and states, as a share of the largest value."""
+    chance = torch.Generator().manual_seed(steps)
+    if description.input_type == "int64":
+        video = torch.randint(2, (batch, steps, *shape), generator=chance)
+    else:
+        video = torch.randn(batch, steps, *shape, generator=chance)
+    state: NetworkState = net.init_state(batch, shape[1:] if len(shape) > 2 else None)
+    given = video.to(net.device, net.input_type)
+    try:
+        with evaluating(net):
+            if description.kind == "sequence":
+                expected, last = net(given, state)
+            else:
+                expected, last = _stepped(net, given, state)
+    except (RuntimeError, ValueError):
+        return float("inf")  # the network takes no frames of this size
+    leaves = [torch.zeros(batch, *leaf.file_shape) for leaf in description.states]
+    try:
+        out, leaves = _of_file(run, video, leaves, description.kind)
+    except Exception:  # each runtime has its own kinds
+        return float("inf")
+    wanted = [leaf.reshape(own.shape) for leaf, own in zip(_flat(last), leaves, strict=True)]
+    pairs = [(out, expected), *zip(leaves, wanted, strict=True)]
+    return max(difference(got, want.float().cpu()) for got, want in pairs)
+
+
+def _stepped(net: SequenceNetwork, video: Tensor, state: NetworkState) -> tuple[Tensor, NetworkState]:
+    outputs = []
+    for frame in video.unbind(1):
+        out, state = net.step(frame, state)
+        outputs.append(out)
+    return torch.stack(outputs, 1), state
+
+
+def _of_file(run: Run, video: Tensor, leaves: list[Tensor], kind: str) -> Computed:
+    if kind == "sequence":
+        return run([video, *leaves])
+    outputs = []
+    for frame in video.unbind(1):
+        out, leaves = run([frame.contiguous(), *leaves])
+        outputs.append(out)
+    return torch.stack(outputs, 1), leaves
+
+
+def _flat(state: Any) -> list[Tensor]:
+    return [leaf for part in state for leaf in part]

@@ -1,0 +1,109 @@
+"""ONNX files of a recurrent network: one step of a stream, or a whole sequence.
+
+Both are what torch's exporter makes of the network's program. In a sequence everything feedforward runs on all frames
+at once, and each recurrent layer is an ONNX ``Scan`` over its own few operations. Needs the ``onnx`` extra.
+"""
+
+import importlib.util
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prernn.conversion.graph.tracing import first_line
+from prernn.engines.exported import constants
+from prernn.engines.exported.description import KEY
+from prernn.engines.exported.program import Traced, quiet
+
+LARGE = 1_500_000_000  # bytes of weights from which they get a file of their own: protobuf ends at 2 GB
+
+OPSET = 18
+"""ONNX's operator set, which runtimes know since 2023."""
+
+
+def check_installed() -> None:
+    """Raises ImportError where the ``onnx`` extra is not installed."""
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f'export to ONNX needs {" and ".join(missing)}: pip install "prernn[onnx]"')
+
+
+def onnx_program(found: Traced, opset: int = OPSET) -> Any:
+    """torch's ONNX program of a network's, with names, free sizes and the description in place.
+
+    Raises:
+        NotImplementedError: the network holds an operation that ONNX does not have.
+        ImportError: the ``onnx`` extra is not installed.
+    """
+    check_installed()
+    names: dict[str, Any] = {"input_names": found.input_names, "output_names": found.output_names}
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+    try:
+        with torch.no_grad(), quiet():
+            made: Any = torch.onnx.export(
+                found.program, found.example, opset_version=opset, dynamo=True, verbose=False, **names
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise NotImplementedError(
+            f"torch can't export this network to ONNX: {first_line(error.__cause__ or error)}"
+        ) from error
+    constants.settle(made.model)
+    _name_sizes(made.model, found)
+    made.model.metadata_props[KEY] = found.description.to_json()
+    for name in ("labels", "transform"):  # as files had them before they had a description
+        if (value := found.description.recipe.get(name)) is not None:
+            made.model.metadata_props[name] = json.dumps(value)
+    return made
+
+
+def _name_sizes(model: Any, found: Traced) -> None:
+    """Calls the free sizes batch, time, height and width."""
+    import onnx_ir as ir
+
+    (first, *leaves), description = model.graph.inputs, found.description
+    names = {0: "batch"} | ({1: "time"} if description.kind == "sequence" else {})
+    if description.free_size:
+        rank = len(first.shape)
+        names |= {rank - 2: "height", rank - 1: "width"}
+    new = {str(first.shape[place]): name for place, name in names.items()}
+    new |= {str(leaf.shape[0]): "batch" for leaf in leaves}
+    for value in _values(model.graph):
+        if value.shape is not None:
+            sizes = [size if isinstance(size, int) else new.get(str(size), str(size)) for size in value.shape]
+            value.shape = ir.Shape(sizes)
+    output, *following = model.graph.outputs
+    steps = ["time"] if description.kind == "sequence" else []
+    output.shape = ir.Shape(["batch", *steps, description.outputs])
+    for value, leaf in zip(following, description.states, strict=True):
+        value.shape = ir.Shape(["batch", *leaf.file_shape])
+
+
+def _values(graph: Any) -> Iterable[Any]:
+    yield from graph.inputs
+    for node in graph.all_nodes():
+        yield from node.outputs
+
+
+def save_onnx(program: Any, path: Path) -> None:
+    """Writes the file, and its weights' file where there is one, under another name first."""
+    weights = program.model.graph.initializers.values()
+    large = sum(value.const_value.nbytes for value in weights) > LARGE
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            program.save(Path(folder) / path.name, external_data=large)
+            move_whole(Path(folder), path.parent)
+    except OSError as error:
+        raise OSError(error.errno, f"not written: {error.strerror}", str(path)) from error
+
+
+def move_whole(folder: Path, place: Path) -> None:
+    """Moves the files of a folder, once a disk has taken them, to where they belong; the one named first last."""
+    for file in sorted(folder.iterdir(), reverse=True):  # the weights' file before the one that names it
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())  # a disk may report that it is full only now
+        os.replace(file, place / file.name)

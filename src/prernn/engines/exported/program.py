@@ -1,0 +1,157 @@
+"""A network's step or sequence as torch's exported program: the one way to every format.
+
+Height and width stay free where the network lets them: torch.export finds out. The state of a network with feature
+maps has a size that follows the frames', so there they are fixed.
+"""
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from prernn import ops
+from prernn.conversion.graph.tracing import first_line
+from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
+from prernn.engines.exported.description import Description, describe
+
+STEPS = 3
+"""Of the sequence that is traced; no other size of the graph should be mistaken for it."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A network's program and what is to be said of it.
+
+    Attributes:
+        program: from ``frame (B, C, H, W)`` or ``video (B, T, C, H, W)`` and the state to output and next state.
+        description: of the file to be.
+        example: arguments that it was traced with.
+    """
+
+    program: ExportedProgram
+    description: Description
+    example: tuple[Any, ...]
+
+    @property
+    def input_names(self) -> list[str]:
+        """Of the frame or video, then of the state's leaves."""
+        first = "frame" if self.description.kind == "step" else "video"
+        return [first, *(leaf.name for leaf in self.description.states)]
+
+    @property
+    def output_names(self) -> list[str]:
+        """Of the output, then of the next state's leaves."""
+        return ["output", *(f"next_{leaf.name}" for leaf in self.description.states)]
+
+
+class _Exported(nn.Module):
+    """``step`` or ``forward`` as a module of its own, with a state of at most four dimensions."""
+
+    def __init__(self, network: SequenceNetwork, kind: str, shapes: list[list[tuple[int, ...]]]):
+        super().__init__()
+        self.network, self._kind, self._shapes = network, kind, shapes
+
+    def forward(self, frame: Tensor, state: tuple = ()) -> tuple[Tensor, tuple]:
+        given = tuple(
+            tuple(_opened(leaf, shape) for leaf, shape in zip(part, shapes, strict=True))
+            for part, shapes in zip(state, self._shapes, strict=True)
+        )
+        out, following = (self.network.step if self._kind == "step" else self.network)(frame, given)
+        return out, tuple(tuple(_closed(leaf) for leaf in part) for part in following)
+
+
+def _opened(leaf: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return leaf.unflatten(2, shape[1:3]) if len(shape) == 4 else leaf
+
+
+def _closed(leaf: Tensor) -> Tensor:
+    return leaf.flatten(2, 3) if leaf.ndim == 5 else leaf
+
+
+def frame_shape_of(net: SequenceNetwork, image_size: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The shape of a step in a file: of a size that is given, else the transform's, else the network's own."""
+    if len(net.frame_shape) < 3:
+        return net.frame_shape
+    size = (net.recipe.transform or {}).get("size")
+    height, width = image_size or ((size, size) if size else net.frame_shape[-2:])
+    return (*net.frame_shape[:-2], height, width)
+
+
+def traced(net: SequenceNetwork, kind: str, image_size: tuple[int, ...] | None = None) -> Traced:
+    """The network's program, in evaluation mode; ``net`` itself keeps its mode.
+
+    Args:
+        net: the network.
+        kind: "step" or "sequence".
+        image_size: ``(H, W)`` that is fixed; None leaves them free where the network allows.
+
+    Raises:
+        NotImplementedError: torch can't export this network.
+    """
+    # a copy that shares its tensors with the network, so that only the copy changes its mode
+    shared = {id(tensor): tensor for tensor in (*net.parameters(), *net.buffers())}
+    own = copy.deepcopy(net, shared).eval()
+    shape = frame_shape_of(net, image_size)
+    frames = torch.zeros(2, *([STEPS] if kind == "sequence" else []), *shape, dtype=net.input_type, device=net.device)
+    state = own.init_state(2, shape[1:] if len(shape) > 2 else None)
+    shapes = [[tuple(leaf.shape[1:]) for leaf in part] for part in state]
+    closed: NetworkState = tuple(tuple(_closed(leaf) for leaf in part) for part in state)
+    module = _Exported(own, kind, shapes)
+    example = (frames, closed) if closed else (frames,)  # torch.onnx.export stumbles over an empty tuple
+    may_be_free = image_size is None and len(shape) > 2 and not any(len(leaf) > 1 for part in shapes for leaf in part)
+    program, free = _program(module, example, kind, may_be_free)
+    return Traced(program, describe(own, kind, shape, _width(program), free), example)
+
+
+def _width(program: ExportedProgram) -> int:
+    """K, of the first output."""
+    (output,) = (node for node in program.graph.nodes if node.op == "output")
+    return int(output.args[0][0].meta["val"].shape[-1])
+
+
+def _program(module: nn.Module, example: tuple[Any, ...], kind: str, may_be_free: bool) -> tuple[ExportedProgram, bool]:
+    """The program, and whether height and width are free in it."""
+    if may_be_free:
+        with contextlib.suppress(NotImplementedError):
+            program = _exported(module, example, kind, free=True)
+            if _sizes_are_free(program, example[0].ndim):
+                return program, True
+    return _exported(module, example, kind, free=False), False
+
+
+def _exported(module: nn.Module, example: tuple[Any, ...], kind: str, free: bool) -> ExportedProgram:
+    batch, frames = Dim("batch"), example[0]
+    first: dict[int, Any] = {0: batch} | ({1: Dim("time")} if kind == "sequence" else {})
+    if free:
+        first |= {frames.ndim - 2: Dim.AUTO, frames.ndim - 1: Dim.AUTO}
+    dynamic: tuple[Any, ...] = (first,)
+    if len(example) > 1:
+        dynamic = (first, tuple(tuple({0: batch} for _ in part) for part in example[1]))
+    try:
+        with torch.no_grad(), ops.using("reference"), quiet():  # no runtime knows our kernels
+            return torch.export.export(module, example, dynamic_shapes=dynamic, strict=False)
+    except Exception as error:  # torch raises many kinds
+        raise NotImplementedError(f"torch can't export this network: {first_line(error)}") from error
+
+
+def _sizes_are_free(program: ExportedProgram, rank: int) -> bool:
+    user_inputs = program.graph_signature.user_inputs
+    node = next(node for node in program.graph.nodes if node.name == user_inputs[0])
+    shape = node.meta["val"].shape
+    return all(isinstance(shape[place], torch.SymInt) for place in (rank - 2, rank - 1))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """torch's exporters warn of axes that share the name "batch", as all of them should."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="# The axis name")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        yield

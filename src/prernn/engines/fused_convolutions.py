@@ -1,0 +1,240 @@
+"""A CNN's graph whose convolutions do the work of what follows them: batch normalization, an addition, an activation.
+
+With statistics as they are in a stream, ``B(w * x + b)`` is a convolution with other weights (`torch.nn.utils.fusion`).
+On the CPU oneDNN then computes convolution, addition and activation in one pass, from weights that were laid out for
+it once. Its operators have no place in torch's public interface: they are tried once and left alone where they fail.
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from prernn.conversion.graph.nodes import ADDITIONS, nodes_of, step_name, submodule_of
+from prernn.conversion.lighter.folding import foldable, pairs_of
+from prernn.ops.backends import forced
+
+Fused = tuple[str, tuple[float, ...]]
+"""An activation as oneDNN calls it, and its numbers."""
+
+ACTIVATIONS: dict[str, tuple[Fused, Callable[[Tensor], Tensor]]] = {
+    "relu": (("relu", ()), F.relu),
+    "relu6": (("hardtanh", (0.0, 6.0)), F.relu6),
+    "silu": (("swish", ()), F.silu),
+    "hardswish": (("hardswish", ()), F.hardswish),
+    "hardsigmoid": (("hardsigmoid", ()), F.hardsigmoid),
+    "sigmoid": (("sigmoid", ()), torch.sigmoid),
+    "tanh": (("tanh", ()), torch.tanh),
+}
+"""By the name of function, method or module, in small letters."""
+
+MODULES = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh)
+
+
+class FusedConvolution(nn.Module):
+    """``act(conv(x) + other)`` with the weights of a convolution and of the normalization behind it.
+
+    Args:
+        conv: the convolution.
+        norm: the batch normalization that alone reads its output, or None.
+        activation: a key of `ACTIVATIONS`, or "".
+        dtype: of the weights.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: _BatchNorm | None, activation: str, dtype: torch.dtype):
+        super().__init__()
+        self._conv, self._norm, self._activation, self._dtype = (conv,), (norm,), activation, dtype  # not registered
+        self._same = type(conv) is not nn.Conv2d
+        self.refresh()
+
+    def sources(self) -> list[Tensor]:
+        """The tensors that the weights are made of."""
+        (conv,), (norm,) = self._conv, self._norm
+        parts: list[Tensor | None] = [conv.weight, conv.bias]
+        if norm is not None:
+            parts += [norm.running_mean, norm.running_var, norm.weight, norm.bias]
+        return [part for part in parts if part is not None]
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Makes the weights anew of those of convolution and normalization."""
+        (conv,), (norm,) = self._conv, self._norm
+        weight, bias = conv.weight, conv.bias
+        if norm is not None:
+            mean, variance = norm.running_mean, norm.running_var
+            assert mean is not None  # its statistics are frozen
+            assert variance is not None
+            weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, norm.weight, norm.bias)
+        self._weight = weight.detach().to(self._dtype)
+        self._bias = None if bias is None else bias.detach().to(self._dtype)
+        self._packed: Tensor | None = None
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """``x (N, C, H, W)``, and what is added to the result."""
+        (conv,) = self._conv
+        padding = conv.padding
+        if self._same:
+            x, padding = _padded(x, conv), (0, 0)
+        x = x.to(self._dtype)
+        if not (type(x) is Tensor and x.device.type == "cpu" and x.numel() and _onednn_works()):  # or a fake tensor
+            out = F.conv2d(x, self._weight, self._bias, conv.stride, padding, conv.dilation, conv.groups)
+            out = out if other is None else out + other
+            return ACTIVATIONS[self._activation][1](out) if self._activation else out
+        x = x.contiguous(memory_format=torch.channels_last)
+        geometry = (padding, conv.stride, conv.dilation, conv.groups)
+        if self._packed is None:  # laid out for the first size that comes; others take it too
+            self._packed = torch.ops.mkldnn._reorder_convolution_weight(self._weight, *geometry, list(x.shape))
+        name, numbers = ACTIVATIONS[self._activation][0] if self._activation else ("none", ())
+        if other is None:
+            plain: Tensor = torch.ops.mkldnn._convolution_pointwise(
+                x, self._packed, self._bias, *geometry, name, list(numbers), ""
+            )
+            return plain
+        other = other.to(self._dtype).contiguous(memory_format=torch.channels_last)
+        unary = (name, list(numbers), "") if self._activation else (None, [], None)
+        added: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
+            x, other, self._packed, self._bias, *geometry, "add", None, *unary
+        )
+        return added
+
+
+def _padded(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """As TensorFlow pads, which timm's convolutions do by the size of what comes."""
+    pads: list[int] = []
+    for place in (1, 0):
+        size, kernel, step = x.shape[2 + place], conv.kernel_size[place], conv.stride[place]
+        missing = max((-(-size // step) - 1) * step + (kernel - 1) * conv.dilation[place] + 1 - size, 0)
+        pads += [missing // 2, missing - missing // 2]
+    return F.pad(x, pads) if any(pads) else x
+
+
+def fused(cnn: fx.GraphModule, dtype: torch.dtype) -> tuple[fx.GraphModule, list[FusedConvolution]]:
+    """A graph that computes the same in evaluation mode, in fewer steps, and its fused convolutions.
+
+    All other modules are those of ``cnn`` itself. Convolutions with hooks stay as they are, and those that are not
+    plain: several calls, a computed weight.
+    """
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(cnn.graph, {}))
+    module = fx.GraphModule(cnn, graph)
+    _drop_identities(module)
+    pairs = [pair for pair in pairs_of(module) if not any(map(_hooked, pair))]
+    norms: dict[nn.Module, _BatchNorm] = dict(foldable(pairs))
+    made = []
+    calls = [node.target for node in nodes_of(graph) if node.op == "call_module"]
+    for node in nodes_of(graph):
+        conv = submodule_of(module, node)
+        if calls.count(node.target) == 1 and isinstance(conv, nn.Conv2d) and _is_plain(conv):
+            made.append(_fuse(module, node, conv, norms.get(conv), dtype))
+    graph.lint()
+    module.recompile()
+    return module, made
+
+
+def _drop_identities(module: fx.GraphModule) -> None:
+    """Takes out the steps that do nothing in evaluation mode: they stand between what can be fused."""
+    for node in nodes_of(module.graph):
+        part = submodule_of(module, node)
+        nothing = type(part) in (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+        if part is not None and (nothing or type(part).__name__ == "DropPath") and not _hooked(part):
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            module.graph.erase_node(node)
+
+
+def _fuse(
+    module: fx.GraphModule, node: fx.Node, conv: nn.Conv2d, norm: _BatchNorm | None, dtype: torch.dtype
+) -> FusedConvolution:
+    """Puts a fused convolution in the place of the last of the steps that it takes over."""
+    last, arguments = node, [node.args[0]]
+    following = _only_user(last)
+    if norm is not None and following is not None:
+        last = following
+        following = _only_user(last)
+    if following is not None and (other := _added(following, last)) is not None:
+        arguments, last = [node.args[0], other], following
+        following = _only_user(last)
+    activation = _activation(module, following)
+    if activation:
+        assert following is not None
+        last = following
+    part = FusedConvolution(conv, norm, activation, dtype)
+    name = f"{node.target}_fused"
+    module.add_submodule(name, part)
+    with module.graph.inserting_after(last):
+        call = module.graph.call_module(name, tuple(arguments))
+    call.meta["shape"] = last.meta.get("shape")
+    last.replace_all_uses_with(call)
+    while last is not node:  # backwards, as each is read by the next alone
+        before = [value for value in last.all_input_nodes if value in (node, *_chain(node, last))]
+        module.graph.erase_node(last)
+        last = before[0]
+    module.graph.erase_node(node)
+    return part
+
+
+def _chain(node: fx.Node, last: fx.Node) -> list[fx.Node]:
+    """The steps from ``node`` to the one that ``last`` follows."""
+    found = [node]
+    while (following := _only_user(found[-1])) is not None and following is not last:
+        found.append(following)
+    return found
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _added(node: fx.Node, value: fx.Node) -> fx.Node | None:
+    """What is added to ``value``, of the same shape; None where the step is no such addition."""
+    plain = node.op in ("call_function", "call_method") and node.target in ADDITIONS and not node.kwargs
+    if not plain or len(node.args) != 2 or len(node.all_input_nodes) != 2:
+        return None
+    (other,) = [argument for argument in node.all_input_nodes if argument is not value]
+    shape = value.meta.get("shape")
+    return other if shape is not None and other.meta.get("shape") == shape else None
+
+
+def _activation(module: fx.GraphModule, node: fx.Node | None) -> str:
+    """The name of the activation that a step is, where it can be fused."""
+    if node is None:
+        return ""
+    if (act := submodule_of(module, node)) is not None:
+        return type(act).__name__.lower() if type(act) in MODULES and not _hooked(act) else ""
+    plain = node.op in ("call_function", "call_method") and len(node.args) == 1 and not node.kwargs.get("inplace")
+    return step_name(node) if plain and step_name(node) in ACTIVATIONS else ""
+
+
+def _is_plain(conv: nn.Conv2d) -> bool:
+    same = type(conv).__name__ == "Conv2dSame" and type(conv).__module__.startswith("timm.")
+    known = type(conv) is nn.Conv2d or same
+    own = isinstance(conv._parameters.get("weight"), Tensor) and conv.weight.dtype == torch.float32
+    return known and own and not _hooked(conv) and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
+@functools.cache
+def _onednn_works() -> bool:
+    """Whether oneDNN's operators are there and compute what torch does."""
+    if not torch.backends.mkldnn.is_available() or forced() == "reference":
+        return False
+    conv = nn.Conv2d(4, 8, 3, padding=1)
+    x = torch.linspace(-1, 1, 4 * 64).view(1, 4, 8, 8).contiguous(memory_format=torch.channels_last)
+    geometry = ((1, 1), (1, 1), (1, 1), 1)
+    try:
+        with torch.no_grad():
+            expected = conv(x)
+            packed = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *geometry, list(x.shape))
+            out = torch.ops.mkldnn._convolution_pointwise(x, packed, conv.bias, *geometry, "relu", [], "")
+            more = torch.ops.mkldnn._convolution_pointwise.binary(
+                x, expected, packed, conv.bias, *geometry, "add", None, None, [], None
+            )
+            return torch.allclose(out, expected.relu(), atol=1e-5) and torch.allclose(more, 2 * expected, atol=1e-5)
+    except (AttributeError, RuntimeError, TypeError):
+        return False

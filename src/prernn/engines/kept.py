@@ -1,0 +1,77 @@
+"""Files that this machine keeps: exported steps of networks, and which engine was the fastest for each."""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prernn.conversion.sequence_network import SequenceNetwork
+from prernn.reports.files import write_json
+
+MOST = 20
+"""Exports that are kept; the ones used last."""
+
+CHOICES = "engines.json"
+"""Where measured choices stand."""
+
+
+def folder() -> Path:
+    """``$PRERNN_CACHE``, else ``prernn`` in ``$XDG_CACHE_HOME`` or ``~/.cache``; made where it is absent."""
+    given = os.environ.get("PRERNN_CACHE")
+    base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prernn"
+    base.mkdir(parents=True, exist_ok=True)
+    return base
+
+
+def fingerprint(net: SequenceNetwork, *more: Any) -> str:
+    """A name for a network and whatever else matters, by its code, recipe, weights and the versions of what made it."""
+    from prernn import __version__
+
+    found = hashlib.sha256()
+    code = getattr(getattr(net, "cnn", None), "code", type(net).__name__)
+    found.update(json.dumps([__version__, torch.__version__, code, net.recipe.to_json(), *map(str, more)]).encode())
+    layers = [(str(layer.hidden_to_hidden.structure), repr(layer.cell)) for layer in net.recurrent_layers]
+    found.update(json.dumps([repr(net), layers]).encode())
+    for name, tensor in net.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:32]
+
+
+def kept_file(name: str, write: Callable[[Path], Any]) -> Path:
+    """The file of a name in the folder, written where there is none; those that were used longest ago go."""
+    path = folder() / name
+    if not path.exists():
+        write(path)
+        files = sorted(folder().glob("*.onnx"), key=lambda file: file.stat().st_mtime)
+        for old in files[:-MOST]:
+            old.unlink(missing_ok=True)
+            old.with_name(f"{old.name}.data").unlink(missing_ok=True)
+    else:
+        os.utime(path)
+    return path
+
+
+def choices() -> dict[str, Any]:
+    """What was chosen before; nothing where the file can't be read."""
+    try:
+        found = json.loads((folder() / CHOICES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def remember(name: str, choice: dict[str, Any]) -> None:
+    """Adds a choice to the file."""
+    write_json(folder() / CHOICES, {**choices(), name: choice})
+
+
+@functools.cache
+def processor() -> str:
+    """What kind of processor this is, as far as a choice of engines depends on it."""
+    return f"{torch.backends.cpu.get_cpu_capability()}-{os.cpu_count()}"

@@ -1,0 +1,125 @@
+"""From a network or a file to a network that a chosen engine runs."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from prernn.conversion.sequence_network import SequenceNetwork
+from prernn.engines import kept, onnxruntime_engine, openvino_engine
+from prernn.engines.choice import fastest
+from prernn.engines.engine_network import EngineNetwork, Runner
+from prernn.engines.exported.description import describe
+from prernn.engines.exported.onnx_file import onnx_program, save_onnx
+from prernn.engines.exported.program import frame_shape_of, traced
+from prernn.engines.exported.torch_file import load_torch
+from prernn.engines.torch_engine import TorchNetwork, program_runner
+from prernn.layers.arguments import whole
+
+ENGINES = ("torch", "onnxruntime", "openvino")
+PRECISIONS = ("float32", "bfloat16", "float16")
+MODULES = {"onnxruntime": onnxruntime_engine, "openvino": openvino_engine}
+FILES = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",), ".pt2": ("torch",)}
+"""By the ending of an exported file, the engines that run it; the first where none is asked for."""
+
+
+def opened(
+    source: SequenceNetwork | str | os.PathLike[str],
+    engine: str = "torch",
+    precision: str = "float32",
+    threads: int | None = None,
+) -> EngineNetwork | TorchNetwork:
+    """A network whose steps the engine computes.
+
+    Args:
+        source: a network; a run folder or checkpoint; a file that `prernn.export` wrote, which says its engine itself
+            (of an ``.onnx`` onnxruntime, unless "openvino" is asked for).
+        engine: "torch", "onnxruntime", "openvino", or "auto" for the fastest that is installed and agrees
+            (`prernn.engines.choice`).
+        precision: of the arithmetic, "float32", "bfloat16" or "float16".
+        threads: of a step; None leaves it to the engine. Those of torch are the process's.
+
+    Raises:
+        ValueError: an unknown engine or precision, a file that is none of ours, a sequence where a step is expected.
+        NotImplementedError: a precision that engine or processor does not have, a network that can't be exported.
+        ImportError: the engine is not installed.
+    """
+    if engine not in (*ENGINES, "auto"):
+        raise ValueError(f"expected engine to be one of {', '.join((*ENGINES, 'auto'))}, got {engine!r}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"expected precision to be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    threads = None if threads is None else whole("threads", threads)
+    if isinstance(source, EngineNetwork | TorchNetwork):
+        return source
+    if not isinstance(source, SequenceNetwork):
+        path = Path(source)
+        if path.suffix in FILES:
+            return _of_file(path, engine, precision, threads)
+        from prernn.models import checkpoint  # torchvision with it
+
+        source = checkpoint.load(path)
+    if engine == "auto":
+        installed = [name for name in ENGINES if name == "torch" or MODULES[name].missing() is None]
+        return fastest(source, lambda name: opened(source, name, precision, threads), installed, precision, threads)
+    if engine == "torch":
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return TorchNetwork(source, precision)
+    return _in_engine(source, engine, precision, threads)
+
+
+def check_engine(engine: str, precision: str) -> None:
+    """Raises ImportError where an engine is not installed, NotImplementedError where it lacks a precision here."""
+    reason = MODULES[engine].missing()
+    if reason:
+        raise ImportError(f"engine {engine}: {reason}")
+    MODULES[engine].check_precision(precision)
+
+
+def _in_engine(net: SequenceNetwork, engine: str, precision: str, threads: int | None) -> EngineNetwork:
+    check_engine(engine, precision)
+    name = kept.fingerprint(net)
+
+    def runner_for(shape: tuple[int, ...]) -> Runner:
+        size = shape[-2:] if len(shape) > 2 else None
+        key = f"{name}-{'x'.join(map(str, size or ()))}.onnx"
+        path = kept.kept_file(key, lambda path: save_onnx(onnx_program(traced(net, "step", size)), path))
+        if engine == "onnxruntime":
+            return onnxruntime_engine.runner(onnxruntime_engine.session_of(path, threads))
+        return openvino_engine.runner(openvino_engine.model_of(path), precision, threads)
+
+    description = describe(net, "step", frame_shape_of(net, None), 0, True)
+    return EngineNetwork(description, runner_for, engine, precision, net)
+
+
+def _of_file(path: Path, engine: str, precision: str, threads: int | None) -> EngineNetwork:
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a file that prernn export wrote, found none")
+    able = FILES[path.suffix]
+    chosen = engine if engine in able else able[0]
+    if chosen == "torch":
+        return _of_program(path, precision, threads)
+    check_engine(chosen, precision)
+    if chosen == "onnxruntime":
+        session, description = onnxruntime_engine.described(path, threads)
+        runner = onnxruntime_engine.runner(session)
+    else:
+        model, description = openvino_engine.described(path)
+        if len(model.inputs) != 1 + len(description.states):
+            raise ValueError(f"{path}: expected a state that is handed in, got a stateful file, for OpenVINO alone")
+        runner = openvino_engine.runner(model, precision, threads)
+    if description.kind != "step":
+        raise ValueError(f"{path}: expected a file of a step, got one of a {description.kind}: export --kind step")
+    return EngineNetwork(description, lambda shape: runner, chosen, precision)
+
+
+def _of_program(path: Path, precision: str, threads: int | None) -> EngineNetwork:
+    if precision != "float32":
+        raise NotImplementedError(f"{path}: expected precision float32 of a torch program, got {precision}")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    program, description = load_torch(path)
+    if description.kind != "step":
+        raise ValueError(f"{path}: expected a file of a step, got one of a {description.kind}: export --kind step")
+    run = program_runner(program, description)
+    return EngineNetwork(description, lambda shape: run, "torch", precision)

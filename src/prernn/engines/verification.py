@@ -1,0 +1,129 @@
+"""`prernn verify`: every way through a network gives the same.
+
+Compared with the whole sequence at once: frame by frame, in chunks, side by side with other streams, in each engine and
+precision that is installed here, and the quantized network, each with a tolerance of its own.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from prernn.conversion.modes import evaluating
+from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
+from prernn.engines import opening
+from prernn.engines.agreement import TOLERANCES, difference
+from prernn.engines.exported.program import frame_shape_of
+from prernn.sparsity.quantize import quantize
+
+FRAMES = 200
+"""Of noise, where there is no video: errors that add up over time would show."""
+
+SAMPLES = 64.0
+"""A weight of the quantized network that is compared: some 8 bits."""
+
+QUANTIZED = 0.2
+"""Its tolerance: weights rounded to a hundredth of their scale are another network, which is to answer alike."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison.
+
+    Attributes:
+        name: of the way through the network.
+        difference: largest of all outputs, as a share of the largest output; None where it can't run here.
+        tolerance: that it is allowed.
+        reason: why it can't run, or "".
+    """
+
+    name: str
+    difference: float | None
+    tolerance: float
+    reason: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is within its tolerance, or can't run here."""
+        return self.difference is None or self.difference <= self.tolerance
+
+
+def noise(net: SequenceNetwork, frames: int = FRAMES, seed: int = 0) -> Tensor:
+    """Frames ``(T, C, H, W)`` of noise for a network, or numbers of words."""
+    shape, chance = frame_shape_of(net, None), torch.Generator().manual_seed(seed)
+    if net.input_type == torch.int64:
+        return torch.randint(2, (frames, *shape), generator=chance)
+    return torch.randn(frames, *shape, generator=chance).to(net.device, net.input_type)
+
+
+def checks(net: SequenceNetwork, frames: Tensor) -> Iterator[Check]:
+    """The comparisons over ``frames (T, C, H, W)``, as they are made.
+
+    Raises:
+        NotImplementedError: a network that hears both directions, which goes through a sequence in one way alone.
+    """
+    if net.sees_ahead:
+        raise NotImplementedError("expected a network that goes step by step, got one that hears both directions")
+    with evaluating(net), torch.inference_mode():
+        expected = net(frames.unsqueeze(0))[0][0]  # (T, K)
+    single = TOLERANCES["float32"]
+    yield Check("frame by frame", difference(_stepped(net, frames), expected), single)
+    for steps in (7, len(frames) // 2):
+        if 1 < steps < len(frames):
+            yield Check(f"chunks of {steps} frames", difference(_chunked(net, frames, steps), expected), single)
+    yield Check("beside two other streams", difference(_beside(net, frames), expected), single)
+    for engine in opening.ENGINES:
+        for precision in opening.PRECISIONS:
+            make = partial(opening.opened, net, engine, precision)
+            yield _tried(f"{engine}, {precision}", make, frames, expected, TOLERANCES[precision])
+    quantized = f"quantized, {SAMPLES:g} samples a weight"
+    yield _tried(quantized, partial(_quantized, net), frames, expected, QUANTIZED)
+
+
+def _quantized(net: SequenceNetwork) -> SequenceNetwork:
+    return cast(SequenceNetwork, quantize(net, SAMPLES))
+
+
+def _tried(name: str, make: Callable[[], SequenceNetwork], frames: Tensor, expected: Tensor, tolerance: float) -> Check:
+    try:
+        return Check(name, difference(_stepped(make(), frames), expected), tolerance)
+    except (NotImplementedError, ImportError) as error:
+        return Check(name, None, tolerance, str(error))
+
+
+@torch.inference_mode()
+def _stepped(net: SequenceNetwork, frames: Tensor) -> Tensor:
+    state: NetworkState | None = None
+    outputs = []
+    with evaluating(net):
+        for frame in frames:
+            out, state = net.step(frame.unsqueeze(0), state)
+            outputs.append(out[0])
+    return torch.stack(outputs).to(frames.device)
+
+
+@torch.inference_mode()
+def _chunked(net: SequenceNetwork, frames: Tensor, steps: int) -> Tensor:
+    state: NetworkState | None = None
+    outputs = []
+    with evaluating(net):
+        for part in frames.split(steps):
+            out, state = net(part.unsqueeze(0), state)
+            outputs.append(out[0])
+    return torch.cat(outputs)
+
+
+@torch.inference_mode()
+def _beside(net: SequenceNetwork, frames: Tensor) -> Tensor:
+    """Steps of three streams, of which the second is this one."""
+    state: NetworkState | None = None
+    outputs = []
+    with evaluating(net):
+        for number, frame in enumerate(frames):
+            others = [frames[-1 - number], frames[number // 2]]
+            out, state = net.step(torch.stack([others[0], frame, others[1]]), state)
+            outputs.append(out[1])
+    return torch.stack(outputs)
