@@ -1,0 +1,56 @@
+"""``prernn-run SOURCE --model FILE``: the answers for each frame of a source, as CSV."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from prernn_runtime.frames import at_rate, read_frames
+from prernn_runtime.stream import Stream
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints frame, time_s, label, probability, latency_ms; a mistake is one line and exit code 2."""
+    parser = argparse.ArgumentParser(
+        "prernn-run", description="run a network that prernn exported on a video or camera"
+    )
+    parser.add_argument("source", help="video file, folder of frames, camera:0, rtsp/http URL, or - (stdin)")
+    parser.add_argument("--model", required=True, help="what prernn export wrote, format onnx")
+    parser.add_argument(
+        "--fps", help="frames a second that the network sees; source: as they come (default: the file's)"
+    )
+    parser.add_argument("--threads", type=int, help="of a frame's computing")
+    parser.add_argument("--limit", type=int, help="stop after so many frames")
+    options = parser.parse_args(arguments)
+    try:
+        _run(options)
+    except (ValueError, OSError) as error:
+        print(f"prernn-run: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    stream = Stream(options.model, threads=options.threads)
+    rate = stream.rate
+    if options.fps is not None:
+        rate = None if options.fps == "source" else float(options.fps)
+    print("frame,time_s,label,probability,latency_ms")
+    frames = at_rate(read_frames(options.source, fps=rate or 25.0), rate)
+    for number, (seconds, frame) in enumerate(frames):
+        if number == options.limit:
+            break
+        begin = time.perf_counter()
+        chances = stream.probabilities(frame)
+        if chances is None:
+            continue
+        best = int(chances.argmax())
+        label = stream.labels[best] if stream.labels else str(best)
+        took = 1000 * (time.perf_counter() - begin)
+        print(f"{number},{seconds:.3f},{label},{chances[best]:.4f},{took:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Frames of a video file, folder, camera, network stream or pipe, as `prernn.media.video` reads them."""
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.sidedata.sidedata import Type
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
+from PIL import Image, ImageOps
+
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+
+UNKNOWN = 2
+"""FFmpeg's number for colours that a video says nothing of."""
+
+MOST_STRETCH = 8
+"""A pixel that is said to be more oblong than this is a fault of the file."""
+
+TIMEOUT = 10.0
+"""Seconds without data before a network stream counts as lost."""
+
+
+def read_frames(source: str | Path, *, fps: float = 25.0) -> Iterator[tuple[float, np.ndarray]]:
+    """Yields (time in seconds, uint8 RGB ``(H, W, 3)``) for every frame, lazily.
+
+    Args:
+        source: a video file, a folder of pictures, "camera:0", a URL (rtsp, http, ...), or "-" for standard input.
+        fps: the rate of a folder of pictures.
+
+    Raises:
+        ValueError: a source that can't be read, with its name and the cause.
+    """
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        yield from _of_folder(Path(source), fps)
+        return
+    name, arguments = _place(str(source))
+    try:
+        with av.open(name, **arguments) as container:
+            stream = container.streams.best("video")
+            if stream is None:
+                raise ValueError(f"{source}: no video stream")
+            yield from _decoded(container, stream)
+    except FFmpegError as error:
+        raise ValueError(f"{source}: can't be read: {error.strerror or type(error).__name__}") from error
+
+
+def _place(source: str) -> tuple[str, dict[str, Any]]:
+    """av.open's name of a source, and its arguments."""
+    if source == "-":
+        return "pipe:0", {}
+    if re.match(r"\w+://", source):
+        return source, {"timeout": TIMEOUT, "options": {"rtsp_transport": "tcp"} if source.startswith("rtsp") else {}}
+    if match := re.fullmatch(r"camera:(.+)|/dev/video(\d+)", source):
+        number = match[1] or match[2]
+        if sys.platform == "darwin":
+            return f"{number}:none", {"format": "avfoundation", "options": {"framerate": "30"}}
+        return f"/dev/video{number}" if number.isdigit() else number, {"format": "v4l2"}
+    if not os.path.exists(source):
+        raise ValueError(f"{source}: no such file or folder")
+    return f"file:{source}", {}
+
+
+def _decoded(container: Any, stream: Any) -> Iterator[tuple[float, np.ndarray]]:
+    reformatter, origin, time = VideoReformatter(), None, 0.0
+    step = 1 / float(stream.average_rate or 25)
+    for number, frame in enumerate(container.decode(stream)):
+        stamp = frame.time
+        origin = stamp if origin is None else origin
+        now = time + step if stamp is None or origin is None else stamp - origin
+        time = 0.0 if not number else now if now >= time else time + step
+        yield time, _picture(frame, stream.sample_aspect_ratio, reformatter)
+
+
+def _picture(frame: Any, aspect: Any, reformatter: VideoReformatter) -> np.ndarray:
+    """RGB, square pixels, upright; colours that are not said are BT.709 in high definition, BT.601 else."""
+    width, height = frame.width, frame.height
+    if aspect and 1 / MOST_STRETCH <= aspect <= MOST_STRETCH:
+        width, height = (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
+    chroma = not frame.format.is_rgb and len(frame.format.components) >= 3
+    large = frame.height >= 720 or frame.width >= 1280
+    assumed = Colorspace.ITU709 if frame.colorspace == UNKNOWN and chroma and large else None
+    how = Interpolation.AREA if (width, height) == (frame.width, frame.height) else Interpolation.BILINEAR
+    shown = reformatter.reformat(frame, width, height, "rgb24", src_colorspace=assumed, interpolation=how, threads=1)
+    return np.ascontiguousarray(_upright(shown.to_ndarray(), frame.side_data.get(Type.DISPLAYMATRIX)))
+
+
+def _upright(image: np.ndarray, data: Any) -> np.ndarray:
+    """Turned and mirrored by quarters, as the display matrix ``a b . c d`` says."""
+    if data is None:
+        return image
+    a, b, _, c, d = np.frombuffer(data, np.int32).tolist()[:5]
+    if abs(a) + abs(d) < abs(b) + abs(c):
+        image, a, d = np.swapaxes(image, 0, 1), c, b
+    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def _of_folder(folder: Path, fps: float) -> Iterator[tuple[float, np.ndarray]]:
+    def natural(file: Path) -> list[Any]:
+        return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", file.name))]
+
+    files = sorted((file for file in folder.glob("[!.]*") if file.suffix.lower() in IMAGES), key=natural)
+    if not files:
+        raise ValueError(f"{folder}: a folder without frames (expected {', '.join(sorted(IMAGES))})")
+    for number, file in enumerate(files):
+        with Image.open(file) as image:
+            yield number / fps, np.array(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def at_rate(frames: Iterable[tuple[float, np.ndarray]], rate: float | None) -> Iterator[tuple[float, np.ndarray]]:
+    """The frames that a network of a rate sees: at each tick of its clock the newest; all where ``rate`` is None.
+
+    A frame counts for a tick that it comes nearer to than 0.4 of a period. Live sources may wait for the next frame
+    before a tick is known to be over.
+    """
+    if rate is None:
+        yield from frames
+        return
+    tick, before = 0, None
+    for time, frame in frames:
+        while before is not None and (time * rate) > tick + 0.4:
+            yield tick / rate, before
+            tick += 1
+        before = frame
+        if abs(time * rate - tick) <= 0.4:
+            yield time, frame
+            tick += 1
