@@ -186,6 +186,23 @@ def sparsity(parser: ArgumentParser) -> None:
     add("--out", default="runs/bench-sparsity", help="folder for data, tables, CSV and PNG (default %(default)s)")
 
 
+def streaming(parser: ArgumentParser) -> None:
+    """Of ``prernn bench streaming``."""
+    add = parser.add_argument
+    names = ["efficientnet_lite0", "mobilenet_v3_small", "resnet18", "resnet50"]
+    add("--backbones", nargs="+", default=names, help="of PreGRU-SIH (default: Lite0, MobileNetV3, ResNet18 and 50)")
+    clips = ["r3d_18", "r2plus1d_18", "s3d", "mvit_v2_s"]
+    add("--clips", nargs="*", default=clips, help="clip networks beside them (default: four)")
+    add("--clip-engines", action="store_true", help="clip networks in the engines too")
+    add("--size", type=count, default=224, help="side of the picture in pixels (default %(default)s)")
+    add("--window", type=count, default=16, help="frames of a clip network's window (default %(default)s)")
+    add("--threads", type=count, nargs="+", default=[1, 2], metavar="N", help="of a frame (default: 1 2)")
+    add("--repeats", type=count, default=30, help="timed frames at most (default %(default)s)")
+    add("--flat", type=count, metavar="N", help="N frames in each engine: does time or memory grow")
+    add("--memory", action="store_true", help="peak memory of a process for each engine")
+    add("--out", default="runs/bench-streaming", help="folder for tables, CSV and PNG (default %(default)s)")
+
+
 def training(parser: ArgumentParser) -> None:
     """Of ``prernn bench training``."""
     add = parser.add_argument
@@ -211,6 +228,7 @@ OPTIONS: dict[str, Callable[[ArgumentParser], None]] = {
     "regularization": regularization,
     "sequences": sequences,
     "sparsity": sparsity,
+    "streaming": streaming,
     "training": training,
 }
 """What adds the options of each benchmark, by its name."""

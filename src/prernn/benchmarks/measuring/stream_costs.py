@@ -1,0 +1,84 @@
+"""What a stream costs beside the time of a frame: its recurrence, its memory, and both after very many frames."""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prernn.conversion.network import gate_inputs, of_a_cnn
+from prernn.conversion.sequence_network import SequenceNetwork
+from prernn.engines.opening import ENGINES, opened
+from prernn.reports.progress import bars
+
+PARTS = 10
+"""Into which a long run is divided; the first, which warms up, is left out."""
+
+
+def recurrence(net: SequenceNetwork) -> Callable[[], Any]:
+    """One step of a network's recurrent layer alone, from gate inputs on."""
+    layer, (u,) = net.recurrent_layers[0], gate_inputs(of_a_cnn(net), tuple(net.frame_shape[1:]))
+    given, state = torch.randn(1, *u.shape), layer.init_state(1)
+    return lambda: layer.run(given, state)
+
+
+def flatness(net: SequenceNetwork, engine: str, frames: int, size: int) -> list[dict[str, Any]]:
+    """Time of a frame and memory of the process after the first tenth of very many frames, and after the last."""
+    try:
+        made = opened(net, engine)
+        state: Any = None
+        frame = torch.randn(1, 3, size, size)
+        medians, memory = [], []
+        with bars(transient=True) as progress:
+            task = progress.add_task(f"{engine}, {frames} frames", total=PARTS, note="")
+            for _ in range(PARTS):
+                times = []
+                for _ in range(max(1, frames // PARTS)):
+                    begin = time.perf_counter()
+                    _, state = made.step(frame, state)
+                    times.append(time.perf_counter() - begin)
+                medians.append(1000 * statistics.median(times))
+                memory.append(resident())
+                progress.advance(task)
+    except ImportError:
+        return []
+    ends = {"second tenth, ms": f"{medians[1]:.3g}", "last tenth, ms": f"{medians[-1]:.3g}"}
+    return [{"engine": engine, **ends, "MB then": f"{memory[1]:.1f}", "MB at the end": f"{memory[-1]:.1f}"}]
+
+
+def resident() -> float:
+    """Memory of this process, in MB; 0 where the system does not say."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0.0
+    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmRSS")]
+    return int(line.split()[1]) / 1000
+
+
+CHILD = """
+import resource, sys, torch, prernn
+from prernn.benchmarks.streaming import _network
+from prernn.engines.opening import opened
+name, size, engine = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+net = opened(_network(name), engine)
+state, frame = None, torch.randn(1, 3, size, size)
+with torch.inference_mode():
+    for _ in range(20):
+        _, state = net.step(frame, state)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peaks(name: str, size: int) -> list[dict[str, Any]]:
+    """Peak memory of a process that makes a network and runs one engine; torch is in each, which made the network."""
+    lines = []
+    for engine in ENGINES:
+        command = [sys.executable, "-c", CHILD, name, str(size), engine]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            lines.append({"network": name, "engine": engine, "peak, MB": f"{int(done.stdout) / 1000:.0f}"})
+    return lines
