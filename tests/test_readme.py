@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = ("README.md", "docs/guide.md", "docs/sequences.md")
+FILES = ("README.md", "docs/guide.md", "docs/sequences.md", "docs/engines.md")
 CODES = {
     f"{file} {number}": code
     for file in FILES
     for number, code in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), flags=re.DOTALL))
 }
 LONGEST = {"README.md 0": 8, "docs/guide.md 0": 10, "docs/guide.md 1": 8, "docs/guide.md 2": 5, "docs/guide.md 3": 10}
-LONGEST |= {"docs/sequences.md 0": 14, "docs/sequences.md 1": 4}
+LONGEST |= {"docs/sequences.md 0": 14, "docs/sequences.md 1": 4, "docs/engines.md 0": 10}
 """Lines of code."""
 
 
@@ -36,7 +36,15 @@ def test_the_readme_is_a_front_door():
 
 @pytest.mark.parametrize(
     "file",
-    ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/guide.md", "docs/sequences.md", "configs/README.md"],
+    [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "docs/guide.md",
+        "docs/sequences.md",
+        "docs/engines.md",
+        "configs/README.md",
+    ],
 )
 def test_its_links_lead_somewhere(file):
     path = ROOT / file

@@ -62,6 +62,12 @@ def test_a_wing_imports_only_wings_before_it(path):
         assert wing == own or RANK.get(wing, -1) < RANK[own], f"{name(path)} imports {module}"
 
 
+def test_tasks_know_no_models_or_engines():
+    for path in (PACKAGE / "tasks").rglob("*.py"):
+        known = {module.split(".")[1] for module in imports(path)}
+        assert not known & {"models", "engines"}, name(path)
+
+
 def test_imports_have_no_circles():
     graph = {f"prernn.{name(path)[:-3].replace('/', '.')}": {room(m) for m in imports(path)} for path in FILES}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError

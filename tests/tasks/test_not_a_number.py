@@ -67,10 +67,13 @@ class Diverges(torch.nn.Module):
 def test_a_stream_says_so_once():
     net = prernn.convert(Diverges(), "fc", image_size=(4, 4)).eval()
     stream = prernn.Stream(net)
-    frame = torch.ones(3, 4, 4)
+    frame, weight = torch.ones(3, 4, 4), net.cnn.conv.weight.detach()
+    kept = weight.clone()
     assert stream(frame).isfinite().all()
+    weight.fill_(NAN)
     with pytest.warns(RuntimeWarning, match="not a number"):
-        assert stream(frame * NAN).isnan().all()
+        assert stream(frame).isnan().all()
+    weight.copy_(kept)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert stream(frame).isnan().all()  # its state has no way back
@@ -82,7 +85,8 @@ def test_a_stream_says_so_once():
 def test_a_prediction_has_no_label():
     net = prernn.convert(Diverges(), "fc", image_size=(4, 4)).eval()
     net.recipe = replace(net.recipe, labels=["a", "b"])
-    found = predict([prernn.Stream(net)], 0, 0.0, torch.full((3, 4, 4), NAN))
+    net.cnn.conv.weight.detach().fill_(NAN)
+    found = predict([prernn.Stream(net)], 0, 0.0, torch.ones(3, 4, 4))
     assert found.label == ""
     assert math.isnan(found.probability)
 

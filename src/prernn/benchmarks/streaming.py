@@ -7,6 +7,7 @@ in torch with channels last, as streams ran it before there were engines. Clip n
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
             with threads(count):
                 calls = _of_backbone(name, networks[name], options.size, count, missing)
                 lines += _lines(name, stopwatch.interleaved(calls), count, EAGER)
-        for count in progress.track(options.threads, description="clip networks"):
+        for count in progress.track(options.threads if options.clips else [], description="clip networks"):
             with threads(count):
                 calls = _of_clips(options, missing)
                 lines += _lines("window", stopwatch.interleaved(calls), count, next(iter(calls), ""))
@@ -114,12 +115,18 @@ def _of_clips(options: argparse.Namespace, missing: dict[str, str]) -> Calls:
     """Whole windows through clip networks, in eager torch and in the engines that take them."""
     calls: Calls = {}
     for name in options.clips:
-        net = framewise(backbone(name)).eval()
+        module = backbone(name).eval()
         window = torch.randn(1, 3, options.window, *([options.size] * 2))
-        calls[f"{name}, eager"] = _stepper(channels_last(net), window)
+        try:
+            module(window)
+        except (ValueError, RuntimeError) as error:  # some take one size alone
+            missing[name] = str(error).splitlines()[0]
+            continue
+        channels_last(module)
+        calls[f"{name}, {EAGER}"] = partial(module, window)
         for engine in ENGINES[1:] if options.clip_engines else ():
             try:
-                made = opened(net, engine, threads=torch.get_num_threads())
+                made = opened(framewise(module), engine, threads=torch.get_num_threads())
                 made.step(window)
             except (NotImplementedError, ImportError, ValueError) as error:
                 missing[f"{name}, {engine}"] = str(error)
@@ -155,11 +162,10 @@ def _table(lines: list[dict], count: int, options: argparse.Namespace) -> Any:
 
 
 def _plot(lines: list[dict], path: Path, options: argparse.Namespace) -> None:
-    engines = [line for line in lines if "," in line["how"] and line["network"] in options.backbones]
-    bars: dict[str, dict[str, float]] = {}
-    for line in engines:
-        if "eager" not in line["how"]:
-            panel = bars.setdefault(f"{line['network']}, threads: {line['threads']}", {})
-            panel[line["how"]] = float(line["times as fast"])
-    title = f"a frame of a stream, {options.size} pixels, against eager torch"
+    """Engines of each backbone, with the first number of threads."""
+    bars: dict[str, dict[str, float]] = {name: {} for name in options.backbones}
+    for line in lines:
+        if line["threads"] == options.threads[0] and line["how"].partition(",")[0] in ENGINES:
+            bars[line["network"]][line["how"]] = float(line["times as fast"])
+    title = f"a frame of a stream, {options.size} pixels, threads: {options.threads[0]}, against eager torch"
     curves.ratio_bars(bars, path, label="times as fast", title=title)

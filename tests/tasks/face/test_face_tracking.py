@@ -13,6 +13,7 @@ from equations import close
 from footage import face
 from prernn.conversion.convert import convert
 from prernn.conversion.recipe import KeptTask, Recipe
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.media.encoding import write_video
 from prernn.media.video import read_frames
 from prernn.streaming.stream import Stream
@@ -34,13 +35,13 @@ def recipe(**options):
     return task.noted(Recipe())
 
 
-class DiscNet(nn.Module):
+class DiscNet(SequenceNetwork):
     """Sees a bright disc as a face that fills it, from its middle and spread; its state counts the frames."""
 
-    frame_shape = (3, SIZE, SIZE)
+    state_names = ()
 
     def __init__(self):
-        super().__init__()
+        super().__init__((3, SIZE, SIZE))
         self.weight = nn.Parameter(torch.ones(()))
         self.recipe = recipe()
         self.states, self.inputs = [], []
