@@ -38,7 +38,7 @@ def test_freed_memory_is_taken_again():
 
 
 def test_elsewhere_nothing_happens(monkeypatch):
-    from prernn.training import allocator
+    from prernn.engines import allocator
 
     monkeypatch.setattr(sys, "platform", "darwin")
     assert allocator.keep_memory() is False

@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import prernn
-from exported_networks import KINDS, SMALL, size_of, some_frames
+from exported_networks import KINDS, size_of, some_frames
+from prernn.conversion.clip_network import is_clip_network
 from prernn.conversion.graph.nodes import module_calls, submodule_of
 from prernn.engines import choice, kept, onnxruntime_engine, opening, openvino_engine
 from prernn.engines.agreement import difference
@@ -18,6 +19,7 @@ from prernn.engines.fused_convolutions import FusedConvolution
 from prernn.engines.opening import ENGINES, opened
 from prernn.engines.torch_engine import TorchNetwork
 from prernn.layers.recurrent_layer import RecurrentLayer
+from prernn.models.networks.deep_speech import deep_speech
 from prernn.ops.backends import has_bfloat16
 from small_cnns import PlainNet, ResidualNet, prepare
 
@@ -26,6 +28,10 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+FILED = ("conv", "snippets", "speech")
+"""Kinds whose files are streamed too."""
 
 
 def frames_of(net, name, steps):
@@ -37,7 +43,7 @@ def test_a_stream_goes_on_in_any_engine(name, tmp_path):
     """Two frames in each, the state saved and loaded between them, from a network and from its files."""
     net = KINDS[name]()
     sources = [*((net, {"engine": engine, "threads": 1}) for engine in ENGINES)]
-    for format, ending in FORMATS.items():
+    for format, ending in FORMATS.items() if name in FILED else ():
         export(net, tmp_path / f"net{ending}", format, image_size=size_of(name))
         sources.append((tmp_path / f"net{ending}", {}))
     frames, state, saved = frames_of(net, name, 2 * len(sources)), None, None
@@ -87,6 +93,8 @@ def test_a_file_of_one_size_refuses_others_and_goes_on(tmp_path):
     export(net, tmp_path / "net.onnx", image_size=(8, 8))
     stream = prernn.Stream(tmp_path / "net.onnx")
     stream(torch.zeros(3, 8, 8))
+    with pytest.raises(ValueError, match="expected engine onnxruntime or openvino for such a file, got torch"):
+        prernn.Stream(tmp_path / "net.onnx", "torch")
     with pytest.raises(ValueError, match=r"expected a frame \(3, 8, 8\) as the file's, got \(3, 9, 8\)"):
         stream(torch.zeros(3, 9, 8))
     stream(torch.zeros(3, 8, 8))
@@ -106,8 +114,8 @@ def test_all_convolutions_are_fused_and_nothing_changes(name):
     nn.init.normal_(net.output_layer.weight)
     fast, frames = TorchNetwork(net), torch.randn(2, 2, 3, 65, 70)
     inside = sum(len(modules(layer, nn.Conv2d)) for layer in net.recurrent_layers)
-    assert len(fast._fused) == len(modules(net, nn.Conv2d)) - inside
-    cnn = fast._stepper.cnn
+    cnn = fast._ready.stepper.cnn
+    assert len(modules(cnn, FusedConvolution)) == len(modules(net, nn.Conv2d)) - inside
     steps = {type(submodule_of(cnn, node)) for node in module_calls(cnn.graph)}
     assert name != "resnet18" or steps == {FusedConvolution, nn.MaxPool2d, RecurrentLayer, nn.Linear}
     with torch.no_grad():
@@ -179,6 +187,66 @@ def test_bfloat16_is_close_and_keeps_its_state_in_float32(engine):
     assert 1e-6 < difference(got, expected) < 0.05
 
 
+@pytest.mark.skipif(not has_bfloat16(), reason="the processor has no bfloat16")
+def test_bfloat16_follows_the_network_too():
+    net = KINDS["conv"]()
+    stream, frame = prernn.Stream(net, precision="bfloat16"), torch.randn(3, 8, 8)
+    before = stream(frame)
+    assert stream.net is net
+    with torch.no_grad():
+        net.output_layer.bias.add_(5)
+    stream.reset()
+    torch.testing.assert_close(stream(frame), before + 5, rtol=1e-2, atol=0.05)
+    prernn.Stream(KINDS["words"](), precision="bfloat16")(torch.tensor([3]))
+
+
+def test_streams_share_what_was_made_of_their_network():
+    net = KINDS["conv"]().train()
+    first, second = TorchNetwork(net), TorchNetwork(net)
+    assert first._ready is second._ready
+    assert any(part._norm[0] is not None for part in modules(first._ready.stepper.cnn, FusedConvolution))
+    net.cnn.conv1.register_forward_hook(lambda *given: None)
+    assert TorchNetwork(net)._ready is not first._ready
+    assert list(first.state_dict()) == [f"source.{name}" for name in net.state_dict()]
+
+
+def test_an_engine_keeps_the_network_as_it_was(monkeypatch, tmp_path):
+    """Also where the export comes later, with the first frame of a size."""
+    monkeypatch.setenv("PRERNN_CACHE", str(tmp_path))
+    net, frame = KINDS["conv"](), torch.randn(3, 8, 8)
+    with torch.no_grad():
+        expected = net.step(frame[None])[0][0]
+        stream = prernn.Stream(net, "onnxruntime")
+        net.output_layer.weight.mul_(3)
+        torch.testing.assert_close(stream(frame), expected, **CLOSE)
+        torch.testing.assert_close(prernn.Stream(net, "onnxruntime")(frame), net.step(frame[None])[0][0], **CLOSE)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_networks_of_double_precision(engine, tmp_path):
+    net = KINDS["conv"]().double()
+    frame = torch.randn(3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        expected = net.step(frame[None])[0][0]
+    torch.testing.assert_close(prernn.Stream(net, engine)(frame).double(), expected, **CLOSE)
+    assert prernn.Stream(net, "auto").engine in ENGINES
+    export(net, tmp_path / "net.onnx", image_size=(8, 8))
+
+
+def test_what_a_network_hears_and_keeps_is_known_in_every_engine():
+    both = deep_speech(prernn.backbone("spectrogram", features=41, filters=4), hidden_size=8, num_layers=1).eval()
+    fast = opened(both, "torch")
+    assert (fast.sees_ahead, fast.wants_lengths) == (True, True)
+    video = torch.rand(1, 6, 2, 41)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(video)[0], both(video)[0])
+    with pytest.raises(NotImplementedError, match="got both directions"):
+        opened(both, "onnxruntime")
+    assert opened(both, "auto").engine == "torch"
+    for engine in ENGINES:
+        assert not is_clip_network(opened(KINDS["snippets"](), engine))
+
+
 # which engine
 
 
@@ -219,6 +287,9 @@ def test_what_is_not_there_is_said(monkeypatch):
         monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
         with pytest.raises(ImportError, match=rf'not installed: pip install "prernn\[{extra}\]"'):
             prernn.Stream(net, module.NAME)
+    inside = opened(net)
+    with pytest.raises(ValueError, match="one that is in torch in float32 already"):
+        opened(inside, "openvino")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert prernn.Stream(net, "auto").engine == "torch"
@@ -251,4 +322,3 @@ def test_videos_of_several_lengths(engine):
         out, state = opened(net, engine)(video, lengths=lengths)
     torch.testing.assert_close(out, expected, **CLOSE)
     torch.testing.assert_close(state, last, **CLOSE)
-    assert "conv" in SMALL

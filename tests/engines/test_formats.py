@@ -61,9 +61,18 @@ def assert_same(net, path, name, batch, steps):
     assert expected.std() > 1e-4
 
 
-@pytest.mark.parametrize("kind", ["step", "sequence"])
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("name", KINDS)
+QUICK = {("openvino", "step"), ("torch", "sequence")}
+"""Of other formats than ONNX, what is not slow: OpenVINO's models are made of ONNX's, and all of torch's programs."""
+
+CASES = [
+    pytest.param(name, format, kind, marks=[] if format == "onnx" or (format, kind) in QUICK else pytest.mark.slow)
+    for name in KINDS
+    for format in FORMATS
+    for kind in ("step", "sequence")
+]
+
+
+@pytest.mark.parametrize(("name", "format", "kind"), CASES)
 def test_a_file_computes_what_the_network_does(name, format, kind, tmp_path):
     net = KINDS[name]()
     path = tmp_path / f"net{FORMATS[format]}"

@@ -164,7 +164,8 @@ def test_file_says_labels_transform_and_takes_the_transforms_size(tmp_path):
     file = session(tmp_path / "net.onnx")
     metadata = file.get_modelmeta().custom_metadata_map
     assert (json.loads(metadata["labels"]), json.loads(metadata["transform"])) == (labels, transform)
-    assert file.get_inputs()[0].shape[-2:] == [12, 12]
+    assert file.get_inputs()[0].shape[-2:] == ["height", "width"]
+    assert json.loads(metadata["prernn"])["frame_shape"] == [3, 12, 12]
     assert {entry.version for entry in onnx.load(tmp_path / "net.onnx").opset_import} == {18}
 
 

@@ -92,13 +92,17 @@ def test_frames_of_high_definition_and_of_a_folder(tmp_path):
     np.testing.assert_array_equal(found[2][1], load("folder", tmp_path / "folder" / "frame10.png"))
 
 
-@pytest.mark.parametrize(("source", "rate"), [(25, 12.5), (12.5, 12.5), (30, 12.5), (10, 12.5), (29.97, 30), (25, 25)])
+@pytest.mark.parametrize("source", [10, 12.5, 24, 25, 29.97, 30, 50, 60])
+@pytest.mark.parametrize("rate", [12.5, 25, 30])
+@pytest.mark.filterwarnings("ignore:the source has")
 def test_the_rate_is_prernns_clock(source, rate):
-    frames = [(number / source, number) for number in range(60)]
-    got, wanted = list(prernn_runtime.at_rate(frames, rate)), list(Pace(rate)(frames))
-    assert [number for _, number in got] == pytest.approx([number for _, number in wanted], abs=1)
-    assert abs(len(got) - len(wanted)) <= 1
+    times = [number / source + 0.002 * (number % 3) for number in range(200)]
+    times[150:] = [time + 3600 for time in times[150:]]
+    frames = list(zip(times, range(200), strict=True))
+    assert list(prernn_runtime.at_rate(frames, rate)) == list(Pace(rate)(frames))
     assert list(prernn_runtime.at_rate(frames, None)) == frames
+    with pytest.raises(ValueError, match="above 0, got 0"):
+        next(prernn_runtime.at_rate(frames, 0))
 
 
 # pixels
@@ -186,6 +190,7 @@ def test_mistakes_are_said_and_the_stream_goes_on(exported, tmp_path):
         (broken, "finite numbers"),
         (np.zeros((4, 16, 16), np.float32), "expected a frame"),
         (np.zeros((16, 16), np.float32), "expected a frame"),
+        (np.zeros((3, 16, 16), np.int32), "or floating, got int32"),
     ):
         with pytest.raises(ValueError, match=words):
             stream(frame)

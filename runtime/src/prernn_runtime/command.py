@@ -1,6 +1,7 @@
 """``prernn-run SOURCE --model FILE``: the answers for each frame of a source, as CSV."""
 
 import argparse
+import csv
 import sys
 import time
 from collections.abc import Sequence
@@ -37,7 +38,8 @@ def _run(options: argparse.Namespace) -> None:
     rate = stream.rate
     if options.fps is not None:
         rate = None if options.fps == "source" else float(options.fps)
-    print("frame,time_s,label,probability,latency_ms")
+    write = csv.writer(sys.stdout, lineterminator="\n").writerow
+    write(("frame", "time_s", "label", "probability", "latency_ms"))
     frames = at_rate(read_frames(options.source, fps=rate or 25.0), rate)
     for number, (seconds, frame) in enumerate(frames):
         if number == options.limit:
@@ -49,7 +51,8 @@ def _run(options: argparse.Namespace) -> None:
         best = int(chances.argmax())
         label = stream.labels[best] if stream.labels else str(best)
         took = 1000 * (time.perf_counter() - begin)
-        print(f"{number},{seconds:.3f},{label},{chances[best]:.4f},{took:.2f}", flush=True)
+        write((number, f"{seconds:.3f}", label, f"{chances[best]:.4f}", f"{took:.2f}"))
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

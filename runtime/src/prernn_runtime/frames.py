@@ -1,9 +1,12 @@
 """Frames of a video file, folder, camera, network stream or pipe, as `prernn.media.video` reads them."""
 
+import math
 import os
 import re
+import statistics
 import sys
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,9 @@ UNKNOWN = 2
 
 MOST_STRETCH = 8
 """A pixel that is said to be more oblong than this is a fault of the file."""
+
+NEAR, RECENT, LONGEST_HOLD, AGREE = 0.4, 30, 10.0, 0.02
+"""Of the clock: how near to a tick, in periods; gaps that tell the source's rate; seconds; rates that are one."""
 
 TIMEOUT = 10.0
 """Seconds without data before a network stream counts as lost."""
@@ -112,21 +118,47 @@ def _of_folder(folder: Path, fps: float) -> Iterator[tuple[float, np.ndarray]]:
             yield number / fps, np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
 
-def at_rate(frames: Iterable[tuple[float, np.ndarray]], rate: float | None) -> Iterator[tuple[float, np.ndarray]]:
+def at_rate(frames: Iterable[tuple[float, Any]], rate: float | None) -> Iterator[tuple[float, Any]]:
     """The frames that a network of a rate sees: at each tick of its clock the newest; all where ``rate`` is None.
 
-    A frame counts for a tick that it comes nearer to than 0.4 of a period. Live sources may wait for the next frame
-    before a tick is known to be over.
+    As `prernn.streaming.pace.Pace`: a frame is of a tick that it comes near to; the clock goes with a source whose rate
+    is its own within 2 %, or a multiple; a gap of more than 10 s is held for so long. A live source's tick is known to
+    be over when a later frame has come.
+
+    Raises:
+        ValueError: a rate that is none.
     """
     if rate is None:
         yield from frames
         return
-    tick, before = 0, None
+    if not 0 < rate < math.inf:
+        raise ValueError(f"expected frames a second above 0, got {rate}")
+    period, gaps = 1 / rate, deque[float](maxlen=RECENT)
+    tick, before, newest = math.nan, math.nan, None
     for time, frame in frames:
-        while before is not None and (time * rate) > tick + 0.4:
-            yield tick / rate, before
-            tick += 1
-        before = frame
-        if abs(time * rate - tick) <= 0.4:
+        tick = time if math.isnan(tick) else tick
+        if time > before:
+            gaps.append(time - before)
+        before = time
+        near = NEAR * min([period, *([statistics.median_low(gaps)] if gaps else [])])
+        longest, held_over = tick + LONGEST_HOLD, time - tick > LONGEST_HOLD
+        while time > tick + near:
+            if held_over and tick > longest:
+                tick = time
+                break
+            yield tick, newest
+            tick += period
+        newest = frame
+        if time >= tick - near:
             yield time, frame
-            tick += 1
+            tick += period + _pull(gaps, period, time - tick)
+
+
+def _pull(gaps: Sequence[float], period: float, late: float) -> float:
+    """By how much the clock goes with a source of its own rate, or a multiple, whose frame came late or early."""
+    usual = 1.5 * statistics.median_low(gaps) if gaps else 0.0
+    mean = statistics.fmean([gap for gap in gaps if gap <= usual] or [period])
+    times = max(1, round(period / mean))
+    if abs(times * mean - period) > AGREE * period:
+        return 0.0
+    return min(max(late, -AGREE * period), AGREE * period)

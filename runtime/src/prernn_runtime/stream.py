@@ -88,12 +88,17 @@ class Stream:
         got = {name: value.shape for name, value in given.items() if name != "pending"}
         if got and got != known:
             raise ValueError(f"expected a state {known}, got {got}")
+        pending, full = given.get("pending"), self._shape[1] if len(self._shape) == 4 else 1
+        if pending is not None and (
+            pending.ndim != 5 or pending.shape[1] != self._shape[0] or pending.shape[2] >= full
+        ):
+            raise ValueError(f"expected less than {full} pending frames (1, C, n, H, W), got {pending.shape}")
         self.reset()
         if got:
             shapes = [leaf["file_shape"] for leaf in self._about["states"]]
             self._state = [given[name].reshape(1, *shape) for name, shape in zip(known, shapes, strict=True)]
-        if "pending" in given:
-            self._pending = list(given["pending"][0].transpose(1, 0, 2, 3))
+        if pending is not None:
+            self._pending = list(pending[0].transpose(1, 0, 2, 3))
 
     def _input(self, frame: np.ndarray) -> np.ndarray | None:
         """A frame as the file takes it, ``(1, C, H, W)``."""
@@ -104,7 +109,10 @@ class Stream:
             if len(self._shape) == 4:
                 return self._collected(value)
         else:
-            value = frame.astype(np.int64 if self._about["input_type"] == "int64" else np.float32)
+            wanted = np.integer if self._about["input_type"] == "int64" else np.floating
+            if not np.issubdtype(frame.dtype, wanted):
+                raise ValueError(f"expected a frame uint8 (H, W, 3) or {wanted.__name__}, got {frame.dtype}")
+            value = frame.astype(self._about["input_type"])
         fits = len(value.shape) == len(self._shape) and value.shape[0] == self._shape[0]
         if not fits or (not self._about["free_size"] and value.shape != self._shape):
             raise ValueError(

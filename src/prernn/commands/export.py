@@ -1,6 +1,7 @@
 """``prernn export``: a run as a file for another runtime."""
 
 from argparse import ArgumentParser, Namespace
+from importlib.util import find_spec
 from pathlib import Path
 
 from prernn.commands.arguments.command import Command, saying_warnings
@@ -40,9 +41,11 @@ def run(options: Namespace) -> None:
     size = None if options.size is None else tuple(options.size)
     with saying_warnings():
         about = export(net, path, options.format, options.kind, image_size=size, stateful=options.stateful)
+    has_runtime = options.format != "onnx" or find_spec("onnxruntime") is not None
+    compared = ", which gives what the network does" if has_runtime else ""
     beside = [path, path.with_suffix(".bin")] if options.format == "openvino" else [path, Path(f"{path}.data")]
     size_on_disk = sum(file.stat().st_size for file in beside if file.is_file()) / 1e6
-    print(f"written: {path}, {size_on_disk:.1f} MB, which gives what the network does")
+    print(f"written: {path}, {size_on_disk:.1f} MB{compared}")
     table = Table(show_header=False)
     shape = [*about.frame_shape[:-2], *(("H", "W") if about.free_size else about.frame_shape[-2:])]
     time = [] if about.kind == "step" else ["T"]

@@ -100,6 +100,6 @@ def _write(words: Sequence[str]) -> None:
 FIT_COMMANDS = {
     "fit": Command("train a network", run),
     "validate": Command("evaluate on validation videos", run),
-    "test": Command("evaluate on test videos", run),
+    "test": Command("evaluate on test videos; --engine ENGINE", run),
     "predict": Command("label the test videos; --engine ENGINE; --text WORDS: go on writing", run),
 }

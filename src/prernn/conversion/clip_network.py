@@ -17,7 +17,7 @@ def frames_a_step(net: SequenceNetwork) -> int:
 
 def is_clip_network(net: SequenceNetwork) -> bool:
     """Whether the network takes snippets and keeps nothing between them."""
-    return len(net.frame_shape) == 4 and not net.recurrent_layers
+    return len(net.frame_shape) == 4 and not net.state_names
 
 
 def answers_once(net: SequenceNetwork, video: Tensor) -> bool:

@@ -1,7 +1,6 @@
 """What training, evaluation, streams and checkpoints ask of a network over sequences."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ class SequenceNetwork(nn.Module):
         sees_ahead: whether outputs depend on later steps, so that it can't run step by step.
     """
 
-    wants_lengths: ClassVar[bool] = False
+    wants_lengths: bool = False
     sees_ahead: bool = False
 
     def __init__(self, frame_shape: tuple[int, ...]):

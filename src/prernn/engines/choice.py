@@ -51,7 +51,7 @@ def fastest(
         try:
             candidate = open_in(engine)
             apart = difference(_outputs(candidate, frames), expected)
-        except (NotImplementedError, ImportError) as error:
+        except (NotImplementedError, ImportError, ValueError, RuntimeError) as error:
             warnings.warn(f"engine {engine} is left out: {error}", RuntimeWarning, stacklevel=3)
             continue
         if apart > TOLERANCES[precision]:

@@ -25,7 +25,7 @@ class EngineNetwork(SequenceNetwork):
         origin: the network that it was made of, where it is here.
 
     Attributes:
-        engine: "onnxruntime" or "openvino".
+        engine: "onnxruntime" or "openvino"; of a program of torch.export "torch".
         precision: "float32", "bfloat16" or "float16"; outputs and state are float32 in all of them.
     """
 
@@ -42,6 +42,7 @@ class EngineNetwork(SequenceNetwork):
         self.engine, self.precision, self.description = engine, precision, description
         self._runner_for, self._runners = runner_for, dict[tuple[int, ...], Runner]()
         self._origin = (origin,)  # no module of this one's
+        self.wants_lengths = origin is not None and origin.wants_lengths
 
     @property
     def recurrent_layers(self) -> list[RecurrentLayer]:
@@ -102,9 +103,10 @@ class EngineNetwork(SequenceNetwork):
         if shape not in self._runners:
             self._runners[shape] = self._runner_for(shape)
         closed = [leaf.flatten(2, 3) if leaf.ndim == 5 else leaf for leaf in leaves]
-        out, following = self._runners[shape](frame, [leaf.float().contiguous() for leaf in closed])
-        opened = [leaf.view(given.shape) for leaf, given in zip(following, leaves, strict=True)]
-        return out, _nested(opened, self.description.states)
+        given = frame.cpu().to(self.input_type)
+        out, following = self._runners[shape](given, [leaf.cpu().float().contiguous() for leaf in closed])
+        opened = [new.view(old.shape).to(old.device) for new, old in zip(following, leaves, strict=True)]
+        return out.to(frame.device), _nested(opened, self.description.states)
 
     def _check(self, frame: Tensor) -> None:
         rank, known = len(self.frame_shape) + 1, self.description

@@ -69,7 +69,7 @@ class FusedConvolution(nn.Module):
             assert mean is not None  # its statistics are frozen
             assert variance is not None
             weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, norm.weight, norm.bias)
-        self._weight = weight.detach().to(self._dtype)
+        self._weight: Tensor | None = weight.detach().to(self._dtype)
         self._bias = None if bias is None else bias.detach().to(self._dtype)
         self._packed: Tensor | None = None
 
@@ -81,6 +81,9 @@ class FusedConvolution(nn.Module):
             x, padding = _padded(x, conv), (0, 0)
         x = x.to(self._dtype)
         if not (type(x) is Tensor and x.device.type == "cpu" and x.numel() and _onednn_works()):  # or a fake tensor
+            if self._weight is None:  # it was packed
+                self.refresh()
+            assert self._weight is not None
             out = F.conv2d(x, self._weight, self._bias, conv.stride, padding, conv.dilation, conv.groups)
             out = out if other is None else out + other
             return ACTIVATIONS[self._activation][1](out) if self._activation else out
@@ -88,6 +91,7 @@ class FusedConvolution(nn.Module):
         geometry = (padding, conv.stride, conv.dilation, conv.groups)
         if self._packed is None:  # laid out for the first size that comes; others take it too
             self._packed = torch.ops.mkldnn._reorder_convolution_weight(self._weight, *geometry, list(x.shape))
+            self._weight = None
         name, numbers = ACTIVATIONS[self._activation][0] if self._activation else ("none", ())
         if other is None:
             plain: Tensor = torch.ops.mkldnn._convolution_pointwise(
@@ -211,7 +215,8 @@ def _activation(module: fx.GraphModule, node: fx.Node | None) -> str:
 def _is_plain(conv: nn.Conv2d) -> bool:
     same = type(conv).__name__ == "Conv2dSame" and type(conv).__module__.startswith("timm.")
     known = type(conv) is nn.Conv2d or same
-    own = isinstance(conv._parameters.get("weight"), Tensor) and conv.weight.dtype == torch.float32
+    weight = conv._parameters.get("weight")
+    own = isinstance(weight, Tensor) and weight.dtype == torch.float32 and not weight.is_inference()
     return known and own and not _hooked(conv) and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 

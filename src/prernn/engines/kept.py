@@ -1,5 +1,6 @@
 """Files that this machine keeps: exported steps of networks, and which engine was the fastest for each."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -48,13 +49,22 @@ def kept_file(name: str, write: Callable[[Path], Any]) -> Path:
     path = folder() / name
     if not path.exists():
         write(path)
-        files = sorted(folder().glob("*.onnx"), key=lambda file: file.stat().st_mtime)
+        files = sorted(folder().glob("*.onnx"), key=_used)
         for old in files[:-MOST]:
             old.unlink(missing_ok=True)
             old.with_name(f"{old.name}.data").unlink(missing_ok=True)
     else:
-        os.utime(path)
+        with contextlib.suppress(FileNotFoundError):  # another process has made room
+            os.utime(path)
     return path
+
+
+def _used(file: Path) -> float:
+    """When a file was used last; 0 where another process has removed it."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def choices() -> dict[str, Any]:
@@ -67,8 +77,9 @@ def choices() -> dict[str, Any]:
 
 
 def remember(name: str, choice: dict[str, Any]) -> None:
-    """Adds a choice to the file."""
-    write_json(folder() / CHOICES, {**choices(), name: choice})
+    """Adds a choice to the file, which keeps the last ones; what another process adds meanwhile is measured again."""
+    last = list(choices().items())[-10 * MOST :]
+    write_json(folder() / CHOICES, {**dict(last), name: choice})
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from prernn.engines.choice import fastest
 from prernn.engines.engine_network import EngineNetwork, Runner
 from prernn.engines.exported.description import describe
 from prernn.engines.exported.onnx_file import onnx_program, save_onnx
-from prernn.engines.exported.program import frame_shape_of, traced
+from prernn.engines.exported.program import frame_shape_of, plain_copy, traced
 from prernn.engines.exported.torch_file import load_torch
 from prernn.engines.torch_engine import TorchNetwork, program_runner
 from prernn.layers.arguments import whole
@@ -25,8 +25,8 @@ FILES = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",), ".pt2": ("
 
 def opened(
     source: SequenceNetwork | str | os.PathLike[str],
-    engine: str = "torch",
-    precision: str = "float32",
+    engine: str | None = None,
+    precision: str | None = None,
     threads: int | None = None,
 ) -> EngineNetwork | TorchNetwork:
     """A network whose steps the engine computes.
@@ -35,37 +35,54 @@ def opened(
         source: a network; a run folder or checkpoint; a file that `prernn.export` wrote, which says its engine itself
             (of an ``.onnx`` onnxruntime, unless "openvino" is asked for).
         engine: "torch", "onnxruntime", "openvino", or "auto" for the fastest that is installed and agrees
-            (`prernn.engines.choice`).
-        precision: of the arithmetic, "float32", "bfloat16" or "float16".
+            (`prernn.engines.choice`). None is "torch", or what a file is for.
+        precision: of the arithmetic, "float32", "bfloat16" or "float16"; None is "float32".
         threads: of a step; None leaves it to the engine. Those of torch are the process's.
 
     Raises:
-        ValueError: an unknown engine or precision, a file that is none of ours, a sequence where a step is expected.
-        NotImplementedError: a precision that engine or processor does not have, a network that can't be exported.
+        ValueError: an unknown engine or precision, a file that is none of ours, a sequence where a step is expected, an
+            engine or precision other than that of a file, or of a network that is in an engine already.
+        NotImplementedError: a precision that engine or processor does not have, a network that can't be exported, one
+            that hears both directions.
         ImportError: the engine is not installed.
     """
-    if engine not in (*ENGINES, "auto"):
+    if engine not in (None, *ENGINES, "auto"):
         raise ValueError(f"expected engine to be one of {', '.join((*ENGINES, 'auto'))}, got {engine!r}")
-    if precision not in PRECISIONS:
+    if precision not in (None, *PRECISIONS):
         raise ValueError(f"expected precision to be one of {', '.join(PRECISIONS)}, got {precision!r}")
     threads = None if threads is None else whole("threads", threads)
     if isinstance(source, EngineNetwork | TorchNetwork):
+        if engine not in (None, "auto", source.engine) or precision not in (None, source.precision):
+            own = f"{source.engine} in {source.precision}"
+            raise ValueError(f"expected a network for {engine} in {precision}, got one that is in {own} already")
         return source
+    precision = precision or "float32"
     if not isinstance(source, SequenceNetwork):
         path = Path(source)
         if path.suffix in FILES:
-            return _of_file(path, engine, precision, threads)
+            return _of_file(path, engine, precision or "float32", threads)
         from prernn.models import checkpoint  # torchvision with it
 
         source = checkpoint.load(path)
-    if engine == "auto":
-        installed = [name for name in ENGINES if name == "torch" or MODULES[name].missing() is None]
+    if engine == "auto" and not source.sees_ahead:
+        installed = [name for name in ENGINES if name == "torch" or _is_able(name, precision)]
         return fastest(source, lambda name: opened(source, name, precision, threads), installed, precision, threads)
-    if engine == "torch":
+    if engine in (None, "torch") or (engine == "auto" and source.sees_ahead):
         if threads is not None:
             torch.set_num_threads(threads)
         return TorchNetwork(source, precision)
+    if source.sees_ahead:
+        raise NotImplementedError(f"engine {engine}: expected a network that goes step by step, got both directions")
+    assert engine is not None  # torch
     return _in_engine(source, engine, precision, threads)
+
+
+def _is_able(engine: str, precision: str) -> bool:
+    try:
+        check_engine(engine, precision)
+    except (ImportError, NotImplementedError):
+        return False
+    return True
 
 
 def check_engine(engine: str, precision: str) -> None:
@@ -78,24 +95,27 @@ def check_engine(engine: str, precision: str) -> None:
 
 def _in_engine(net: SequenceNetwork, engine: str, precision: str, threads: int | None) -> EngineNetwork:
     check_engine(engine, precision)
-    name = kept.fingerprint(net)
+    own = plain_copy(net)  # what is exported for a frame size to come is the network as it is now
+    name = kept.fingerprint(own)
 
     def runner_for(shape: tuple[int, ...]) -> Runner:
         size = shape[-2:] if len(shape) > 2 else None
         key = f"{name}-{'x'.join(map(str, size or ()))}.onnx"
-        path = kept.kept_file(key, lambda path: save_onnx(onnx_program(traced(net, "step", size)), path))
+        path = kept.kept_file(key, lambda path: save_onnx(onnx_program(traced(own, "step", size)), path))
         if engine == "onnxruntime":
             return onnxruntime_engine.runner(onnxruntime_engine.session_of(path, threads))
         return openvino_engine.runner(openvino_engine.model_of(path), precision, threads)
 
-    description = describe(net, "step", frame_shape_of(net, None), 0, True)
-    return EngineNetwork(description, runner_for, engine, precision, net)
+    description = describe(own, "step", frame_shape_of(own, None), 0, True)
+    return EngineNetwork(description, runner_for, engine, precision, own)
 
 
-def _of_file(path: Path, engine: str, precision: str, threads: int | None) -> EngineNetwork:
+def _of_file(path: Path, engine: str | None, precision: str, threads: int | None) -> EngineNetwork:
     if not path.is_file():
         raise ValueError(f"{path}: expected a file that prernn export wrote, found none")
     able = FILES[path.suffix]
+    if engine not in (None, "auto", *able):
+        raise ValueError(f"{path}: expected engine {' or '.join(able)} for such a file, got {engine}")
     chosen = engine if engine in able else able[0]
     if chosen == "torch":
         return _of_program(path, precision, threads)

@@ -1,6 +1,7 @@
 """The engine that is always there: torch, with the network's graph made ready for a stream."""
 
 import contextlib
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 
 from prernn.conversion.modes import channels_last, evaluating
 from prernn.conversion.network import RecurrentNetwork
-from prernn.conversion.recipe import Recipe
 from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
 from prernn.engines.engine_network import Runner, in_steps
 from prernn.engines.exported.description import Description
@@ -25,7 +25,8 @@ TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.
 class TorchNetwork(SequenceNetwork):
     """A network whose steps run through a graph with fused convolutions (`prernn.engines.fused_convolutions`).
 
-    It follows its source: when one of the weights that were fused changes, they are fused anew.
+    It follows its source: what was made of weights that have changed since is made anew. Networks on one source share
+    what was made of it.
 
     Args:
         source: the network.
@@ -40,24 +41,12 @@ class TorchNetwork(SequenceNetwork):
 
     def __init__(self, source: SequenceNetwork, precision: str = "float32"):
         super().__init__(source.frame_shape)
-        self.precision, self._type = precision, TYPES[precision]
         if precision != "float32":
             _check_device(source.device, precision)
-            source = _in_type(copy_of(source), self._type)
         channels_last(source)
-        self.source = source
-        self.recipe: Recipe = source.recipe
-        self._fused: list[FusedConvolution] = []
-        self._stepper: SequenceNetwork = source
-        if isinstance(source, RecurrentNetwork) and (precision != "float32" or _is_single(source)):
-            cnn, self._fused = fused(source.cnn, self._type)
-            stepper = object.__new__(type(source))  # shares everything but the graph
-            stepper.__dict__ = {**source.__dict__, "_modules": {**source._modules, "cnn": cnn}}
-            self.__dict__["_stepper"] = stepper  # no module of this one's: its modules are the source's
-        self._seen = self._versions()
-
-    def _versions(self) -> list[tuple[int, int]]:
-        return [(source.data_ptr(), _version(source)) for part in self._fused for source in part.sources()]
+        self.source, self.precision, self.recipe = source, precision, source.recipe
+        self.sees_ahead, self.wants_lengths = source.sees_ahead, source.wants_lengths
+        self.__dict__["_ready"] = _ready_for(source, precision)  # no module of this one's
 
     @property
     def recurrent_layers(self) -> list[RecurrentLayer]:
@@ -72,11 +61,15 @@ class TorchNetwork(SequenceNetwork):
     @property
     def input_type(self) -> torch.dtype:
         """Of the input's numbers."""
-        return self.source.input_type if self._type == torch.float32 else torch.float32
+        own = self.source.input_type
+        return own if self.precision == "float32" or own == torch.int64 else torch.float32
 
     def init_state(self, batch_size: int, image_size: tuple[int, ...] | None = None) -> NetworkState:
         """Zero state of ``batch_size`` streams."""
-        return self.source.init_state(batch_size, image_size)
+        state = self.source.init_state(batch_size, image_size)
+        if self.precision == "float32":
+            return state
+        return tuple(tuple(leaf.float() for leaf in part) for part in state)
 
     @property
     def state_names(self) -> list[str]:
@@ -85,13 +78,10 @@ class TorchNetwork(SequenceNetwork):
 
     def step(self, frame: Tensor, state: NetworkState | None = None) -> tuple[Tensor, NetworkState]:
         """One frame ``(B, C, H, W)`` to outputs ``(B, K)`` and the next state; raises as the network's own."""
-        seen = self._versions()
-        if seen != self._seen:
-            for part in self._fused:
-                part.refresh()
-            self._seen = seen
+        ready: _Ready = self.__dict__["_ready"]
+        ready.follow()
         with evaluating(self.source), self._computing():
-            out, state = self._stepper.step(frame, state)
+            out, state = ready.stepper.step(frame, state)
         return out.float() if self.precision != "float32" else out, state
 
     def forward(
@@ -105,20 +95,73 @@ class TorchNetwork(SequenceNetwork):
         """A video ``(B, T, C, H, W)``, step by step."""
         if checkpoint is not None:
             raise NotImplementedError("expected no activation checkpoints: an engine does not learn")
+        if self.sees_ahead:
+            with evaluating(self.source), self._computing():
+                out, following = self.source(video, state, lengths)
+            return out, following
         return in_steps(self, video, state, lengths)
 
     def _computing(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == "float32":
             return contextlib.nullcontext()
-        return torch.autocast(self.source.device.type, dtype=self._type)
+        return torch.autocast(self.source.device.type, dtype=TYPES[self.precision])
 
 
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+class _Ready:
+    """What was made of a network for its steps, and the weights that it was made of.
+
+    Attributes:
+        stepper: the network whose ``step`` is called: the source itself, one that shares everything but the graph with
+            it, or in other precisions one of a copy.
+    """
+
+    def __init__(self, source: SequenceNetwork, precision: str):
+        self._source, self._precision = weakref.ref(source), precision  # a cache is keyed by it
+        self.stepper: Any = None
+        self._fused: list[FusedConvolution] = []
+        self._make(source)
+
+    def _make(self, source: SequenceNetwork) -> None:
+        single = self._precision == "float32"
+        own = source if single else _in_type(copy_of(source).float().eval(), TYPES[self._precision])
+        self.stepper, self._fused = weakref.proxy(source) if single else own, []
+        if isinstance(own, RecurrentNetwork) and next(own.parameters()).dtype != torch.float64:
+            with evaluating(own):
+                cnn, self._fused = fused(own.cnn, TYPES[self._precision])
+            self.stepper = object.__new__(type(own))
+            self.stepper.__dict__ = {**own.__dict__, "_modules": {**own._modules, "cnn": cnn}, "training": False}
+        watched = [part.sources() for part in self._fused] if single else [[*source.parameters(), *source.buffers()]]
+        self._watched = [tensor for part in watched for tensor in part if not tensor.is_inference()]
+        self._seen = self._versions()
+
+    def _versions(self) -> list[tuple[int, int]]:
+        return [(tensor.data_ptr(), tensor._version) for tensor in self._watched]
+
+    def follow(self) -> None:
+        """Makes anew what is of weights that have changed."""
+        source = self._source()
+        if source is None or self._versions() == self._seen:
+            return
+        if self._precision != "float32":
+            self._make(source)
+            return
+        for part in self._fused:
+            part.refresh()
+        self._seen = self._versions()
 
 
-def _is_single(net: SequenceNetwork) -> bool:
-    return next(net.parameters()).dtype == torch.float32
+_KEPT: weakref.WeakKeyDictionary[SequenceNetwork, dict[Any, _Ready]] = weakref.WeakKeyDictionary()
+
+
+def _ready_for(source: SequenceNetwork, precision: str) -> _Ready:
+    """What is shared by all streams through a network, as long as its graph and hooks are the same."""
+    hooks = sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in source.modules())
+    key = (precision, id(getattr(source, "cnn", None)), hooks, source.device, next(source.parameters()).dtype)
+    found = _KEPT.setdefault(source, {})
+    if key not in found:
+        found.clear() if len(found) > 3 else None
+        found[key] = _Ready(source, precision)
+    return found[key]
 
 
 def _check_device(device: torch.device, precision: str) -> None:

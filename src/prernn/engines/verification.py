@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from prernn.conversion.graph.tracing import first_line
 from prernn.conversion.modes import evaluating
 from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
 from prernn.engines import opening
@@ -92,6 +93,8 @@ def _tried(name: str, make: Callable[[], SequenceNetwork], frames: Tensor, expec
         return Check(name, difference(_stepped(make(), frames), expected), tolerance)
     except (NotImplementedError, ImportError) as error:
         return Check(name, None, tolerance, str(error))
+    except (ValueError, RuntimeError) as error:
+        return Check(name, float("inf"), tolerance, first_line(error))
 
 
 @torch.inference_mode()

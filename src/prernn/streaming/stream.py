@@ -61,7 +61,8 @@ class Stream:
     evaluation mode here and is handed back in training mode. What computes the steps is the engine:
 
     - "torch": the network itself, its convolutions laid out with the channels last and fused with what follows them
-      (`prernn.engines.fused_convolutions`). It follows the network when its weights change.
+      (`prernn.engines.fused_convolutions`). It follows the network when its weights change, but for changes through
+      ``.data``, which torch does not count.
     - "onnxruntime", "openvino": of a copy of the network as it is now, exported once and kept in a cache
       (``$PRERNN_CACHE``, ``~/.cache/prernn``). The CPU alone.
     - "auto": the one of these that is installed, agrees with the network, and is the fastest for a frame on this
@@ -75,8 +76,8 @@ class Stream:
 
     Args:
         net: the network, a run folder or checkpoint of one, or a step that `prernn.export` wrote.
-        engine: "torch", "onnxruntime", "openvino" or "auto".
-        precision: of everything feedforward: "float32", "bfloat16" or "float16", as far as engine and processor can.
+        engine: "torch", "onnxruntime", "openvino" or "auto"; None is "torch", or what an exported file is for.
+        precision: of everything feedforward: "float32" (None), "bfloat16" or "float16", as engine and processor can.
         threads: that a step may take; None leaves it to the engine. Of torch they are the whole process's.
         transform: what makes uint8 frames into input: a TransformSpec, its dict, or a function from uint8
             ``(H, W, 3)`` to float ``(C, H, W)``. None takes ``net.recipe.transform``.
@@ -103,8 +104,8 @@ class Stream:
     def __init__(
         self,
         net: SequenceNetwork | str | os.PathLike[str],
-        engine: str = "torch",
-        precision: str = "float32",
+        engine: str | None = None,
+        precision: str | None = None,
         threads: int | None = None,
         *,
         transform: "TransformSpec | Mapping[str, Any] | FrameTransform | None" = None,

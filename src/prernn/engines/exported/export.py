@@ -1,5 +1,6 @@
 """`prernn.export`: a network as a file for another runtime, compared with the network before it is kept."""
 
+import dataclasses
 import os
 import tempfile
 import warnings
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prernn.conversion.graph.tracing import first_line
 from prernn.conversion.modes import evaluating
 from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
 from prernn.engines import onnxruntime_engine, openvino_engine
@@ -17,7 +19,7 @@ from prernn.engines.agreement import TOLERANCES, difference
 from prernn.engines.exported.description import KINDS, Description
 from prernn.engines.exported.onnx_file import OPSET, move_whole, onnx_program, save_onnx
 from prernn.engines.exported.openvino_file import openvino_model, save_openvino
-from prernn.engines.exported.program import Traced, traced
+from prernn.engines.exported.program import Traced, plain_copy, traced
 from prernn.engines.exported.torch_file import load_torch, save_torch
 from prernn.engines.torch_engine import program_runner
 
@@ -62,7 +64,8 @@ def export(
     "prernn", as JSON (`prernn.engines.exported.description.Description`).
 
     The file is run and compared with the network before it gets its name: at other sizes of batch, time and frame, and
-    over 200 frames. Where the runtime is not installed, ``Description`` comes back with nothing compared and a warning.
+    over 200 frames. Where onnxruntime is not installed an ONNX file is written without, and a warning says so. A
+    network of another type than float32, or on a GPU, is exported as one of float32 on the CPU.
 
     Args:
         net: any network that goes step by step; of a sequence also one that hears both directions.
@@ -84,6 +87,7 @@ def export(
     """
     path = Path(path)
     _check(format, kind, image_size, stateful, path)
+    net = plain_copy(net)
     if kind == "step" and net.sees_ahead:
         raise NotImplementedError("expected kind sequence of a network that hears both directions, got step")
     found = _written(traced(net, kind, image_size), format, stateful, opset, path, net)
@@ -146,13 +150,13 @@ def _written(
                     save_onnx(program, draft)
                     run = _onnxruntime_run(draft)
                 else:
-                    model = openvino_model(program, found.description)
-                    run = openvino_engine.computed(model)
-                    if stateful:
-                        model = openvino_model(program, found.description, stateful=True)
-                    save_openvino(model, draft)
+                    save_openvino(openvino_model(program, found.description), draft)
+                    run = openvino_engine.computed(openvino_engine.model_of(draft))
             if run is not None and not agrees(net, found.description, run):
                 return None
+            if stateful:
+                save_openvino(openvino_model(program, found.description, stateful=True), draft)
+                _check_stateful(net, found.description, draft)
             move_whole(Path(folder), path.parent)
     except FileNotFoundError as error:
         raise OSError(error.errno, f"not written: {error.strerror}", str(path)) from error
@@ -172,6 +176,21 @@ def _torch_run(path: Path, description: Description) -> Run:
     return lambda given: run(given[0], given[1:])
 
 
+def _check_stateful(net: SequenceNetwork, description: Description, path: Path) -> None:
+    """Raises NotImplementedError where the model that keeps its state does not give what the network does."""
+    run = openvino_engine.remembering(openvino_engine.model_of(path))
+    outside = dataclasses.replace(description, states=())  # what comes out is the output alone
+    _refuse(_apart(net, outside, run, 1, LONG, description.frame_shape), 1, LONG)
+
+
+def _refuse(apart: float, batch: int, steps: int) -> None:
+    if not apart <= TOLERANCES["float32"]:
+        raise NotImplementedError(
+            f"the file was not kept: over {steps} frames of {batch} streams its outputs differ from the network's "
+            f"by {apart:.2g} of the largest, where {TOLERANCES['float32']:g} is allowed"
+        )
+
+
 def agrees(net: SequenceNetwork, description: Description, run: Run) -> bool:
     """Whether the file computes what the network does; False where it does so at the traced frame size alone.
 
@@ -179,16 +198,18 @@ def agrees(net: SequenceNetwork, description: Description, run: Run) -> bool:
         NotImplementedError: it does not at that size either.
     """
     for batch, steps in ((3, 4), (1, LONG)):
-        apart = _apart(net, description, run, batch, steps, description.frame_shape)
-        if not apart <= TOLERANCES["float32"]:
-            raise NotImplementedError(
-                f"the file was not kept: over {steps} frames of {batch} streams its outputs differ from the network's "
-                f"by {apart:.2g} of the largest, where {TOLERANCES['float32']:g} is allowed"
-            )
+        try:
+            apart = _apart(net, description, run, batch, steps, description.frame_shape)
+        except Exception as error:  # each runtime has its own kinds
+            raise NotImplementedError(f"the file was not kept, as it does not run: {first_line(error)}") from error
+        _refuse(apart, batch, steps)
     if not description.free_size:
         return True
     *first, height, width = description.frame_shape
-    return _apart(net, description, run, 2, 2, (*first, height + 32, width + 17)) <= TOLERANCES["float32"]
+    try:
+        return _apart(net, description, run, 2, 2, (*first, height + 32, width + 17)) <= TOLERANCES["float32"]
+    except Exception:  # the network takes no frames of this size, or the file does not
+        return False
 
 
 @torch.inference_mode()
@@ -203,21 +224,14 @@ def _apart(
         video = torch.randn(batch, steps, *shape, generator=chance)
     state: NetworkState = net.init_state(batch, shape[1:] if len(shape) > 2 else None)
     given = video.to(net.device, net.input_type)
-    try:
-        with evaluating(net):
-            if description.kind == "sequence":
-                expected, last = net(given, state)
-            else:
-                expected, last = _stepped(net, given, state)
-    except (RuntimeError, ValueError):
-        return float("inf")  # the network takes no frames of this size
+    with evaluating(net):
+        expected, last = net(given, state) if description.kind == "sequence" else _stepped(net, given, state)
     leaves = [torch.zeros(batch, *leaf.file_shape) for leaf in description.states]
-    try:
-        out, leaves = _of_file(run, video, leaves, description.kind)
-    except Exception:  # each runtime has its own kinds
-        return float("inf")
-    wanted = [leaf.reshape(own.shape) for leaf, own in zip(_flat(last), leaves, strict=True)]
-    pairs = [(out, expected), *zip(leaves, wanted, strict=True)]
+    out, leaves = _of_file(run, video, leaves, description.kind)
+    pairs = [(out, expected)]
+    if leaves:
+        wanted = [leaf.reshape(own.shape) for leaf, own in zip(_flat(last), leaves, strict=True)]
+        pairs += zip(leaves, wanted, strict=True)
     return max(difference(got, want.float().cpu()) for got, want in pairs)
 
 

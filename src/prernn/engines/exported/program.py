@@ -19,6 +19,7 @@ from prernn import ops
 from prernn.conversion.graph.tracing import first_line
 from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
 from prernn.engines.exported.description import Description, describe
+from prernn.layers.computed_weights import copy_of
 
 STEPS = 3
 """Of the sequence that is traced; no other size of the graph should be mistaken for it."""
@@ -72,6 +73,11 @@ def _opened(leaf: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _closed(leaf: Tensor) -> Tensor:
     return leaf.flatten(2, 3) if leaf.ndim == 5 else leaf
+
+
+def plain_copy(net: SequenceNetwork) -> SequenceNetwork:
+    """A copy as a file holds it: float32, on the CPU, in evaluation mode."""
+    return copy_of(net).float().cpu().eval()
 
 
 def frame_shape_of(net: SequenceNetwork, image_size: tuple[int, ...] | None) -> tuple[int, ...]:
