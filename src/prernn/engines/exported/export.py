@@ -1,4 +1,17 @@
-"""`prernn.export`: a network as a file for another runtime, compared with the network before it is kept."""
+"""`prernn.export`: a network as a file for another runtime, compared with the network before it is kept.
+
+Inputs are ``frame (B, C, H, W)``, snippets ``(B, C, D, H, W)`` (of a sequence ``video (B, T, C, H, W)``), then the
+state's tensors ``state_0_h (B, D)``, ``state_0_c`` and so on: layer and name in its cell, zeros at the start of a
+stream. Outputs are ``output (B, K)`` (``(B, T, K)``), then ``next_state_0_h`` and so on. Batch and time are free,
+height and width where the network allows. No tensor of the state has more than four dimensions: of 3-D maps time
+and height are one. Diagonals, bands and paths are element-wise; a step has no loop, a sequence one ONNX ``Scan`` of
+the cell's few operations for each recurrent layer. What the file needs besides stands in its metadata, under
+"prernn", as JSON (`prernn.engines.exported.description.Description`).
+
+The file is run and compared with the network before it gets its name: at other sizes of batch, time and frame, and
+over 200 frames. Where onnxruntime is not installed an ONNX file is written without, and a warning says so. A
+network of another type than float32, or on a GPU, is exported as one of float32 on the CPU.
+"""
 
 import dataclasses
 import os
@@ -55,17 +68,7 @@ def export(
         >>> [leaf.name for leaf in about.states]
         ['state_0_h']
 
-    Inputs are ``frame (B, C, H, W)``, snippets ``(B, C, D, H, W)`` (of a sequence ``video (B, T, C, H, W)``), then the
-    state's tensors ``state_0_h (B, D)``, ``state_0_c`` and so on: layer and name in its cell, zeros at the start of a
-    stream. Outputs are ``output (B, K)`` (``(B, T, K)``), then ``next_state_0_h`` and so on. Batch and time are free,
-    height and width where the network allows. No tensor of the state has more than four dimensions: of 3-D maps time
-    and height are one. Diagonals, bands and paths are element-wise; a step has no loop, a sequence one ONNX ``Scan`` of
-    the cell's few operations for each recurrent layer. What the file needs besides stands in its metadata, under
-    "prernn", as JSON (`prernn.engines.exported.description.Description`).
-
-    The file is run and compared with the network before it gets its name: at other sizes of batch, time and frame, and
-    over 200 frames. Where onnxruntime is not installed an ONNX file is written without, and a warning says so. A
-    network of another type than float32, or on a GPU, is exported as one of float32 on the CPU.
+    What goes in and comes out, and how the file is compared, says `prernn.engines.exported.export`, its module.
 
     Args:
         net: any network that goes step by step; of a sequence also one that hears both directions.
