@@ -11,10 +11,11 @@ from torch import nn
 import prernn
 from prernn.commands.main import main
 from prernn.engines import verification
+from prernn.engines.agreement import noise
 from prernn.media.encoding import write_video
 from small_cnns import PlainNet, prepare, shake
 from small_runs import config, render_parts, write
-from video_files import noise
+from video_files import noise as picture
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -30,7 +31,7 @@ def run(tmp_path_factory):
     nn.init.normal_(net.output_layer.weight)
     net.recipe = dataclasses.replace(net.recipe, labels=["a", "b", "c"], transform={"size": 16}, rate=25.0)
     prernn.save(net.eval(), folder)
-    write_video(folder / "clip.mp4", [noise(number) for number in range(9)], 25)
+    write_video(folder / "clip.mp4", [picture(number) for number in range(9)], 25)
     return folder
 
 
@@ -80,7 +81,7 @@ def test_a_network_whose_batch_leaks_is_found_out(monkeypatch):
         return out + 0.01 * (len(frame) > 1), state
 
     monkeypatch.setattr(net, "step", leaks)
-    found = {check.name: check.holds for check in verification.checks(net, verification.noise(net, 10))}
+    found = {check.name: check.holds for check in verification.checks(net, noise(net, 1, 10)[0])}
     assert not found["beside two other streams"]
     assert found["frame by frame"]
 

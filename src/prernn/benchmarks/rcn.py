@@ -7,7 +7,6 @@ before.
 """
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from prernn.benchmarks.measuring import report
+from prernn.benchmarks.measuring.stream_costs import stepper
 from prernn.benchmarks.measuring.timing import Stopwatch, Times, threads
 from prernn.conversion.accounting import frame_cost, recurrent_parameters, total_weights
 from prernn.conversion.convert import framewise
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
     lines = []
     counts = options.threads if options.device == "cpu" else options.threads[:1]  # a GPU has none to choose
     with Progress(console=Console(stderr=True), transient=True) as progress, torch.inference_mode():
-        calls = {each.name: _call(each, options) for each in contestants}
+        calls = {each.name: stepper(each.net, _frame(each, options)) for each in contestants}
         sizes = {each.name: _sizes(each, options) for each in contestants}
         for count in progress.track(counts, description="frames"):
             with threads(count):
@@ -94,17 +94,6 @@ def _base(options: argparse.Namespace) -> str:
 def _frame(contestant: Contestant, options: argparse.Namespace) -> Tensor:
     shape = (options.window,) if contestant.window else ()
     return torch.randn(1, 3, *shape, options.size, options.size, device=options.device)
-
-
-def _call(contestant: Contestant, options: argparse.Namespace) -> Callable[[], None]:
-    """A step of a stream that goes on, or a whole window."""
-    frame, net = _frame(contestant, options), contestant.net
-    state: list = [None]
-
-    def step() -> None:
-        _, state[0] = net.step(frame, state[0])
-
-    return step
 
 
 def _sizes(contestant: Contestant, options: argparse.Namespace) -> dict:

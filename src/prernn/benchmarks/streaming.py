@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from prernn.benchmarks.measuring import report, stream_costs
+from prernn.benchmarks.measuring.stream_costs import stepper
 from prernn.benchmarks.measuring.timing import Stopwatch, Times, threads
 from prernn.conversion.convert import convert, framewise, traditional
 from prernn.conversion.modes import channels_last
@@ -84,9 +85,9 @@ def _of_backbone(name: str, net: SequenceNetwork, size: int, count: int, missing
     cnn = backbone(name).eval()
     frame = torch.randn(1, 3, size, size)
     calls = {
-        EAGER: _stepper(net, frame),
-        "the CNN alone, eager": _stepper(channels_last(framewise(cnn).eval()), frame),
-        "nn.LSTM on the CNN, eager": _stepper(channels_last(traditional(cnn, cell="lstm", outputs=10).eval()), frame),
+        EAGER: stepper(net, frame),
+        "the CNN alone, eager": stepper(channels_last(framewise(cnn).eval()), frame),
+        "nn.LSTM on the CNN, eager": stepper(channels_last(traditional(cnn, cell="lstm", outputs=10).eval()), frame),
         "its recurrence alone": stream_costs.recurrence(net),
     }
     for engine in ENGINES:
@@ -97,18 +98,8 @@ def _of_backbone(name: str, net: SequenceNetwork, size: int, count: int, missing
             except (NotImplementedError, ImportError) as error:
                 missing[f"{engine}, {precision}"] = str(error)
                 continue
-            calls[f"{engine}, {precision}"] = _stepper(made, frame)
+            calls[f"{engine}, {precision}"] = stepper(made, frame)
     return calls
-
-
-def _stepper(net: Any, frame: torch.Tensor) -> Callable[[], None]:
-    """A step of a stream that goes on."""
-    state: list[Any] = [None]
-
-    def step() -> None:
-        _, state[0] = net.step(frame, state[0])
-
-    return step
 
 
 def _of_clips(options: argparse.Namespace, missing: dict[str, str]) -> Calls:
@@ -131,7 +122,7 @@ def _of_clips(options: argparse.Namespace, missing: dict[str, str]) -> Calls:
             except (NotImplementedError, ImportError, ValueError) as error:
                 missing[f"{name}, {engine}"] = str(error)
                 continue
-            calls[f"{name}, {engine}"] = _stepper(made, window)
+            calls[f"{name}, {engine}"] = stepper(made, window)
     return calls
 
 

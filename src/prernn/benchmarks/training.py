@@ -10,9 +10,7 @@ has no instructions for it.
 
 import argparse
 import multiprocessing
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from prernn.benchmarks.measuring import report
+from prernn.benchmarks.measuring.stream_costs import most_memory
 from prernn.benchmarks.measuring.timing import threads
 from prernn.conversion.network import of_a_cnn
 from prernn.engines.allocator import keep_memory
@@ -118,7 +117,7 @@ def _train(contestant: Contestant, count: int, options: argparse.Namespace) -> R
         "lengths": torch.full((options.clips,), options.frames),
         "label": torch.arange(options.clips) % CLASSES,
     }
-    before, seconds = _most_memory(), []
+    before, seconds = most_memory(), []
     with threads(count), torch.autocast("cpu", torch.bfloat16, enabled=contestant.autocast):
         for _ in range(1 + options.steps):
             start = time.perf_counter()
@@ -127,7 +126,7 @@ def _train(contestant: Contestant, count: int, options: argparse.Namespace) -> R
             loss.backward()
             optimizer.step()
             seconds.append(time.perf_counter() - start)
-    return Result(seconds[1:], _most_memory() - before)
+    return Result(seconds[1:], most_memory() - before)
 
 
 def _module(contestant: Contestant, options: argparse.Namespace) -> VideoModule:
@@ -141,12 +140,6 @@ def _module(contestant: Contestant, options: argparse.Namespace) -> VideoModule:
     if not contestant.fold:
         of_a_cnn(module.network)._foldable = []
     return module
-
-
-def _most_memory() -> int:
-    """The most bytes that this process has had at a time."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _line(count: int, name: str, results: list[Result], plain: list[Result]) -> dict[str, str | int]:

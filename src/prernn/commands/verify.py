@@ -22,13 +22,17 @@ def run(options: Namespace) -> None:
     from rich.table import Table
 
     from prernn.engines import verification
+    from prernn.engines.agreement import noise
     from prernn.models import checkpoint
     from prernn.reports.progress import bars
     from prernn.reports.tables import print_whole
     from prernn.streaming.stream import frames_of
 
     net = checkpoint.load(Path(options.run))
-    frames = verification.noise(net) if options.video is None else frames_of(net, options.video, options.limit)
+    if options.video is None:
+        frames = noise(net, 1, verification.FRAMES)[0]
+    else:
+        frames = frames_of(net, options.video, options.limit)
     over = "noise" if options.video is None else options.video
     table = Table(title=f"{options.run}: largest difference of outputs over {len(frames)} frames of {over}")
     for column in ("compared with the whole sequence", "difference", "allowed", ""):

@@ -3,9 +3,20 @@
 import torch
 from torch import Tensor
 
+from prernn.conversion.sequence_network import SequenceNetwork
+from prernn.engines.exported.program import frame_shape_of
+
 TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.02}
 """Largest difference of outputs that counts as the same, as a share of the largest output: rounding errors of
 float32 stay below 1e-5 in the networks here, those of bfloat16, with 8 bits, below some hundredths."""
+
+
+def noise(net: SequenceNetwork, batch: int, steps: int, shape: tuple[int, ...] | None = None, seed: int = 0) -> Tensor:
+    """Input ``(B, T, *shape)`` for a network, of the shape that its file would have: noise, or numbers of words."""
+    size, chance = (batch, steps, *(shape or frame_shape_of(net, None))), torch.Generator().manual_seed(seed)
+    if net.input_type == torch.int64:
+        return torch.randint(2, size, generator=chance).to(net.device)
+    return torch.randn(size, generator=chance).to(net.device, net.input_type)
 
 
 def difference(got: Tensor, expected: Tensor) -> float:

@@ -5,7 +5,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +12,8 @@ from torch import Tensor
 from prernn.conversion.modes import evaluating
 from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.engines import kept
-from prernn.engines.agreement import TOLERANCES, difference
-from prernn.engines.engine_network import EngineNetwork
-from prernn.engines.exported.program import frame_shape_of
+from prernn.engines.agreement import TOLERANCES, difference, noise
+from prernn.engines.engine_network import EngineNetwork, in_steps
 from prernn.engines.torch_engine import TorchNetwork
 
 FRAMES = 4
@@ -44,13 +42,13 @@ def fastest(
     known = kept.choices().get(key)
     if isinstance(known, dict) and known.get("engine") in engines:
         return open_in(known["engine"])
-    frames = _frames(net)
-    expected = _outputs(net, frames)
+    video = noise(net, 1, FRAMES)
+    expected = _outputs(net, video)
     found: dict[str, tuple[float, EngineNetwork | TorchNetwork]] = {}
     for engine in engines:
         try:
             candidate = open_in(engine)
-            apart = difference(_outputs(candidate, frames), expected)
+            apart = difference(_outputs(candidate, video), expected)
         except (NotImplementedError, ImportError, ValueError, RuntimeError) as error:
             warnings.warn(f"engine {engine} is left out: {error}", RuntimeWarning, stacklevel=3)
             continue
@@ -59,7 +57,7 @@ def fastest(
                 f"engine {engine} is left out: its outputs differ by {apart:.2g}", RuntimeWarning, stacklevel=3
             )
             continue
-        found[engine] = (_milliseconds(candidate, frames[0]), candidate)
+        found[engine] = (_milliseconds(candidate, video[:, 0]), candidate)
     if not found:
         raise NotImplementedError(f"no engine here takes this network in {precision}")
     best = min(found, key=lambda engine: found[engine][0])
@@ -77,22 +75,10 @@ def _versions() -> list[str]:
     return found
 
 
-def _frames(net: SequenceNetwork) -> Tensor:
-    shape, chance = frame_shape_of(net, None), torch.Generator().manual_seed(0)
-    if net.input_type == torch.int64:
-        return torch.zeros(FRAMES, 1, *shape, dtype=torch.int64)
-    return torch.randn(FRAMES, 1, *shape, generator=chance).to(net.device, net.input_type)
-
-
 @torch.inference_mode()
-def _outputs(net: SequenceNetwork, frames: Tensor) -> Tensor:
-    state: Any = None
-    outputs = []
+def _outputs(net: SequenceNetwork, video: Tensor) -> Tensor:
     with evaluating(net):
-        for frame in frames:
-            out, state = net.step(frame, state)
-            outputs.append(out)
-    return torch.stack(outputs)
+        return in_steps(net, video, None)[0]
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from prernn.conversion.recipe import Recipe
 from prernn.conversion.sequence_network import DIMENSIONS, NetworkState, SequenceNetwork
-from prernn.engines.exported.description import Description, StateLeaf
+from prernn.engines.exported.description import Description, StateLeaf, in_file
 from prernn.layers.recurrent_layer import RecurrentLayer
 
 Runner = Callable[[Tensor, list[Tensor]], tuple[Tensor, list[Tensor]]]
@@ -22,7 +22,7 @@ class EngineNetwork(SequenceNetwork):
         runner_for: gives what runs steps of a shape ``(C, H, W)``; called once for each.
         engine: its name.
         precision: of its arithmetic.
-        origin: the network that it was made of, where it is here.
+        origin: the network that is inside, where it is here: float32, on the CPU.
 
     Attributes:
         engine: "onnxruntime" or "openvino"; of a program of torch.export "torch".
@@ -77,9 +77,7 @@ class EngineNetwork(SequenceNetwork):
         """Zero state of ``batch_size`` streams; of frames of another size only where the network is at hand."""
         (origin,) = self._origin
         if origin is not None:
-            return tuple(
-                tuple(leaf.float().cpu() for leaf in part) for part in origin.init_state(batch_size, image_size)
-            )
+            return origin.init_state(batch_size, image_size)
         return _nested(
             [torch.zeros(batch_size, *leaf.shape) for leaf in self.description.states], self.description.states
         )
@@ -102,9 +100,8 @@ class EngineNetwork(SequenceNetwork):
             raise ValueError(f"expected a state of {batch} streams with shapes {wanted}, got {got}")
         if shape not in self._runners:
             self._runners[shape] = self._runner_for(shape)
-        closed = [leaf.flatten(2, 3) if leaf.ndim == 5 else leaf for leaf in leaves]
         given = frame.cpu().to(self.input_type)
-        out, following = self._runners[shape](given, [leaf.cpu().float().contiguous() for leaf in closed])
+        out, following = self._runners[shape](given, [in_file(leaf).cpu().float().contiguous() for leaf in leaves])
         opened = [new.view(old.shape).to(old.device) for new, old in zip(following, leaves, strict=True)]
         return out.to(frame.device), _nested(opened, self.description.states)
 

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from prernn.conversion.graph.nodes import ADDITIONS, nodes_of, step_name, submodule_of
-from prernn.conversion.lighter.folding import foldable, pairs_of
+from prernn.conversion.lighter.folding import foldable, has_hooks, pairs_of
 from prernn.ops.backends import forced
 
 Fused = tuple[str, tuple[float, ...]]
@@ -126,7 +126,7 @@ def fused(cnn: fx.GraphModule, dtype: torch.dtype) -> tuple[fx.GraphModule, list
     graph.output(graph.graph_copy(cnn.graph, {}))
     module = fx.GraphModule(cnn, graph)
     _drop_identities(module)
-    pairs = [pair for pair in pairs_of(module) if not any(map(_hooked, pair))]
+    pairs = [pair for pair in pairs_of(module) if not any(map(has_hooks, pair))]
     norms: dict[nn.Module, _BatchNorm] = dict(foldable(pairs))
     made = []
     calls = [node.target for node in nodes_of(graph) if node.op == "call_module"]
@@ -144,7 +144,7 @@ def _drop_identities(module: fx.GraphModule) -> None:
     for node in nodes_of(module.graph):
         part = submodule_of(module, node)
         nothing = type(part) in (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-        if part is not None and (nothing or type(part).__name__ == "DropPath") and not _hooked(part):
+        if part is not None and (nothing or type(part).__name__ == "DropPath") and not has_hooks(part):
             node.replace_all_uses_with(node.all_input_nodes[0])
             module.graph.erase_node(node)
 
@@ -207,7 +207,7 @@ def _activation(module: fx.GraphModule, node: fx.Node | None) -> str:
     if node is None:
         return ""
     if (act := submodule_of(module, node)) is not None:
-        return type(act).__name__.lower() if type(act) in MODULES and not _hooked(act) else ""
+        return type(act).__name__.lower() if type(act) in MODULES and not has_hooks(act) else ""
     plain = node.op in ("call_function", "call_method") and len(node.args) == 1 and not node.kwargs.get("inplace")
     return step_name(node) if plain and step_name(node) in ACTIVATIONS else ""
 
@@ -217,11 +217,7 @@ def _is_plain(conv: nn.Conv2d) -> bool:
     known = type(conv) is nn.Conv2d or same
     weight = conv._parameters.get("weight")
     own = isinstance(weight, Tensor) and weight.dtype == torch.float32 and not weight.is_inference()
-    return known and own and not _hooked(conv) and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
-
-
-def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+    return known and own and not has_hooks(conv) and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from prernn.conversion.sequence_network import SequenceNetwork
-from prernn.reports.files import write_json
+from prernn.reports.files import whole_files, write_json
 
 MOST = 20
 """Exports that are kept; the ones used last."""
@@ -48,7 +48,8 @@ def kept_file(name: str, write: Callable[[Path], Any]) -> Path:
     """The file of a name in the folder, written where there is none; those that were used longest ago go."""
     path = folder() / name
     if not path.exists():
-        write(path)
+        with whole_files(path) as draft:
+            write(draft)
         files = sorted(folder().glob("*.onnx"), key=_used)
         for old in files[:-MOST]:
             old.unlink(missing_ok=True)

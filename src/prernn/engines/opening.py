@@ -9,7 +9,7 @@ from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.engines import kept, onnxruntime_engine, openvino_engine
 from prernn.engines.choice import fastest
 from prernn.engines.engine_network import EngineNetwork, Runner
-from prernn.engines.exported.description import describe
+from prernn.engines.exported.description import Description, describe
 from prernn.engines.exported.onnx_file import onnx_program, save_onnx
 from prernn.engines.exported.program import frame_shape_of, plain_copy, traced
 from prernn.engines.exported.torch_file import load_torch
@@ -60,14 +60,16 @@ def opened(
     if not isinstance(source, SequenceNetwork):
         path = Path(source)
         if path.suffix in FILES:
-            return _of_file(path, engine, precision or "float32", threads)
+            return _of_file(path, engine, precision, threads)
         from prernn.models import checkpoint  # torchvision with it
 
         source = checkpoint.load(path)
-    if engine == "auto" and not source.sees_ahead:
+    if engine == "auto" and source.sees_ahead:
+        engine = "torch"
+    if engine == "auto":
         installed = [name for name in ENGINES if name == "torch" or _is_able(name, precision)]
         return fastest(source, lambda name: opened(source, name, precision, threads), installed, precision, threads)
-    if engine in (None, "torch") or (engine == "auto" and source.sees_ahead):
+    if engine in (None, "torch"):
         if threads is not None:
             torch.set_num_threads(threads)
         return TorchNetwork(source, precision)
@@ -118,12 +120,14 @@ def _of_file(path: Path, engine: str | None, precision: str, threads: int | None
         raise ValueError(f"{path}: expected engine {' or '.join(able)} for such a file, got {engine}")
     chosen = engine if engine in able else able[0]
     if chosen == "torch":
-        return _of_program(path, precision, threads)
-    check_engine(chosen, precision)
-    if chosen == "onnxruntime":
+        program, description = _program(path, precision, threads)
+        runner = program_runner(program, description)
+    elif chosen == "onnxruntime":
+        check_engine(chosen, precision)
         session, description = onnxruntime_engine.described(path, threads)
         runner = onnxruntime_engine.runner(session)
     else:
+        check_engine(chosen, precision)
         model, description = openvino_engine.described(path)
         if len(model.inputs) != 1 + len(description.states):
             raise ValueError(f"{path}: expected a state that is handed in, got a stateful file, for OpenVINO alone")
@@ -133,13 +137,9 @@ def _of_file(path: Path, engine: str | None, precision: str, threads: int | None
     return EngineNetwork(description, lambda shape: runner, chosen, precision)
 
 
-def _of_program(path: Path, precision: str, threads: int | None) -> EngineNetwork:
+def _program(path: Path, precision: str, threads: int | None) -> tuple[torch.nn.Module, Description]:
     if precision != "float32":
         raise NotImplementedError(f"{path}: expected precision float32 of a torch program, got {precision}")
     if threads is not None:
         torch.set_num_threads(threads)
-    program, description = load_torch(path)
-    if description.kind != "step":
-        raise ValueError(f"{path}: expected a file of a step, got one of a {description.kind}: export --kind step")
-    run = program_runner(program, description)
-    return EngineNetwork(description, lambda shape: run, "torch", precision)
+    return load_torch(path)

@@ -2,7 +2,6 @@
 
 import functools
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,18 +85,12 @@ def runner(model: Any, precision: str, threads: int | None) -> Runner:
     return run
 
 
-def computed(model: Any) -> Callable[[list[Tensor]], tuple[Tensor, list[Tensor]]]:
-    """What runs a model in float32, compiled for the sizes that come."""
-    run = runner(model, "float32", 1)
-    return lambda given: run(given[0], given[1:])
-
-
-def remembering(model: Any) -> Callable[[list[Tensor]], tuple[Tensor, list[Tensor]]]:
+def remembering(model: Any) -> Runner:
     """What runs a stateful model in float32, one stream from its first frame on."""
     options = {"INFERENCE_PRECISION_HINT": HINTS["float32"], "INFERENCE_NUM_THREADS": 1}
     request = _core().compile_model(model, "CPU", options).create_infer_request()
 
-    def run(given: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        return torch.from_numpy(request.infer([given[0].numpy()])[0].copy()), []
+    def run(frame: Tensor, leaves: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        return torch.from_numpy(request.infer([frame.contiguous().numpy()])[0].copy()), []
 
     return run

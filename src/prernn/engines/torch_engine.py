@@ -46,7 +46,7 @@ class TorchNetwork(SequenceNetwork):
         channels_last(source)
         self.source, self.precision, self.recipe = source, precision, source.recipe
         self.sees_ahead, self.wants_lengths = source.sees_ahead, source.wants_lengths
-        self.__dict__["_ready"] = _ready_for(source, precision)  # no module of this one's
+        self._ready = _ready_for(source, precision)
 
     @property
     def recurrent_layers(self) -> list[RecurrentLayer]:
@@ -78,10 +78,9 @@ class TorchNetwork(SequenceNetwork):
 
     def step(self, frame: Tensor, state: NetworkState | None = None) -> tuple[Tensor, NetworkState]:
         """One frame ``(B, C, H, W)`` to outputs ``(B, K)`` and the next state; raises as the network's own."""
-        ready: _Ready = self.__dict__["_ready"]
-        ready.follow()
+        self._ready.follow()
         with evaluating(self.source), self._computing():
-            out, state = ready.stepper.step(frame, state)
+            out, state = self._ready.stepper.step(frame, state)
         return out.float() if self.precision != "float32" else out, state
 
     def forward(
@@ -159,7 +158,8 @@ def _ready_for(source: SequenceNetwork, precision: str) -> _Ready:
     key = (precision, id(getattr(source, "cnn", None)), hooks, source.device, next(source.parameters()).dtype)
     found = _KEPT.setdefault(source, {})
     if key not in found:
-        found.clear() if len(found) > 3 else None
+        if len(found) > 3:
+            found.clear()
         found[key] = _Ready(source, precision)
     return found[key]
 

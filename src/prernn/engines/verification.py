@@ -17,7 +17,7 @@ from prernn.conversion.modes import evaluating
 from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
 from prernn.engines import opening
 from prernn.engines.agreement import TOLERANCES, difference
-from prernn.engines.exported.program import frame_shape_of
+from prernn.engines.engine_network import in_steps
 from prernn.sparsity.quantize import quantize
 
 FRAMES = 200
@@ -50,14 +50,6 @@ class Check:
     def holds(self) -> bool:
         """Whether it is within its tolerance, or can't run here."""
         return self.difference is None or self.difference <= self.tolerance
-
-
-def noise(net: SequenceNetwork, frames: int = FRAMES, seed: int = 0) -> Tensor:
-    """Frames ``(T, C, H, W)`` of noise for a network, or numbers of words."""
-    shape, chance = frame_shape_of(net, None), torch.Generator().manual_seed(seed)
-    if net.input_type == torch.int64:
-        return torch.randint(2, (frames, *shape), generator=chance)
-    return torch.randn(frames, *shape, generator=chance).to(net.device, net.input_type)
 
 
 def checks(net: SequenceNetwork, frames: Tensor) -> Iterator[Check]:
@@ -99,13 +91,8 @@ def _tried(name: str, make: Callable[[], SequenceNetwork], frames: Tensor, expec
 
 @torch.inference_mode()
 def _stepped(net: SequenceNetwork, frames: Tensor) -> Tensor:
-    state: NetworkState | None = None
-    outputs = []
     with evaluating(net):
-        for frame in frames:
-            out, state = net.step(frame.unsqueeze(0), state)
-            outputs.append(out[0])
-    return torch.stack(outputs).to(frames.device)
+        return in_steps(net, frames.unsqueeze(0), None)[0][0]
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,28 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_files(path: str | Path) -> Iterator[Path]:
+    """Gives a path of the same name in a folder of its own to write to, and more files beside it.
+
+    All are moved to where ``path`` lies at the end of the block, the one called so last, and removed where it raises.
+
+    Raises:
+        OSError: they can't be written; it names ``path``.
+    """
+    path = Path(path)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            draft = Path(folder) / path.name
+            yield draft
+            for file in sorted(draft.parent.iterdir(), key=lambda file: file == draft):
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())  # a disk may report that it is full only now
+                os.replace(file, path.with_name(file.name))
+    except OSError as error:
+        raise OSError(error.errno, f"not written: {error.strerror}", str(path)) from error
 
 
 def write_text(path: str | Path, text: str) -> Path:

@@ -1,5 +1,6 @@
 """What a stream costs beside the time of a frame: its recurrence, its memory, and both after very many frames."""
 
+import resource
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,16 @@ from prernn.reports.progress import bars
 
 PARTS = 10
 """Into which a long run is divided; the first, which warms up, is left out."""
+
+
+def stepper(net: Any, frame: torch.Tensor) -> Callable[[], None]:
+    """A step of a stream that goes on."""
+    state: list[Any] = [None]
+
+    def step() -> None:
+        _, state[0] = net.step(frame, state[0])
+
+    return step
 
 
 def recurrence(net: SequenceNetwork) -> Callable[[], Any]:
@@ -59,8 +70,15 @@ def resident() -> float:
     return int(line.split()[1]) / 1000
 
 
+def most_memory() -> int:
+    """The most bytes that this process has had at a time."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 CHILD = """
-import resource, sys, torch, prernn
+import sys, torch
+from prernn.benchmarks.measuring.stream_costs import most_memory
 from prernn.benchmarks.streaming import _network
 from prernn.engines.opening import opened
 name, size, engine = sys.argv[1], int(sys.argv[2]), sys.argv[3]
@@ -69,7 +87,7 @@ state, frame = None, torch.randn(1, 3, size, size)
 with torch.inference_mode():
     for _ in range(20):
         _, state = net.step(frame, state)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(most_memory())
 """
 
 
@@ -80,5 +98,5 @@ def peaks(name: str, size: int) -> list[dict[str, Any]]:
         command = [sys.executable, "-c", CHILD, name, str(size), engine]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
-            lines.append({"network": name, "engine": engine, "peak, MB": f"{int(done.stdout) / 1000:.0f}"})
+            lines.append({"network": name, "engine": engine, "peak, MB": f"{int(done.stdout) / 1e6:.0f}"})
     return lines

@@ -46,7 +46,7 @@ def folded(pairs: Sequence[Pair]) -> Iterator[None]:
 
     Passed over are normalizations in training, and modules with hooks, which may watch what lies between the two.
     """
-    chosen = [pair for pair in pairs if _is_frozen(pair[1]) and not any(map(_has_hooks, pair))]
+    chosen = [pair for pair in pairs if _is_frozen(pair[1]) and not any(map(has_hooks, pair))]
     forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {conv: _Folded(conv, norm) for conv, norm in chosen}
     with lent_forwards(forwards | {norm: _as_it_is for _, norm in chosen}):
         yield
@@ -64,7 +64,8 @@ def _is_frozen(norm: _BatchNorm) -> bool:
     return not norm.training and norm.running_mean is not None
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something watches the module, or another forward is in its place."""
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 

@@ -5,6 +5,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from prernn.conversion.recipe import Recipe
 from prernn.conversion.sequence_network import SequenceNetwork
 
@@ -96,6 +98,11 @@ class Description:
 def file_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A leaf's shape without the batch ``(D, H, W)`` as it stands in a file: of 3-D maps time and height are one."""
     return shape if len(shape) < 4 else (shape[0], shape[1] * shape[2], shape[3])
+
+
+def in_file(leaf: Tensor) -> Tensor:
+    """A leaf of the state, with its batch, in its `file_shape`."""
+    return leaf.flatten(2, 3) if leaf.ndim == 5 else leaf
 
 
 def describe(

@@ -15,9 +15,7 @@ network of another type than float32, or on a GPU, is exported as one of float32
 
 import dataclasses
 import os
-import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +23,23 @@ import torch
 from torch import Tensor
 
 from prernn.conversion.graph.tracing import first_line
-from prernn.conversion.modes import evaluating
-from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.engines import onnxruntime_engine, openvino_engine
-from prernn.engines.agreement import TOLERANCES, difference
+from prernn.engines.agreement import TOLERANCES, difference, noise
+from prernn.engines.engine_network import EngineNetwork, Runner, in_steps
 from prernn.engines.exported.description import KINDS, Description
-from prernn.engines.exported.onnx_file import OPSET, move_whole, onnx_program, save_onnx
-from prernn.engines.exported.openvino_file import openvino_model, save_openvino
-from prernn.engines.exported.program import Traced, plain_copy, traced
+from prernn.engines.exported.onnx_file import OPSET, onnx_program, save_onnx
+from prernn.engines.exported.openvino_file import keep_state, openvino_model, save_openvino
+from prernn.engines.exported.program import Traced, frame_shape_of, plain_copy, traced
 from prernn.engines.exported.torch_file import load_torch, save_torch
 from prernn.engines.torch_engine import program_runner
+from prernn.reports.files import whole_files
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 """What a file of each ends in."""
 
 LONG = 200
 """Frames of the longest comparison: errors that add up over time would show."""
-
-Computed = tuple[Tensor, list[Tensor]]
-Run = Callable[[list[Tensor]], Computed]
-"""From the frame or video and the state's leaves, as the file takes them, to output and next leaves."""
 
 
 def export(
@@ -95,7 +90,7 @@ def export(
         raise NotImplementedError("expected kind sequence of a network that hears both directions, got step")
     found = _written(traced(net, kind, image_size), format, stateful, opset, path, net)
     if found is None:  # the network lets height and width be free, the format does not
-        size = tuple(traced(net, kind).description.frame_shape[-2:])
+        size = frame_shape_of(net, None)[-2:]
         found = _written(traced(net, kind, size), format, stateful, opset, path, net)
         assert found is not None  # fixed sizes are compared at no other
     return found
@@ -134,49 +129,42 @@ def _check(format: str, kind: str, image_size: tuple[int, int] | None, stateful:
         raise ValueError(f"{path}: expected a file that ends in {FORMATS[format]} for format {format}")
     if stateful and format != "openvino":
         raise ValueError(f"expected format openvino where the state stays inside, got {format}")
+    if stateful and kind != "step":
+        raise ValueError(f"expected a step to be stateful, got a {kind}")
 
 
 def _written(
     found: Traced, format: str, stateful: bool, opset: int, path: Path, net: SequenceNetwork
 ) -> Description | None:
     """Writes and compares the file; None where it holds at the traced frame size alone, though that is free."""
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            draft = Path(folder) / path.name
-            run: Run | None
-            if format == "torch":
-                save_torch(found, draft)
-                run = _torch_run(draft, found.description)
-            else:
-                program = onnx_program(found, opset)
-                if format == "onnx":
-                    save_onnx(program, draft)
-                    run = _onnxruntime_run(draft)
-                else:
-                    save_openvino(openvino_model(program, found.description), draft)
-                    run = openvino_engine.computed(openvino_engine.model_of(draft))
-            if run is not None and not agrees(net, found.description, run):
-                return None
-            if stateful:
-                save_openvino(openvino_model(program, found.description, stateful=True), draft)
-                _check_stateful(net, found.description, draft)
-            move_whole(Path(folder), path.parent)
-    except FileNotFoundError as error:
-        raise OSError(error.errno, f"not written: {error.strerror}", str(path)) from error
-    return found.description
+    about = found.description
+    with whole_files(path) as draft:
+        run: Runner | None
+        model = None
+        if format == "torch":
+            save_torch(found, draft)
+            run = program_runner(load_torch(draft)[0], about)
+        elif format == "onnx":
+            save_onnx(onnx_program(found, opset), draft)
+            run = _onnxruntime_run(draft)
+        else:
+            model = openvino_model(onnx_program(found, opset), about)
+            save_openvino(model, draft)
+            run = openvino_engine.runner(openvino_engine.model_of(draft), "float32", 1)
+        if run is not None and not agrees(net, about, run):
+            return None
+        if stateful:
+            keep_state(model, about)
+            save_openvino(model, draft)
+            _check_stateful(net, about, draft)
+    return about
 
 
-def _onnxruntime_run(path: Path) -> Run | None:
+def _onnxruntime_run(path: Path) -> Runner | None:
     if reason := onnxruntime_engine.missing():
         warnings.warn(f"{path.name} is not compared with the network: {reason}", RuntimeWarning, stacklevel=4)
         return None
-    run = onnxruntime_engine.runner(onnxruntime_engine.session_of(path, 1))
-    return lambda given: run(given[0], given[1:])
-
-
-def _torch_run(path: Path, description: Description) -> Run:
-    run = program_runner(load_torch(path)[0], description)
-    return lambda given: run(given[0], given[1:])
+    return onnxruntime_engine.runner(onnxruntime_engine.session_of(path, 1))
 
 
 def _check_stateful(net: SequenceNetwork, description: Description, path: Path) -> None:
@@ -194,7 +182,7 @@ def _refuse(apart: float, batch: int, steps: int) -> None:
         )
 
 
-def agrees(net: SequenceNetwork, description: Description, run: Run) -> bool:
+def agrees(net: SequenceNetwork, description: Description, run: Runner) -> bool:
     """Whether the file computes what the network does; False where it does so at the traced frame size alone.
 
     Raises:
@@ -217,43 +205,26 @@ def agrees(net: SequenceNetwork, description: Description, run: Run) -> bool:
 
 @torch.inference_mode()
 def _apart(
-    net: SequenceNetwork, description: Description, run: Run, batch: int, steps: int, shape: tuple[int, ...]
+    net: SequenceNetwork, description: Description, run: Runner, batch: int, steps: int, shape: tuple[int, ...]
 ) -> float:
     """The largest difference of outputs and states, as a share of the largest value."""
-    chance = torch.Generator().manual_seed(steps)
-    if description.input_type == "int64":
-        video = torch.randint(2, (batch, steps, *shape), generator=chance)
-    else:
-        video = torch.randn(batch, steps, *shape, generator=chance)
-    state: NetworkState = net.init_state(batch, shape[1:] if len(shape) > 2 else None)
-    given = video.to(net.device, net.input_type)
-    with evaluating(net):
-        expected, last = net(given, state) if description.kind == "sequence" else _stepped(net, given, state)
-    leaves = [torch.zeros(batch, *leaf.file_shape) for leaf in description.states]
-    out, leaves = _of_file(run, video, leaves, description.kind)
+    video = noise(net, batch, steps, shape, seed=steps)
+    state = net.init_state(batch, shape[1:] if len(shape) > 2 else None)
+    expected, last = net(video, state) if description.kind == "sequence" else in_steps(net, video, state)
+    out, leaves = _of_file(run, description, video)
     pairs = [(out, expected)]
     if leaves:
         wanted = [leaf.reshape(own.shape) for leaf, own in zip(_flat(last), leaves, strict=True)]
         pairs += zip(leaves, wanted, strict=True)
-    return max(difference(got, want.float().cpu()) for got, want in pairs)
+    return max(difference(got, want) for got, want in pairs)
 
 
-def _stepped(net: SequenceNetwork, video: Tensor, state: NetworkState) -> tuple[Tensor, NetworkState]:
-    outputs = []
-    for frame in video.unbind(1):
-        out, state = net.step(frame, state)
-        outputs.append(out)
-    return torch.stack(outputs, 1), state
-
-
-def _of_file(run: Run, video: Tensor, leaves: list[Tensor], kind: str) -> Computed:
-    if kind == "sequence":
-        return run([video, *leaves])
-    outputs = []
-    for frame in video.unbind(1):
-        out, leaves = run([frame.contiguous(), *leaves])
-        outputs.append(out)
-    return torch.stack(outputs, 1), leaves
+def _of_file(run: Runner, description: Description, video: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Outputs of a file and the state's leaves at the end."""
+    if description.kind == "sequence":
+        return run(video, [torch.zeros(len(video), *leaf.file_shape) for leaf in description.states])
+    out, state = in_steps(EngineNetwork(description, lambda shape: run, "", "float32"), video, None)
+    return out, _flat(state)
 
 
 def _flat(state: Any) -> list[Tensor]:

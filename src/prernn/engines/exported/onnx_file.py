@@ -7,8 +7,6 @@ at once, and each recurrent layer is an ONNX ``Scan`` over its own few operation
 import importlib.util
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -90,20 +88,6 @@ def _values(graph: Any) -> Iterable[Any]:
 
 
 def save_onnx(program: Any, path: Path) -> None:
-    """Writes the file, and its weights' file where there is one, under another name first."""
+    """Writes the file, and one of its weights beside it where they are too many."""
     weights = program.model.graph.initializers.values()
-    large = sum(value.const_value.nbytes for value in weights) > LARGE
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            program.save(Path(folder) / path.name, external_data=large)
-            move_whole(Path(folder), path.parent)
-    except OSError as error:
-        raise OSError(error.errno, f"not written: {error.strerror}", str(path)) from error
-
-
-def move_whole(folder: Path, place: Path) -> None:
-    """Moves the files of a folder, once a disk has taken them, to where they belong; the one named first last."""
-    for file in sorted(folder.iterdir(), reverse=True):  # the weights' file before the one that names it
-        with open(file, "rb") as handle:
-            os.fsync(handle.fileno())  # a disk may report that it is full only now
-        os.replace(file, place / file.name)
+    program.save(path, external_data=sum(value.const_value.nbytes for value in weights) > LARGE)

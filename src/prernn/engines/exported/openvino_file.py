@@ -1,38 +1,26 @@
 """OpenVINO's files of a recurrent network, ``.xml`` with ``.bin`` beside it, made from the ONNX graph."""
 
-import importlib.util
+import errno
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from prernn.conversion.graph.tracing import first_line
 from prernn.engines.exported.description import KEY, Description
-from prernn.engines.exported.onnx_file import move_whole
+from prernn.engines.openvino_engine import missing
 
 
-def check_installed() -> None:
-    """Raises ImportError where OpenVINO is not installed."""
-    if importlib.util.find_spec("openvino") is None:
-        raise ImportError('OpenVINO is not installed: pip install "prernn[openvino]"')
-
-
-def openvino_model(program: Any, description: Description, *, stateful: bool = False) -> Any:
-    """An OpenVINO model of torch's ONNX program.
-
-    Args:
-        program: of `prernn.engines.exported.onnx_file.onnx_program`.
-        description: of it.
-        stateful: the state stays inside, for one stream: ``infer_request.reset_state()`` starts anew.
+def openvino_model(program: Any, description: Description) -> Any:
+    """An OpenVINO model of torch's ONNX program (`prernn.engines.exported.onnx_file.onnx_program`).
 
     Raises:
         NotImplementedError: OpenVINO lacks an operation.
-        ValueError: a sequence that is to be stateful.
         ImportError: OpenVINO is not installed.
     """
-    check_installed()
+    if reason := missing():
+        raise ImportError(reason)
     import openvino
 
-    if stateful and description.kind != "step":
-        raise ValueError(f"expected a step to be stateful, got a {description.kind}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "step.onnx"
         program.save(path, external_data=False)
@@ -41,14 +29,15 @@ def openvino_model(program: Any, description: Description, *, stateful: bool = F
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise NotImplementedError(f"OpenVINO can't take this network: {reason}") from error
-        if stateful:
-            _keep_state(model, description)
     model.set_rt_info(description.to_json(), [KEY])
     return model
 
 
-def _keep_state(model: Any, description: Description) -> None:
-    """Makes inputs and outputs of the state variables of the model, of one stream: a free batch has none at first."""
+def keep_state(model: Any, description: Description) -> None:
+    """Keeps the state inside a step's model, in place: ``infer_request.reset_state()`` starts anew.
+
+    It is that of one stream, as a free batch has none at first.
+    """
     from openvino._offline_transformations import apply_make_stateful_transformation
 
     shapes = {"frame": [1, *list(model.inputs[0].get_partial_shape())[1:]]}
@@ -61,8 +50,6 @@ def save_openvino(model: Any, path: Path) -> None:
     import openvino
 
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            openvino.save_model(model, Path(folder) / path.name, compress_to_fp16=False)
-            move_whole(Path(folder), path.parent)
-    except (OSError, RuntimeError) as error:
-        raise OSError(f"{path}: not written: {str(error).strip().splitlines()[0]}") from error
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise OSError(errno.EIO, first_line(error)) from error

@@ -5,7 +5,6 @@ maps has a size that follows the frames', so there they are fixed.
 """
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 from prernn import ops
 from prernn.conversion.graph.tracing import first_line
 from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
-from prernn.engines.exported.description import Description, describe
+from prernn.engines.exported.description import Description, describe, in_file
 from prernn.layers.computed_weights import copy_of
 
 STEPS = 3
@@ -64,15 +63,11 @@ class _Exported(nn.Module):
             for part, shapes in zip(state, self._shapes, strict=True)
         )
         out, following = (self.network.step if self._kind == "step" else self.network)(frame, given)
-        return out, tuple(tuple(_closed(leaf) for leaf in part) for part in following)
+        return out, tuple(tuple(in_file(leaf) for leaf in part) for part in following)
 
 
 def _opened(leaf: Tensor, shape: tuple[int, ...]) -> Tensor:
     return leaf.unflatten(2, shape[1:3]) if len(shape) == 4 else leaf
-
-
-def _closed(leaf: Tensor) -> Tensor:
-    return leaf.flatten(2, 3) if leaf.ndim == 5 else leaf
 
 
 def plain_copy(net: SequenceNetwork) -> SequenceNetwork:
@@ -90,29 +85,26 @@ def frame_shape_of(net: SequenceNetwork, image_size: tuple[int, ...] | None) -> 
 
 
 def traced(net: SequenceNetwork, kind: str, image_size: tuple[int, ...] | None = None) -> Traced:
-    """The network's program, in evaluation mode; ``net`` itself keeps its mode.
+    """The network's program.
 
     Args:
-        net: the network.
+        net: the network, as `plain_copy` gives it.
         kind: "step" or "sequence".
         image_size: ``(H, W)`` that is fixed; None leaves them free where the network allows.
 
     Raises:
         NotImplementedError: torch can't export this network.
     """
-    # a copy that shares its tensors with the network, so that only the copy changes its mode
-    shared = {id(tensor): tensor for tensor in (*net.parameters(), *net.buffers())}
-    own = copy.deepcopy(net, shared).eval()
     shape = frame_shape_of(net, image_size)
-    frames = torch.zeros(2, *([STEPS] if kind == "sequence" else []), *shape, dtype=net.input_type, device=net.device)
-    state = own.init_state(2, shape[1:] if len(shape) > 2 else None)
+    frames = torch.zeros(2, *([STEPS] if kind == "sequence" else []), *shape, dtype=net.input_type)
+    state = net.init_state(2, shape[1:] if len(shape) > 2 else None)
     shapes = [[tuple(leaf.shape[1:]) for leaf in part] for part in state]
-    closed: NetworkState = tuple(tuple(_closed(leaf) for leaf in part) for part in state)
-    module = _Exported(own, kind, shapes)
+    closed: NetworkState = tuple(tuple(in_file(leaf) for leaf in part) for part in state)
+    module = _Exported(net, kind, shapes)
     example = (frames, closed) if closed else (frames,)  # torch.onnx.export stumbles over an empty tuple
     may_be_free = image_size is None and len(shape) > 2 and not any(len(leaf) > 1 for part in shapes for leaf in part)
     program, free = _program(module, example, kind, may_be_free)
-    return Traced(program, describe(own, kind, shape, _width(program), free), example)
+    return Traced(program, describe(net, kind, shape, _width(program), free), example)
 
 
 def _width(program: ExportedProgram) -> int:

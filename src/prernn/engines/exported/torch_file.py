@@ -1,12 +1,13 @@
 """torch's exported programs, ``.pt2``: they load with torch alone."""
 
+import errno
 from pathlib import Path
 
 import torch
 
+from prernn.conversion.graph.tracing import first_line
 from prernn.engines.exported.description import KEY, Description
 from prernn.engines.exported.program import Traced, quiet
-from prernn.reports.files import whole_file
 
 EXTRA = f"{KEY}.json"
 """The file of the description inside the archive."""
@@ -15,13 +16,10 @@ EXTRA = f"{KEY}.json"
 def save_torch(found: Traced, path: Path) -> None:
     """Writes the program with its description."""
     try:
-        with whole_file(path) as part, quiet():
-            # torch wants its own ending, and `whole_file` another
-            archive = part.with_suffix(".pt2")
-            torch.export.save(found.program, archive, extra_files={EXTRA: found.description.to_json()})
-            archive.replace(part)
-    except (OSError, RuntimeError) as error:
-        raise OSError(f"{path}: not written: {str(error).strip().splitlines()[0]}") from error
+        with quiet():
+            torch.export.save(found.program, path, extra_files={EXTRA: found.description.to_json()})
+    except RuntimeError as error:
+        raise OSError(errno.EIO, first_line(error)) from error
 
 
 def load_torch(path: Path) -> tuple[torch.nn.Module, Description]:
