@@ -206,6 +206,8 @@ def test_the_kernels_run_under_transforms_but_for_forward_mode(spec, monkeypatch
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_torch_func_inside_torch_compile(spec):
+    if spec == "band:3" and torch.__version__ < (2, 12):
+        pytest.skip("torch before 2.12 stops with an error of its own at the gradient of unfold")
     layer, parameters, xs = make("lstm", spec)
     assert ops.missing("native") is None  # looked for once, before torch.compile traces
     run = torch.compile(vmap(grad(functools.partial(loss, layer)), (None, 0)), backend="aot_eager", fullgraph=True)

@@ -1,5 +1,6 @@
 """prernn-runtime gives what prernn gives: the same frames, nearly the same pixels, the same stream, without torch."""
 
+import copy
 import csv
 import dataclasses
 import io
@@ -159,6 +160,77 @@ def test_a_stream_gives_what_prernns_gives(exported, clip):
     stream.reset()
     assert all(not value.any() for value in stream.state_dict().values())
     assert stream.probabilities(np.zeros((30, 40, 3), np.uint8)).sum() == pytest.approx(1)
+
+
+def scenes(count=60):
+    """Pictures of 16 x 16 with cuts, stretches of motion and stretches without change, and their times with gaps."""
+    rng = np.random.default_rng(0)
+    picture, times, pictures = noise(0, 16, 16), [], []
+    for number in range(count):
+        if number % 17 == 0:
+            picture = noise(number, 16, 16)
+        elif number % 17 < 9:
+            picture = np.clip(picture.astype(int) + rng.integers(-9, 10, picture.shape), 0, 255).astype(np.uint8)
+        pictures.append(picture)
+        times.append(0.1 * number + 5.0 * (number > 40))
+    return list(zip(times, pictures, strict=True))
+
+
+@pytest.mark.parametrize("policy", ["never", "cut", "idle:0.5", "every:8", None])
+def test_resets_are_prernns(exported, tmp_path, policy):
+    """Also halfway from one to the other, with the policy's memory; None is the recipe's."""
+    net, path = exported
+    if policy is None:
+        net = copy.deepcopy(net)
+        net.recipe = dataclasses.replace(net.recipe, transform={"size": 16}, reset="every:8")
+        prernn.export(net, path := tmp_path / "step.onnx")
+    own = prernn.Stream(net, transform={"size": 16}, reset=policy)
+    stream = prernn_runtime.Stream(path, threads=1, reset=policy)
+    stream._transform = frame_transform({"size": 16})
+    begun = []
+    for number, (time, picture) in enumerate(scenes()):
+        if number in (23, 31):
+            mine = {name: value.numpy() for name, value in own.state_dict().items()}
+            own.load_state_dict({name: torch.from_numpy(value) for name, value in stream.state_dict().items()})
+            stream.load_state_dict(mine)
+        expected, got = own.look(picture, time), stream.look(picture, time)
+        assert got == expected
+        begun += [number] * len(got)
+        np.testing.assert_allclose(stream(picture, time), own(picture, time).numpy(), rtol=1e-4, atol=1e-5)
+    assert begun == {"cut": [17, 34, 51], "idle:0.5": [13, 17, 30, 34, 41, 47, 51]}.get(policy, [])
+
+
+def test_streams_side_by_side_begin_anew_each_by_its_own_pictures(exported):
+    _, path = exported
+    both = prernn_runtime.Stream(path, threads=1, batch_size=2, reset="cut")
+    each = [prernn_runtime.Stream(path, threads=1, reset="cut") for _ in range(2)]
+    frames = [picture for _, picture in scenes()]
+    for first, second in zip(frames, frames[5:], strict=False):
+        got = both(np.stack([first, second]))
+        expected = [stream(frame) for stream, frame in zip(each, (first, second), strict=True)]
+        np.testing.assert_allclose(got, np.stack(expected), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(both.probabilities(np.stack([first, second])).sum(-1), 1, rtol=1e-5)
+    with pytest.raises(ValueError, match="2 streams, got 3"):
+        both(np.zeros((3, 3, 16, 16), np.float32))
+
+
+def test_a_reset_that_does_not_fit_is_refused(exported):
+    _, path = exported
+    for words, wrong in (("got 'often'", "often"), ("even number", "every:3"), ("more than 0", "idle:0")):
+        with pytest.raises(ValueError, match=words):
+            prernn_runtime.Stream(path, reset=wrong)
+    with pytest.raises(ValueError, match="expected the time"):
+        prernn_runtime.Stream(path, reset="idle:1")(noise(0))
+    with pytest.raises(NotImplementedError, match=r"stream\.look"):
+        prernn_runtime.Stream(path, reset="cut")(np.zeros((3, 16, 16), np.float32))
+    with pytest.raises(ValueError, match="with this reset"):
+        prernn_runtime.Stream(path).load_state_dict({"reset_age": np.zeros(1, int)})
+    every = prernn_runtime.Stream(path, reset="every:8")
+    for _ in range(6):
+        every(noise(0))
+    values = every.state_dict()
+    with pytest.raises(ValueError, match="fits a second state"):
+        every.load_state_dict(values | {"reset_age": np.array([2])})
 
 
 def test_snippets_are_collected(tmp_path):

@@ -20,6 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--fps", help="frames a second that the network sees; source: as they come (default: the file's)"
     )
+    parser.add_argument(
+        "--reset", help="when the state starts anew: never, cut, idle:SECONDS, every:N (default: the file's)"
+    )
     parser.add_argument("--threads", type=int, help="of a frame's computing")
     parser.add_argument("--limit", type=int, help="stop after so many frames")
     options = parser.parse_args(arguments)
@@ -34,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    stream = Stream(options.model, threads=options.threads)
+    stream = Stream(options.model, threads=options.threads, reset=options.reset)
     rate = stream.rate
     if options.fps is not None:
         rate = None if options.fps == "source" else float(options.fps)
@@ -45,7 +48,7 @@ def _run(options: argparse.Namespace) -> None:
         if number == options.limit:
             break
         begin = time.perf_counter()
-        chances = stream.probabilities(frame)
+        chances = stream.probabilities(frame, seconds)
         if chances is None:
             continue
         best = int(chances.argmax())

@@ -1,134 +1,269 @@
 """A stream through an exported step, with onnxruntime."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
+from prernn_runtime.resets import Eyes, reset_policy
 from prernn_runtime.transform import frame_transform
 
 KEY, FORM = "prernn", 1
 """Of the description in a file's metadata, and its form; a later one is refused."""
+
+YOUNGER, REMEMBERED = "younger_", "reset_"
+"""What the names begin with of a second state, and of what a reset policy remembers, in a saved stream."""
+
+State = list[np.ndarray]
 
 
 class Stream:
     """A stream through a network: call it with a frame, get the output of that moment. The calls are `prernn.Stream`'s.
 
     ``stream(frame)`` takes uint8 ``(H, W, 3)`` RGB through the transform in the file, or float32 ``(C, H, W)`` as it
-    is, and gives float32 ``(K,)``. A network of snippets collects uint8 frames, and gives None until one is full.
+    is, and gives float32 ``(K,)``. A network of snippets collects uint8 frames, and gives None until one is full. With
+    ``batch_size`` B > 1, B streams run side by side: frames and outputs have a leading dimension B.
+
+    Where ``reset`` says so (`prernn_runtime.resets`), the state starts anew by itself. Of a frame that is no uint8
+    picture the policy has to be shown the picture first, ``stream.look(picture, time)``; "idle" wants times,
+    ``stream(frame, time)``.
 
     Args:
         path: what ``prernn export RUN`` wrote, format onnx, kind step.
         threads: of a step; None leaves it to onnxruntime.
+        batch_size: number of streams side by side.
+        reset: "never", "cut", "idle:SECONDS" or "every:N"; None is what the network was made for.
 
     Attributes:
         labels: names of the outputs, or None.
         rate: frames a second that the network was trained at, or None.
 
     Raises:
-        ValueError: a file that is none of prernn's, of a later form, or a sequence.
+        ValueError: a file that is none of prernn's, of a later form, or a sequence; ``batch_size < 1``; an unknown
+            reset, an N that is no whole number of pairs of snippets.
+        NotImplementedError: "cut" or "idle" for snippets of several streams.
     """
 
-    def __init__(self, path: str | Path, *, threads: int | None = None):
+    _shown = False  # whether someone shows the policy its pictures
+
+    def __init__(self, path: str | Path, *, threads: int | None = None, batch_size: int = 1, reset: str | None = None):
+        if batch_size < 1:
+            raise ValueError(f"expected a batch of at least 1 stream, got {batch_size}")
         self._session = _session(Path(path), threads)
         self._about = _described(self._session, path)
-        recipe = self._about
-        self.labels: list[str] | None = recipe.get("labels")
-        self.rate: float | None = recipe.get("rate")
-        transform = recipe.get("transform")
+        self._names = [value.name for value in self._session.get_inputs()]
+        self.batch_size = batch_size
+        self.labels: list[str] | None = self._about.get("labels")
+        self.rate: float | None = self._about.get("rate")
+        transform = self._about.get("transform")
         self._transform = None if transform is None else frame_transform(transform)
         self._shape = tuple(self._about["frame_shape"])
+        self._snippet = self._shape[1] if len(self._shape) == 4 else 1
+        self._eyes, self._half = self._policy(reset or self._about.get("reset") or "never")
         self.reset()
+
+    def _policy(self, text: str) -> tuple[Eyes | None, int]:
+        """What looks for places to start anew, and the steps after which a second state starts, 0 for never."""
+        policy = reset_policy(text)
+        if isinstance(policy, int):
+            if policy % (2 * self._snippet):
+                raise ValueError(f"expected a reset every multiple of {2 * self._snippet} frames, got {text!r}")
+            return None, policy // (2 * self._snippet)
+        if policy is None:
+            return None, 0
+        if self._snippet > 1 and self.batch_size > 1:
+            raise NotImplementedError(f"reset {text!r}: expected one stream of snippets, got {self.batch_size}")
+        return Eyes(text, self.batch_size), 0
 
     def reset(self) -> None:
         """Forgets what the stream has seen."""
-        self._state = [np.zeros((1, *leaf["file_shape"]), np.float32) for leaf in self._about["states"]]
-        self._pending: list[np.ndarray] = []
+        self._state: State | None = None
+        self._younger: State | None = None  # which takes the state's place, see ``every:N``
+        self._age = 0  # steps since the first frame, up to where the younger state takes over for the first time
+        if self._eyes is not None:
+            self._eyes.forget()
+        self._pending: list[np.ndarray] = []  # (B, C, H, W) frames of the snippet to come
 
-    def __call__(self, frame: np.ndarray) -> np.ndarray | None:
-        """The output for the next frame ``(K,)``; None within a snippet.
+    def look(self, picture: np.ndarray, time: float | Sequence[float] | None = None) -> list[int]:
+        """Shows the reset policy the picture to come; gives the numbers of the streams that start anew with it.
+
+        ``stream(frame)`` does so by itself with its uint8 pictures, until this is called for the first time.
+
+        Args:
+            picture: uint8 ``(H, W, 3)``; with several streams ``(B, H, W, 3)``.
+            time: in seconds, for "idle"; one for all streams, or one each.
 
         Raises:
-            ValueError: a type or shape that does not fit, numbers that are not finite; the stream stays as it was.
+            ValueError: no time, where the policy needs one.
+            NotImplementedError: something else than a picture, where the policy needs one.
         """
-        given = self._input(np.asarray(frame))
+        self._shown = True
+        return [] if self._eyes is None else self._begin_anew(np.asarray(picture), time)
+
+    def _begin_anew(self, picture: np.ndarray, time: float | Sequence[float] | None) -> list[int]:
+        assert self._eyes is not None
+        pictures = [picture] if self.batch_size == 1 else list(picture)
+        if len(pictures) != self.batch_size:
+            raise ValueError(f"expected pictures of {self.batch_size} streams, got {len(pictures)}")
+        rows = self._eyes.due(pictures, time)
+        if len(rows) == self.batch_size:
+            self._state, self._pending = None, []
+        elif rows and self._state is not None:  # zero is the state to start from
+            self._state = [leaf.copy() for leaf in self._state]
+            for leaf in self._state:
+                leaf[rows] = 0
+        return rows
+
+    def __call__(self, frame: np.ndarray, time: float | Sequence[float] | None = None) -> np.ndarray | None:
+        """The output for the next frame ``(K,)``; with several streams ``(B, K)``; None within a snippet.
+
+        Args:
+            frame: the frame.
+            time: of it in seconds, for the reset "idle".
+
+        Raises:
+            ValueError: a type or shape that does not fit, numbers that are not finite, no time for "idle"; the stream
+                stays as it was.
+            NotImplementedError: a frame that is no picture, where the reset needs one.
+        """
+        frame = np.asarray(frame)
+        if self._eyes is not None and not self._shown:
+            self._begin_anew(frame, time)
+        given = self._input(frame)
         if given is None:
             return None
-        names = [value.name for value in self._session.get_inputs()]
-        out, *self._state = self._session.run(None, dict(zip(names, [given, *self._state], strict=True)))
-        return out[0]
+        state, younger, age = self._of_age() if self._half else (self._state, None, 0)
+        out, state = self._step(given, state)
+        if age > self._half > 0:
+            _, younger = self._step(given, younger)
+        self._state, self._younger, self._age = state, younger, age
+        return out[0] if self.batch_size == 1 else out
 
-    def probabilities(self, frame: np.ndarray) -> np.ndarray | None:
+    def _of_age(self) -> tuple[State | None, State | None, int]:
+        """The older state, the younger, which replaces it every half period, and the older's age after this step."""
+        if self._age == 2 * self._half:
+            return self._younger, None, self._half + 1
+        return self._state, self._younger, self._age + 1
+
+    def _step(self, given: np.ndarray, state: State | None) -> tuple[np.ndarray, State]:
+        if state is None:
+            shapes = [leaf["file_shape"] for leaf in self._about["states"]]
+            state = [np.zeros((self.batch_size, *shape), np.float32) for shape in shapes]
+        out, *state = self._session.run(None, dict(zip(self._names, [given, *state], strict=True)))
+        return out, state
+
+    def probabilities(self, frame: np.ndarray, time: float | Sequence[float] | None = None) -> np.ndarray | None:
         """As a call, but with softmax over the ``K`` outputs."""
-        out = self(frame)
+        out = self(frame, time)
         if out is None:
             return None
-        powers = np.exp(out - out.max())
-        return powers / powers.sum()
+        powers = np.exp(out - out.max(-1, keepdims=True))
+        return powers / powers.sum(-1, keepdims=True)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The state as `prernn.Stream.state_dict` has it, as arrays: a stream goes on in either."""
-        leaves = zip(self._about["states"], self._state, strict=True)
-        values = {leaf["name"]: value.reshape(1, *leaf["shape"]).copy() for leaf, value in leaves}
+        values: dict[str, np.ndarray] = {}
+        for prefix, state in (("", self._state), (YOUNGER, self._younger)):
+            for leaf, value in zip(self._about["states"], state or (), strict=state is not None):
+                values[prefix + leaf["name"]] = value.reshape(self.batch_size, *leaf["shape"]).copy()
         if self._pending:
-            values["pending"] = np.stack(self._pending, axis=1)[None]
-        return values
+            values["pending"] = np.stack(self._pending, axis=2)
+        memory = self._eyes.memory() if self._eyes is not None else {}
+        if self._half and self._age:
+            memory = {"age": np.full(self.batch_size, self._age)}
+        return values | {REMEMBERED + name: value.copy() for name, value in memory.items()}
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        """Goes on where the stream of `state_dict` was.
+        """Goes on where the stream of `state_dict` was. Without the memory of a reset, that starts as new.
 
         Raises:
-            ValueError: names or shapes of another network; the stream is left as it was.
+            ValueError: names or shapes of another network, number of streams or reset; the stream is left as it was.
         """
-        known = {leaf["name"]: (1, *leaf["shape"]) for leaf in self._about["states"]}
-        given = {name: np.asarray(value, np.float32) for name, value in values.items()}
-        got = {name: value.shape for name, value in given.items() if name != "pending"}
-        if got and got != known:
+        given = {name: np.asarray(value) for name, value in values.items()}
+        memory, rest = _apart(given, REMEMBERED)
+        younger, rest = _apart(rest, YOUNGER)
+        pending = self._checked_pending(rest.pop("pending", None))
+        state = self._checked_state(rest) if rest else None
+        second = self._checked_state(younger) if younger else None
+        age = self._checked_age(memory, second is not None) if self._half else 0
+        if self._eyes is not None:
+            self._eyes.checked(memory)
+        if (younger and not self._half) or (memory and not self._half and self._eyes is None):
+            raise ValueError(f"expected the state of a stream with this reset, got {sorted(values)}")
+        self._state, self._younger, self._age, self._pending = state, second, age, pending
+        if self._eyes is not None:
+            self._eyes.recall(memory)
+
+    def _checked_state(self, leaves: dict[str, np.ndarray]) -> State:
+        known = {leaf["name"]: (self.batch_size, *leaf["shape"]) for leaf in self._about["states"]}
+        if (got := {name: value.shape for name, value in leaves.items()}) != known:
             raise ValueError(f"expected a state {known}, got {got}")
-        pending, full = given.get("pending"), self._shape[1] if len(self._shape) == 4 else 1
-        if pending is not None and (
-            pending.ndim != 5 or pending.shape[1] != self._shape[0] or pending.shape[2] >= full
-        ):
-            raise ValueError(f"expected less than {full} pending frames (1, C, n, H, W), got {pending.shape}")
-        self.reset()
-        if got:
-            shapes = [leaf["file_shape"] for leaf in self._about["states"]]
-            self._state = [given[name].reshape(1, *shape) for name, shape in zip(known, shapes, strict=True)]
-        if pending is not None:
-            self._pending = list(pending[0].transpose(1, 0, 2, 3))
+        states = self._about["states"]
+        return [leaves[leaf["name"]].astype(np.float32).reshape(-1, *leaf["file_shape"]) for leaf in states]
+
+    def _checked_age(self, memory: dict[str, np.ndarray], younger: bool) -> int:
+        """Steps of the older state, once it is known to fit the younger one."""
+        if memory and (set(memory) != {"age"} or memory["age"].shape != (self.batch_size,)):
+            raise ValueError(f"expected reset_age of shape ({self.batch_size},), got {sorted(memory)}")
+        age = int(memory["age"][0]) if memory else 0
+        if not 0 <= age <= 2 * self._half or younger != (age > self._half):
+            second = "a" if younger else "no"
+            raise ValueError(f"expected an age that fits {second} second state, at most {2 * self._half}, got {age}")
+        return age
+
+    def _checked_pending(self, pending: np.ndarray | None) -> list[np.ndarray]:
+        """The frames of a snippet to come."""
+        if pending is None:
+            return []
+        fits = pending.ndim == 5 and pending.shape[:2] == (self.batch_size, self._shape[0])
+        if not fits or pending.shape[2] >= self._snippet:
+            wanted = f"({self.batch_size}, {self._shape[0]}, n, H, W)"
+            raise ValueError(f"expected less than {self._snippet} pending frames {wanted}, got {pending.shape}")
+        return list(pending.astype(np.float32).transpose(2, 0, 1, 3, 4))
 
     def _input(self, frame: np.ndarray) -> np.ndarray | None:
-        """A frame as the file takes it, ``(1, C, H, W)``."""
+        """Frames as the file takes them, ``(B, C, H, W)``."""
+        if self.batch_size == 1:
+            frame = frame[None]
+        elif frame.ndim == 0 or frame.shape[0] != self.batch_size:
+            raise ValueError(f"expected frames of {self.batch_size} streams, got shape {frame.shape}")
         if frame.dtype == np.uint8:
             if self._transform is None:
                 raise ValueError("expected a float frame, got uint8: the file has no transform for it")
-            value = self._transform(frame)
-            if len(self._shape) == 4:
-                return self._collected(value)
+            value = self._collected(np.stack([self._transform(picture) for picture in frame]))
+            if value is None:
+                return None
         else:
             wanted = np.integer if self._about["input_type"] == "int64" else np.floating
             if not np.issubdtype(frame.dtype, wanted):
                 raise ValueError(f"expected a frame uint8 (H, W, 3) or {wanted.__name__}, got {frame.dtype}")
             value = frame.astype(self._about["input_type"])
-        fits = len(value.shape) == len(self._shape) and value.shape[0] == self._shape[0]
-        if not fits or (not self._about["free_size"] and value.shape != self._shape):
-            raise ValueError(
-                f"expected a frame uint8 (H, W, 3) or float {self._shape}, got {frame.dtype} {frame.shape}"
-            )
+        shape = value.shape[1:]
+        fits = len(shape) == len(self._shape) and shape[0] == self._shape[0]
+        if not fits or (not self._about["free_size"] and shape != self._shape):
+            raise ValueError(f"expected a frame uint8 (H, W, 3) or float {self._shape}, got {frame.dtype} {shape}")
         if not np.isfinite(value).all():
             raise ValueError("expected a frame of finite numbers, got NaN or infinite ones")
-        return value[None]
+        return value
 
-    def _collected(self, value: np.ndarray) -> np.ndarray | None:
-        """A snippet, once it is full."""
-        self._pending.append(value)
-        if len(self._pending) < self._shape[1]:
+    def _collected(self, frames: np.ndarray) -> np.ndarray | None:
+        """The frames ``(B, C, H, W)``; of a network of snippets those, ``(B, C, D, H, W)``, once they are full."""
+        if len(self._shape) < 4:
+            return frames
+        self._pending.append(frames)
+        if len(self._pending) < self._snippet:
             return None
-        snippet, self._pending = np.stack(self._pending, axis=1), []
-        return snippet[None]
+        snippet, self._pending = np.stack(self._pending, axis=2), []
+        return snippet
+
+
+def _apart(values: dict[str, np.ndarray], prefix: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The values whose names begin with ``prefix``, without it, and the others."""
+    named = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+    return named, {name: value for name, value in values.items() if not name.startswith(prefix)}
 
 
 def _session(path: Path, threads: int | None) -> Any:

@@ -2,7 +2,8 @@
 
 One stream at a time, random weights, evaluation mode; PreGRU-SIH with a diagonal recurrence on each backbone. All of
 them take turns within one run; figures are medians, the quartiles stand in the CSV. "eager" is the network's own step
-in torch with channels last, as streams ran it before there were engines. Clip networks see 16 frames for every new one.
+in torch with channels last, as streams ran it before there were engines. Clip networks see 16 frames for every new one,
+and one of them, by continual-inference, the new one alone.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from prernn.benchmarks.measuring import report, stream_costs
+from prernn.benchmarks.measuring.continual_network import ContinualClip
 from prernn.benchmarks.measuring.stream_costs import stepper
 from prernn.benchmarks.measuring.timing import Stopwatch, Times, threads
 from prernn.conversion.convert import convert, framewise, traditional
@@ -84,9 +86,11 @@ def _of_backbone(name: str, net: SequenceNetwork, size: int, count: int, missing
     """Steps of one network in each engine and precision, and of what it is compared with on the same backbone."""
     cnn = backbone(name).eval()
     frame = torch.randn(1, 3, size, size)
+    alone = framewise(cnn).eval()
+    channels_last(alone)
     calls = {
         EAGER: stepper(net, frame),
-        "the CNN alone, eager": stepper(channels_last(framewise(cnn).eval()), frame),
+        f"the CNN alone, {EAGER}": stepper(alone, frame),
         "nn.LSTM on the CNN, eager": stepper(channels_last(traditional(cnn, cell="lstm", outputs=10).eval()), frame),
         "its recurrence alone": stream_costs.recurrence(net),
     }
@@ -99,6 +103,8 @@ def _of_backbone(name: str, net: SequenceNetwork, size: int, count: int, missing
                 missing[f"{engine}, {precision}"] = str(error)
                 continue
             calls[f"{engine}, {precision}"] = stepper(made, frame)
+        if f"{engine}, {PRECISIONS[0]}" in calls:
+            calls[f"the CNN alone, {engine}"] = stepper(opened(alone, engine, threads=count), frame)
     return calls
 
 
@@ -123,6 +129,12 @@ def _of_clips(options: argparse.Namespace, missing: dict[str, str]) -> Calls:
                 missing[f"{name}, {engine}"] = str(error)
                 continue
             calls[f"{name}, {engine}"] = stepper(made, window)
+    if "r3d_18" in options.clips:
+        frame = torch.randn(1, 3, options.size, options.size)
+        try:
+            calls["r3d_18, continual-inference"] = partial(ContinualClip(options.window).filled(frame), frame)
+        except ImportError as error:
+            missing["continual-inference"] = str(error)
     return calls
 
 

@@ -65,10 +65,10 @@ class Description:
     form: int = FORM
 
     def to_json(self) -> str:
-        """The description as text, with labels, transform and frame rate for readers that know no recipe."""
+        """The description as text, with labels, transform, frame rate and reset for readers that know no recipe."""
         found = Recipe.from_json(self.recipe)
         snippet = self.frame_shape[1] if len(self.frame_shape) == 4 else 1
-        more = {"labels": found.labels, "transform": found.transform, "rate": found.rate, "snippet": snippet}
+        more = {name: getattr(found, name) for name in ("labels", "transform", "rate", "reset")} | {"snippet": snippet}
         return json.dumps({**dataclasses.asdict(self), **more})
 
     @classmethod

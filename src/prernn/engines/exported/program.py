@@ -6,13 +6,14 @@ maps has a size that follows the frames', so there they are fixed.
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
 from prernn import ops
 from prernn.conversion.graph.tracing import first_line
@@ -118,19 +119,30 @@ def _program(module: nn.Module, example: tuple[Any, ...], kind: str, may_be_free
     if may_be_free:
         with contextlib.suppress(NotImplementedError):
             program = _exported(module, example, kind, free=True)
-            if _sizes_are_free(program, example[0].ndim):
+            if _are_free(program, range(example[0].ndim - 2, example[0].ndim)):
                 return program, True
     return _exported(module, example, kind, free=False), False
 
 
 def _exported(module: nn.Module, example: tuple[Any, ...], kind: str, free: bool) -> ExportedProgram:
-    batch, frames = Dim("batch"), example[0]
-    first: dict[int, Any] = {0: batch} | ({1: Dim("time")} if kind == "sequence" else {})
+    leading = 2 if kind == "sequence" else 1
+    try:
+        return _exported_with(module, example, [Dim("batch"), Dim("time")][:leading], free)
+    except NotImplementedError:  # torch before 2.15 does not see that some networks take any size, and yet exports them
+        program = _exported_with(module, example, [Dim.AUTO] * leading, free)
+        if _are_free(program, range(leading)):
+            return program
+        raise
+
+
+def _exported_with(module: nn.Module, example: tuple[Any, ...], leading: list[Any], free: bool) -> ExportedProgram:
+    """The program, with these as batch and time."""
+    first, frames = dict(enumerate(leading)), example[0]
     if free:
         first |= {frames.ndim - 2: Dim.AUTO, frames.ndim - 1: Dim.AUTO}
     dynamic: tuple[Any, ...] = (first,)
     if len(example) > 1:
-        dynamic = (first, tuple(tuple({0: batch} for _ in part) for part in example[1]))
+        dynamic = (first, tuple(tuple({0: leading[0]} for _ in part) for part in example[1]))
     try:
         with torch.no_grad(), ops.using("reference"), quiet():  # no runtime knows our kernels
             return torch.export.export(module, example, dynamic_shapes=dynamic, strict=False)
@@ -138,11 +150,11 @@ def _exported(module: nn.Module, example: tuple[Any, ...], kind: str, free: bool
         raise NotImplementedError(f"torch can't export this network: {first_line(error)}") from error
 
 
-def _sizes_are_free(program: ExportedProgram, rank: int) -> bool:
+def _are_free(program: ExportedProgram, dimensions: Iterable[int]) -> bool:
     user_inputs = program.graph_signature.user_inputs
     node = next(node for node in program.graph.nodes if node.name == user_inputs[0])
     shape = node.meta["val"].shape
-    return all(isinstance(shape[place], torch.SymInt) for place in (rank - 2, rank - 1))
+    return not any(is_concrete_int(shape[place]) for place in dimensions)
 
 
 @contextlib.contextmanager
