@@ -15,7 +15,7 @@ from prernn.engines import choice, kept, onnxruntime_engine, opening, openvino_e
 from prernn.engines.agreement import difference
 from prernn.engines.engine_network import in_steps
 from prernn.engines.exported.export import FORMATS, export
-from prernn.engines.fused_convolutions import FusedConvolution
+from prernn.engines.fused_convolutions import LAYOUTS, FusedConvolution
 from prernn.engines.opening import ENGINES, opened
 from prernn.engines.torch_engine import TorchNetwork
 from prernn.layers.recurrent_layer import RecurrentLayer
@@ -144,6 +144,24 @@ def test_fused_weights_follow_the_network():
         assert not torch.allclose(expected, before, rtol=1e-3)
 
 
+def test_weights_are_laid_out_for_each_number_of_threads_and_size():
+    """With the layout of another a frame of ResNet-50 took twice as long."""
+    net = prernn.convert(prepare(ResidualNet()).float(), image_size=(8, 8)).eval()
+    runs, before = TorchNetwork(net), torch.get_num_threads()
+    (part, *_) = runs._ready._fused
+    try:
+        for threads, batch in ((1, 1), (2, 1), (2, 3), (1, 1)):
+            torch.set_num_threads(threads)
+            frames = torch.randn(batch, 3, 8, 8)
+            torch.testing.assert_close(runs.step(frames)[0], net.step(frames)[0], **CLOSE)
+        assert [(threads, shape[0]) for threads, shape in part._packed] == [(1, 1), (2, 1), (2, 3)]
+        for batch in range(4, 10):
+            runs.step(torch.randn(batch, 3, 8, 8))
+        assert len(part._packed) == LAYOUTS
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_hooks_see_what_they_watch():
     net = prernn.convert(prepare(ResidualNet()).float(), image_size=(8, 8)).eval()
     seen = []
@@ -197,6 +215,10 @@ def test_bfloat16_follows_the_network_too():
         net.output_layer.bias.add_(5)
     stream.reset()
     torch.testing.assert_close(stream(frame), before + 5, rtol=1e-2, atol=0.05)
+    assert stream._runs._ready._fused  # what is made anew within inference mode too
+    other = KINDS["conv"]()
+    with torch.inference_mode():
+        assert TorchNetwork(other, "bfloat16")._ready._fused
     prernn.Stream(KINDS["words"](), precision="bfloat16")(torch.tensor([3]))
 
 

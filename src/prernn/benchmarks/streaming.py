@@ -82,6 +82,8 @@ def _network(name: str) -> SequenceNetwork:
     return net
 
 
+@torch.inference_mode(False)  # in which no weight can be told from one that has changed
+@torch.no_grad()
 def _of_backbone(name: str, net: SequenceNetwork, size: int, count: int, missing: dict[str, str]) -> Calls:
     """Steps of one network in each engine and precision, and of what it is compared with on the same backbone."""
     cnn = backbone(name).eval()

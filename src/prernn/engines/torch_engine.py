@@ -122,7 +122,8 @@ class _Ready:
 
     def _make(self, source: SequenceNetwork) -> None:
         single = self._precision == "float32"
-        own = source if single else _in_type(copy_of(source).float().eval(), TYPES[self._precision])
+        with torch.inference_mode(False):  # in which a copy's weights could not be told from those that have changed
+            own = source if single else _in_type(copy_of(source).float().eval(), TYPES[self._precision])
         self.stepper, self._fused = weakref.proxy(source) if single else own, []
         if isinstance(own, RecurrentNetwork) and next(own.parameters()).dtype != torch.float64:
             with evaluating(own):

@@ -63,17 +63,22 @@ def flatness(net: SequenceNetwork, engine: str, frames: int, size: int) -> list[
 
 def resident() -> float:
     """Memory of this process, in MB; 0 where the system does not say."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return 0.0
-    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmRSS")]
-    return int(line.split()[1]) / 1000
+    return _status("VmRSS") / 1e6
 
 
 def most_memory() -> int:
     """The most bytes that this process has had at a time."""
+    if found := _status("VmHWM"):  # what getrusage says a new process has from the one that started it
+        return found
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _status(name: str) -> int:
+    """Bytes that Linux says of this process; 0 where there is no Linux."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)
 
 
 CHILD = """
