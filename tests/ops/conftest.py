@@ -7,13 +7,14 @@ try:
 except ImportError:
     INSTRUCTIONS = []
 else:
-    INSTRUCTIONS = [name for name in ("avx512", "avx2", "baseline") if native._library.prernn_choose(name.encode())]
-    native._library.prernn_choose(None)
+    known = ("avx512", "avx2", "baseline")
+    INSTRUCTIONS = [name for name in known if native.library.kernels.prernn_choose(name.encode())]
+    native.library.kernels.prernn_choose(None)
 
 
 @pytest.fixture(params=INSTRUCTIONS)
 def instructions(request):
-    assert native._library.prernn_choose(request.param.encode())
+    assert native.library.kernels.prernn_choose(request.param.encode())
     assert native.instructions() == request.param
     yield request.param
-    native._library.prernn_choose(None)
+    native.library.kernels.prernn_choose(None)

@@ -27,7 +27,7 @@ def test_2_and_6_the_compressed_product_is_that_of_the_matrix(spec, batch, instr
 
 
 def test_compressed_rows_on_several_threads(monkeypatch):
-    monkeypatch.setattr(native, "WORTH_THREADS", 0)
+    monkeypatch.setattr(native.library, "WORTH_THREADS", 0)
     structure, size = hidden_structure("paths:4"), 700
     h, weight = torch.randn(35, size, requires_grad=True), torch.randn(2, size, 4, requires_grad=True)
     results = []

@@ -104,7 +104,7 @@ def test_6_native_equals_the_reference_at_any_shape(steps, batch, size, reach, d
 @pytest.mark.parametrize("spec", ["diagonal", "band:5"])
 @pytest.mark.parametrize("name", list(CELLS))
 def test_6_large_sizes_on_several_threads(name, spec, monkeypatch):
-    monkeypatch.setattr(native, "WORTH_THREADS", 0)
+    monkeypatch.setattr(native.library, "WORTH_THREADS", 0)
     cell = CELLS[name]
     for batch, size in ((13, 530), (2, 1100)):
         structure, values, _ = problem(cell, spec, 3, batch, size)

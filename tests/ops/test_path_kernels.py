@@ -14,19 +14,19 @@ from prernn.ops.sobol import network_paths
 native = backends.kernels("native") if backends.missing("native") is None else None
 needs_native = pytest.mark.skipif(native is None, reason="built without a C compiler")
 INSTRUCTIONS = [
-    name for name in ("avx512", "avx2", "baseline") if native and native._library.prernn_choose(name.encode())
+    name for name in ("avx512", "avx2", "baseline") if native and native.library.kernels.prernn_choose(name.encode())
 ]
 if native:
-    native._library.prernn_choose(None)
+    native.library.kernels.prernn_choose(None)
 INPUTS, OUTPUTS = 70, 37
 """More neurons than are turned at once, and another number of outputs."""
 
 
 @pytest.fixture(params=INSTRUCTIONS)
 def instructions(request):
-    assert native._library.prernn_choose(request.param.encode())
+    assert native.library.kernels.prernn_choose(request.param.encode())
     yield request.param
-    native._library.prernn_choose(None)
+    native.library.kernels.prernn_choose(None)
 
 
 def problem(rows, count, *, bias=True, dtype=torch.float64):
@@ -82,7 +82,7 @@ def test_native_equals_the_reference(rows, relu, bias, instructions):
 @needs_native
 @pytest.mark.parametrize("relu", [True, False], ids=["relu", "linear"])
 def test_more_paths_than_a_task_has_and_several_threads(relu, monkeypatch):
-    monkeypatch.setattr(native, "WORTH_THREADS", 0)
+    monkeypatch.setattr(native.library, "WORTH_THREADS", 0)
     values = problem(101, 5000)
     compare(values, relu)
     alone = solve(values, relu, torch.float32, "native")

@@ -1,4 +1,4 @@
-/* What the kernels take: one job for a whole sequence, filled in by ops/native.py (keep the two alike). */
+/* What the kernels take: one job for a whole sequence, filled in by ops/native/ (keep the two alike). */
 #ifndef PRERNN_KERNELS_H
 #define PRERNN_KERNELS_H
 

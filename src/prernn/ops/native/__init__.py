@@ -1,0 +1,12 @@
+"""The CPU's kernels: a small C library, called through ctypes (its sources are in ``kernels/``).
+
+One pass over time with the state in registers, forward and hand-written backward, for AVX-512, AVX2 or what every
+processor of the family has; ``PRERNN_INSTRUCTIONS`` forces one of them. Threads are as many as torch has, but one
+below about a millisecond of work.
+"""
+
+from prernn.ops.native.library import instructions
+from prernn.ops.native.recurrence import backward, forward
+from prernn.ops.native.sparse import path_product, path_weight, rows_product, rows_weight
+
+__all__ = ["backward", "forward", "instructions", "path_product", "path_weight", "rows_product", "rows_weight"]

@@ -1,0 +1,74 @@
+"""The C library behind ctypes: opened, its instruction set chosen, what it is handed checked."""
+
+import ctypes
+import importlib.util
+import os
+from collections.abc import Callable
+from ctypes import c_char_p, c_void_p
+
+import torch
+from torch import Tensor
+
+WORTH_THREADS = 1e6
+"""Nanoseconds of work below which one thread does it."""
+
+
+def _open() -> ctypes.CDLL:
+    spec = importlib.util.find_spec("prernn.ops._kernels")
+    if spec is None or spec.origin is None:
+        raise ImportError("prernn was installed without its C kernels: no C compiler was found when it was built")
+    found = ctypes.CDLL(spec.origin)
+    found.prernn_choose.argtypes = (c_char_p,)
+    found.prernn_instructions.restype = c_char_p
+    for name in ("forward", "backward", "rows_product", "path_product", "path_weight"):
+        getattr(found, f"prernn_{name}").argtypes = (c_void_p,)
+    found.prernn_rows_weight.argtypes = (c_void_p, c_void_p, c_void_p)
+    wanted = os.environ.get("PRERNN_INSTRUCTIONS")
+    if not found.prernn_choose(wanted.encode() if wanted else None):
+        raise ValueError(f"expected PRERNN_INSTRUCTIONS to name what this processor has, got {wanted!r}")
+    return found
+
+
+kernels = _open()
+
+
+def instructions() -> str:
+    """Instruction set of the kernels that run: avx512, avx2 or baseline."""
+    name: bytes = kernels.prernn_instructions()
+    return name.decode()
+
+
+def expect(name: str, tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """Refuses what the kernels would read wrongly; None is left alone."""
+    if tensor is None:
+        return
+    if tensor.dtype != dtype:
+        raise ValueError(f"expected {name} of {dtype}, got {tensor.dtype}")
+    if tensor.device.type != "cpu":
+        raise ValueError(f"expected {name} on the CPU for the native kernels, got {tensor.device}")
+    if tensor.shape != shape:
+        raise ValueError(f"expected {name} {shape}, got {tuple(tensor.shape)}")
+
+
+def contiguous(**tensors: Tensor | None) -> dict[str, Tensor | None]:
+    """The tensors as the kernels read them."""
+    return {name: None if tensor is None else tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def threads_for(nanoseconds: float) -> int:
+    """As many as torch has, or one where there is little to do."""
+    return torch.get_num_threads() if nanoseconds > WORTH_THREADS else 1
+
+
+def run(function: Callable[..., int], job: ctypes.Structure, *arguments: int) -> None:
+    """Calls the library.
+
+    Raises:
+        MemoryError: no memory for its buffers.
+        IndexError: a path that leads outside.
+    """
+    code = function(ctypes.byref(job), *arguments)
+    if code == 1:
+        raise MemoryError("the native kernels could not get memory for their buffers")
+    if code == 2:
+        raise IndexError(f"expected paths from {job.inputs} to {job.outputs} neurons, got one that leads outside")

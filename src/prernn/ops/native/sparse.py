@@ -1,0 +1,124 @@
+"""Products with compressed rows and along paths, and their gradients."""
+
+import ctypes
+from ctypes import c_int32, c_int64, c_void_p
+
+import torch
+from torch import Tensor
+
+from prernn.ops.native.library import contiguous, expect, kernels, run, threads_for
+
+
+class _RowsProduct(ctypes.Structure):
+    """``struct rows_product`` of kernels.h."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("rows", "gates", "receivers", "senders", "entries")),
+        ("threads", c_int32),
+        *((name, c_void_p) for name in ("row_start", "column", "weight", "h", "y")),
+    )
+
+
+class _PathProduct(ctypes.Structure):
+    """``struct path_product`` of kernels.h."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("rows", "paths", "inputs", "outputs")),
+        *((name, c_int32) for name in ("threads", "relu")),
+        *((name, c_void_p) for name in ("source", "destination", "weight", "bias", "x", "y", "d_y", "d_weight")),
+    )
+
+
+def rows_product(h: Tensor, weight: Tensor, start: Tensor, column: Tensor) -> Tensor:
+    """``y[n, g, i] = sum of weight[g, k] h[n, column[k]]`` over the entries k of row i: ``(N, G, D)``.
+
+    Args:
+        h: ``(N, senders)``, float32.
+        weight: ``(G, E)``, float32.
+        start: ``(D+1,)`` int64, where each row's entries begin.
+        column: ``(E,)`` int32.
+
+    Raises:
+        ValueError: a type or device that the kernels do not take.
+        MemoryError: no memory for the kernels' own buffers.
+    """
+    h, weight = _dense("h", h), _dense("weight", weight)
+    y = h.new_empty(h.shape[0], weight.shape[0], start.shape[0] - 1)
+    run(kernels.prernn_rows_product, _rows_job(h, weight.shape[0], start, column, weight=weight, y=y))
+    return y
+
+
+def rows_weight(h: Tensor, d_y: Tensor, start: Tensor, column: Tensor) -> Tensor:
+    """Gradient of `rows_product` with respect to its weight, ``(G, E)``, from ``d_y (N, G, D)``."""
+    h, d_y = _dense("h", h), _dense("d_y", d_y)
+    d_weight = h.new_empty(d_y.shape[1], column.shape[0])
+    job = _rows_job(h, d_y.shape[1], start, column)
+    run(kernels.prernn_rows_weight, job, d_weight.data_ptr(), d_y.data_ptr())
+    return d_weight
+
+
+def _dense(name: str, tensor: Tensor) -> Tensor:
+    expect(name, tensor, torch.float32, tuple(tensor.shape))
+    return tensor.contiguous()
+
+
+def _rows_job(h: Tensor, gates: int, start: Tensor, column: Tensor, **tensors: Tensor) -> _RowsProduct:
+    job = _RowsProduct(h.shape[0], gates, start.shape[0] - 1, h.shape[1], column.shape[0])
+    job.threads = threads_for(h.shape[0] * gates * column.shape[0] * 0.1)
+    for name, tensor in {"row_start": start, "column": column, "h": h, **tensors}.items():
+        setattr(job, name, tensor.data_ptr())
+    job.keep_alive = (h, start, column, tensors)
+    return job
+
+
+def path_product(
+    x: Tensor, weight: Tensor, source: Tensor, destination: Tensor, bias: Tensor | None, size: int, relu: bool
+) -> Tensor:
+    """``y[n, destination[p]] += weight[p] x[n, source[p]]`` in the paths' order, ``y (N, size)`` starting as the bias.
+
+    Args:
+        x: ``(N, I)``, float32.
+        weight: ``(P,)``, float32.
+        source: ``(P,)`` int32.
+        destination: ``(P,)`` int32.
+        bias: ``(size,)`` or None, float32.
+        size: outputs.
+        relu: whether ``max(0, x)`` goes along the paths.
+
+    Raises:
+        ValueError: a type, device or shape that the kernels do not take.
+        IndexError: a path that leads outside.
+        MemoryError: no memory for the kernels' own buffers.
+    """
+    y = x.new_empty(x.shape[0], size)
+    job = _path_job(x, y, source, destination, relu, weight=weight, bias=bias)
+    job.y = y.data_ptr()
+    run(kernels.prernn_path_product, job)
+    return y
+
+
+def path_weight(d_y: Tensor, x: Tensor, source: Tensor, destination: Tensor, relu: bool) -> Tensor:
+    """Gradient of `path_product` with respect to its weight, ``(P,)``, from ``d_y (N, size)``."""
+    d_weight = x.new_empty(source.shape[0])
+    job = _path_job(x, d_y, source, destination, relu, d_y=d_y)
+    job.d_weight = d_weight.data_ptr()
+    run(kernels.prernn_path_weight, job)
+    return d_weight
+
+
+def _path_job(
+    x: Tensor, y: Tensor, source: Tensor, destination: Tensor, relu: bool, **tensors: Tensor | None
+) -> _PathProduct:
+    paths, (rows, inputs), size = source.shape[0], x.shape, y.shape[1]
+    shapes = {"weight": (paths,), "bias": (size,), "d_y": (rows, size)}
+    for name, tensor in {"x": x, **tensors}.items():
+        expect(name, tensor, torch.float32, shapes.get(name, (rows, inputs)))
+    for name, index in {"source": source, "destination": destination}.items():
+        expect(name, index, torch.int32, (paths,))
+    held = contiguous(x=x, source=source, destination=destination, **tensors)
+    job = _PathProduct(rows, paths, inputs, size, threads_for(rows * paths * 0.1), relu)
+    for name, tensor in held.items():
+        if tensor is not None:
+            setattr(job, name, tensor.data_ptr())
+    job.keep_alive = held
+    return job
