@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from prernn.conversion.calibration import calibrate
     from prernn.conversion.convert import convert, framewise, traditional
     from prernn.conversion.inflate import inflate
+    from prernn.conversion.lighter.low_precision import low_precision
     from prernn.conversion.network import RecurrentNetwork
     from prernn.conversion.rcn import convert_rcn
     from prernn.engines.allocator import keep_memory
@@ -49,6 +50,7 @@ __all__ = [
     "keep_memory",
     "load",
     "load_quantized",
+    "low_precision",
     "matched_hidden_size",
     "online_sparsity",
     "quantization_report",
@@ -64,6 +66,7 @@ _ROOMS = {
     "conversion.calibration": ("calibrate",),
     "conversion.convert": ("convert", "framewise", "traditional"),
     "conversion.inflate": ("inflate",),
+    "conversion.lighter.low_precision": ("low_precision",),
     "conversion.network": ("RecurrentNetwork",),
     "conversion.rcn": ("convert_rcn",),
     "engines.exported.export": ("export", "export_onnx"),

@@ -8,6 +8,7 @@ from torch import nn
 
 import prernn
 from prernn.models.backbones import backbone
+from prernn.ops.backends import kernels, missing
 from prernn.sparsity.counts import SCALES
 from prernn.sparsity.integer_network import IntegerLayer, integer_network
 from prernn.sparsity.normalize import normalized
@@ -70,6 +71,24 @@ def test_integers_give_the_same_outputs(scale, carried):
     if carried:  # one number for each layer, also where every neuron has its own: to the outputs
         assert all((layer.scale == 1).all() for layer in layers[:-1])
         assert not (layers[-1].scale == 1).any()
+
+
+def test_few_rows_meet_the_integers_in_the_kernel(monkeypatch):
+    layers = nn.Sequential(nn.Linear(300, 40), nn.ReLU(), nn.Linear(40, 7, bias=False))
+    for scale in SCALES:
+        quantized = quantize(layers, 4.0, scale=scale)
+        integers = integer_network(quantized)
+        for rows in (1, 3, 40):
+            x = torch.randn(rows, 300)
+            torch.testing.assert_close(integers(x), quantized(x), rtol=1e-4, atol=1e-5)
+    if missing("native") is None:
+        used = []
+        product = kernels("native").narrow_product
+        monkeypatch.setattr(kernels("native"), "narrow_product", lambda *a: used.append(1) or product(*a))
+        integers(torch.randn(2, 300))
+        layers = [part for part in integers.modules() if isinstance(part, IntegerLayer)]
+        assert len(used) == sum(layer.counts.dtype == torch.int8 for layer in layers)
+        assert used
 
 
 def test_integers_in_a_recurrent_network():

@@ -203,6 +203,18 @@ def streaming(parser: ArgumentParser) -> None:
     add("--out", default="runs/bench-streaming", help="folder for tables, CSV and PNG (default %(default)s)")
 
 
+def low_precision(parser: ArgumentParser) -> None:
+    """Of ``prernn bench low_precision``."""
+    add = parser.add_argument
+    add("--size", type=count, default=2048, help="units and inputs (default %(default)s)")
+    add("--batches", type=count, nargs="+", default=[1, 4], metavar="N", help="streams side by side (default: 1 4)")
+    structures = ["full", "grouped:4", "band:5%", "diagonal"]
+    add("--structures", nargs="+", default=structures, help="of W_hh (default: full grouped:4 band:5%% diagonal)")
+    add("--threads", type=count, default=1, help="torch threads (default %(default)s)")
+    add("--repeats", type=count, default=50, help="timed steps at most (default %(default)s)")
+    add("--out", default="runs/bench-low-precision", help="folder for tables, CSV and PNG (default %(default)s)")
+
+
 def training(parser: ArgumentParser) -> None:
     """Of ``prernn bench training``."""
     add = parser.add_argument
@@ -228,6 +240,7 @@ OPTIONS: dict[str, Callable[[ArgumentParser], None]] = {
     "regularization": regularization,
     "sequences": sequences,
     "sparsity": sparsity,
+    "low_precision": low_precision,
     "streaming": streaming,
     "training": training,
 }

@@ -12,6 +12,7 @@ from torch.types import Device
 from prernn.layers.arguments import real, whole
 from prernn.layers.computed_weights import refresh
 from prernn.layers.structures.base import Structure
+from prernn.layers.structures.narrow_recurrence import NarrowRecurrence
 from prernn.layers.structures.parse import hidden_structure
 from prernn.ops.reference import Product
 
@@ -20,7 +21,8 @@ from prernn.ops.reference import Product
 class RecurrentWeights:
     """What a sequence needs of ``W_hh h + b``: ``weight (G, *weight_shape)``, ``bias (G, D)`` or None.
 
-    A full weight may be ``(G, D, P)``, for an h of P units (`prernn.LSTM`'s ``proj_size``).
+    A full weight may be ``(G, D, P)``, for an h of P units (`prernn.LSTM`'s ``proj_size``). With ``narrow`` it is what
+    that holds in few bits.
     """
 
     structure: Structure
@@ -28,12 +30,29 @@ class RecurrentWeights:
     weight: Tensor
     index: Tensor | None
     bias: Tensor | None
+    narrow: NarrowRecurrence | None = None
+
+    @classmethod
+    def of(
+        cls,
+        structure: Structure,
+        size: int,
+        weight: Tensor | NarrowRecurrence,
+        index: Tensor | None,
+        bias: Tensor | None,
+    ) -> "RecurrentWeights":
+        """From a weight of either kind."""
+        if isinstance(weight, NarrowRecurrence):
+            return cls(structure, size, weight.values, index, bias, weight)
+        return cls(structure, size, weight, index, bias)
 
     def products(self, groups: tuple[tuple[int, int], ...]) -> list[Product]:
         """One function ``h (N, D) -> W_hh h + b (N, last-first, D)`` for each range ``(first, last)`` of gates."""
         return [self._product(first, last) for first, last in groups]
 
     def _product(self, first: int, last: int) -> Product:
+        if self.narrow is not None:
+            return self.narrow.product_of(first, last, self.index, self.bias)
         product = self.structure.product(_part(self.weight, first, last), self.index, self.size)
         if self.bias is None:
             return product
@@ -42,7 +61,12 @@ class RecurrentWeights:
 
     def band(self) -> Tensor | None:
         """``W_hh`` as `prernn.ops.fused` takes it, ``(G, D, C)``, or None."""
-        return self.structure.band(self.weight)
+        return None if self.narrow is not None else self.structure.band(self.weight)
+
+    def matrix(self) -> Tensor:
+        """Dense ``W_hh``, ``(G, D, D)``."""
+        weight = self.weight if self.narrow is None else self.narrow.compact()
+        return self.structure.matrix(weight, self.index, self.size)
 
 
 def _part(tensor: Tensor, first: int, last: int) -> Tensor:
@@ -108,13 +132,13 @@ class HiddenToHidden(nn.Module):
     def weights(self, bias: Tensor | None = None) -> RecurrentWeights:
         """The product's weights, with ``bias (G, D)``."""
         refresh(self)  # this is the forward pass of a recurrence, which pruning waits for
-        return RecurrentWeights(self.structure, self.size, self.weight, self.positions(), bias)
+        return RecurrentWeights.of(self.structure, self.size, self.weight, self.positions(), bias)
 
     def matrix(self) -> Tensor:
         """Dense ``W_hh``, ``(G, D, D)``."""
         if not self.gates:
             return self.weight.new_zeros(0, self.size, self.size)
-        return self.structure.matrix(self.weight, self.positions(), self.size)
+        return self.weights().matrix()
 
     @torch.no_grad()
     def zero_(self) -> None:

@@ -5,7 +5,7 @@ all gates share one.
 """
 
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.types import Device
 
 from prernn.layers.cells import Cell
 from prernn.ops.input_projection import linear
+from prernn.ops.narrow import NarrowWeight
 
 Layer = nn.Linear | _ConvNd
 """A layer of a CNN that can become recurrent: fc or conv."""
@@ -135,7 +136,8 @@ class GateInput(SingleInput):
         """Layer input and shortcuts of ``N`` frames to ``(N, G, D)``."""
         x, shortcuts = self.pooled(x, shortcuts)
         own = apply(self.layer, x)  # first, as it is what computes a pruned bias anew
-        outputs = [with_weight(self.layer, weight, x) for weight in self.copies.unbind(0)]
+        copies = self.copies if isinstance(self.copies, nn.ModuleList) else self.copies.unbind(0)  # of few bits
+        outputs = [with_weight(self.layer, weight, x) for weight in copies]
         outputs.insert(self.own_gate, own)
         return torch.stack([self._finish(y, shortcuts) for y in outputs], dim=1)
 
@@ -148,8 +150,11 @@ def apply(layer: nn.Module, x: Tensor) -> Tensor:
     return y
 
 
-def with_weight(layer: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
+def with_weight(layer: nn.Module, weight: Tensor | NarrowWeight, x: Tensor) -> Tensor:
     """The layer's output with ``weight`` in place of its own, whatever else its forward does."""
+    if isinstance(weight, NarrowWeight):  # of a fully connected layer
+        bias: Any = layer.bias
+        return weight.product(x, bias)
     if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
         return linear(x, weight, layer.bias)
     if isinstance(layer, _ConvNd) and type(layer).forward in CONVOLUTIONS:

@@ -163,8 +163,7 @@ class RecurrentStack(nn.Module):
 
     def hidden_matrix(self, layer: int = 0, *, reverse: bool = False) -> Tensor:
         """Dense ``W_hh`` of one layer and direction, ``(G, D, D)``, with a projection ``(G, D, P)``."""
-        weights = self.recurrent_weights(f"_l{layer}{'_reverse' if reverse else ''}")
-        return self.structure.matrix(weights.weight, weights.index, self.hidden_size)
+        return self.recurrent_weights(f"_l{layer}{'_reverse' if reverse else ''}").matrix()
 
     def recurrent_weights(self, suffix: str) -> RecurrentWeights:
         """The recurrent product's weights of one layer and direction."""
@@ -172,8 +171,9 @@ class RecurrentStack(nn.Module):
         gates = (len(self.cell.gates), -1)
         weight, bias = getattr(self, f"weight_hh{suffix}"), getattr(self, f"bias_hh{suffix}")
         bias = None if bias is None else bias.unflatten(0, gates)  # (G, D)
-        weight = weight.unflatten(0, gates)  # (G, *weight_shape)
-        return RecurrentWeights(self.structure, self.hidden_size, weight, index, bias)
+        if isinstance(weight, Tensor):
+            weight = weight.unflatten(0, gates)  # (G, *weight_shape)
+        return RecurrentWeights.of(self.structure, self.hidden_size, weight, index, bias)
 
     def _cell_of(self, suffix: str) -> Cell:
         """The cell of one layer and direction, with its own projection."""
@@ -263,6 +263,8 @@ class RecurrentStack(nn.Module):
         """
         if self.cell.kernel not in TORCH_KERNELS or str(self.structure) != "full" or forced() is not None:
             return False
+        if not isinstance(self.weight_ih_l0, Tensor) or not isinstance(self.weight_hh_l0, Tensor):
+            return False  # of few bits
         if torch.compiler.is_compiling() or len(x) == 0 or x.shape[1] == 0:
             return False
         if forward_mode() or batched():  # torch's kernels have neither

@@ -16,13 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prernn.ops.backends import forced, transformed
+from prernn.ops.narrow import NarrowWeight
 
 LEAST = 2**22
 """Multiplications from which oneDNN is faster (benchmarks/recurrence.py, --linear)."""
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x W^T + b`` for ``x (..., D_in)``; differentiable."""
+def linear(x: Tensor, weight: Tensor | NarrowWeight, bias: Tensor | None = None) -> Tensor:
+    """``x W^T + b`` for ``x (..., D_in)``; differentiable, but for a weight of few bits."""
+    if isinstance(weight, NarrowWeight):
+        return weight.product(x, bias)
     if not (_suits(x, weight, bias) and _works()):
         return F.linear(x, weight, bias)
     trains = torch.is_grad_enabled() and any(each.requires_grad for each in (x, weight, bias) if each is not None)

@@ -12,6 +12,8 @@ from torch import Tensor, fx, nn
 
 from prernn.conversion.graph.nodes import submodule_of
 from prernn.layers.input_to_hidden import GateInput, Layer, with_weight
+from prernn.ops.backends import kernels
+from prernn.ops.narrow import fits
 from prernn.sparsity.normalize import graph_of, readers_of
 from prernn.sparsity.quantize import Weight, weights_of
 
@@ -54,6 +56,11 @@ class IntegerLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """What the layer puts out for ``x``; sums of integers would leave the range of 16 bits."""
         wide = x if x.dtype.itemsize > 2 else x.float()
+        rows = wide.reshape(-1, wide.shape[-1])
+        if type(self.layer) is nn.Linear and self.counts.dtype == torch.int8 and fits(rows):
+            scale, bias = self.scale.float().expand(len(self.counts)), None if self.bias is None else self.bias.float()
+            few: Tensor = kernels("native").narrow_product(rows, self.counts, scale, bias)
+            return few.view(*x.shape[:-1], -1).to(x.dtype)
         y = with_weight(self.layer, self.counts.to(wide.dtype), wide)
         y = y * self._over_places(self.scale)
         return (y if self.bias is None else y + self._over_places(self.bias)).to(x.dtype)

@@ -6,7 +6,17 @@ below about a millisecond of work.
 """
 
 from prernn.ops.native.library import instructions
+from prernn.ops.native.narrow import narrow_product
 from prernn.ops.native.recurrence import backward, forward
 from prernn.ops.native.sparse import path_product, path_weight, rows_product, rows_weight
 
-__all__ = ["backward", "forward", "instructions", "path_product", "path_weight", "rows_product", "rows_weight"]
+__all__ = [
+    "backward",
+    "forward",
+    "instructions",
+    "narrow_product",
+    "path_product",
+    "path_weight",
+    "rows_product",
+    "rows_weight",
+]

@@ -20,7 +20,7 @@ def _open() -> ctypes.CDLL:
     found = ctypes.CDLL(spec.origin)
     found.prernn_choose.argtypes = (c_char_p,)
     found.prernn_instructions.restype = c_char_p
-    for name in ("forward", "backward", "rows_product", "path_product", "path_weight"):
+    for name in ("forward", "backward", "rows_product", "path_product", "path_weight", "narrow_product"):
         getattr(found, f"prernn_{name}").argtypes = (c_void_p,)
     found.prernn_rows_weight.argtypes = (c_void_p, c_void_p, c_void_p)
     wanted = os.environ.get("PRERNN_INSTRUCTIONS")
@@ -65,10 +65,12 @@ def run(function: Callable[..., int], job: ctypes.Structure, *arguments: int) ->
 
     Raises:
         MemoryError: no memory for its buffers.
-        IndexError: a path that leads outside.
+        IndexError: a position that leads outside.
     """
     code = function(ctypes.byref(job), *arguments)
     if code == 1:
         raise MemoryError("the native kernels could not get memory for their buffers")
     if code == 2:
-        raise IndexError(f"expected paths from {job.inputs} to {job.outputs} neurons, got one that leads outside")
+        raise IndexError(
+            f"expected places among {job.inputs} inputs and {job.outputs} outputs, got one that leads outside"
+        )

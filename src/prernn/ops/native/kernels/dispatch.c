@@ -17,12 +17,13 @@ struct kernels {
     int (*rows_weight)(const struct rows_product *, float *, const float *);
     int (*path_product)(const struct path_product *);
     int (*path_weight)(const struct path_product *);
+    int (*narrow_product)(const struct narrow_product *);
 };
 
 #define KERNELS(name)                                                                                    \
     {                                                                                                    \
         #name, name##_forward, name##_backward, name##_rows_product, name##_rows_weight,                 \
-            name##_path_product, name##_path_weight                                                      \
+            name##_path_product, name##_path_weight, name##_narrow_product                               \
     }
 
 static const struct kernels available[] = {
@@ -93,4 +94,9 @@ EXPORT int prernn_path_product(const struct path_product *job)
 EXPORT int prernn_path_weight(const struct path_product *job)
 {
     return chosen->path_weight(job);
+}
+
+EXPORT int prernn_narrow_product(const struct narrow_product *job)
+{
+    return chosen->narrow_product(job);
 }

@@ -11,6 +11,8 @@
 
 #include "paths.h"
 
+#include "narrow.h"
+
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 
@@ -42,4 +44,9 @@ int JOIN(NAME, _path_product)(const struct path_product *job)
 int JOIN(NAME, _path_weight)(const struct path_product *job)
 {
     return run_paths(job, 1);
+}
+
+int JOIN(NAME, _narrow_product)(const struct narrow_product *job)
+{
+    return run_narrow_product(job);
 }

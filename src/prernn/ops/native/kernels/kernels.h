@@ -64,13 +64,30 @@ struct path_product {
     float *d_weight;  /* (paths) */
 };
 
+/* Product with weights of few bits, one segment of x for each output:
+   y[n, r] = scale[r] * sum over k < count[r] of weight[begin[r] + k] x[n, first[r] + k] + bias[r]. */
+struct narrow_product {
+    int64_t rows, outputs, inputs, weights;
+    int32_t threads;
+    int32_t eight;        /* weights are int8, else bfloat16 */
+    const int64_t *begin; /* (outputs), where an output's weights begin; or NULL: dense (outputs, inputs) */
+    const int32_t *first; /* (outputs), the input that the first of them meets */
+    const int32_t *count; /* (outputs) */
+    const void *weight;
+    const float *scale; /* (outputs) or NULL */
+    const float *bias;  /* (outputs) or NULL */
+    const float *x;     /* (N, inputs) */
+    float *y;           /* (N, outputs) */
+};
+
 #define DECLARE(name)                                              \
     int name##_forward(const struct recurrence *);                 \
     int name##_backward(const struct recurrence *);                \
     int name##_rows_product(const struct rows_product *);          \
     int name##_rows_weight(const struct rows_product *, float *d_weight, const float *d_y); \
     int name##_path_product(const struct path_product *);          \
-    int name##_path_weight(const struct path_product *)
+    int name##_path_weight(const struct path_product *);           \
+    int name##_narrow_product(const struct narrow_product *)
 
 DECLARE(baseline);
 DECLARE(avx2);

@@ -1,0 +1,80 @@
+"""``W_hh`` of few bits, in a structure whose neurons each hear a run of neighbours: full, grouped or a band."""
+
+import torch
+from torch import Tensor, nn
+
+from prernn.layers.structures.base import Structure
+from prernn.ops.backends import kernels
+from prernn.ops.narrow import NarrowWeight, Segments, fits
+from prernn.ops.reference import Product
+
+
+class NarrowRecurrence(nn.Module):
+    """The compact weight ``(G, D, C)`` of a recurrent product in bfloat16 or 8 bits (`prernn.ops.narrow`).
+
+    Args:
+        weight: ``(G, D, C)``, 0 where it lies outside the matrix.
+        structure: of it.
+        kind: "bfloat16" or "int8".
+        segments: where each neuron's weights lie, gate after gate ``(G*D,)``; None where they meet all of h.
+    """
+
+    begin: Tensor | None
+    first: Tensor
+    count: Tensor
+
+    def __init__(self, weight: Tensor, structure: Structure, kind: str, segments: Segments | None):
+        super().__init__()
+        self.gates, self.size = weight.shape[:2]
+        self.structure = structure
+        self.narrow = NarrowWeight(weight.flatten(0, 1), kind)
+        for name, value in zip(("begin", "first", "count"), segments or [None] * 3, strict=True):
+            self.register_buffer(name, value, persistent=False)
+
+    @property
+    def values(self) -> Tensor:
+        """The numbers as they are kept, ``(G, D, C)``."""
+        values: Tensor = self.narrow.values.unflatten(0, (self.gates, -1))
+        return values
+
+    @property
+    def is_meta(self) -> bool:
+        """Whether there are no numbers."""
+        return self.narrow.values.is_meta
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.narrow.values.device
+
+    def compact(self) -> Tensor:
+        """The weight in float32, ``(G, D, C)``."""
+        weight: Tensor = self.narrow.wide().unflatten(0, (self.gates, -1))
+        return weight
+
+    def new_zeros(self, *shape: int) -> Tensor:
+        """Zeros on its device, of the type that its product has."""
+        return torch.zeros(shape, device=self.device)
+
+    def product_of(self, first: int, last: int, index: Tensor | None, bias: Tensor | None) -> Product:
+        """A function ``h (N, D) -> W_hh h + b (N, last-first, D)`` for a range of gates."""
+        begin, end = first * self.size, last * self.size
+        offset = None if bias is None else bias[first:last].flatten()
+        scale = None if self.narrow.scale is None else self.narrow.scale[begin:end]
+        values, segments = self.narrow.values, None
+        if self.begin is None:
+            values = values[begin:end]
+        else:
+            segments = (self.begin[begin:end], self.first[begin:end], self.count[begin:end])
+        wide: list[Product] = []
+
+        def product(h: Tensor) -> Tensor:
+            if fits(h):
+                y: Tensor = kernels("native").narrow_product(h, values, scale, offset, segments)
+                return y.view(len(h), -1, self.size)
+            if not wide:
+                wide.append(self.structure.product(self.compact()[first:last], index, self.size))
+            y = wide[0](h)
+            return y if offset is None else y + offset.view(-1, self.size)
+
+        return product

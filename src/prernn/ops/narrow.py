@@ -1,0 +1,94 @@
+"""Weights of few bits: bfloat16, or 8-bit integers with a scale for each row; sums and everything else in float32.
+
+A step of a stream takes as long as its weights take to come from memory: half or a quarter of the bytes is what these
+gain, by the C kernels on a CPU. With more rows they are widened first, which costs no more than float32.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prernn.ops.backends import forced, kernels, missing, transformed
+
+TYPES = {"bfloat16": torch.bfloat16, "int8": torch.int8}
+
+FEW = 16
+"""Rows of a product up to which the kernels are faster than a float32 product (2048 x 8192, one thread of an AMD EPYC
+with AVX-512, 2026-11-29: 1 row 2.85 ms in float32, 0.80 in bfloat16, 0.35 in 8 bits; 16 rows 9.7, 3.9, 3.0)."""
+
+
+Segments = tuple[Tensor, Tensor, Tensor]
+"""``begin`` int64, ``first`` and ``count`` int32 ``(R,)``: where an output's weights begin, the input that the first of
+them meets, and how many there are."""
+
+
+class NarrowWeight(nn.Module):
+    """``scale * values``, in the place of a float32 weight ``(R, K)``.
+
+    Example:
+        >>> import torch
+        >>> from prernn.ops.narrow import NarrowWeight
+        >>> weight = torch.randn(8, 4)
+        >>> narrow = NarrowWeight(weight, "int8")
+        >>> bool((narrow.wide() - weight).abs().max() <= weight.abs().max() / 254 + 1e-6)
+        True
+
+    Args:
+        weight: ``(R, K)``.
+        kind: "bfloat16", or "int8": the row's largest weight is 127, others are rounded to the nearest.
+
+    Attributes:
+        values: in the narrow type.
+        scale: ``(R,)`` float32, or None.
+
+    Raises:
+        ValueError: another kind, weights that are not finite.
+    """
+
+    values: Tensor
+    scale: Tensor | None
+
+    def __init__(self, weight: Tensor, kind: str):
+        super().__init__()
+        if kind not in TYPES:
+            raise ValueError(f"expected precision to be one of {', '.join(TYPES)}, got {kind!r}")
+        weight = weight.detach().float()
+        if not bool(weight.isfinite().all()):
+            raise ValueError("expected finite weights, got some that are infinite or not a number")
+        scale = None
+        if kind == "int8":
+            scale = weight.abs().amax(1) / 127
+            scale = torch.where(scale > 0, scale, 1.0)
+            weight = (weight / scale.unsqueeze(1)).round()
+        self.register_buffer("values", weight.to(TYPES[kind]))
+        self.register_buffer("scale", scale)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what it is multiplied with."""
+        return torch.float32
+
+    def wide(self) -> Tensor:
+        """The weight in float32, ``(R, K)``."""
+        values = self.values.float()
+        return values if self.scale is None else values * self.scale.unsqueeze(1)
+
+    def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``x W^T + b`` for ``x (..., K)``."""
+        rows = x.reshape(-1, x.shape[-1])
+        if not fits(rows):
+            return F.linear(x, self.wide().to(x.dtype), bias)
+        y: Tensor = kernels("native").narrow_product(rows, self.values, self.scale, bias)
+        return y.view(*x.shape[:-1], -1)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.values.shape)}, {str(self.values.dtype).removeprefix('torch.')}"
+
+
+def fits(rows: Tensor) -> bool:
+    """Whether the kernels take a product with ``rows (N, K)``, and sooner than a float32 product would be done."""
+    if torch.compiler.is_compiling():  # first: what follows would fix a symbolic batch size
+        return False
+    plain = rows.device.type == "cpu" and rows.dtype == torch.float32 and not rows.requires_grad
+    there = forced() in (None, "native") and missing("native") is None
+    return plain and there and 0 < len(rows) <= FEW and not transformed()

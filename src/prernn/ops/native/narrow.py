@@ -1,0 +1,63 @@
+"""Products with weights of few bits."""
+
+import ctypes
+from ctypes import c_int32, c_int64, c_void_p
+
+import torch
+from torch import Tensor
+
+from prernn.ops.native.library import contiguous, expect, kernels, run, threads_for
+
+
+class _NarrowProduct(ctypes.Structure):
+    """``struct narrow_product`` of kernels.h."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("rows", "outputs", "inputs", "weights")),
+        *((name, c_int32) for name in ("threads", "eight")),
+        *((name, c_void_p) for name in ("begin", "first", "count", "weight", "scale", "bias", "x", "y")),
+    )
+
+
+def narrow_product(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    segments: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> Tensor:
+    """``y[n, r] = scale[r] * sum over k of weight[begin[r] + k] x[n, first[r] + k] + bias[r]``, ``(N, R)``.
+
+    Args:
+        x: ``(N, I)``, float32.
+        weight: bfloat16 or int8, ``(R, I)``, or with ``segments`` of any shape.
+        scale: ``(R,)`` or None, float32.
+        bias: ``(R,)`` or None, float32.
+        segments: ``begin`` int64, ``first`` and ``count`` int32, ``(R,)`` each: where the weights of an output begin
+            in ``weight``, the input that the first of them meets, and how many there are.
+
+    Raises:
+        ValueError: a type, device or shape that the kernels do not take.
+        IndexError: segments that lead outside.
+    """
+    if weight.dtype not in (torch.bfloat16, torch.int8):
+        raise ValueError(f"expected weights of bfloat16 or int8, got {weight.dtype}")
+    rows, inputs = x.shape
+    outputs = len(segments[0]) if segments else weight.shape[0]
+    expect("x", x, torch.float32, (rows, inputs))
+    expect("weight", weight, weight.dtype, tuple(weight.shape) if segments else (outputs, inputs))
+    expect("scale", scale, torch.float32, (outputs,))
+    expect("bias", bias, torch.float32, (outputs,))
+    begin, first, count = segments or (None, None, None)
+    expect("begin", begin, torch.int64, (outputs,))
+    expect("first", first, torch.int32, (outputs,))
+    expect("count", count, torch.int32, (outputs,))
+    y = x.new_empty(rows, outputs)
+    held = contiguous(begin=begin, first=first, count=count, weight=weight, scale=scale, bias=bias, x=x, y=y)
+    threads = threads_for(weight.numel() * (0.05 + 0.02 * rows))
+    job = _NarrowProduct(rows, outputs, inputs, weight.numel(), threads, weight.dtype == torch.int8)
+    for name, tensor in held.items():
+        if tensor is not None:
+            setattr(job, name, tensor.data_ptr())
+    run(kernels.prernn_narrow_product, job)
+    return y
