@@ -97,6 +97,29 @@ def test_a_weight_is_rounded_to_the_nearest():
         NarrowWeight(weight, "int4")
 
 
+@pytest.mark.parametrize("each", [True, False], ids=["a unit for each row", "one unit"])
+def test_multiples_of_one_number_are_kept_exactly(each):
+    counts = torch.randint(-100, 101, (20, 30))
+    counts[:, 0] = torch.arange(20) % 3 + 1 if not each else 1  # some rows have no 1
+    unit = torch.rand(20, 1) + 0.1 if each else torch.tensor(0.037)
+    narrow = NarrowWeight(counts * unit, "int8")
+    assert torch.equal(narrow.values.long(), counts)
+    large = NarrowWeight(torch.tensor([[1.0, 300.0]]), "int8")
+    assert large.values.tolist() == [[0, 127]]
+
+
+def test_a_quantized_network_keeps_its_integers():
+    torch.manual_seed(0)
+    net = prernn.traditional(prepare(FcNet()).float(), cell="gru", hidden_size=160, hidden="full").eval()
+    quantized = prernn.quantize(net, samples_per_weight=2)
+    small = low_precision(quantized)
+    (layer,) = small.recurrent_layers
+    assert isinstance(layer.hidden_to_hidden.weight, NarrowRecurrence)
+    frames = torch.randn(1, 6, *net.frame_shape)
+    with torch.no_grad():
+        torch.testing.assert_close(small(frames)[0], quantized(frames)[0], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("spec", ["full", "grouped:4", "band:21", "band:40%"])
 def test_the_neurons_of_regular_structures_hear_runs(spec):
     hidden = HiddenToHidden(40, 3, spec)

@@ -35,7 +35,8 @@ class NarrowWeight(nn.Module):
 
     Args:
         weight: ``(R, K)``.
-        kind: "bfloat16", or "int8": the row's largest weight is 127, others are rounded to the nearest.
+        kind: "bfloat16", or "int8": the row's largest weight is 127, others are rounded to the nearest. A row of
+            multiples of one number up to 127 times it, as `prernn.quantize` makes them, is kept exactly.
 
     Attributes:
         values: in the narrow type.
@@ -57,8 +58,7 @@ class NarrowWeight(nn.Module):
             raise ValueError("expected finite weights, got some that are infinite or not a number")
         scale = None
         if kind == "int8":
-            scale = weight.abs().amax(1) / 127
-            scale = torch.where(scale > 0, scale, 1.0)
+            scale = _scale(weight)
             weight = (weight / scale.unsqueeze(1)).round()
         self.register_buffer("values", weight.to(TYPES[kind]))
         self.register_buffer("scale", scale)
@@ -83,6 +83,20 @@ class NarrowWeight(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{tuple(self.values.shape)}, {str(self.values.dtype).removeprefix('torch.')}"
+
+
+def _scale(weight: Tensor) -> Tensor:
+    """What the 8-bit integers of each row are times, ``(R,)``."""
+    size = weight.abs()
+    scale = size.amax(1) / 127
+    scale = torch.where(scale > 0, scale, 1.0)
+    some = torch.where(size > 0, size, torch.inf)
+    units = (some.amin(1), some.amin(1).amin().expand(len(size))) if size.numel() else ()  # of a row, of the matrix
+    for unit in units:
+        times = size / unit.unsqueeze(1)
+        whole = ((times - times.round()).abs().amax(1) < 1e-3) & (times.amax(1) < 127.5) & unit.isfinite()
+        scale = torch.where(whole, unit, scale)
+    return scale
 
 
 def fits(rows: Tensor) -> bool:

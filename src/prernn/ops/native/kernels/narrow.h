@@ -1,12 +1,12 @@
 /* Products with weights of few bits, bfloat16 or signed 8-bit integers, summed in float32. With few rows in the batch
    they take as long as the weights take to come from memory, so that half or a quarter of the bytes is what they gain.
-   Each weight is widened once for up to TOGETHER rows of the batch. */
+   Each weight is widened once for up to NARROW_ROWS rows of the batch. */
 
-#define TOGETHER 4
+#define NARROW_ROWS 4
 #if WIDTH == 16
-#define TILE 4 /* outputs that share what is read of x; more than there are registers for would not pay */
+#define NARROW_TILE 4 /* outputs that share what is read of x; more than there are registers for would not pay */
 #else
-#define TILE 2
+#define NARROW_TILE 2
 #endif
 #define NARROW_OUTPUTS 32 /* of a task */
 
@@ -44,7 +44,7 @@ INLINE void narrow_output(const struct narrow_product *job, int64_t r, int64_t n
     int64_t at = job->begin ? job->begin[r] : r * job->inputs;
     int64_t count = job->begin ? job->count[r] : job->inputs, k = 0;
     const float *x = job->x + n * job->inputs + (job->begin ? job->first[r] : 0);
-    lanes sum[TOGETHER][4] = {{{0}}};
+    lanes sum[NARROW_ROWS][4] = {{{0}}};
     for (; k + each * WIDTH <= count; k += each * WIDTH)
 #pragma GCC unroll 4
         for (int part = 0; part < each; part++) {
@@ -71,32 +71,32 @@ INLINE void narrow_output(const struct narrow_product *job, int64_t r, int64_t n
     }
 }
 
-/* TILE outputs of dense weights, or of one segment, for TOGETHER rows: x would not stay in the first cache. */
+/* NARROW_TILE outputs of dense weights, or of one segment, for NARROW_ROWS rows: x would not stay in the first cache. */
 INLINE void narrow_tile(const struct narrow_product *job, int64_t r, int64_t n, int eight)
 {
     int64_t count = job->begin ? job->count[r] : job->inputs, whole = count - count % WIDTH;
     const float *x = job->x + n * job->inputs + (job->begin ? job->first[r] : 0);
-    lanes sum[TILE][TOGETHER] = {{{0}}};
+    lanes sum[NARROW_TILE][NARROW_ROWS] = {{{0}}};
     for (int64_t k = 0; k < count; k += WIDTH) {
         int left = k < whole ? WIDTH : (int)(count - k);
-        lanes given[TOGETHER];
+        lanes given[NARROW_ROWS];
 #pragma GCC unroll 4
-        for (int i = 0; i < TOGETHER; i++)
+        for (int i = 0; i < NARROW_ROWS; i++)
             given[i] = left == WIDTH ? load(x + i * job->inputs + k) : load_some(x + i * job->inputs + k, left);
 #pragma GCC unroll 4
-        for (int o = 0; o < TILE; o++) {
+        for (int o = 0; o < NARROW_TILE; o++) {
             int64_t at = (job->begin ? job->begin[r + o] : (r + o) * job->inputs) + k;
             lanes w = left == WIDTH ? load_narrow(job->weight, at, eight, WIDTH)
                                     : load_narrow(job->weight, at, eight, left);
 #pragma GCC unroll 4
-            for (int i = 0; i < TOGETHER; i++)
+            for (int i = 0; i < NARROW_ROWS; i++)
                 sum[o][i] += w * given[i];
         }
     }
 #pragma GCC unroll 4
-    for (int o = 0; o < TILE; o++)
+    for (int o = 0; o < NARROW_TILE; o++)
 #pragma GCC unroll 4
-        for (int i = 0; i < TOGETHER; i++) {
+        for (int i = 0; i < NARROW_ROWS; i++) {
             float scale = job->scale ? job->scale[r + o] : 1, bias = job->bias ? job->bias[r + o] : 0;
             job->y[(n + i) * job->outputs + r + o] = total(sum[o][i]) * scale + bias;
         }
@@ -104,7 +104,7 @@ INLINE void narrow_tile(const struct narrow_product *job, int64_t r, int64_t n, 
 
 INLINE int alike(const struct narrow_product *job, int64_t r)
 {
-    for (int o = 1; job->begin && o < TILE; o++)
+    for (int o = 1; job->begin && o < NARROW_TILE; o++)
         if (job->first[r + o] != job->first[r] || job->count[r + o] != job->count[r])
             return 0;
     return 1;
@@ -113,14 +113,14 @@ INLINE int alike(const struct narrow_product *job, int64_t r)
 INLINE void narrow_outputs(const struct narrow_product *job, int64_t r, int64_t end, int eight)
 {
     int64_t n = 0;
-    for (; n + TOGETHER <= job->rows; n += TOGETHER)
+    for (; n + NARROW_ROWS <= job->rows; n += NARROW_ROWS)
         for (int64_t i = r; i < end;) {
-            if (i + TILE <= end && alike(job, i)) {
+            if (i + NARROW_TILE <= end && alike(job, i)) {
                 narrow_tile(job, i, n, eight);
-                i += TILE;
+                i += NARROW_TILE;
                 continue;
             }
-            narrow_output(job, i, n, TOGETHER, 2, eight);
+            narrow_output(job, i, n, NARROW_ROWS, 2, eight);
             i++;
         }
     for (; n + 2 <= job->rows; n += 2)
