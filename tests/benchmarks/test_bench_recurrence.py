@@ -112,7 +112,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(tmp_path, capsys, monkeypat
 
 def test_bench_lists_benchmarks_alone(capsys):
     assert main(["bench", "nothing"]) == 2
-    names = "'cifar_online', 'cifar_quantize', 'faces', 'mnist_paths', 'paths', 'rcn', 'recurrence', 'regularization'"
+    names = "'cifar_online', 'cifar_quantize', 'faces', 'low_precision', 'mnist_paths', 'paths', 'rcn', 'recurrence'"
     assert f"choose from {names}" in capsys.readouterr().err
 
 

@@ -233,6 +233,7 @@ OPTIONS: dict[str, Callable[[ArgumentParser], None]] = {
     "cifar_online": cifar_online,
     "cifar_quantize": cifar_quantize,
     "faces": faces,
+    "low_precision": low_precision,
     "mnist_paths": mnist_paths,
     "paths": paths,
     "rcn": rcn,
@@ -240,7 +241,6 @@ OPTIONS: dict[str, Callable[[ArgumentParser], None]] = {
     "regularization": regularization,
     "sequences": sequences,
     "sparsity": sparsity,
-    "low_precision": low_precision,
     "streaming": streaming,
     "training": training,
 }

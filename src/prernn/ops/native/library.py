@@ -5,6 +5,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 from ctypes import c_char_p, c_void_p
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,8 +61,8 @@ def threads_for(nanoseconds: float) -> int:
     return torch.get_num_threads() if nanoseconds > WORTH_THREADS else 1
 
 
-def run(function: Callable[..., int], job: ctypes.Structure, *arguments: int) -> None:
-    """Calls the library.
+def run(function: Callable[..., int], job: Any, *arguments: int) -> None:
+    """Calls the library; ``job`` says what it lays between neurons.
 
     Raises:
         MemoryError: no memory for its buffers.
@@ -71,6 +72,4 @@ def run(function: Callable[..., int], job: ctypes.Structure, *arguments: int) ->
     if code == 1:
         raise MemoryError("the native kernels could not get memory for their buffers")
     if code == 2:
-        raise IndexError(
-            f"expected places among {job.inputs} inputs and {job.outputs} outputs, got one that leads outside"
-        )
+        raise IndexError(f"expected {job.what} from {job.inputs} to {job.outputs} neurons, got one that leads outside")

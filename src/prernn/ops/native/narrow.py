@@ -12,6 +12,7 @@ from prernn.ops.native.library import contiguous, expect, kernels, run, threads_
 class _NarrowProduct(ctypes.Structure):
     """``struct narrow_product`` of kernels.h."""
 
+    what = "segments"
     _fields_ = (
         *((name, c_int64) for name in ("rows", "outputs", "inputs", "weights")),
         *((name, c_int32) for name in ("threads", "eight")),

@@ -22,6 +22,7 @@ class _RowsProduct(ctypes.Structure):
 class _PathProduct(ctypes.Structure):
     """``struct path_product`` of kernels.h."""
 
+    what = "paths"
     _fields_ = (
         *((name, c_int64) for name in ("rows", "paths", "inputs", "outputs")),
         *((name, c_int32) for name in ("threads", "relu")),
