@@ -162,6 +162,23 @@ def test_weights_are_laid_out_for_each_number_of_threads_and_size():
         torch.set_num_threads(before)
 
 
+class KeywordNet(nn.Module):
+    """Calls its convolution by keyword."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc6 = nn.Conv2d(3, 4, 3), nn.Linear(4, 12)
+
+    def forward(self, x):
+        return self.fc6(self.conv(input=x).relu().mean((2, 3)))
+
+
+def test_a_convolution_called_by_keyword_stays():
+    net = prernn.convert(KeywordNet(), "fc6", image_size=(8, 8), cell="gru").eval()
+    frame = torch.randn(3, 8, 8)
+    torch.testing.assert_close(prernn.Stream(net)(frame), net.step(frame[None])[0][0], **CLOSE)
+
+
 def test_hooks_see_what_they_watch():
     net = prernn.convert(prepare(ResidualNet()).float(), image_size=(8, 8)).eval()
     seen = []

@@ -1,18 +1,24 @@
 """Products with weights of few bits against those of the numbers that they stand for."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import prernn
 from kernel_problems import native
 from prernn import ops
+from prernn.conversion.accounting import total_weights
 from prernn.conversion.lighter import low_precision as lighter
 from prernn.conversion.lighter.low_precision import LEAST, NarrowLinear, low_precision, segments_of
 from prernn.layers.hidden_to_hidden import HiddenToHidden, matrix_places
 from prernn.layers.structures.narrow_recurrence import NarrowRecurrence
 from prernn.ops.narrow import FEW, TYPES, NarrowWeight
+from prernn.sparsity.integer_network import integer_network
 from small_cnns import FcNet, prepare
 
 
@@ -166,9 +172,7 @@ def test_a_layer_computes_with_its_numbers(kind_of_layer, spec, kind, backend, m
     assert not torch.equal(before, layer.weight_ih_l0)
     x = torch.randn(40, 3, 150)
     with torch.no_grad(), ops.using(backend):
-        for part in (x, x[:2], x[:0]):
-            if not len(part):
-                continue
+        for part in (x, x[:2], x[:3, :0]):
             torch.testing.assert_close(small(part), wide(part), rtol=1e-4, atol=1e-5)
         state = None
         for step in x[:4]:
@@ -232,3 +236,67 @@ def test_small_layers_and_watched_ones_stay():
     assert all(not parameter.requires_grad for parameter in small.parameters())
     many = torch.randn(FEW + 1, 256)
     torch.testing.assert_close(small[1](many)[:3], small[1](many[:3]), rtol=1e-4, atol=1e-4)
+
+
+def test_what_has_few_bits_already_is_refused():
+    small = low_precision(prernn.GRU(200, 200))
+    for action in (low_precision, prernn.quantize, total_weights):
+        with pytest.raises(NotImplementedError, match="some of few bits"):
+            action(small)
+
+
+@pytest.mark.parametrize("way", ["pruned", "weight norm", "parametrized"])
+@pytest.mark.parametrize("name", ["weight_hh_l0", "weight_ih_l0"])
+def test_computed_weights_are_taken_as_they_are(name, way):
+    layer, x = prernn.LSTM(200, 200).eval(), torch.randn(2, 200)
+    if way == "pruned":
+        prune.l1_unstructured(layer, name, 0.5)
+    else:
+        (parametrizations.weight_norm if way == "parametrized" else nn.utils.weight_norm)(layer, name)
+    small = low_precision(layer)
+    assert isinstance(getattr(small, name), NarrowRecurrence if "hh" in name else NarrowWeight)
+    with torch.no_grad():
+        assert float((small.step(x)[0] - layer.step(x)[0]).abs().max()) < 0.02
+
+
+def test_other_types_and_places_leave_the_numbers():
+    layer, x = nn.Linear(200, 200), torch.randn(2, 200)
+    for kind in TYPES:
+        small = low_precision(layer, kind)
+        expected = small(x)
+        for change in (lambda m: m.float(), lambda m: m.double().float(), lambda m: m.half().float(), copy.deepcopy):
+            torch.testing.assert_close(change(low_precision(layer, kind))(x), expected, rtol=0, atol=1e-3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert small(x).dtype == small(torch.randn(40, 200)).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match=r"input \(..., 200\), got shape \(2, 100\)"):
+        small(x[:, :100])
+
+
+def test_parents_may_look_at_a_weight_and_share_a_layer():
+    encoder = nn.TransformerEncoderLayer(128, 4, 256, batch_first=True).eval()
+    x = torch.randn(1, 5, 128)
+    with torch.no_grad():
+        torch.testing.assert_close(low_precision(encoder)(x), encoder(x), rtol=0.05, atol=0.1)
+    shared = nn.Linear(200, 200)
+    small = low_precision(nn.ModuleDict({"first": shared, "second": nn.Sequential(shared)}))
+    assert small["first"] is small["second"][0]
+    integers = integer_network(prernn.quantize(nn.Sequential(nn.Linear(200, 200), nn.ReLU()), 2.0))
+    given = torch.randn(1, 200)
+    torch.testing.assert_close(low_precision(integers)(given), integers(given))
+
+
+def test_a_quantized_weight_is_kept_once():
+    quantized = prernn.quantize(prernn.LSTM(200, 200), 2.0)
+    sizes = [
+        sum(t.nbytes for t in low_precision(net).state_dict().values()) for net in (prernn.LSTM(200, 200), quantized)
+    ]
+    assert sizes[0] == sizes[1]
+
+
+def test_rare_numbers():
+    tiny = torch.full((1, 20), 2e-43)
+    tiny[0, 0] = 1e-43
+    assert bool((NarrowWeight(tiny, "int8").values > 0).all())
+    assert NarrowWeight(torch.zeros(3, 0), "int8").values.shape == (3, 0)
+    with pytest.raises(ValueError, match="expected finite"):
+        NarrowWeight(torch.full((1, 2), 3.4e38), "bfloat16")

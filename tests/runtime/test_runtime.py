@@ -225,6 +225,10 @@ def test_a_reset_that_does_not_fit_is_refused(exported):
         prernn_runtime.Stream(path, reset="cut")(np.zeros((3, 16, 16), np.float32))
     with pytest.raises(ValueError, match="with this reset"):
         prernn_runtime.Stream(path).load_state_dict({"reset_age": np.zeros(1, int)})
+    both = prernn_runtime.Stream(path, reset="idle:1", batch_size=2)
+    both(np.stack([noise(0, 30, 40)] * 2), np.array([0.0, 1.0]))
+    with pytest.raises(ValueError, match="one of each of 2 streams"):
+        both(np.stack([noise(0, 30, 40)] * 2), [0.0, 1.0, 2.0])
     every = prernn_runtime.Stream(path, reset="every:8")
     for _ in range(6):
         every(noise(0))
@@ -245,6 +249,9 @@ def test_snippets_are_collected(tmp_path):
         if got is not None:
             np.testing.assert_allclose(got, expected.numpy(), rtol=1e-4, atol=1e-5)
     again = prernn_runtime.Stream(tmp_path / "step.onnx")
+    again.load_state_dict({"pending": np.zeros((1, 3, 1, 5, 5), np.float32)})
+    with pytest.raises(ValueError, match="as before in this snippet"):
+        again(noise(0, 8, 8))
     again.load_state_dict({name: value.numpy() for name, value in own.state_dict().items()})
     for number in range(9, 12):
         frame = noise(number, 8, 8)
@@ -266,6 +273,11 @@ def test_mistakes_are_said_and_the_stream_goes_on(exported, tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             stream(frame)
+    for shape in ((0, 16, 3), (16, 16, 4)):
+        with pytest.raises(ValueError, match=r"expected a picture \(H, W, 3\)"):
+            stream(np.zeros(shape, np.uint8))
+    with pytest.raises(ValueError, match="expected a frame"):
+        stream(np.zeros((3, 0, 0), np.float32))
     with pytest.raises(ValueError, match="expected a state"):
         stream.load_state_dict({"state_0_h": np.zeros((1, 3))})
     for name, value in stream.state_dict().items():

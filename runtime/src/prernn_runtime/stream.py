@@ -105,7 +105,7 @@ class Stream:
 
     def _begin_anew(self, picture: np.ndarray, time: float | Sequence[float] | None) -> list[int]:
         assert self._eyes is not None
-        pictures = [picture] if self.batch_size == 1 else list(picture)
+        pictures = [picture] if self.batch_size == 1 else list(np.atleast_1d(picture))
         if len(pictures) != self.batch_size:
             raise ValueError(f"expected pictures of {self.batch_size} streams, got {len(pictures)}")
         rows = self._eyes.due(pictures, time)
@@ -126,7 +126,7 @@ class Stream:
 
         Raises:
             ValueError: a type or shape that does not fit, numbers that are not finite, no time for "idle"; the stream
-                stays as it was.
+                stays as it was, but that its reset policy may have seen the frame.
             NotImplementedError: a frame that is no picture, where the reset needs one.
         """
         frame = np.asarray(frame)
@@ -242,7 +242,8 @@ class Stream:
                 raise ValueError(f"expected a frame uint8 (H, W, 3) or {wanted.__name__}, got {frame.dtype}")
             value = frame.astype(self._about["input_type"])
         shape = value.shape[1:]
-        fits = len(shape) == len(self._shape) and shape[0] == self._shape[0]
+        fits = len(shape) == len(self._shape) and shape[0] == self._shape[0] and 0 not in shape
+        fits = fits and (len(shape) < 3 or shape[:-2] == self._shape[:-2])
         if not fits or (not self._about["free_size"] and shape != self._shape):
             raise ValueError(f"expected a frame uint8 (H, W, 3) or float {self._shape}, got {frame.dtype} {shape}")
         if not np.isfinite(value).all():
@@ -253,6 +254,9 @@ class Stream:
         """The frames ``(B, C, H, W)``; of a network of snippets those, ``(B, C, D, H, W)``, once they are full."""
         if len(self._shape) < 4:
             return frames
+        if self._pending and self._pending[0].shape != frames.shape:
+            expected, got = self._pending[0].shape, frames.shape
+            raise ValueError(f"expected frames {expected} as before in this snippet, got {got}")
         self._pending.append(frames)
         if len(self._pending) < self._snippet:
             return None

@@ -30,6 +30,8 @@ def frame_transform(spec: dict[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
     def transform(frame: np.ndarray) -> np.ndarray:
         if frame.dtype != np.uint8 or frame.ndim != 3:
             raise ValueError(f"frame: expected uint8 (H, W, C), got {frame.dtype} {frame.shape}")
+        if 0 in frame.shape or (frame.shape[2] != 3 and not flow):
+            raise ValueError(f"frame: expected a picture (H, W, 3), got shape {frame.shape}")
         picture = _cut(_resized(frame, shorter), size)
         if grey:
             picture = _grey(picture)

@@ -22,6 +22,7 @@ from prernn.layers.computed_weights import copy_of, refresh_all
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.layers.structures.base import Structure
 from prernn.layers.structures.parse import hidden_structure
+from prernn.ops.narrow import refuse_narrow
 from prernn.reports.tables import text_table
 
 
@@ -181,7 +182,11 @@ def total_weights(net: nn.Module) -> int:
     """All weights of a network: every parameter but the biases (and normalization's offsets) that it trains.
 
     Compact structures count the weights inside the matrix.
+
+    Raises:
+        NotImplementedError: weights of few bits.
     """
+    refuse_narrow(net, "count those of the network that they were made of")
     named = {name: p.numel() for name, p in net.named_parameters() if not name.rpartition(".")[2].startswith("bias")}
     total = sum(named.values())
     if isinstance(net, RecurrentNetwork):

@@ -154,7 +154,8 @@ def fused(cnn: fx.GraphModule, dtype: torch.dtype) -> tuple[fx.GraphModule, list
     calls = [node.target for node in nodes_of(graph) if node.op == "call_module"]
     for node in nodes_of(graph):
         conv = submodule_of(module, node)
-        if calls.count(node.target) == 1 and isinstance(conv, nn.Conv2d) and _is_plain(conv):
+        plain = calls.count(node.target) == 1 and len(node.args) == 1 and not node.kwargs
+        if plain and isinstance(conv, nn.Conv2d) and _is_plain(conv):
             made.append(_fuse(module, node, conv, norms.get(conv), dtype))
     graph.lint()
     module.recompile()

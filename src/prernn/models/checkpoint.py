@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prernn.conversion.recipe import Recipe
 from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.models.from_recipe import rebuild
-from prernn.ops.narrow import NarrowWeight
+from prernn.ops.narrow import refuse_narrow
 from prernn.reports.files import whole_file
 from prernn.sparsity.integer_network import IntegerLayer
 from prernn.sparsity.packing import LAYOUT_KEY, packed_state, read_safetensors, unpacked_state
@@ -46,8 +46,7 @@ def save(net: SequenceNetwork, path: str | Path) -> Path:
         raise ValueError(f"{expected}, got {type(net).__name__}")
     if any(isinstance(part, IntegerLayer) for part in net.modules()):
         raise NotImplementedError("save the quantized network, and make its integer_network when it is loaded")
-    if any(isinstance(part, NarrowWeight) for part in net.modules()):
-        raise NotImplementedError("save the network itself, and make its low_precision when it is loaded")
+    refuse_narrow(net, "save the network itself, and make its low_precision when it is loaded")
     path = Path(path)
     if path.suffix != ".safetensors":
         path = path / FILE_NAME

@@ -4,6 +4,9 @@ A step of a stream takes as long as its weights take to come from memory: half o
 gain, by the C kernels on a CPU. With more rows they are widened first, which costs no more than float32.
 """
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,15 +56,24 @@ class NarrowWeight(nn.Module):
         super().__init__()
         if kind not in TYPES:
             raise ValueError(f"expected precision to be one of {', '.join(TYPES)}, got {kind!r}")
-        weight = weight.detach().float()
-        if not bool(weight.isfinite().all()):
+        weight, scale = weight.detach().float(), None
+        if not bool(weight.to(TYPES["bfloat16"]).isfinite().all()):
             raise ValueError("expected finite weights, got some that are infinite or not a number")
-        scale = None
         if kind == "int8":
             scale = _scale(weight)
-            weight = (weight / scale.unsqueeze(1)).round()
+            weight = (weight / scale.unsqueeze(1)).round().clamp(-127, 127)
         self.register_buffer("values", weight.to(TYPES[kind]))
         self.register_buffer("scale", scale)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Takes them to another device, but not to another type."""
+        kept = {name: value for name, value in self._buffers.items() if value is not None and not value.is_meta}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, value in kept.items():
+            moved = self._buffers[name]
+            assert moved is not None
+            self._buffers[name] = value.to(moved.device)
+        return self
 
     @property
     def dtype(self) -> torch.dtype:
@@ -74,9 +86,15 @@ class NarrowWeight(nn.Module):
         return values if self.scale is None else values * self.scale.unsqueeze(1)
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """``x W^T + b`` for ``x (..., K)``."""
+        """``x W^T + b`` for ``x (..., K)``.
+
+        Raises:
+            ValueError: another width.
+        """
+        if x.shape[-1] != self.values.shape[1]:
+            raise ValueError(f"expected an input (..., {self.values.shape[1]}), got shape {tuple(x.shape)}")
         rows = x.reshape(-1, x.shape[-1])
-        if not fits(rows):
+        if not fits(rows, bias):
             return F.linear(x, self.wide().to(x.dtype), bias)
         y: Tensor = kernels("native").narrow_product(rows, self.values, self.scale, bias)
         return y.view(*x.shape[:-1], -1)
@@ -88,21 +106,31 @@ class NarrowWeight(nn.Module):
 def _scale(weight: Tensor) -> Tensor:
     """What the 8-bit integers of each row are times, ``(R,)``."""
     size = weight.abs()
+    if not size.numel():
+        return weight.new_ones(len(weight))
     scale = size.amax(1) / 127
     scale = torch.where(scale > 0, scale, 1.0)
     some = torch.where(size > 0, size, torch.inf)
-    units = (some.amin(1), some.amin(1).amin().expand(len(size))) if size.numel() else ()  # of a row, of the matrix
-    for unit in units:
+    for unit in (some.amin(1), some.amin().expand(len(size))):  # of each row, of the matrix
         times = size / unit.unsqueeze(1)
         whole = ((times - times.round()).abs().amax(1) < 1e-3) & (times.amax(1) < 127.5) & unit.isfinite()
         scale = torch.where(whole, unit, scale)
     return scale
 
 
-def fits(rows: Tensor) -> bool:
+def fits(rows: Tensor, bias: Tensor | None = None) -> bool:
     """Whether the kernels take a product with ``rows (N, K)``, and sooner than a float32 product would be done."""
-    if torch.compiler.is_compiling():  # first: what follows would fix a symbolic batch size
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):  # before anything fixes a symbolic batch size
         return False
-    plain = rows.device.type == "cpu" and rows.dtype == torch.float32 and not rows.requires_grad
+    given = [rows] if bias is None else [rows, bias]
+    plain = all(each.device.type == "cpu" and each.dtype == torch.float32 for each in given)
+    if torch.is_grad_enabled() and any(each.requires_grad for each in given):
+        return False
     there = forced() in (None, "native") and missing("native") is None
     return plain and there and 0 < len(rows) <= FEW and not transformed()
+
+
+def refuse_narrow(module: nn.Module, instead: str) -> None:
+    """NotImplementedError where a module has weights of few bits, with what to do instead."""
+    if any(isinstance(part, NarrowWeight) for part in module.modules()):
+        raise NotImplementedError(f"expected weights as they were trained, got some of few bits: {instead}")

@@ -34,6 +34,7 @@ from prernn.layers.computed_weights import copy_of, settle
 from prernn.layers.hidden_to_hidden import HiddenToHidden, RecurrentWeights, matrix_places
 from prernn.layers.input_to_hidden import GateInput
 from prernn.layers.rnn import RecurrentStack
+from prernn.ops.narrow import refuse_narrow
 from prernn.reports.tables import text_table
 from prernn.sparsity.counts import ORDERS, SAMPLERS, SCALES, bits_of, signed_counts, smallest_integers
 from prernn.sparsity.paths import PathConv2d, PathLinear
@@ -187,6 +188,7 @@ class Weight:
 
 def weights_of(module: nn.Module) -> Iterator[Weight]:
     """The parameters of a module that can be quantized, each once, in the module's order."""
+    refuse_narrow(module, "quantize the network first, low_precision then keeps its integers")
     seen = set()
     for path, part in module.named_modules():
         for kind, neurons in NEURONS.items():

@@ -220,13 +220,16 @@ class Eyes:
         """Numbers of the streams that start anew with these pictures, one of each stream.
 
         Raises:
-            ValueError: no time, where the policy needs one.
+            ValueError: no time, where the policy needs one; times that are not one of each stream.
         """
         if time is None and self._policies[0].timed:
             raise ValueError(f"reset {self._text!r}: expected the time of each frame in seconds, got none")
-        times = time if isinstance(time, Sequence) else [0.0 if time is None else time] * len(pictures)
-        rows = zip(self._policies, pictures, times, strict=True)
-        return [row for row, (policy, picture, now) in enumerate(rows) if policy.due(thumbnail(picture), now)]
+        given = np.asarray(0.0 if time is None else time, float)
+        if given.ndim and given.shape != (len(pictures),):
+            raise ValueError(f"expected one time, or one of each of {len(pictures)} streams, got {time}")
+        times: list[float] = np.broadcast_to(given, len(pictures)).tolist()
+        rows = zip(self._policies, [thumbnail(picture) for picture in pictures], times, strict=True)
+        return [row for row, (policy, seen, now) in enumerate(rows) if policy.due(seen, now)]
 
     def memory(self) -> dict[str, Tensor]:
         """What the policies remember, batch first."""

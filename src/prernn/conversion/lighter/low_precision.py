@@ -4,18 +4,17 @@ Those of recurrent products and fully connected layers come in bfloat16, or as 8
 neuron; convolutions, small layers, biases, states and all sums stay float32.
 """
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from prernn.layers.computed_weights import copy_of
+from prernn.layers.computed_weights import copy_of, refresh_all, settle
 from prernn.layers.hidden_to_hidden import HiddenToHidden, RecurrentWeights, matrix_places
 from prernn.layers.input_to_hidden import GateInput
 from prernn.layers.recurrent_stack import RecurrentStack
 from prernn.layers.structures.narrow_recurrence import NarrowRecurrence
-from prernn.ops.input_projection import linear
-from prernn.ops.narrow import TYPES, NarrowWeight, Segments
+from prernn.ops.narrow import TYPES, NarrowWeight, Segments, refuse_narrow
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -33,13 +32,18 @@ class NarrowLinear(nn.Module):
 
     def __init__(self, layer: nn.Linear, kind: str):
         super().__init__()
-        self.weight = NarrowWeight(layer.weight, kind)
+        self.narrow = NarrowWeight(layer.weight, kind)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float())
 
+    @property
+    def weight(self) -> Tensor:
+        """In float32, for those who look at it."""
+        return self.narrow.wide()
+
     def forward(self, x: Tensor) -> Tensor:
         """``(..., D_in)`` to ``(..., D_out)``."""
-        return linear(x, self.weight, self.bias)
+        return self.narrow.product(x, self.bias)
 
 
 def low_precision(net: Network, precision: str = "int8") -> Network:
@@ -63,15 +67,21 @@ def low_precision(net: Network, precision: str = "int8") -> Network:
 
     Raises:
         ValueError: another precision, weights that are not finite.
-        NotImplementedError: weights that are not float32.
+        NotImplementedError: weights that are not float32, or have few bits already.
     """
     if precision not in TYPES:
         raise ValueError(f"expected precision to be one of {', '.join(TYPES)}, got {precision!r}")
     other = {p.dtype for p in net.parameters() if p.is_floating_point()} - {torch.float32}
+    refuse_narrow(net, "take the network that they were made of")
     if other:
         raise NotImplementedError(f"expected weights of float32, got {', '.join(map(str, other))}")
     with torch.inference_mode(False), torch.no_grad():
-        made: Network = copy_of(net).eval().requires_grad_(False)
+        made = copy_of(net).eval().requires_grad_(False)
+        refresh_all(made)
+        settle(made)
+        if type(made) is nn.Linear:
+            return cast(Network, NarrowLinear(cast(nn.Linear, made), precision))
+        layers: dict[int, NarrowLinear] = {}  # one for each that stands in several places
         for module in list(made.modules()):
             if isinstance(module, RecurrentStack):
                 _narrow_stack(module, precision)
@@ -82,11 +92,18 @@ def low_precision(net: Network, precision: str = "int8") -> Network:
             ):
                 copies = [NarrowWeight(weight, precision) for weight in module.copies]
                 _replace(module, "copies", nn.ModuleList(copies))
-            for name, child in list(module.named_children()):
-                watched = child._forward_hooks or child._forward_pre_hooks
-                if type(child) is nn.Linear and child.weight.numel() >= LEAST and not watched:
-                    setattr(module, name, NarrowLinear(child, precision))
+            for name, child in list(module._modules.items()):
+                if type(child) is nn.Linear and _is_large(child):
+                    if id(child) not in layers:
+                        layers[id(child)] = NarrowLinear(child, precision)
+                    setattr(module, name, layers[id(child)])
     return made
+
+
+def _is_large(layer: nn.Linear) -> bool:
+    """Whether a layer is to have few bits: also an integer network's layer, which has no weight, is not."""
+    watched = layer._forward_hooks or layer._forward_pre_hooks
+    return isinstance(layer.weight, Tensor) and layer.weight.numel() >= LEAST and not watched
 
 
 def _narrow_stack(stack: RecurrentStack, precision: str) -> None:
@@ -102,6 +119,8 @@ def _replace(module: nn.Module, name: str, weight: nn.Module | None) -> None:
     """Puts a weight of few bits in a parameter's place; None leaves it."""
     if weight is not None:
         delattr(module, name)
+        for kept in ("counts", "scale"):  # beside a quantized weight, whose integers it has now itself
+            module._buffers.pop(f"{name}_{kept}", None)
         module.add_module(name, weight)
 
 

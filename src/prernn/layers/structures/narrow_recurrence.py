@@ -69,7 +69,7 @@ class NarrowRecurrence(nn.Module):
         wide: list[Product] = []
 
         def product(h: Tensor) -> Tensor:
-            if fits(h):
+            if fits(h, offset):
                 y: Tensor = kernels("native").narrow_product(h, values, scale, offset, segments)
                 return y.view(len(h), -1, self.size)
             if not wide:
