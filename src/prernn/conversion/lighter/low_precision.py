@@ -127,7 +127,6 @@ def _replace(module: nn.Module, name: str, weight: nn.Module | None) -> None:
 def _recurrence(weights: RecurrentWeights, precision: str) -> NarrowRecurrence | None:
     """``W_hh`` with few bits, or None where it stays."""
     weight = weights.weight
-    assert isinstance(weight, Tensor)
     if weight.ndim != 3 or weight.shape[1] != weights.size or weight.numel() < LEAST or weight.shape[2] < LEAST_FAN_IN:
         return None
     place = matrix_places(weights)

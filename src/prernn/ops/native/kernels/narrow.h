@@ -14,17 +14,8 @@ typedef int8_t bytes __attribute__((vector_size(WIDTH)));
 
 INLINE lanes load_narrow(const void *p, int64_t at, int eight, int count)
 {
-    if (!eight) {
-        halves h = {0};
-        memcpy(&h, (const uint16_t *)p + at, 2 * (size_t)count);
-#if WIDTH == 16
-        return (lanes)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)h), 16);
-#elif WIDTH == 8
-        return (lanes)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)h), 16);
-#else
-        return from_bfloat16(h);
-#endif
-    }
+    if (!eight)
+        return load_any(p, at, 1, count);
     bytes x = {0};
     memcpy(&x, (const int8_t *)p + at, (size_t)count);
 #if WIDTH == 16 /* GCC takes the lanes apart */
