@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+import prernn
 from prernn.commands.main import main
+from prernn.conversion.accounting import recurrent_parameters
 from prernn.conversion.recipe import KeptTask
 from prernn.media.encoding import write_video
 from prernn.media.transforms import TransformSpec
 from prernn.models import checkpoint
 from prernn.models.from_config import NetworkSpec
+from prernn.models.networks.deep_speech import deep_speech
 from prernn.reports.files import write_json, write_table
 from prernn.reports.plots.gates import histograms, saturation
 from prernn.studies.runs import page as runs_page
@@ -272,6 +275,24 @@ def test_a_run_without_its_data_says_so(trained, root, tmp_path, capsys):
     assert main(["analyze", str(root / "pregru"), "--out", str(tmp_path / "noted")]) == 0
     (note,) = tree(tmp_path / "noted").iter("li")
     assert "config.yaml" in note.text
+
+
+def test_a_network_that_is_no_cnn_has_curves_and_weights_and_a_note_in_place_of_gates(root, tmp_path):
+    """Deep Speech: what is not a CNN's graph has no gate inputs to record, but all the rest."""
+    cnn = prernn.backbone("spectrogram", features=81, filters=2)
+    net = deep_speech(cnn, hidden_size=6, num_layers=2, hidden="diagonal", outputs=5)
+    net.recipe = replace(net.recipe, labels=list("-abcd"), task=KeptTask("speech"))
+    checkpoint.save(net, tmp_path / "speech")
+    write_table(tmp_path / "speech" / "history.csv", [{"epoch": e, "train_loss": 1 / e} for e in (1, 2)])
+    page = analyze([tmp_path / "speech", root / "pregru"], tmp_path / "out", batches=loader)
+    (note,) = [item.text for item in ElementTree.fromstring(page.read_text()).iter("li")]
+    assert "Deep Speech" in note or "DeepSpeech" in note
+    speech, _ = csv.DictReader((tmp_path / "out" / "runs.csv").open())
+    assert speech["recurrent weights"] == str(recurrent_parameters(net).introduced)
+    assert {row["run"] for row in csv.DictReader((tmp_path / "out" / "training.csv").open())} == {"speech", "pregru"}
+    assert main(["analyze", "hidden", str(tmp_path / "speech"), "--out", str(tmp_path / "hidden")]) == 0
+    rows = list(csv.DictReader((tmp_path / "hidden" / "hidden.csv").open()))
+    assert len({row["layer"] for row in rows}) == 4  # two directions of two layers
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from prernn.conversion.graph.graft import recurrent_nodes
-from prernn.conversion.network import RecurrentNetwork, of_a_cnn
+from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.layers.cells import recurrent_gates
 from prernn.layers.hidden_to_hidden import HiddenToHidden
 from prernn.models import checkpoint
@@ -42,7 +43,7 @@ Layers = dict[str, tuple[tuple[str, ...], HiddenToHidden]]
 """Gates that see the state, and ``W_hh``, of each recurrent layer, by its name in the network."""
 
 
-def layer_weights(net: RecurrentNetwork) -> list[dict[str, Any]]:
+def layer_weights(net: SequenceNetwork) -> list[dict[str, Any]]:
     """Statistics of ``W_hh (D, D)`` of every recurrent layer and gate, in order.
 
     Only weights that exist count: for a sparse structure, ``mean`` and ``std`` are over the ``weights`` entries inside
@@ -57,11 +58,15 @@ def layer_weights(net: RecurrentNetwork) -> list[dict[str, Any]]:
     return _statistics(_layers(net))
 
 
-def _layers(net: RecurrentNetwork) -> Layers:
-    pairs = zip(recurrent_nodes(net.cnn), net.recurrent_layers, strict=True)
+def _layers(net: SequenceNetwork) -> Layers:
+    layers = net.recurrent_layers
+    if isinstance(net, RecurrentNetwork):
+        names = [str(node.target) for node in recurrent_nodes(net.cnn)]
+    else:
+        names = [name for name, module in net.named_modules() if any(module is layer for layer in layers)]
     return {
-        str(node.target): (layer.cell.gates[: recurrent_gates(layer.cell)], layer.hidden_to_hidden)
-        for node, layer in pairs
+        name: (layer.cell.gates[: recurrent_gates(layer.cell)], layer.hidden_to_hidden)
+        for name, layer in zip(names, layers, strict=True)
         if recurrent_gates(layer.cell)
     }
 
@@ -140,7 +145,7 @@ def analyze_hidden(
     names, seen, rows, overview = short_names(checkpoints), [], [], []
     for path, name in zip(checkpoints, names, strict=True):
         say(f"{name}: looking at {path}")
-        net = of_a_cnn(checkpoint.load(path))
+        net = checkpoint.load(path)
         layers = _layers(net)  # W_hh alone, the rest of the network is let go
         if not layers:
             raise ValueError(f"{path}: expected a network with a recurrent layer, got one without")
@@ -168,7 +173,7 @@ def _texts(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _overview(name: str, net: RecurrentNetwork, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _overview(name: str, net: SequenceNetwork, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     cells = [type(layer.cell).__name__.removesuffix("Cell") for layer in net.recurrent_layers]
     return {
         "network": name,

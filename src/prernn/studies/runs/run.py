@@ -7,8 +7,9 @@ from pathlib import Path
 from torch import Tensor
 
 from prernn.conversion.accounting import recurrent_parameters
-from prernn.conversion.network import RecurrentNetwork, of_a_cnn
+from prernn.conversion.network import of_a_cnn
 from prernn.conversion.recipe import Recipe
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.layers.cells import LinearCell
 from prernn.layers.input_to_hidden import SingleInput
 from prernn.layers.recurrent_layer import RecurrentLayer
@@ -55,7 +56,7 @@ class Run:
 
 def look_at(path: Path, name: str, batches: Batches | None = None, limit: int | None = None) -> Run:
     """Loads a run, runs its network over videos, and reads its tables. Arguments and errors as in `analyze`."""
-    net, folder = of_a_cnn(checkpoint.load(path)), run_folder_of(path)
+    net, folder = checkpoint.load(path), run_folder_of(path)
     run = Run(
         name=name,
         folder=folder,
@@ -77,7 +78,7 @@ def _cell(layer: RecurrentLayer) -> str:
     return type(layer.cell).__name__.removesuffix("Cell")
 
 
-def _gates(run: Run, net: RecurrentNetwork, batches: Batches, limit: int | None) -> list[dict[str, GateCounts]]:
+def _gates(run: Run, net: SequenceNetwork, batches: Batches, limit: int | None) -> list[dict[str, GateCounts]]:
     if not net.recurrent_layers:
         run.notes.append("no recurrent layer, hence no gates")
         return []
@@ -85,7 +86,7 @@ def _gates(run: Run, net: RecurrentNetwork, batches: Batches, limit: int | None)
         run.notes.append("none of its gates has bounds, hence no histogram")
         return []
     try:
-        counts = list(gate_counts(net, first_videos(batches(run.folder, net), limit)).values())
+        counts = list(gate_counts(of_a_cnn(net), first_videos(batches(run.folder, net), limit)).values())
     except NotImplementedError as error:
         run.notes.append(f"gates: {error}")
         return []
@@ -95,7 +96,7 @@ def _gates(run: Run, net: RecurrentNetwork, batches: Batches, limit: int | None)
     return counts
 
 
-def weight_grid(net: RecurrentNetwork, structures: Sequence[str] = BANDS) -> dict[str, dict[str, int]]:
+def weight_grid(net: SequenceNetwork, structures: Sequence[str] = BANDS) -> dict[str, dict[str, int]]:
     """Weights that recurrence would introduce into the layers that `prernn.convert` made recurrent in this network.
 
     Layers on top of them count as they are.
