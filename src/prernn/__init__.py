@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from prernn.sparsity.path_network import PathNetwork
     from prernn.sparsity.paths import PathConv2d, PathLinear
     from prernn.sparsity.quantize import quantization_report, quantize
+    from prernn.sparsity.synthetic_inputs import synthetic_inputs
     from prernn.streaming.stream import Stream
 
 __version__ = "0.1.0"
@@ -58,6 +59,7 @@ __all__ = [
     "recurrent_parameters",
     "save",
     "save_quantized",
+    "synthetic_inputs",
     "traditional",
 ]
 
@@ -79,6 +81,7 @@ _ROOMS = {
     "sparsity.path_network": ("PathNetwork",),
     "sparsity.paths": ("PathConv2d", "PathLinear"),
     "sparsity.quantize": ("quantization_report", "quantize"),
+    "sparsity.synthetic_inputs": ("synthetic_inputs",),
     "streaming.stream": ("Stream",),
     "engines.allocator": ("keep_memory",),
 }

@@ -17,7 +17,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--sampler", default="systematic", help="systematic (default), jittered, sobol or random")
     add("--scale", default="layer", help="one scale a layer (default) or neuron")
     add("--order", default="sign", help="of the weights: sign (default) or natural")
-    add("--allocation", type=float, help="exponent of samples a weight over a layer's weights (default 1/3; 0: alike)")
+    allocation = "exponent of samples a weight over a layer's weights (default 1/3; 0: alike), or outputs: as those ask"
+    add("--allocation", type=_number_or_word, help=allocation)
+    add(
+        "--correct", action="store_true", help="correct batch normalization and biases, by inputs made from the network"
+    )
     add("--seed", type=int, default=0, help="of the first draw (default %(default)s)")
     add("--weights", help="backbone: file of its weights (default: those that its library offers)")
     add("--config", help="run: config.yaml that says which test videos (default: the run's own)")
@@ -40,10 +44,17 @@ def run(options: Namespace) -> None:
         if odd := [f"--{name}" for name in given(options, "config", "limit")]:
             raise ValueError(f"{odd[0]} is of a run: expected a run folder or checkpoint, found no {path}")
         work = quantization.read_backbone(options.network, options.weights), None
-    chosen = given(options, "sampler", "scale", "order", "allocation")
+    chosen = given(options, "sampler", "scale", "order", "allocation") | ({"correct": True} if options.correct else {})
     seeds = range(options.seed, options.seed + options.draws)
     net, judge = work
     quantization.run(net, out, options.samples, options.sweep, seeds, judge, **chosen)
+
+
+def _number_or_word(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 QUANTIZE = Command("integer weights for a trained network, without retraining", run, add_arguments)

@@ -1,62 +1,25 @@
-"""Quantized networks as files: each count in as many bits as its layer needs, the rest as it is.
+"""Quantized networks as files: counts in as few bits as they take (`prernn.sparsity.coding`), the rest as it is.
 
 A file is safetensors with the packed counts as bytes; how each is to be read stands in the metadata, so that nothing in
 it is executed.
 """
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prernn.layers.computed_weights import settle
 from prernn.reports.files import whole_file
-from prernn.sparsity.counts import bits_of
+from prernn.sparsity.coding import pack, unpack
 from prernn.sparsity.quantize import COUNTS, SCALE, weights_of
 
 PACKED = "_packed"
-CHUNK = 2**20
-"""Counts at a time, a multiple of 8: each takes a number for every bit on the way."""
 LAYOUT_KEY = "prernn_quantized"
-"""Metadata of a file: for each packed weight its bits, lowest count and shape."""
-
-
-def pack(counts: Tensor) -> tuple[Tensor, dict[str, Any]]:
-    """Counts as bytes, ``bits`` for each from its lowest bit on, and how to read them: bits, lowest count, shape."""
-    bits, low = bits_of(counts), int(counts.min())
-    parts = []
-    for part in counts.flatten().split(CHUNK):
-        raised = (part.long() - low).numpy()  # 0 .. 2**bits - 1
-        parts.append(np.packbits(((raised[:, None] >> np.arange(bits)) & 1).astype(np.uint8)))
-    return torch.from_numpy(np.concatenate(parts)), {"bits": bits, "low": low, "shape": list(counts.shape)}
-
-
-def unpack(packed: Tensor, layout: dict[str, Any]) -> Tensor:
-    """Counts that `pack` packed, int64.
-
-    Raises:
-        ValueError: a layout that does not fit the bytes.
-    """
-    bits, low, shape = layout["bits"], layout["low"], layout["shape"]
-    if not all(isinstance(n, int) and n >= 0 for n in (bits, *shape)) or not isinstance(low, int) or bits > 62:
-        raise ValueError(f"expected bits, low and shape as integers, got {layout}")
-    count = math.prod(shape)
-    size = -(-count * bits // 8)
-    if packed.dtype != torch.uint8 or packed.numel() != size:
-        raise ValueError(f"expected {size} bytes for {count} counts of {bits} bits, got {packed.numel()}")
-    counts = torch.empty(count, dtype=torch.int64)
-    for begin in range(0, count, CHUNK):
-        part = counts[begin : begin + CHUNK]
-        held = packed[begin * bits // 8 :].numpy()
-        digits = np.unpackbits(held[: -(-len(part) * bits // 8)], count=len(part) * bits).reshape(len(part), bits)
-        part.copy_(torch.from_numpy((digits.astype(np.int64) << np.arange(bits)).sum(1)))
-    return counts.add_(low).view(shape)
+"""Metadata of a file: how each packed weight is to be read."""
 
 
 def packed_state(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -90,8 +53,10 @@ def unpacked_state(module: nn.Module, state: dict[str, Tensor], layouts: dict[st
     """Puts the packed weights of ``state`` into a module of the same architecture; returns its whole state dict.
 
     Raises:
-        ValueError: counts or scales of another network.
+        ValueError: counts or scales of another network, or layouts that lie.
     """
+    if not isinstance(layouts, dict):
+        raise ValueError(f"expected the layout of each packed weight by its name, got {type(layouts).__name__}")
     state = dict(state)
     known = {weight.name: weight for weight in weights_of(module)}
     if odd := sorted(set(layouts) - set(known)):
@@ -99,13 +64,15 @@ def unpacked_state(module: nn.Module, state: dict[str, Tensor], layouts: dict[st
     held = set()
     for name, layout in layouts.items():
         weight = known[name]
+        if missing := [end for end in (PACKED, SCALE) if name + end not in state]:
+            raise ValueError(f"expected tensors and layout of {name}, found no {name + missing[0]!r}")
+        packed, scale = state.pop(name + PACKED), state.pop(name + SCALE)
         try:
-            counts, scale = unpack(state.pop(name + PACKED), layout), state.pop(name + SCALE)
-        except KeyError as error:
-            raise ValueError(f"expected tensors and layout of {name}, found no {error.args[0]!r}") from None
-        neurons = int(weight.neuron.max()) + 1
-        if counts.shape != weight.values.shape or scale.shape not in ((), (neurons,)):
-            raise ValueError(f"holds another network: {name} has shape {list(counts.shape)}")
+            counts = unpack(packed, layout, tuple(weight.values.shape))
+        except ValueError as error:
+            raise ValueError(f"holds another network: {name}: {error}") from None
+        if scale.shape not in ((), (int(weight.neuron.max()) + 1,)) or not scale.is_floating_point():
+            raise ValueError(f"holds another network: {name} has scales {scale.dtype} {list(scale.shape)}")
         weight.set(counts, scale)
         held |= {tensor.data_ptr() for tensor in (weight.values, weight.counts, weight.scale)}
     return state | {name: tensor for name, tensor in module.state_dict().items() if tensor.data_ptr() in held}

@@ -24,6 +24,7 @@ import functools
 import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +37,18 @@ from prernn.layers.input_to_hidden import GateInput
 from prernn.layers.rnn import RecurrentStack
 from prernn.ops.narrow import refuse_narrow
 from prernn.reports.tables import text_table
+from prernn.sparsity.coding import coded_bits
+from prernn.sparsity.correction import correct as corrected
+from prernn.sparsity.correction import layer_statistics
 from prernn.sparsity.counts import ORDERS, SAMPLERS, SCALES, bits_of, signed_counts, smallest_integers
 from prernn.sparsity.paths import PathConv2d, PathLinear
+from prernn.sparsity.sensitivity import output_noise, samples_by_noise
+from prernn.sparsity.synthetic_inputs import synthetic_inputs
 
 ALLOCATION = 1 / 3
 """Exponent of a layer's samples a weight over its number of weights: see above."""
+OUTPUTS = "outputs"
+"""Samples by how much each layer's noise changes the outputs."""
 
 
 Neurons = dict[str, Callable[[], Tensor]]
@@ -57,7 +65,9 @@ def quantize(
     sampler: str = "systematic",
     scale: str = "layer",
     order: str = "sign",
-    allocation: float = ALLOCATION,
+    allocation: float | str = ALLOCATION,
+    correct: bool = False,
+    inputs: Tensor | None = None,
     seed: int = 0,
 ) -> nn.Module:
     """A copy of ``module`` whose weights are integers times a scale: signed counts of samples of the trained weights.
@@ -73,10 +83,9 @@ def quantize(
 
     Quantized are the weights of ``nn.Linear``, convolutions, recurrent layers (prernn's in any structure, and torch's)
     and path layers. Transposed convolutions, embeddings, the joint projection of ``nn.MultiheadAttention``, biases and
-    normalization stay as they are. The copy computes with the products of counts and scale
-    in its own type, so that everything that runs the module runs the copy; beside each weight stand the counts
-    (``weight_counts``, the smallest integers that hold them) and the scale (``weight_scale``). Quantized weights don't
-    train, and those that are computed from others (pruning, weight and spectral norm) become plain ones.
+    normalization stay as they are. The copy computes with the products of counts and scale in its own type; beside each
+    weight stand the counts (``weight_counts``, the smallest integers that hold them) and the scale (``weight_scale``).
+    Quantized weights don't train, and those that are computed from others become plain ones.
 
     Args:
         module: any module, a `RecurrentNetwork` among them; it is left as it is.
@@ -87,32 +96,62 @@ def quantize(
             neurons of a layer then get the same number of samples, rounded, and at least one.
         order: "sign" or "natural", of the weights along the unit interval.
         allocation: exponent ``e``: a layer of ``n`` weights gets ``n**-e`` samples a weight, times a number that makes
-            up the total. 0 treats all alike.
+            up the total. 0 treats all alike. "outputs" measures how much each layer's noise changes the outputs
+            (`prernn.sparsity.sensitivity`).
+        correct: correct batch normalization and biases for the errors of the weights (`prernn.sparsity.correction`).
+        inputs: that outputs and corrections are measured on, as the module takes them; None makes some from the module
+            alone (`prernn.synthetic_inputs`), where it is a `RecurrentNetwork`.
         seed: of all draws.
 
     Raises:
-        ValueError: a number of samples that is negative, too large or no number, an unknown sampler, scale or order,
-            weights that are not finite, a module without weights to quantize or one that is quantized.
+        ValueError: a number of samples that is negative, too large or no number, an unknown sampler, scale, order or
+            allocation, no inputs where they are needed and can't be made, weights that are not finite, a module without
+            weights to quantize or one that is quantized.
     """
-    samples_per_weight, allocation = (
-        real("samples_per_weight", samples_per_weight, 0),
-        real("allocation", allocation, -8, 8),
-    )
     _check(sampler=(sampler, SAMPLERS), scale=(scale, SCALES), order=(order, ORDERS))
+    share = real("samples_per_weight", samples_per_weight, 0)
+    allocation = allocation if allocation == OUTPUTS else real("allocation", allocation, -8, 8)
     module = settle(copy_of(module))
     found = _trained_weights(module)
-    sizes = torch.tensor([int((weight.neuron >= 0).sum()) for weight in found], dtype=torch.float64)
-    shares = samples_per_weight * sizes.pow(1 - allocation) * (sizes.sum() / sizes.pow(1 - allocation).sum())
+    if inputs is None and (correct or allocation == OUTPUTS):
+        inputs = synthetic_inputs(module)
     generator = torch.Generator().manual_seed(whole("seed", seed, *SEEDS))
-    options = {"sampler": sampler, "scale": scale, "order": order}
-    for weight, samples in zip(found, shares.tolist(), strict=True):
-        _draw(weight, samples, generator, **options)
+    draw = functools.partial(_draw, sampler=sampler, scale=scale, order=order, generator=generator)
+    samples = _samples(module, found, share, allocation, draw, inputs)
+    wanted = layer_statistics(module, inputs) if correct and inputs is not None else {}
+    for weight, own in zip(found, samples.tolist(), strict=True):
+        weight.set(*draw(weight, own))
+    if correct and inputs is not None:
+        corrected(module, wanted, inputs)
     return module
 
 
-def _draw(weight: "Weight", samples: float, generator: torch.Generator, **options: str) -> None:
+def _samples(
+    module: nn.Module,
+    found: "list[Weight]",
+    share: float,
+    allocation: float | str,
+    draw: Callable[..., tuple[Tensor, Tensor]],
+    inputs: Tensor | None,
+) -> Tensor:
+    """How many each of the weights gets."""
+    sizes = torch.tensor([int((weight.neuron >= 0).sum()) for weight in found], dtype=torch.float64)
+    if isinstance(allocation, str):
+        assert inputs is not None
+
+        def quantized(place: int) -> Tensor:
+            return found[place].product(*draw(found[place], share * float(sizes[place])))
+
+        noise = output_noise(module, [weight.values for weight in found], quantized, inputs)
+        samples = sizes * samples_by_noise(noise, sizes)
+    else:
+        samples = sizes.pow(1 - allocation)
+    return samples * (share * sizes.sum() / samples.sum())
+
+
+def _draw(weight: "Weight", samples: float, **options: Any) -> tuple[Tensor, Tensor]:
     try:
-        weight.set(*signed_counts(weight.values, weight.neuron, samples, generator=generator, **options))
+        return signed_counts(weight.values, weight.neuron, samples, **options)
     except ValueError as error:
         raise ValueError(f"{weight.name}: {error}") from None
 
@@ -171,16 +210,26 @@ class Weight:
         tensor: Tensor = getattr(self.module, name)
         return tensor
 
+    def product(self, counts: Tensor, scale: Tensor) -> Tensor:
+        """The weights that counts times a scale stand for."""
+        each = scale if scale.ndim == 0 else scale[self.neuron.to(scale.device).clamp(min=0)]
+        return counts.to(scale.device) * each
+
     def set(self, counts: Tensor, scale: Tensor) -> None:
-        """Puts counts and scale beside the parameter and their product into it."""
+        """Puts counts and scale beside the parameter and their product into it.
+
+        Raises:
+            ValueError: a scale beyond the range of the weights' type.
+        """
         values = self.values
         wide = values.dtype if values.dtype.itemsize > 2 else torch.float32  # large counts leave the range of 16 bits
         counts, scale = counts.to(values.device, smallest_integers(counts)), scale.to(values.device, wide)
         if not bool(scale.isfinite().all()):
-            raise ValueError(f"expected weights whose magnitudes add up to a number of {wide}, got an infinite one")
-        each = scale if scale.ndim == 0 else scale[self.neuron.to(values.device).clamp(min=0)]
+            raise ValueError(
+                f"{self.name}: expected weights whose magnitudes add up to a number of {wide}, got an infinite one"
+            )
         with torch.no_grad():
-            values.copy_(counts * each)
+            values.copy_(self.product(counts, scale))
         values.requires_grad_(False)
         self.module.register_buffer(self.parameter + COUNTS, counts)
         self.module.register_buffer(self.parameter + SCALE, scale)
@@ -265,7 +314,8 @@ class QuantizedLayer:
     Attributes:
         weights: how many there are.
         samples: that were drawn.
-        bits: of each count in a file, for the range that they have.
+        bits: of each count, for the range that they have.
+        coded: bits of each count in a file, where frequent counts have short codes (`prernn.sparsity.coding`).
         nonzero: share of the weights.
         scale: the mean where each neuron has its own.
     """
@@ -274,13 +324,14 @@ class QuantizedLayer:
     weights: int
     samples: int
     bits: int
+    coded: float
     nonzero: float
     scale: float
 
 
 @dataclass(frozen=True)
 class QuantizationReport:
-    """Layer by layer; ``bits`` and ``nonzero`` are averages over all weights."""
+    """Layer by layer; ``bits``, ``coded`` and ``nonzero`` are averages over all weights."""
 
     rows: tuple[QuantizedLayer, ...]
 
@@ -300,6 +351,11 @@ class QuantizationReport:
         return sum(row.bits * row.weights for row in self.rows) / self.weights
 
     @property
+    def coded(self) -> float:
+        """Bits a weight in a file, on average."""
+        return sum(row.coded * row.weights for row in self.rows) / self.weights
+
+    @property
     def nonzero(self) -> float:
         """Share of the weights that is not 0."""
         return sum(row.nonzero * row.weights for row in self.rows) / self.weights
@@ -309,12 +365,27 @@ class QuantizationReport:
 
     def table(self) -> str:
         """A text table, one line a layer and a total."""
-        head = ("layer", "weights", "samples", "bits", "non-zero", "scale")
+        head = ("layer", "weights", "samples", "bits", "in a file", "non-zero", "scale")
         lines = [
-            (x.name, f"{x.weights:,}", f"{x.samples:,}", f"{x.bits}", f"{x.nonzero:.1%}", f"{x.scale:.4g}")
+            (
+                x.name,
+                f"{x.weights:,}",
+                f"{x.samples:,}",
+                f"{x.bits}",
+                f"{x.coded:.2f}",
+                f"{x.nonzero:.1%}",
+                f"{x.scale:.4g}",
+            )
             for x in self.rows
         ]
-        total = ("all", f"{self.weights:,}", f"{self.samples:,}", f"{self.bits:.2f}", f"{self.nonzero:.1%}", "")
+        sums = (
+            f"{self.weights:,}",
+            f"{self.samples:,}",
+            f"{self.bits:.2f}",
+            f"{self.coded:.2f}",
+            f"{self.nonzero:.1%}",
+        )
+        total = ("all", *sums, "")
         return text_table([head, *lines, total])
 
 
@@ -343,4 +414,5 @@ def _row(weight: Weight) -> QuantizedLayer:
     inside = weight.counts[(weight.neuron >= 0).to(weight.counts.device)].long()
     nonzero = float((inside != 0).double().mean())
     samples = int(inside.abs().sum())
-    return QuantizedLayer(weight.name, len(inside), samples, bits_of(inside), nonzero, float(weight.scale.mean()))
+    bits, coded = bits_of(inside), coded_bits(inside)
+    return QuantizedLayer(weight.name, len(inside), samples, bits, coded, nonzero, float(weight.scale.mean()))

@@ -26,7 +26,8 @@ from prernn.reports.plots import curves
 from prernn.reports.progress import bars
 from prernn.reports.tables import mean_text, print_whole
 from prernn.sparsity.packing import save_quantized
-from prernn.sparsity.quantize import quantization_report, quantize, weights_of
+from prernn.sparsity.quantize import OUTPUTS, quantization_report, quantize, weights_of
+from prernn.sparsity.synthetic_inputs import synthetic_inputs
 from prernn.studies.early import some_videos
 from prernn.studies.runs.videos import own_videos
 from prernn.tasks.task import Task
@@ -40,6 +41,7 @@ class Trial:
 
     Attributes:
         samples: a weight.
+        coded: bits a weight in a file.
         error: of the weights, ``||q - w|| / ||w||`` over all of them.
         score: of the task on its test videos, or None without videos.
     """
@@ -47,6 +49,7 @@ class Trial:
     samples: float
     seed: int
     bits: float
+    coded: float
     nonzero: float
     error: float
     score: float | None
@@ -120,7 +123,7 @@ def sweep(
             report = quantization_report(quantized)
             found = None if judge is None else judge(quantized)
             error = weight_error(net, quantized)
-            trials.append(Trial(amount, seed, report.bits, report.nonzero, error, found))
+            trials.append(Trial(amount, seed, report.bits, report.coded, report.nonzero, error, found))
             advance()
     return trials
 
@@ -131,7 +134,7 @@ def summary(trials: Sequence[Trial]) -> list[dict[str, str]]:
     for amount in dict.fromkeys(trial.samples for trial in trials):
         own = [trial for trial in trials if trial.samples == amount]
         row = {"samples a weight": f"{amount:g}", "draws": str(len(own))}
-        for name, form in (("bits", ".2f"), ("nonzero", ".1%"), ("error", ".3f")):
+        for name, form in (("bits", ".2f"), ("coded", ".2f"), ("nonzero", ".1%"), ("error", ".3f")):
             row[name] = format(statistics.fmean(getattr(trial, name) for trial in own), form)
         if own[0].score is not None:
             mean, spread = mean_and_spread([trial.score for trial in own if trial.score is not None])
@@ -148,7 +151,7 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 def draw(trials: Sequence[Trial], path: Path, *, score_name: str, full: float | None, title: str) -> Path:
     """Score (or the weights' error), bits and share of non-zero weights over the samples a weight."""
     measure, name = ("error", "error of the weights") if full is None else ("score", score_name.replace("_", " "))
-    shape = (("bits", "bits a weight"), ("nonzero", "share of non-zero weights"))
+    shape = (("coded", "bits a weight in a file"), ("nonzero", "share of non-zero weights"))
     panels = {label: _line(trials, key) for key, label in ((measure, name), *shape)}
     levels = None if full is None else {name: {"before": full}}
     shown = {label: {"quantized": points} for label, points in panels.items()}
@@ -238,6 +241,7 @@ def run(
     amounts = sorted({samples, *more})
     if wrong := [amount for amount in amounts if not (math.isfinite(amount) and amount >= 0)]:
         raise ValueError(f"expected samples a weight from 0 on, got {wrong[0]}")
+    options |= _inputs(net, **options)
     kept = quantize(net, samples, seed=seeds[0], **options)
     out.mkdir(parents=True, exist_ok=True)
     file = _save(kept, out)
@@ -259,6 +263,25 @@ def run(
     print_whole(_table(trials))
     console.print(f"{file}: {file.stat().st_size / 1e6:.2f} MB", highlight=False)
     say_written(out, begun)
+
+
+def _inputs(net: nn.Module, allocation: float | str = 0.0, correct: bool = False, **others: Any) -> dict[str, Any]:
+    """Inputs made from the network, once for all draws, where they are asked for."""
+    if allocation != OUTPUTS and not correct:
+        return {}
+    shape = None if isinstance(net, RecurrentNetwork) else _input_shape(net)
+    with bars(Console(stderr=True), transient=True) as progress:
+        progress.add_task("inputs from the network", total=None, note="")
+        return {"inputs": synthetic_inputs(net, shape)}
+
+
+def _input_shape(net: nn.Module) -> tuple[int, ...]:
+    """Of a backbone's picture, or clip of 16 frames. NotImplementedError where it takes neither."""
+    first = next((part for part in net.modules() if isinstance(part, nn.Conv2d | nn.Conv3d)), None)
+    if first is None:
+        raise NotImplementedError(f"expected a backbone that takes pictures, got {_name(net)} without a convolution")
+    size = input_spec(net)["size"]
+    return (first.in_channels, *((16,) if isinstance(first, nn.Conv3d) else ()), size, size)
 
 
 def _name(net: nn.Module) -> str:
