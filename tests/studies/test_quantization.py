@@ -258,7 +258,7 @@ def test_a_sweep_tries_every_amount_with_every_seed():
 
 
 def trial(samples, seed, score=None, error=0.5):
-    return Trial(samples, seed, bits=2.0 + seed, nonzero=0.25, error=error, score=score)
+    return Trial(samples, seed, bits=3.0 + seed, coded=2.0 + seed, nonzero=0.25, error=error, score=score)
 
 
 def test_means_and_spreads_over_the_draws():
@@ -266,7 +266,8 @@ def test_means_and_spreads_over_the_draws():
     assert mean_and_spread([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
     first, second = summary([trial(0.5, 0, 0.2), trial(0.5, 1, 0.4), trial(2, 0, 1.0)])
     assert first["samples a weight"] == "0.5"
-    assert (first["draws"], first["bits"], first["nonzero"], first["error"]) == ("2", "2.50", "25.0%", "0.500")
+    values = [first[name] for name in ("draws", "bits", "coded", "nonzero", "error")]
+    assert values == ["2", "3.50", "2.50", "25.0%", "0.500"]
     assert first["score"] == "0.3000 ± 0.1414"
     assert (second["draws"], second["score"]) == ("1", "1.0000")
     assert "score" not in summary([trial(1, 0)])[0]
@@ -283,10 +284,10 @@ def test_the_picture_shows_means_over_the_samples(tmp_path, figures, scored):
     assert path.read_bytes().startswith(b"\x89PNG")
     axes = {axis.get_ylabel(): axis for axis in figures[0].axes}
     first = "clip accuracy" if scored else "error of the weights"
-    assert list(axes) == [first, "bits a weight", "share of non-zero weights"]
+    assert list(axes) == [first, "bits a weight in a file", "share of non-zero weights"]
     expected = [[1, 0.9], [4, 0.3]] if scored else [[1, 0.5], [4, 0.5]]
     np.testing.assert_allclose(axes[first].lines[0].get_xydata(), expected)
-    np.testing.assert_allclose(axes["bits a weight"].lines[0].get_xydata(), [[1, 2], [4, 2.5]])
+    np.testing.assert_allclose(axes["bits a weight in a file"].lines[0].get_xydata(), [[1, 2], [4, 2.5]])
     levels = [line.get_ydata()[0] for line in axes[first].lines[1:]]
     assert levels == ([0.95] if scored else [])
 

@@ -3,8 +3,17 @@
 from argparse import ArgumentParser, Namespace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prernn.commands.arguments.command import Command, saying_warnings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from prernn.conversion.sequence_network import SequenceNetwork
+
+FRAMES = 32
+"""Of each video that shows ranges."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -21,6 +30,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar=("H", "W"),
         help="frame size, fixed (default: free where possible)",
     )
+    add("--precision", default="float32", help="float32 (default), or int8: a step in integers, for onnx and openvino")
+    videos = "int8: videos or folders of them that show the ranges of activations (default: some made from the network)"
+    add("--videos", nargs="+", metavar="PATH", help=videos)
     add("--stateful", action="store_true", help="openvino: the state stays inside the model, of one stream")
 
 
@@ -36,13 +48,14 @@ def run(options: Namespace) -> None:
     if options.format not in FORMATS:
         raise ValueError(f"--format: expected one of {', '.join(FORMATS)}, got {options.format!r}")
     net = checkpoint.load(Path(options.run))
-    name = options.kind + FORMATS[options.format]
+    name = options.kind + ("-int8" if options.precision == "int8" else "") + FORMATS[options.format]
     path = Path(options.out) if options.out else run_folder_of(Path(options.run)) / name
     size = None if options.size is None else tuple(options.size)
+    kind = {"kind": options.kind, "stateful": options.stateful, "precision": options.precision}
     with saying_warnings():
-        about = export(net, path, options.format, options.kind, image_size=size, stateful=options.stateful)
+        about = export(net, path, options.format, image_size=size, inputs=_videos(net, options.videos), **kind)
     has_runtime = options.format != "onnx" or find_spec("onnxruntime") is not None
-    compared = ", which gives what the network does" if has_runtime else ""
+    compared = ", which gives what the network does" if has_runtime and options.precision == "float32" else ""
     beside = [path, path.with_suffix(".bin")] if options.format == "openvino" else [path, Path(f"{path}.data")]
     size_on_disk = sum(file.stat().st_size for file in beside if file.is_file()) / 1e6
     print(f"written: {path}, {size_on_disk:.1f} MB{compared}")
@@ -54,6 +67,15 @@ def run(options: Namespace) -> None:
         table.add_row(leaf.name, _words(["B", *leaf.file_shape]))
     table.add_row("output", _words(["B", *time, about.outputs]))
     print_whole(table)
+
+
+def _videos(net: "SequenceNetwork", paths: list[str] | None) -> "list[Tensor] | None":
+    """The first frames of each, as the network takes them."""
+    if paths is None:
+        return None
+    from prernn.studies.runs.videos import video_batches
+
+    return [batch["input"][0, :FRAMES] for batch in video_batches(paths)(Path(), net)]
 
 
 def _words(shape: list[str | int]) -> str:

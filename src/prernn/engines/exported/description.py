@@ -49,6 +49,7 @@ class Description:
         outputs: number of outputs K.
         recipe: the network's, as plain data: labels, transform, rate, task and how it was made.
         delay: steps by which an output comes late.
+        precision: "float32", or "int8" where convolutions and products are in integers.
         version: of prernn.
         form: of this description.
     """
@@ -61,6 +62,7 @@ class Description:
     outputs: int
     recipe: dict[str, Any]
     delay: int = 0
+    precision: str = "float32"
     version: str = ""
     form: int = FORM
 

@@ -15,7 +15,10 @@ network of another type than float32, or on a GPU, is exported as one of float32
 
 import dataclasses
 import os
+import shutil
+import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +26,28 @@ import torch
 from torch import Tensor
 
 from prernn.conversion.graph.tracing import first_line
+from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.engines import onnxruntime_engine, openvino_engine
 from prernn.engines.agreement import TOLERANCES, difference, noise
 from prernn.engines.engine_network import EngineNetwork, Runner, in_steps
 from prernn.engines.exported.description import KINDS, Description
+from prernn.engines.exported.integer_file import save_integers
 from prernn.engines.exported.onnx_file import OPSET, onnx_program, save_onnx
-from prernn.engines.exported.openvino_file import keep_state, openvino_model, save_openvino
+from prernn.engines.exported.openvino_file import keep_state, model_of_onnx, openvino_model, save_openvino
 from prernn.engines.exported.program import Traced, frame_shape_of, plain_copy, traced
 from prernn.engines.exported.torch_file import load_torch, save_torch
 from prernn.engines.torch_engine import program_runner
 from prernn.reports.files import whole_files
+from prernn.sparsity.synthetic_inputs import synthetic_inputs
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 """What a file of each ends in."""
+
+PRECISIONS = ("float32", "int8")
+
+CLIPS, CLIP = 16, 4
+"""Videos, and frames of each, that are made to show ranges."""
 
 LONG = 200
 """Frames of the longest comparison: errors that add up over time would show."""
@@ -50,6 +61,8 @@ def export(
     *,
     image_size: tuple[int, int] | None = None,
     stateful: bool = False,
+    precision: str = "float32",
+    inputs: Sequence[Tensor] | Tensor | None = None,
     opset: int = OPSET,
 ) -> Description:
     """Writes a network, in evaluation mode, as a file that runs without prernn; ``net`` itself keeps its mode.
@@ -73,11 +86,15 @@ def export(
         image_size: ``(H, W)`` in pixels, fixed in the file; None leaves them free where the network allows, else takes
             those of the recipe's transform or of ``net.frame_shape``.
         stateful: of OpenVINO: the state stays inside, for one stream.
+        precision: "float32", or "int8": an ONNX or OpenVINO step in 8-bit integers, which keeps those of a quantized
+            network (`prernn.engines.exported.integer_file`).
+        inputs: of an int8 file: videos ``(T, *frame_shape)`` that show the ranges of its activations; None makes
+            some from the network alone (`prernn.synthetic_inputs`).
         opset: ONNX operator set; 18 runs on runtimes since 2023.
 
     Raises:
-        ValueError: an unknown format or kind, an image size that is no pair of pixels, an ending that belongs to
-            another format, stateful where it is not OpenVINO's step.
+        ValueError: an unknown format, kind or precision, an image size that is no pair of pixels, an ending that
+            belongs to another format, stateful where it is not OpenVINO's step.
         NotImplementedError: the network holds an operation that the format lacks, or the file does not compute what
             the network does.
         ImportError: what writes the format is not installed.
@@ -85,7 +102,10 @@ def export(
     """
     path = Path(path)
     _check(format, kind, image_size, stateful, path)
+    _check_precision(precision, format, kind, stateful, inputs)
     net = plain_copy(net)
+    if precision == "int8":
+        return _written_in_integers(net, path, format, image_size, opset, inputs)
     if kind == "step" and net.sees_ahead:
         raise NotImplementedError("expected kind sequence of a network that hears both directions, got step")
     found = _written(traced(net, kind, image_size), format, stateful, opset, path, net)
@@ -131,6 +151,48 @@ def _check(format: str, kind: str, image_size: tuple[int, int] | None, stateful:
         raise ValueError(f"expected format openvino where the state stays inside, got {format}")
     if stateful and kind != "step":
         raise ValueError(f"expected a step to be stateful, got a {kind}")
+
+
+def _check_precision(precision: str, format: str, kind: str, stateful: bool, inputs: Any) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"expected precision to be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision == "float32" and inputs is not None:
+        raise ValueError("expected inputs for precision int8 alone, got some for float32")
+    if precision == "int8" and (kind != "step" or format == "torch" or stateful):
+        got = f"a stateful {kind}" if stateful else f"a {kind}"
+        raise NotImplementedError(f"precision int8: expected a step in onnx or openvino, got {got} in {format}")
+
+
+def _written_in_integers(
+    net: SequenceNetwork,
+    path: Path,
+    format: str,
+    image_size: tuple[int, int] | None,
+    opset: int,
+    inputs: Sequence[Tensor] | Tensor | None,
+) -> Description:
+    """Writes a step in float32, which is compared, for a while; and of it one in integers."""
+    if net.input_type == torch.int64:
+        raise NotImplementedError("precision int8: expected a network of frames or features, got one of words")
+    with tempfile.TemporaryDirectory() as folder:
+        floats, integers = Path(folder) / "floats.onnx", Path(folder) / "integers.onnx"
+        about = export(net, floats, image_size=image_size, opset=opset)
+        about = dataclasses.replace(about, precision="int8")
+        inputs = _inputs(net, about) if inputs is None else inputs
+        save_integers(floats, integers, net, about, inputs)
+        with whole_files(path) as draft:
+            if format == "onnx":
+                shutil.copyfile(integers, draft)
+            else:
+                save_openvino(model_of_onnx(integers, about), draft)
+    return about
+
+
+def _inputs(net: SequenceNetwork, about: Description) -> Tensor:
+    """Made from a network of frames, in the size of the file; normally distributed for any other."""
+    if isinstance(net, RecurrentNetwork) and len(about.frame_shape) > 1:
+        return synthetic_inputs(net, (CLIP, *about.frame_shape), count=CLIPS)
+    return noise(net, CLIPS, CLIP, about.frame_shape)
 
 
 def _written(

@@ -17,18 +17,23 @@ def openvino_model(program: Any, description: Description) -> Any:
         NotImplementedError: OpenVINO lacks an operation.
         ImportError: OpenVINO is not installed.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "step.onnx"
+        program.save(path, external_data=False)
+        return model_of_onnx(path, description)
+
+
+def model_of_onnx(path: Path, description: Description) -> Any:
+    """An OpenVINO model of an ONNX file. Raises as `openvino_model` does."""
     if reason := missing():
         raise ImportError(reason)
     import openvino
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "step.onnx"
-        program.save(path, external_data=False)
-        try:
-            model = openvino.Core().read_model(path)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise NotImplementedError(f"OpenVINO can't take this network: {reason}") from error
+    try:
+        model = openvino.Core().read_model(path)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise NotImplementedError(f"OpenVINO can't take this network: {reason}") from error
     model.set_rt_info(description.to_json(), [KEY])
     return model
 
