@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import prernn
 from bench_tables import is_png, rows
 from prernn.benchmarks import cifar_quantize
 from prernn.benchmarks.measuring import cifar
@@ -15,7 +16,7 @@ from prernn.commands.main import main
 from prernn.models.backbones import IMAGENET
 from prernn.models.networks.cifar_resnet import CifarResNet
 from prernn.sparsity.normalize import normalized
-from prernn.sparsity.quantize import quantization_report, quantize
+from prernn.sparsity.quantize import TALK, quantization_report, quantize
 
 LABELS = [3, 1, 4, 2, 5, 9]
 
@@ -115,19 +116,35 @@ def test_networks_that_are_none(cifar10, tmp_path):
 
 def test_quantized_residual_networks(cifar10, tmp_path, capsys):
     amounts = ["--samples", "1.5", "--sweep", "0.5", "4", "--bits", "2", "16", "--draws", "2", "--sweep-draws", "1"]
-    words = ["--data", str(cifar10), "--depths", "8", *amounts, "--threads", "1", "--out", str(tmp_path)]
+    words = [
+        "--data",
+        str(cifar10),
+        "--depths",
+        "8",
+        *amounts,
+        "--threads",
+        "1",
+        "--inputs",
+        "4",
+        "--files",
+        "--out",
+        str(tmp_path),
+    ]
     assert main(["bench", "cifar_quantize", *words]) == 0
     lines = rows(tmp_path / "quantize.csv")
     found = [(line["kind"], line["depth"], line["method"], float(line["samples"]), line["draws"]) for line in lines]
     parts = [("part", "8", name, 1.5, "2") for name in list(cifar_quantize.PARTS)[1:]]
-    samplers = ("systematic", "jittered", "sobol", "random")
+    samplers = ("systematic", cifar_quantize.CORRECTED, "jittered", "sobol", "random")
     assert found == [
         ("table", "8", "systematic, by sign, allocated", 1.5, "2"),
+        ("table", "8", "corrected", 1.5, "2"),
         *parts,
         *(("curve", "8", sampler, samples, "1") for sampler in samplers for samples in (0.5, 4)),
         *(("rounding", "8", "to nearest, per channel", bits, "1") for bits in (2, 16)),
+        *(("rounding", "8", f"ternary, per channel{end}", 1.58, "1") for end in ("", ", corrected")),
     ]
-    assert len(parts) == 8
+    assert len(parts) == 13
+    of = {(line["kind"], line["method"], float(line["samples"])): line for line in lines}
     pictures, labels = cifar.read(cifar10)
     net = cifar.network(cifar10, 8)
     full = cifar.accuracy(net, pictures, labels)
@@ -141,17 +158,22 @@ def test_quantized_residual_networks(cifar10, tmp_path, capsys):
         bits = statistics.fmean(report.bits for report in reports)
         return statistics.fmean(lost), bits, 100 * statistics.fmean(report.nonzero for report in reports)
 
-    for line, expected in [
-        (lines[0], measured(net, 1.5, 2)),
-        (lines[4], measured(net, 1.5, 2, sampler="jittered", order="natural", allocation=0.0)),
-        (lines[8], measured(normalized(net), 1.5, 2, scale="neuron")),
-        (lines[9], measured(net, 0.5, 1)),
-        (lines[16], measured(net, 4, 1, sampler="random")),
+    inputs = prernn.synthetic_inputs(net, (3, 32, 32), count=4)
+    for key, expected in [
+        (("table", "systematic, by sign, allocated", 1.5), measured(net, 1.5, 2)),
+        (("table", "corrected", 1.5), measured(net, 1.5, 2, correct=True, inputs=inputs)),
+        (("part", "jittered", 1.5), measured(net, 1.5, 2, sampler="jittered", order="natural", allocation=0.0)),
+        (("part", "normalized, a scale for each neuron", 1.5), measured(normalized(net), 1.5, 2, scale="neuron")),
+        (("part", "the talk: random, by neuron, as they lie", 1.5), measured(net, 1.5, 2, **TALK)),
+        (("curve", "systematic", 0.5), measured(net, 0.5, 1)),
+        (("curve", "random", 4.0), measured(net, 4, 1, sampler="random")),
     ]:
-        assert [float(line[name]) for name in ("lost", "bits", "nonzero")] == pytest.approx(expected)
-    assert float(lines[18]["lost"]) == 0  # 16 bits are enough
-    assert float(lines[18]["bits"]) == 16
-    assert float(lines[17]["nonzero"]) < 50 < 99 < float(lines[18]["nonzero"])
+        assert [float(of[key][name]) for name in ("lost", "bits", "nonzero")] == pytest.approx(expected), key
+    two, sixteen = (of["rounding", "to nearest, per channel", bits] for bits in (2.0, 16.0))
+    assert float(sixteen["lost"]) == 0  # 16 bits are enough
+    assert float(sixteen["bits"]) == 16
+    assert float(two["nonzero"]) < 50 < 99 < float(sixteen["nonzero"])
+    assert all(float(line["coded"]) <= float(line["bits"]) + 0.3 for line in lines)
     assert is_png(tmp_path / "quantize.png")
     assert is_png(tmp_path / "bits.png")
     text = (tmp_path / "quantize.md").read_text()
@@ -159,6 +181,8 @@ def test_quantized_residual_networks(cifar10, tmp_path, capsys):
     assert "1.5 systematic samples a weight, 2 draws" in text
     assert "ResNet-8, what the parts contribute" in text
     assert "| to nearest, per channel |" in text
+    assert "files, one picture on one thread" in text
+    assert "1.5 samples, corrected" in text
     assert "written to" in capsys.readouterr().out
 
 
@@ -167,19 +191,27 @@ def test_rounding_to_nearest_by_hand():
     with torch.no_grad():
         net.weight.copy_(torch.tensor([[1.0, -0.4, 0.1], [0.0, 0.0, 0.0]]))
     before = net.weight.clone()
-    rounded, nonzero = cifar_quantize.round_to_nearest(net, 3)  # -3 .. 3 thirds
+    rounded, (integers,) = cifar_quantize.rounded_network(net, cifar_quantize.nearest(3))  # -3 .. 3 thirds
     torch.testing.assert_close(rounded.weight, torch.tensor([[1, -1 / 3, 0], [0, 0, 0]], dtype=torch.float64))
-    assert nonzero == 2 / 6
+    assert integers.tolist() == [[3, -1, 0], [0, 0, 0]]
     torch.testing.assert_close(net.weight, before, rtol=0, atol=0)
     # a scale for each channel: multiples of it change nothing
     with torch.no_grad():
         net.weight.copy_(torch.tensor([[3.0, -1.0, 2.0], [30.0, 10.0, 20.0]]))
-    torch.testing.assert_close(cifar_quantize.round_to_nearest(net, 3)[0].weight, net.weight)
+    same, _ = cifar_quantize.rounded_network(net, cifar_quantize.nearest(3))
+    torch.testing.assert_close(same.weight, net.weight)
+
+
+def test_ternary_weights_by_hand():
+    rows = torch.tensor([[1.0, -2.0, 0.1, 0.5], [0.0, 0.0, 0.0, 0.0]])  # the mean is 0.9, the limit 0.63
+    integers, scale = cifar_quantize.ternary(rows)
+    assert integers.tolist() == [[1, -1, 0, 0], [0, 0, 0, 0]]
+    assert scale.tolist() == [[1.5], [0]]
 
 
 def made_up(kind, method, samples, lost, depth=8, bits=3.0):
     line = {"kind": kind, "depth": depth, "method": method, "samples": samples, "draws": 2}
-    return {**line, "lost": lost, "spread": 0.25, "bits": bits, "nonzero": 60.0}
+    return {**line, "lost": lost, "spread": 0.25, "bits": 9.0, "coded": bits, "nonzero": 60.0}
 
 
 def test_curves_of_all_samplers_and_networks(tmp_path, figures):
@@ -193,7 +225,7 @@ def test_curves_of_all_samplers_and_networks(tmp_path, figures):
     cifar_quantize._draw(lines, tmp_path)
     first, second = figures
     axes = {axis.get_ylabel(): axis for axis in first.axes}
-    assert list(axes) == ["points lost", "points lost, below 5", "bits a weight", "non-zero weights (%)"]
+    assert list(axes) == ["points lost", "points lost, below 5", "bits a weight in a file", "non-zero weights (%)"]
     shown = {line.get_label(): line.get_xydata().tolist() for line in axes["points lost"].lines}
     assert shown == {"systematic": [[0.5, 40], [2, 1]], "random": [[2, 30]]}
     near = {line.get_label(): line.get_xydata().tolist() for line in axes["points lost, below 5"].lines}
@@ -205,7 +237,11 @@ def test_curves_of_all_samplers_and_networks(tmp_path, figures):
 
 def test_a_panel_that_would_show_the_same_again_is_left_out(tmp_path, figures):
     cifar_quantize._draw([made_up("curve", "systematic", s, 1.0) for s in (1, 2)], tmp_path)
-    assert [axis.get_ylabel() for axis in figures[0].axes] == ["points lost", "bits a weight", "non-zero weights (%)"]
+    assert [axis.get_ylabel() for axis in figures[0].axes] == [
+        "points lost",
+        "bits a weight in a file",
+        "non-zero weights (%)",
+    ]
 
 
 def test_the_talks_figures_stand_beside_ours():

@@ -1,9 +1,10 @@
 """Instant quantization of residual networks trained on CIFAR-10: accuracy, bits and non-zero weights.
 
 The talk "Structural Sparsity", its table of ResNet-20/32/44/56: the table at one number of samples a weight, the whole
-curve for each way of sampling, what each part of the method contributes, and rounding to the nearest number for
-comparison. No training picture is looked at. Accuracy that is lost is in points against the same network before, on the
-test pictures that there are; means and standard deviations over draws.
+curve for each way of sampling, what each part of the method contributes, rounding to the nearest number and ternary
+weights for comparison, and files in 8-bit integers. No training picture is looked at: corrections are measured on
+inputs that batch normalization remembers (`prernn.synthetic_inputs`). Accuracy that is lost is in points against the
+same network before, on the test pictures that there are; means and standard deviations over draws.
 """
 
 import argparse
@@ -15,27 +16,33 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from torch import nn
+from torch import Tensor, nn
 
 from prernn.benchmarks.measuring import cifar, report
+from prernn.benchmarks.measuring.integer_files import files_table
 from prernn.benchmarks.measuring.timing import threads
 from prernn.conversion.modes import channels_last
 from prernn.reports.files import write_table
 from prernn.reports.plots.curves import lines as draw_lines
 from prernn.reports.tables import mean_text
+from prernn.sparsity.coding import coded_bits
+from prernn.sparsity.correction import correct, layer_statistics
 from prernn.sparsity.counts import SAMPLERS
 from prernn.sparsity.normalize import normalized
-from prernn.sparsity.quantize import quantization_report, quantize, weights_of
+from prernn.sparsity.quantize import OUTPUTS, TALK, quantization_report, quantize, weights_of
+from prernn.sparsity.synthetic_inputs import synthetic_inputs
 from prernn.studies.quantization import mean_and_spread
 
 PAPER = {20: (0.67, 5.0, 67.51), 32: (0.54, 4.85, 68.24), 44: (0.52, 4.93, 68.69), 56: (0.57, 4.78, 68.92)}
 """The talk's figures: accuracy lost in points, bits, percent of non-zero weights; of the whole test set."""
 OLD = {"order": "natural", "allocation": 0.0}
 """The weights as they lie, and every layer with the same samples a weight."""
+CORRECTED = "systematic, corrected"
 CLOSE = 5
 """Points lost up to which a second panel shows the curves."""
+MAIN = "systematic, by sign, allocated"
 PARTS: dict[str, dict[str, Any]] = {
-    "systematic, by sign, allocated": {},
+    MAIN: {},
     "systematic, by sign": {"allocation": 0.0},
     "systematic, allocated": {"order": "natural"},
     "systematic": OLD,
@@ -44,8 +51,16 @@ PARTS: dict[str, dict[str, Any]] = {
     "a scale for each neuron": {"scale": "neuron"},
     "normalized, factors carried": {"normalized": True},
     "normalized, a scale for each neuron": {"normalized": True, "scale": "neuron"},
+    "samples by their noise in the outputs": {"allocation": OUTPUTS},
+    "corrected": {"correct": True},
+    "corrected, samples by their noise": {"correct": True, "allocation": OUTPUTS},
+    "the talk: random, by neuron, as they lie": TALK,
+    "the talk, corrected": {**TALK, "correct": True},
 }
 """Rows of the table of what each part contributes."""
+CURVES: dict[str, dict[str, Any]] = {name: {"sampler": name} for name in SAMPLERS} | {CORRECTED: {"correct": True}}
+ROUNDED, TERNARY = "to nearest, per channel", "ternary, per channel"
+"""Weights of three values: 0 below 0.7 times the mean magnitude of a channel (Li et al., ternary weight networks)."""
 
 
 def run(options: argparse.Namespace) -> None:
@@ -69,13 +84,16 @@ def run(options: argparse.Namespace) -> None:
         return cifar.accuracy(channels_last(net), pictures, labels)
 
     jobs = list(_jobs(options))
-    lines = []
+    lines: list[dict] = []
+    inputs = {depth: synthetic_inputs(net, pictures.shape[1:], count=options.inputs) for depth, net in nets.items()}
     with Progress(console=Console(stderr=True), transient=True) as progress, threads(options.threads):
         full = {depth: accuracy(net) for depth, net in nets.items()}
         for job in progress.track(jobs, description="quantize"):
-            lines.append({**job, **_measured(nets[job["depth"]], job, full[job["depth"]], accuracy)})
+            depth = job["depth"]
+            lines.append({**job, **_measured(nets[depth], inputs[depth], job, full[depth], accuracy)})
             write_table(out / "quantize.csv", lines)
     tables = [_talk_table(lines, full, options), _parts_table(lines, options), _rounding_table(lines)]
+    tables += [files_table(nets, inputs, pictures, labels, options)] if options.files else []
     counted = f"{len(labels)} test pictures: one is {100 / len(labels):.2f} points"
     report.show([report.machine("cpu"), counted, *tables], out / "quantize.md")
     _draw(lines, out)
@@ -84,60 +102,94 @@ def run(options: argparse.Namespace) -> None:
 
 def _jobs(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
     """What is measured: the table, the curves, the parts, rounding."""
-    main = next(iter(PARTS))
     for depth in options.depths:
-        yield _job("table", depth, main, options.samples, options.draws)
+        for name in (MAIN, "corrected"):
+            yield _job("table", depth, name, options.samples, options.draws)
     for name in list(PARTS)[1:]:
         yield _job("part", options.depths[0], name, options.samples, options.draws)
     for depth in options.depths:
-        for samples in options.sweep:
-            yield _job("curve", depth, "systematic", samples, options.sweep_draws)
+        for name in ("systematic", CORRECTED):
+            for samples in options.sweep:
+                yield _job("curve", depth, name, samples, options.sweep_draws)
     for sampler in options.samplers:
         for samples in options.sweep if sampler != "systematic" else ():
             yield _job("curve", options.depths[0], sampler, samples, options.sweep_draws)
     for depth in options.depths:
         for bits in options.bits:
-            yield _job("rounding", depth, "to nearest, per channel", bits, 1)
+            yield _job("rounding", depth, ROUNDED, bits, 1)
+        for name in (TERNARY, f"{TERNARY}, corrected"):
+            yield _job("rounding", depth, name, 1.58, 1)
 
 
 def _job(kind: str, depth: int, name: str, samples: float, draws: int) -> dict[str, Any]:
     return {"kind": kind, "depth": depth, "method": name, "samples": samples, "draws": draws}
 
 
-def _measured(net: nn.Module, job: dict[str, Any], full: float, accuracy: Callable[[nn.Module], float]) -> dict:
+def _measured(
+    net: nn.Module, inputs: Tensor, job: dict[str, Any], full: float, accuracy: Callable[[nn.Module], float]
+) -> dict:
     if job["kind"] == "rounding":
-        rounded, nonzero = round_to_nearest(net, int(job["samples"]))
-        return {"lost": full - accuracy(rounded), "spread": 0.0, "bits": job["samples"], "nonzero": 100 * nonzero}
-    chosen = dict(PARTS[job["method"]] if job["kind"] != "curve" else {"sampler": job["method"]})
+        return _measured_rounding(net, inputs, job, full, accuracy)
+    chosen = dict(PARTS[job["method"]] if job["kind"] != "curve" else CURVES[job["method"]])
     if chosen.pop("normalized", False):
         net = normalized(net)
     lost, reports = [], []
     for seed in range(job["draws"]):
-        quantized = quantize(net, job["samples"], seed=seed, **chosen)
+        quantized = quantize(net, job["samples"], seed=seed, inputs=inputs, **chosen)
         lost.append(full - accuracy(quantized))
         reports.append(quantization_report(quantized))
-    bits, _ = mean_and_spread([report.bits for report in reports])
-    nonzero, _ = mean_and_spread([100 * report.nonzero for report in reports])
     mean, spread = mean_and_spread(lost)
-    return {"lost": mean, "spread": spread, "bits": bits, "nonzero": nonzero}
+    means = {name: mean_and_spread([getattr(report, name) for report in reports])[0] for name in ("bits", "coded")}
+    nonzero, _ = mean_and_spread([100 * report.nonzero for report in reports])
+    return {"lost": mean, "spread": spread, **means, "nonzero": nonzero}
 
 
-def round_to_nearest(net: nn.Module, bits: int) -> tuple[nn.Module, float]:
-    """A copy with weights rounded to ``bits`` bits, one scale for each output channel; and its share of non-zeros.
+def _measured_rounding(
+    net: nn.Module, inputs: Tensor, job: dict[str, Any], full: float, accuracy: Callable[[nn.Module], float]
+) -> dict:
+    round_off = nearest(int(job["samples"])) if job["method"] == ROUNDED else ternary
+    rounded, integers = rounded_network(net, round_off)
+    if job["method"].endswith("corrected"):
+        correct(rounded, layer_statistics(net, inputs), inputs)
+    numbers = torch.cat([part.flatten() for part in integers])
+    coded = sum(coded_bits(part) * part.numel() for part in integers) / len(numbers)
+    nonzero = 100 * float((numbers != 0).double().mean())
+    lost = full - accuracy(rounded)
+    return {"lost": lost, "spread": 0.0, "bits": job["samples"], "coded": coded, "nonzero": nonzero}
 
-    ``q = round(w / s)`` with ``s = max |w| / (2**(bits-1) - 1)``: symmetric, no data, no retraining.
-    """
+
+Rounding = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From weights, a row for each output, to integers and a scale for each row."""
+
+
+def nearest(bits: int) -> Rounding:
+    """``q = round(w / s)`` with ``s = max |w| / (2**(bits-1) - 1)``: symmetric, no data, no retraining."""
+
+    def round_off(rows: Tensor) -> tuple[Tensor, Tensor]:
+        scale = (rows.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)).clamp(min=1e-30)
+        return (rows / scale).round(), scale
+
+    return round_off
+
+
+def ternary(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """``q = sign(w)`` where ``|w|`` is above 0.7 times its mean, else 0; times the mean ``|w|`` where it is above."""
+    size = rows.abs()
+    chosen = size > 0.7 * size.mean(1, keepdim=True)
+    scale = (size * chosen).sum(1, keepdim=True) / chosen.sum(1, keepdim=True).clamp(min=1)
+    return rows.sign() * chosen, scale
+
+
+def rounded_network(net: nn.Module, round_off: Rounding) -> tuple[nn.Module, list[Tensor]]:
+    """A copy with rounded weights, and the integers of each."""
     net = copy.deepcopy(net)
-    nonzero = count = 0
+    found = []
     with torch.no_grad():
         for weight in weights_of(net):
-            values = weight.values
-            top = values.flatten(1).abs().amax(1).view(-1, *[1] * (values.ndim - 1))
-            scale = (top / (2 ** (bits - 1) - 1)).clamp(min=1e-30)
-            integers = (values / scale).round()
-            values.copy_(integers * scale)
-            nonzero, count = nonzero + int((integers != 0).sum()), count + integers.numel()
-    return net, nonzero / count
+            integers, scale = round_off(weight.values.flatten(1))
+            weight.values.copy_((integers * scale).view_as(weight.values))
+            found.append(integers.long())
+    return net, found
 
 
 def _of(lines: Sequence[dict], kind: str, depth: int | None = None) -> list[dict]:
@@ -152,8 +204,8 @@ def _talk_table(lines: Sequence[dict], full: Mapping[int, float], options: argpa
     rows = []
     for line in _of(lines, "table"):
         depth = line["depth"]
-        own = {"accuracy, %": f"{full[depth]:.2f}", "lost": _lost(line), "bits": f"{line['bits']:.2f}"}
-        row = {"network": f"ResNet-{depth}", **own, "non-zero, %": f"{line['nonzero']:.1f}"}
+        network = {"network": f"ResNet-{depth}", "accuracy, %": f"{full[depth]:.2f}"}
+        row = {**network, "corrected": "yes" if line["method"] == "corrected" else "", **_figures(line)}
         talk = "{:.2f}, {:.2f} bits, {:.1f} %".format(*PAPER[depth]) if depth in PAPER else ""
         rows.append({**row, "talk: lost": talk})
     title = f"{options.samples:g} systematic samples a weight, {options.draws} draws"
@@ -162,28 +214,24 @@ def _talk_table(lines: Sequence[dict], full: Mapping[int, float], options: argpa
 
 def _parts_table(lines: Sequence[dict], options: argparse.Namespace):
     depth = options.depths[0]
-    rows = [
-        {
-            "method": line["method"],
-            "lost": _lost(line),
-            "bits": f"{line['bits']:.2f}",
-            "non-zero, %": f"{line['nonzero']:.1f}",
-        }
-        for line in [*_of(lines, "table", depth), *_of(lines, "part", depth)]
-    ]
+    main = [line for line in _of(lines, "table", depth) if line["method"] == MAIN]
+    rows = [{"method": line["method"], **_figures(line)} for line in [*main, *_of(lines, "part", depth)]]
     return report.table(f"ResNet-{depth}, what the parts contribute", rows, ("method",))
+
+
+def _figures(line: Mapping[str, Any]) -> dict[str, str]:
+    bits = {"bits": f"{line['bits']:.2f}", "in a file": f"{line['coded']:.2f}"}
+    return {"lost": _lost(line), **bits, "non-zero, %": f"{line['nonzero']:.1f}"}
 
 
 def _rounding_table(lines: Sequence[dict]):
     rows = []
     for depth in dict.fromkeys(line["depth"] for line in lines):
         for line in [*_of(lines, "curve", depth), *_of(lines, "rounding", depth)]:
-            ways = ("systematic", "to nearest, per channel")
-            if line["method"] in ways:
+            if line["kind"] == "rounding" or line["method"] in ("systematic", CORRECTED):
                 samples = f"{line['samples']:g}" if line["kind"] == "curve" else ""
                 row = {"network": f"ResNet-{depth}", "method": line["method"], "samples a weight": samples}
-                figures = {"bits": f"{line['bits']:.2f}", "non-zero, %": f"{line['nonzero']:.1f}"}
-                rows.append({**row, **figures, "lost": _lost(line)})
+                rows.append({**row, **_figures(line)})
     return report.table("the whole curve, and rounding at the same bits", rows, ("network", "method"))
 
 
@@ -195,19 +243,19 @@ def _draw(lines: Sequence[dict], out: Path) -> None:
     panels = {
         "points lost": lost,
         **({f"points lost, below {CLOSE}": _close(lost)} if _close(lost) != lost else {}),  # not the same twice
-        "bits a weight": _series(curves, "method", "samples", "bits"),
+        "bits a weight in a file": _series(curves, "method", "samples", "coded"),
         "non-zero weights (%)": _series(curves, "method", "samples", "nonzero"),
     }
     title = f"ResNet-{first}, CIFAR-10, quantized without retraining"
     draw_lines(panels, out / "quantize.png", along="samples a weight", title=title)
     both = {}
     for depth in dict.fromkeys(line["depth"] for line in lines):
-        ways = {"systematic": "systematic samples", "to nearest, per channel": "rounded to nearest, per channel"}
+        ways = {"systematic": "systematic samples", CORRECTED: CORRECTED, ROUNDED: "rounded to nearest, per channel"}
         chosen = [line for line in lines if line["depth"] == depth and line["kind"] in ("curve", "rounding")]
         named = [{**line, "method": ways[line["method"]]} for line in chosen if line["method"] in ways]
-        both[f"ResNet-{depth}: points lost, below {CLOSE}"] = _close(_series(named, "method", "bits", "lost"))
-    title = "accuracy lost over bits a weight, CIFAR-10, no retraining"
-    draw_lines(both, out / "bits.png", along="bits a weight", title=title, logarithmic=False)
+        both[f"ResNet-{depth}: points lost, below {CLOSE}"] = _close(_series(named, "method", "coded", "lost"))
+    title = "accuracy lost over bits a weight in a file, CIFAR-10, no retraining"
+    draw_lines(both, out / "bits.png", along="bits a weight in a file", title=title, logarithmic=False)
 
 
 def _series(lines: Sequence[dict], name: str, along: str, measure: str) -> dict[str, list]:

@@ -39,6 +39,8 @@ def cifar_quantize(parser: ArgumentParser) -> None:
     add("--draws", type=int, default=20, help="of the table (default %(default)s)")
     add("--sweep-draws", type=int, default=5, help="of the curves (default %(default)s)")
     add("--bits", type=int, nargs="*", default=[2, 3, 4, 5, 6], help="of rounding to nearest")
+    add("--inputs", type=int, default=64, help="made from each network, for corrections (default %(default)s)")
+    add("--files", action="store_true", help="files in 8-bit integers too: accuracy, size and time in each engine")
     add("--threads", type=int, default=2, help="torch threads (default %(default)s)")
     add("--out", default="runs/bench-cifar-quantize", help="folder for tables, CSV and PNG (default %(default)s)")
 

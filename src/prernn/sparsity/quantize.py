@@ -51,6 +51,9 @@ OUTPUTS = "outputs"
 """Samples by how much each layer's noise changes the outputs."""
 
 
+TALK: dict[str, Any] = {"sampler": "random", "scale": "neuron", "order": "natural", "allocation": 0.0}
+"""Options of `quantize` as the talk has it: every neuron is a density of its own, sampled at random, unsorted."""
+
 Neurons = dict[str, Callable[[], Tensor]]
 
 

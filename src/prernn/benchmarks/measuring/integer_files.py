@@ -1,0 +1,90 @@
+"""Files of residual networks in 8-bit integers beside those in float32: accuracy, size, and time a picture."""
+
+import argparse
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from prernn.benchmarks.measuring import report
+from prernn.benchmarks.measuring.timing import Stopwatch
+from prernn.conversion.convert import framewise
+from prernn.engines import onnxruntime_engine, openvino_engine
+from prernn.engines.engine_network import Runner
+from prernn.engines.exported.export import FORMATS, export
+from prernn.sparsity.quantize import quantize
+
+BATCH = 47
+ENGINES = {"onnxruntime": "onnx", "openvino": "openvino"}
+
+
+def files_table(
+    nets: Mapping[int, nn.Module],
+    inputs: Mapping[int, Tensor],
+    pictures: Tensor,
+    labels: Tensor,
+    options: argparse.Namespace,
+) -> Any:
+    """A row for each network, engine and kind of file; times of one picture on one thread, side by side."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for depth, net in nets.items():
+            runs: dict[tuple[str, str], Runner] = {}
+            sizes = {}
+            for name, own, precision in _kinds(net, inputs[depth], options.samples):
+                for engine in (engine for engine in ENGINES if _is_here(engine)):
+                    path = Path(folder) / f"{depth}-{len(runs)}{FORMATS[ENGINES[engine]]}"
+                    shown = inputs[depth].unsqueeze(1) if precision == "int8" else None
+                    size = (int(pictures.shape[-2]), int(pictures.shape[-1]))
+                    export(own, path, ENGINES[engine], image_size=size, precision=precision, inputs=shown)
+                    runs[name, engine] = _runner(engine, path)
+                    weights = path.with_suffix(".bin")
+                    sizes[name, engine] = path.stat().st_size + (weights.stat().st_size if weights.is_file() else 0)
+            rows += _rows(depth, runs, sizes, pictures, labels)
+    return report.table("files, one picture on one thread", rows, ("network", "weights", "engine"))
+
+
+def _kinds(net: nn.Module, inputs: Tensor, samples: float) -> list[tuple[str, Any, str]]:
+    quantized = quantize(net, samples, correct=True, inputs=inputs)
+    return [
+        ("float32", framewise(net), "float32"),
+        ("to nearest, 8 bits", framewise(net), "int8"),
+        (f"{samples:g} samples, corrected", framewise(quantized), "int8"),
+    ]
+
+
+def _is_here(engine: str) -> bool:
+    return {"onnxruntime": onnxruntime_engine, "openvino": openvino_engine}[engine].missing() is None
+
+
+def _runner(engine: str, path: Path) -> Runner:
+    if engine == "onnxruntime":
+        return onnxruntime_engine.runner(onnxruntime_engine.session_of(path, 1))
+    return openvino_engine.runner(openvino_engine.model_of(path), "float32", 1)
+
+
+def _rows(
+    depth: int, runs: Mapping[Any, Runner], sizes: Mapping[Any, int], pictures: Tensor, labels: Tensor
+) -> list[dict[str, str]]:
+    one = pictures[:1].contiguous()
+    found = Stopwatch().interleaved({str(key): lambda run=run: run(one, []) for key, run in runs.items()})
+    times = {key: found[str(key)].median for key in runs}
+    rows = []
+    for (name, engine), run in runs.items():
+        batches = zip(pictures.split(BATCH), labels.split(BATCH), strict=True)
+        right = sum(int((run(x.contiguous(), [])[0].argmax(1) == y).sum()) for x, y in batches)
+        ratio = times["float32", engine] / times[name, engine]
+        rows.append(
+            {
+                "network": f"ResNet-{depth}",
+                "weights": name,
+                "engine": engine,
+                "accuracy, %": f"{100 * right / len(labels):.2f}",
+                "kB": f"{sizes[name, engine] / 1000:.0f}",
+                "ms": f"{1000 * times[name, engine]:.2f}",
+                "times as fast": f"{ratio:.2f}",
+            }
+        )
+    return rows
