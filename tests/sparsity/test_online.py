@@ -214,7 +214,7 @@ def test_wrong_arguments():
             online_sparsity(Layers(), start=start)
     with pytest.raises(ValueError, match="one of the layers 0, 2, 5, 7, got 'conv9'"):
         online_sparsity(Layers(), start="conv9")
-    with pytest.raises(ValueError, match="one of keep, estimate, got 'mean'"):
+    with pytest.raises(ValueError, match="one of keep, estimate, count, got 'mean'"):
         online_sparsity(Layers(), values="mean")
     with pytest.raises(ValueError, match="not sampled yet"):
         online_sparsity(online_sparsity(Layers()))
