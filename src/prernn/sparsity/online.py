@@ -85,10 +85,8 @@ def online_sparsity(
         >>> sampled(torch.rand(2, 64)).shape
         torch.Size([2, 4])
 
-    On a CPU sampled layers do not multiply what was not drawn, where a kernel is quicker than torch's product: fully
-    connected layers at few rows, and convolutions of stride 1 with small kernels.
-
-    A row of its own is each picture ``(C, H, W)`` at a convolution and each vector at a linear layer. The weights and
+    On a CPU what was not drawn is not multiplied, where that is quicker: by fully connected layers at few rows, and by
+    convolutions of stride 1 with small kernels. A row of its own is each picture ``(C, H, W)`` at a convolution and each vector at a linear layer. The weights and
     their names stay. Sampled are ``nn.Linear`` and convolutions; path layers and recurrent products are left alone.
     A checkpoint holds the network as it was: sample it anew when it is loaded. It is meant for inference: there is no
     gradient to what is not drawn, nor to an estimate. Convert a CNN first and sample it then: of a layer that becomes
@@ -112,13 +110,7 @@ def online_sparsity(
         ValueError: a rate outside (0, 1], other values, a start that the module does not have, a module that is
             sampled already.
     """
-    for name, rate in (("conv", conv), ("linear", linear)):
-        if rate is not None:
-            real(name, rate, 0, 1, above=True)
-    if values not in VALUES:
-        raise ValueError(f"expected values to be one of {', '.join(VALUES)}, got {values!r}")
-    if per not in PARTS:
-        raise ValueError(f"expected per to be one of {', '.join(PARTS)}, got {per!r}")
+    _check(conv, linear, values, per)
     sampled = copy_of(module)
     layers = dict(sampling_layers(sampled))
     if any(sampling_of(layer) for layer in layers.values()):
@@ -133,6 +125,16 @@ def online_sparsity(
             if not isinstance(layer, GateInput):  # which lends its layer other weights
                 skip(weighted_layer(layer), rate)
     return sampled
+
+
+def _check(conv: float | None, linear: float | None, values: str, per: str) -> None:
+    for name, rate in (("conv", conv), ("linear", linear)):
+        if rate is not None:
+            real(name, rate, 0, 1, above=True)
+    if values not in VALUES:
+        raise ValueError(f"expected values to be one of {', '.join(VALUES)}, got {values!r}")
+    if per not in PARTS:
+        raise ValueError(f"expected per to be one of {', '.join(PARTS)}, got {per!r}")
 
 
 def _place(start: int | str | None, names: list[str]) -> int:
