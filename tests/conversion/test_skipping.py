@@ -15,7 +15,20 @@ from prernn.conversion.lighter import skipping
 from prernn.conversion.lighter.low_precision import low_precision
 from prernn.conversion.lighter.skipping import FEW, FEW_PICTURES, SkippingConv2d, SkippingLinear, skip, skip_zeros
 
+pytestmark = pytest.mark.usefixtures("small_layers")
 NATIVE = ops.missing("native") is None
+
+
+@pytest.fixture
+def small_layers(monkeypatch):
+    monkeypatch.setattr(skipping, "LEAST", 1)
+
+
+def test_small_layers_stay(monkeypatch):
+    monkeypatch.setattr(skipping, "LEAST", 50)
+    net = nn.Sequential(nn.Linear(7, 7), nn.Conv2d(9, 9, 3, padding=1), nn.Linear(8, 8))
+    assert [type(part) for part in skip_zeros(net)] == [nn.Linear, nn.Conv2d, SkippingLinear]
+    assert type(net[2]) is nn.Linear
 
 
 def behind_relu(*shape):
@@ -111,8 +124,6 @@ def test_layers_that_can_not_skip_stay():
     assert not skip(nn.Conv2d(4, 4, 3, padding=1), 0.9)
     assert skip(conv := nn.Conv2d(4, 4, 3, padding="same"), 0.1)
     assert type(conv) is SkippingConv2d
-    with pytest.raises(NotImplementedError, match="fully connected layers"):
-        skip_zeros(nn.Sequential(nn.Conv2d(4, 4, 3)))
 
 
 def test_tied_weights_stay_tied():

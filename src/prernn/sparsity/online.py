@@ -86,11 +86,11 @@ def online_sparsity(
         torch.Size([2, 4])
 
     On a CPU what was not drawn is not multiplied, where that is quicker: by fully connected layers at few rows, and by
-    convolutions of stride 1 with small kernels. A row of its own is each picture ``(C, H, W)`` at a convolution and each vector at a linear layer. The weights and
-    their names stay. Sampled are ``nn.Linear`` and convolutions; path layers and recurrent products are left alone.
-    A checkpoint holds the network as it was: sample it anew when it is loaded. It is meant for inference: there is no
-    gradient to what is not drawn, nor to an estimate. Convert a CNN first and sample it then: of a layer that becomes
-    recurrent only one gate would see samples.
+    convolutions of stride 1 with small kernels. A row of its own is each picture ``(C, H, W)`` at a convolution and
+    each vector at a linear layer. The weights and their names stay. Sampled are ``nn.Linear`` and convolutions; path
+    layers and recurrent products are left alone. A checkpoint holds the network as it was: sample it anew when it is
+    loaded. It is meant for inference: there is no gradient to what is not drawn, nor to an estimate. Convert a CNN
+    first and sample it then: of a layer that becomes recurrent only one gate would see samples.
 
     Args:
         module: any network, with or without recurrence.

@@ -5,6 +5,7 @@ those that the call before has left in the caches. The time of a sampled layer h
 convolutions have the better of torch's two memory layouts.
 """
 
+import copy
 import itertools
 from collections.abc import Callable
 
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 
 from prernn.benchmarks.measuring.timing import Stopwatch
 from prernn.conversion.lighter import skipping
-from prernn.conversion.lighter.skipping import skip_zeros
 from prernn.sparsity.online import online_sparsity
 
 SIZES, ROWS = (512, 1024, 2048, 4096), (1, 4, 16)
@@ -42,7 +42,7 @@ def _line(name: str, layer: nn.Module, shape: tuple[int, ...], shares: list[floa
         last = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
         calls["channels last"] = _turns(_channels_last(layer), last)
     else:
-        calls["zeros left out"] = _turns(skip_zeros(layer), inputs)
+        calls["zeros left out"] = _turns(_skipping(layer), inputs)
     for share in shares:
         if share < 1:
             calls[f"{share:g}"] = _turns(sampled_always(layer, share), inputs)
@@ -68,9 +68,14 @@ def sampled_always(layer: nn.Module, share: float) -> nn.Module:
     return made
 
 
+def _skipping(layer: nn.Module) -> nn.Module:
+    made = copy.deepcopy(layer)
+    skipping.skip(made)
+    return made
+
+
 def _channels_last(layer: nn.Module) -> nn.Module:
-    made = type(layer)(layer.in_channels, layer.out_channels, layer.kernel_size, padding=layer.padding)
-    return made.to(memory_format=torch.channels_last)
+    return copy.deepcopy(layer).to(memory_format=torch.channels_last)
 
 
 def _turns(layer: nn.Module, inputs: list[Tensor]) -> Callable[[], Tensor]:

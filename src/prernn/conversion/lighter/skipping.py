@@ -17,6 +17,9 @@ FEW = 16
 """Rows up to which the kernel was faster than torch's product (4096 x 4096, one thread of an AMD EPYC with AVX-512,
 2026-11-29): `prernn bench cifar_online --layers`."""
 
+LEAST = 1 << 20
+"""Weights of a layer that `skip_zeros` changes: smaller ones are in the caches, and quick as they are."""
+
 FEW_PICTURES = 4
 """The same of a convolution: with more, torch reads the weights of deep layers once for all."""
 
@@ -62,7 +65,7 @@ class SkippingConv2d(nn.Conv2d):
         fits = x.ndim in (3, 4) and pictures.shape[1] == self.in_channels and kernels_take(x, self.weight, self.bias)
         if fits and 0 < len(pictures) <= FEW_PICTURES and self._pays(x):
             y: Tensor = kernels("native").few_convolution(pictures, self._packed(), self.bias, self.out_channels)
-            return y.view(*x.shape[:-3], *y.shape[1:])
+            return y if x.ndim == 4 else y.squeeze(0)
         dense: Tensor = self._conv_forward(x, self.weight, self.bias)
         return dense
 
@@ -131,22 +134,20 @@ def _regular(layer: nn.Conv2d) -> bool:
 
 
 def skip_zeros(net: nn.Module) -> nn.Module:
-    """A copy whose fully connected layers do not read the weights of inputs that are exactly 0, as behind ReLU.
+    """A copy whose large fully connected layers do not read the weights of inputs that are exactly 0, as behind ReLU.
 
     The same outputs up to rounding, with less to read: about half behind ReLU. It pays for streams, at up to `FEW` rows
     on a CPU; convolutions stay, for which half is too much (`SHARES`).
 
     Example:
         >>> import prernn, torch
-        >>> net = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 4)).eval()
+        >>> net = torch.nn.Sequential(torch.nn.Linear(64, 1024), torch.nn.ReLU(), torch.nn.Linear(1024, 1024)).eval()
         >>> frame = torch.rand(1, 64)
         >>> bool((prernn.skip_zeros(net)(frame) - net(frame)).abs().max() < 1e-5)
         True
-
-    Raises:
-        NotImplementedError: a network without fully connected layers of torch's own.
     """
     made = copy_of(net)
-    if not sum([skip(layer) for layer in made.modules() if isinstance(layer, nn.Linear)]):
-        raise NotImplementedError(f"{type(net).__name__}: expected fully connected layers of torch.nn, found none")
+    for layer in made.modules():
+        if isinstance(layer, nn.Linear) and layer.weight.numel() >= LEAST:
+            skip(layer)
     return made

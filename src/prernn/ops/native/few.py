@@ -107,7 +107,7 @@ def few_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int
         outputs: ``O``.
 
     Returns:
-        ``(N, O, H, W)``.
+        ``(N, O, H, W)``, in memory with the channels last.
 
     Raises:
         ValueError: a type, device or shape that the kernels do not take.
@@ -120,10 +120,10 @@ def few_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int
     expect("x", x, torch.float32, tuple(x.shape))
     expect("weight", weight, torch.float32, (-(-outputs // PACKED), inputs, side, side, PACKED))
     expect("bias", bias, torch.float32, (outputs,))
-    y = x.new_empty(rows, outputs, height, width)
+    y = x.new_empty(rows, height, width, outputs).permute(0, 3, 1, 2)
     threads = threads_for(weight.numel() * height * width * 0.01)
     job = _FewConvolution(rows, outputs, inputs, height, width, threads, side)
-    _run(kernels.prernn_few_convolution, job, weight=weight, bias=bias, x=x, y=y)
+    _run(kernels.prernn_few_convolution, job, weight=weight, bias=bias, x=x, y=y.permute(0, 2, 3, 1))
     return y
 
 

@@ -9,7 +9,6 @@
 #endif
 #define FEW_BLOCK (FEW_LANES * WIDTH)
 #define FEW_PACKED 32   /* outputs whose weights lie side by side, a multiple of all blocks */
-#define FEW_TURNED 16   /* places whose outputs are read from the first cache */
 #define FEW_CACHE 24576 /* bytes of a tile's outputs */
 
 struct activation_at {
@@ -85,20 +84,6 @@ INLINE void all_activations(const struct few_maps *maps, int64_t first, float *y
         }
 }
 
-/* Some places of a row, outputs innermost, to where maps have them, with the bias. */
-INLINE void turn_outputs(const struct few_maps *maps, const float *y, int64_t first, int64_t outputs, int64_t h,
-                         int64_t w)
-{
-    const struct few_convolution *job = maps->job;
-    int64_t count = job->width - w < FEW_TURNED ? job->width - w : FEW_TURNED;
-    for (int64_t o = 0; o < outputs; o++) {
-        float bias = job->bias ? job->bias[first + o] : 0;
-        float *out = maps->y + ((first + o) * job->height + h) * job->width + w;
-        for (int64_t i = 0; i < count; i++)
-            out[i] = y[i * FEW_BLOCK + o] + bias;
-    }
-}
-
 /* One block of outputs. */
 static void block_task(void *context, int64_t block)
 {
@@ -116,8 +101,12 @@ static void block_task(void *context, int64_t block)
         all_activations(maps, first, y, 1);
     int64_t outputs = job->outputs - first < FEW_BLOCK ? job->outputs - first : FEW_BLOCK;
     for (int64_t h = 0; h < job->height; h++)
-        for (int64_t w = 0; w < job->width; w += FEW_TURNED)
-            turn_outputs(maps, y + ((h + margin) * maps->wide + margin + w) * FEW_BLOCK, first, outputs, h, w);
+        for (int64_t w = 0; w < job->width; w++) {
+            const float *place = y + ((h + margin) * maps->wide + margin + w) * FEW_BLOCK;
+            float *out = maps->y + (h * job->width + w) * job->outputs + first;
+            for (int64_t o = 0; o < outputs; o++)
+                out[o] = place[o] + (job->bias ? job->bias[first + o] : 0);
+        }
     free(y);
 }
 

@@ -111,7 +111,7 @@ struct few_convolution {
     const float *weight; /* (outputs / 32, inputs, side, side, 32), rounded up */
     const float *bias;   /* (outputs) or NULL */
     const float *x;      /* (N, inputs, height, width) */
-    float *y;            /* (N, outputs, height, width) */
+    float *y;            /* (N, height, width, outputs) */
 };
 
 #define DECLARE(name)                                              \
