@@ -97,8 +97,8 @@ def online_sparsity(
         conv: samples at convolutions, as a share of the activations; None and 1 leave them alone.
         linear: the same at linear layers.
         values: of the activations that are drawn: "keep", "estimate" or "count". Trained residual networks that are
-            sampled from their first layers on lose less with "keep"; "estimate" has no bias, and was better where only
-            the last layers are sampled; "count" has none either, and more noise.
+            sampled from their first layers on lose less with "keep". "estimate" and "count" have no bias; a VGG, which
+            has no shortcuts, keeps half of its accuracy and more with them and nearly none with "keep".
         per: what is drawn of a convolution's input: an "activation", a "channel" with all its places, or a "place" with
             all its channels.
         start: the first layer that is sampled, by name or by its place among the convolutions and linear layers: in a

@@ -3,6 +3,7 @@
 
 #define FEW_OUTPUTS 1024 /* of a task: a row's own stay in the first cache */
 #define FEW_INPUTS 64    /* whose weights stay in the second cache for the rows of a batch */
+#define FEW_ALONE 1024   /* inputs at a time of a single row */
 #define FEW_TOGETHER 4   /* inputs that share a load and a store of the outputs */
 
 /* y[0..width) += sum over k < each of x[k] weight[input[k]]; `each` and `bfloat16` are constants. `ahead` are inputs
@@ -33,8 +34,8 @@ INLINE void few_inputs(const struct few_product *job, int64_t row, int64_t begin
                        int64_t width, int bfloat16)
 {
     const float *x = job->x + row * job->inputs;
-    float *y = job->y + row * job->outputs + first, value[FEW_OUTPUTS + FEW_TOGETHER];
-    int32_t input[FEW_OUTPUTS + FEW_TOGETHER];
+    float *y = job->y + row * job->outputs + first, value[FEW_ALONE];
+    int32_t input[FEW_ALONE];
     int64_t found = 0, k = 0;
     for (int64_t i = begin; i < end; i++) {
         input[found] = (int32_t)i;
@@ -53,7 +54,7 @@ static void few_task(void *context, int64_t i)
 {
     const struct few_product *job = context;
     int64_t first = i * FEW_OUTPUTS, width = job->outputs - first < FEW_OUTPUTS ? job->outputs - first : FEW_OUTPUTS;
-    int64_t each = job->rows == 1 ? FEW_OUTPUTS : FEW_INPUTS;
+    int64_t each = job->rows == 1 ? FEW_ALONE : FEW_INPUTS;
     for (int64_t row = 0; row < job->rows; row++)
         for (int64_t o = 0; o < width; o++)
             job->y[row * job->outputs + first + o] = job->bias ? job->bias[first + o] : 0;
