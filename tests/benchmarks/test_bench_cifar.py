@@ -74,7 +74,14 @@ def test_only_the_first_pictures(data, tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [["--linear", "2"], ["--seeds", "0"], ["--pictures", "0"], ["--shares", "1.5"], ["--depths", "14"]],
+    [
+        ["--linear", "2"],
+        ["--own-time", "--threads", "2"],
+        ["--seeds", "0"],
+        ["--pictures", "0"],
+        ["--shares", "1.5"],
+        ["--depths", "14"],
+    ],
     ids=str,
 )
 def test_mistakes_are_one_line(wrong, data, tmp_path, capsys):
@@ -129,7 +136,7 @@ def test_pictures_of_a_vgg(digits, tmp_path):
 def test_layers_by_themselves(tmp_path, monkeypatch):
     monkeypatch.setattr(sampled_layers, "SIZES", (8,))
     monkeypatch.setattr(sampled_layers, "MAPS", ((4, 6),))
-    out = ["--repeats", "1", "--out", str(tmp_path)]
+    out = ["--repeats", "1", "--own-time", "--out", str(tmp_path)]
     assert main(["bench", "cifar_online", "--layers", "--shares", "0.1", "0.5", *out]) == 0
     lines = rows(tmp_path / "layers.csv")
     assert [line["layer"].partition(",")[0] for line in lines] == ["fully connected"] * 3 + ["3x3", "1x1"]

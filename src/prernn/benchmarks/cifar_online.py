@@ -10,6 +10,7 @@ deviation. Multiply-adds are those of activations that are not zero. ``--layers`
 import argparse
 import copy
 import statistics
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +76,8 @@ def run(options: argparse.Namespace) -> None:
     given = options.shares if options.linear is None else [*options.shares, options.linear]
     if wrong := [share for share in given if not 0 < share <= 1]:
         raise ValueError(f"expected --shares and --linear in (0, 1], got {wrong[0]}")
+    if options.own_time and options.threads > 1:
+        raise ValueError(f"expected --threads 1 with --own-time, got {options.threads}")
     if not options.data and not options.layers:
         raise ValueError("expected --data, or --layers alone")
     out = Path(options.out)
@@ -85,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _layers(options: argparse.Namespace, out: Path) -> None:
-    lines = sampled_layers.lines(options.shares, options.repeats)
+    lines = sampled_layers.lines(options.shares, _stopwatch(options))
     write_table(out / "layers.csv", lines)
     title = f"ms (times as fast as dense), by share of samples; {report.machine('cpu')}, threads: {options.threads}"
     report.show([report.table(title, lines, ["layer"])], out / "layers.md")
@@ -162,8 +165,12 @@ def _times(subject: Subject, picture: Tensor, options: argparse.Namespace) -> li
     }
     calls = {name: lambda each=each: each(picture) for name, each in nets.items()}
     with torch.inference_mode():
-        times = Stopwatch(repeats=options.repeats).interleaved(calls)
+        times = _stopwatch(options).interleaved(calls)
     return [{"input": name, **report.milliseconds(value)} for name, value in times.items()]
+
+
+def _stopwatch(options: argparse.Namespace) -> Stopwatch:
+    return Stopwatch(repeats=options.repeats, clock=time.thread_time if options.own_time else time.perf_counter)
 
 
 def _table(lines: list[dict], network: str):

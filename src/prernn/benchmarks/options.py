@@ -23,6 +23,7 @@ def cifar_online(parser: ArgumentParser) -> None:
     add("--seeds", type=int, default=5, help="how many (default %(default)s)")
     add("--pictures", type=int, metavar="N", help="only the first N (default: all)")
     add("--layers", action="store_true", help="times of single layers, and nothing else")
+    add("--own-time", action="store_true", help="of the thread, without what others do meanwhile; takes --threads 1")
     add("--threads", type=int, default=1, metavar="N", help="torch threads (default %(default)s)")
     add("--repeats", type=int, default=30, help="timed pictures of a network at most (default %(default)s)")
     add("--out", default="runs/bench-cifar-online", help="folder for tables, CSV and PNG (default %(default)s)")

@@ -23,19 +23,19 @@ INPUTS = 16
 """That take turns."""
 
 
-def lines(shares: list[float], repeats: int) -> list[dict]:
+def lines(shares: list[float], stopwatch: Stopwatch) -> list[dict]:
     """Milliseconds of each layer, dense, sampled by each share, and with exact zeros left out."""
     found = []
     for size, rows in itertools.product(SIZES, ROWS):
         layer = nn.Linear(size, size)
-        found.append(_line(f"fully connected, {size}, rows: {rows}", layer, (rows, size), shares, repeats))
+        found.append(_line(f"fully connected, {size}, rows: {rows}", layer, (rows, size), shares, stopwatch))
     for side, (channels, places) in itertools.product((3, 1), MAPS):
         conv, shape = nn.Conv2d(channels, channels, side, padding=side // 2), (1, channels, places, places)
-        found.append(_line(f"{side}x{side}, {channels} channels, {places} x {places}", conv, shape, shares, repeats))
+        found.append(_line(f"{side}x{side}, {channels} channels, {places} x {places}", conv, shape, shares, stopwatch))
     return found
 
 
-def _line(name: str, layer: nn.Module, shape: tuple[int, ...], shares: list[float], repeats: int) -> dict:
+def _line(name: str, layer: nn.Module, shape: tuple[int, ...], shares: list[float], stopwatch: Stopwatch) -> dict:
     inputs = [torch.randn(shape).relu() for _ in range(INPUTS)]
     calls = {"dense": _turns(layer, inputs)}
     if len(shape) == 4:
@@ -47,7 +47,7 @@ def _line(name: str, layer: nn.Module, shape: tuple[int, ...], shares: list[floa
         if share < 1:
             calls[f"{share:g}"] = _turns(sampled_always(layer, share), inputs)
     with torch.inference_mode():
-        times = {key: value.median for key, value in Stopwatch(repeats=repeats).interleaved(calls).items()}
+        times = {key: value.median for key, value in stopwatch.interleaved(calls).items()}
     dense = min(times["dense"], times.get("channels last", times["dense"]))
     line = {"layer": name, "dense, ms": f"{1e3 * dense:.3g}"}
     skipped = times.get("zeros left out")
