@@ -9,6 +9,7 @@
 #endif
 #define FEW_BLOCK (FEW_LANES * WIDTH)
 #define FEW_PACKED 32   /* outputs whose weights lie side by side, a multiple of all blocks */
+#define FEW_AHEAD 4     /* channels whose weights are asked for before their turn */
 #define FEW_CACHE 24576 /* bytes of a tile's outputs */
 
 struct activation_at {
@@ -79,6 +80,9 @@ INLINE void all_activations(const struct few_maps *maps, int64_t first, float *y
         for (int64_t c = 0; c < job->inputs; c++) {
             int32_t count = maps->count[c * maps->tiles + tile];
             const struct activation_at *found = maps->found + (c * job->height + tile * maps->rows) * job->width;
+            for (int k = 0; k < side * side; k++) /* deep layers wait for their weights */
+                for (int l = 0; l < FEW_LANES; l++)
+                    __builtin_prefetch(weight + ((c + FEW_AHEAD) * side * side + k) * FEW_PACKED + l * WIDTH);
             if (count)
                 add_activations(maps, found, count, weight + c * side * side * FEW_PACKED, y, side);
         }
