@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from prernn.conversion.convert import convert, framewise, traditional
     from prernn.conversion.inflate import inflate
     from prernn.conversion.lighter.low_precision import low_precision
+    from prernn.conversion.lighter.skipping import skip_zeros
     from prernn.conversion.network import RecurrentNetwork
     from prernn.conversion.rcn import convert_rcn
     from prernn.engines.allocator import keep_memory
@@ -59,6 +60,7 @@ __all__ = [
     "recurrent_parameters",
     "save",
     "save_quantized",
+    "skip_zeros",
     "synthetic_inputs",
     "traditional",
 ]
@@ -69,6 +71,7 @@ _ROOMS = {
     "conversion.convert": ("convert", "framewise", "traditional"),
     "conversion.inflate": ("inflate",),
     "conversion.lighter.low_precision": ("low_precision",),
+    "conversion.lighter.skipping": ("skip_zeros",),
     "conversion.network": ("RecurrentNetwork",),
     "conversion.rcn": ("convert_rcn",),
     "engines.exported.export": ("export", "export_onnx"),

@@ -180,7 +180,7 @@ def test_quantized_residual_networks(cifar10, tmp_path, capsys):
     assert "6 test pictures: one is 16.67 points" in text
     assert "1.5 systematic samples a weight, 2 draws" in text
     assert "ResNet-8, what the parts contribute" in text
-    assert "| to nearest, per channel |" in text
+    assert "| to nearest, per channel " in text
     assert "files, one picture on one thread" in text
     assert "1.5 samples, corrected" in text
     assert "written to" in capsys.readouterr().out

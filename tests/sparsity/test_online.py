@@ -12,8 +12,17 @@ from torch import nn
 
 import prernn
 from equations import close
+from prernn import ops
 from prernn.sparsity.activity import activation_report
-from prernn.sparsity.online import VALUES, ActivationSampling, online_sparsity, sample, sample_counts, sampling_layers
+from prernn.sparsity.online import (
+    VALUES,
+    ActivationSampling,
+    online_sparsity,
+    sample,
+    sample_counts,
+    sample_parts,
+    sampling_layers,
+)
 from sampled_layers import DOUBLE, Layers, pictures
 from small_cnns import FcNet, ResidualNet, film, prepare
 
@@ -91,6 +100,71 @@ def test_rows_of_zeros_stay_zero_among_others(offset, values):
 def test_an_offset_too_small_to_subtract():
     counts, _ = sample_counts(torch.ones(1, 3, **DOUBLE), 3, 1e-300)
     assert counts.sum() == 3
+
+
+def counted(a, samples, offset):
+    """The plain estimator of the definition."""
+    counts = torch.tensor([drawn(row, samples, offset) for row in a.numpy()])
+    return a.sign() * counts * a.abs().sum(1, keepdim=True) / samples
+
+
+def test_the_plain_estimator_is_count_times_norm_over_samples():
+    a = activations()
+    close(sample(a, 11, 0.7, "count"), counted(a, 11, 0.7))
+    mean = torch.stack([sample(a, 11, (k + 0.5) / 2000, "count") for k in range(2000)]).mean(0)
+    assert ((mean - a).abs() <= 2 * a.abs().sum(1, keepdim=True) / 11 / 2000).all()
+
+
+@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("per", ["channel", "place"])
+def test_channels_and_places_are_drawn_as_a_whole(per, values):
+    maps = torch.rand(3, 6, 20, **DOUBLE) * (torch.rand(3, 6, 1, **DOUBLE) > 0.3) - 0.1
+    dim, samples = (2, 3) if per == "channel" else (1, 7)
+    sizes = maps.abs().sum(dim)
+    factor = sample(sizes, samples, 0.3, values) / sizes
+    close(sample_parts(maps, samples, 0.3, values, per), maps * factor.unsqueeze(dim))
+    zeros = sample_parts(torch.zeros(1, 2, 3), 2, 0.3, values, per)
+    assert not zeros.any()
+    maps[1, 2, 5] = torch.nan
+    assert sample_parts(maps, samples, 0.3, values, per)[1, 2, 5].isnan()
+
+
+@pytest.mark.parametrize(("per", "parts"), [("activation", 36), ("channel", 4), ("place", 9)])
+def test_what_is_drawn_of_a_convolution_s_input(per, parts):
+    conv = nn.Sequential(nn.Conv2d(4, 3, 2)).double()
+    sampled, x = online_sparsity(conv, 0.5, 0.5, per=per, start=0), torch.rand(2, 4, 3, 3, **DOUBLE)
+    hook = _hook(sampled[0])
+    (given,) = hook(sampled[0], (x,))
+    assert hook.samples(hook.parts(sampled[0], x)) == parts // 2
+    dims = {"activation": (), "channel": (2, 3), "place": (1,)}[per]
+    kept = (given != 0).double()
+    if dims:
+        assert set(kept.mean(dims).unique().tolist()) == {0.0, 1.0}
+    close(given, x * kept)
+    close(sampled(x), conv(given))
+    close(sampled[0](x[0]), sampled(x)[0])
+    (layer,) = activation_report(sampled, x).layers
+    assert (layer.samples, layer.inputs) == (parts // 2, 36)
+    vectors = nn.Sequential(nn.Linear(8, 2)).double()
+    row = torch.rand(1, 8, **DOUBLE)
+    close(online_sparsity(vectors, 1, 0.5, per=per)(row), online_sparsity(vectors, 1, 0.5)(row))
+
+
+@pytest.mark.parametrize("values", VALUES)
+@torch.no_grad()
+def test_networks_without_kernels_give_the_same_numbers(values):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 40, 3, padding=1), nn.ReLU())
+    net.append(nn.Sequential(nn.Flatten(), nn.Linear(40 * 36, 30)))
+    sampled, x = online_sparsity(net, 0.3, 0.1, values=values), torch.randn(3, 2, 6, 6)
+    with ops.using("reference"):
+        expected = sampled(x)
+    torch.testing.assert_close(sampled(x), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.cat([sampled(row[None]) for row in x]), expected, rtol=1e-5, atol=1e-5)
+    double = online_sparsity(net, 0.3, 0.1, values=values).double()(x.double())
+    torch.testing.assert_close(double.float(), expected, rtol=1e-4, atol=1e-4)
+    again = prernn.quantize(sampled, 4.0)
+    torch.testing.assert_close(again(x), online_sparsity(prernn.quantize(net, 4.0), 0.3, 0.1, values=values)(x))
 
 
 @pytest.mark.parametrize("values", VALUES)
@@ -214,8 +288,10 @@ def test_wrong_arguments():
             online_sparsity(Layers(), start=start)
     with pytest.raises(ValueError, match="one of the layers 0, 2, 5, 7, got 'conv9'"):
         online_sparsity(Layers(), start="conv9")
-    with pytest.raises(ValueError, match="one of keep, estimate, got 'mean'"):
+    with pytest.raises(ValueError, match="one of keep, estimate, count, got 'mean'"):
         online_sparsity(Layers(), values="mean")
+    with pytest.raises(ValueError, match="one of activation, channel, place, got 'row'"):
+        online_sparsity(Layers(), per="row")
     with pytest.raises(ValueError, match="not sampled yet"):
         online_sparsity(online_sparsity(Layers()))
 

@@ -1,14 +1,17 @@
-"""Online sparsity on CIFAR-10: how accurate trained residual networks stay when their activations are sampled.
+"""Online sparsity on small pictures: how accurate networks are with samples of their activations, how quick.
 
-The table of the Structural Sparsity talk, which has VGG16, for ResNet-20 to 56: the inputs of the convolutions are
-sampled by importance, from the first convolution on (the picture itself), from the second, from those of 32 and from
-those of 64 channels. The last layer, 64 numbers to 10 classes, sees all. Accuracy is the mean over seeds, its spread
-their standard deviation. Multiply-adds are those that would be left where zeros are skipped: no dense convolution skips
-them, so that the sampled network takes longer than the dense one, as the timing shows.
+The table of the Structural Sparsity talk: the inputs of the convolutions are sampled by importance, from the first
+convolution on (the picture itself), from the second, or from those of so many channels. Networks are trained ResNets of
+CIFAR-10, whose last layer, 64 numbers to 10 classes, sees all; or the talk's VGG16 with two dense layers, which is
+trained first, on CIFAR-10's pictures or on digits. Accuracy is the mean over seeds, its spread their standard
+deviation. Multiply-adds are those of activations that are not zero. ``--layers`` times layers by themselves.
 """
 
 import argparse
+import copy
 import statistics
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,8 +20,9 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from prernn.benchmarks.measuring import cifar, report
+from prernn.benchmarks.measuring import cifar, report, sampled_layers, vgg
 from prernn.benchmarks.measuring.timing import Stopwatch, threads
+from prernn.conversion.lighter.skipping import unskipped
 from prernn.reports.files import write_table
 from prernn.reports.plots.figure import COLOURS, save_figure
 from prernn.reports.tables import seeds_text
@@ -31,8 +35,33 @@ STARTS = {
     "32 channels": "layer2.0.conv1",
     "64 channels": "layer3.0.conv1",
 }
-"""Where sampling starts: the name in the tables, and the layer."""
+"""Where sampling of a ResNet starts: the name in the tables, and the layer."""
+VGG_STARTS = {
+    "1st conv": "features.0",
+    "2nd conv": "features.3",
+    "128 channels": "features.7",
+    "256 channels": "features.14",
+    "512 channels": "features.24",
+}
+"""The same of VGG16; channels are those of the full width."""
+VGG_LINEAR = 0.05
+"""The talk's share of activations in dense layers."""
 TIMED = "2nd conv"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network that is sampled, and the layers from which it is."""
+
+    name: str
+    net: nn.Module
+    starts: dict[str, str]
+
+    def sampled(self, start: str, share: float, options: argparse.Namespace, seed: int) -> nn.Module:
+        """Sampled from one of the starts on; at a share of 1 nothing is."""
+        linear = None if share == 1 else options.linear
+        first, drawn = self.starts[start], {"values": options.values, "per": options.per}
+        return online_sparsity(self.net, share, linear, start=first, seed=seed, **drawn)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -44,36 +73,68 @@ def run(options: argparse.Namespace) -> None:
     numbers = (options.seeds, options.threads, options.repeats, 1 if options.pictures is None else options.pictures)
     if min(numbers) < 1:
         raise ValueError("expected --seeds, --pictures, --threads and --repeats of at least 1")
-    if wrong := [share for share in options.shares if not 0 < share <= 1]:
-        raise ValueError(f"expected --shares in (0, 1], got {wrong[0]}")
-    pictures, labels = (tensor[: options.pictures] for tensor in cifar.read(options.data))
-    nets = {depth: cifar.network(options.data, depth) for depth in options.depths}
+    given = options.shares if options.linear is None else [*options.shares, options.linear]
+    if wrong := [share for share in given if not 0 < share <= 1]:
+        raise ValueError(f"expected --shares and --linear in (0, 1], got {wrong[0]}")
+    if options.own_time and options.threads > 1:
+        raise ValueError(f"expected --threads 1 with --own-time, got {options.threads}")
+    if not options.data and not options.layers:
+        raise ValueError("expected --data, or --layers alone")
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
+    with threads(options.threads):
+        (_layers if options.layers else _networks)(options, out)
+    print(f"written to {out}")
+
+
+def _layers(options: argparse.Namespace, out: Path) -> None:
+    lines = sampled_layers.lines(options.shares, _stopwatch(options))
+    write_table(out / "layers.csv", lines)
+    title = f"ms (times as fast as dense), by share of samples; {report.machine('cpu')}, threads: {options.threads}"
+    report.show([report.table(title, lines, ["layer"])], out / "layers.md")
+
+
+def _networks(options: argparse.Namespace, out: Path) -> None:
+    subjects, pictures, labels = _subjects(options, out)
     lines, times = [], []
-    with threads(options.threads), Progress(console=Console(stderr=True), transient=True) as progress:
-        cases = [(depth, start, share) for depth in nets for start in STARTS for share in options.shares]
-        for depth, start, share in progress.track(cases, description="accuracy"):
-            lines.append({"network": f"ResNet-{depth}", **_line(nets[depth], start, share, pictures, labels, options)})
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        cases = [(each, start, share) for each in subjects for start in each.starts for share in options.shares]
+        for subject, start, share in progress.track(cases, description="accuracy"):
+            lines.append({"network": subject.name, **_line(subject, start, share, pictures, labels, options)})
             write_table(out / "cifar_online.csv", lines)  # it takes long, and may be stopped
-        for depth, net in nets.items():
-            times += [{"network": f"ResNet-{depth}", **line} for line in _times(net, pictures[:1], options)]
+        for subject in subjects:
+            times += [{"network": subject.name, **line} for line in _times(subject, pictures[:1], options)]
     write_table(out / "times.csv", times)
-    heading = f"{report.machine('cpu')}; {len(labels)} pictures, {seeds_text(options.seeds)}, values: {options.values}"
-    tables = [_table(lines, depth) for depth in nets]
+    drawn = f"values: {options.values}, per {options.per}"
+    heading = f"{report.machine('cpu')}; {len(labels)} pictures, {seeds_text(options.seeds)}, {drawn}"
+    tables = [_table(lines, subject.name) for subject in subjects]
     report.show(
         [heading, *tables, report.table("One picture at a time, ms", times, ["network", "input"])],
         out / "cifar_online.md",
     )
-    _plot(lines, out / "cifar_online.png", f"{len(labels)} pictures of CIFAR-10, {seeds_text(options.seeds)}")
-    print(f"written to {out}")
+    _plot(lines, out / "cifar_online.png", f"{len(labels)} pictures, {seeds_text(options.seeds)}")
 
 
-def _line(net: nn.Module, start: str, share: float, pictures: Tensor, labels: Tensor, options) -> dict:
+def _subjects(options: argparse.Namespace, out: Path) -> tuple[list[Subject], Tensor, Tensor]:
+    """The networks, and test pictures with their classes."""
+    if options.network == "vgg16":
+        if options.linear is None:
+            options.linear = VGG_LINEAR
+        data = vgg.read(options.data)
+        weights = Path(options.weights) if options.weights else out / "vgg16.pt"
+        net = vgg.trained(data, weights, options.width, options.epochs, options.rate, seed=0)
+        subjects, (pictures, labels) = [Subject(f"VGG16, width {options.width}", net, VGG_STARTS)], data.test
+    else:
+        pictures, labels = cifar.read(options.data)
+        subjects = [Subject(f"ResNet-{d}", cifar.network(options.data, d), STARTS) for d in options.depths]
+    return subjects, pictures[: options.pictures], labels[: options.pictures]
+
+
+def _line(subject: Subject, start: str, share: float, pictures: Tensor, labels: Tensor, options) -> dict:
     """One network, from one layer on, at one share of samples."""
     # at a share of 1 nothing is sampled, so that all seeds agree
     seeds = range(options.seeds if share < 1 else 1)
-    sampled = [_sampled(net, start, share, options.values, seed) for seed in seeds]
+    sampled = [subject.sampled(start, share, options, seed) for seed in seeds]
     accuracies = [cifar.accuracy(each, pictures, labels) for each in sampled]
     report = activation_report(sampled[0], pictures[: cifar.BATCH])
     return {
@@ -90,24 +151,32 @@ def _line(net: nn.Module, start: str, share: float, pictures: Tensor, labels: Te
     }
 
 
-def _sampled(net: nn.Module, start: str, share: float, values: str, seed: int) -> nn.Module:
-    return online_sparsity(net, share, None, values=values, start=STARTS[start], seed=seed)
-
-
-def _times(net: nn.Module, picture: Tensor, options: argparse.Namespace) -> list[dict]:
-    """Dense and sampled network, in turns."""
+def _times(subject: Subject, picture: Tensor, options: argparse.Namespace) -> list[dict]:
+    """Dense and sampled network, in turns; the latter also as it was, with zeros multiplied."""
     share = min(options.shares)
-    nets = {"dense": net, f"sampled, {share:g}": _sampled(net, TIMED, share, options.values, 0)}
+    sampled = subject.sampled(TIMED, share, options, 0)
+    multiplied = copy.deepcopy(sampled)
+    for part in multiplied.modules():
+        unskipped(part)
+    nets = {
+        "dense": subject.net,
+        f"sampled, {share:g}": sampled,
+        f"sampled, {share:g}, zeros multiplied": multiplied,
+    }
     calls = {name: lambda each=each: each(picture) for name, each in nets.items()}
     with torch.inference_mode():
-        times = Stopwatch(repeats=options.repeats).interleaved(calls)
+        times = _stopwatch(options).interleaved(calls)
     return [{"input": name, **report.milliseconds(value)} for name, value in times.items()]
 
 
-def _table(lines: list[dict], depth: int):
+def _stopwatch(options: argparse.Namespace) -> Stopwatch:
+    return Stopwatch(repeats=options.repeats, clock=time.thread_time if options.own_time else time.perf_counter)
+
+
+def _table(lines: list[dict], network: str):
     keys = [key for key in lines[0] if key not in ("network", "multiply-adds", "left")]
-    own = [line for line in lines if line["network"] == f"ResNet-{depth}"]
-    title = f"ResNet-{depth}, {own[0]['multiply-adds']:,} multiply-adds a picture"
+    own = [line for line in lines if line["network"] == network]
+    title = f"{network}, {own[0]['multiply-adds']:,} multiply-adds a picture"
     return report.table(title, [{key: line[key] for key in keys} for line in own], ["from"])
 
 
@@ -118,7 +187,7 @@ def _plot(lines: list[dict], path: Path, title: str) -> None:
         1, len(networks), figsize=(1 + 3.4 * len(networks), 4), squeeze=False, sharey=True, layout="constrained"
     )
     for axis, network in zip(axes[0], networks, strict=True):
-        for colour, start in zip(COLOURS, STARTS, strict=False):
+        for colour, start in zip(COLOURS, dict.fromkeys(line["from"] for line in lines), strict=False):
             own = sorted(
                 (line["share"], float(line["accuracy, %"]), float(line["spread"] or 0))
                 for line in lines

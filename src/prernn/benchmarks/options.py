@@ -7,17 +7,23 @@ from collections.abc import Callable
 def cifar_online(parser: ArgumentParser) -> None:
     """Of ``prernn bench cifar_online``."""
     add = parser.add_argument
-    add("--data", required=True, help="folder with CIFAR-10's test pictures (.npz) and resnet<depth>*.th")
-    add("--depths", type=int, nargs="+", default=[20, 32, 44, 56], help="networks (default: 20 32 44 56)")
+    add("--data", help="folder with pictures (.npz), of ResNets also resnet<depth>*.th; needed but for --layers")
+    add("--network", choices=("resnet", "vgg16"), default="resnet", help="trained ResNets, or a VGG16 trained here")
+    add("--depths", type=int, nargs="+", default=[20, 32, 44, 56], help="of ResNets (default: 20 32 44 56)")
+    add("--weights", metavar="FILE", help="of VGG16: where they are kept, trained if absent (default: in --out)")
+    add("--width", type=count, default=64, help="channels of VGG16's first convolution (default %(default)s)")
+    add("--epochs", type=count, default=40, help="of its training (default %(default)s)")
+    add("--rate", type=float, default=0.05, help="learning rate (default %(default)s)")
     add("--shares", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.3, 0.5, 1], help="samples per activation")
-    add(
-        "--values",
-        choices=("keep", "estimate"),
-        default="keep",
-        help="of activations drawn (default %(default)s)",
-    )
+    add("--linear", type=float, help="samples per activation of dense layers (default: the whole; VGG16 0.05)")
+    values = ("keep", "estimate", "count")
+    add("--values", choices=values, default="keep", help="of activations drawn (default %(default)s)")
+    parts = ("activation", "channel", "place")
+    add("--per", choices=parts, default="activation", help="what is drawn of a map (default %(default)s)")
     add("--seeds", type=int, default=5, help="how many (default %(default)s)")
     add("--pictures", type=int, metavar="N", help="only the first N (default: all)")
+    add("--layers", action="store_true", help="times of single layers, and nothing else")
+    add("--own-time", action="store_true", help="of the thread, without what others do meanwhile; takes --threads 1")
     add("--threads", type=int, default=1, metavar="N", help="torch threads (default %(default)s)")
     add("--repeats", type=int, default=30, help="timed pictures of a network at most (default %(default)s)")
     add("--out", default="runs/bench-cifar-online", help="folder for tables, CSV and PNG (default %(default)s)")

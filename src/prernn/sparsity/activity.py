@@ -20,7 +20,8 @@ class LayerActivity:
 
     Attributes:
         inputs: activations of a row: a picture at a convolution, a vector at a linear layer.
-        samples: ``N`` of a row; None where the layer is left alone.
+        samples: ``N`` of a row: of activations, or of channels or places where these are drawn; None where the layer is
+            left alone.
         non_zero: share of the activations that were not zero before sampling.
         used: share of the activations that are not zero after it.
         multiply_adds: of one picture. What a convolution multiplies with its own zeros around the picture is left out.
@@ -121,6 +122,7 @@ class _Counts:
     def __init__(self, name: str, layer: nn.Module):
         self.name, self.layer = name, layer
         self.pictures = self.total = self.width = 0
+        self.samples: int | None = None
         self.before = self.after = self.dense = self.left = 0.0
 
     def watch(self) -> list[RemovableHandle]:
@@ -131,6 +133,8 @@ class _Counts:
     def _see_before(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         rows = rows_of(layer, inputs[0])
         self.width = rows.shape[1]
+        if sampling := sampling_of(layer):
+            self.samples = sampling.samples(sampling.parts(layer, inputs[0]))
         self.total += rows.numel()
         self.before += float((rows != 0).sum())
 
@@ -147,11 +151,10 @@ class _Counts:
 
     def activity(self) -> LayerActivity:
         """The shares, and the multiply-adds of one picture."""
-        sampling = sampling_of(self.layer)
         return LayerActivity(
             name=self.name,
             inputs=self.width,
-            samples=sampling.samples(self.width) if sampling else None,
+            samples=self.samples,
             non_zero=self.before / self.total,
             used=self.after / self.total,
             multiply_adds=self.dense / self.pictures,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from prernn.conversion.graph.nodes import submodule_of
+from prernn.conversion.lighter.skipping import unskipped
 from prernn.layers.input_to_hidden import GateInput, Layer, with_weight
 from prernn.ops.backends import kernels
 from prernn.ops.narrow import fits
@@ -36,7 +37,7 @@ class IntegerLayer(nn.Module):
 
     def __init__(self, layer: Layer, counts: Tensor, scale: Tensor):
         super().__init__()
-        self.layer = copy.deepcopy(layer)
+        self.layer = unskipped(copy.deepcopy(layer))
         for name in ("weight", "bias"):
             self.layer.register_parameter(name, None)
         for name in [name for name, _ in self.layer.named_buffers()]:

@@ -5,6 +5,7 @@ processor of the family has; ``PRERNN_INSTRUCTIONS`` forces one of them. Threads
 below about a millisecond of work.
 """
 
+from prernn.ops.native.few import few_convolution, few_product, packed, sample
 from prernn.ops.native.library import instructions
 from prernn.ops.native.narrow import narrow_product
 from prernn.ops.native.recurrence import backward, forward
@@ -12,11 +13,15 @@ from prernn.ops.native.sparse import path_product, path_weight, rows_product, ro
 
 __all__ = [
     "backward",
+    "few_convolution",
+    "few_product",
     "forward",
     "instructions",
     "narrow_product",
+    "packed",
     "path_product",
     "path_weight",
     "rows_product",
     "rows_weight",
+    "sample",
 ]

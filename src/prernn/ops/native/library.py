@@ -21,7 +21,8 @@ def _open() -> ctypes.CDLL:
     found = ctypes.CDLL(spec.origin)
     found.prernn_choose.argtypes = (c_char_p,)
     found.prernn_instructions.restype = c_char_p
-    for name in ("forward", "backward", "rows_product", "path_product", "path_weight", "narrow_product"):
+    products = ("rows_product", "path_product", "path_weight", "narrow_product", "few_product", "few_convolution")
+    for name in ("forward", "backward", *products, "sample"):
         getattr(found, f"prernn_{name}").argtypes = (c_void_p,)
     found.prernn_rows_weight.argtypes = (c_void_p, c_void_p, c_void_p)
     wanted = os.environ.get("PRERNN_INSTRUCTIONS")

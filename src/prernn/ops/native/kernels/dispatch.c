@@ -18,12 +18,16 @@ struct kernels {
     int (*path_product)(const struct path_product *);
     int (*path_weight)(const struct path_product *);
     int (*narrow_product)(const struct narrow_product *);
+    int (*sample)(const struct sampling *);
+    int (*few_product)(const struct few_product *);
+    int (*few_convolution)(const struct few_convolution *);
 };
 
 #define KERNELS(name)                                                                                    \
     {                                                                                                    \
         #name, name##_forward, name##_backward, name##_rows_product, name##_rows_weight,                 \
-            name##_path_product, name##_path_weight, name##_narrow_product                               \
+            name##_path_product, name##_path_weight, name##_narrow_product, name##_sample,               \
+            name##_few_product, name##_few_convolution                                                   \
     }
 
 static const struct kernels available[] = {
@@ -99,4 +103,19 @@ EXPORT int prernn_path_weight(const struct path_product *job)
 EXPORT int prernn_narrow_product(const struct narrow_product *job)
 {
     return chosen->narrow_product(job);
+}
+
+EXPORT int prernn_sample(const struct sampling *job)
+{
+    return chosen->sample(job);
+}
+
+EXPORT int prernn_few_product(const struct few_product *job)
+{
+    return chosen->few_product(job);
+}
+
+EXPORT int prernn_few_convolution(const struct few_convolution *job)
+{
+    return chosen->few_convolution(job);
 }

@@ -1,6 +1,7 @@
 /* All kernels for one instruction set: compiled with NAME and WIDTH given, and the flags that go with them. */
 #include "cells.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "diagonal.h"
@@ -12,6 +13,10 @@
 #include "paths.h"
 
 #include "narrow.h"
+
+#include "few.h"
+
+#include "few_convolution.h"
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -49,4 +54,14 @@ int JOIN(NAME, _path_weight)(const struct path_product *job)
 int JOIN(NAME, _narrow_product)(const struct narrow_product *job)
 {
     return run_narrow_product(job);
+}
+
+int JOIN(NAME, _few_product)(const struct few_product *job)
+{
+    return run_few_product(job);
+}
+
+int JOIN(NAME, _few_convolution)(const struct few_convolution *job)
+{
+    return run_few_convolution(job);
 }

@@ -80,6 +80,40 @@ struct narrow_product {
     float *y;           /* (N, outputs) */
 };
 
+/* What a drawn activation becomes: see prernn/sparsity/online.py. */
+enum values { KEEP, ESTIMATE, COUNT };
+
+/* Systematic samples of each row. */
+struct sampling {
+    int64_t rows, size, samples;
+    int32_t threads, values;
+    double offset;  /* in [0, 1) */
+    const float *a; /* (N, size) */
+    float *out;     /* (N, size) */
+};
+
+/* y[n, o] = sum over the i with x[n, i] != 0 of x[n, i] weight[i, o] + bias[o]. */
+struct few_product {
+    int64_t rows, outputs, inputs;
+    int32_t threads;
+    int32_t bfloat16;   /* weights are bfloat16, else float32 */
+    const void *weight; /* (inputs, outputs) */
+    const float *bias;  /* (outputs) or NULL */
+    const float *x;     /* (N, inputs) */
+    float *y;           /* (N, outputs) */
+};
+
+/* Convolution of stride 1 whose outputs are as many as its inputs, products with zeros left out. */
+struct few_convolution {
+    int64_t rows, outputs, inputs, height, width;
+    int32_t threads;
+    int32_t side;        /* of the kernel: 1 or 3 */
+    const float *weight; /* (outputs / 32, inputs, side, side, 32), rounded up */
+    const float *bias;   /* (outputs) or NULL */
+    const float *x;      /* (N, inputs, height, width) */
+    float *y;            /* (N, height, width, outputs) */
+};
+
 #define DECLARE(name)                                              \
     int name##_forward(const struct recurrence *);                 \
     int name##_backward(const struct recurrence *);                \
@@ -87,7 +121,10 @@ struct narrow_product {
     int name##_rows_weight(const struct rows_product *, float *d_weight, const float *d_y); \
     int name##_path_product(const struct path_product *);          \
     int name##_path_weight(const struct path_product *);           \
-    int name##_narrow_product(const struct narrow_product *)
+    int name##_narrow_product(const struct narrow_product *);      \
+    int name##_sample(const struct sampling *);                    \
+    int name##_few_product(const struct few_product *);            \
+    int name##_few_convolution(const struct few_convolution *)
 
 DECLARE(baseline);
 DECLARE(avx2);
