@@ -37,7 +37,8 @@ from prernn.layers.rnn import RecurrentStack
 from prernn.ops.narrow import refuse_narrow
 from prernn.reports.tables import text_table
 from prernn.sparsity.counts import ORDERS, SAMPLERS, SCALES, bits_of, signed_counts, smallest_integers
-from prernn.sparsity.paths import PathConv2d, PathLinear
+from prernn.sparsity.path_convolution import PathConv2d
+from prernn.sparsity.paths import PathLinear
 
 ALLOCATION = 1 / 3
 """Exponent of a layer's samples a weight over its number of weights: see above."""
