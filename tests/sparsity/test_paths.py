@@ -178,6 +178,24 @@ def test_builds_are_bit_identical_and_balanced():
         assert not sums.any()  # every neuron has an even number of paths here
 
 
+@pytest.mark.parametrize("paths", [40, 512, 700])
+def test_mixed_signs_are_balanced_and_bit_identical(paths):
+    one, two = (PathLinear(32, 16, paths, init="mixed") for _ in range(2))
+    assert torch.equal(one.weight, two.weight)
+    sums = torch.zeros(16).index_add(0, one.indices[1], one.signs(mixed=True).float())
+    assert set(sums.tolist()) <= {0, 1}
+    assert torch.equal(one.weight.sign(), one.signs(mixed=True))
+
+
+def test_mixed_signs_tell_neurons_apart_that_are_joined_to_all_inputs():
+    """Where every connection is there, in the sequence's order, signs in turns make neurons that compute the same."""
+    for init, apart in (("alternating", False), ("mixed", True)):
+        layer = PathNetwork([784, 256, 64, 256, 784], 16384, init=init).layers[1]
+        assert layer.coincident == 0  # 256 x 64, all of them
+        rank = int(torch.linalg.matrix_rank(layer.matrix()))
+        assert (rank > 50) == apart, rank
+
+
 def test_a_neuron_of_one_path_starts_positive():
     layer = PathLinear(16, 16, 16)
     assert (layer.weight > 0).all()

@@ -3,7 +3,8 @@
 The figure of the talk "Structural Sparsity" for the network 784/300/300/10, trained sparse from the start; and a sparse
 autoencoder with pictures of what it makes of digits. All networks of a figure are trained alike: Adam with one learning
 rate, one cycle over the same epochs and batches. The seed draws the order of the pictures, the paths of random
-networks, and the weights of dense ones; a Sobol' network draws nothing else. Coincident paths are merged.
+networks, and the weights of dense ones; a Sobol' network draws nothing else. Coincident paths are merged. Of trained
+dense networks ``--sampled`` keeps the weights on paths sampled backwards from the outputs, and the largest ones.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from prernn.benchmarks.measuring import report
-from prernn.benchmarks.measuring.digits import BATCH, DENSE, SHOWN, Job, Result, options_of, read, train
+from prernn.benchmarks.measuring.digits import BATCH, DENSE, SAMPLED, SHOWN, Job, Result, options_of, read, train
 from prernn.reports.files import write_table
 from prernn.reports.plots import curves
 from prernn.reports.plots.figure import save_figure
@@ -29,13 +30,15 @@ from prernn.studies.quantization import mean_and_spread
 
 
 def run(options: argparse.Namespace) -> None:
-    """Trains all networks and writes ``mnist.csv``, ``mnist.md``, ``mnist.png`` and ``autoencoder.png``.
+    """Trains all networks and writes ``mnist.csv``, ``mnist.md``, ``mnist.png``, ``autoencoder.png``, ``sampled.png``.
 
     Raises:
         ValueError: absent data, numbers out of range.
     """
     if min(options.epochs, options.jobs, *options.paths) < 1 or not options.rate > 0:
         raise ValueError("expected --paths, --epochs and --jobs of at least 1 and --rate above 0")
+    if not all(0 <= share <= 1 for share in options.sampled):
+        raise ValueError("expected --sampled from 0 to 1")
     _check(options, read(options.data))
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -46,6 +49,8 @@ def run(options: argparse.Namespace) -> None:
     if classified:
         parts.append(_table(classified))
         _draw(classified, out / "mnist.png")
+    if any(result.sampled for result in classified):
+        parts.append(_sampled_table(classified, out))
     if coded := [result for result in results if result.job.autoencoder]:
         parts.append(report.table("autoencoder", [_code_line(result) for result in coded], ("sampler",)))
         _draw_codes(coded, read(options.data)[2][:SHOWN], out / "autoencoder.png")
@@ -73,8 +78,9 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
     for sampler in options.samplers:
         dense = sampler.startswith(DENSE)
         counts, steps = ([0], [None]) if dense else (options.paths, options.steps or [None])
+        own = {**shared, "shares": tuple(options.sampled) if dense else ()}
         for paths, seed, step in itertools.product(counts, options.seeds, steps):
-            jobs.append(Job(widths=tuple(options.widths), sampler=sampler, paths=paths, seed=seed, step=step, **shared))
+            jobs.append(Job(widths=tuple(options.widths), sampler=sampler, paths=paths, seed=seed, step=step, **own))
     jobs.sort(key=lambda job: (-job.paths, job.sampler))  # long ones first
     if options.code_paths:
         for sampler in options.samplers:
@@ -115,12 +121,13 @@ def _spread(results: Sequence[Result]) -> tuple[float, float]:
 def _table(results: Sequence[Result]):
     full = sum(a * b for a, b in zip(results[0].job.widths, results[0].job.widths[1:], strict=False))
     lines = []
+    stepped = any(result.job.step is not None for result in results)
     for (sampler, paths, step), group in _groups(results).items():
         mean, spread = _spread(group)
         weights = round(statistics.fmean(result.weights for result in group))
         share = f"{weights / full:.2%}"
         accuracy = mean_text(mean, spread, len(group))
-        steps = {} if step is None else {"step size h": f"{step:g}"}
+        steps = {"step size h": "" if step is None else f"{step:g}"} if stepped else {}
         texts = {"paths": f"{paths:,}" if paths else "", **steps, "weights": f"{weights:,}", "of all": share}
         coincident = round(statistics.fmean(result.coincident for result in group))
         lines.append({"network": sampler, **texts, "coincident": f"{coincident:,}", "accuracy, %": accuracy})
@@ -151,6 +158,33 @@ def _draw(results: Sequence[Result], path: Path) -> None:
     title = f"{widths} trained sparse from the start, MNIST"
     along = "step size h of residual layers" if stepped else "paths"
     curves.lines(panels, path, along=along, title=title, levels=dict.fromkeys(panels, levels))
+
+
+def _sampled_table(results: Sequence[Result], out: Path):
+    """Accuracy over the share of a trained dense network's weights; writes ``sampled.csv`` and ``sampled.png``."""
+    groups: dict[tuple[str, str, float], list[tuple[float, float]]] = {}
+    for result in results:
+        for number, (method, used, accuracy) in enumerate(result.sampled):
+            share = result.job.shares[number // len(SAMPLED)]
+            groups.setdefault((result.job.sampler, method, share), []).append((used, accuracy))
+    lines = []
+    series: dict[str, list] = {}
+    for (network, method, share), values in groups.items():
+        mean, spread = mean_and_spread([accuracy for _, accuracy in values])
+        used = 100 * statistics.fmean(used for used, _ in values)
+        texts = {"at most, %": f"{100 * share:g}", "used, %": f"{used:.2f}"}
+        lines.append(
+            {"network": network, "sampled": method, **texts, "accuracy, %": mean_text(mean, spread, len(values))}
+        )
+        series.setdefault(f"{network}, {method}", []).append((used, mean, spread))
+    write_table(out / "sampled.csv", lines)
+    title = "a trained network with a part of its weights, MNIST"
+    level = {"all weights": statistics.fmean(result.score for result in results if result.sampled)}
+    panels = {"test accuracy (%)": series}
+    curves.lines(
+        panels, out / "sampled.png", along="weights used (%)", title=title, levels={"test accuracy (%)": level}
+    )
+    return report.table("Paths sampled backwards from the outputs", lines, ("network", "sampled"))
 
 
 def _code_line(result: Result) -> dict:

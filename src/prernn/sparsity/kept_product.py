@@ -54,12 +54,14 @@ class KeptProduct:
     dense: bool
 
     @classmethod
-    def of(cls, source: Tensor, destination: Tensor, inputs: int, outputs: int, weight: Tensor) -> "KeptProduct":
-        """The rows of these paths, with weights ``(P,)``."""
+    def of(
+        cls, source: Tensor, destination: Tensor, inputs: int, outputs: int, weight: Tensor, dense: bool | None = None
+    ) -> "KeptProduct":
+        """The rows of these paths, with weights ``(P,)``; dense, unless it is told, by their share."""
         order = (destination.long() * inputs + source).argsort(stable=True)
         counts = torch.bincount(destination.long(), minlength=outputs)
         start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        dense = len(source) > KEPT_DENSE * inputs * outputs
+        dense = len(source) > KEPT_DENSE * inputs * outputs if dense is None else dense
         return cls(source, destination, inputs, order, start, source[order], weight, weight, dense).of_weights(weight)
 
     def follows(self, source: Tensor, destination: Tensor) -> bool:

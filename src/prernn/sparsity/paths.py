@@ -27,7 +27,7 @@ from prernn.sparsity.kept_product import KeptProduct, can_keep
 DENSE = 0.25
 """Paths over all connections above which a dense product is faster in training, whose matrix is made for each call
 (``prernn bench paths``)."""
-INITS = ("alternating", "constant")
+INITS = ("alternating", "mixed", "constant")
 """How weights start, beside a number that all of them start from."""
 
 Layer = TypeVar("Layer", bound="PathLayer")
@@ -110,13 +110,23 @@ class PathLayer(nn.Module):
         """Paths whose connection an earlier one has already."""
         return self.paths - len(self._connections().unique())
 
-    def signs(self) -> Tensor:
+    def signs(self, *, mixed: bool = False) -> Tensor:
         """+1 or -1 for each path, ``(paths,)``: the first path into a neuron is positive, then they alternate.
 
         So every neuron's weights add up to 0 or to one weight, whatever the number of paths, and a neuron of one path
-        is not silent behind positive activations.
+        is not silent behind positive activations. Where Sobol' paths join every neuron to all inputs, in an order that
+        is the same for all, alternating signs make all neurons alike; ``mixed`` takes the paths in an order that has
+        nothing to do with the sequence, the same for the same connections.
         """
-        return 1 - 2 * (rank_among_equals(self.destination.long()) % 2)
+        destination = self.destination.long()
+        if not mixed:
+            return 1 - 2 * (rank_among_equals(destination) % 2)
+        with torch.device("cpu"):
+            order = torch.randperm(self.paths, generator=torch.Generator().manual_seed(int(self.fingerprint)))
+        order = order.to(destination.device)
+        rank = torch.empty_like(destination)
+        rank[order] = rank_among_equals(destination[order])
+        return 1 - 2 * (rank % 2)
 
     def _connections(self) -> Tensor:
         return self.source.long() * self.outputs + self.destination.long()  # (paths,)
@@ -129,7 +139,9 @@ class PathLayer(nn.Module):
             raise ValueError(f"expected init to be {', '.join(INITS)} or a number, got {init!r}")
         if not isinstance(init, str):
             size = real("init", init, -math.inf)
-        signs = self.signs() if init == "alternating" else torch.ones_like(self.source)
+        signs = torch.ones_like(self.source)
+        if init in INITS[:2]:
+            signs = self.signs(mixed=init == "mixed")
         with torch.no_grad():
             weight.copy_((signs * size).view(-1, *[1] * (weight.ndim - 1)).expand(weight.shape))
 
@@ -171,8 +183,9 @@ class PathLinear(PathLayer):
         bias: add a bias, 0 at the start.
         relu: apply ReLU to the inputs, on the way (the talk's implicit ReLU).
         seed, scramble, skip, order: as in `prernn.ops.sobol.network_paths`.
-        init: "alternating" (``+-sqrt(2 / fan_in)``, the signs of a neuron's weights in turns), "constant"
-            (``sqrt(2 / fan_in)``), or the number that all weights start from, ``InitialWeight`` in the talk.
+        init: "alternating" (``+-sqrt(2 / fan_in)``, the signs of a neuron's weights in turns), "mixed" (the same, the
+            turns in an order that has nothing to do with the sequence), "constant" (``sqrt(2 / fan_in)``), or the
+            number that all weights start from, ``InitialWeight`` in the talk.
         drawn: sources and destinations ``(paths, 2)`` to take in place of drawing them.
 
     Attributes:

@@ -3,6 +3,7 @@
 A network is named by its sampler and what it has beside, as in ``sobol+constant+skip=3`` or ``dense+dropout=0.5``.
 """
 
+import copy
 import itertools
 import zipfile
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from prernn.ops.sobol import SAMPLERS
 from prernn.sparsity.path_network import PathNetwork
+from prernn.sparsity.sampled_paths import sample_paths
 
 DENSE = "dense"
 BATCH = 128
@@ -25,6 +27,7 @@ SHOWN = 10
 
 OF_PATHS: dict[str, Callable[[str], tuple[str, Any]]] = {
     "constant": lambda value: ("init", "constant"),
+    "mixed": lambda value: ("init", "mixed"),
     "init": lambda value: ("init", float(value)),
     "gray": lambda value: ("order", "gray"),
     "scramble": lambda value: ("scramble", True),
@@ -33,6 +36,15 @@ OF_PATHS: dict[str, Callable[[str], tuple[str, Any]]] = {
 """What a name may say of paths, and the argument of `PathNetwork` that it is."""
 OF_DENSE = ("dropout", "dropconnect")
 """What it may say of a dense network, with the share that is dropped."""
+
+
+SAMPLED: dict[str, dict[str, Any]] = {
+    "systematic": {"sampler": "systematic"},
+    "random": {"sampler": "random"},
+    "systematic, counts": {"values": "counts"},
+    "largest weights": {},
+}
+"""Ways to take a part of a trained network's weights: what `sample_paths` is told."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,7 @@ class Job:
         autoencoder: learn the picture itself in place of its class.
         step: step size of residual layers.
         pictures: of the training set, the first; 0: all.
+        shares: of a dense network's weights, that paths sampled backwards are to use.
     """
 
     data: str
@@ -56,17 +69,23 @@ class Job:
     autoencoder: bool = False
     step: float | None = None
     pictures: int = 0
+    shares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Result:
-    """Test accuracy in percent (autoencoder: mean squared error), and what the network holds."""
+    """Test accuracy in percent (autoencoder: mean squared error), and what the network holds.
+
+    Attributes:
+        sampled: ``(method, share that is used, accuracy)`` of the network with only a part of its weights.
+    """
 
     job: Job
     score: float
     weights: int
     coincident: int
     pictures: np.ndarray | None = None
+    sampled: tuple[tuple[str, float, float], ...] = ()
 
     def line(self) -> dict:
         """A line of the CSV."""
@@ -107,7 +126,7 @@ def options_of(name: str) -> tuple[str, dict[str, Any]]:
             options |= {key: float(value)} if sampler == DENSE else [OF_PATHS[key](value)]
         except ValueError:
             known = " or ".join(f"{key}=SHARE" for key in OF_DENSE)
-            known = known if sampler == DENSE else "constant, init=W, gray, scramble or skip=N"
+            known = known if sampler == DENSE else "constant, mixed, init=W, gray, scramble or skip=N"
             raise ValueError(f"expected {sampler}+ {known}, got {part!r}") from None
     return sampler, options
 
@@ -140,7 +159,34 @@ def train(job: Job) -> Result:
     coincident = job.paths * (len(job.widths) - 1) - weights if job.paths else 0
     if job.autoencoder:
         return Result(job, float(F.mse_loss(out, test)), weights, coincident, out[:SHOWN].numpy())
-    return Result(job, 100 * float((out.argmax(1) == test_labels).float().mean()), weights, coincident)
+    sampled = tuple(parts_of(net, job, test, test_labels))
+    return Result(job, _accuracy(out, test_labels), weights, coincident, sampled=sampled)
+
+
+def _accuracy(out: Tensor, labels: Tensor) -> float:
+    return 100 * float((out.argmax(1) == labels).float().mean())
+
+
+@torch.inference_mode()
+def parts_of(net: nn.Module, job: Job, test: Tensor, labels: Tensor) -> Iterator[tuple[str, float, float]]:
+    """Accuracy with the weights on paths sampled backwards alone, and with the largest ones."""
+    for share in job.shares:
+        for name, options in SAMPLED.items():
+            part = sample_paths(net, share, seed=job.seed, **options) if options else largest(net, share)
+            weights = torch.cat([p.flatten() for name, p in part.named_parameters() if name.endswith("weight")])
+            yield name, float((weights != 0).double().mean()), _accuracy(part(test), labels)
+
+
+def largest(net: nn.Module, share: float) -> nn.Module:
+    """A copy with that share of the largest weights of all layers."""
+    net = copy.deepcopy(net)
+    weights = [p for name, p in net.named_parameters() if name.endswith("weight")]
+    sizes = torch.cat([weight.detach().abs().flatten() for weight in weights])
+    kept = int(share * len(sizes))
+    least = sizes.topk(kept).values[-1] if kept else torch.inf
+    for weight in weights:
+        weight.mul_(weight.abs() >= least)
+    return net
 
 
 def trained(job: Job) -> nn.Module:
