@@ -100,7 +100,7 @@ def test_counts_are_the_weights_in_expectation(sampler):
     chain = module._chain(network(widths=(12, 6)))
     rows = {layer: module._rows(layer) for layer, _ in chain}
     ((layer, row),) = rows.items()
-    drawn = [module._kept(row, module._counts(chain, rows, 30, sampler, seed)[layer], "counts") for seed in range(800)]
+    drawn = [module._kept(row, module._counts(chain, rows, 32, sampler, seed)[layer], "counts") for seed in range(800)]
     torch.testing.assert_close(torch.stack(drawn).mean(0), row, rtol=0, atol=0.08)
 
 

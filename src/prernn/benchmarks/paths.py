@@ -64,7 +64,9 @@ def run(options: argparse.Namespace) -> None:
     tables = [
         _table(lines, over, batch, mode) for over in ("paths", "width") for batch in options.batches for mode in MODES
     ]
-    title = f"Share of the {options.size} x {options.size} connections up to which paths are quicker than dense"
+    title = (
+        f"Share of the {options.size} x {options.size} connections up to which paths (kept rows forward) are quicker"
+    )
     report.show([report.machine("cpu"), *tables, report.table(title, crossed, ["mode"])], out / "paths.md")
     _plot(lines, options, out / "paths.png")
     print(f"written to {out}")
@@ -99,7 +101,7 @@ def layers(size: int, number: int) -> dict[str, tuple[Callable[[Tensor, Tensor],
     layer = KeptProduct.of(source, destination, size, size, weight, dense=False)
 
     def kept(x: Tensor, w: Tensor) -> Tensor:
-        return layer.product(x) if torch.equal(w, layer.weight) else x
+        return layer.product(x) if layer.has(w) else x
 
     def matrix(x: Tensor, w: Tensor) -> Tensor:
         return F.linear(x, paths.dense(w, source, destination, size, size))
@@ -150,7 +152,7 @@ def crossings(lines: Sequence[Line], size: int) -> list[Line]:
         for other in (DENSE, MATRIX):
             times = {number / size**2: (taken[own], taken[other]) for (_, number), taken in medians.items()}
             share = crossing(times)
-            found[-1] |= {f"{own}, {other}": "none" if share is None else f"{share:.2%}"}
+            found[-1] |= {f"than {other}": "none" if share is None else f"{share:.2%}"}
     return sorted(found, key=lambda line: (line["mode"], line["B"], line["threads"]))
 
 

@@ -253,7 +253,7 @@ class PathLinear(PathLayer):
         kept = self._kept
         if kept is None or not kept.follows(self.source, self.destination):
             kept = KeptProduct.of(self.source, self.destination, self.inputs, self.outputs, self.weight)
-        elif not torch.equal(kept.weight, self.weight):
+        elif not kept.has(self.weight):
             kept = kept.of_weights(self.weight)
         self._kept = kept  # one assignment, for other threads
         y = kept.product(rows.relu() if self.relu else rows)
