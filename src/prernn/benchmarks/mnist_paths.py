@@ -176,13 +176,13 @@ def _sampled_table(results: Sequence[Result], out: Path):
         lines.append(
             {"network": network, "sampled": method, **texts, "accuracy, %": mean_text(mean, spread, len(values))}
         )
-        series.setdefault(f"{network}, {method}", []).append((used, mean, spread))
+        series.setdefault(f"{network}, {method}", []).append((100 * share, mean, spread))
     write_table(out / "sampled.csv", lines)
     title = "a trained network with a part of its weights, MNIST"
     level = {"all weights": statistics.fmean(result.score for result in results if result.sampled)}
     panels = {"test accuracy (%)": series}
     curves.lines(
-        panels, out / "sampled.png", along="weights used (%)", title=title, levels={"test accuracy (%)": level}
+        panels, out / "sampled.png", along="weights used, at most (%)", title=title, levels={"test accuracy (%)": level}
     )
     return report.table("Paths sampled backwards from the outputs", lines, ("network", "sampled"))
 

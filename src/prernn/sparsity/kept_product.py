@@ -18,7 +18,7 @@ from prernn.ops.backends import kernels
 from prernn.ops.compressed_rows import usable
 from prernn.ops.paths import dense
 
-KEPT_DENSE = 0.5
+KEPT_DENSE = 0.25
 """Paths over all connections above which a dense matrix that is kept is faster than rows (``prernn bench paths``)."""
 
 
