@@ -39,7 +39,10 @@ class Sparse:
     density: float
 
     def __post_init__(self) -> None:
-        real("density, the share of weights that is kept", self.density, 0, 1, above=True)
+        try:
+            real("density", self.density, 0, 1, above=True)
+        except ValueError as error:
+            raise ValueError(f"{error}; it is the share of weights that is kept") from None
 
     def __str__(self) -> str:
         return f"sparse:{shortest(self.density)}"
