@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from prernn.models.checkpoint import load, save
     from prernn.sparsity.online import online_sparsity
     from prernn.sparsity.packing import load_quantized, save_quantized
+    from prernn.sparsity.path_convolution import PathConv2d
     from prernn.sparsity.path_network import PathNetwork
-    from prernn.sparsity.paths import PathConv2d, PathLinear
+    from prernn.sparsity.paths import PathLinear
     from prernn.sparsity.quantize import quantization_report, quantize
     from prernn.sparsity.synthetic_inputs import synthetic_inputs
+    from prernn.sparsity.sampled_paths import sample_paths
     from prernn.streaming.stream import Stream
 
 __version__ = "0.1.0"
@@ -58,6 +60,7 @@ __all__ = [
     "quantization_report",
     "quantize",
     "recurrent_parameters",
+    "sample_paths",
     "save",
     "save_quantized",
     "skip_zeros",
@@ -82,7 +85,9 @@ _ROOMS = {
     "sparsity.online": ("online_sparsity",),
     "sparsity.packing": ("load_quantized", "save_quantized"),
     "sparsity.path_network": ("PathNetwork",),
-    "sparsity.paths": ("PathConv2d", "PathLinear"),
+    "sparsity.path_convolution": ("PathConv2d",),
+    "sparsity.paths": ("PathLinear",),
+    "sparsity.sampled_paths": ("sample_paths",),
     "sparsity.quantize": ("quantization_report", "quantize"),
     "sparsity.synthetic_inputs": ("synthetic_inputs",),
     "streaming.stream": ("Stream",),

@@ -9,6 +9,7 @@ from torch import nn
 
 from bench_tables import is_png, rows
 from prernn.benchmarks import mnist_paths
+from prernn.benchmarks.measuring import digits
 from prernn.commands.bench import bench_parser
 from prernn.commands.main import main
 
@@ -92,12 +93,12 @@ def test_jobs_are_all_combinations(mnist):
 
 def test_dense_networks_and_networks_of_paths_have_the_same_neurons():
     job = mnist_paths.Job("x", (16, 8, 10), "sobol", 64, 0, 1, 0.1)
-    net = mnist_paths.build(job)
+    net = digits.build(job)
     assert net.widths == [16, 8, 10]
     for layer in net.layers:  # one weight for each connection
         assert layer.coincident == 0
         assert layer.paths <= 64
-    dense = mnist_paths.build(mnist_paths.Job("x", (16, 8, 10), "dense", 0, 0, 1, 0.1))
+    dense = digits.build(mnist_paths.Job("x", (16, 8, 10), "dense", 0, 0, 1, 0.1))
     assert [type(layer) for layer in dense] == [nn.Linear, nn.ReLU, nn.Linear]
     assert [tuple(layer.weight.shape) for layer in dense[::2]] == [(8, 16), (10, 8)]
 
@@ -130,6 +131,75 @@ def test_the_table_of_paths():
     assert cells["accuracy, %"] == ["98.00", "81.00 ± 1.41"]  # of one seed there is no spread
 
 
+def test_names_of_networks_say_what_they_have_beside():
+    assert digits.options_of("sobol+constant+skip=3") == ("sobol", {"init": "constant", "skip": 3})
+    assert digits.options_of("random+init=-0.5") == ("random", {"init": -0.5})
+    assert digits.options_of("dense+dropconnect=0.2") == ("dense", {"dropconnect": 0.2})
+    for name, complaint in (
+        ("halton", "sobol, random, dense"),
+        ("sobol+dropout=0.1", "scramble or skip=N"),
+        ("dense+gray", "dropconnect=SHARE"),
+        ("sobol+skip=x", "'skip=x'"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            digits.options_of(name)
+
+
+def test_dropout_and_dropconnect_drop_in_training_alone():
+    torch.manual_seed(0)
+    x = torch.rand(400, 16)
+    for name in ("dropout", "dropconnect"):
+        net = digits.build(mnist_paths.Job("x", (16, 8, 10), f"dense+{name}=0.4", 0, 0, 1, 0.1))
+        assert not torch.equal(net(x), net(x))
+        net.eval()
+        assert torch.equal(net(x), net(x))
+    layer = digits.DropConnect(200, 100, 0.4)
+    kept = layer(torch.eye(200)) - layer.bias  # the weights of this batch
+    assert abs(float((kept == 0).double().mean()) - 0.4) < 0.02
+
+
+def test_steps_of_residual_layers_have_a_table_and_a_picture(mnist, tmp_path, figures):
+    words = ["--widths", "16", "8", "8", "8", "10", "--epochs", "1", "--rate", "0.01", "--jobs", "1", "--paths", "40"]
+    steps = ["--samplers", "sobol", "dense", "--seeds", "0", "--code-paths", "0", "--steps", "0.5", "1"]
+    jobs = mnist_paths._jobs(arguments(mnist_paths, "--data", str(mnist), *words, *steps))
+    assert [(job.sampler, job.step) for job in jobs] == [("sobol", 0.5), ("sobol", 1.0), ("dense", None)]
+    assert [digits.build(job).step for job in jobs[:2]] == [0.5, 1]
+    results = [digits.train(job) for job in jobs]
+    assert results[0].line()["step"] == 0.5
+    mnist_paths._draw(results, tmp_path / "a.png")
+    (axis,) = figures[0].axes
+    assert axis.get_xlabel() == "step size h of residual layers"
+    assert axis.lines[0].get_xdata().tolist() == [0.5, 1]
+    _, made = mnist_paths._table(results).renderables
+    assert "step size h" in [column.header for column in made.columns]
+
+
+def test_parts_of_a_dense_network_are_its_sampled_paths_and_its_largest_weights(mnist, tmp_path):
+    words = ["--data", str(mnist), *SMALL, "--samplers", "sobol", "dense", "--paths", "64", "--code-paths", "0"]
+    words += ["--seeds", "0", "1", "--pictures", "130", "--sampled", "0", "0.3", "1", "--out", str(tmp_path)]
+    assert main(["bench", "mnist_paths", *words]) == 0
+    lines = rows(tmp_path / "sampled.csv")
+    assert [(line["sampled"], line["at most, %"]) for line in lines] == [
+        (name, share) for share in ("0", "30", "100") for name in digits.SAMPLED
+    ]
+    for line in lines:
+        assert float(line["used, %"]) <= float(line["at most, %"])
+    whole = next(line for line in rows(tmp_path / "mnist.csv") if line["sampler"] == "dense")
+    job = next(job for job in mnist_paths._jobs(arguments(mnist_paths, *words)) if job.sampler == "dense")
+    part = next(part for part in digits.train(job).sampled if part[1] == 1)  # all weights
+    assert part[2] == pytest.approx(float(whole["accuracy"]), abs=1e-3)
+    assert is_png(tmp_path / "sampled.png")
+    assert "Paths sampled backwards" in (tmp_path / "mnist.md").read_text()
+
+
+def test_the_largest_weights_are_kept():
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    part = digits.largest(net.requires_grad_(False), 0.5)
+    sizes = torch.cat([net[0].weight.flatten(), net[2].weight.flatten()]).abs().sort(descending=True).values
+    kept = torch.cat([part[0].weight.flatten(), part[2].weight.flatten()]).abs().sort(descending=True).values
+    assert torch.equal(kept, torch.cat([sizes[:9], torch.zeros(9)]))
+
+
 @pytest.mark.parametrize(
     ("wrong", "complaint"),
     [
@@ -139,6 +209,9 @@ def test_the_table_of_paths():
         (["--rate", "0"], "--rate"),
         (["--rate", "nan"], "--rate"),
         (["--samplers", "halton"], "sobol, random, dense"),
+        (["--samplers", "dense+gray"], "dropconnect=SHARE"),
+        (["--sampled", "2"], "--sampled"),
+        (["--pictures", "100"], "at least 128"),
         (["--widths", "15", "10"], "from 16 pixels"),
         (["--widths", "16", "9"], "to 10 classes"),
         (["--code", "16", "4", "15"], "as many"),

@@ -22,13 +22,14 @@ def test_every_layer_is_timed_at_every_size(tmp_path, capsys):
     keys = ("over", "threads", "mode", "B", "D", "paths", "layer")
     found = [tuple(row[key] for key in keys) for row in rows]
     cases = [("paths", "16", "32"), ("paths", "16", "64"), ("width", "8", "16"), ("width", "16", "32")]
-    layers = (bench.PATHS, bench.SPARSE, bench.DENSE)
+    layers = (bench.PATHS, bench.KEPT, bench.SPARSE, bench.DENSE, bench.MATRIX)
     assert sorted(found) == sorted(
         (over, "1", mode, batch, size, number, layer)
         for over, size, number in cases
         for batch in "13"
         for mode in bench.MODES
         for layer in layers
+        if layer != bench.KEPT or mode == "forward"  # they have no gradients
     )
     assert all(int(row["calls"]) == 2 and float(row["median_ms"]) > 0 for row in rows)
     assert (tmp_path / "paths.png").read_bytes().startswith(b"\x89PNG")
@@ -39,7 +40,7 @@ def test_every_layer_is_timed_at_every_size(tmp_path, capsys):
     assert "sparse rows" in capsys.readouterr().out
 
 
-def test_paths_and_sparse_rows_are_the_same_layer():
+def test_paths_rows_and_matrix_are_the_same_layer():
     found = bench.layers(16, 300)
     product, weight = found[bench.PATHS]
     sparse, rows = found[bench.SPARSE]
@@ -49,6 +50,10 @@ def test_paths_and_sparse_rows_are_the_same_layer():
     x = torch.randn(5, 16)
     torch.testing.assert_close(product(x, weight), x @ matrix.T)
     torch.testing.assert_close(sparse(x, rows), x @ matrix.T)
+    for name in (bench.KEPT, bench.MATRIX):
+        other, own = found[name]
+        assert own is weight
+        torch.testing.assert_close(other(x, weight), x @ matrix.T)
     assert rows._nnz() == 256  # 44 paths go where others do
 
 

@@ -222,3 +222,9 @@ def test_a_structure_of_ones_own_passes_through():
     module = HiddenToHidden(8, 2, Band(width=3), dtype=torch.float64)
     assert str(module.structure) == "band:3"
     assert "band:3" in repr(module)
+
+
+@pytest.mark.parametrize("spec", ["sparse:1.5", "sparse:x"])
+def test_a_density_that_is_none_says_what_it_is(spec):
+    with pytest.raises(ValueError, match=r"the share of weights that (is|are) kept"):
+        hidden_structure(spec)

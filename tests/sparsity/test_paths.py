@@ -5,12 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.quasirandom import SobolEngine
 
 import prernn
 from prernn.ops.sobol import network_paths, unit_points
 from prernn.sparsity import paths as module
+from prernn.sparsity.path_convolution import PathConv2d
 from prernn.sparsity.path_network import PathNetwork
-from prernn.sparsity.paths import PathConv2d, PathLinear
+from prernn.sparsity.paths import PathLinear
 
 
 def counts(neurons: torch.Tensor, width: int) -> torch.Tensor:
@@ -44,6 +46,40 @@ def test_numbers_of_paths_that_are_no_power_of_two_are_off_by_less_than_their_bi
             assert (found - paths / size).abs().max() < bin(paths).count("1")
 
 
+@pytest.mark.parametrize("options", [{}, {"skip": 3}, {"scramble": True, "seed": 4}])
+def test_points_come_in_the_talks_order(options):
+    """``x ^= C[k]`` for each digit k of i; torch's point i is the talk's point ``i ^ (i >> 1)``."""
+    skip, count = options.get("skip", 0), 300
+    engine = SobolEngine(skip + 4, scramble="scramble" in options, seed=options.get("seed"))
+    drawn = engine.draw(count, dtype=torch.float64)[:, skip:]
+    natural, gray = (unit_points(512, 4, order=order, **options) for order in ("natural", "gray"))
+    assert torch.equal(gray[1:count], drawn[1:])
+    torch.testing.assert_close(gray[0], drawn[0], rtol=1e-6, atol=0)  # torch rounds its first point to float32
+    index = torch.arange(512)
+    assert torch.equal(gray, natural[index ^ (index >> 1)])
+    columns = engine.sobolstate[skip:]  # (4, bits)
+    for i in (1, 2, 3, 77, 500):
+        x = engine.shift[skip:].clone()
+        for k in range(9):
+            if i >> k & 1:
+                x ^= columns[:, k]
+        assert torch.equal(natural[i], x.double() / 2**engine.MAXBIT)
+
+
+def test_the_first_component_is_the_radical_inverse():
+    """Digits of i behind the point, mirrored."""
+    expected = [0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8]
+    assert unit_points(8, 1)[:, 0].tolist() == expected
+
+
+def test_orders_differ_where_the_number_is_no_power_of_two():
+    for paths, alike in ((16384, True), (15000, False)):
+        natural, gray = (
+            network_paths([784, 300, 300, 10], paths, order=order).unique(dim=0) for order in ("natural", "gray")
+        )
+        assert (natural.shape == gray.shape and torch.equal(natural, gray)) == alike
+
+
 def test_random_paths_leave_neurons_out_where_sobol_paths_do_not():
     sobol, random = (network_paths([256, 256], 256, sampler=name) for name in ("sobol", "random"))
     assert counts(sobol[:, 1], 256).min() == 1
@@ -73,6 +109,7 @@ def test_options_change_the_paths():
         ([4, 0], 3, {}, "at least one neuron"),
         ([4, 4], -1, {}, "paths"),
         ([4, 4], 3, {"sampler": "halton"}, "sobol, random"),
+        ([4, 4], 3, {"order": "random"}, "natural, gray"),
         ([4, 4], 3, {"skip": -1}, "skip"),
         ([4, 4], 3, {"skip": 10**6}, "skip"),
     ],
@@ -141,9 +178,81 @@ def test_builds_are_bit_identical_and_balanced():
         assert not sums.any()  # every neuron has an even number of paths here
 
 
+@pytest.mark.parametrize("paths", [40, 512, 700])
+def test_mixed_signs_are_balanced_and_bit_identical(paths):
+    one, two = (PathLinear(32, 16, paths, init="mixed") for _ in range(2))
+    assert torch.equal(one.weight, two.weight)
+    sums = torch.zeros(16).index_add(0, one.indices[1], one.signs(mixed=True).float())
+    assert set(sums.tolist()) <= {0, 1}
+    assert torch.equal(one.weight.sign(), one.signs(mixed=True))
+
+
+def test_mixed_signs_tell_neurons_apart_that_are_joined_to_all_inputs():
+    """Where every connection is there, in the sequence's order, signs in turns make neurons that compute the same."""
+    for init, apart in (("alternating", False), ("mixed", True)):
+        layer = PathNetwork([784, 256, 64, 256, 784], 16384, init=init).layers[1]
+        assert layer.coincident == 0  # 256 x 64, all of them
+        rank = int(torch.linalg.matrix_rank(layer.matrix()))
+        assert (rank > 50) == apart, rank
+
+
 def test_a_neuron_of_one_path_starts_positive():
     layer = PathLinear(16, 16, 16)
     assert (layer.weight > 0).all()
+
+
+def test_weights_start_alike_or_in_turns():
+    for build in (
+        lambda **options: PathLinear(16, 8, 64, **options),
+        lambda **options: PathConv2d(16, 8, 1, 64, **options),
+    ):
+        for init, expected in (("constant", 0.5), (0.25, 0.25), (-1, -1), ("alternating", None)):
+            weight = build(init=init).weight.detach()
+            if expected is None:
+                assert sorted(weight.unique().tolist()) == [-0.5, 0.5]  # sqrt(2 / 8)
+            else:
+                assert weight.unique().tolist() == [expected]
+    network = PathNetwork([8, 8, 4], 40, init=0.25)
+    assert all((layer.weight == 0.25).all() for layer in network.layers)
+
+
+def test_residual_layers_are_steps_of_eulers_method():
+    network = PathNetwork([12, 6, 9, 6, 7, 6, 4], 60, step=0.3).double()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(5, 12, dtype=torch.float64)
+    first, one, two, three, four, last = (
+        lambda a, layer=layer: a @ layer.matrix().T + layer.bias for layer in network.layers
+    )
+    a = first(x)
+    a = a + 0.3 * two(one(a).relu())
+    a = a + 0.3 * four(three(a).relu())
+    torch.testing.assert_close(network(x), last(a), rtol=1e-12, atol=1e-12)
+    for other in (network.grown(100), network.merged()):
+        torch.testing.assert_close(other(x), network(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_step_of_size_0_leaves_the_first_and_the_last_layer():
+    network = PathNetwork([12, 6, 9, 6, 4], 60, step=0.0).double()
+    x = torch.randn(5, 12, dtype=torch.float64)
+    torch.testing.assert_close(network(x), network.layers[-1](network.layers[0](x)), rtol=1e-12, atol=1e-12)
+
+
+def test_residual_layers_come_close_to_a_differential_equation():
+    """``a' = W2 max{0, W1 a}`` over the time 1: half the step size, half the error, for the same weights in each."""
+
+    def after(steps: int) -> torch.Tensor:
+        network = PathNetwork([4, 4, *[4, 4] * steps, 4], 30, step=1 / steps, bias=False).double()
+        for number, layer in enumerate(network.layers):
+            kind = number % 2 if 0 < number <= 2 * steps else 2  # W1, W2, and the first and last
+            torch.manual_seed(kind)
+            nn.init.normal_(layer.weight, std=0.2)
+            layer.lead(network.layers[kind].indices.T)
+        return network(torch.ones(4, dtype=torch.float64))
+
+    exact, coarse, fine = after(256), after(8), after(16)
+    ratio = (coarse - exact).norm() / (fine - exact).norm()
+    assert 1.7 < ratio < 2.4
 
 
 def test_a_grown_network_contains_the_smaller_one():
@@ -237,6 +346,47 @@ def test_a_state_dict_holds_weights_alone_and_fits_another_build():
     assert torch.equal(other(x), network(x))
 
 
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("sampling", [{}, {"skip": 2}, {"scramble": True, "seed": 5}])
+def test_checkpoints_of_another_order_bring_their_connections(sampling, merged):
+    """Until 2026-11-29 the points came in torch's order."""
+    old, new = (PathNetwork([16, 12, 10], 75, order=order, **sampling).double() for order in ("gray", "natural"))
+    for parameter in old.parameters():
+        nn.init.normal_(parameter)
+    old, new = (network.merged() if merged else network for network in (old, new))
+    x = torch.randn(5, 16, dtype=torch.float64)
+    assert not torch.equal(new.layers[0].indices, old.layers[0].indices)
+    new.load_state_dict(old.state_dict())
+    assert torch.equal(new(x), old(x))
+    for one, other in zip(new.layers, old.layers, strict=True):
+        assert torch.equal(one.indices, other.indices)
+    if not merged:
+        torch.testing.assert_close(new.grown(90)(x), old.grown(90)(x), rtol=1e-12, atol=1e-12)
+        assert torch.equal(new.grown(90).layers[0].indices, old.grown(90).layers[0].indices)
+    own = PathNetwork([16, 12, 10], 75, **sampling).double()
+    (own.merged() if merged else own).load_state_dict((own.merged() if merged else own).state_dict())
+
+
+@pytest.mark.parametrize(
+    "build", [PathLinear, lambda *widths, **options: PathConv2d(*widths[:2], 3, widths[2], **options)]
+)
+def test_layers_take_the_order_of_what_they_load(build):
+    old, new = (build(16, 12, 75, order=order) for order in ("gray", "natural"))
+    nn.init.normal_(old.weight)
+    new.load_state_dict(old.state_dict())
+    assert torch.equal(new.indices, old.indices)
+    assert torch.equal(new.matrix(), old.matrix())
+    given = build(16, 12, 75, drawn=build(16, 12, 75).indices.T)
+    with pytest.raises(RuntimeError, match="other paths"):
+        given.load_state_dict(old.state_dict())
+
+
+@pytest.mark.parametrize("widths", [[8, 4, 3], [8, 4, 4, 3], [8, 4, 4, 5, 3], [8, 4, 6, 4, 6, 5, 3]])
+def test_widths_without_residual_layers_are_refused(widths):
+    with pytest.raises(ValueError, match="step size"):
+        PathNetwork(widths, 20, step=0.5)
+
+
 @pytest.mark.parametrize(
     "build",
     [
@@ -246,6 +396,9 @@ def test_a_state_dict_holds_weights_alone_and_fits_another_build():
         lambda: PathLinear(4, 4, 3, drawn=torch.tensor([[-1, 0]])),
         lambda: PathLinear(4, 4, 3, drawn=torch.rand(3, 2)),
         lambda: PathLinear(4, 4, 2.5),
+        lambda: PathLinear(4, 4, 3, init="random"),
+        lambda: PathLinear(4, 4, 3, init=float("nan")),
+        lambda: PathNetwork([8, 4, 4, 4, 3], 20, step=float("inf")),
         lambda: PathLinear(4, 4, 3)(torch.rand(2, 8)),
         lambda: PathConv2d(4, 4, 0, 3),
         lambda: PathNetwork([4], 3),

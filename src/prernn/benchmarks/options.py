@@ -80,7 +80,11 @@ def mnist_paths(parser: ArgumentParser) -> None:
     add("--data", required=True, help="folder of mnist.npz (train_x, train_y, test_x, test_y, uint8)")
     add("--widths", type=int, nargs="+", default=[784, 300, 300, 10], help="neurons of each layer")
     add("--paths", type=int, nargs="+", default=[2**k for k in range(5, 19)], help="default: 32, 64 .. 262144")
-    add("--samplers", nargs="+", default=["sobol", "random", "dense"], help="default: all")
+    names = "sobol, random (+constant, +mixed, +init=W, +gray, +scramble, +skip=N), dense (+dropout=P, +dropconnect=P)"
+    add("--samplers", nargs="+", default=["sobol", "random", "dense"], help=f"{names}; default: all three")
+    add("--steps", type=float, nargs="+", default=[], help="step sizes h of residual layers (default: none)")
+    add("--sampled", type=float, nargs="+", default=[], metavar="SHARE", help="of dense weights on sampled paths")
+    add("--pictures", type=int, default=0, help="to train on, the first; 0: all (default %(default)s)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     add("--epochs", type=int, default=10, help="of every training (default %(default)s)")
     add("--rate", type=float, default=5e-3, help="learning rate (default %(default)s)")

@@ -1,9 +1,11 @@
-"""A layer of D x D made of Sobol' paths: streamed along the paths, as a sparse matrix, and dense.
+"""A layer of D x D made of Sobol' paths: streamed along them, in rows that are kept, as a sparse matrix, and dense.
 
-All three compute from the same input; the sparse matrix (compressed rows) holds the paths' own connections, those that
-coincide added up, and the dense one all that there are. Training is forward and the gradients of input and weights.
-They take turns within one run; figures are medians, the quartiles stand in the CSV. The crossing point is the share of
-the D x D connections up to which paths are quicker than the dense product.
+All compute from the same input. "kept rows" is what `PathLinear` does without gradients, its comparison of the weights
+included; "sparse rows" are torch's, of the paths' own connections, those that coincide added up; "dense" has all
+connections that there are, and "matrix" makes the dense matrix of the paths for each call, as `PathLinear` does in
+training where paths are many. Training is forward and the gradients of input and weights. They take turns within one
+run; figures are medians, the quartiles stand in the CSV. The crossing points are the shares of the D x D connections up
+to which what a layer of paths does is quicker than a dense product, of a dense layer and of the paths' matrix.
 """
 
 import argparse
@@ -26,8 +28,9 @@ from prernn.ops import paths
 from prernn.ops.sobol import network_paths
 from prernn.reports.files import write_table
 from prernn.reports.plots.figure import COLOURS, save_figure
+from prernn.sparsity.kept_product import KeptProduct
 
-PATHS, SPARSE, DENSE = "paths", "sparse rows", "dense"
+PATHS, KEPT, SPARSE, DENSE, MATRIX = "paths", "kept rows", "sparse rows", "dense", "matrix"
 MODES = ("forward", "training")
 Line = dict
 
@@ -61,7 +64,9 @@ def run(options: argparse.Namespace) -> None:
     tables = [
         _table(lines, over, batch, mode) for over in ("paths", "width") for batch in options.batches for mode in MODES
     ]
-    title = f"Share of the {options.size} x {options.size} connections up to which paths are quicker than dense"
+    title = (
+        f"Share of the {options.size} x {options.size} connections up to which paths (kept rows forward) are quicker"
+    )
     report.show([report.machine("cpu"), *tables, report.table(title, crossed, ["mode"])], out / "paths.md")
     _plot(lines, options, out / "paths.png")
     print(f"written to {out}")
@@ -78,24 +83,35 @@ def _measure(stopwatch: Stopwatch, count: int, batch: int, over: str, size: int,
     with threads(count):
         for mode in MODES:
             x = torch.randn(batch, size)
-            times = stopwatch.interleaved({name: _call(*layer, x, mode) for name, layer in found.items()})
+            calls = {name: _call(*layer, x, mode) for name, layer in found.items() if name != KEPT or mode == MODES[0]}
+            times = stopwatch.interleaved(calls)
             where = {"over": over, "threads": count, "mode": mode, "B": batch, "D": size, "paths": number}
             lines += [{**where, "layer": name, **report.milliseconds(taken)} for name, taken in times.items()]
     return lines
 
 
 def layers(size: int, number: int) -> dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Tensor]]:
-    """The three products, ``(x (B, D), weight) -> (B, D)``, and their weights; the first two agree."""
+    """The products, ``(x (B, D), weight) -> (B, D)``, and their weights; all but the dense one agree."""
     source, destination = (index.int().contiguous() for index in network_paths([size, size], number).unbind(1))
     weight = torch.randn(number) / math.sqrt(max(1, number // size))
     places = torch.stack([destination, source]).long()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch calls its compressed rows a beta
         rows = torch.sparse_coo_tensor(places, weight, (size, size), check_invariants=True).coalesce().to_sparse_csr()
+    layer = KeptProduct.of(source, destination, size, size, weight, dense=False)
+
+    def kept(x: Tensor, w: Tensor) -> Tensor:
+        return layer.product(x) if layer.has(w) else x
+
+    def matrix(x: Tensor, w: Tensor) -> Tensor:
+        return F.linear(x, paths.dense(w, source, destination, size, size))
+
     return {
         PATHS: (lambda x, w: paths.product(x, w, source, destination, size), weight),
+        KEPT: (kept, weight),
         SPARSE: (lambda x, w: torch.sparse.mm(w, x.T).T, rows),
         DENSE: (F.linear, torch.randn(size, size) / math.sqrt(size)),
+        MATRIX: (matrix, weight),
     }
 
 
@@ -126,15 +142,17 @@ def _medians(lines: Sequence[Line], **where) -> dict[tuple[int, int], dict[str, 
 
 
 def crossings(lines: Sequence[Line], size: int) -> list[Line]:
-    """The crossing point of every batch, mode and number of threads, "none" where there is none."""
+    """The crossing points of every batch, mode and number of threads, "none" where there is none."""
     groups = dict.fromkeys((line["mode"], line["B"], line["threads"]) for line in lines)
     found = []
     for mode, batch, count in groups:
         medians = _medians(lines, over="paths", mode=mode, B=batch, threads=count)
-        share = crossing({number / size**2: (taken[PATHS], taken[DENSE]) for (_, number), taken in medians.items()})
-        found.append(
-            {"mode": mode, "B": batch, "threads": count, "crossing": "none" if share is None else f"{share:.2%}"}
-        )
+        found.append({"mode": mode, "B": batch, "threads": count})
+        own = KEPT if mode == MODES[0] else PATHS
+        for other in (DENSE, MATRIX):
+            times = {number / size**2: (taken[own], taken[other]) for (_, number), taken in medians.items()}
+            share = crossing(times)
+            found[-1] |= {f"than {other}": "none" if share is None else f"{share:.2%}"}
     return sorted(found, key=lambda line: (line["mode"], line["B"], line["threads"]))
 
 
@@ -168,11 +186,13 @@ def _plot(lines: Sequence[Line], options: argparse.Namespace, path: Path) -> Non
     figure, axes = plt.subplots(1, 2, figsize=(12, 5.2), sharey=True, layout="constrained")
     count = options.threads[0]
     for axis, over, place in ((axes[0], "paths", 1), (axes[1], "width", 0)):
-        for colour, name in zip(COLOURS, (PATHS, SPARSE, DENSE), strict=False):
+        for colour, name in zip(COLOURS, (PATHS, SPARSE, DENSE, KEPT, MATRIX), strict=False):
             for batch, marker in zip(options.batches, "os^Dv", strict=False):
                 for mode, line in zip(MODES, ("-", "--"), strict=True):
                     medians = _medians(lines, over=over, B=batch, mode=mode, threads=count)
-                    values = [taken[name] for taken in medians.values()]
+                    values = [taken[name] for taken in medians.values() if name in taken]
+                    if not values:
+                        continue
                     label = f"{name}, batch {batch}, {mode}"
                     style = {"color": colour, "linestyle": line, "marker": marker, "markersize": 4}
                     axis.plot([key[place] for key in medians], values, label=label, **style)

@@ -10,7 +10,10 @@ neurons get ``floor(2**m / n)`` or ``ceil(2**m / n)`` connections of a block eac
 of, the binary digits of the number: a neuron's count is off by less than the number of these blocks. Scrambling keeps
 the first statement, and in the second a neuron's count may be off by one more.
 
-The direction numbers are torch's.
+The direction numbers are torch's. The points come in the talk's order: point ``i`` is the sum, in the field of two
+elements, of the direction numbers of the binary digits of ``i`` (``order="natural"``). torch has the same sequence in
+the order of a Gray code, its point ``i`` is ours ``i ^ (i >> 1)`` (``order="gray"``): an aligned block of a power of
+two has the same points in either order; any other number of paths is another network.
 """
 
 from collections.abc import Sequence
@@ -20,6 +23,7 @@ from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 SAMPLERS = ("sobol", "random")
+ORDERS = ("natural", "gray")
 MOST_POINTS = 2**30
 """Length of torch's sequence."""
 
@@ -32,6 +36,7 @@ def network_paths(
     seed: int = 0,
     scramble: bool = False,
     skip: int = 0,
+    order: str = "natural",
 ) -> Tensor:
     """The neuron of each layer that each path passes, ``(paths, len(widths))`` int64.
 
@@ -45,14 +50,17 @@ def network_paths(
         seed: of "random" and of scrambling; the plain sequence takes no chance.
         scramble: scramble the sequence (linear matrix scrambling and a digital shift).
         skip: dimensions of the sequence that are left out before the first layer's.
+        order: of the sequence's points, "natural" as in the talk or "gray" as in torch.
 
     Raises:
         ValueError: a width below 1, fewer than two layers, a number of paths below 0 or above `MOST_POINTS`, an unknown
-            sampler, dimensions that the sequence does not have.
+            sampler or order, dimensions that the sequence does not have.
     """
     if len(widths) < 2 or min(widths) < 1:
         raise ValueError(f"expected at least two layers of at least one neuron, got widths {list(widths)}")
-    points = unit_points(paths, len(widths), sampler=sampler, seed=seed, scramble=scramble, skip=skip)  # (P, L)
+    points = unit_points(
+        paths, len(widths), sampler=sampler, seed=seed, scramble=scramble, skip=skip, order=order
+    )  # (P, L)
     neurons = (points * torch.tensor(widths, dtype=torch.float64, device="cpu")).long()
     # a product that is rounded up would lie behind the layer
     return neurons.minimum(torch.tensor(widths, device="cpu") - 1)
@@ -67,6 +75,7 @@ def unit_points(
     scramble: bool = False,
     skip: int = 0,
     first: int = 0,
+    order: str = "natural",
 ) -> Tensor:
     """Points ``first .. first+count-1`` of a sequence in the unit cube, ``(count, dimensions)`` float64.
 
@@ -74,6 +83,8 @@ def unit_points(
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"expected sampler to be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+    if order not in ORDERS:
+        raise ValueError(f"expected order to be one of {', '.join(ORDERS)}, got {order!r}")
     if not isinstance(count, int) or count < 0 or first < 0 or first + count > MOST_POINTS:
         raise ValueError(f"expected 0 to {MOST_POINTS:,} paths, got {first + count}")
     if skip < 0 or skip + dimensions > SobolEngine.MAXDIM:
@@ -85,9 +96,16 @@ def unit_points(
             generator = torch.Generator().manual_seed(seed)
             return torch.rand(first + count, dimensions, dtype=torch.float64, generator=generator)[first:]
         engine = SobolEngine(skip + dimensions, scramble=scramble, seed=seed if scramble else None)
-        engine.fast_forward(first)
-        # float64 holds every point of the sequence exactly
-        return engine.draw(count, dtype=torch.float64)[:, skip:]
+        index = torch.arange(first, first + count)
+        return _sobol(engine, index if order == "natural" else index ^ (index >> 1), skip)
+
+
+def _sobol(engine: SobolEngine, index: Tensor, skip: int) -> Tensor:
+    """Points of the sequence by their number (``x ^= C[k]`` for each digit k of i, in the talk), ``(N, L)`` float64."""
+    state: Tensor = engine.shift[skip:].expand(len(index), -1).clone()  # (N, L), the scrambled sequence's digital shift
+    for digit in range(int(index.max()).bit_length()):
+        state ^= (index >> digit & 1).unsqueeze(1) * engine.sobolstate[skip:, digit]
+    return state.double() / float(2**engine.MAXBIT)  # float64 holds every point exactly
 
 
 def block_permutation(size: int, block: int = 0) -> Tensor:
@@ -105,7 +123,8 @@ def block_permutation(size: int, block: int = 0) -> Tensor:
     if not 0 <= block < size:
         raise ValueError(f"expected a block in 0..{size - 1} for {size} neurons, got {block}")
     power_of_two = size & (size - 1) == 0
-    points = unit_points(size, 2, first=block * size if power_of_two else 0)  # (D, 2)
+    # of a width that is no power of two another order has other points, and recurrences are trained with these
+    points = unit_points(size, 2, first=block * size if power_of_two else 0, order="gray")  # (D, 2)
     source, destination = points.argsort(dim=0, stable=True).argsort(dim=0, stable=True).unbind(1)
     if not power_of_two:
         destination = (destination + destination[block] - destination[0]) % size

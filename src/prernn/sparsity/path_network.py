@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.types import Device
 
-from prernn.layers.arguments import whole
+from prernn.layers.arguments import real, whole
+from prernn.ops.sobol import ORDERS
 from prernn.reports.tables import text_table
 from prernn.sparsity.paths import PathLinear, drawn_paths
 
@@ -29,11 +31,23 @@ class PathNetwork(nn.Module):
 
     A network with more paths contains one with fewer (`grown`).
 
+    With ``step`` h the layers between the first and the last are residual, two to each, steps of Euler's method (the
+    talk, relations to mathematical objects):
+
+        a_l = a_{l-1} + h W_l^(2) max{0, W_l^(1) a_{l-1}}
+
+    with ``a_0`` the first layer's outputs, and the outputs read the last ``a_l``, both without a ReLU. The widths are
+    those of the inputs, ``a_0``, then inside and behind each residual layer, and of the outputs:
+
+        >>> net = prernn.PathNetwork([784, 64, 128, 64, 128, 64, 10], paths=1024, step=0.5)  # two residual layers
+
     Args:
         widths: neurons of each layer, inputs and outputs among them.
         paths: number of paths.
         sampler: "sobol" or "random".
-        seed, scramble, skip: as in `prernn.ops.sobol.network_paths`.
+        seed, scramble, skip, order: as in `prernn.ops.sobol.network_paths`.
+        init: of the weights, as in `PathLinear`.
+        step: step size h of residual layers; None for a network without them.
         bias: of all layers, 0 at the start.
 
     Attributes:
@@ -52,19 +66,25 @@ class PathNetwork(nn.Module):
         seed: int = 0,
         scramble: bool = False,
         skip: int = 0,
+        order: str = "natural",
+        init: str | float = "alternating",
+        step: float | None = None,
         bias: bool = True,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        self.sampling: dict[str, Any] | None = {"sampler": sampler, "seed": seed, "scramble": scramble, "skip": skip}
-        self.widths, self.paths, self.bias = list(widths), paths, bias
+        sampling: dict[str, Any] = {"sampler": sampler, "seed": seed, "scramble": scramble, "skip": skip}
+        self.sampling = {**sampling, "order": order}
+        self.widths, self.paths, self.bias, self.is_merged = list(widths), paths, bias, False
+        self.init, self.step = init, None if step is None else _step(step, self.widths)
         neurons = drawn_paths(widths, paths, **self.sampling)  # (paths, L)
         self.layers = nn.ModuleList(
             PathLinear(
                 *(inputs, outputs, paths),
                 bias=bias,
-                relu=number > 0,
+                relu=self._reads_relu(number),
+                init=init,
                 drawn=neurons[:, number : number + 2],
                 device=device,
                 dtype=dtype,
@@ -76,11 +96,51 @@ class PathNetwork(nn.Module):
     def _path_layers(self) -> list[PathLinear]:
         return [layer for layer in self.layers if isinstance(layer, PathLinear)]
 
+    def _reads_relu(self, number: int) -> bool:
+        """Whether a ReLU stands between a layer and the one before it."""
+        inside = 0 < number < len(self.widths) - 2 and number % 2 == 0  # W^(2) of a residual layer
+        return number > 0 if self.step is None else inside
+
     def forward(self, x: Tensor) -> Tensor:
         """``(..., widths[0])`` to ``(..., widths[-1])``."""
-        for layer in self.layers:
-            x = layer(x)
-        return x
+        if self.step is None:
+            for layer in self.layers:
+                x = layer(x)
+            return x
+        first, *inner, last = self.layers
+        x = first(x)
+        for one, two in zip(inner[::2], inner[1::2], strict=True):
+            x = x + self.step * two(one(x))
+        out: Tensor = last(x)
+        return out
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        given = state_dict.get(f"{prefix}layers.0.fingerprint")
+        own = self._path_layers[0].fingerprint
+        if given is not None and not own.is_meta and int(given) != int(own):
+            self._follow(int(given))
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+    @torch.no_grad()
+    def _follow(self, fingerprint: int) -> None:
+        """Takes the order of the sequence that the paths of a checkpoint have (`PathLayer`), if one has."""
+        for order in ORDERS:
+            other = self._built(self.paths, order=order)
+            other = other.merged() if self.is_merged else other
+            if int(other._path_layers[0].fingerprint) != fingerprint:
+                continue
+            self.sampling = other.sampling
+            for own, layer in zip(self._path_layers, other._path_layers, strict=True):
+                own.lead(torch.stack([layer.source, layer.destination], dim=1))
+                if own.weight.shape != layer.weight.shape:  # of merged paths; an optimizer would not have these
+                    own.weight = nn.Parameter(layer.weight.detach(), own.weight.requires_grad)
+
+    def _built(self, paths: int, **changes: Any) -> "PathNetwork":
+        """A network of so many paths, drawn and started as this one was."""
+        first = self._path_layers[0].weight
+        place = {"device": first.device, "dtype": first.dtype}
+        options = {**self.sampling, "init": self.init, "step": self.step, "bias": self.bias, **place, **changes}
+        return PathNetwork(self.widths, paths, **options)
 
     @torch.no_grad()
     def grown(self, paths: int) -> "PathNetwork":
@@ -92,13 +152,9 @@ class PathNetwork(nn.Module):
             ValueError: fewer paths than there are.
             NotImplementedError: a network whose coincident paths were merged.
         """
-        if self.sampling is None:
+        if self.is_merged:
             raise NotImplementedError("a network of merged paths has lost its paths: expected one as it was built")
-        paths = whole("paths", paths, self.paths)
-        first = self._path_layers[0].weight
-        larger = PathNetwork(
-            self.widths, paths, bias=self.bias, device=first.device, dtype=first.dtype, **self.sampling
-        )
+        larger = self._built(whole("paths", paths, self.paths))
         for layer, own in zip(larger._path_layers, self._path_layers, strict=True):
             layer.weight.zero_()
             layer.weight[: self.paths] = own.weight
@@ -109,7 +165,7 @@ class PathNetwork(nn.Module):
     def merged(self) -> "PathNetwork":
         """The same network with one weight for each connection."""
         network = copy.deepcopy(self)
-        network.layers, network.sampling = nn.ModuleList(layer.merged() for layer in self._path_layers), None
+        network.layers, network.is_merged = nn.ModuleList(layer.merged() for layer in self._path_layers), True
         return network
 
     def report(self) -> str:
@@ -120,3 +176,11 @@ class PathNetwork(nn.Module):
             texts = (f"{layer.paths:,}", f"{layer.coincident:,}", f"{distinct:,}", f"{distinct / full:.2%}")
             rows.append((f"{layer.inputs} to {layer.outputs}", *texts))
         return text_table([("layer", "paths", "coincident", "connections", "of all"), *rows])
+
+
+def _step(step: float, widths: Sequence[int]) -> float:
+    """A step size that is checked, for residual layers of these widths."""
+    if len(widths) < 5 or len(widths) % 2 == 0 or len(set(widths[1:-1:2])) != 1:
+        expected = "[inputs, D, inside, D, .., D, outputs], two layers to each residual one"
+        raise ValueError(f"expected widths {expected}, for a step size, got {list(widths)}")
+    return real("step", step, -math.inf)

@@ -19,18 +19,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.types import Device
 
-from prernn.layers.arguments import SEEDS, whole
+from prernn.layers.arguments import SEEDS, real, whole
 from prernn.ops import paths as ops
-from prernn.ops.sobol import MOST_POINTS, network_paths
+from prernn.ops.sobol import MOST_POINTS, ORDERS, network_paths
+from prernn.sparsity.kept_product import KeptProduct, can_keep
 
-DENSE = 0.08
-"""Paths over all connections above which the dense product is faster (``prernn bench paths``)."""
+DENSE = 0.25
+"""Paths over all connections above which a dense product is faster in training, whose matrix is made for each call
+(``prernn bench paths``)."""
+INITS = ("alternating", "mixed", "constant")
+"""How weights start, beside a number that all of them start from."""
 
-Layer = TypeVar("Layer", bound="_PathLayer")
+Layer = TypeVar("Layer", bound="PathLayer")
 
 
-class _PathLayer(nn.Module):
-    """The connections of one layer: source and destination of each path, and weights of constant size."""
+class PathLayer(nn.Module):
+    """The connections of one layer: source and destination of each path, and weights of constant size.
+
+    They are functions of the arguments, so a checkpoint carries the weights and a number that tells paths apart. A
+    checkpoint of before 2026-11-29 has torch's order of the Sobol' points: a layer takes the order of what it loads.
+    """
 
     source: Tensor
     destination: Tensor
@@ -41,15 +49,15 @@ class _PathLayer(nn.Module):
     def __init__(self, inputs: int, outputs: int, paths: int, drawn: Tensor | None, **sampling: Any):
         super().__init__()
         inputs, outputs = whole("inputs", inputs), whole("outputs", outputs)
+        self._drawn_by = {"paths": paths, **sampling} if drawn is None else None
         if drawn is None:
             drawn = drawn_paths([inputs, outputs], paths, **sampling)
         _check(drawn, inputs, outputs)
-        # functions of the arguments, so that a checkpoint need not carry them; it carries what tells them apart
+        self.inputs, self.outputs = inputs, outputs
         self.register_buffer("fingerprint", _fingerprint(drawn))
         source, destination = drawn.T.int()
         self.register_buffer("source", source.contiguous(), persistent=False)
         self.register_buffer("destination", destination.contiguous(), persistent=False)
-        self.inputs, self.outputs = inputs, outputs
 
     def _load_from_state_dict(
         self,
@@ -61,10 +69,31 @@ class _PathLayer(nn.Module):
         unexpected: list[str],
         errors: list[str],
     ) -> None:
-        own, given = self.fingerprint.clone(), state_dict.get(f"{prefix}fingerprint")
+        given = state_dict.get(f"{prefix}fingerprint")
+        if given is not None and self._drawn_by is not None:
+            self._follow(int(given))
+        own = self.fingerprint.clone()
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
         if given is not None and not own.is_meta and int(given) != int(own):
             errors.append(f"{prefix}weight is of other paths than these (sampler, seed, scramble, skip)")
+
+    def _follow(self, fingerprint: int) -> None:
+        """Takes the order of the sequence whose paths have this fingerprint, if one has."""
+        if self._drawn_by is None or self.fingerprint.is_meta or int(self.fingerprint) == fingerprint:
+            return
+        for order in ORDERS:
+            drawn = drawn_paths([self.inputs, self.outputs], **{**self._drawn_by, "order": order})
+            if int(_fingerprint(drawn)) == fingerprint:
+                self._drawn_by["order"] = order
+                self.lead(drawn)
+
+    @torch.no_grad()
+    def lead(self, drawn: Tensor) -> None:
+        """Lets the same weights join other neurons, ``(paths, 2)``."""
+        self.fingerprint.copy_(_fingerprint(drawn))
+        # new tensors: who keeps a layout of the old ones sees that they are gone
+        source, destination = drawn.to(self.source).T
+        self.source, self.destination = source.contiguous(), destination.contiguous()
 
     @property
     def paths(self) -> int:
@@ -81,24 +110,42 @@ class _PathLayer(nn.Module):
         """Paths whose connection an earlier one has already."""
         return self.paths - len(self._connections().unique())
 
-    def signs(self) -> Tensor:
+    def signs(self, *, mixed: bool = False) -> Tensor:
         """+1 or -1 for each path, ``(paths,)``: the first path into a neuron is positive, then they alternate.
 
         So every neuron's weights add up to 0 or to one weight, whatever the number of paths, and a neuron of one path
-        is not silent behind positive activations.
+        is not silent behind positive activations. Where Sobol' paths join every neuron to all inputs, in an order that
+        is the same for all, alternating signs make all neurons alike; ``mixed`` takes the paths in an order that has
+        nothing to do with the sequence, the same for the same connections.
         """
-        return 1 - 2 * (rank_among_equals(self.destination.long()) % 2)
+        destination = self.destination.long()
+        if not mixed:
+            return 1 - 2 * (rank_among_equals(destination) % 2)
+        with torch.device("cpu"):
+            order = torch.randperm(self.paths, generator=torch.Generator().manual_seed(int(self.fingerprint)))
+        order = order.to(destination.device)
+        rank = torch.empty_like(destination)
+        rank[order] = rank_among_equals(destination[order])
+        return 1 - 2 * (rank % 2)
 
     def _connections(self) -> Tensor:
         return self.source.long() * self.outputs + self.destination.long()  # (paths,)
 
-    def _start(self, weight: Tensor, taps: int = 1) -> None:
-        """``+-sqrt(2 / fan_in)``: He's scale with constant magnitude, no random numbers."""
+    def _start(self, weight: Tensor, init: str | float, taps: int = 1) -> None:
+        """``+-sqrt(2 / fan_in)``: He's scale with constant magnitude; or one number for all, as in the talk."""
         fan_in = max(1.0, self.paths / self.outputs) * taps
+        size = math.sqrt(2 / fan_in)
+        if isinstance(init, str) and init not in INITS:
+            raise ValueError(f"expected init to be {', '.join(INITS)} or a number, got {init!r}")
+        if not isinstance(init, str):
+            size = real("init", init, -math.inf)
+        signs = torch.ones_like(self.source)
+        if init in INITS[:2]:
+            signs = self.signs(mixed=init == "mixed")
         with torch.no_grad():
-            weight.copy_((self.signs() * math.sqrt(2 / fan_in)).view(-1, *[1] * (weight.ndim - 1)).expand(weight.shape))
+            weight.copy_((signs * size).view(-1, *[1] * (weight.ndim - 1)).expand(weight.shape))
 
-    def _merge(self) -> tuple[Tensor, Tensor]:
+    def distinct(self) -> tuple[Tensor, Tensor]:
         """The distinct connections in the order of their first path, ``(n, 2)``, and the sums of their weights."""
         _, place = self._connections().unique(return_inverse=True)  # (paths,)
         count = int(place.max()) + 1 if len(place) else 0
@@ -111,7 +158,7 @@ class _PathLayer(nn.Module):
         return self.indices[:, first.to(self.source.device)].T, summed
 
 
-class PathLinear(_PathLayer):
+class PathLinear(PathLayer):
     """``y = W x + b`` whose ``W`` consists of paths: ``y[destination_i] += weight_i x[source_i]``.
 
     Example:
@@ -124,6 +171,8 @@ class PathLinear(_PathLayer):
 
     Time and memory are linear in the number of paths: by the C kernels on the CPU in float32; elsewhere every path's
     products are held, ``(N, paths)``. Above the share `DENSE` of all connections the dense product is faster, and runs.
+    Without gradients the layer computes by compressed rows, up to three times as fast, or dense
+    (`prernn.sparsity.kept_product`), made once and kept until the weights change.
     It starts with weights of constant magnitude and alternating sign, so that two builds are bit-identical.
 
     Args:
@@ -133,7 +182,10 @@ class PathLinear(_PathLayer):
         sampler: "sobol" or "random".
         bias: add a bias, 0 at the start.
         relu: apply ReLU to the inputs, on the way (the talk's implicit ReLU).
-        seed, scramble, skip: as in `prernn.ops.sobol.network_paths`.
+        seed, scramble, skip, order: as in `prernn.ops.sobol.network_paths`.
+        init: "alternating" (``+-sqrt(2 / fan_in)``, the signs of a neuron's weights in turns), "mixed" (the same, the
+            turns in an order that has nothing to do with the sequence), "constant" (``sqrt(2 / fan_in)``), or the
+            number that all weights start from, ``InitialWeight`` in the talk.
         drawn: sources and destinations ``(paths, 2)`` to take in place of drawing them.
 
     Attributes:
@@ -156,16 +208,19 @@ class PathLinear(_PathLayer):
         seed: int = 0,
         scramble: bool = False,
         skip: int = 0,
+        order: str = "natural",
+        init: str | float = "alternating",
         drawn: Tensor | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ):
-        sampling = {"sampler": sampler, "seed": seed, "scramble": scramble, "skip": skip}
+        sampling = {"sampler": sampler, "seed": seed, "scramble": scramble, "skip": skip, "order": order}
         super().__init__(in_features, out_features, paths, drawn, **sampling)
         self.relu = relu
         self.weight = nn.Parameter(torch.empty(self.paths, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype)) if bias else None
-        self._start(self.weight)
+        self._start(self.weight, init)
+        self._kept: KeptProduct | None = None
         self.to(device)
 
     @property
@@ -186,117 +241,43 @@ class PathLinear(_PathLayer):
         """``(..., in_features)`` to ``(..., out_features)``. ValueError for inputs of another width."""
         if x.shape[-1] != self.inputs:
             raise ValueError(f"expected inputs (..., {self.inputs}), got {tuple(x.shape)}")
+        if can_keep(x, self.weight, self.bias):
+            return self._kept_product(x.reshape(-1, self.inputs)).view(*x.shape[:-1], self.outputs)
         if self.paths > DENSE * self.inputs * self.outputs:
             return F.linear(x.relu() if self.relu else x, self.matrix(), self.bias)
         rows = x.reshape(-1, self.inputs)
         y = ops.product(rows, self.weight, self.source, self.destination, self.outputs, self.bias, relu=self.relu)
         return y.view(*x.shape[:-1], self.outputs)
 
+    def _kept_product(self, rows: Tensor) -> Tensor:
+        kept = self._kept
+        if kept is None or not kept.follows(self.source, self.destination):
+            kept = KeptProduct.of(self.source, self.destination, self.inputs, self.outputs, self.weight)
+        elif not kept.has(self.weight):
+            kept = kept.of_weights(self.weight)
+        self._kept = kept  # one assignment, for other threads
+        y = kept.product(rows.relu() if self.relu else rows)
+        return y if self.bias is None else y.add_(self.bias)
+
     def merged(self) -> "PathLinear":
         """The same layer with one path for each connection: weights of coincident paths are added."""
-        drawn, weight = self._merge()
+        drawn, weight = self.distinct()
         layer = PathLinear(
             *(self.inputs, self.outputs, len(drawn)), bias=self.bias is not None, relu=self.relu, drawn=drawn.cpu()
         )
-        return _with(layer, weight, self.bias)
+        return with_weights(layer, weight, self.bias)
 
     def extra_repr(self) -> str:
         return f"{self.inputs}, {self.outputs}, paths={self.paths}, bias={self.bias is not None}, relu={self.relu}"
 
 
-class PathConv2d(_PathLayer):
-    """A convolution whose paths choose pairs of channels; the kernels stay dense and are shared over all places.
-
-    Example:
-        >>> import prernn, torch
-        >>> layer = prernn.PathConv2d(8, 16, 3, paths=32, padding=1)
-        >>> layer(torch.zeros(2, 8, 6, 6)).shape
-        torch.Size([2, 16, 6, 6])
-
-    ``y[destination_i] += kernel_i * x[source_i]`` with ``paths`` kernels ``(kh, kw)`` in place of
-    ``out_channels x in_channels``. Weights are linear in the number of paths; the arithmetic is that of a dense
-    convolution with zeros.
-
-    Args:
-        in_channels: channels read.
-        out_channels: channels put out.
-        kernel_size, stride, padding, dilation: numbers, as in ``nn.Conv2d``.
-        paths: pairs of channels.
-        sampler, bias, seed, scramble, skip, drawn: as in `PathLinear`.
-
-    Attributes:
-        weight: ``(paths, kh, kw)``.
-
-    Raises:
-        ValueError: arguments out of range.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        paths: int,
-        *,
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
-        sampler: str = "sobol",
-        bias: bool = True,
-        seed: int = 0,
-        scramble: bool = False,
-        skip: int = 0,
-        drawn: Tensor | None = None,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
-    ):
-        sampling = {"sampler": sampler, "seed": seed, "scramble": scramble, "skip": skip}
-        super().__init__(in_channels, out_channels, paths, drawn, **sampling)
-        if isinstance(padding, str):
-            raise NotImplementedError(f"expected padding as numbers, got {padding!r}")
-        self.kernel_size, self.stride = _sizes("kernel_size", kernel_size), _sizes("stride", stride)
-        self.padding, self.dilation = _sizes("padding", padding, 0), _sizes("dilation", dilation)
-        self.weight = nn.Parameter(torch.empty(self.paths, *self.kernel_size, dtype=dtype))
-        self.bias = nn.Parameter(torch.zeros(out_channels, dtype=dtype)) if bias else None
-        self._start(self.weight, math.prod(self.kernel_size))
-        self.to(device)
-
-    def matrix(self) -> Tensor:
-        """Dense kernels, ``(out_channels, in_channels, kh, kw)``."""
-        flat = self.weight.new_zeros(self.outputs * self.inputs, *self.kernel_size)
-        place = self.destination.long() * self.inputs + self.source.long()
-        kernels: Tensor = flat.index_add(0, place, self.weight).unflatten(0, (self.outputs, self.inputs))
-        return kernels
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``."""
-        return F.conv2d(x, self.matrix(), self.bias, self.stride, self.padding, self.dilation)
-
-    def merged(self) -> "PathConv2d":
-        """The same layer with one path for each pair of channels: kernels of coincident paths are added."""
-        drawn, weight = self._merge()
-        layer = PathConv2d(
-            *(self.inputs, self.outputs, self.kernel_size, len(drawn)),
-            bias=self.bias is not None,
-            drawn=drawn.cpu(),
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-        )
-        return _with(layer, weight, self.bias)
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.inputs}, {self.outputs}, kernel_size={self.kernel_size}, paths={self.paths}, stride={self.stride}, "
-            f"padding={self.padding}, dilation={self.dilation}, bias={self.bias is not None}"
-        )
-
-
-def drawn_paths(widths: Sequence[int], paths: int, *, sampler: str, seed: int, scramble: bool, skip: int) -> Tensor:
+def drawn_paths(
+    widths: Sequence[int], paths: int, *, sampler: str, seed: int, scramble: bool, skip: int, order: str
+) -> Tensor:
     """`prernn.ops.sobol.network_paths` of numbers that are checked."""
     widths, paths = [whole("widths", width) for width in widths], whole("paths", paths, 0, MOST_POINTS)
     seed, skip = whole("seed", seed, *SEEDS), whole("skip", skip, 0)
-    return network_paths(widths, paths, sampler=sampler, seed=seed, scramble=scramble, skip=skip)
+    return network_paths(widths, paths, sampler=sampler, seed=seed, scramble=scramble, skip=skip, order=order)
 
 
 def _fingerprint(drawn: Tensor) -> Tensor:
@@ -304,12 +285,6 @@ def _fingerprint(drawn: Tensor) -> Tensor:
     with torch.device("cpu"):
         place = torch.arange(1, len(drawn) + 1)
         return ((place * 31 + drawn[:, 0] * 1009 + drawn[:, 1]) % 65521 * (place % 32749)).sum() % 2147483647
-
-
-def _sizes(name: str, value: int | tuple[int, int], least: int = 1) -> tuple[int, int]:
-    """Height and width of something."""
-    height, width = value if isinstance(value, tuple) and len(value) == 2 else (value, value)
-    return whole(name, height, least), whole(name, width, least)
 
 
 def _check(drawn: Tensor, inputs: int, outputs: int) -> None:
@@ -330,7 +305,7 @@ def rank_among_equals(values: Tensor) -> Tensor:
     return rank
 
 
-def _with(layer: Layer, weight: Tensor, bias: Tensor | None) -> Layer:
+def with_weights(layer: Layer, weight: Tensor, bias: Tensor | None) -> Layer:
     """The layer with these weights, in their type and place."""
     layer = layer.to(weight.device, weight.dtype)
     with torch.no_grad():

@@ -41,7 +41,8 @@ from prernn.sparsity.coding import coded_bits
 from prernn.sparsity.correction import correct as corrected
 from prernn.sparsity.correction import layer_statistics
 from prernn.sparsity.counts import ORDERS, SAMPLERS, SCALES, bits_of, signed_counts, smallest_integers
-from prernn.sparsity.paths import PathConv2d, PathLinear
+from prernn.sparsity.path_convolution import PathConv2d
+from prernn.sparsity.paths import PathLinear
 from prernn.sparsity.sensitivity import output_noise, samples_by_noise
 from prernn.sparsity.synthetic_inputs import synthetic_inputs
 

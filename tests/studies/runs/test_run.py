@@ -19,7 +19,8 @@ from prernn.models import checkpoint
 from prernn.models.backbones import backbone
 from prernn.models.describe import describe
 from prernn.models.from_config import NetworkSpec
-from prernn.studies.runs.run import BANDS, look_at, weight_grid
+from prernn.studies.papers.bandrnn_talk import STRUCTURES
+from prernn.studies.runs.run import BANDS, look_at, talk_bands, weight_grid
 from prernn.studies.runs.videos import first_videos, video_batches
 from small_cnns import FcNet, prepare
 
@@ -230,3 +231,9 @@ def test_first_videos(limit):
     assert torch.cat([batch["input"] for batch in given]).tolist() == list(range(count))
     assert torch.cat([batch["lengths"] for batch in given]).tolist() == list(range(10, 10 + count))
     assert len(drawn) == -(-count // 2)  # nothing is read that is not looked at
+
+
+def test_bars_of_the_talks_size_have_the_talks_widths():
+    assert talk_bands({2048}) == (*STRUCTURES, "full")
+    for sizes in ({512}, {2048, 512}, set()):
+        assert talk_bands(sizes) == BANDS

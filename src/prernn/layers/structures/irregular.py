@@ -28,6 +28,9 @@ DENSE = 0.2
 class Sparse:
     """A fixed random mask keeps the share ``density`` of the matrix: ``round(density*D*D)`` weights a gate.
 
+    So ``sparse:0.1`` keeps a tenth. The talk "Structural Sparsity" counts ``D D (1 - p)`` weights: its p is the share
+    that is removed, and the density is ``1 - p``.
+
     The mask is a function of ``D`` and ``density`` alone (`prernn.ops.connections`). Storage is linear in the number of
     weights; so is the product on the CPU (compressed rows), elsewhere and above `DENSE` it passes through the
     dense matrix.
@@ -36,7 +39,10 @@ class Sparse:
     density: float
 
     def __post_init__(self) -> None:
-        real("density", self.density, 0, 1, above=True)
+        try:
+            real("density", self.density, 0, 1, above=True)
+        except ValueError as error:
+            raise ValueError(f"{error}; it is the share of weights that is kept") from None
 
     def __str__(self) -> str:
         return f"sparse:{shortest(self.density)}"

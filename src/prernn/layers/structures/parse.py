@@ -47,7 +47,11 @@ def _parse_grouped(argument: str) -> Grouped:
 
 
 def _parse_sparse(argument: str) -> Sparse:
-    return Sparse(_number(float, argument, "the density must be a number above 0 and at most 1"))
+    return Sparse(
+        _number(
+            float, argument, "the density, the share of weights that are kept, must be a number above 0 and at most 1"
+        )
+    )
 
 
 def _parse_paths(argument: str) -> Paths:

@@ -21,6 +21,9 @@ from prernn.training.run.run_files import read_errors, read_metrics, read_table,
 
 BANDS = ("diagonal", "band:1%", "band:5%", "band:10%", "full")
 """Structures of the talk's BandRNN tables."""
+TALK_WIDTHS = {"band:1%": "band:21", "band:5%": "band:101", "band:10%": "band:201"}
+"""Its widths, which are of 2,048 units: a share of these would round to 103 and 205."""
+TALK_SIZE = 2048
 
 
 @dataclass
@@ -96,10 +99,15 @@ def _gates(run: Run, net: SequenceNetwork, batches: Batches, limit: int | None) 
     return counts
 
 
-def weight_grid(net: SequenceNetwork, structures: Sequence[str] = BANDS) -> dict[str, dict[str, int]]:
+def talk_bands(sizes: set[int]) -> tuple[str, ...]:
+    """`BANDS` for layers of these hidden sizes: with the talk's own widths where theirs is its size."""
+    return tuple(TALK_WIDTHS.get(spec, spec) for spec in BANDS) if sizes == {TALK_SIZE} else BANDS
+
+
+def weight_grid(net: SequenceNetwork, structures: Sequence[str] | None = None) -> dict[str, dict[str, int]]:
     """Weights that recurrence would introduce into the layers that `prernn.convert` made recurrent in this network.
 
-    Layers on top of them count as they are.
+    Layers on top of them count as they are. Without ``structures`` they are those of the talk (`talk_bands`).
 
     Returns:
         ``{structure: {"PreLSTM": weights, "PreLSTM-SIH": weights}}``, VRNN with one bar; empty where no layer is
@@ -119,7 +127,7 @@ def weight_grid(net: SequenceNetwork, structures: Sequence[str] = BANDS) -> dict
     on_top = sum(c.input_to_hidden + c.hidden_to_hidden for c, layer in pairs if layer not in converted)
     copies = sum((len(x.cell.gates) - 1) * _layer_weights(x) for x in converted)
     grid = {}
-    for spec in structures:
+    for spec in structures or talk_bands({layer.hidden_size for layer in converted}):
         structure = hidden_structure(spec)
         recurrent = sum(len(x.cell.gates) * structure.weight_count(x.hidden_size) for x in converted) + on_top
         # a VRNN has one gate, which keeps the CNN's weights: nothing to simplify

@@ -14,7 +14,8 @@ from torch.optim.optimizer import Optimizer
 
 from prernn.layers.hidden_to_hidden import HiddenToHidden
 from prernn.layers.recurrent_stack import RecurrentStack
-from prernn.sparsity.paths import PathConv2d, PathLinear
+from prernn.sparsity.path_convolution import PathConv2d
+from prernn.sparsity.paths import PathLinear
 
 NORMALIZATION = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 CONNECTIONS = (HiddenToHidden, RecurrentStack, PathLinear, PathConv2d)

@@ -2,6 +2,7 @@
    entry costs one multiplication of vectors and no gather; a batch of one row takes scalars. */
 
 #define RECEIVERS 256 /* of a task */
+#define TURNED 64      /* neurons turned at once: rows that are a power of two apart fall into few places of the cache */
 
 struct rows_tasks {
     const struct rows_product *job;
@@ -16,9 +17,12 @@ static float *turn_rows(const float *x, int64_t rows, int64_t count)
     int64_t chunks = (rows + WIDTH - 1) / WIDTH;
     float *y = calloc((size_t)(chunks * count * WIDTH) + 1, sizeof *y);
     if (y)
-        for (int64_t row = 0; row < rows; row++)
-            for (int64_t i = 0; i < count; i++)
-                y[(row / WIDTH * count + i) * WIDTH + row % WIDTH] = x[row * count + i];
+        for (int64_t first = 0; first < count; first += TURNED) {
+            int64_t stop = first + TURNED < count ? first + TURNED : count;
+            for (int64_t row = 0; row < rows; row++)
+                for (int64_t i = first; i < stop; i++)
+                    y[(row / WIDTH * count + i) * WIDTH + row % WIDTH] = x[row * count + i];
+        }
     return y;
 }
 
@@ -40,6 +44,19 @@ static void single_row_task(void *context, int64_t task)
         }
 }
 
+INLINE lanes sum_of_row(const struct rows_product *job, int64_t i, const float *weight, const float *h)
+{
+    lanes even = {0}, odd = {0};
+    int64_t k = job->row_start[i], end = job->row_start[i + 1];
+    for (; k + 2 <= end; k += 2) {
+        even += weight[k] * load(h + (int64_t)job->column[k] * WIDTH);
+        odd += weight[k + 1] * load(h + (int64_t)job->column[k + 1] * WIDTH);
+    }
+    if (k < end)
+        even += weight[k] * load(h + (int64_t)job->column[k] * WIDTH);
+    return even + odd;
+}
+
 static void many_rows_task(void *context, int64_t task)
 {
     const struct rows_tasks *tasks = context;
@@ -48,21 +65,19 @@ static void many_rows_task(void *context, int64_t task)
     int64_t stop = first + RECEIVERS < job->receivers ? first + RECEIVERS : job->receivers;
     int64_t rows = job->rows - chunk * WIDTH < WIDTH ? job->rows - chunk * WIDTH : WIDTH;
     const float *h = tasks->h + chunk * job->senders * WIDTH;
-    for (int64_t i = first; i < stop; i++)
+    float sums[TURNED * WIDTH];
+    for (; first < stop; first += TURNED) {
+        int64_t some = first + TURNED < stop ? TURNED : stop - first;
         for (int64_t g = 0; g < job->gates; g++) {
-            const float *weight = job->weight + g * job->entries;
-            lanes even = {0}, odd = {0};
-            int64_t k = job->row_start[i], end = job->row_start[i + 1];
-            for (; k + 2 <= end; k += 2) {
-                even += weight[k] * load(h + (int64_t)job->column[k] * WIDTH);
-                odd += weight[k + 1] * load(h + (int64_t)job->column[k + 1] * WIDTH);
+            for (int64_t i = 0; i < some; i++)
+                store(sums + i * WIDTH, sum_of_row(job, first + i, job->weight + g * job->entries, h));
+            for (int64_t n = 0; n < rows; n++) {
+                float *y = job->y + ((chunk * WIDTH + n) * job->gates + g) * job->receivers + first;
+                for (int64_t i = 0; i < some; i++)
+                    y[i] = sums[i * WIDTH + n];
             }
-            if (k < end)
-                even += weight[k] * load(h + (int64_t)job->column[k] * WIDTH);
-            even += odd;
-            for (int64_t n = 0; n < rows; n++)
-                job->y[((chunk * WIDTH + n) * job->gates + g) * job->receivers + i] = even[n];
         }
+    }
 }
 
 static void rows_weight_task(void *context, int64_t task)
