@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from prernn.models.backbones import backbone
     from prernn.models.checkpoint import load, save
     from prernn.sparsity.online import online_sparsity
-    from prernn.sparsity.packing import load_quantized, save_quantized
     from prernn.sparsity.path_convolution import PathConv2d
     from prernn.sparsity.path_network import PathNetwork
     from prernn.sparsity.paths import PathLinear
-    from prernn.sparsity.quantize import quantization_report, quantize
-    from prernn.sparsity.synthetic_inputs import synthetic_inputs
+    from prernn.sparsity.quantization.packing import load_quantized, save_quantized
+    from prernn.sparsity.quantization.quantize import quantization_report, quantize
+    from prernn.sparsity.quantization.synthetic_inputs import synthetic_inputs
     from prernn.sparsity.sampled_paths import sample_paths
     from prernn.streaming.stream import Stream
 
@@ -83,13 +83,13 @@ _ROOMS = {
     "models.backbones": ("backbone",),
     "models.checkpoint": ("load", "save"),
     "sparsity.online": ("online_sparsity",),
-    "sparsity.packing": ("load_quantized", "save_quantized"),
+    "sparsity.quantization.packing": ("load_quantized", "save_quantized"),
     "sparsity.path_network": ("PathNetwork",),
     "sparsity.path_convolution": ("PathConv2d",),
     "sparsity.paths": ("PathLinear",),
     "sparsity.sampled_paths": ("sample_paths",),
-    "sparsity.quantize": ("quantization_report", "quantize"),
-    "sparsity.synthetic_inputs": ("synthetic_inputs",),
+    "sparsity.quantization.quantize": ("quantization_report", "quantize"),
+    "sparsity.quantization.synthetic_inputs": ("synthetic_inputs",),
     "streaming.stream": ("Stream",),
     "engines.allocator": ("keep_memory",),
 }

@@ -16,7 +16,7 @@ from prernn.commands.main import main
 from prernn.models.backbones import IMAGENET
 from prernn.models.networks.cifar_resnet import CifarResNet
 from prernn.sparsity.normalize import normalized
-from prernn.sparsity.quantize import TALK, quantization_report, quantize
+from prernn.sparsity.quantization.quantize import TALK, quantization_report, quantize
 
 LABELS = [3, 1, 4, 2, 5, 9]
 

@@ -9,7 +9,7 @@ from bench_tables import is_png, rows
 from prernn.benchmarks import sparsity
 from prernn.commands.main import main
 from prernn.conversion.accounting import recurrent_parameters, total_weights
-from prernn.sparsity.quantize import quantization_report, quantize
+from prernn.sparsity.quantization.quantize import quantization_report, quantize
 from small_cnns import FcNet, prepare
 
 

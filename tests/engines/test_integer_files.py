@@ -12,7 +12,7 @@ from prernn.engines.agreement import difference, noise
 from prernn.engines.engine_network import in_steps
 from prernn.engines.opening import opened
 from prernn.models import checkpoint
-from prernn.sparsity.quantize import weights_of
+from prernn.sparsity.quantization.weights import weights_of
 from small_cnns import ResidualNet, prepare, shake
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")

@@ -9,7 +9,7 @@ import footage
 import prernn
 from prernn.models.backbones import backbone, input_spec
 from prernn.models.networks.cifar_resnet import CifarResNet
-from prernn.sparsity.quantize import quantization_report, quantize
+from prernn.sparsity.quantization.quantize import quantization_report, quantize
 
 SHARED = footage.SHARED / "cifar10"
 

@@ -18,7 +18,7 @@ from prernn.conversion.lighter.low_precision import LEAST, NarrowLinear, low_pre
 from prernn.layers.hidden_to_hidden import HiddenToHidden, matrix_places
 from prernn.layers.structures.narrow_recurrence import NarrowRecurrence
 from prernn.ops.narrow import FEW, TYPES, NarrowWeight
-from prernn.sparsity.integer_network import integer_network
+from prernn.sparsity.quantization.integer_network import integer_network
 from small_cnns import FcNet, prepare
 
 

@@ -22,8 +22,9 @@ from prernn.media.transforms import TransformSpec
 from prernn.models import checkpoint
 from prernn.models.from_config import NetworkSpec
 from prernn.models.networks.small_vgg import SmallVGG
-from prernn.sparsity.packing import is_quantized, load_quantized
-from prernn.sparsity.quantize import quantization_report, quantize, weights_of
+from prernn.sparsity.quantization.packing import is_quantized, load_quantized
+from prernn.sparsity.quantization.quantize import quantization_report, quantize
+from prernn.sparsity.quantization.weights import weights_of
 from prernn.studies import quantization
 from prernn.studies.quantization import Judge, Trial, mean_and_spread, summary, sweep, weight_error
 from prernn.studies.runs import videos

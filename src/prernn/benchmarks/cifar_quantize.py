@@ -25,12 +25,13 @@ from prernn.conversion.modes import channels_last
 from prernn.reports.files import write_table
 from prernn.reports.plots.curves import lines as draw_lines
 from prernn.reports.tables import mean_text
-from prernn.sparsity.coding import coded_bits
-from prernn.sparsity.correction import correct, layer_statistics
-from prernn.sparsity.counts import SAMPLERS
 from prernn.sparsity.normalize import normalized
-from prernn.sparsity.quantize import OUTPUTS, TALK, quantization_report, quantize, weights_of
-from prernn.sparsity.synthetic_inputs import synthetic_inputs
+from prernn.sparsity.quantization.coding import coded_bits
+from prernn.sparsity.quantization.correction import correct, layer_statistics
+from prernn.sparsity.quantization.counts import SAMPLERS
+from prernn.sparsity.quantization.quantize import OUTPUTS, TALK, quantization_report, quantize
+from prernn.sparsity.quantization.synthetic_inputs import synthetic_inputs
+from prernn.sparsity.quantization.weights import weights_of
 from prernn.studies.quantization import mean_and_spread
 
 PAPER = {20: (0.67, 5.0, 67.51), 32: (0.54, 4.85, 68.24), 44: (0.52, 4.93, 68.69), 56: (0.57, 4.78, 68.92)}

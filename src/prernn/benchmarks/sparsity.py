@@ -22,7 +22,7 @@ from prernn.reports.files import write_table
 from prernn.reports.plots.curves import lines as draw_lines
 from prernn.reports.progress import bars
 from prernn.sparsity.online import online_sparsity
-from prernn.sparsity.quantize import quantization_report, quantize
+from prernn.sparsity.quantization.quantize import quantization_report, quantize
 from prernn.studies import demo
 from prernn.studies.quantization import Judge
 from prernn.training.batches import collate

@@ -18,7 +18,7 @@ from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
 from prernn.engines import opening
 from prernn.engines.agreement import TOLERANCES, difference
 from prernn.engines.engine_network import in_steps
-from prernn.sparsity.quantize import quantize
+from prernn.sparsity.quantization.quantize import quantize
 
 FRAMES = 200
 """Of noise, where there is no video: errors that add up over time would show."""

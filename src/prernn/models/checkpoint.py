@@ -14,8 +14,8 @@ from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.models.from_recipe import rebuild
 from prernn.ops.narrow import refuse_narrow
 from prernn.reports.files import whole_file
-from prernn.sparsity.integer_network import IntegerLayer
-from prernn.sparsity.packing import LAYOUT_KEY, packed_state, read_safetensors, unpacked_state
+from prernn.sparsity.quantization.integer_network import IntegerLayer
+from prernn.sparsity.quantization.packing import LAYOUT_KEY, packed_state, read_safetensors, unpacked_state
 
 FILE_NAME = "model.safetensors"
 RECIPE_KEY = "prernn_recipe"

@@ -25,9 +25,10 @@ from prernn.reports.files import say_written, write_table
 from prernn.reports.plots import curves
 from prernn.reports.progress import bars
 from prernn.reports.tables import mean_text, print_whole
-from prernn.sparsity.packing import save_quantized
-from prernn.sparsity.quantize import OUTPUTS, quantization_report, quantize, weights_of
-from prernn.sparsity.synthetic_inputs import synthetic_inputs
+from prernn.sparsity.quantization.packing import save_quantized
+from prernn.sparsity.quantization.quantize import OUTPUTS, quantization_report, quantize
+from prernn.sparsity.quantization.synthetic_inputs import synthetic_inputs
+from prernn.sparsity.quantization.weights import weights_of
 from prernn.studies.early import some_videos
 from prernn.studies.runs.videos import own_videos
 from prernn.tasks.task import Task

@@ -14,7 +14,7 @@ from prernn.conversion.convert import framewise
 from prernn.engines import onnxruntime_engine, openvino_engine
 from prernn.engines.engine_network import Runner
 from prernn.engines.exported.export import FORMATS, export
-from prernn.sparsity.quantize import quantize
+from prernn.sparsity.quantization.quantize import quantize
 
 BATCH = 47
 ENGINES = {"onnxruntime": "onnx", "openvino": "openvino"}

@@ -39,7 +39,7 @@ from prernn.engines.exported.program import Traced, frame_shape_of, plain_copy, 
 from prernn.engines.exported.torch_file import load_torch, save_torch
 from prernn.engines.torch_engine import program_runner
 from prernn.reports.files import whole_files
-from prernn.sparsity.synthetic_inputs import synthetic_inputs
+from prernn.sparsity.quantization.synthetic_inputs import synthetic_inputs
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 """What a file of each ends in."""

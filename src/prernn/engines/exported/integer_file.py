@@ -26,7 +26,7 @@ from torch import Tensor
 from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.engines import onnxruntime_engine
 from prernn.engines.exported.description import KEY, Description
-from prernn.sparsity.quantize import weights_of
+from prernn.sparsity.quantization.weights import weights_of
 
 PRODUCTS = {"Conv": 0, "Gemm": 0, "MatMul": 1}
 """Operations whose second input is a weight, and where its outputs stand; of a Gemm where it is transposed."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prernn.sparsity.counts import bits_of
+from prernn.sparsity.quantization.counts import bits_of
 
 CHUNK = 2**20
 """Counts at a time, a multiple of 8: each takes a number for every bit on the way."""

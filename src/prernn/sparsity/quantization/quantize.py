@@ -21,30 +21,23 @@ What makes few samples enough, beside samples that lie evenly:
 """
 
 import functools
-import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from prernn.layers.arguments import SEEDS, real, whole
 from prernn.layers.computed_weights import copy_of, settle
-from prernn.layers.hidden_to_hidden import HiddenToHidden, RecurrentWeights, matrix_places
-from prernn.layers.input_to_hidden import GateInput
-from prernn.layers.rnn import RecurrentStack
-from prernn.ops.narrow import refuse_narrow
 from prernn.reports.tables import text_table
-from prernn.sparsity.coding import coded_bits
-from prernn.sparsity.correction import correct as corrected
-from prernn.sparsity.correction import layer_statistics
-from prernn.sparsity.counts import ORDERS, SAMPLERS, SCALES, bits_of, signed_counts, smallest_integers
-from prernn.sparsity.path_convolution import PathConv2d
-from prernn.sparsity.paths import PathLinear
-from prernn.sparsity.sensitivity import output_noise, samples_by_noise
-from prernn.sparsity.synthetic_inputs import synthetic_inputs
+from prernn.sparsity.quantization.coding import coded_bits
+from prernn.sparsity.quantization.correction import correct as corrected
+from prernn.sparsity.quantization.correction import layer_statistics
+from prernn.sparsity.quantization.counts import ORDERS, SAMPLERS, SCALES, bits_of, signed_counts
+from prernn.sparsity.quantization.sensitivity import output_noise, samples_by_noise
+from prernn.sparsity.quantization.synthetic_inputs import synthetic_inputs
+from prernn.sparsity.quantization.weights import Weight, weights_of
 
 ALLOCATION = 1 / 3
 """Exponent of a layer's samples a weight over its number of weights: see above."""
@@ -54,12 +47,6 @@ OUTPUTS = "outputs"
 
 TALK: dict[str, Any] = {"sampler": "random", "scale": "neuron", "order": "natural", "allocation": 0.0}
 """Options of `quantize` as the talk has it: every neuron is a density of its own, sampled at random, unsorted."""
-
-Neurons = dict[str, Callable[[], Tensor]]
-
-
-COUNTS, SCALE = "_counts", "_scale"
-"""Ends of the names of the buffers beside a quantized weight."""
 
 
 def quantize(
@@ -101,8 +88,8 @@ def quantize(
         order: "sign" or "natural", of the weights along the unit interval.
         allocation: exponent ``e``: a layer of ``n`` weights gets ``n**-e`` samples a weight, times a number that makes
             up the total. 0 treats all alike. "outputs" measures how much each layer's noise changes the outputs
-            (`prernn.sparsity.sensitivity`).
-        correct: correct batch normalization and biases for the errors of the weights (`prernn.sparsity.correction`).
+            (see `output_noise`).
+        correct: correct batch normalization and biases for the errors of the weights (see `layer_statistics`).
         inputs: that outputs and corrections are measured on, as the module takes them; None makes some from the module
             alone (`prernn.synthetic_inputs`), where it is a `RecurrentNetwork`.
         seed: of all draws.
@@ -177,141 +164,6 @@ def _check(**choices: tuple[str, Collection[str]]) -> None:
 
 
 @dataclass(frozen=True)
-class Weight:
-    """A parameter that can be quantized: ``parameter`` of ``module``."""
-
-    name: str
-    module: nn.Module
-    parameter: str
-    find_neuron: Callable[[], Tensor]
-
-    @functools.cached_property
-    def neuron(self) -> Tensor:
-        """The neuron that each weight feeds, in the weights' shape; -1 for what is no weight (outside a band)."""
-        return self.find_neuron()
-
-    @property
-    def values(self) -> Tensor:
-        """The weights as they are now."""
-        return self._tensor(self.parameter)
-
-    @property
-    def is_quantized(self) -> bool:
-        """Whether counts stand beside the parameter."""
-        return hasattr(self.module, self.parameter + COUNTS)
-
-    @property
-    def counts(self) -> Tensor:
-        """Signed counts, in the weights' shape."""
-        return self._tensor(self.parameter + COUNTS)
-
-    @property
-    def scale(self) -> Tensor:
-        """``()``, or one for each neuron."""
-        return self._tensor(self.parameter + SCALE)
-
-    def _tensor(self, name: str) -> Tensor:
-        tensor: Tensor = getattr(self.module, name)
-        return tensor
-
-    def product(self, counts: Tensor, scale: Tensor) -> Tensor:
-        """The weights that counts times a scale stand for."""
-        each = scale if scale.ndim == 0 else scale[self.neuron.to(scale.device).clamp(min=0)]
-        return counts.to(scale.device) * each
-
-    def set(self, counts: Tensor, scale: Tensor) -> None:
-        """Puts counts and scale beside the parameter and their product into it.
-
-        Raises:
-            ValueError: a scale beyond the range of the weights' type.
-        """
-        values = self.values
-        wide = values.dtype if values.dtype.itemsize > 2 else torch.float32  # large counts leave the range of 16 bits
-        counts, scale = counts.to(values.device, smallest_integers(counts)), scale.to(values.device, wide)
-        if not bool(scale.isfinite().all()):
-            raise ValueError(
-                f"{self.name}: expected weights whose magnitudes add up to a number of {wide}, got an infinite one"
-            )
-        with torch.no_grad():
-            values.copy_(self.product(counts, scale))
-        values.requires_grad_(False)
-        self.module.register_buffer(self.parameter + COUNTS, counts)
-        self.module.register_buffer(self.parameter + SCALE, scale)
-
-
-def weights_of(module: nn.Module) -> Iterator[Weight]:
-    """The parameters of a module that can be quantized, each once, in the module's order."""
-    refuse_narrow(module, "quantize the network first, low_precision then keeps its integers")
-    seen = set()
-    for path, part in module.named_modules():
-        for kind, neurons in NEURONS.items():
-            if not isinstance(part, kind):
-                continue
-            for parameter, find in neurons(part).items():
-                value = getattr(part, parameter)
-                if id(value) not in seen and value.is_floating_point() and value.numel():
-                    seen.add(id(value))
-                    yield Weight(f"{path}.{parameter}".lstrip("."), part, parameter, find)
-
-
-def _rows(weight: Tensor, leading: int = 1) -> Tensor:
-    """The index over the first dimensions, for every entry of ``weight``."""
-    first = weight.shape[:leading]
-    neuron = torch.arange(math.prod(first)).view(*first, *[1] * (weight.ndim - leading))
-    return neuron.expand(weight.shape)
-
-
-def _of_layer(layer: nn.Linear | _ConvNd) -> Neurons:
-    return {} if isinstance(layer, _ConvTransposeNd) else {"weight": lambda: _rows(layer.weight)}
-
-
-def _of_structure(weights: RecurrentWeights) -> Tensor:
-    place = matrix_places(weights)
-    return torch.where(place >= 0, place // weights.size, -1)
-
-
-def _of_hidden(layer: HiddenToHidden) -> Neurons:
-    return {"weight": lambda: _of_structure(layer.weights())}
-
-
-def _of_gates(layer: GateInput) -> Neurons:
-    return {"copies": lambda: _rows(layer.copies, 2)}
-
-
-def _of_prernn(layer: RecurrentStack) -> Neurons:
-    def recurrent(suffix: str) -> Tensor:
-        return _of_structure(layer.recurrent_weights(suffix)).view_as(getattr(layer, f"weight_hh{suffix}"))
-
-    found = _of_rows(layer, "weight_ih") | _of_rows(layer, "weight_hr")
-    return found | {f"weight_hh{suffix}": functools.partial(recurrent, suffix) for suffix in layer.suffixes()}
-
-
-def _of_rows(layer: nn.Module, start: str = "weight_") -> Neurons:
-    return {name: functools.partial(_rows, value) for name, value in layer.named_parameters() if name.startswith(start)}
-
-
-def _of_paths(layer: PathLinear | PathConv2d) -> Neurons:
-    def ends() -> Tensor:
-        return layer.destination.long().view(-1, *[1] * (layer.weight.ndim - 1)).expand(layer.weight.shape)
-
-    return {"weight": ends}
-
-
-NEURONS: dict[type[nn.Module], Callable[..., Neurons]] = {
-    nn.Linear: _of_layer,
-    _ConvNd: _of_layer,
-    PathLinear: _of_paths,
-    PathConv2d: _of_paths,
-    GateInput: _of_gates,
-    HiddenToHidden: _of_hidden,
-    RecurrentStack: _of_prernn,
-    nn.RNNBase: _of_rows,
-    nn.RNNCellBase: _of_rows,
-}
-"""The parameters of each kind of module that are quantized, and what finds the neuron that each weight feeds."""
-
-
-@dataclass(frozen=True)
 class QuantizedLayer:
     """What quantization made of one parameter.
 
@@ -319,7 +171,7 @@ class QuantizedLayer:
         weights: how many there are.
         samples: that were drawn.
         bits: of each count, for the range that they have.
-        coded: bits of each count in a file, where frequent counts have short codes (`prernn.sparsity.coding`).
+        coded: bits of each count in a file, where frequent counts have short codes (see `pack`).
         nonzero: share of the weights.
         scale: the mean where each neuron has its own.
     """

@@ -1,4 +1,4 @@
-"""Quantized networks as files: counts in as few bits as they take (`prernn.sparsity.coding`), the rest as it is.
+"""Quantized networks as files: counts in as few bits as they take (`coding`), the rest as it is.
 
 A file is safetensors with the packed counts as bytes; how each is to be read stands in the metadata, so that nothing in
 it is executed.
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from prernn.layers.computed_weights import settle
 from prernn.reports.files import whole_file
-from prernn.sparsity.coding import pack, unpack
-from prernn.sparsity.quantize import COUNTS, SCALE, weights_of
+from prernn.sparsity.quantization.coding import pack, unpack
+from prernn.sparsity.quantization.weights import COUNTS, SCALE, weights_of
 
 PACKED = "_packed"
 LAYOUT_KEY = "prernn_quantized"

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 import prernn
-from prernn.sparsity.correction import layer_statistics
-from prernn.sparsity.packing import packed_state
-from prernn.sparsity.quantize import quantization_report, quantize
-from prernn.sparsity.sensitivity import samples_by_noise
+from prernn.sparsity.quantization.correction import layer_statistics
+from prernn.sparsity.quantization.packing import packed_state
+from prernn.sparsity.quantization.quantize import quantization_report, quantize
+from prernn.sparsity.quantization.sensitivity import samples_by_noise
 
 
 class Net(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prernn.conversion.modes import evaluating
-from prernn.sparsity.synthetic_inputs import first_output
+from prernn.sparsity.quantization.synthetic_inputs import first_output
 
 LEAST = 1e-4
 """Of the mean noise a weight, that every layer counts for: what inputs don't show may matter all the same."""

@@ -10,10 +10,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 import prernn
-from prernn.sparsity.coding import coded_bits, pack, unpack
-from prernn.sparsity.counts import bits_of
-from prernn.sparsity.packing import LAYOUT_KEY, PACKED, packed_state, save_quantized
-from prernn.sparsity.quantize import quantization_report, quantize, weights_of
+from prernn.sparsity.quantization.coding import coded_bits, pack, unpack
+from prernn.sparsity.quantization.counts import bits_of
+from prernn.sparsity.quantization.packing import LAYOUT_KEY, PACKED, packed_state, save_quantized
+from prernn.sparsity.quantization.quantize import quantization_report, quantize
+from prernn.sparsity.quantization.weights import weights_of
 
 
 @given(data=st.data())

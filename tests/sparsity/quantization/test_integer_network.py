@@ -9,10 +9,11 @@ from torch import nn
 import prernn
 from prernn.models.backbones import backbone
 from prernn.ops.backends import kernels, missing
-from prernn.sparsity.counts import SCALES
-from prernn.sparsity.integer_network import IntegerLayer, integer_network
 from prernn.sparsity.normalize import normalized
-from prernn.sparsity.quantize import quantization_report, quantize, weights_of
+from prernn.sparsity.quantization.counts import SCALES
+from prernn.sparsity.quantization.integer_network import IntegerLayer, integer_network
+from prernn.sparsity.quantization.quantize import quantization_report, quantize
+from prernn.sparsity.quantization.weights import weights_of
 from quantized_cnn import small_cnn
 
 

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from prernn.conversion.modes import evaluating
-from prernn.sparsity.synthetic_inputs import channel_statistics, first_output, hooked
+from prernn.sparsity.quantization.synthetic_inputs import channel_statistics, first_output, hooked
 
 MOST = 4.0
 """Factor by which a variance is changed at most."""

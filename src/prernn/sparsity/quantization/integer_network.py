@@ -16,7 +16,7 @@ from prernn.layers.input_to_hidden import GateInput, Layer, with_weight
 from prernn.ops.backends import kernels
 from prernn.ops.narrow import fits
 from prernn.sparsity.normalize import graph_of, readers_of
-from prernn.sparsity.quantize import Weight, weights_of
+from prernn.sparsity.quantization.weights import Weight, weights_of
 
 LARGEST = 1e12
 """Factor that is carried at most, and one over it at least: float32 has room for the sums beside it."""

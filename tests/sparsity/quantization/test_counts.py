@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prernn.sparsity.counts import ORDERS, SAMPLERS, SCALES, signed_counts
+from prernn.sparsity.quantization.counts import ORDERS, SAMPLERS, SCALES, signed_counts
 
 ALL = pytest.mark.parametrize("sampler", SAMPLERS)
 DRAWS = 1000

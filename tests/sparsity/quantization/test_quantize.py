@@ -10,10 +10,11 @@ from torch import nn
 
 import prernn
 from prernn.models.backbones import backbone
-from prernn.sparsity.counts import MOST_SAMPLES, SAMPLERS, SCALES
-from prernn.sparsity.integer_network import integer_network
-from prernn.sparsity.packing import load_quantized, save_quantized
-from prernn.sparsity.quantize import quantization_report, quantize, weights_of
+from prernn.sparsity.quantization.counts import MOST_SAMPLES, SAMPLERS, SCALES
+from prernn.sparsity.quantization.integer_network import integer_network
+from prernn.sparsity.quantization.packing import load_quantized, save_quantized
+from prernn.sparsity.quantization.quantize import quantization_report, quantize
+from prernn.sparsity.quantization.weights import weights_of
 from quantized_cnn import small_cnn
 from small_cnns import FcNet
 

@@ -1,0 +1,1 @@
+"""Integer weights for trained networks: drawn, corrected, coded in files, multiplied."""
