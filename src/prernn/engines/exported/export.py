@@ -108,12 +108,7 @@ def export(
         return _written_in_integers(net, path, format, image_size, opset, inputs)
     if kind == "step" and net.sees_ahead:
         raise NotImplementedError("expected kind sequence of a network that hears both directions, got step")
-    found = _written(traced(net, kind, image_size), format, stateful, opset, path, net)
-    if found is None:  # the network lets height and width be free, the format does not
-        size = frame_shape_of(net, None)[-2:]
-        found = _written(traced(net, kind, size), format, stateful, opset, path, net)
-        assert found is not None  # fixed sizes are compared at no other
-    return found
+    return _written_in_floats(net, kind, image_size, (format, stateful, opset, path))
 
 
 def export_onnx(
@@ -161,6 +156,16 @@ def _check_precision(precision: str, format: str, kind: str, stateful: bool, inp
     if precision == "int8" and (kind != "step" or format == "torch" or stateful):
         got = f"a stateful {kind}" if stateful else f"a {kind}"
         raise NotImplementedError(f"precision int8: expected a step in onnx or openvino, got {got} in {format}")
+
+
+def _written_in_floats(
+    net: SequenceNetwork, kind: str, image_size: tuple[int, int] | None, how: tuple[str, bool, int, Path]
+) -> Description:
+    found = _written(traced(net, kind, image_size), *how, net)
+    if found is None:  # the network lets height and width be free, the format does not
+        found = _written(traced(net, kind, frame_shape_of(net, None)[-2:]), *how, net)
+        assert found is not None  # fixed sizes are compared at no other
+    return found
 
 
 def _written_in_integers(
