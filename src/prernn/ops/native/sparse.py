@@ -15,7 +15,7 @@ class _RowsProduct(ctypes.Structure):
     _fields_ = (
         *((name, c_int64) for name in ("rows", "gates", "receivers", "senders", "entries")),
         ("threads", c_int32),
-        *((name, c_void_p) for name in ("row_start", "column", "weight", "h", "y")),
+        *((name, c_void_p) for name in ("row_start", "column", "weight", "bias", "h", "y")),
     )
 
 
@@ -30,22 +30,27 @@ class _PathProduct(ctypes.Structure):
     )
 
 
-def rows_product(h: Tensor, weight: Tensor, start: Tensor, column: Tensor) -> Tensor:
-    """``y[n, g, i] = sum of weight[g, k] h[n, column[k]]`` over the entries k of row i: ``(N, G, D)``.
+def rows_product(h: Tensor, weight: Tensor, start: Tensor, column: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``y[n, g, i] = bias[g, i] + sum of weight[g, k] h[n, column[k]]`` over the entries k of row i: ``(N, G, D)``.
 
     Args:
         h: ``(N, senders)``, float32.
         weight: ``(G, E)``, float32.
         start: ``(D+1,)`` int64, where each row's entries begin.
         column: ``(E,)`` int32.
+        bias: ``(G*D,)`` float32, or None.
 
     Raises:
-        ValueError: a type or device that the kernels do not take.
+        ValueError: a type, device or shape that the kernels do not take.
         MemoryError: no memory for the kernels' own buffers.
     """
     h, weight = _dense("h", h), _dense("weight", weight)
     y = h.new_empty(h.shape[0], weight.shape[0], start.shape[0] - 1)
-    run(kernels.prernn_rows_product, _rows_job(h, weight.shape[0], start, column, weight=weight, y=y))
+    tensors = {"weight": weight, "y": y}
+    if bias is not None:
+        expect("bias", bias, torch.float32, (y.shape[1] * y.shape[2],))
+        tensors["bias"] = bias.contiguous()
+    run(kernels.prernn_rows_product, _rows_job(h, weight.shape[0], start, column, **tensors))
     return y
 
 

@@ -38,13 +38,14 @@ struct recurrence {
 };
 
 /* Product with a matrix of compressed rows, the same positions for all G gates:
-   y[n, g, i] = sum over k in row i of weight[g, k] h[n, column[k]]. */
+   y[n, g, i] = bias[g, i] + sum over k in row i of weight[g, k] h[n, column[k]]. */
 struct rows_product {
     int64_t rows, gates, receivers, senders, entries;
     int32_t threads;
     const int64_t *row_start; /* (receivers + 1) */
     const int32_t *column;    /* (entries) */
     const float *weight;      /* (G, entries) */
+    const float *bias;        /* (G, receivers) or NULL */
     const float *h;           /* (N, senders) */
     float *y;                 /* (N, G, receivers) */
 };

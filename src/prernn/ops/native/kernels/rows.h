@@ -2,6 +2,7 @@
    entry costs one multiplication of vectors and no gather; a batch of one row takes scalars. */
 
 #define RECEIVERS 256 /* of a task */
+#define TOGETHER 16   /* receivers whose sums are written side by side: rows may lie a multiple of a cache's way apart */
 
 struct rows_tasks {
     const struct rows_product *job;
@@ -10,16 +11,26 @@ struct rows_tasks {
     float *d_weight;
 };
 
-/* (N, count) to (chunks, count, WIDTH), the missing rows 0. NULL where memory ran out. */
+/* (N, count) to (chunks, count, WIDTH), the missing rows 0. NULL where memory ran out. A few columns at a time: a column
+   that all rows of a chunk fill one after the other stays in the first-level cache meanwhile. */
 static float *turn_rows(const float *x, int64_t rows, int64_t count)
 {
     int64_t chunks = (rows + WIDTH - 1) / WIDTH;
     float *y = calloc((size_t)(chunks * count * WIDTH) + 1, sizeof *y);
     if (y)
-        for (int64_t row = 0; row < rows; row++)
-            for (int64_t i = 0; i < count; i++)
-                y[(row / WIDTH * count + i) * WIDTH + row % WIDTH] = x[row * count + i];
+        for (int64_t chunk = 0; chunk < rows; chunk += WIDTH)
+            for (int64_t first = 0; first < count; first += RECEIVERS) {
+                int64_t stop = first + RECEIVERS < count ? first + RECEIVERS : count;
+                for (int64_t row = chunk; row < rows && row < chunk + WIDTH; row++)
+                    for (int64_t i = first; i < stop; i++)
+                        y[chunk * count + i * WIDTH + row - chunk] = x[row * count + i];
+            }
     return y;
+}
+
+static float bias_of(const struct rows_product *job, int64_t gate, int64_t receiver)
+{
+    return job->bias ? job->bias[gate * job->receivers + receiver] : 0;
 }
 
 static void single_row_task(void *context, int64_t task)
@@ -36,8 +47,23 @@ static void single_row_task(void *context, int64_t task)
                     sum[j] += weight[k + j] * job->h[job->column[k + j]];
             for (; k < end; k++)
                 sum[0] += weight[k] * job->h[job->column[k]];
-            job->y[g * job->receivers + i] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+            job->y[g * job->receivers + i] = bias_of(job, g, i) + ((sum[0] + sum[1]) + (sum[2] + sum[3]));
         }
+}
+
+/* One receiver of a gate, for a chunk of rows. */
+INLINE lanes row_sum(const struct rows_product *job, const float *h, int64_t gate, int64_t receiver)
+{
+    const float *weight = job->weight + gate * job->entries;
+    lanes even = fill(bias_of(job, gate, receiver)), odd = {0};
+    int64_t k = job->row_start[receiver], end = job->row_start[receiver + 1];
+    for (; k + 2 <= end; k += 2) {
+        even += weight[k] * load(h + (int64_t)job->column[k] * WIDTH);
+        odd += weight[k + 1] * load(h + (int64_t)job->column[k + 1] * WIDTH);
+    }
+    if (k < end)
+        even += weight[k] * load(h + (int64_t)job->column[k] * WIDTH);
+    return even + odd;
 }
 
 static void many_rows_task(void *context, int64_t task)
@@ -48,21 +74,19 @@ static void many_rows_task(void *context, int64_t task)
     int64_t stop = first + RECEIVERS < job->receivers ? first + RECEIVERS : job->receivers;
     int64_t rows = job->rows - chunk * WIDTH < WIDTH ? job->rows - chunk * WIDTH : WIDTH;
     const float *h = tasks->h + chunk * job->senders * WIDTH;
-    for (int64_t i = first; i < stop; i++)
+    lanes sums[TOGETHER];
+    for (int64_t i = first; i < stop; i += TOGETHER) {
+        int64_t count = i + TOGETHER < stop ? TOGETHER : stop - i;
         for (int64_t g = 0; g < job->gates; g++) {
-            const float *weight = job->weight + g * job->entries;
-            lanes even = {0}, odd = {0};
-            int64_t k = job->row_start[i], end = job->row_start[i + 1];
-            for (; k + 2 <= end; k += 2) {
-                even += weight[k] * load(h + (int64_t)job->column[k] * WIDTH);
-                odd += weight[k + 1] * load(h + (int64_t)job->column[k + 1] * WIDTH);
+            for (int64_t j = 0; j < count; j++)
+                sums[j] = row_sum(job, h, g, i + j);
+            for (int64_t n = 0; n < rows; n++) {
+                float *y = job->y + ((chunk * WIDTH + n) * job->gates + g) * job->receivers + i;
+                for (int64_t j = 0; j < count; j++)
+                    y[j] = sums[j][n];
             }
-            if (k < end)
-                even += weight[k] * load(h + (int64_t)job->column[k] * WIDTH);
-            even += odd;
-            for (int64_t n = 0; n < rows; n++)
-                job->y[((chunk * WIDTH + n) * job->gates + g) * job->receivers + i] = even[n];
         }
+    }
 }
 
 static void rows_weight_task(void *context, int64_t task)
