@@ -5,7 +5,6 @@ takes long, so their layout is kept for the calls that follow.
 """
 
 import functools
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
@@ -45,53 +44,24 @@ def product(
     return y
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the entries of a sparse ``(D, I)`` matrix lie, by rows for the product and by columns for its gradient.
-
-    ``start (D+1,)`` and ``column (E,)`` are the compressed rows. Turned round, a sender's entries lie side by side,
-    those of all gates together: ``turned_column`` is ``gate*D + receiver``, ``turned_entry`` ``gate*E + entry``.
-    """
-
-    start: Tensor
-    column: Tensor
-    turned_start: Tensor
-    turned_column: Tensor
-    turned_entry: Tensor
-
-
 @functools.lru_cache(maxsize=64)
-def layout(kind: str, amount: float, size: int, inputs: int, gates: int) -> Layout:
-    """Layout of the entries that ``kind`` and ``amount`` name, for ``gates`` gates of ``size`` neurons."""
+def layout(kind: str, amount: float, size: int, inputs: int) -> tuple[Tensor, Tensor]:
+    """Where the rows of the entries that ``kind`` and ``amount`` name begin ``(D+1,)``, and their columns ``(E,)``."""
     receiver, sender = ENTRIES[kind](size, inputs, amount)
-    order = sender.argsort(stable=True)
-    gate = torch.arange(gates)
-    return Layout(
-        start=_starts(receiver, size),
-        column=sender.int(),
-        turned_start=_starts(sender, inputs) * gates,
-        turned_column=(receiver[order].unsqueeze(1) + gate * size).flatten().int(),
-        turned_entry=(order.unsqueeze(1) + gate * len(sender)).flatten(),
-    )
-
-
-def _starts(owner: Tensor, size: int) -> Tensor:
-    counts = torch.bincount(owner, minlength=size)
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])  # (size+1,)
+    counts = torch.bincount(receiver, minlength=size)
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]), sender.int()
 
 
 def _product(h: Tensor, weight: Tensor, kind: str, amount: float, size: int | None, bias: Tensor | None) -> Tensor:
-    own = layout(kind, amount, h.shape[1] if size is None else size, h.shape[1], weight.shape[0])
-    y: Tensor = kernels("native").rows_product(h, weight, own.start, own.column, bias)
+    start, column = layout(kind, amount, h.shape[1] if size is None else size, h.shape[1])
+    y: Tensor = kernels("native").rows_product(h, weight, start, column, bias)
     return y
 
 
 def _product_backward(d_y: Tensor, h: Tensor, weight: Tensor, kind: str, amount: float) -> tuple[Tensor, Tensor]:
-    own, native = layout(kind, amount, d_y.shape[2], h.shape[1], weight.shape[0]), kernels("native")
-    # on the way back a sender receives from any gate of any receiver
-    turned = weight.flatten()[own.turned_entry].unsqueeze(0)  # (1, E*G)
-    d_h = native.rows_product(d_y.flatten(1), turned, own.turned_start, own.turned_column)
-    return d_h.squeeze(1), native.rows_weight(h, d_y, own.start, own.column)
+    start, column = layout(kind, amount, d_y.shape[2], h.shape[1])
+    gradients: tuple[Tensor, Tensor] = kernels("native").rows_backward(d_y, h, weight, start, column)
+    return gradients
 
 
 _library.impl("rows_product", _product, "CPU")

@@ -85,7 +85,8 @@ def blockwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _parts(x: Tensor, weight: Tensor) -> Tensor:
     """``(N, K*i)`` as ``(K, N, i)``."""
-    return x.unflatten(1, (-1, weight.shape[2])).transpose(0, 1).contiguous()
+    parts: Tensor = x.unflatten(1, (-1, weight.shape[2])).transpose(0, 1).contiguous()
+    return parts
 
 
 def _blocks(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ below about a millisecond of work.
 from prernn.ops.native.library import instructions
 from prernn.ops.native.narrow import narrow_product
 from prernn.ops.native.recurrence import backward, forward
-from prernn.ops.native.sparse import path_product, path_weight, rows_product, rows_weight
+from prernn.ops.native.sparse import path_product, path_weight, rows_backward, rows_product
 
 __all__ = [
     "backward",
@@ -17,6 +17,6 @@ __all__ = [
     "narrow_product",
     "path_product",
     "path_weight",
+    "rows_backward",
     "rows_product",
-    "rows_weight",
 ]

@@ -21,9 +21,16 @@ def _open() -> ctypes.CDLL:
     found = ctypes.CDLL(spec.origin)
     found.prernn_choose.argtypes = (c_char_p,)
     found.prernn_instructions.restype = c_char_p
-    for name in ("forward", "backward", "rows_product", "path_product", "path_weight", "narrow_product"):
+    for name in (
+        "forward",
+        "backward",
+        "rows_product",
+        "rows_backward",
+        "path_product",
+        "path_weight",
+        "narrow_product",
+    ):
         getattr(found, f"prernn_{name}").argtypes = (c_void_p,)
-    found.prernn_rows_weight.argtypes = (c_void_p, c_void_p, c_void_p)
     wanted = os.environ.get("PRERNN_INSTRUCTIONS")
     if not found.prernn_choose(wanted.encode() if wanted else None):
         raise ValueError(f"expected PRERNN_INSTRUCTIONS to name what this processor has, got {wanted!r}")

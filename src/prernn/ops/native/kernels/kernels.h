@@ -48,6 +48,10 @@ struct rows_product {
     const float *bias;        /* (G, receivers) or NULL */
     const float *h;           /* (N, senders) */
     float *y;                 /* (N, G, receivers) */
+    /* backward: what is above without bias and y, and */
+    const float *d_y;         /* (N, G, receivers) */
+    float *d_h;               /* (N, senders) */
+    float *d_weight;          /* (G, entries) */
 };
 
 /* Product along paths, in their order:
@@ -85,7 +89,7 @@ struct narrow_product {
     int name##_forward(const struct recurrence *);                 \
     int name##_backward(const struct recurrence *);                \
     int name##_rows_product(const struct rows_product *);          \
-    int name##_rows_weight(const struct rows_product *, float *d_weight, const float *d_y); \
+    int name##_rows_backward(const struct rows_product *);         \
     int name##_path_product(const struct path_product *);          \
     int name##_path_weight(const struct path_product *);           \
     int name##_narrow_product(const struct narrow_product *)

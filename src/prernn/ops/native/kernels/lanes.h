@@ -70,6 +70,9 @@ INLINE void store(float *p, lanes x)
 /* Sum of all lanes, in halves: a chain of WIDTH additions would wait for each of them. */
 INLINE float total(lanes x)
 {
+#if WIDTH == 16
+    return _mm512_reduce_add_ps((__m512)x); /* halves, as below, without a way through memory */
+#endif
     float part[WIDTH];
     store(part, x);
     for (int half = WIDTH / 2; half; half /= 2)
