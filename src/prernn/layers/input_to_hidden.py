@@ -84,6 +84,8 @@ class StructuredLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., I)`` to ``(..., G*D)``."""
+        if x.is_meta:  # where there are no positions
+            return x.new_empty(*x.shape[:-1], self.gates * self.size)
         return self.weights().project(x).flatten(-2)
 
     def extra_repr(self) -> str:

@@ -37,7 +37,7 @@ from torch import Tensor, fx, nn
 from prernn.conversion.network import RecurrentNetwork
 from prernn.layers.arguments import SEEDS, real, whole
 from prernn.layers.computed_weights import copy_of
-from prernn.layers.input_to_hidden import SingleInput, TraditionalInput
+from prernn.layers.input_to_hidden import SingleInput, StructuredLinear, TraditionalInput
 from prernn.layers.recurrent_layer import RecurrentLayer
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -47,6 +47,7 @@ LAYERS = (nn.Linear, *CONVOLUTIONS)
 
 
 INPUT_FORMS = (SingleInput, TraditionalInput)
+FULLY_CONNECTED = (nn.Linear, StructuredLinear)
 """They call their layer past its hooks, and several times, so that the input of the whole is sampled."""
 
 
@@ -106,7 +107,7 @@ def online_sparsity(
     offsets = torch.rand(len(layers), generator=chance, dtype=torch.float64).tolist()
     first = _place(start, list(layers))
     for layer, offset in list(zip(layers.values(), offsets, strict=True))[first:]:
-        rate = linear if isinstance(weighted_layer(layer), nn.Linear) else conv
+        rate = linear if isinstance(weighted_layer(layer), FULLY_CONNECTED) else conv
         if rate is not None and rate < 1:
             layer.register_forward_pre_hook(ActivationSampling(rate, offset, values))
     return sampled
@@ -193,7 +194,7 @@ def rows_of(layer: nn.Module, x: Tensor) -> Tensor:
 
 def row_rank(layer: nn.Module) -> int:
     """Dimensions of one row: 1 of a vector, 3 of a picture ``(C, H, W)``."""
-    if isinstance(layer, nn.Linear):
+    if isinstance(layer, FULLY_CONNECTED):
         return 1
     weight = layer.weight
     assert isinstance(weight, Tensor)
