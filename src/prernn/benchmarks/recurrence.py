@@ -43,8 +43,10 @@ GROWTH = ("full", "band:101", "band:21", "band:3", "diagonal")
 GROWTH_SIZES = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 PRODUCT_SIZES = (512, 2048)
 PRODUCT_ROWS = (1, 8, 128, 2048)
-INPUTS = ("full", "grouped:4", "grouped:16", "band:5%", "band:1%")
-INPUTS += ("sparse:0.1", "sparse:0.02", "paths:32", "paths:8", "diagonal")
+INPUTS = (
+    *("full", "grouped:4", "grouped:16", "band:5%", "band:1%"),
+    *("sparse:0.1", "sparse:0.02", "paths:32", "paths:8", "diagonal"),
+)
 """Structures of ``W_ih``."""
 INPUT_GOALS = {"forward": 12, "training": 10}
 """Times as fast as torch.nn.LSTM that grouped:4 is to be."""

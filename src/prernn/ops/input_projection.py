@@ -92,9 +92,10 @@ def _parts(x: Tensor, weight: Tensor) -> Tensor:
 def _blocks(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     parts, count = _parts(x, weight), len(weight)
     offsets = [None] * count if bias is None else bias.chunk(count)
-    products = [_product(parts[b % len(parts)], weight[b], offsets[b]) for b in range(count)]
-    out: Tensor = torch.cat(products, dim=1)
-    return out
+    out = x.new_empty(len(x), count, weight.shape[1])
+    for b in range(count):
+        out[:, b] = _product(parts[b % len(parts)], weight[b], offsets[b])  # while it is in the cache
+    return out.flatten(1)
 
 
 class _Blocks(torch.autograd.Function):
@@ -112,16 +113,36 @@ class _Blocks(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        wanted, parts = ctx.needs_input_grad, _parts(x, weight)
-        grads = grad.unflatten(1, weight.shape[:2]).transpose(0, 1).contiguous()  # (B, N, d)
-        count, blocks = len(parts), range(len(weight))
-        d_x = d_weight = None
-        if wanted[0]:
-            back = [linear(grads[b], weight[b].t()) for b in blocks]
-            d_x = torch.cat([sum(back[k + count :: count], back[k]) for k in range(count)], dim=1)
-        if wanted[1]:
-            d_weight = torch.stack([linear(grads[b].t(), parts[b % count].t()) for b in blocks])
-        return d_x, d_weight, grad.sum(0) if wanted[2] else None
+        wanted, parts, count = ctx.needs_input_grad, _parts(x, weight), len(weight)
+        d_x = [torch.zeros_like(part) for part in parts] if wanted[0] else []
+        d_weight = _Gathered(weight) if wanted[1] else None
+        for b, rows in enumerate(grad.chunk(count, dim=1)):
+            rows, k = rows.contiguous(), b % len(parts)
+            if wanted[0]:
+                d_x[k] = d_x[k] + linear(rows, weight[b].t())
+            if d_weight is not None:
+                d_weight.take(b, linear(rows.t(), parts[k].t()))
+        back = torch.cat(d_x, dim=1) if wanted[0] else None
+        return back, None if d_weight is None else d_weight.whole(), grad.sum(0) if wanted[2] else None
+
+
+class _Gathered:
+    """Blocks side by side: each is copied as soon as it is there, but for a gradient that is differentiated again."""
+
+    def __init__(self, like: Tensor):
+        self.blocks: list[Tensor] = []
+        self.out = None if torch.is_grad_enabled() else torch.empty_like(like)
+
+    def take(self, place: int, block: Tensor) -> None:
+        """The block that stands in a place; they come in order."""
+        if self.out is None:
+            self.blocks.append(block)
+        else:
+            self.out[place] = block
+
+    def whole(self) -> Tensor:
+        """All of them."""
+        return torch.stack(self.blocks) if self.out is None else self.out
 
 
 def _suits(x: Tensor, weight: Tensor, bias: Tensor | None, least: int = LEAST) -> bool:
