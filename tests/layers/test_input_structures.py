@@ -106,7 +106,7 @@ def test_a_band_lies_around_the_stretched_diagonal(size, inputs, half):
 @pytest.mark.parametrize("garbage", [float("nan"), float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_what_a_band_holds_outside_the_matrix_is_never_used(garbage, dtype):
-    size, inputs, columns = 6, 30, 7  # a first neuron around input 2, a last one around 27
+    size, inputs, columns = 30, 60, 7  # a first neuron around input 1, a last one around 59
     structure, weight, _, _ = drawn(f"band:{columns}", size, inputs, dtype=dtype)
     place = torch.tensor([(2 * i + 1) * inputs // (2 * size) for i in range(size)])[:, None] + torch.arange(7) - 3
     lost = (place < 0) | (place >= inputs)

@@ -1,5 +1,6 @@
 """prernn.VRNN, LSTM and GRU with a structured ``W_ih`` against torch.nn's with the same matrix."""
 
+import contextlib
 import copy
 import io
 import itertools
@@ -15,6 +16,7 @@ from equations import close
 from prernn import ops
 from prernn.layers.structures.narrow_recurrence import NarrowRecurrence
 from prernn.layers.structures.parse import input_structure
+from prernn.ops.input_projection import _works, blockwise
 from rnn_layers import DOUBLE, OURS
 
 TORCHS = {"vrnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
@@ -245,7 +247,21 @@ def test_large_blocks_by_onednn_are_those_of_the_matrix():
     layer, x = prernn.LSTM(256, 128, inputs="grouped:2"), torch.randn(16, 8, 256, requires_grad=True)
     leaves, results = [x, *layer.parameters()], []
     for backend in (None, "reference"):
-        with ops.using(backend) if backend else torch.enable_grad():
+        with ops.using(backend) if backend else contextlib.nullcontext():
             out = layer(x)[0]
             results.append((out, *torch.autograd.grad(out.square().sum(), leaves)))
     torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-3)
+
+
+def test_gradients_of_large_blocks_have_gradients():
+    blocks, bias = torch.randn(4, 128, 128, requires_grad=True), torch.randn(512, requires_grad=True)
+    x, seed, results = torch.randn(80, 256, requires_grad=True), torch.randn(80, 512), []
+    for backend in (None, "reference"):
+        with ops.using(backend) if backend else contextlib.nullcontext():
+            y = blockwise(x, blocks, bias)
+            assert ("_Blocks" in type(y.grad_fn).__name__) == (backend is None and _works())
+            first = torch.autograd.grad((y * seed).square().sum(), (x, blocks, bias), create_graph=True)
+            second = torch.autograd.grad(sum(each.square().sum() for each in first) / 1e6, (x, blocks))
+            results.append((y, *first, *second))
+    for ours, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(ours / wanted.abs().max(), wanted / wanted.abs().max(), rtol=1e-4, atol=1e-4)

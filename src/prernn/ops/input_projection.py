@@ -114,7 +114,7 @@ class _Blocks(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         wanted, parts, count = ctx.needs_input_grad, _parts(x, weight), len(weight)
-        d_x = [torch.zeros_like(part) for part in parts] if wanted[0] else []
+        d_x, d_bias = [torch.zeros_like(part) for part in parts], []
         d_weight = _Gathered(weight) if wanted[1] else None
         for b, rows in enumerate(grad.chunk(count, dim=1)):
             rows, k = rows.contiguous(), b % len(parts)
@@ -122,8 +122,13 @@ class _Blocks(torch.autograd.Function):
                 d_x[k] = d_x[k] + linear(rows, weight[b].t())
             if d_weight is not None:
                 d_weight.take(b, linear(rows.t(), parts[k].t()))
-        back = torch.cat(d_x, dim=1) if wanted[0] else None
-        return back, None if d_weight is None else d_weight.whole(), grad.sum(0) if wanted[2] else None
+            if wanted[2]:
+                d_bias.append(rows.sum(0))
+        return (
+            torch.cat(d_x, dim=1) if wanted[0] else None,
+            None if d_weight is None else d_weight.whole(),
+            torch.cat(d_bias) if wanted[2] else None,
+        )
 
 
 class _Gathered:
