@@ -118,8 +118,7 @@ def traditional(
         cell: "vrnn", "lstm", "gru", another of `prernn.layers.cells.CELLS`, or one of your own, ``"file.py:Name"``.
         hidden_size: ``D`` of all new layers, or a list with that of each; None takes the size of that vector.
         num_layers: how many layers to stack; None is as many as there are sizes, or one.
-        hidden: structure of ``W_hh``.
-        inputs: structure of each layer's ``W_ih`` likewise, over the vector that it reads.
+        hidden, inputs: structures of ``W_hh`` and of ``W_ih``, of each layer over the vector that it reads.
         start: as in `convert`.
         activation: H of a VRNN, "tanh" (also where None is given) or "relu", which most CNNs' layers have.
         behind: "features", or "outputs": what the CNN answers, whose output layer stays below (post-processing).
@@ -127,8 +126,7 @@ def traditional(
         image_size: as in `convert`.
 
     Raises:
-        ValueError: an unknown cell, structure, activation or place, an activation for gates, no layer at all, or sizes
-            that ``inputs`` does not fit.
+        ValueError: an unknown cell, structure, activation or place, an activation for gates, sizes that don't fit.
         NotImplementedError: the CNN ends in something other than a vector.
     """
     given = _sizes(hidden_size, num_layers)
@@ -146,10 +144,8 @@ def traditional(
         replace_output(network, wanted)
     same = given[0] if len(set(given)) == 1 else given
     options: dict[str, Any] = {"cell": cell, "hidden_size": same, "num_layers": len(given), "hidden": hidden}
-    options |= {"inputs": inputs} if str(inputs) != "full" else {}
-    options |= {"start": start} if start != 1 else {}
-    options |= {"activation": activation} if activation else {}
-    options |= {"behind": behind} if behind != "features" else {}
+    rest = [("inputs", inputs, "full"), ("start", start, 1), ("activation", activation, None)]
+    options |= {name: value for name, value, usual in [*rest, ("behind", behind, PLACES[0])] if value != usual}
     network.recipe = network.recipe.with_step("traditional", outputs=outputs, image_size=image_size, **options)
     return network.train(cnn.training)
 

@@ -150,7 +150,7 @@ class _Gathered:
         return torch.stack(self.blocks) if self.out is None else self.out
 
 
-def _suits(x: Tensor, weight: Tensor, bias: Tensor | None, least: int = LEAST) -> bool:
+def _suits(x: Tensor, weight: Tensor, bias: Tensor | None, least: int | None = None) -> bool:
     """A product worth choosing for, of float32 on the CPU."""
     tensors = [x, weight] if bias is None else [x, weight, bias]
     return (
@@ -158,7 +158,7 @@ def _suits(x: Tensor, weight: Tensor, bias: Tensor | None, least: int = LEAST) -
         and x.device.type == "cpu"
         and x.ndim > 1
         and weight.ndim == 2
-        and x.numel() * weight.shape[0] >= least
+        and x.numel() * weight.shape[0] >= (LEAST if least is None else least)
         and all(tensor.dtype == torch.float32 and type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
         and forced() in (None, "native")
         and not torch.is_autocast_enabled("cpu")
