@@ -83,6 +83,26 @@ def test_compressed_rows(tmp_path):
     assert len(lines(tmp_path / "rows.csv")) == len(recurrence.DENSITIES) * len(recurrence.BATCHES)
 
 
+def test_structures_of_input_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(goals, "MAIN", (3, 2, 32))
+    bench(tmp_path, "--inputs", "--shapes", "3x2x32", "1x1x32", "--cells", "lstm", "vrnn")
+    found = lines(tmp_path / "inputs.csv")
+    assert len(found) == 2 * 2 * 2 * (1 + len(recurrence.INPUTS))
+    goal = [line for line in found if line["goal"]]
+    assert [(line["mode"], line["inputs"], line["goal"]) for line in goal] == [
+        ("forward", "grouped:4", "12"),
+        ("training", "grouped:4", "10"),
+    ]
+    assert all(float(line["median_ms"]) > 0 for line in found)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inputs.csv", "tables.md"]
+
+
+def test_layers_over_structures_of_inputs_are_those_of_the_same_matrix():
+    found = candidates.structured_inputs("lstm", SHAPE, "cpu", ("full", "grouped:4", "paths:8"))
+    assert list(found) == [candidates.TORCH, "full", "grouped:4", "paths:8"]
+    assert all(candidate.call().shape == SHAPE for candidate in found.values())
+
+
 def test_no_kernels_for_a_table_about_them(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ops, "missing", lambda name: "no C compiler")
     assert main(["bench", "recurrence", "--rows", "--out", str(tmp_path)]) == 2

@@ -43,7 +43,7 @@ def test_the_constructor_takes_torchs_arguments_in_their_order(ours, theirs):
         # where two names stand for one argument neither has a default of its own
         assert own[name].default == (None if name == "nonlinearity" else parameter.default), name
     further = {name: parameter.kind for name, parameter in own.items() if name not in wanted}
-    assert set(further) == {"hidden"} | OWN_WORDS[ours]
+    assert set(further) == {"hidden", "inputs"} | OWN_WORDS[ours]
     assert set(further.values()) == {inspect.Parameter.KEYWORD_ONLY}
 
 

@@ -194,6 +194,8 @@ OPERATORS = {
             torch.randn(2, 16, requires_grad=True),
             "paths",
             2.0,
+            None,
+            None,
         ),
     ),
 }

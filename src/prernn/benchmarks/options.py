@@ -137,6 +137,7 @@ def recurrence(parser: ArgumentParser) -> None:
     add("--growth", action="store_true", help="how time grows with D, and no other table unless it is asked for")
     add("--linear", action="store_true", help="operators of the input projection")
     add("--rows", action="store_true", help="compressed rows against a dense product")
+    add("--inputs", action="store_true", help="layers over the structures of their input weights")
     add("--out", default="runs/bench", help="folder for tables, CSV and PNG (default %(default)s)")
 
 

@@ -43,6 +43,13 @@ GROWTH = ("full", "band:101", "band:21", "band:3", "diagonal")
 GROWTH_SIZES = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 PRODUCT_SIZES = (512, 2048)
 PRODUCT_ROWS = (1, 8, 128, 2048)
+INPUTS = (
+    *("full", "grouped:4", "grouped:16", "band:5%", "band:1%"),
+    *("sparse:0.1", "sparse:0.02", "paths:32", "paths:8", "diagonal"),
+)
+"""Structures of ``W_ih``."""
+INPUT_GOALS = {"forward": 12, "training": 10}
+"""Times as fast as torch.nn.LSTM that grouped:4 is to be."""
 DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 BATCHES = (1, 8, 64)
 
@@ -62,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     stopwatch = Stopwatch(options.device, options.repeats)
     tables: list[Group] = []
-    alone = options.growth or options.linear or options.rows
+    alone = options.growth or options.linear or options.rows or options.inputs
     with warnings.catch_warnings(), Progress(console=Console(stderr=True), transient=True) as progress:
         warnings.filterwarnings("ignore", module=r"(sru|torch)\b")  # what peers call is not ours to change
         if not alone:
@@ -71,6 +78,8 @@ def run(options: argparse.Namespace) -> None:
             tables += growth(stopwatch, counts[0], options.sizes or GROWTH_SIZES, out, progress.track)
         if options.linear:
             tables += products(stopwatch, counts, options.sizes or PRODUCT_SIZES, out, progress.track)
+        if options.inputs:
+            tables += structured_inputs(stopwatch, counts, options.cells, options.shapes, out, progress.track)
         if options.rows:
             tables += row_products(stopwatch, counts, options.sizes or PRODUCT_SIZES, out, progress.track)
     report.show([report.machine(options.device), *tables], out / "tables.md")
@@ -201,6 +210,31 @@ def _linear_operators(frames: int, inputs: int, outputs: int) -> dict[str, Calla
         "oneDNN": lambda: onednn(x, weight, bias, "none", [], ""),
         "oneDNN, packed": lambda: onednn(x, packed, bias, "none", [], ""),
     }
+
+
+def structured_inputs(
+    stopwatch: Stopwatch,
+    counts: Sequence[int],
+    cells: Sequence[str] | None,
+    shapes: Sequence[candidates.Shape] | None,
+    out: Path,
+    track: Track,
+) -> list[Group]:
+    """Whole layers with a diagonal ``W_hh`` over the structures of ``W_ih``."""
+    groups = list(itertools.product(counts, cells or ["lstm"], shapes or (goals.MAIN, goals.STEP), MODES))
+    lines: list[dict] = []
+    for count, cell, shape, mode in track(groups, description="inputs"):
+        with threads(count):
+            found = candidates.structured_inputs(cell, shape, stopwatch.device, INPUTS)
+            times = _times(stopwatch, found, mode)
+        base = times[candidates.TORCH].median
+        group = {"cell": cell, "TxBxD": "x".join(map(str, shape)), "mode": mode, "threads": count}
+        for name, value in times.items():
+            goal = INPUT_GOALS[mode] if (cell, shape, name) == ("lstm", goals.MAIN, "grouped:4") else ""
+            measured = {**report.milliseconds(value), "times as fast": f"{base / value.median:.3g}", "goal": goal}
+            lines.append({**group, "inputs": name, **measured})
+    write_table(out / "inputs.csv", lines)
+    return [report.table("Layers with a diagonal W_hh, by the structure of W_ih", lines, ("cell", "mode", "inputs"))]
 
 
 def row_products(

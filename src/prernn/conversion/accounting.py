@@ -6,6 +6,7 @@ Counts are of weights; biases are left out, as in the papers.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,11 +15,13 @@ from prernn import ops
 from prernn.conversion.convert import convert, traditional
 from prernn.conversion.graph.graft import recurrent_nodes
 from prernn.conversion.graph.nodes import name_of
+from prernn.conversion.modes import lent_forwards
 from prernn.conversion.network import RecurrentNetwork, gate_inputs
 from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.layers.arguments import whole
 from prernn.layers.cells import make_cell, recurrent_gates
 from prernn.layers.computed_weights import copy_of, refresh_all
+from prernn.layers.input_to_hidden import StructuredLinear
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.layers.structures.base import Structure
 from prernn.layers.structures.parse import hidden_structure
@@ -160,7 +163,9 @@ def frame_cost(net: RecurrentNetwork, image_size: tuple[int, ...] | None = None)
         ValueError: a size that the network does not take.
     """
     counter = FlopCounterMode(display=False)
-    with ops.using("reference"):  # whose operators the counter knows
+    structured = [part for part in net.modules() if isinstance(part, StructuredLinear)]
+    # whose operators the counter knows
+    with ops.using("reference"), lent_forwards({part: partial(_shape_alone, part) for part in structured}):
         inputs = gate_inputs(net, net.frame_shape[-2:] if image_size is None else image_size, counter)
     names = [name_of(node) for node in recurrent_nodes(net.cnn)]
     layers = [
@@ -168,7 +173,13 @@ def frame_cost(net: RecurrentNetwork, image_size: tuple[int, ...] | None = None)
         for name, layer, u in zip(names, net.recurrent_layers, inputs, strict=True)
     ]
     feedforward = counter.get_total_flops() // 2  # a multiply-add is two operations
+    feedforward += sum(part.weight_count() for part in structured)
     return Cost(tuple(layers), feedforward, next(net.parameters()).element_size())
+
+
+def _shape_alone(layer: StructuredLinear, x: Tensor) -> Tensor:
+    """Its outputs without its product, of which the counter would see a dense matrix."""
+    return x.new_empty(*x.shape[:-1], layer.gates * layer.size)
 
 
 def _layer_cost(name: str, layer: RecurrentLayer, extent: tuple[int, ...]) -> LayerCost:
@@ -192,6 +203,8 @@ def total_weights(net: nn.Module) -> int:
     if isinstance(net, RecurrentNetwork):
         for layer in net.recurrent_layers:
             total += layer.hidden_to_hidden.weight_count() - layer.hidden_to_hidden.weight.numel()
+    structured = [part for part in net.modules() if isinstance(part, StructuredLinear)]
+    total += sum(part.weight_count() - part.weight.numel() for part in structured)
     return total
 
 

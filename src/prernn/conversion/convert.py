@@ -95,6 +95,7 @@ def traditional(
     hidden_size: int | Sequence[int] | None = None,
     num_layers: int | None = None,
     hidden: str | Structure = "full",
+    inputs: str | Structure = "full",
     start: float | str = 1.0,
     activation: str | None = None,
     behind: str = "features",
@@ -117,7 +118,7 @@ def traditional(
         cell: "vrnn", "lstm", "gru", another of `prernn.layers.cells.CELLS`, or one of your own, ``"file.py:Name"``.
         hidden_size: ``D`` of all new layers, or a list with that of each; None takes the size of that vector.
         num_layers: how many layers to stack; None is as many as there are sizes, or one.
-        hidden: structure of ``W_hh``.
+        hidden, inputs: structures of ``W_hh`` and of ``W_ih``, of each layer over the vector that it reads.
         start: as in `convert`.
         activation: H of a VRNN, "tanh" (also where None is given) or "relu", which most CNNs' layers have.
         behind: "features", or "outputs": what the CNN answers, whose output layer stays below (post-processing).
@@ -125,7 +126,7 @@ def traditional(
         image_size: as in `convert`.
 
     Raises:
-        ValueError: an unknown cell, structure, activation or place, an activation for gates, or no layer at all.
+        ValueError: an unknown cell, structure, activation or place, an activation for gates, sizes that don't fit.
         NotImplementedError: the CNN ends in something other than a vector.
     """
     given = _sizes(hidden_size, num_layers)
@@ -137,15 +138,14 @@ def traditional(
         raise NotImplementedError(f"expected the output layer to read a vector, got {value_shape(vector)}")
     sizes = [shape_of(vector)[1] if size is None else size for size in given]
     known = vector if behind == "outputs" else head if sizes[-1] != shape_of(vector)[1] else None  # whose outputs stay
-    _stack(network, vector, sizes, cell, hidden, start, activation)
+    _stack(network, vector, sizes, cell, hidden, inputs, start, activation)
     wanted = outputs if outputs is not None or known is None else shape_of(known)[1]
     if wanted is not None:
         replace_output(network, wanted)
     same = given[0] if len(set(given)) == 1 else given
     options: dict[str, Any] = {"cell": cell, "hidden_size": same, "num_layers": len(given), "hidden": hidden}
-    options |= {"start": start} if start != 1 else {}
-    options |= {"activation": activation} if activation else {}
-    options |= {"behind": behind} if behind != "features" else {}
+    rest = [("inputs", inputs, "full"), ("start", start, 1), ("activation", activation, None)]
+    options |= {name: value for name, value, usual in [*rest, ("behind", behind, PLACES[0])] if value != usual}
     network.recipe = network.recipe.with_step("traditional", outputs=outputs, image_size=image_size, **options)
     return network.train(cnn.training)
 
@@ -270,17 +270,18 @@ def _stack(
     sizes: Sequence[int],
     cell_name: str,
     hidden: str | Structure,
+    inputs: str | Structure,
     start: float | str,
     activation: str | None,
 ) -> None:
     """Stacks new recurrent layers of these sizes on ``vector``."""
-    module, parameter, inputs = network.cnn, next(network.parameters()), shape_of(vector)[1]
+    module, parameter, features = network.cnn, next(network.parameters()), shape_of(vector)[1]
     device, dtype = parameter.device, parameter.dtype
     function = {"activation": ACTIVATIONS[activation]} if activation else {}
     for size in sizes:
         cell = make_cell(cell_name, **function)
-        projection = TraditionalInput(inputs, size, len(cell.gates), device=device, dtype=dtype)
+        projection = TraditionalInput(features, size, len(cell.gates), inputs, device=device, dtype=dtype)
         layer = RecurrentLayer(projection, cell, size, hidden, start=start, device=device, dtype=dtype)
         vector = insert_layer(module, free_name(module, "recurrent"), layer, [vector], vector, [])
-        inputs = size
+        features = size
     network.note_layers()

@@ -24,12 +24,11 @@ from prernn.conversion.lighter.products import faster_products, plain_layers
 from prernn.conversion.modes import evaluating
 from prernn.conversion.recipe import Recipe
 from prernn.conversion.sequence_network import DIMENSIONS, NetworkState, SequenceNetwork
-from prernn.layers.arguments import whole
+from prernn.layers.arguments import check_lengths, whole
 from prernn.layers.computed_weights import copy_of, refresh_all
 from prernn.layers.dropout import lent, of_rows
 from prernn.layers.input_to_hidden import Layer, TraditionalInput
 from prernn.layers.recurrent_layer import RecurrentLayer
-from prernn.layers.recurrent_stack import check_lengths
 
 
 class RecurrentNetwork(SequenceNetwork):

@@ -6,7 +6,7 @@ from typing import Any
 
 from prernn.layers.cells import make_cell
 from prernn.layers.names import lasting
-from prernn.layers.structures.parse import hidden_structure
+from prernn.layers.structures.parse import hidden_structure, input_structure
 
 VERSION = 2
 """Of the form below: since 2 with ``rate`` and ``reset``. Recipes without a version are of the time before it."""
@@ -133,6 +133,8 @@ class Recipe:
         if "hidden" in arguments:
             own = getattr(make_cell(arguments["cell"]), "structure", None) if "cell" in arguments else None
             arguments["hidden"] = own or str(hidden_structure(arguments["hidden"]))
+        if "inputs" in arguments:
+            arguments["inputs"] = str(input_structure(arguments["inputs"]))
         image_size = arguments.pop("image_size", None)
         if image_size is not None:
             arguments["image_size"] = list(image_size)

@@ -3,7 +3,12 @@
 import math
 import numbers
 import operator
+from collections.abc import Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
+from torch.types import Device
 
 MOST = 2**31 - 1
 """Of anything that is counted, unless a limit of its own is told."""
@@ -31,3 +36,17 @@ def real(name: str, value: Any, low: float, high: float = math.inf, *, above: bo
         limit = "" if high == math.inf else f", up to {high:g}" if above else f" to {high:g}"
         raise ValueError(f"{name}: expected a number {start}{limit}, got {value!r}")
     return number
+
+
+def check_lengths(
+    lengths: Tensor | Sequence[int] | None, steps: int, batch: int, device: Device, *, least: int = 0
+) -> Tensor | None:
+    """Lengths as a tensor ``(B,)``, or None where every row fills the batch. ValueError where they don't fit."""
+    if lengths is None:
+        return None
+    lengths = torch.as_tensor(lengths, device=device)
+    whole = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
+    whole = whole or lengths.numel() == 0  # as_tensor([]) is of floats
+    if lengths.shape != (batch,) or not whole or bool(((lengths < least) | (lengths > steps)).any()):
+        raise ValueError(f"expected {batch} lengths between {least} and {steps}, integers, got {lengths.tolist()}")
+    return lengths.long()

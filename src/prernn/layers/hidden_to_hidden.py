@@ -1,8 +1,7 @@
 """The recurrent product ``W_hh h`` as a module, for vectors and feature maps."""
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ from torch.types import Device
 from prernn.layers.arguments import real, whole
 from prernn.layers.computed_weights import refresh
 from prernn.layers.structures.base import Structure
+from prernn.layers.structures.input_weights import InputWeights
 from prernn.layers.structures.narrow_recurrence import NarrowRecurrence
 from prernn.layers.structures.parse import hidden_structure
 from prernn.ops.reference import Product
@@ -63,6 +63,11 @@ class RecurrentWeights:
         """``W_hh`` as `prernn.ops.fused` takes it, ``(G, D, C)``, or None."""
         return None if self.narrow is not None else self.structure.band(self.weight)
 
+    @property
+    def columns(self) -> int:
+        """Of the matrix."""
+        return self.size
+
     def matrix(self) -> Tensor:
         """Dense ``W_hh``, ``(G, D, D)``."""
         weight = self.weight if self.narrow is None else self.narrow.compact()
@@ -75,9 +80,9 @@ def _part(tensor: Tensor, first: int, last: int) -> Tensor:
     return part.clone() if torch.compiler.is_exporting() else part
 
 
-def draw_index(structure: Structure, size: int, weight: Tensor) -> Tensor | None:
+def draw_index(structure: Structure, size: int, weight: Tensor, inputs: int | None = None) -> Tensor | None:
     """The structure's constant positions beside ``weight``; None on the meta device, where nothing is computed."""
-    index = None if weight.is_meta else structure.index(size)
+    index = None if weight.is_meta else structure.index(size) if inputs is None else structure.index(size, inputs)
     return index if index is None else index.to(weight.device)
 
 
@@ -178,34 +183,31 @@ class HiddenToHidden(nn.Module):
         return f"size={self.size}, gates={self.gates}, hidden={str(self.structure)!r}"
 
 
-def matrix_places(weights: RecurrentWeights) -> Tensor:
-    """Place ``g*D*D + i*D + j`` in ``W_hh (G, D, D)`` of each compact weight, in its shape; -1 outside the matrix.
+def matrix_places(weights: RecurrentWeights | InputWeights) -> Tensor:
+    """Place ``g*D*I + i*I + j`` in ``W (G, D, I)`` of each compact weight, in its shape; -1 outside the matrix.
 
-    The weight joins neuron ``j`` to neuron ``i`` of gate ``g``; from an h of fewer units, unit ``j`` of those.
+    The weight joins neuron or input ``j`` to neuron ``i`` of gate ``g``; from an h of fewer units, unit ``j`` of those.
     """
     if not weights.weight.numel():  # of a cell whose gates see no state
         return torch.empty_like(weights.weight, dtype=torch.int64)
     # numbered weights say where they come to stand; float64 holds the numbers exactly
     count, device = weights.weight.numel(), weights.weight.device
     numbers = torch.arange(1, count + 1, dtype=torch.float64, device=device).view_as(weights.weight)
-    matrix = weights.structure.matrix(numbers, weights.index, weights.size)  # (G, D, D or P)
-    matrix = F.pad(matrix, (0, weights.size - matrix.shape[2]))  # (G, D, D)
+    matrix = replace(weights, weight=numbers, narrow=None).matrix()  # (G, D, I or P)
+    matrix = F.pad(matrix, (0, weights.columns - matrix.shape[2]))  # (G, D, I)
     (inside,) = matrix.flatten().nonzero(as_tuple=True)
     found = torch.full((count,), -1, dtype=torch.int64, device=device)
     found[matrix.flatten()[inside].long() - 1] = inside
     return found.view_as(weights.weight)
 
 
-class Indexed(Protocol):
-    """A module that holds a structure's constant positions."""
-
-    index: Tensor | None
-
-
-def late_index(module: Indexed, structure: Structure, size: int, weight: Tensor) -> Tensor | None:
-    """The module's ``index``, drawn when one that was built on meta gets its weights."""
-    if module.index is None:
-        index = draw_index(structure, size, weight)
+def late_index(
+    module: nn.Module, structure: Structure, size: int, weight: Tensor, inputs: int | None = None, name: str = "index"
+) -> Tensor | None:
+    """The positions that a module holds under ``name``, drawn when one that was built on meta gets its weights."""
+    index: Tensor | None = getattr(module, name)
+    if index is None:
+        index = draw_index(structure, size, weight, inputs)
         if index is not None:  # setting None anew is a change in the eyes of torch.export
-            module.index = index
-    return module.index
+            setattr(module, name, index)
+    return index

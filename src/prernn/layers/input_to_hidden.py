@@ -15,6 +15,10 @@ from torch.nn.modules.conv import Conv1d, Conv2d, Conv3d, _ConvNd
 from torch.types import Device
 
 from prernn.layers.cells import Cell
+from prernn.layers.hidden_to_hidden import draw_index, late_index
+from prernn.layers.structures.base import Structure
+from prernn.layers.structures.input_weights import InputWeights, checked, start_bound
+from prernn.layers.structures.regular import Full
 from prernn.ops.input_projection import linear
 from prernn.ops.narrow import NarrowWeight
 
@@ -33,29 +37,95 @@ class InputToHidden(nn.Module):
         raise NotImplementedError
 
 
+class StructuredLinear(nn.Module):
+    """``W x + b`` of ``gates`` gates in a structure; ``weight (G, *weight_shape)`` is compact, ``bias`` is ``(G*D,)``.
+
+    Raises:
+        ValueError: a structure that is unknown or makes no sense for these sizes.
+    """
+
+    index: Tensor | None
+
+    def __init__(
+        self,
+        input_size: int,
+        size: int,
+        gates: int,
+        inputs: str | Structure,
+        *,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        self.structure = checked(inputs, size, input_size)
+        self.input_size, self.size, self.gates = input_size, size, gates
+        shape = (gates, *self.structure.weight_shape(size, input_size))
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(gates * size, device=device, dtype=dtype))
+        self.register_buffer("index", draw_index(self.structure, size, self.weight, input_size), persistent=False)
+
+    @property
+    def fan_in(self) -> int:
+        """Inputs that a neuron hears."""
+        return self.structure.fan_in(self.size, self.input_size)
+
+    def weight_count(self) -> int:
+        """Weights of all gates, those outside the matrix not counted."""
+        return self.gates * self.structure.weight_count(self.size, self.input_size)
+
+    def weights(self) -> InputWeights:
+        """What the product needs."""
+        index = late_index(self, self.structure, self.size, self.weight, self.input_size)
+        return InputWeights.of(self.structure, self.size, self.input_size, self.weight, index, self.bias)
+
+    def matrix(self) -> Tensor:
+        """Dense, ``(G, D, I)``."""
+        return self.weights().matrix()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., I)`` to ``(..., G*D)``."""
+        if x.is_meta:  # where there are no positions
+            return x.new_empty(*x.shape[:-1], self.gates * self.size)
+        return self.weights().project(x).flatten(-2)
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.size}, gates={self.gates}, inputs={str(self.structure)!r}"
+
+
 class TraditionalInput(InputToHidden):
-    """``u_t(g) = W_ig y_t + b_g``, all weights new: the RNN stacked on a CNN (PreRNN, eqs. 1-3)."""
+    """``u_t(g) = W_ig y_t + b_g``, all weights new: the RNN stacked on a CNN (PreRNN, eqs. 1-3).
+
+    ``inputs`` is the structure of each ``W_ig``.
+    """
 
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
         gates: int,
+        inputs: str | Structure = "full",
         *,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        self.linear = nn.Linear(input_size, gates * hidden_size, device=device, dtype=dtype)
-        bound = hidden_size**-0.5  # torch.nn.RNN's start
+        structure = checked(inputs, hidden_size, input_size)
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.linear = (
+            nn.Linear(input_size, gates * hidden_size, **place)
+            if isinstance(structure, Full)
+            else StructuredLinear(input_size, hidden_size, gates, structure, **place)
+        )
+        bound = start_bound(structure, hidden_size, input_size)  # torch.nn.RNN's start where it is full
         nn.init.uniform_(self.linear.weight, -bound, bound)
+        bound = hidden_size**-0.5
         nn.init.uniform_(self.linear.bias, -bound, bound)
         self.gates = gates
 
     @property
     def introduced(self) -> int:
         """New weights: all of them."""
-        return self.linear.weight.numel()
+        return self.linear.weight_count() if isinstance(self.linear, StructuredLinear) else self.linear.weight.numel()
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, D_in)`` to ``(N, G, D)``."""

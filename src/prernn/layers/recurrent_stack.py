@@ -13,15 +13,18 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.types import Device
 
 from prernn import ops
-from prernn.layers.arguments import real, whole
+from prernn.layers.arguments import check_lengths, real, whole
 from prernn.layers.cells import Cell, LSTMCell
 from prernn.layers.computed_weights import refresh
 from prernn.layers.hidden_to_hidden import RecurrentWeights, draw_index, late_index
 from prernn.layers.structures.base import Structure
+from prernn.layers.structures.input_weights import InputWeights, checked, start_bound
 from prernn.layers.structures.parse import hidden_structure
+from prernn.layers.structures.regular import Full
 from prernn.ops.backends import batched, forced, forward_mode
 from prernn.ops.input_projection import linear
-from prernn.ops.reference import State, without_padding
+from prernn.ops.narrow import NarrowWeight
+from prernn.ops.reference import State, flipped, without_padding
 
 TORCH_KERNELS: dict[str | None, Callable[..., Any]] = {
     "vrnn:tanh": torch._VF.rnn_tanh,
@@ -37,8 +40,8 @@ class RecurrentStack(nn.Module):
 
     ``weight_hh_l0`` is torch's ``(G*D, D)`` when the structure is full, else the compact weight with the gates
     merged into its first dimension: ``(G*D,)`` diagonal, ``(G*D, C)`` band, ``(G*D, D/groups)`` grouped,
-    ``(G*n,)`` sparse, ``(G*D, n)`` paths. The recurrent biases ``bias_hh`` start at 0. With
-    ``hidden="full"`` state dicts are torch.nn's, in both directions.
+    ``(G*n,)`` sparse, ``(G*D, n)`` paths; so is ``weight_ih_l0``, torch's ``(G*D, I)`` when full. The recurrent biases
+    ``bias_hh`` start at 0. With ``hidden="full"`` and ``inputs="full"`` state dicts are torch.nn's, in both directions.
 
     Args:
         cell: gate equations.
@@ -46,6 +49,7 @@ class RecurrentStack(nn.Module):
         hidden_size: units ``D`` of each layer and direction.
         num_layers: layers, each on the outputs of the one before.
         hidden: structure of ``W_hh``.
+        inputs: structure of ``W_ih``, of every layer over its own inputs.
         bias: whether there are ``b_ih`` and ``b_hh``, ``(G*D,)`` each.
         batch_first: whether inputs and outputs are ``(B, T, ...)``; states are not.
         dropout: probability of dropping an output between layers, in training.
@@ -56,8 +60,8 @@ class RecurrentStack(nn.Module):
         dtype: type of the parameters.
 
     Raises:
-        ValueError: an argument out of range, an unknown structure.
-        NotImplementedError: a projection with a structure other than full.
+        ValueError: an argument out of range, an unknown structure, one of ``W_ih`` that a layer's sizes don't fit.
+        NotImplementedError: a projection with a ``W_hh`` other than full.
     """
 
     index: Tensor | None
@@ -72,6 +76,7 @@ class RecurrentStack(nn.Module):
         num_layers: int = 1,
         *,
         hidden: str | Structure = "full",
+        inputs: str | Structure = "full",
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
@@ -91,11 +96,14 @@ class RecurrentStack(nn.Module):
             whole("proj_size", proj_size, 0, self.hidden_size - 1),
         )
         self._check_arguments()
+        layers = range(self.num_layers)
+        self.input_structure = checked(inputs, self.hidden_size, *map(self._features, layers))
         for number, suffix in enumerate(self.suffixes()):
-            layer = number // self.directions
-            features = self.input_size if layer == 0 else self.output_size * self.directions
-            self._add_parameters(suffix, features, {"device": device, "dtype": dtype})
+            self._add_parameters(suffix, self._features(number // self.directions), {"device": device, "dtype": dtype})
         self.register_buffer("index", draw_index(self.structure, self.hidden_size, self.weight_hh_l0), persistent=False)
+        for layer in layers:
+            index = draw_index(self.input_structure, self.hidden_size, self.weight_ih_l0, self._features(layer))
+            self.register_buffer(f"index_ih_l{layer}", index, persistent=False)
         self.reset_parameters()
 
     def _check_arguments(self) -> None:
@@ -122,6 +130,10 @@ class RecurrentStack(nn.Module):
         """Units that a layer puts out in each direction: ``P`` with a projection, else ``D``."""
         return self.proj_size or self.hidden_size
 
+    def _features(self, layer: int) -> int:
+        """Inputs of a layer."""
+        return self.output_size * self.directions if layer else self.input_size
+
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
         """Parameters of each layer and direction, in torch.nn's order."""
@@ -135,25 +147,32 @@ class RecurrentStack(nn.Module):
         return [f"_l{layer}{end}" for layer in range(self.num_layers) for end in ends]
 
     def _add_parameters(self, suffix: str, features: int, place: dict[str, Any]) -> None:
-        rows = len(self.cell.gates) * self.hidden_size
+        gates = len(self.cell.gates)
         first, *rest = self.structure.weight_shape(self.hidden_size)
         if self.proj_size:
             rest = [self.proj_size]  # what is fed back is the projection
-        self.register_parameter(f"weight_ih{suffix}", nn.Parameter(torch.empty(rows, features, **place)))
-        recurrent = torch.empty(len(self.cell.gates) * first, *rest, **place)
-        self.register_parameter(f"weight_hh{suffix}", nn.Parameter(recurrent))
+        shapes = {"weight_ih": self.input_structure.weight_shape(self.hidden_size, features)}
+        shapes["weight_hh"] = (first, *rest)
+        for name, (first, *rest) in shapes.items():
+            self.register_parameter(f"{name}{suffix}", nn.Parameter(torch.empty(gates * first, *rest, **place)))
         for name in ("bias_ih", "bias_hh"):
-            value = nn.Parameter(torch.empty(rows, **place)) if self.bias else None
+            value = nn.Parameter(torch.empty(gates * self.hidden_size, **place)) if self.bias else None
             self.register_parameter(f"{name}{suffix}", value)
         if self.proj_size:
             projection = torch.empty(self.proj_size, self.hidden_size, **place)
             self.register_parameter(f"weight_hr{suffix}", nn.Parameter(projection))
 
     def reset_parameters(self) -> None:
-        """torch.nn's start, uniform in ``+-1/sqrt(D)``; ``W_hh`` in ``+-1/sqrt(fan_in)``, recurrent biases 0."""
+        """torch.nn's start, uniform in ``+-1/sqrt(D)``; ``W_hh`` in ``+-1/sqrt(fan_in)``, recurrent biases 0.
+
+        ``W_ih`` starts in ``+-sqrt(I / fan_in) / sqrt(D)``: few inputs add up to what all would.
+        """
         for name, parameter in self.named_parameters():
             fan_in = self.structure.fan_in(self.hidden_size) if name.startswith("weight_hh") else self.hidden_size
             bound = 1 / math.sqrt(fan_in)
+            if name.startswith("weight_ih"):
+                features = self._features(int(name.removesuffix("_reverse").rpartition("_l")[2]))
+                bound = start_bound(self.input_structure, self.hidden_size, features)
             nn.init.uniform_(parameter, -bound, bound)
             if name.startswith("bias_hh"):
                 nn.init.zeros_(parameter)
@@ -164,6 +183,21 @@ class RecurrentStack(nn.Module):
     def hidden_matrix(self, layer: int = 0, *, reverse: bool = False) -> Tensor:
         """Dense ``W_hh`` of one layer and direction, ``(G, D, D)``, with a projection ``(G, D, P)``."""
         return self.recurrent_weights(f"_l{layer}{'_reverse' if reverse else ''}").matrix()
+
+    def input_matrix(self, layer: int = 0, *, reverse: bool = False) -> Tensor:
+        """Dense ``W_ih`` of one layer and direction, ``(G, D, I)``."""
+        return self.input_weights(f"_l{layer}{'_reverse' if reverse else ''}").matrix()
+
+    def input_weights(self, suffix: str) -> InputWeights:
+        """The input projection's weights of one layer and direction."""
+        layer = int(suffix.removesuffix("_reverse")[2:])
+        size, features, weight = self.hidden_size, self._features(layer), getattr(self, f"weight_ih{suffix}")
+        if isinstance(weight, NarrowWeight):  # of a full structure
+            weight = weight.wide()
+        if isinstance(weight, Tensor):
+            weight = weight.unflatten(0, (len(self.cell.gates), -1))  # (G, *weight_shape)
+        index = late_index(self, self.input_structure, size, self.weight_ih_l0, features, f"index_ih_l{layer}")
+        return InputWeights.of(self.input_structure, size, features, weight, index, getattr(self, f"bias_ih{suffix}"))
 
     def recurrent_weights(self, suffix: str) -> RecurrentWeights:
         """The recurrent product's weights of one layer and direction."""
@@ -182,6 +216,8 @@ class RecurrentStack(nn.Module):
         return LSTMCell(functools.partial(linear, weight=getattr(self, f"weight_hr{suffix}")))
 
     def _gate_inputs(self, x: Tensor, suffix: str) -> Tensor:
+        if not isinstance(self.input_structure, Full):
+            return self.input_weights(suffix).project(x)
         u = linear(x, getattr(self, f"weight_ih{suffix}"), getattr(self, f"bias_ih{suffix}"))
         return u.view(*u.shape[:-1], len(self.cell.gates), self.hidden_size)  # (..., G, D)
 
@@ -261,7 +297,8 @@ class RecurrentStack(nn.Module):
         cuDNN always does. On the CPU oneDNN brings the weights into its own order first, at every call, which
         pays over many steps or in training.
         """
-        if self.cell.kernel not in TORCH_KERNELS or str(self.structure) != "full" or forced() is not None:
+        full = str(self.structure) == str(self.input_structure) == "full"
+        if self.cell.kernel not in TORCH_KERNELS or not full or forced() is not None:
             return False
         if not isinstance(self.weight_ih_l0, Tensor) or not isinstance(self.weight_hh_l0, Tensor):
             return False  # of few bits
@@ -354,27 +391,5 @@ class RecurrentStack(nn.Module):
         defaults["bidirectional"] = False
         given = {name: getattr(self, name) for name, default in defaults.items() if getattr(self, name) != default}
         given["hidden"] = str(self.structure)
+        given |= {} if isinstance(self.input_structure, Full) else {"inputs": str(self.input_structure)}
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *(f"{k}={v!r}" for k, v in given.items())])
-
-
-def check_lengths(
-    lengths: Tensor | Sequence[int] | None, steps: int, batch: int, device: Device, *, least: int = 0
-) -> Tensor | None:
-    """Lengths as a tensor ``(B,)``, or None where every row fills the batch. ValueError where they don't fit."""
-    if lengths is None:
-        return None
-    lengths = torch.as_tensor(lengths, device=device)
-    whole = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
-    whole = whole or lengths.numel() == 0  # as_tensor([]) is of floats
-    if lengths.shape != (batch,) or not whole or bool(((lengths < least) | (lengths > steps)).any()):
-        raise ValueError(f"expected {batch} lengths between {least} and {steps}, integers, got {lengths.tolist()}")
-    return lengths.long()
-
-
-def flipped(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Reverses ``x (T, B, F)`` in time, each row within its length."""
-    if lengths is None:
-        return x.flip(0)
-    time = torch.arange(x.shape[0], device=x.device).unsqueeze(1)  # (T, 1)
-    source = torch.where(time < lengths, lengths - 1 - time, time)  # (T, B)
-    return x.gather(0, source.unsqueeze(2).expand_as(x))

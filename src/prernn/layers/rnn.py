@@ -1,4 +1,4 @@
-"""Drop-ins for torch.nn.RNN, LSTM and GRU whose hidden-to-hidden weights have any structure."""
+"""Drop-ins for torch.nn.RNN, LSTM and GRU whose hidden-to-hidden and input weights have any structure."""
 
 import torch
 from torch.types import Device
@@ -41,6 +41,7 @@ class VRNN(RecurrentStack):
         device: where the parameters are.
         dtype: type of the parameters.
         hidden: structure of ``W_hh``: "full", "diagonal", "band:9", "grouped:4", "sparse:0.03", "paths:16"...
+        inputs: structure of each layer's ``W_ih`` likewise, over that layer's inputs.
         activation: H, "tanh" (also where None is given) or "relu".
 
     Raises:
@@ -61,6 +62,7 @@ class VRNN(RecurrentStack):
         dtype: torch.dtype | None = None,
         *,
         hidden: str | Structure = "full",
+        inputs: str | Structure = "full",
         activation: str | None = None,
     ):
         if None not in (nonlinearity, activation) and nonlinearity != activation:
@@ -75,6 +77,7 @@ class VRNN(RecurrentStack):
             hidden_size,
             num_layers,
             hidden=hidden,
+            inputs=inputs,
             bias=bias,
             batch_first=batch_first,
             dropout=dropout,
@@ -122,6 +125,7 @@ class LSTM(RecurrentStack):
         device: where the parameters are.
         dtype: type of the parameters.
         hidden: structure of ``W_hh``: "full", "diagonal", "band:9", "grouped:4", "sparse:0.03", "paths:16"...
+        inputs: structure of each layer's ``W_ih`` likewise, over that layer's inputs.
 
     Raises:
         ValueError: an argument out of range, an unknown structure.
@@ -142,6 +146,7 @@ class LSTM(RecurrentStack):
         dtype: torch.dtype | None = None,
         *,
         hidden: str | Structure = "full",
+        inputs: str | Structure = "full",
     ):
         super().__init__(
             LSTMCell(),
@@ -149,6 +154,7 @@ class LSTM(RecurrentStack):
             hidden_size,
             num_layers,
             hidden=hidden,
+            inputs=inputs,
             bias=bias,
             batch_first=batch_first,
             dropout=dropout,
@@ -195,6 +201,7 @@ class GRU(RecurrentStack):
         device: where the parameters are.
         dtype: type of the parameters.
         hidden: structure of ``W_hh``: "full", "diagonal", "band:9", "grouped:4", "sparse:0.03", "paths:16"...
+        inputs: structure of each layer's ``W_ih`` likewise, over that layer's inputs.
         reset: "after" the recurrent product, torch's, or "before" it, eq. 3's.
 
     Raises:
@@ -214,6 +221,7 @@ class GRU(RecurrentStack):
         dtype: torch.dtype | None = None,
         *,
         hidden: str | Structure = "full",
+        inputs: str | Structure = "full",
         reset: str = "after",
     ):
         super().__init__(
@@ -222,6 +230,7 @@ class GRU(RecurrentStack):
             hidden_size,
             num_layers,
             hidden=hidden,
+            inputs=inputs,
             bias=bias,
             batch_first=batch_first,
             dropout=dropout,

@@ -49,6 +49,7 @@ class NetworkSpec:
         cell: "vrnn", "lstm", "gru", another of `prernn.layers.cells.CELLS`, or one of your own, ``"file.py:Name"``.
         input: "gate" (PreRNN) or "single" (PreRNN-SIH), or a form of your own.
         hidden: structure of ``W_hh``.
+        inputs: structure of ``W_ih``, of stacked layers: those of method "traditional" and ``layers_on_top``.
         start: how the recurrence starts: see `prernn.layers.starts`. A number multiplies torch.nn's ``W_hh``; from
             "lasting" states last, for questions about time; from "cnn" the network begins as the CNN, for questions
             that a frame nearly answers (LSTM and GRU: with ``keep_activation`` and ``calibrate``). None is "lasting"
@@ -85,6 +86,7 @@ class NetworkSpec:
     cell: str = "gru"
     input: str = "gate"
     hidden: str = "full"
+    inputs: str = "full"
     start: float | Literal["lasting", "cnn"] | None = None
     rcn: dict[str, Any] = field(default_factory=dict)
     rcn_below: bool = False
@@ -112,6 +114,10 @@ class NetworkSpec:
         if self.activation is not None and self.method != "traditional" and not self.layers_on_top:
             raise ValueError(
                 f"recipe activation: expected method 'traditional' or layers_on_top beside it, got {self.method!r}"
+            )
+        if self.inputs != "full" and self.method != "traditional" and not self.layers_on_top:
+            raise ValueError(
+                f"recipe inputs: expected method 'traditional' or layers_on_top beside it, got {self.method!r}"
             )
         if self.method == "deep_speech":
             self._check_deep_speech()
@@ -215,13 +221,13 @@ class NetworkSpec:
         recurrence: dict[str, Any] = {"cell": self.cell, "hidden": self.hidden}
         kind = {**recurrence, "start": self._start(drawn), "outputs": outputs}
         if self.method == "traditional":
-            kind |= {"activation": self.activation, "behind": self.behind}
+            kind |= {"activation": self.activation, "behind": self.behind, "inputs": self.inputs}
             network = traditional(cnn, hidden_size=self.hidden_size, num_layers=self.num_layers, **kind)
             return with_calibration(network, stacked=True) if self.calibrate == "all" else network
         kind |= {"pretrained": self.pretrained_layer, "keep_activation": self.keep_activation}
         network = convert(cnn, self.layer, input=self.input, **kind)
         if self.layers_on_top:
-            top = {**recurrence, "start": self._start(True), "activation": self.activation}
+            top = {**recurrence, "start": self._start(True), "activation": self.activation, "inputs": self.inputs}
             network = traditional(network, num_layers=self.layers_on_top, **top)
         stacked = self.calibrate == "all"
         return with_calibration(network, stacked) if self.calibrate and gated_layers(network, stacked) else network

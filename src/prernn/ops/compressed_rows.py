@@ -1,11 +1,10 @@
 """A product with compressed rows, linear in the number of weights: ``torch.ops.prernn.rows_product``.
 
-For the structures without a regular pattern, whose connections (`prernn.ops.connections`) are the same for all gates.
-The operator looks them up itself: sorting takes long, so their layout is kept for the calls that follow.
+For connections (`prernn.ops.connections`) that are the same for all gates. The operator looks them up itself: sorting
+takes long, so their layout is kept for the calls that follow.
 """
 
 import functools
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
@@ -15,7 +14,7 @@ from prernn.ops.backends import forced, kernels, missing, transformed
 from prernn.ops.connections import ENTRIES
 
 _library = torch.library.Library("prernn", "FRAGMENT")
-_library.define("rows_product(Tensor h, Tensor weight, str kind, float amount) -> Tensor")
+_library.define("rows_product(Tensor h, Tensor weight, str kind, float amount, int? size, Tensor? bias) -> Tensor")
 _library.define(
     "rows_product_backward(Tensor d_y, Tensor h, Tensor weight, str kind, float amount) -> (Tensor, Tensor)"
 )
@@ -33,62 +32,36 @@ def usable(weight: Tensor) -> bool:
     return taken and forced() in (None, "native") and missing("native") is None and not transformed()
 
 
-def product(h: Tensor, weight: Tensor, kind: str, amount: float) -> Tensor:
-    """``W h`` for ``h (N, D)`` and the entries' weights ``(G, E)``, giving ``(N, G, D)``; float32 on the CPU.
+def product(
+    h: Tensor, weight: Tensor, kind: str, amount: float, size: int | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """``W h + b`` for ``h (N, I)`` and the entries' weights ``(G, E)``, giving ``(N, G, D)``; float32 on the CPU.
 
-    ``kind`` and ``amount`` name the entries: ``"sparse"`` and a density, or ``"paths"`` and their number.
+    ``kind`` and ``amount`` name the entries: ``"sparse"`` and a density, ``"paths"`` and their number, ``"band"`` and
+    its columns. ``D`` is ``size``, or ``I``; ``bias`` is ``(G*D,)`` or None.
     """
-    y: Tensor = torch.ops.prernn.rows_product(h, weight, kind, amount)
+    y: Tensor = torch.ops.prernn.rows_product(h, weight, kind, amount, size, bias)
     return y
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the entries of a sparse ``(D, D)`` matrix lie, by rows for the product and by columns for its gradient.
-
-    ``start (D+1,)`` and ``column (E,)`` are the compressed rows. Turned round, a sender's entries lie side by side,
-    those of all gates together: ``turned_column`` is ``gate*D + receiver``, ``turned_entry`` ``gate*E + entry``.
-    """
-
-    start: Tensor
-    column: Tensor
-    turned_start: Tensor
-    turned_column: Tensor
-    turned_entry: Tensor
-
-
 @functools.lru_cache(maxsize=64)
-def layout(kind: str, amount: float, size: int, gates: int) -> Layout:
-    """Layout of the entries that ``kind`` and ``amount`` name, for ``gates`` gates of ``size`` neurons."""
-    receiver, sender = ENTRIES[kind](size, amount)
-    order = sender.argsort(stable=True)
-    gate = torch.arange(gates)
-    return Layout(
-        start=_starts(receiver, size),
-        column=sender.int(),
-        turned_start=_starts(sender, size) * gates,
-        turned_column=(receiver[order].unsqueeze(1) + gate * size).flatten().int(),
-        turned_entry=(order.unsqueeze(1) + gate * len(sender)).flatten(),
-    )
+def layout(kind: str, amount: float, size: int, inputs: int) -> tuple[Tensor, Tensor]:
+    """Where the rows of the entries that ``kind`` and ``amount`` name begin ``(D+1,)``, and their columns ``(E,)``."""
+    receiver, sender = ENTRIES[kind](size, inputs, amount)
+    counts = torch.bincount(receiver, minlength=size)
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]), sender.int()
 
 
-def _starts(owner: Tensor, size: int) -> Tensor:
-    counts = torch.bincount(owner, minlength=size)
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])  # (D+1,)
-
-
-def _product(h: Tensor, weight: Tensor, kind: str, amount: float) -> Tensor:
-    own = layout(kind, amount, h.shape[1], weight.shape[0])
-    y: Tensor = kernels("native").rows_product(h, weight, own.start, own.column)
+def _product(h: Tensor, weight: Tensor, kind: str, amount: float, size: int | None, bias: Tensor | None) -> Tensor:
+    start, column = layout(kind, amount, h.shape[1] if size is None else size, h.shape[1])
+    y: Tensor = kernels("native").rows_product(h, weight, start, column, bias)
     return y
 
 
 def _product_backward(d_y: Tensor, h: Tensor, weight: Tensor, kind: str, amount: float) -> tuple[Tensor, Tensor]:
-    own, native = layout(kind, amount, h.shape[1], weight.shape[0]), kernels("native")
-    # on the way back a sender receives from any gate of any receiver
-    turned = weight.flatten()[own.turned_entry].unsqueeze(0)  # (1, E*G)
-    d_h = native.rows_product(d_y.flatten(1), turned, own.turned_start, own.turned_column)
-    return d_h.squeeze(1), native.rows_weight(h, d_y, own.start, own.column)
+    start, column = layout(kind, amount, d_y.shape[2], h.shape[1])
+    gradients: tuple[Tensor, Tensor] = kernels("native").rows_backward(d_y, h, weight, start, column)
+    return gradients
 
 
 _library.impl("rows_product", _product, "CPU")
@@ -96,8 +69,8 @@ _library.impl("rows_product_backward", _product_backward, "CPU")
 
 
 @torch.library.register_fake("prernn::rows_product")
-def _(h: Tensor, weight: Tensor, kind: str, amount: float) -> Tensor:
-    return h.new_empty(h.shape[0], weight.shape[0], h.shape[1])
+def _(h: Tensor, weight: Tensor, kind: str, amount: float, size: int | None, bias: Tensor | None) -> Tensor:
+    return h.new_empty(h.shape[0], weight.shape[0], h.shape[1] if size is None else size)
 
 
 @torch.library.register_fake("prernn::rows_product_backward")
@@ -106,14 +79,14 @@ def _(d_y: Tensor, h: Tensor, weight: Tensor, kind: str, amount: float) -> tuple
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    h, weight, ctx.kind, ctx.amount = inputs
+    h, weight, ctx.kind, ctx.amount, *_ = inputs
     ctx.save_for_backward(h, weight)
 
 
 def _gradients(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
     h, weight = ctx.saved_tensors
     d_h, d_weight = torch.ops.prernn.rows_product_backward(d_y, h, weight, ctx.kind, ctx.amount)
-    return d_h, d_weight, None, None
+    return d_h, d_weight, None, None, None, d_y.sum(0).flatten() if ctx.needs_input_grad[5] else None
 
 
 def _refuse(ctx: Any, *gradients: Tensor | None) -> NoReturn:

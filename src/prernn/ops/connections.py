@@ -1,6 +1,6 @@
-"""Which neuron feeds which in the structures without a regular pattern, as lists of entries.
+"""Which neuron or input feeds which neuron, as lists of entries, for products with compressed rows.
 
-Pure functions of the number of neurons and one parameter, so that a checkpoint need not carry them.
+Pure functions of the numbers of neurons and inputs and one parameter, so that a checkpoint need not carry them.
 """
 
 import functools
@@ -12,38 +12,50 @@ from torch import Tensor
 from prernn.ops.sobol import path_sources
 
 
-def random_entries(size: int, density: float) -> tuple[Tensor, Tensor]:
-    """Receivers and senders ``(E,)`` of ``max(1, round(density*D*D))`` random connections, by receiver, then sender.
+def random_entries(size: int, inputs: int, density: float) -> tuple[Tensor, Tensor]:
+    """Receivers and senders ``(E,)`` of ``max(1, round(density*D*I))`` random connections, by receiver, then sender.
 
     They are the smallest keys of an integer hash of the positions, so no release of torch can change them.
     """
-    positions = _hash(torch.arange(size * size)).argsort()[: random_count(size, density)].sort().values
-    return positions // size, positions % size
+    keys = _hash(torch.arange(size * inputs))
+    positions = keys.argsort()[: random_count(size, inputs, density)].sort().values
+    return positions // inputs, positions % inputs
 
 
-def random_count(size: int, density: float) -> int:
+def random_count(size: int, inputs: int, density: float) -> int:
     """Number of random connections."""
-    return max(1, round(density * size * size))
+    return max(1, round(density * size * inputs))
 
 
-def path_entries(size: int, paths: float) -> tuple[Tensor, Tensor]:
+def path_entries(size: int, inputs: int, paths: float) -> tuple[Tensor, Tensor]:
     """Receivers and senders ``(E,)`` of ``paths`` Sobol' connections to each neuron (`prernn.ops.sobol`)."""
-    sources = path_sources(size, int(paths))  # (D, paths)
+    sources = path_sources(size, int(paths), inputs)  # (D, paths)
     return torch.arange(size).repeat_interleave(int(paths)), sources.flatten()
 
 
-ENTRIES: dict[str, Callable[[int, float], tuple[Tensor, Tensor]]] = {"sparse": random_entries, "paths": path_entries}
+def band_entries(size: int, inputs: int, columns: float) -> tuple[Tensor, Tensor]:
+    """Receivers and senders ``(D*C,)`` of a band of C columns; what lies outside the matrix stands at its border."""
+    middle = (2 * torch.arange(size) + 1) * inputs // (2 * size)
+    sender = middle[:, None] + torch.arange(int(columns)) - int(columns) // 2  # (D, C)
+    return torch.arange(size).repeat_interleave(int(columns)), sender.clamp(0, inputs - 1).flatten()
+
+
+ENTRIES: dict[str, Callable[[int, int, float], tuple[Tensor, Tensor]]] = {
+    "sparse": random_entries,
+    "paths": path_entries,
+}
 
 
 @functools.lru_cache(maxsize=64)
-def own_and_entries(kind: str, size: int, amount: float) -> tuple[Tensor, Tensor]:
+def own_and_entries(kind: str, size: int, inputs: int, amount: float) -> tuple[Tensor, Tensor]:
     """Receivers and senders of the connections that ``kind`` names and of every neuron to itself, each once."""
-    receiver, sender = ENTRIES[kind](size, amount)
-    positions = torch.cat([receiver * size + sender, torch.arange(size) * (size + 1)]).unique()  # sorted
-    return positions // size, positions % size
+    receiver, sender = ENTRIES[kind](size, inputs, amount)
+    positions = torch.cat([receiver * inputs + sender, torch.arange(size) * (inputs + 1)]).unique()  # sorted
+    return positions // inputs, positions % inputs
 
 
 ENTRIES |= {f"{kind}+self": functools.partial(own_and_entries, kind) for kind in list(ENTRIES)}
+ENTRIES["band"] = band_entries
 
 
 def _hash(values: Tensor) -> Tensor:

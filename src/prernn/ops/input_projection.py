@@ -21,6 +21,9 @@ from prernn.ops.narrow import NarrowWeight
 LEAST = 2**22
 """Multiplications from which oneDNN is faster (benchmarks/recurrence.py, --linear)."""
 
+LEAST_OF_BLOCKS = 2**20
+"""Likewise of a block among several."""
+
 
 def linear(x: Tensor, weight: Tensor | NarrowWeight, bias: Tensor | None = None) -> Tensor:
     """``x W^T + b`` for ``x (..., D_in)``; differentiable, but for a weight of few bits."""
@@ -61,7 +64,93 @@ class _Product(torch.autograd.Function):
         return d_x, d_weight, rows.sum(0) if wanted[2] else None
 
 
-def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def blockwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x W^T + b`` for a matrix of blocks: ``x (N, I)`` gives ``(N, B*d)``.
+
+    Args:
+        x: ``(N, K*i)``, K parts side by side.
+        weight: ``(B, d, i)``, B a multiple of K; block b reads part ``b % K``.
+        bias: ``(B*d,)`` or None.
+    """
+    tensors = [x, weight] if bias is None else [x, weight, bias]
+    parts = x.shape[1] // weight.shape[2]
+    if not (_suits(x[:, : weight.shape[2]], weight[0], bias, LEAST_OF_BLOCKS) and _works()):
+        products = torch.matmul(_parts(x, weight), weight.unflatten(0, (-1, parts)).transpose(2, 3))  # (G, K, N, d)
+        y: Tensor = products.flatten(0, 1).transpose(0, 1).flatten(1)  # (N, B*d)
+        return y if bias is None else y + bias
+    trains = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
+    out: Tensor = _Blocks.apply(x, weight, bias) if trains else _blocks(x, weight, bias)
+    return out
+
+
+def _parts(x: Tensor, weight: Tensor) -> Tensor:
+    """``(N, K*i)`` as ``(K, N, i)``."""
+    parts: Tensor = x.unflatten(1, (-1, weight.shape[2])).transpose(0, 1).contiguous()
+    return parts
+
+
+def _blocks(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    parts, count = _parts(x, weight), len(weight)
+    offsets = [None] * count if bias is None else bias.chunk(count)
+    out = x.new_empty(len(x), count, weight.shape[1])
+    for b in range(count):
+        out[:, b] = _product(parts[b % len(parts)], weight[b], offsets[b])  # while it is in the cache
+    return out.flatten(1)
+
+
+class _Blocks(torch.autograd.Function):
+    """`blockwise` by oneDNN, a product for each block, with its gradients; differentiable again."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return _blocks(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, _ = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        wanted, parts, count = ctx.needs_input_grad, _parts(x, weight), len(weight)
+        d_x, d_bias = [torch.zeros_like(part) for part in parts], []
+        d_weight = _Gathered(weight) if wanted[1] else None
+        for b, rows in enumerate(grad.chunk(count, dim=1)):
+            rows, k = rows.contiguous(), b % len(parts)
+            if wanted[0]:
+                d_x[k] = d_x[k] + linear(rows, weight[b].t())
+            if d_weight is not None:
+                d_weight.take(b, linear(rows.t(), parts[k].t()))
+            if wanted[2]:
+                d_bias.append(rows.sum(0))
+        return (
+            torch.cat(d_x, dim=1) if wanted[0] else None,
+            None if d_weight is None else d_weight.whole(),
+            torch.cat(d_bias) if wanted[2] else None,
+        )
+
+
+class _Gathered:
+    """Blocks side by side: each is copied as soon as it is there, but for a gradient that is differentiated again."""
+
+    def __init__(self, like: Tensor):
+        self.blocks: list[Tensor] = []
+        self.out = None if torch.is_grad_enabled() else torch.empty_like(like)
+
+    def take(self, place: int, block: Tensor) -> None:
+        """The block that stands in a place; they come in order."""
+        if self.out is None:
+            self.blocks.append(block)
+        else:
+            self.out[place] = block
+
+    def whole(self) -> Tensor:
+        """All of them."""
+        return torch.stack(self.blocks) if self.out is None else self.out
+
+
+def _suits(x: Tensor, weight: Tensor, bias: Tensor | None, least: int | None = None) -> bool:
     """A product worth choosing for, of float32 on the CPU."""
     tensors = [x, weight] if bias is None else [x, weight, bias]
     return (
@@ -69,7 +158,7 @@ def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and x.device.type == "cpu"
         and x.ndim > 1
         and weight.ndim == 2
-        and x.numel() * weight.shape[0] >= LEAST
+        and x.numel() * weight.shape[0] >= (LEAST if least is None else least)
         and all(tensor.dtype == torch.float32 and type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
         and forced() in (None, "native")
         and not torch.is_autocast_enabled("cpu")

@@ -86,3 +86,12 @@ def without_padding(x: Tensor, lengths: Tensor | None) -> Tensor:
         return x
     valid = torch.arange(x.shape[0], device=x.device).unsqueeze(1) < lengths  # (T, N)
     return torch.where(valid.view(*valid.shape, *[1] * (x.ndim - 2)), x, 0)
+
+
+def flipped(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Reverses ``x (T, B, F)`` in time, each row within its length."""
+    if lengths is None:
+        return x.flip(0)
+    time = torch.arange(x.shape[0], device=x.device).unsqueeze(1)  # (T, 1)
+    source = torch.where(time < lengths, lengths - 1 - time, time)  # (T, B)
+    return x.gather(0, source.unsqueeze(2).expand_as(x))

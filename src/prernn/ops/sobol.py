@@ -133,12 +133,33 @@ def block_permutation(size: int, block: int = 0) -> Tensor:
     return permutation
 
 
-def path_sources(size: int, paths: int) -> Tensor:
+def path_sources(size: int, paths: int, inputs: int | None = None) -> Tensor:
     """Sources of ``paths`` Sobol' connections into each of ``size`` neurons, ``(size, paths)`` int64.
 
+    The sources are the neurons themselves, or as many ``inputs``; of another number see `input_sources`.
+
     Raises:
-        ValueError: when ``paths`` lies outside ``1 .. size``.
+        ValueError: when there are fewer sources than ``paths``, or less than one.
     """
-    if not 1 <= paths <= size:
-        raise ValueError(f"expected 1 to {size} paths for {size} neurons, got {paths}")
+    if not 1 <= paths <= (inputs or size):
+        raise ValueError(f"expected 1 to {inputs or size} paths for {size} neurons, got {paths}")
+    if inputs not in (None, size):
+        return input_sources(size, paths, inputs)
     return torch.stack([block_permutation(size, block) for block in range(paths)], dim=1)
+
+
+def input_sources(size: int, paths: int, inputs: int) -> Tensor:
+    """Inputs that each neuron hears, ``(size, paths)`` int64, where there are more or fewer of them than neurons.
+
+    Of each ``size`` points of the sequence that follow each other, the second component, ranked, names a neuron each
+    and the first, times ``inputs``, what it hears. A neuron that hears an input already takes the next that it lacks.
+    """
+    points = unit_points(size * paths, 2).unflatten(0, (paths, size))
+    heard = torch.empty(size, 0, dtype=torch.int64)
+    for block in points:
+        source, destination = block.unbind(1)
+        column = (source[destination.argsort(stable=True)] * inputs).long().unsqueeze(1)  # (size, 1)
+        while bool((again := (heard == column).any(1, keepdim=True)).any()):
+            column = torch.where(again, (column + 1) % inputs, column)
+        heard = torch.cat([heard, column], dim=1)
+    return heard

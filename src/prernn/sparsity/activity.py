@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from prernn.conversion.modes import evaluating
-from prernn.layers.input_to_hidden import GateInput, SingleInput
+from prernn.layers.input_to_hidden import GateInput, SingleInput, StructuredLinear
 from prernn.reports.tables import text_table
 from prernn.sparsity.online import row_rank, rows_of, sampling_layers, sampling_of, weighted_layer
 
@@ -166,6 +166,9 @@ def _products(layer: Any, mask: Tensor) -> float:
     """Multiply-adds of a layer with the activations that are 1 in ``mask``, and not 0."""
     if isinstance(layer, nn.Linear):
         return float(mask.sum()) * layer.out_features
+    if isinstance(layer, StructuredLinear):
+        heard = layer.structure.mask(layer.size, layer.input_size).sum(0).to(mask)  # how many neurons hear each input
+        return layer.gates * float((mask * heard).sum())
     # one output of each group says how many of its inputs each place reads
     weight = torch.ones_like(layer.weight[: layer.groups], dtype=torch.float64)
     reads: Tensor = layer._conv_forward(mask, weight, None)  # (B, groups, H', W')

@@ -45,7 +45,7 @@ from prernn.conversion.lighter.skipping import kernels_take, skip
 from prernn.conversion.network import RecurrentNetwork
 from prernn.layers.arguments import SEEDS, real, whole
 from prernn.layers.computed_weights import copy_of
-from prernn.layers.input_to_hidden import GateInput, SingleInput, TraditionalInput
+from prernn.layers.input_to_hidden import GateInput, SingleInput, StructuredLinear, TraditionalInput
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.ops.backends import kernels
 
@@ -56,6 +56,7 @@ LAYERS = (nn.Linear, *CONVOLUTIONS)
 
 
 INPUT_FORMS = (SingleInput, TraditionalInput)
+FULLY_CONNECTED = (nn.Linear, StructuredLinear)
 """They call their layer past its hooks, and several times, so that the input of the whole is sampled."""
 
 
@@ -119,7 +120,7 @@ def online_sparsity(
     offsets = torch.rand(len(layers), generator=chance, dtype=torch.float64).tolist()
     first = _place(start, list(layers))
     for layer, offset in list(zip(layers.values(), offsets, strict=True))[first:]:
-        rate = linear if isinstance(weighted_layer(layer), nn.Linear) else conv
+        rate = linear if isinstance(weighted_layer(layer), FULLY_CONNECTED) else conv
         if rate is not None and rate < 1:
             layer.register_forward_pre_hook(ActivationSampling(rate, offset, values, per))
             if not isinstance(layer, GateInput):  # which lends its layer other weights
@@ -230,7 +231,7 @@ def rows_of(layer: nn.Module, x: Tensor) -> Tensor:
 
 def row_rank(layer: nn.Module) -> int:
     """Dimensions of one row: 1 of a vector, 3 of a picture ``(C, H, W)``."""
-    if isinstance(layer, nn.Linear):
+    if isinstance(layer, FULLY_CONNECTED):
         return 1
     weight = layer.weight
     assert isinstance(weight, Tensor)

@@ -85,6 +85,25 @@ def layers(name: str, shape: Shape, device: str) -> dict[str, Candidate]:
     return found
 
 
+def structured_inputs(name: str, shape: Shape, device: str, structures: Sequence[str]) -> dict[str, Candidate]:
+    """torch.nn's layer of ``D`` inputs, and ours with a diagonal ``W_hh`` and ``W_ih`` in each structure.
+
+    Where T is 1 ours take a step of a stream, and torch.nn's are its cells.
+    """
+    steps, batch, size = shape
+    kind = KINDS[name]
+    x = torch.randn(*shape, device=device, requires_grad=True)
+    state = [torch.randn(batch, size, device=device) for _ in kind.cell.states]
+    if steps > 1:
+        module = kind.torch_layer(size, size).to(device)
+        found = {TORCH: _module(module, x, lambda: module(x)[0])}
+    else:
+        found = {TORCH: _cell_loop(kind.torch_cell(size, size).to(device), x, state)}
+    for inputs in fitting(structures, size):
+        found[inputs] = _own(kind.layer(size, size, hidden="diagonal", inputs=inputs).to(device), x, state)
+    return found
+
+
 def _module(module: nn.Module, x: Tensor, call: Callable[[], Tensor]) -> Candidate:
     return Candidate(call, [x, *module.parameters()])
 

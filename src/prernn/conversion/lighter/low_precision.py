@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from prernn.layers.computed_weights import copy_of, refresh_all, settle
 from prernn.layers.hidden_to_hidden import HiddenToHidden, RecurrentWeights, matrix_places
-from prernn.layers.input_to_hidden import GateInput
+from prernn.layers.input_to_hidden import GateInput, StructuredLinear
 from prernn.layers.recurrent_stack import RecurrentStack
+from prernn.layers.structures.input_weights import InputWeights
 from prernn.layers.structures.narrow_recurrence import NarrowRecurrence
+from prernn.layers.structures.regular import Full
 from prernn.ops.narrow import TYPES, NarrowWeight, Segments, refuse_narrow
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -58,8 +60,8 @@ def low_precision(net: Network, precision: str = "int8") -> Network:
         >>> bool((out - layer.step(x)[0]).abs().max() < 0.02)
         True
 
-    A recurrence with few weights a neuron (diagonal, narrow bands) and one without a regular pattern (sparse, paths,
-    whose positions are most of the bytes) stay in float32.
+    Recurrences and input projections with few weights a neuron (diagonal, narrow bands) and those without a regular
+    pattern (sparse, paths, whose positions are most of the bytes) stay in float32.
 
     Args:
         net: a network, or a layer such as `prernn.LSTM`.
@@ -85,8 +87,8 @@ def low_precision(net: Network, precision: str = "int8") -> Network:
         for module in list(made.modules()):
             if isinstance(module, RecurrentStack):
                 _narrow_stack(module, precision)
-            elif isinstance(module, HiddenToHidden):
-                _replace(module, "weight", _recurrence(module.weights(), precision))
+            elif isinstance(module, (HiddenToHidden, StructuredLinear)):
+                _replace(module, "weight", _narrow(module.weights(), precision))
             elif (
                 isinstance(module, GateInput) and type(module.layer) is nn.Linear and module.copies[0].numel() >= LEAST
             ):
@@ -108,8 +110,13 @@ def _is_large(layer: nn.Linear) -> bool:
 
 def _narrow_stack(stack: RecurrentStack, precision: str) -> None:
     for suffix in stack.suffixes():
-        _replace(stack, f"weight_hh{suffix}", _recurrence(stack.recurrent_weights(suffix), precision))
-        for name in (f"weight_ih{suffix}", f"weight_hr{suffix}"):
+        _replace(stack, f"weight_hh{suffix}", _narrow(stack.recurrent_weights(suffix), precision))
+        dense = [f"weight_hr{suffix}"]
+        if isinstance(stack.input_structure, Full):
+            dense.append(f"weight_ih{suffix}")
+        else:
+            _replace(stack, f"weight_ih{suffix}", _narrow(stack.input_weights(suffix), precision))
+        for name in dense:
             weight = getattr(stack, name, None)
             if weight is not None and weight.numel() >= LEAST:
                 _replace(stack, name, NarrowWeight(weight, precision))
@@ -124,27 +131,28 @@ def _replace(module: nn.Module, name: str, weight: nn.Module | None) -> None:
         module.add_module(name, weight)
 
 
-def _recurrence(weights: RecurrentWeights, precision: str) -> NarrowRecurrence | None:
-    """``W_hh`` with few bits, or None where it stays."""
+def _narrow(weights: RecurrentWeights | InputWeights, precision: str) -> NarrowRecurrence | None:
+    """``W_hh`` or ``W_ih`` with few bits, or None where it stays."""
     weight = weights.weight
     if weight.ndim != 3 or weight.shape[1] != weights.size or weight.numel() < LEAST or weight.shape[2] < LEAST_FAN_IN:
         return None
     place = matrix_places(weights)
-    segments = segments_of(place, weights.size)
+    segments = segments_of(place, weights.columns)
     if segments is None:
         return None
     _, first, count = segments
     dense = bool((count == weight.shape[2]).all() and (first == 0).all())
     inside = torch.where(place >= 0, weight, 0.0)
-    return NarrowRecurrence(inside, weights.structure, precision, None if dense else segments)
+    projects = isinstance(weights, InputWeights)
+    return NarrowRecurrence(inside, weights.structure, precision, None if dense else segments, projects=projects)
 
 
-def segments_of(place: Tensor, size: int) -> Segments | None:
+def segments_of(place: Tensor, columns: int) -> Segments | None:
     """Where the weights of each neuron of each gate lie, given each weight's place; None where they are no run.
 
     Args:
-        place: of each weight ``(G, D, C)`` in ``W_hh (G, D, D)``, -1 outside (`matrix_places`).
-        size: ``D``.
+        place: of each weight ``(G, D, C)`` in ``W (G, D, I)``, -1 outside (`matrix_places`).
+        columns: ``I``, of ``W_hh`` ``D``.
     """
     rows = place.flatten(0, 1)  # (G*D, C)
     inside = rows >= 0
@@ -155,9 +163,9 @@ def segments_of(place: Tensor, size: int) -> Segments | None:
     expected = rows.gather(1, start.unsqueeze(1)) + torch.arange(rows.shape[1], device=rows.device) - start.unsqueeze(1)
     neuron = torch.arange(len(rows), device=rows.device).unsqueeze(1)
     run = (torch.arange(rows.shape[1], device=rows.device) - start.unsqueeze(1) < count.unsqueeze(1)) | ~inside
-    fits = torch.where(inside, (rows == expected) & (rows // size == neuron), True) & run
+    fits = torch.where(inside, (rows == expected) & (rows // columns == neuron), True) & run
     if not bool(fits.all()):
         return None
-    first = rows.gather(1, start.unsqueeze(1)).squeeze(1) % size
+    first = rows.gather(1, start.unsqueeze(1)).squeeze(1) % columns
     begin = torch.arange(len(rows), device=rows.device) * rows.shape[1] + start
     return begin, first.int(), count.int()

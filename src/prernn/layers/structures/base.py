@@ -1,4 +1,4 @@
-"""What every structure of ``W_hh`` has."""
+"""What every structure of a weight matrix has."""
 
 from typing import Protocol
 
@@ -11,31 +11,37 @@ from prernn.ops.reference import Product
 
 
 class Structure(Protocol):
-    """What every hidden-to-hidden structure offers. ``D`` is the hidden size, ``G`` the number of gates."""
+    """What every structure offers: of ``W_hh``, whose units hear units, and of ``W_ih``, whose units hear inputs.
 
-    def check(self, size: int) -> None:
-        """Raises ValueError where the structure makes no sense for ``size`` neurons."""
+    ``D`` is the hidden size, ``I`` the number of inputs, None for ``D``, and ``G`` the number of gates.
+    """
 
-    def mask(self, size: int) -> Tensor:
-        """Connectivity ``(D, D)`` bool, row = receiving neuron."""
+    def check(self, size: int, inputs: int | None = None) -> None:
+        """Raises ValueError where the structure makes no sense for ``size`` neurons, or for so many inputs."""
 
-    def weight_count(self, size: int) -> int:
+    def mask(self, size: int, inputs: int | None = None) -> Tensor:
+        """Connectivity ``(D, I)`` bool, row = receiving neuron."""
+
+    def weight_count(self, size: int, inputs: int | None = None) -> int:
         """Weights a gate, those outside the matrix not counted."""
 
-    def fan_in(self, size: int) -> int:
+    def fan_in(self, size: int, inputs: int | None = None) -> int:
         """Weights that a neuron away from the border receives."""
 
-    def weight_shape(self, size: int) -> tuple[int, ...]:
+    def weight_shape(self, size: int, inputs: int | None = None) -> tuple[int, ...]:
         """Shape of one gate's compact weight."""
 
-    def index(self, size: int) -> Tensor | None:
+    def index(self, size: int, inputs: int | None = None) -> Tensor | None:
         """Constant positions that `product` and `matrix` need, or None."""
 
     def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
-        """A function ``h (N, D) -> W_hh h (N, G, D)``; what it needs of ``weight`` is prepared once."""
+        """A function ``h (N, D) -> W_hh h (N, G, D)``; what it needs of ``weight`` is prepared once, for many steps."""
 
-    def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
-        """Dense ``W_hh``, ``(G, D, D)``, differentiable in ``weight``."""
+    def project(self, x: Tensor, weight: Tensor, index: Tensor | None, size: int, bias: Tensor | None = None) -> Tensor:
+        """``W_ih x + b``, ``(N, G, D)``, of all steps' inputs ``x (N, I)`` at once; ``bias (G*D,)``."""
+
+    def matrix(self, weight: Tensor, index: Tensor | None, size: int, inputs: int | None = None) -> Tensor:
+        """Dense, ``(G, D, I)``, differentiable in ``weight``."""
 
     def band(self, weight: Tensor) -> Tensor | None:
         """``weight`` as `prernn.ops.fused` takes it, ``(G, D, C)``, or None where its kernels don't fit."""
@@ -72,6 +78,14 @@ def shortest(number: float) -> str:
     return repr(number).removesuffix(".0")
 
 
-def check_size(size: int) -> None:
-    """Raises ValueError where there is no neuron."""
+def senders(size: int, inputs: int | None) -> int:
+    """How many a neuron may hear: ``inputs``, or the ``size`` neurons themselves. ValueError where there is none."""
     whole("hidden size", size)
+    return size if inputs is None else whole("input size", inputs)
+
+
+def misfit(structure: object, rule: str, size: int, inputs: int | None) -> ValueError:
+    """The error for a structure that breaks a rule of its sizes."""
+    if inputs is None:
+        return ValueError(f"hidden={str(structure)!r}: {rule}, got D={size}")
+    return ValueError(f"inputs={str(structure)!r}: {rule}, got I={inputs} and D={size}")

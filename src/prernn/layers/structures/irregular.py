@@ -1,7 +1,7 @@
-"""Hidden-to-hidden structures without a regular pattern: random and Sobol' connections, also with those to itself.
+"""Structures without a regular pattern: random and Sobol' connections, also with those of neurons to themselves.
 
-They have the methods of `prernn.layers.structures.base.Structure`. Their connections are functions of the hidden size
-``D`` and one parameter (`prernn.ops.connections`).
+They have the methods of `prernn.layers.structures.base.Structure`; ``I`` is ``D`` in a recurrence. Their connections
+are functions of ``D``, ``I`` and one parameter (`prernn.ops.connections`).
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from prernn.layers.arguments import real, whole
-from prernn.layers.structures.base import Structure, check_size, dense_product, gathered_product, shortest
+from prernn.layers.structures.base import Structure, dense_product, gathered_product, misfit, senders, shortest
+from prernn.layers.structures.projection import by_rows, dense_projection, rows_projection
 from prernn.ops import compressed_rows
 from prernn.ops.connections import ENTRIES, random_count
 from prernn.ops.reference import Product
@@ -20,19 +21,15 @@ SELF = "+self"
 """End of the specification string of `SelfConnected`."""
 
 
-DENSE = 0.2
-"""Density above which a matrix product is faster than compressed rows (benchmarks/recurrence.py, --rows)."""
-
-
 @dataclass(frozen=True)
 class Sparse:
-    """A fixed random mask keeps the share ``density`` of the matrix: ``round(density*D*D)`` weights a gate.
+    """A fixed random mask keeps the share ``density`` of the matrix: ``round(density*D*I)`` weights a gate.
 
     So ``sparse:0.1`` keeps a tenth. The talk "Structural Sparsity" counts ``D D (1 - p)`` weights: its p is the share
     that is removed, and the density is ``1 - p``.
 
-    The mask is a function of ``D`` and ``density`` alone (`prernn.ops.connections`). Storage is linear in the number of
-    weights; so is the product on the CPU (compressed rows), elsewhere and above `DENSE` it passes through the
+    The mask is a function of ``D``, ``I`` and ``density`` alone (`prernn.ops.connections`). Storage is linear in the
+    number of weights; so is the product on the CPU (compressed rows), elsewhere and above `DENSE` it passes through the
     dense matrix.
     """
 
@@ -47,33 +44,34 @@ class Sparse:
     def __str__(self) -> str:
         return f"sparse:{shortest(self.density)}"
 
-    def check(self, size: int) -> None:
-        check_size(size)
+    def check(self, size: int, inputs: int | None = None) -> None:
+        senders(size, inputs)
 
-    def mask(self, size: int) -> Tensor:
-        self.check(size)
-        mask = torch.zeros(size * size, dtype=torch.bool)
-        mask[self.index(size)] = True
-        return mask.view(size, size)
+    def mask(self, size: int, inputs: int | None = None) -> Tensor:
+        mask = torch.zeros(size * senders(size, inputs), dtype=torch.bool)
+        mask[self.index(size, inputs)] = True
+        return mask.view(size, -1)
 
-    def weight_count(self, size: int) -> int:
-        self.check(size)
-        return random_count(size, self.density)
+    def weight_count(self, size: int, inputs: int | None = None) -> int:
+        return random_count(size, senders(size, inputs), self.density)
 
-    def fan_in(self, size: int) -> int:
-        return max(1, round(self.density * size))
+    def fan_in(self, size: int, inputs: int | None = None) -> int:
+        return max(1, round(self.density * senders(size, inputs)))
 
-    def weight_shape(self, size: int) -> tuple[int, ...]:
-        return (self.weight_count(size),)
+    def weight_shape(self, size: int, inputs: int | None = None) -> tuple[int, ...]:
+        return (self.weight_count(size, inputs),)
 
-    def index(self, size: int) -> Tensor:
-        return _positions("sparse", self.density, size)
+    def index(self, size: int, inputs: int | None = None) -> Tensor:
+        return _positions("sparse", self.density, size, senders(size, inputs))
 
     def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
-        return _product(weight, index, size, self.density < DENSE, "sparse", self.density)
+        return _product(weight, index, size, self.density, "sparse", self.density)
 
-    def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
-        return _matrix_of(weight, index, size)
+    def project(self, x: Tensor, weight: Tensor, index: Tensor | None, size: int, bias: Tensor | None = None) -> Tensor:
+        return _project(x, weight, index, size, bias, "sparse", self.density)
+
+    def matrix(self, weight: Tensor, index: Tensor | None, size: int, inputs: int | None = None) -> Tensor:
+        return _matrix_of(weight, index, size, senders(size, inputs))
 
     def band(self, weight: Tensor) -> None:
         return None
@@ -83,7 +81,8 @@ class Sparse:
 class Paths:
     """Each neuron receives ``paths`` Sobol' connections: ``paths*D`` weights a gate, ``(D, paths)``.
 
-    Each neuron also sends exactly ``paths``, and no connection comes twice (see `prernn.ops.sobol`).
+    No connection comes twice. In a recurrence each neuron also sends exactly ``paths``; of other numbers of inputs each
+    sends about as many as the next (see `prernn.ops.sobol`).
     """
 
     paths: int
@@ -94,28 +93,28 @@ class Paths:
     def __str__(self) -> str:
         return f"paths:{self.paths}"
 
-    def check(self, size: int) -> None:
-        check_size(size)
-        if self.paths > size:
-            raise ValueError(f"hidden={str(self)!r}: a neuron has at most D different sources, got D={size}")
+    def check(self, size: int, inputs: int | None = None) -> None:
+        if self.paths > senders(size, inputs):
+            most = "D different sources" if inputs is None else "I different sources"
+            raise misfit(self, f"a neuron has at most {most}", size, inputs)
 
-    def mask(self, size: int) -> Tensor:
-        self.check(size)
-        mask = torch.zeros(size, size, dtype=torch.bool)
-        return mask.scatter(1, self.index(size), True)
+    def mask(self, size: int, inputs: int | None = None) -> Tensor:
+        self.check(size, inputs)
+        mask = torch.zeros(size, senders(size, inputs), dtype=torch.bool)
+        return mask.scatter(1, self.index(size, inputs), True)
 
-    def weight_count(self, size: int) -> int:
-        self.check(size)
+    def weight_count(self, size: int, inputs: int | None = None) -> int:
+        self.check(size, inputs)
         return self.paths * size
 
-    def fan_in(self, size: int) -> int:
+    def fan_in(self, size: int, inputs: int | None = None) -> int:
         return self.paths
 
-    def weight_shape(self, size: int) -> tuple[int, ...]:
+    def weight_shape(self, size: int, inputs: int | None = None) -> tuple[int, ...]:
         return (size, self.paths)
 
-    def index(self, size: int) -> Tensor:
-        return path_sources(size, self.paths)
+    def index(self, size: int, inputs: int | None = None) -> Tensor:
+        return path_sources(size, self.paths, inputs)
 
     def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
         if compressed_rows.usable(weight):
@@ -125,9 +124,14 @@ class Paths:
             return gathered_product(weight, _drawn(index))
         return lambda h: torch.einsum("ndp,gdp->ngd", h[:, _drawn(index)], weight)
 
-    def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
-        gates = weight.shape[0]
-        return weight.new_zeros(gates, size, size).scatter(2, _drawn(index).expand(gates, -1, -1), weight)
+    def project(self, x: Tensor, weight: Tensor, index: Tensor | None, size: int, bias: Tensor | None = None) -> Tensor:
+        if by_rows(weight, self.paths / x.shape[1]):
+            return rows_projection(x, weight.flatten(1), bias, "paths", self.paths, size)
+        return dense_projection(x, self.matrix(weight, index, size, x.shape[1]), bias)
+
+    def matrix(self, weight: Tensor, index: Tensor | None, size: int, inputs: int | None = None) -> Tensor:
+        gates, heard = weight.shape[0], senders(size, inputs)
+        return weight.new_zeros(gates, size, heard).scatter(2, _drawn(index).expand(gates, -1, -1), weight)
 
     def band(self, weight: Tensor) -> None:
         return None
@@ -138,7 +142,7 @@ class SelfConnected:
     """The connections of ``base`` and one of every neuron to itself, its memory ("Structural Sparsity" talk).
 
     ``(E,)`` weights a gate, by receiver, then sender; a connection that ``base`` has already counts once. The identity
-    lies in this structure, as an RCN's start needs it.
+    lies in this structure, as an RCN's start needs it. Of inputs there have to be as many as neurons.
     """
 
     base: Structure
@@ -153,50 +157,57 @@ class SelfConnected:
             return f"sparse{SELF}", self.base.density
         return (f"paths{SELF}", self.base.paths) if isinstance(self.base, Paths) else None
 
-    def check(self, size: int) -> None:
+    def check(self, size: int, inputs: int | None = None) -> None:
+        if senders(size, inputs) != size:
+            raise misfit(self, "there must be as many inputs as units", size, inputs)
         self.base.check(size)
 
-    def mask(self, size: int) -> Tensor:
+    def mask(self, size: int, inputs: int | None = None) -> Tensor:
+        self.check(size, inputs)
         return self.base.mask(size) | torch.eye(size, dtype=torch.bool)
 
-    def weight_count(self, size: int) -> int:
-        self.check(size)
+    def weight_count(self, size: int, inputs: int | None = None) -> int:
+        self.check(size, inputs)
         return len(self.index(size))
 
-    def fan_in(self, size: int) -> int:
+    def fan_in(self, size: int, inputs: int | None = None) -> int:
         return min(self.base.fan_in(size) + 1, size)
 
-    def weight_shape(self, size: int) -> tuple[int, ...]:
+    def weight_shape(self, size: int, inputs: int | None = None) -> tuple[int, ...]:
         return (self.weight_count(size),)
 
-    def index(self, size: int) -> Tensor:
+    def index(self, size: int, inputs: int | None = None) -> Tensor:
         if self._named is not None:
-            return _positions(*self._named, size)
+            return _positions(*self._named, size, size)
         return self.mask(size).flatten().nonzero().squeeze(1)  # by receiver, then sender
 
     def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
         if self._named is None:
-            return dense_product(_matrix_of(weight, index, size), size)
-        few = weight.shape[1] < DENSE * size * size
-        return _product(weight, index, size, few, *self._named)
+            return dense_product(_matrix_of(weight, index, size, size), size)
+        return _product(weight, index, size, weight.shape[1] / size**2, *self._named)
 
-    def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
-        return _matrix_of(weight, index, size)
+    def project(self, x: Tensor, weight: Tensor, index: Tensor | None, size: int, bias: Tensor | None = None) -> Tensor:
+        if self._named is None:
+            return dense_projection(x, _matrix_of(weight, index, size, size), bias)
+        return _project(x, weight, index, size, bias, *self._named)
+
+    def matrix(self, weight: Tensor, index: Tensor | None, size: int, inputs: int | None = None) -> Tensor:
+        return _matrix_of(weight, index, size, size)
 
     def band(self, weight: Tensor) -> None:
         return None
 
 
-def _positions(kind: str, amount: float, size: int) -> Tensor:
-    """Places ``(E,)`` in the flat matrix of the connections that ``kind`` and ``amount`` name."""
-    receiver, sender = ENTRIES[kind](size, amount)
-    return receiver * size + sender
+def _positions(kind: str, amount: float, size: int, inputs: int) -> Tensor:
+    """Places ``(E,)`` in the flat matrix ``(D, I)`` of the connections that ``kind`` and ``amount`` name."""
+    receiver, sender = ENTRIES[kind](size, inputs, amount)
+    return receiver * inputs + sender
 
 
-def _matrix_of(weight: Tensor, index: Tensor | None, size: int) -> Tensor:
-    """Dense ``(G, D, D)`` of the weights ``(G, E)`` at the places ``index (E,)``, 0 elsewhere."""
-    flat = weight.new_zeros(weight.shape[0], size * size)
-    matrix: Tensor = flat.index_copy(1, _drawn(index), weight).unflatten(1, (size, size))
+def _matrix_of(weight: Tensor, index: Tensor | None, size: int, inputs: int) -> Tensor:
+    """Dense ``(G, D, I)`` of the weights ``(G, E)`` at the places ``index (E,)``, 0 elsewhere."""
+    flat = weight.new_zeros(weight.shape[0], size * inputs)
+    matrix: Tensor = flat.index_copy(1, _drawn(index), weight).unflatten(1, (size, inputs))
     return matrix
 
 
@@ -207,8 +218,17 @@ def _drawn(index: Tensor | None) -> Tensor:
     return index
 
 
-def _product(weight: Tensor, index: Tensor | None, size: int, few: bool, kind: str, amount: float) -> Product:
+def _product(weight: Tensor, index: Tensor | None, size: int, share: float, kind: str, amount: float) -> Product:
     """``W_hh h`` for the weights ``(G, E)``: by compressed rows where they are few, or else by the dense matrix."""
-    if few and compressed_rows.usable(weight):
+    if by_rows(weight, share):
         return lambda h: compressed_rows.product(h, weight, kind, amount)
-    return dense_product(_matrix_of(weight, index, size), size)
+    return dense_product(_matrix_of(weight, index, size, size), size)
+
+
+def _project(
+    x: Tensor, weight: Tensor, index: Tensor | None, size: int, bias: Tensor | None, kind: str, amount: float
+) -> Tensor:
+    """``W_ih x + b`` likewise."""
+    if by_rows(weight, weight.shape[1] / (size * x.shape[1])):
+        return rows_projection(x, weight, bias, kind, amount, size)
+    return dense_projection(x, _matrix_of(weight, index, size, x.shape[1]), bias)

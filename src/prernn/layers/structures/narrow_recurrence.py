@@ -1,4 +1,4 @@
-"""``W_hh`` of few bits, in a structure whose neurons each hear a run of neighbours: full, grouped or a band."""
+"""Weights of few bits in a structure whose neurons each hear a run of neighbours: full, grouped or a band."""
 
 import torch
 from torch import Tensor, nn
@@ -10,21 +10,25 @@ from prernn.ops.reference import Product
 
 
 class NarrowRecurrence(nn.Module):
-    """The compact weight ``(G, D, C)`` of a recurrent product in bfloat16 or 8 bits (`prernn.ops.narrow`).
+    """The compact weight ``(G, D, C)`` of ``W_hh``, or of ``W_ih``, in bfloat16 or 8 bits (`prernn.ops.narrow`).
 
     Args:
         weight: ``(G, D, C)``, 0 where it lies outside the matrix.
         structure: of it.
         kind: "bfloat16" or "int8".
         segments: where each neuron's weights lie, gate after gate ``(G*D,)``; None where they meet all of h.
+        projects: whether it is ``W_ih``, which meets the inputs of all steps at once.
     """
 
     begin: Tensor | None
     first: Tensor
     count: Tensor
 
-    def __init__(self, weight: Tensor, structure: Structure, kind: str, segments: Segments | None):
+    def __init__(
+        self, weight: Tensor, structure: Structure, kind: str, segments: Segments | None, *, projects: bool = False
+    ):
         super().__init__()
+        self.projects = projects
         self.gates, self.size = weight.shape[:2]
         self.structure = structure
         self.narrow = NarrowWeight(weight.flatten(0, 1), kind)
@@ -46,6 +50,11 @@ class NarrowRecurrence(nn.Module):
     def device(self) -> torch.device:
         """Where they are."""
         return self.narrow.values.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what it is multiplied with."""
+        return self.narrow.dtype
 
     def compact(self) -> Tensor:
         """The weight in float32, ``(G, D, C)``."""
@@ -73,8 +82,13 @@ class NarrowRecurrence(nn.Module):
                 y: Tensor = kernels("native").narrow_product(h, values, scale, offset, segments)
                 return y.view(len(h), -1, self.size)
             if not wide:
-                wide.append(self.structure.product(self.compact()[first:last], index, self.size))
+                wide.append(self._wide(self.compact()[first:last], index))
             y = wide[0](h)
             return y if offset is None else y + offset.view(-1, self.size)
 
         return product
+
+    def _wide(self, weight: Tensor, index: Tensor | None) -> Product:
+        if self.projects:
+            return lambda x: self.structure.project(x, weight.to(x.dtype), index, self.size)
+        return self.structure.product(weight, index, self.size)

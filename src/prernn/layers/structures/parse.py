@@ -1,7 +1,7 @@
-"""Hidden-to-hidden structures by their names: the structure that a specification string says.
+"""Structures of weight matrices by their names: the structure that a specification string says.
 
-A structure knows its connectivity for any hidden size ``D``: the ``mask``, the number of weights a gate,
-the shape of the compact weight, the product ``W_hh h`` and the dense matrix. Specification strings name
+A structure knows its connectivity for any hidden size ``D``, and for any number of inputs ``I``: the ``mask``, the
+number of weights a gate, the shape of the compact weight, the product and the dense matrix. Specification strings name
 them everywhere: ``full``, ``diagonal``, ``ring``, ``band:21``, ``band:5%``, ``grouped:4``, ``sparse:0.1``, ``paths:8``,
 three of them also as ``ring+self``, ``sparse:0.1+self`` and ``paths:8+self``, with every neuron joined to itself
 (BandRNN talk; "Structural Sparsity" talk, structurally sparse RNNs).
@@ -96,7 +96,7 @@ def self_connected(structure: Structure) -> Structure:
 
 
 def hidden_structure(spec: str | Structure) -> Structure:
-    """The structure that a specification string names; a structure passes through.
+    """The structure of ``W_hh`` that a specification string names; a structure passes through.
 
     Example:
         >>> import prernn
@@ -112,18 +112,40 @@ def hidden_structure(spec: str | Structure) -> Structure:
     Raises:
         ValueError: an unknown word or an argument that makes no sense, naming the spec and the rule.
     """
+    return _structure("hidden", spec)
+
+
+def input_structure(spec: str | Structure) -> Structure:
+    """The structure of ``W_ih`` likewise: the same ones, over ``I`` inputs.
+
+    Example:
+        >>> from prernn.layers.structures.parse import input_structure
+        >>> input_structure("grouped:2").mask(2, 4).int()
+        tensor([[1, 1, 0, 0],
+                [0, 0, 1, 1]], dtype=torch.int32)
+        >>> input_structure("band:3").mask(2, 6).int()
+        tensor([[1, 1, 1, 0, 0, 0],
+                [0, 0, 0, 1, 1, 1]], dtype=torch.int32)
+
+    Raises:
+        ValueError: as `hidden_structure`.
+    """
+    return _structure("inputs", spec)
+
+
+def _structure(name: str, spec: str | Structure) -> Structure:
     if not isinstance(spec, str):
         if not hasattr(spec, "weight_shape"):
-            raise ValueError(f"hidden={spec!r}: expected one of {', '.join(EXAMPLES)}")
+            raise ValueError(f"{name}={spec!r}: expected one of {', '.join(EXAMPLES)}")
         return spec
     plain, own = spec.strip().removesuffix(SELF), spec.strip().endswith(SELF)
     word, _, argument = plain.partition(":")
     if word not in STRUCTURES:
-        raise ValueError(f"hidden={spec!r}: unknown structure, expected one of {', '.join(EXAMPLES)}")
+        raise ValueError(f"{name}={spec!r}: unknown structure, expected one of {', '.join(EXAMPLES)}")
     try:
         structure = STRUCTURES[word](argument.strip())
     except ValueError as error:
-        raise ValueError(f"hidden={spec!r}: {error}") from None
+        raise ValueError(f"{name}={spec!r}: {error}") from None
     if own and self_connected(structure) is structure:
-        raise ValueError(f"hidden={spec!r}: every neuron of {plain!r} is connected to itself already")
+        raise ValueError(f"{name}={spec!r}: every neuron of {plain!r} is connected to itself already")
     return self_connected(structure) if own else structure

@@ -1,6 +1,10 @@
-"""Structures of ``W_hh`` with a regular pattern: full, diagonal, ring, band, grouped."""
+"""Structures with a regular pattern: full, diagonal, ring, band, grouped.
+
+They have the methods of `prernn.layers.structures.base.Structure`; ``I`` is ``D`` in a recurrence.
+"""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -8,41 +12,44 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prernn.layers.arguments import real, whole
-from prernn.layers.structures.base import check_size, dense_product, gathered_product, shortest
+from prernn.layers.structures.base import dense_product, gathered_product, misfit, senders, shortest
+from prernn.layers.structures.projection import by_rows, dense_projection, rows_projection
+from prernn.ops.input_projection import blockwise
 from prernn.ops.reference import Product
 
 
 @dataclass(frozen=True)
 class Full:
-    """Every neuron feeds every neuron: ``D*D`` weights a gate, ``(D, D)``."""
+    """Every neuron hears every one: ``D*I`` weights a gate, ``(D, I)``."""
 
     def __str__(self) -> str:
         return "full"
 
-    def check(self, size: int) -> None:
-        check_size(size)
+    def check(self, size: int, inputs: int | None = None) -> None:
+        senders(size, inputs)
 
-    def mask(self, size: int) -> Tensor:
-        self.check(size)
-        return torch.ones(size, size, dtype=torch.bool)
+    def mask(self, size: int, inputs: int | None = None) -> Tensor:
+        return torch.ones(size, senders(size, inputs), dtype=torch.bool)
 
-    def weight_count(self, size: int) -> int:
-        self.check(size)
-        return size * size
+    def weight_count(self, size: int, inputs: int | None = None) -> int:
+        return size * senders(size, inputs)
 
-    def fan_in(self, size: int) -> int:
-        return size
+    def fan_in(self, size: int, inputs: int | None = None) -> int:
+        return senders(size, inputs)
 
-    def weight_shape(self, size: int) -> tuple[int, ...]:
-        return (size, size)
+    def weight_shape(self, size: int, inputs: int | None = None) -> tuple[int, ...]:
+        return (size, senders(size, inputs))
 
-    def index(self, size: int) -> None:
+    def index(self, size: int, inputs: int | None = None) -> None:
         return None
 
     def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
         return dense_product(weight, size)
 
-    def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
+    def project(self, x: Tensor, weight: Tensor, index: Tensor | None, size: int, bias: Tensor | None = None) -> Tensor:
+        return dense_projection(x, weight, bias)
+
+    def matrix(self, weight: Tensor, index: Tensor | None, size: int, inputs: int | None = None) -> Tensor:
         return weight
 
     def band(self, weight: Tensor) -> None:
@@ -50,40 +57,48 @@ class Full:
 
 
 class _OneEach:
-    """A structure in which every neuron hears one other, or itself: ``D`` weights a gate, ``(D,)``."""
+    """A structure in which every neuron hears one other, or itself: ``D`` weights a gate, ``(D,)``; ``I`` is ``D``."""
 
-    def check(self, size: int) -> None:
-        check_size(size)
+    def check(self, size: int, inputs: int | None = None) -> None:
+        if senders(size, inputs) != size:
+            raise misfit(self, "there must be as many inputs as units", size, inputs)
 
-    def weight_count(self, size: int) -> int:
-        self.check(size)
+    def weight_count(self, size: int, inputs: int | None = None) -> int:
+        self.check(size, inputs)
         return size
 
-    def fan_in(self, size: int) -> int:
+    def fan_in(self, size: int, inputs: int | None = None) -> int:
         return 1
 
-    def weight_shape(self, size: int) -> tuple[int, ...]:
+    def weight_shape(self, size: int, inputs: int | None = None) -> tuple[int, ...]:
         return (size,)
 
-    def index(self, size: int) -> None:
+    def index(self, size: int, inputs: int | None = None) -> None:
         return None
+
+    def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
+        raise NotImplementedError
+
+    def project(self, x: Tensor, weight: Tensor, index: Tensor | None, size: int, bias: Tensor | None = None) -> Tensor:
+        u = self.product(weight, index, size)(x)
+        return u if bias is None else u + bias.view_as(weight)
 
 
 @dataclass(frozen=True)
 class Diagonal(_OneEach):
-    """Every neuron feeds itself alone: ``D`` weights a gate, ``(D,)`` (IndRNN's recurrence)."""
+    """Every neuron hears itself alone, or its own input: ``D`` weights a gate, ``(D,)`` (IndRNN's recurrence)."""
 
     def __str__(self) -> str:
         return "diagonal"
 
-    def mask(self, size: int) -> Tensor:
-        self.check(size)
+    def mask(self, size: int, inputs: int | None = None) -> Tensor:
+        self.check(size, inputs)
         return torch.eye(size, dtype=torch.bool)
 
     def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
         return lambda h: h.unsqueeze(1) * weight
 
-    def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
+    def matrix(self, weight: Tensor, index: Tensor | None, size: int, inputs: int | None = None) -> Tensor:
         return torch.diag_embed(weight)
 
     def band(self, weight: Tensor) -> Tensor:
@@ -100,14 +115,14 @@ class Ring(_OneEach):
     def __str__(self) -> str:
         return "ring"
 
-    def mask(self, size: int) -> Tensor:
-        self.check(size)
+    def mask(self, size: int, inputs: int | None = None) -> Tensor:
+        self.check(size, inputs)
         return torch.eye(size, dtype=torch.bool).roll(1, dims=0)
 
     def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
         return lambda h: h.roll(1, dims=1).unsqueeze(1) * weight
 
-    def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
+    def matrix(self, weight: Tensor, index: Tensor | None, size: int, inputs: int | None = None) -> Tensor:
         return torch.diag_embed(weight.roll(-1, dims=1)).roll(1, dims=1)
 
     def band(self, weight: Tensor) -> None:
@@ -116,11 +131,14 @@ class Ring(_OneEach):
 
 @dataclass(frozen=True)
 class Band:
-    """Every neuron feeds its ``C-1`` nearest neighbours and itself; nothing wraps.
+    """Every neuron hears itself and its ``C-1`` nearest neighbours; nothing wraps.
 
-    ``C*D - (C*C-1)/4`` weights a gate, stored as ``(D, C)``: entry ``[i, c]`` joins neuron ``i+c-(C-1)/2`` to
-    neuron ``i``; entries that would reach outside the matrix are never used. ``percent`` gives the odd ``C``
-    nearest to that share of ``D`` (the wider one when two are equally near).
+    Neuron ``i`` hears the ``C`` inputs around ``m_i = floor((i + 1/2) I / D)``, where the diagonal lies that is
+    stretched from corner to corner of the matrix; in a recurrence, and for as many inputs as units, ``m_i = i``.
+
+    ``C*D - (C*C-1)/4`` weights a gate for ``I = D``, stored as ``(D, C)``: entry ``[i, c]`` joins input
+    ``m_i+c-(C-1)/2`` to neuron ``i``; entries that would reach outside the matrix are never used. ``percent`` gives the
+    odd ``C`` nearest to that share of ``I`` (the wider one when two are equally near).
     """
 
     width: int | None = None
@@ -135,40 +153,43 @@ class Band:
     def __str__(self) -> str:
         return f"band:{self.width}" if self.percent is None else f"band:{shortest(self.percent)}%"
 
-    def columns(self, size: int) -> int:
-        """Width ``C`` of the band for ``size`` neurons."""
+    def columns(self, inputs: int) -> int:
+        """Width ``C`` of the band over so many inputs."""
         if self.percent is None:
             assert self.width is not None  # one of the two is given
             return self.width
-        nearest = 2 * math.floor((self.percent / 100 * size - 1) / 2 + 0.5) + 1
-        return max(1, min(nearest, 2 * size - 1))
+        nearest = 2 * math.floor((self.percent / 100 * inputs - 1) / 2 + 0.5) + 1
+        return max(1, min(nearest, 2 * inputs - 1))
 
-    def check(self, size: int) -> None:
-        check_size(size)
-        if self.columns(size) > 2 * size - 1:
-            raise ValueError(f"hidden={str(self)!r}: the width must be at most 2*D-1, got D={size}")
+    def check(self, size: int, inputs: int | None = None) -> None:
+        heard = senders(size, inputs)
+        if self.columns(heard) > 2 * heard - 1:
+            raise misfit(self, f"the width must be at most 2*{'D' if inputs is None else 'I'}-1", size, inputs)
 
-    def mask(self, size: int) -> Tensor:
-        self.check(size)
-        place = torch.arange(size)
-        return (place[:, None] - place[None, :]).abs() <= self.columns(size) // 2
+    def mask(self, size: int, inputs: int | None = None) -> Tensor:
+        self.check(size, inputs)
+        heard = senders(size, inputs)
+        middle = torch.tensor(list(middles(size, heard)))
+        return (middle[:, None] - torch.arange(heard)).abs() <= self.columns(heard) // 2
 
-    def weight_count(self, size: int) -> int:
-        self.check(size)
-        columns = self.columns(size)
-        return columns * size - (columns * columns - 1) // 4
+    def weight_count(self, size: int, inputs: int | None = None) -> int:
+        self.check(size, inputs)
+        heard = senders(size, inputs)
+        half = self.columns(heard) // 2
+        return sum(min(middle + half, heard - 1) - max(middle - half, 0) + 1 for middle in middles(size, heard))
 
-    def fan_in(self, size: int) -> int:
-        return min(self.columns(size), size)
+    def fan_in(self, size: int, inputs: int | None = None) -> int:
+        heard = senders(size, inputs)
+        return min(self.columns(heard), heard)
 
-    def weight_shape(self, size: int) -> tuple[int, ...]:
-        return (size, self.columns(size))
+    def weight_shape(self, size: int, inputs: int | None = None) -> tuple[int, ...]:
+        return (size, self.columns(senders(size, inputs)))
 
-    def index(self, size: int) -> None:
+    def index(self, size: int, inputs: int | None = None) -> None:
         return None
 
     def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
-        columns, inside = weight.shape[2], self._only_inside(weight)
+        columns, inside = weight.shape[2], self._only_inside(weight, size)
         if torch.compiler.is_exporting():
             places = torch.arange(size, device=weight.device)[:, None] + torch.arange(columns, device=weight.device)
             return gathered_product(inside, places, columns // 2)
@@ -179,32 +200,42 @@ class Band:
 
         return product
 
-    def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
-        gates, _, columns = weight.shape
-        padded = weight.new_zeros(gates, size, size + columns - 1)
-        neighbours = self._neighbours(weight).expand(gates, -1, -1)
-        padded = padded.scatter(2, neighbours + columns // 2, self._only_inside(weight))
-        return padded[:, :, columns // 2 : columns // 2 + size]
+    def project(self, x: Tensor, weight: Tensor, index: Tensor | None, size: int, bias: Tensor | None = None) -> Tensor:
+        heard, columns = x.shape[1], weight.shape[2]
+        if by_rows(weight, columns / heard):
+            return rows_projection(x, self._only_inside(weight, heard).flatten(1), bias, "band", columns, size)
+        return dense_projection(x, self.matrix(weight, index, size, heard), bias)
+
+    def matrix(self, weight: Tensor, index: Tensor | None, size: int, inputs: int | None = None) -> Tensor:
+        (gates, _, columns), heard = weight.shape, senders(size, inputs)
+        padded = weight.new_zeros(gates, size, heard + columns - 1)
+        neighbours = self._neighbours(weight, heard).expand(gates, -1, -1)
+        padded = padded.scatter(2, neighbours + columns // 2, self._only_inside(weight, heard))
+        return padded[:, :, columns // 2 : columns // 2 + heard]
 
     def band(self, weight: Tensor) -> Tensor:
         return weight
 
-    def _neighbours(self, weight: Tensor) -> Tensor:
-        """Neuron that each entry reads, ``(D, C)``, negative or past ``D-1`` outside the matrix."""
+    def _neighbours(self, weight: Tensor, inputs: int) -> Tensor:
+        """The input that each entry reads, ``(D, C)``, negative or past ``I-1`` outside the matrix."""
         _, size, columns = weight.shape
         device = weight.device
-        return torch.arange(size, device=device)[:, None] + torch.arange(columns, device=device) - columns // 2
+        middle = (2 * torch.arange(size, device=device) + 1) * inputs // (2 * size)
+        return middle[:, None] + torch.arange(columns, device=device) - columns // 2
 
-    def _only_inside(self, weight: Tensor) -> Tensor:
+    def _only_inside(self, weight: Tensor, inputs: int) -> Tensor:
         """The weights, 0 outside the matrix: whatever stands there (even NaN) can never be used."""
-        neighbours = self._neighbours(weight)
-        inside = (neighbours >= 0) & (neighbours < weight.shape[1])
+        neighbours = self._neighbours(weight, inputs)
+        inside = (neighbours >= 0) & (neighbours < inputs)
         return torch.where(inside, weight, weight.new_zeros(()))
 
 
 @dataclass(frozen=True)
 class Grouped:
-    """``groups`` independent groups of neighbours, full inside: ``D*D/groups`` weights a gate, ``(D, D/groups)``."""
+    """``groups`` independent groups of neighbours, full inside: ``D*I/groups`` weights a gate, ``(D, I/groups)``.
+
+    Both ``D`` and ``I`` are multiples of the groups; the k-th part of the neurons hears the k-th part of the inputs.
+    """
 
     groups: int
 
@@ -214,27 +245,29 @@ class Grouped:
     def __str__(self) -> str:
         return f"grouped:{self.groups}"
 
-    def check(self, size: int) -> None:
-        check_size(size)
-        if size % self.groups:
-            raise ValueError(f"hidden={str(self)!r}: the hidden size must be a multiple of the groups, got D={size}")
+    def check(self, size: int, inputs: int | None = None) -> None:
+        if senders(size, inputs) % self.groups or size % self.groups:
+            sizes = "the hidden size must be a multiple" if inputs is None else "both sizes must be multiples"
+            raise misfit(self, f"{sizes} of the groups", size, inputs)
 
-    def mask(self, size: int) -> Tensor:
-        self.check(size)
-        group = torch.arange(size) // (size // self.groups)
-        return group[:, None] == group[None, :]
+    def mask(self, size: int, inputs: int | None = None) -> Tensor:
+        self.check(size, inputs)
+        heard = senders(size, inputs)
+        receiver = torch.arange(size) // (size // self.groups)
+        sender = torch.arange(heard) // (heard // self.groups)
+        return receiver[:, None] == sender[None, :]
 
-    def weight_count(self, size: int) -> int:
-        self.check(size)
-        return size * size // self.groups
+    def weight_count(self, size: int, inputs: int | None = None) -> int:
+        self.check(size, inputs)
+        return size * senders(size, inputs) // self.groups
 
-    def fan_in(self, size: int) -> int:
-        return size // self.groups
+    def fan_in(self, size: int, inputs: int | None = None) -> int:
+        return senders(size, inputs) // self.groups
 
-    def weight_shape(self, size: int) -> tuple[int, ...]:
-        return (size, size // self.groups)
+    def weight_shape(self, size: int, inputs: int | None = None) -> tuple[int, ...]:
+        return (size, senders(size, inputs) // self.groups)
 
-    def index(self, size: int) -> None:
+    def index(self, size: int, inputs: int | None = None) -> None:
         return None
 
     def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
@@ -249,9 +282,19 @@ class Grouped:
 
         return product
 
-    def matrix(self, weight: Tensor, index: Tensor | None, size: int) -> Tensor:
-        blocks = weight.unflatten(1, (self.groups, -1))  # (G, groups, d, d)
+    def project(self, x: Tensor, weight: Tensor, index: Tensor | None, size: int, bias: Tensor | None = None) -> Tensor:
+        blocks = weight.reshape(-1, size // self.groups, weight.shape[2])  # (G*groups, D/groups, I/groups)
+        u: Tensor = blockwise(x, blocks, bias).unflatten(1, (-1, size))
+        return u
+
+    def matrix(self, weight: Tensor, index: Tensor | None, size: int, inputs: int | None = None) -> Tensor:
+        blocks = weight.unflatten(1, (self.groups, -1))  # (G, groups, D/groups, I/groups)
         return torch.stack([torch.block_diag(*gate.unbind(0)) for gate in blocks.unbind(0)])
 
     def band(self, weight: Tensor) -> None:
         return None
+
+
+def middles(size: int, inputs: int) -> Iterator[int]:
+    """Where the diagonal that is stretched over ``(size, inputs)`` lies, of each neuron."""
+    return ((2 * neuron + 1) * inputs // (2 * size) for neuron in range(size))

@@ -7,15 +7,14 @@ from torch import Tensor, nn
 
 from prernn.conversion.recipe import Recipe
 from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
-from prernn.layers.arguments import whole
+from prernn.layers.arguments import check_lengths, whole
 from prernn.layers.cells import make_cell
 from prernn.layers.input_to_hidden import TraditionalInput
 from prernn.layers.recurrent_layer import RecurrentLayer
-from prernn.layers.recurrent_stack import check_lengths, flipped
 from prernn.layers.structures.base import Structure
 from prernn.models.networks.spectrogram import Spectrogram, normalized
 from prernn.models.networks.time_convolution import TimeConvolution
-from prernn.ops.reference import State
+from prernn.ops.reference import State, flipped
 
 
 class DeepSpeech(SequenceNetwork):

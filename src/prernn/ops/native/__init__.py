@@ -9,7 +9,7 @@ from prernn.ops.native.few import few_convolution, few_product, packed, sample
 from prernn.ops.native.library import instructions
 from prernn.ops.native.narrow import narrow_product
 from prernn.ops.native.recurrence import backward, forward
-from prernn.ops.native.sparse import path_product, path_weight, rows_product, rows_weight
+from prernn.ops.native.sparse import path_product, path_weight, rows_backward, rows_product
 
 __all__ = [
     "backward",
@@ -21,7 +21,7 @@ __all__ = [
     "packed",
     "path_product",
     "path_weight",
+    "rows_backward",
     "rows_product",
-    "rows_weight",
     "sample",
 ]

@@ -22,9 +22,8 @@ def _open() -> ctypes.CDLL:
     found.prernn_choose.argtypes = (c_char_p,)
     found.prernn_instructions.restype = c_char_p
     products = ("rows_product", "path_product", "path_weight", "narrow_product", "few_product", "few_convolution")
-    for name in ("forward", "backward", *products, "sample"):
+    for name in ("forward", "backward", *products, "rows_backward", "sample"):
         getattr(found, f"prernn_{name}").argtypes = (c_void_p,)
-    found.prernn_rows_weight.argtypes = (c_void_p, c_void_p, c_void_p)
     wanted = os.environ.get("PRERNN_INSTRUCTIONS")
     if not found.prernn_choose(wanted.encode() if wanted else None):
         raise ValueError(f"expected PRERNN_INSTRUCTIONS to name what this processor has, got {wanted!r}")

@@ -15,7 +15,7 @@ class _RowsProduct(ctypes.Structure):
     _fields_ = (
         *((name, c_int64) for name in ("rows", "gates", "receivers", "senders", "entries")),
         ("threads", c_int32),
-        *((name, c_void_p) for name in ("row_start", "column", "weight", "h", "y")),
+        *((name, c_void_p) for name in ("row_start", "column", "weight", "bias", "h", "y", "d_y", "d_h", "d_weight")),
     )
 
 
@@ -30,32 +30,37 @@ class _PathProduct(ctypes.Structure):
     )
 
 
-def rows_product(h: Tensor, weight: Tensor, start: Tensor, column: Tensor) -> Tensor:
-    """``y[n, g, i] = sum of weight[g, k] h[n, column[k]]`` over the entries k of row i: ``(N, G, D)``.
+def rows_product(h: Tensor, weight: Tensor, start: Tensor, column: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``y[n, g, i] = bias[g, i] + sum of weight[g, k] h[n, column[k]]`` over the entries k of row i: ``(N, G, D)``.
 
     Args:
         h: ``(N, senders)``, float32.
         weight: ``(G, E)``, float32.
         start: ``(D+1,)`` int64, where each row's entries begin.
         column: ``(E,)`` int32.
+        bias: ``(G*D,)`` float32, or None.
 
     Raises:
-        ValueError: a type or device that the kernels do not take.
+        ValueError: a type, device or shape that the kernels do not take.
         MemoryError: no memory for the kernels' own buffers.
     """
     h, weight = _dense("h", h), _dense("weight", weight)
     y = h.new_empty(h.shape[0], weight.shape[0], start.shape[0] - 1)
-    run(kernels.prernn_rows_product, _rows_job(h, weight.shape[0], start, column, weight=weight, y=y))
+    tensors = {"weight": weight, "y": y}
+    if bias is not None:
+        expect("bias", bias, torch.float32, (y.shape[1] * y.shape[2],))
+        tensors["bias"] = bias.contiguous()
+    run(kernels.prernn_rows_product, _rows_job(h, weight.shape[0], start, column, **tensors))
     return y
 
 
-def rows_weight(h: Tensor, d_y: Tensor, start: Tensor, column: Tensor) -> Tensor:
-    """Gradient of `rows_product` with respect to its weight, ``(G, E)``, from ``d_y (N, G, D)``."""
-    h, d_y = _dense("h", h), _dense("d_y", d_y)
-    d_weight = h.new_empty(d_y.shape[1], column.shape[0])
-    job = _rows_job(h, d_y.shape[1], start, column)
-    run(kernels.prernn_rows_weight, job, d_weight.data_ptr(), d_y.data_ptr())
-    return d_weight
+def rows_backward(d_y: Tensor, h: Tensor, weight: Tensor, start: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of `rows_product` with respect to h and its weight, from ``d_y (N, G, D)``."""
+    h, weight, d_y = _dense("h", h), _dense("weight", weight), _dense("d_y", d_y)
+    d_h, d_weight = torch.empty_like(h), torch.empty_like(weight)
+    tensors = {"weight": weight, "d_y": d_y, "d_h": d_h, "d_weight": d_weight}
+    run(kernels.prernn_rows_backward, _rows_job(h, weight.shape[0], start, column, **tensors))
+    return d_h, d_weight
 
 
 def _dense(name: str, tensor: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from prernn.layers.hidden_to_hidden import HiddenToHidden, RecurrentWeights, matrix_places
-from prernn.layers.input_to_hidden import GateInput
+from prernn.layers.input_to_hidden import GateInput, StructuredLinear
 from prernn.layers.rnn import RecurrentStack
+from prernn.layers.structures.input_weights import InputWeights
 from prernn.ops.narrow import refuse_narrow
 from prernn.sparsity.path_convolution import PathConv2d
 from prernn.sparsity.paths import PathLinear
@@ -112,12 +113,12 @@ def _of_layer(layer: nn.Linear | _ConvNd) -> Neurons:
     return {} if isinstance(layer, _ConvTransposeNd) else {"weight": lambda: _rows(layer.weight)}
 
 
-def _of_structure(weights: RecurrentWeights) -> Tensor:
+def _of_structure(weights: RecurrentWeights | InputWeights) -> Tensor:
     place = matrix_places(weights)
-    return torch.where(place >= 0, place // weights.size, -1)
+    return torch.where(place >= 0, place // weights.columns, -1)
 
 
-def _of_hidden(layer: HiddenToHidden) -> Neurons:
+def _of_hidden(layer: HiddenToHidden | StructuredLinear) -> Neurons:
     return {"weight": lambda: _of_structure(layer.weights())}
 
 
@@ -129,7 +130,11 @@ def _of_prernn(layer: RecurrentStack) -> Neurons:
     def recurrent(suffix: str) -> Tensor:
         return _of_structure(layer.recurrent_weights(suffix)).view_as(getattr(layer, f"weight_hh{suffix}"))
 
-    found = _of_rows(layer, "weight_ih") | _of_rows(layer, "weight_hr")
+    def projection(suffix: str) -> Tensor:
+        return _of_structure(layer.input_weights(suffix)).view_as(getattr(layer, f"weight_ih{suffix}"))
+
+    found = _of_rows(layer, "weight_hr")
+    found |= {f"weight_ih{suffix}": functools.partial(projection, suffix) for suffix in layer.suffixes()}
     return found | {f"weight_hh{suffix}": functools.partial(recurrent, suffix) for suffix in layer.suffixes()}
 
 
@@ -151,6 +156,7 @@ NEURONS: dict[type[nn.Module], Callable[..., Neurons]] = {
     PathConv2d: _of_paths,
     GateInput: _of_gates,
     HiddenToHidden: _of_hidden,
+    StructuredLinear: _of_hidden,
     RecurrentStack: _of_prernn,
     nn.RNNBase: _of_rows,
     nn.RNNCellBase: _of_rows,

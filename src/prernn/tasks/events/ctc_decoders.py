@@ -15,8 +15,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from prernn.layers.arguments import real, whole
-from prernn.layers.recurrent_stack import check_lengths
+from prernn.layers.arguments import check_lengths, real, whole
 
 BLANK = 0
 """The output that stands for no gesture."""

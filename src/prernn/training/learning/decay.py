@@ -13,12 +13,13 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.optimizer import Optimizer
 
 from prernn.layers.hidden_to_hidden import HiddenToHidden
+from prernn.layers.input_to_hidden import StructuredLinear
 from prernn.layers.recurrent_stack import RecurrentStack
 from prernn.sparsity.path_convolution import PathConv2d
 from prernn.sparsity.paths import PathLinear
 
 NORMALIZATION = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-CONNECTIONS = (HiddenToHidden, RecurrentStack, PathLinear, PathConv2d)
+CONNECTIONS = (HiddenToHidden, StructuredLinear, RecurrentStack, PathLinear, PathConv2d)
 """Modules of ours whose weights may be vectors, and are weights for all that."""
 
 Own = dict[nn.Parameter, Tensor]

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from prernn.layers.cells import LinearCell
+from prernn.layers.input_to_hidden import StructuredLinear
 from prernn.layers.recurrent_layer import RecurrentLayer
 
 SPARSE_POWER = 0.5
@@ -15,6 +16,8 @@ SPARSE_POWER = 0.5
 def rate_factors(module: nn.Module, power: float = SPARSE_POWER) -> dict[nn.Parameter, float]:
     """How many times the learning rate suits each sparse ``W_hh`` of a module: ``(D / fan_in) ** power``.
 
+    Likewise each sparse ``W_ih`` of a stacked layer (`prernn.traditional`), ``(I / fan_in) ** power``.
+
     A unit's recurrent input is a sum over its fan-in n. Weights start within ``1 / sqrt(n)``, so that the sum starts at
     one scale whatever n is; a step of gradient descent changes each weight by about the same, and so the sum in
     proportion to n. Of D units, a sparse unit's n weights move the sum n / D times as far as a full one's D, and they
@@ -22,7 +25,8 @@ def rate_factors(module: nn.Module, power: float = SPARSE_POWER) -> dict[nn.Para
     power 0.5. On the embedded data set 1 learns no better than it, and 0, one rate for all, much worse
     (docs/results.md).
 
-    Full structures have no entry. Neither have the units of an RCN, whose ``W_hh`` starts as the identity.
+    Of inputs the same holds, I in place of D. Full structures have no entry. Neither have the units of an RCN, whose
+    ``W_hh`` starts as the identity.
 
     Example:
         >>> import prernn
@@ -31,12 +35,18 @@ def rate_factors(module: nn.Module, power: float = SPARSE_POWER) -> dict[nn.Para
         >>> [(tuple(weight.shape), factor) for weight, factor in rate_factors(net).items()]
         [((3, 16), 4.0)]
     """
-    return {
+    recurrent = {
         layer.hidden_to_hidden.weight: (layer.hidden_size / fan_in) ** power
         for layer in module.modules()
         if isinstance(layer, RecurrentLayer) and not isinstance(layer.cell, LinearCell)
         if (fan_in := layer.hidden_to_hidden.structure.fan_in(layer.hidden_size)) < layer.hidden_size
     }
+    projections = {
+        layer.weight: (layer.input_size / layer.fan_in) ** power
+        for layer in module.modules()
+        if isinstance(layer, StructuredLinear) and layer.fan_in < layer.input_size
+    }
+    return recurrent | projections
 
 
 def rate_groups(

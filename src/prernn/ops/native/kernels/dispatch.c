@@ -14,7 +14,7 @@ struct kernels {
     int (*forward)(const struct recurrence *);
     int (*backward)(const struct recurrence *);
     int (*rows_product)(const struct rows_product *);
-    int (*rows_weight)(const struct rows_product *, float *, const float *);
+    int (*rows_backward)(const struct rows_product *);
     int (*path_product)(const struct path_product *);
     int (*path_weight)(const struct path_product *);
     int (*narrow_product)(const struct narrow_product *);
@@ -25,7 +25,7 @@ struct kernels {
 
 #define KERNELS(name)                                                                                    \
     {                                                                                                    \
-        #name, name##_forward, name##_backward, name##_rows_product, name##_rows_weight,                 \
+        #name, name##_forward, name##_backward, name##_rows_product, name##_rows_backward,               \
             name##_path_product, name##_path_weight, name##_narrow_product, name##_sample,               \
             name##_few_product, name##_few_convolution                                                   \
     }
@@ -85,9 +85,9 @@ EXPORT int prernn_rows_product(const struct rows_product *job)
     return chosen->rows_product(job);
 }
 
-EXPORT int prernn_rows_weight(const struct rows_product *job, float *d_weight, const float *d_y)
+EXPORT int prernn_rows_backward(const struct rows_product *job)
 {
-    return chosen->rows_weight(job, d_weight, d_y);
+    return chosen->rows_backward(job);
 }
 
 EXPORT int prernn_path_product(const struct path_product *job)

@@ -36,9 +36,9 @@ int JOIN(NAME, _rows_product)(const struct rows_product *job)
     return run_rows_product(job);
 }
 
-int JOIN(NAME, _rows_weight)(const struct rows_product *job, float *d_weight, const float *d_y)
+int JOIN(NAME, _rows_backward)(const struct rows_product *job)
 {
-    return run_rows_weight(job, d_weight, d_y);
+    return run_rows_backward(job);
 }
 
 int JOIN(NAME, _path_product)(const struct path_product *job)

@@ -38,15 +38,20 @@ struct recurrence {
 };
 
 /* Product with a matrix of compressed rows, the same positions for all G gates:
-   y[n, g, i] = sum over k in row i of weight[g, k] h[n, column[k]]. */
+   y[n, g, i] = bias[g, i] + sum over k in row i of weight[g, k] h[n, column[k]]. */
 struct rows_product {
     int64_t rows, gates, receivers, senders, entries;
     int32_t threads;
     const int64_t *row_start; /* (receivers + 1) */
     const int32_t *column;    /* (entries) */
     const float *weight;      /* (G, entries) */
+    const float *bias;        /* (G, receivers) or NULL */
     const float *h;           /* (N, senders) */
     float *y;                 /* (N, G, receivers) */
+    /* backward: what is above without bias and y, and */
+    const float *d_y;         /* (N, G, receivers) */
+    float *d_h;               /* (N, senders) */
+    float *d_weight;          /* (G, entries) */
 };
 
 /* Product along paths, in their order:
@@ -118,7 +123,7 @@ struct few_convolution {
     int name##_forward(const struct recurrence *);                 \
     int name##_backward(const struct recurrence *);                \
     int name##_rows_product(const struct rows_product *);          \
-    int name##_rows_weight(const struct rows_product *, float *d_weight, const float *d_y); \
+    int name##_rows_backward(const struct rows_product *);         \
     int name##_path_product(const struct path_product *);          \
     int name##_path_weight(const struct path_product *);           \
     int name##_narrow_product(const struct narrow_product *);      \

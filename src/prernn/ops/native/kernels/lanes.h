@@ -70,12 +70,16 @@ INLINE void store(float *p, lanes x)
 /* Sum of all lanes, in halves: a chain of WIDTH additions would wait for each of them. */
 INLINE float total(lanes x)
 {
+#if WIDTH == 16
+    return _mm512_reduce_add_ps((__m512)x); /* halves as below, without a way through memory */
+#else
     float part[WIDTH];
     store(part, x);
     for (int half = WIDTH / 2; half; half /= 2)
         for (int k = 0; k < half; k++)
             part[k] += part[k + half];
     return part[0];
+#endif
 }
 
 /* The first `count` lanes, the rest 0. `count` is a constant WIDTH but at the end of a row. */
