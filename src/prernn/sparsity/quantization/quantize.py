@@ -69,14 +69,10 @@ def quantize(
         >>> small = prernn.quantize(layer, samples_per_weight=2)
         >>> prernn.quantization_report(small).bits < 6
         True
-        >>> bool((layer.weight - small.weight).abs().max() < 0.1)
-        True
 
-    Quantized are the weights of ``nn.Linear``, convolutions, recurrent layers (prernn's in any structure, and torch's)
-    and path layers. Transposed convolutions, embeddings, the joint projection of ``nn.MultiheadAttention``, biases and
-    normalization stay as they are. The copy computes with the products of counts and scale in its own type; beside each
-    weight stand the counts (``weight_counts``, the smallest integers that hold them) and the scale (``weight_scale``).
-    Quantized weights don't train, and those that are computed from others become plain ones.
+    Quantized are the weights of `prernn.sparsity.quantization.weights.NEURONS`: linear layers, convolutions, recurrent
+    and path layers. The copy computes with the products of counts and scale in its own type; beside each weight stand
+    ``weight_counts``, the smallest integers that hold them, and ``weight_scale``. Quantized weights don't train.
 
     Args:
         module: any module, a `RecurrentNetwork` among them; it is left as it is.
@@ -95,9 +91,8 @@ def quantize(
         seed: of all draws.
 
     Raises:
-        ValueError: a number of samples that is negative, too large or no number, an unknown sampler, scale, order or
-            allocation, no inputs where they are needed and can't be made, weights that are not finite, a module without
-            weights to quantize or one that is quantized.
+        ValueError: samples that are negative, too many or no number, an unknown sampler, scale, order or allocation, no
+            inputs that are needed, weights that are not finite, none to quantize, or a module that is quantized.
     """
     _check(sampler=(sampler, SAMPLERS), scale=(scale, SCALES), order=(order, ORDERS))
     share = real("samples_per_weight", samples_per_weight, 0)
