@@ -1,6 +1,6 @@
 """The weights of a module that can be quantized, and the integers that stand beside one that is.
 
-They are those of ``nn.Linear``, convolutions, recurrent layers (prernn's in any structure, and torch's) and path layers.
+Those of ``nn.Linear``, convolutions, recurrent layers (prernn's in any structure, and torch's) and path layers.
 Transposed convolutions, embeddings, the joint projection of ``nn.MultiheadAttention``, biases and normalization stay as
 they are. What computes weights from others (pruning, weight and spectral norm) makes way for plain ones.
 """
