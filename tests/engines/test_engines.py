@@ -222,6 +222,41 @@ def test_bfloat16_is_close_and_keeps_its_state_in_float32(engine):
     assert 1e-6 < difference(got, expected) < 0.05
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_streams_in_eight_bits(engine, tmp_path, monkeypatch):
+    """torch: large weights alone, and follows the network; elsewhere a file in integers, kept beside that of floats."""
+    monkeypatch.setenv("PRERNN_CACHE", str(tmp_path))
+    torch.manual_seed(0)
+    cnn = prernn.backbone("small_vgg", width=2, units=160, size=16)
+    net = prernn.convert(cnn, "fc6", cell="gru", input="single", outputs=3).eval()
+    frames = torch.randn(5, 3, 16, 16)
+    stream = prernn.Stream(net, engine, "int8")
+    got = torch.stack([stream(frame) for frame in frames])
+    with torch.no_grad():
+        expected = net(frames[None])[0][0]
+        assert 1e-6 < difference(got, expected) < (0.02 if engine == "torch" else 0.25)
+        if engine == "torch":
+            net.output_layer.bias.add_(5)
+            assert (
+                1e-6 < difference(torch.stack([*map(prernn.Stream(net, engine, "int8"), frames)]), expected + 5) < 0.02
+            )
+        else:
+            assert [path.name for path in tmp_path.glob("*.onnx") if "int8" in path.name]
+            assert difference(torch.stack([*map(prernn.Stream(net, engine), frames)]), expected) < 1e-4
+
+
+def test_a_file_in_integers_says_so(tmp_path):
+    net = KINDS["features"]()
+    prernn.export(net, tmp_path / "a.onnx", precision="int8", inputs=torch.randn(2, 3, 7))
+    prernn.export(net, tmp_path / "b.onnx")
+    assert opened(tmp_path / "a.onnx").precision == "int8"
+    assert opened(tmp_path / "a.onnx", "openvino", "int8").precision == "int8"
+    assert opened(tmp_path / "b.onnx").precision == "float32"
+    for name, precision in (("a", "float32"), ("b", "int8")):
+        with pytest.raises(ValueError, match="which the file has"):
+            opened(tmp_path / f"{name}.onnx", None, precision)
+
+
 @pytest.mark.skipif(not has_bfloat16(), reason="the processor has no bfloat16")
 def test_bfloat16_follows_the_network_too():
     net = KINDS["conv"]()
@@ -316,7 +351,7 @@ def test_what_is_not_there_is_said(monkeypatch):
     net = KINDS["conv"]()
     with pytest.raises(ValueError, match="engine to be one of torch, onnxruntime, openvino, auto, got 'tensorrt'"):
         prernn.Stream(net, "tensorrt")
-    with pytest.raises(ValueError, match="precision to be one of float32, bfloat16, float16, got 'int4'"):
+    with pytest.raises(ValueError, match="precision to be one of float32, bfloat16, float16, int8, got 'int4'"):
         prernn.Stream(net, precision="int4")
     with pytest.raises(NotImplementedError, match="onnxruntime: expected precision float32"):
         prernn.Stream(net, "onnxruntime", "bfloat16")

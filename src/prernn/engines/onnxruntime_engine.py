@@ -22,8 +22,8 @@ def missing() -> str | None:
 
 def check_precision(precision: str) -> None:
     """Raises NotImplementedError for a precision that onnxruntime's CPU kernels lack."""
-    if precision != "float32":
-        raise NotImplementedError(f"engine onnxruntime: expected precision float32 on the CPU, got {precision}")
+    if precision not in ("float32", "int8"):
+        raise NotImplementedError(f"engine onnxruntime: expected precision float32 or int8 on the CPU, got {precision}")
 
 
 def session_of(path: Path, threads: int | None) -> Any:

@@ -10,6 +10,7 @@ from prernn.engines import kept, onnxruntime_engine, openvino_engine
 from prernn.engines.choice import fastest
 from prernn.engines.engine_network import EngineNetwork, Runner
 from prernn.engines.exported.description import Description, describe
+from prernn.engines.exported.export import export
 from prernn.engines.exported.onnx_file import onnx_program, save_onnx
 from prernn.engines.exported.program import frame_shape_of, plain_copy, traced
 from prernn.engines.exported.torch_file import load_torch
@@ -17,7 +18,7 @@ from prernn.engines.torch_engine import TorchNetwork, program_runner
 from prernn.layers.arguments import whole
 
 ENGINES = ("torch", "onnxruntime", "openvino")
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 MODULES = {"onnxruntime": onnxruntime_engine, "openvino": openvino_engine}
 FILES = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",), ".pt2": ("torch",)}
 """By the ending of an exported file, the engines that run it; the first where none is asked for."""
@@ -36,7 +37,9 @@ def opened(
             (of an ``.onnx`` onnxruntime, unless "openvino" is asked for).
         engine: "torch", "onnxruntime", "openvino", or "auto" for the fastest that is installed and agrees
             (`prernn.engines.choice`). None is "torch", or what a file is for.
-        precision: of the arithmetic, "float32", "bfloat16" or "float16"; None is "float32".
+        precision: of the arithmetic, "float32", "bfloat16", "float16" or "int8"; None is "float32", or a file's own. In
+            8 bits torch keeps the weights of recurrent and fully connected layers (`prernn.low_precision`), the others
+            compute in integers (`prernn.engines.exported.integer_file`).
         threads: of a step; None leaves it to the engine. Those of torch are the process's.
 
     Raises:
@@ -56,7 +59,6 @@ def opened(
             own = f"{source.engine} in {source.precision}"
             raise ValueError(f"expected a network for {engine} in {precision}, got one that is in {own} already")
         return source
-    precision = precision or "float32"
     if not isinstance(source, SequenceNetwork):
         path = Path(source)
         if path.suffix in FILES:
@@ -64,6 +66,7 @@ def opened(
         from prernn.models import checkpoint  # torchvision with it
 
         source = checkpoint.load(path)
+    precision = precision or "float32"
     if engine == "auto" and source.sees_ahead:
         engine = "torch"
     if engine == "auto":
@@ -102,8 +105,9 @@ def _in_engine(net: SequenceNetwork, engine: str, precision: str, threads: int |
 
     def runner_for(shape: tuple[int, ...]) -> Runner:
         size = shape[-2:] if len(shape) > 2 else None
-        key = f"{name}-{'x'.join(map(str, size or ()))}.onnx"
-        path = kept.kept_file(key, lambda path: save_onnx(onnx_program(traced(own, "step", size)), path))
+        whole = precision == "int8"
+        key = f"{name}-{'x'.join(map(str, size or ()))}{'-int8' if whole else ''}.onnx"
+        path = kept.kept_file(key, lambda path: _write_integers(own, path, shape) if whole else _write(own, path, size))
         if engine == "onnxruntime":
             return onnxruntime_engine.runner(onnxruntime_engine.session_of(path, threads))
         return openvino_engine.runner(openvino_engine.model_of(path), precision, threads)
@@ -112,29 +116,48 @@ def _in_engine(net: SequenceNetwork, engine: str, precision: str, threads: int |
     return EngineNetwork(description, runner_for, engine, precision, own)
 
 
-def _of_file(path: Path, engine: str | None, precision: str, threads: int | None) -> EngineNetwork:
+def _write(net: SequenceNetwork, path: Path, size: tuple[int, ...] | None) -> None:
+    save_onnx(onnx_program(traced(net, "step", size)), path)
+
+
+def _write_integers(net: SequenceNetwork, path: Path, shape: tuple[int, ...]) -> None:
+    size = (shape[-2], shape[-1]) if len(shape) > 2 else None
+    export(net, path, precision="int8", image_size=size)
+
+
+def _of_file(path: Path, engine: str | None, precision: str | None, threads: int | None) -> EngineNetwork:
     if not path.is_file():
         raise ValueError(f"{path}: expected a file that prernn export wrote, found none")
     able = FILES[path.suffix]
     if engine not in (None, "auto", *able):
         raise ValueError(f"{path}: expected engine {' or '.join(able)} for such a file, got {engine}")
     chosen = engine if engine in able else able[0]
+    asked = precision or "float32"
     if chosen == "torch":
-        program, description = _program(path, precision, threads)
+        program, description = _program(path, asked, threads)
         runner = program_runner(program, description)
     elif chosen == "onnxruntime":
-        check_engine(chosen, precision)
+        check_engine(chosen, asked)
         session, description = onnxruntime_engine.described(path, threads)
+        asked = _of_its_own(path, description, precision)
         runner = onnxruntime_engine.runner(session)
     else:
-        check_engine(chosen, precision)
+        check_engine(chosen, asked)
         model, description = openvino_engine.described(path)
+        asked = _of_its_own(path, description, precision)
         if len(model.inputs) != 1 + len(description.states):
             raise ValueError(f"{path}: expected a state that is handed in, got a stateful file, for OpenVINO alone")
-        runner = openvino_engine.runner(model, precision, threads)
+        runner = openvino_engine.runner(model, asked, threads)
     if description.kind != "step":
         raise ValueError(f"{path}: expected a file of a step, got one of a {description.kind}: export --kind step")
-    return EngineNetwork(description, lambda shape: runner, chosen, precision)
+    return EngineNetwork(description, lambda shape: runner, chosen, asked)
+
+
+def _of_its_own(path: Path, description: Description, precision: str | None) -> str:
+    """The precision of a file: what is in integers stays so, and the other way round."""
+    if precision is not None and "int8" in (precision, description.precision) and precision != description.precision:
+        raise ValueError(f"{path}: expected precision {description.precision}, which the file has, got {precision}")
+    return description.precision if precision is None else precision
 
 
 def _program(path: Path, precision: str, threads: int | None) -> tuple[torch.nn.Module, Description]:

@@ -13,8 +13,8 @@ from prernn.engines.exported.description import KEY, Description
 
 NAME = "openvino"
 
-HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-"""OpenVINO's names of precisions."""
+HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
+"""OpenVINO's names of precisions; what is in integers stays so, around it stand floats."""
 
 CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
 """What a processor's list of capabilities has to name."""

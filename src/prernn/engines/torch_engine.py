@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from prernn.conversion.lighter.low_precision import low_precision
 from prernn.conversion.modes import channels_last, evaluating
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
@@ -19,7 +20,8 @@ from prernn.layers.computed_weights import copy_of
 from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.ops.backends import has_bfloat16
 
-TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.float32}
+"""Of the arithmetic: weights of 8 bits meet floats."""
 
 
 class TorchNetwork(SequenceNetwork):
@@ -31,7 +33,8 @@ class TorchNetwork(SequenceNetwork):
     Args:
         source: the network.
         precision: "float32", as the weights are; in "bfloat16" and "float16" everything feedforward computes with
-            such numbers, and the recurrence in float32, whose rounding errors would add up.
+            such numbers, and the recurrence in float32, whose rounding errors would add up; in "int8" recurrent and
+            fully connected layers have weights of 8 bits (`prernn.low_precision`), and all the rest is float32.
 
     Raises:
         NotImplementedError: a precision that the device does not have.
@@ -101,7 +104,7 @@ class TorchNetwork(SequenceNetwork):
         return in_steps(self, video, state, lengths)
 
     def _computing(self) -> contextlib.AbstractContextManager[Any]:
-        if self.precision == "float32":
+        if TYPES[self.precision] == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.source.device.type, dtype=TYPES[self.precision])
 
@@ -123,7 +126,7 @@ class _Ready:
     def _make(self, source: SequenceNetwork) -> None:
         single = self._precision == "float32"
         with torch.inference_mode(False):  # in which a copy's weights could not be told from those that have changed
-            own = source if single else _in_type(copy_of(source).float().eval(), TYPES[self._precision])
+            own = source if single else _in_precision(copy_of(source).float().eval(), self._precision)
         self.stepper, self._fused = weakref.proxy(source) if single else own, []
         if isinstance(own, RecurrentNetwork) and next(own.parameters()).dtype != torch.float64:
             with evaluating(own):
@@ -166,6 +169,10 @@ def _ready_for(source: SequenceNetwork, precision: str) -> _Ready:
 
 
 def _check_device(device: torch.device, precision: str) -> None:
+    if precision == "int8":
+        if device.type != "cpu":
+            raise NotImplementedError(f"engine torch: int8 expects the CPU, got a network on {device}")
+        return
     if device.type == "cuda":
         return
     if precision == "float16":
@@ -174,8 +181,11 @@ def _check_device(device: torch.device, precision: str) -> None:
         raise NotImplementedError("engine torch: this processor does not compute with bfloat16")
 
 
-def _in_type(net: SequenceNetwork, dtype: torch.dtype) -> SequenceNetwork:
-    """Casts the weights of everything feedforward, in place; autocast then casts what goes in."""
+def _in_precision(net: SequenceNetwork, precision: str) -> SequenceNetwork:
+    """Weights of 8 bits; or casts those of everything feedforward, in place: autocast then casts what goes in."""
+    if precision == "int8":
+        return low_precision(net, precision)
+    dtype = TYPES[precision]
     for part in net.modules():
         if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv3d):
             part.to(dtype)

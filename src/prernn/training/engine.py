@@ -11,7 +11,7 @@ class InEngine(L.Callback):
 
     Args:
         engine: "torch", "onnxruntime", "openvino" or "auto".
-        precision: "float32", "bfloat16" or "float16".
+        precision: "float32", "bfloat16", "float16" or "int8".
     """
 
     def __init__(self, engine: str, precision: str = "float32"):

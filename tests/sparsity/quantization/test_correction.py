@@ -65,6 +65,8 @@ def test_synthetic_inputs_look_like_training():
     assert not torch.equal(noise, prernn.synthetic_inputs(net, (3, 10, 10), count=32, steps=0, seed=1))
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(value.requires_grad for value in net.parameters())
+    with torch.inference_mode():  # in which a stream runs
+        assert torch.equal(made, prernn.synthetic_inputs(net, (3, 10, 10), count=32, steps=80))
 
 
 def test_clips_for_a_recurrent_network():

@@ -52,11 +52,12 @@ def synthetic_inputs(
     shape = _shape(net, shape, count)
     device = next((value.device for value in net.parameters()), torch.device("cpu"))
     generator = torch.Generator().manual_seed(whole("seed", seed, *SEEDS))
-    x = torch.randn(shape, generator=generator).to(device)
-    net = copy_of(net).float().eval().requires_grad_(False)
-    if any(True for _ in _normalizations(net)):
-        with torch.enable_grad(), _keeping(net) as distances:
-            x = _descend(net, x.requires_grad_(), steps, distances)
+    with torch.inference_mode(False), torch.enable_grad():
+        x = torch.randn(shape, generator=generator).to(device)
+        net = copy_of(net).float().eval().requires_grad_(False)
+        if any(True for _ in _normalizations(net)):
+            with _keeping(net) as distances:
+                x = _descend(net, x.requires_grad_(), steps, distances)
     return x.detach()
 
 
