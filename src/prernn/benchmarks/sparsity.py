@@ -6,29 +6,39 @@ the activations of the full one are sampled while it runs. Accuracies are of who
 """
 
 import argparse
+import itertools
 from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from prernn.benchmarks.measuring import report
-from prernn.benchmarks.measuring.timing import threads
+from prernn.benchmarks.measuring.stream_costs import stepper
+from prernn.benchmarks.measuring.timing import Stopwatch, threads
 from prernn.conversion.accounting import recurrent_parameters, total_weights
 from prernn.conversion.modes import channels_last
 from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
+from prernn.engines.exported.export import export
+from prernn.engines.opening import MODULES, opened
 from prernn.models import checkpoint
 from prernn.models.from_config import NetworkSpec
 from prernn.reports.files import write_table
 from prernn.reports.plots.curves import lines as draw_lines
 from prernn.reports.progress import bars
 from prernn.sparsity.online import online_sparsity
-from prernn.sparsity.quantization.quantize import quantization_report, quantize
+from prernn.sparsity.quantization.quantize import OUTPUTS, quantization_report, quantize
+from prernn.sparsity.quantization.synthetic_inputs import synthetic_inputs
 from prernn.studies import demo
 from prernn.studies.quantization import Judge
 from prernn.training.batches import collate
 from prernn.training.dataset import VideoDataset
 
 FLOAT_BITS = 32
+WAYS: dict[str, dict] = {"": {}, ", corrected, by noise": {"correct": True, "allocation": OUTPUTS}}
+"""Of quantizing: as it is by itself, and with what is measured on inputs made from the network."""
+ENGINES = {"torch": ".safetensors", "onnxruntime": ".onnx", "openvino": ".xml"}
 ONLINE, SECOND = "online", "1"
 """The way that activations are sampled, and the layer where that begins by itself."""
 
@@ -53,10 +63,12 @@ def run(options: argparse.Namespace) -> None:
     with threads(options.threads), bars(console) as progress:
         trained, judge = _trained(options, out, progress)
         full, band = trained["PreGRU-SIH"], trained[f"PreGRU-SIH, {options.band}"]
+        shown = {id(net): synthetic_inputs(net, seed=options.seed) for net in (full, band)}
         quantized = {
-            f"{name}, {amount:g} samples a weight": _quantized(net, amount, options.seed)
+            f"{name}, {amount:g} samples a weight{way}": _quantized(net, amount, options.seed, shown[id(net)], **chosen)
             for name, net in (("quantized", full), (f"{options.band} + quantized", band))
             for amount in options.samples
+            for way, chosen in WAYS.items()
         }
         rows = _timed({**trained, **quantized}, options)
         bar = progress.add_task("whole networks over the test videos", total=None, note="")
@@ -65,9 +77,13 @@ def run(options: argparse.Namespace) -> None:
             lines.append({**_line(row, out), "accuracy": judge(row.net)})
             progress.advance(bar)
             write_table(out / "sparsity.csv", lines)
+        last = [name for name in quantized if name.startswith("quantized")][-1]
+        both = {"PreGRU-SIH": full, last: quantized[last]}
+        integers = _integers(both, shown[id(full)], judge, out)
         curves = _curves(full, judge, options, lambda: progress.advance(bar))
         write_table(out / "curves.csv", curves)
-    report.show([report.machine("cpu"), _table(lines, options), _curve_table(curves)], out / "sparsity.md")
+    tables = [_table(lines, options), report.table("engines and 8 bits", integers, ("network", "engine"))]
+    report.show([report.machine("cpu"), *tables, _curve_table(curves)], out / "sparsity.md")
     _draw(curves, lines[0]["accuracy"], out / "sparsity.png")
     print(f"written to {out}")
 
@@ -97,8 +113,8 @@ def _trained(options: argparse.Namespace, out: Path, progress) -> tuple[dict[str
     return {row.name: row.net for row in rows}, Judge(loader)
 
 
-def _quantized(net: RecurrentNetwork, samples: float, seed: int) -> RecurrentNetwork:
-    quantized = quantize(net, samples, seed=seed)
+def _quantized(net: RecurrentNetwork, samples: float, seed: int, inputs: Tensor, **chosen) -> RecurrentNetwork:
+    quantized = quantize(net, samples, seed=seed, inputs=inputs, **chosen)
     assert isinstance(quantized, RecurrentNetwork)
     return quantized
 
@@ -110,6 +126,33 @@ def _timed(nets: dict[str, RecurrentNetwork], options: argparse.Namespace) -> li
         row.net = nets[row.name]
     demo.time_streams(rows)
     return rows
+
+
+def _integers(nets: dict[str, RecurrentNetwork], inputs: Tensor, judge: Judge, out: Path) -> list[dict]:
+    """Networks in each engine, in float32 and in 8 bits: accuracy, file, and times of frames that take turns."""
+    runs: dict[tuple[str, str, str], tuple[SequenceNetwork, Path]] = {}
+    for name, engine, precision in itertools.product(nets, ENGINES, ("float32", "int8")):
+        path = out / f"{engine}-{precision}-{len(runs)}{ENGINES[engine]}"
+        if engine == "torch":
+            runs[name, engine, precision] = opened(nets[name], engine, precision), path
+        elif MODULES[engine].missing() is None:
+            shown = inputs if precision == "int8" else None
+            kind = "onnx" if engine == "onnxruntime" else engine
+            export(nets[name], path, kind, image_size=(demo.SIZE, demo.SIZE), precision=precision, inputs=shown)
+            runs[name, engine, precision] = opened(path, threads=torch.get_num_threads()), path
+    frame = torch.randn(1, 3, demo.SIZE, demo.SIZE)
+    times = Stopwatch().interleaved({str(key): stepper(net, frame) for key, (net, _) in runs.items()})
+    lines = []
+    for key, (net, path) in runs.items():
+        size = f"{_file_bytes(path) / 1e6:.2f}" if path.exists() else ""
+        own = dict(zip(("network", "engine", "precision"), key, strict=True)) | {"accuracy": f"{judge(net):.1%}"}
+        lines.append({**own, "file, MB": size, "ms a frame": f"{1000 * times[str(key)].median:.2f}"})
+    return lines
+
+
+def _file_bytes(path: Path) -> int:
+    weights = path.with_suffix(".bin")
+    return path.stat().st_size + (weights.stat().st_size if weights.is_file() else 0)
 
 
 def _line(row: demo.Contestant, out: Path) -> dict:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from prernn.conversion.modes import evaluating
 from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.layers.names import short
 from prernn.models.backbones import backbone, input_spec
 from prernn.models.checkpoint import FILE_NAME, load, save
@@ -93,7 +94,7 @@ class Judge:
         Raises:
             ValueError: no video that could be read.
         """
-        assert isinstance(net, RecurrentNetwork)
+        assert isinstance(net, SequenceNetwork)
         with evaluating(net):
             values = evaluate(onward(net), self.task.metrics(), self.loader)
         return float(values[self.name])

@@ -66,7 +66,9 @@ def _shape(net: nn.Module, shape: Sequence[int] | None, count: int) -> tuple[int
         return (count, *(whole("shape", size, 1) for size in shape))
     if not isinstance(net, RecurrentNetwork):
         raise ValueError(f"expected the shape of an input of {type(net).__name__}, such as (3, 224, 224), got none")
-    return (-(-count // CLIP), CLIP, *net.frame_shape)
+    size = (net.recipe.transform or {}).get("size")  # at which it learned
+    frame = (*net.frame_shape[:-2], size, size) if size and len(net.frame_shape) > 2 else net.frame_shape
+    return (-(-count // CLIP), CLIP, *frame)
 
 
 def _descend(net: nn.Module, x: Tensor, steps: int, distances: list[Tensor]) -> Tensor:
