@@ -83,11 +83,9 @@ def quantize(
             neurons of a layer then get the same number of samples, rounded, and at least one.
         order: "sign" or "natural", of the weights along the unit interval.
         allocation: exponent ``e``: a layer of ``n`` weights gets ``n**-e`` samples a weight, times a number that makes
-            up the total. 0 treats all alike. "outputs" measures how much each layer's noise changes the outputs
-            (see `output_noise`).
+            up the total. "outputs" measures how much each layer's noise changes the outputs (see `output_noise`).
         correct: correct batch normalization and biases for the errors of the weights (see `layer_statistics`).
-        inputs: that outputs and corrections are measured on, as the module takes them; None makes some from the module
-            alone (`prernn.synthetic_inputs`), where it is a `RecurrentNetwork`.
+        inputs: that both are measured on; None makes some of a `RecurrentNetwork` alone (`prernn.synthetic_inputs`).
         seed: of all draws.
 
     Raises:
@@ -107,7 +105,7 @@ def quantize(
     wanted = layer_statistics(module, inputs) if correct and inputs is not None else {}
     for weight, own in zip(found, samples.tolist(), strict=True):
         weight.set(*draw(weight, own))
-    if correct and inputs is not None:
+    if wanted and inputs is not None:
         corrected(module, wanted, inputs)
     return module
 
