@@ -6,53 +6,38 @@ For a positive factor ``f`` a neuron with ReLU is
 
 so that with ``f = ||w||_1`` every neuron is a density over its inputs, and the factor goes into the weights of the
 layers that read it (the talk "Structural Sparsity", instant quantization). That is possible wherever nothing but
-positively homogeneous steps stand between two layers: ReLU and its leaky kind, pooling, dropout at inference, the
-flattening of maps. Elsewhere (an addition of a shortcut, a sigmoid, a recurrent layer, the outputs) a layer keeps its
-factors.
+positively homogeneous steps stand between layers (`prernn.sparsity.channel_factors`): ReLU and its leaky kind, pooling,
+dropout at inference, the flattening of maps, additions of shortcuts, whose sides then have one factor. Elsewhere (a
+sigmoid, a recurrent layer, the outputs) a layer keeps its factors.
 """
 
 from collections import Counter
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from prernn.conversion.graph import tracing
-from prernn.conversion.graph.nodes import layer_at, module_calls, name_of, submodule_of
+from prernn.conversion.graph.nodes import module_calls, name_of, submodule_of
 from prernn.conversion.graph.shapes import UnknownFrame
 from prernn.conversion.graph.traced import traced
 from prernn.conversion.network import RecurrentNetwork
 from prernn.layers.computed_weights import copy_of, settle
 from prernn.layers.input_to_hidden import Layer
+from prernn.sparsity.channel_factors import Classes, LayerChannels, layer_channels
 
-ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity)
-"""Modules with ``m(f x) = f m(x)`` for ``f > 0``, number by number, at inference."""
-ELEMENTWISE_FUNCTIONS = (F.relu, torch.relu, F.leaky_relu)
-ELEMENTWISE_METHODS = ("relu", "contiguous")
-POOLING = {
-    1: (nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d),
-    2: (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
-    3: (nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d),
-}
-"""The same, channel by channel, of maps with so many dimensions."""
-POOLING_FUNCTIONS = {
-    2: (F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d),
-    3: (F.max_pool3d, F.avg_pool3d, F.adaptive_avg_pool3d, F.adaptive_max_pool3d),
-}
 SMALLEST = 1e-12
 """Norm below which a neuron has nothing to carry: one over it might leave the range of float32."""
-VECTOR, FLAT = 0, -1
-"""Kinds of values beside maps of 1, 2 or 3 dimensions: vectors, and maps that were flattened."""
 
 
 def normalized(module: nn.Module, *, image_size: tuple[int, ...] | None = None) -> nn.Module:
     """A copy for inference that computes the same with neurons of 1-norm 1, wherever their factors can be carried on.
 
-    Batch normalization behind a convolution is folded into it first, as it would take the factors back. What is left of
-    the factors are the 1-norms of the layers that keep theirs, above all of the outputs.
+    Batch normalization behind a convolution is folded into it first, as it would take the factors back. Where several
+    layers meet in additions their channels have one factor, that of the first: the others are no densities then, but of
+    its scale. What is left of the factors are the 1-norms of the layers that keep theirs, above all of the outputs.
 
     Args:
         module: a `RecurrentNetwork` or a CNN that torch.fx traces; it is left as it is.
@@ -67,12 +52,32 @@ def normalized(module: nn.Module, *, image_size: tuple[int, ...] | None = None) 
     """
     network, graph = graph_of(module, image_size)
     fold_batch_norm(graph)
-    for node, readers in readers_of(graph).items():
-        if readers:
-            _carry(layer_at(graph, node), [layer_at(graph, reader) for reader in readers])
+    known = layers_of(graph)
+    channels, classes, outputs = layer_channels(graph, known)
+    classes.close(outputs or [])
+    _carry(known, channels, classes)
     if isinstance(network, RecurrentNetwork):  # a checkpoint has to know
         network.recipe = network.recipe.with_step("normalized")
     return network
+
+
+def normalized_outputs(module: nn.Module, *, image_size: tuple[int, ...] | None = None) -> tuple[nn.Module, Tensor]:
+    """As `normalized`, of a CNN, with outputs of 1-norm 1 too, and "the resulting scaling factor for each output".
+
+    Returns:
+        The module, and ``(K,)``: ``module(x)`` is what the copy gives times these.
+
+    Raises:
+        NotImplementedError: as `normalized`, and where outputs are not those of a layer.
+    """
+    network, graph = graph_of(module, image_size)
+    fold_batch_norm(graph)
+    known = layers_of(graph)
+    channels, classes, outputs = layer_channels(graph, known)
+    if isinstance(network, RecurrentNetwork) or outputs is None:
+        raise NotImplementedError(f"expected a CNN whose outputs are a layer's, got {type(module).__name__}")
+    factors = _carry(known, channels, classes)
+    return network, factors[_numbers(classes, outputs)]
 
 
 def graph_of(module: nn.Module, image_size: tuple[int, ...] | None = None) -> tuple[nn.Module, fx.GraphModule]:
@@ -120,78 +125,50 @@ def fold_batch_norm(graph: fx.GraphModule) -> None:
 
 
 def readers_of(graph: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
-    """For each layer those that read its values through steps that a factor of each neuron passes; none if others do.
+    """For each layer those that alone read its values, and its values alone, through steps that a factor passes.
 
-    From a linear layer that is a linear layer behind steps number by number; from a convolution one of the same kind,
-    also behind pooling, or a linear layer behind the one flattening of batches of maps.
+    None of a layer whose values meet others' in an addition, or that others read.
     """
     known = layers_of(graph)
-    return {node: _readers(graph, node, known) for node in known}
-
-
-def _readers(graph: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Layer]) -> list[fx.Node]:
-    layer = known[node]
-    readers, todo = [], [(user, _kind(layer)) for user in node.users]
-    while todo:
-        user, kind = todo.pop()
-        if user in known:
-            if not _takes(known[user], kind, layer.weight.shape[0]):
-                return []
-            readers.append(user)
-        elif (after := _kind_after(graph, user, kind)) is not None:
-            todo.extend((later, after) for later in user.users)
-        else:
-            return []
+    channels, classes, outputs = layer_channels(graph, known)
+    classes.close(outputs or [])
+    closed = classes.closed()
+    made = {node: [classes.find(number) for number in own.outputs] for node, own in channels.items()}
+    makers = Counter(number for numbers in made.values() for number in set(numbers))
+    readers = {}
+    for node, numbers in made.items():
+        alone = not closed & set(numbers) and all(makers[number] == 1 for number in numbers)
+        readers[node] = [other for other in known if alone and _reads(channels[other], numbers, classes)]
     return readers
 
 
-def _kind(layer: Layer) -> int:
-    return VECTOR if isinstance(layer, nn.Linear) else layer.weight.ndim - 2
-
-
-def _takes(reader: Layer, kind: int, channels: int) -> bool:
-    if isinstance(reader, nn.Linear):
-        flat = kind == FLAT and reader.in_features % channels == 0
-        return flat or (kind == VECTOR and reader.in_features == channels)
-    return kind == _kind(reader) and reader.in_channels == channels
-
-
-def _kind_after(graph: fx.GraphModule, node: fx.Node, kind: int) -> int | None:
-    """What a step makes of values of a kind; None for a step that a factor does not pass."""
-    module = submodule_of(graph, node)
-    if len(node.all_input_nodes) != 1:
-        return None
-    if isinstance(module, ELEMENTWISE) or (node.op == "call_method" and node.target in ELEMENTWISE_METHODS):
-        return kind
-    if node.op == "call_function" and node.target in ELEMENTWISE_FUNCTIONS:
-        return kind
-    if isinstance(module, POOLING.get(kind, ())):
-        return kind
-    if node.op == "call_function" and node.target in POOLING_FUNCTIONS.get(kind, ()):
-        return kind
-    return FLAT if kind > 0 and _flattens(module, node) else None
-
-
-def _flattens(module: nn.Module | None, node: fx.Node) -> bool:
-    """Whether a step joins all dimensions but the first."""
-    if isinstance(module, nn.Flatten):
-        return (module.start_dim, module.end_dim) == (1, -1)
-    if node.target not in (torch.flatten, "flatten"):
-        return False
-    given = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | dict(node.kwargs)
-    return (given.get("start_dim", 0), given.get("end_dim", -1)) == (1, -1)
+def _reads(reader: LayerChannels, numbers: list[int], classes: Classes) -> bool:
+    return reader.inputs is not None and [classes.find(number) for number in reader.inputs] == numbers
 
 
 @torch.no_grad()
-def _carry(layer: Layer, readers: list[Layer]) -> None:
-    """Divides each neuron by its 1-norm, and multiplies what the readers make of it by the same."""
-    factor = layer.weight.flatten(1).abs().sum(1)  # (D,)
-    factor = torch.where(factor > SMALLEST, factor, 1.0)  # a neuron without weights has nothing to carry
-    layer.weight.div_(factor.view(-1, *[1] * (layer.weight.ndim - 1)))
-    if layer.bias is not None:
-        layer.bias.div_(factor)
-    for reader in readers:
-        _multiply_inputs(reader, factor)
+def _carry(known: dict[fx.Node, Layer], channels: dict[fx.Node, LayerChannels], classes: Classes) -> Tensor:
+    """Divides each neuron by its class's factor and multiplies what reads it by the same; returns all factors."""
+    factors = torch.full((len(classes),), torch.nan, dtype=torch.float64)
+    factors[list(classes.closed())] = 1.0
+    for node, layer in known.items():  # in the order in which they run: what a layer reads has its factor by then
+        own = channels[node]
+        if own.inputs is not None:
+            _multiply_inputs(layer, factors[_numbers(classes, own.inputs)].nan_to_num(1.0).to(layer.weight))
+        numbers = _numbers(classes, own.outputs)
+        norms = layer.weight.flatten(1).abs().sum(1).double().cpu()
+        norms = torch.where(norms > SMALLEST, norms, 1.0)  # a neuron without weights has nothing to carry
+        largest = torch.zeros_like(factors).scatter_reduce_(0, numbers, norms, "amax")
+        factors[numbers] = torch.where(factors[numbers].isnan(), largest[numbers], factors[numbers])
+        factor = factors[numbers].to(layer.weight)
+        layer.weight.div_(factor.view(-1, *[1] * (layer.weight.ndim - 1)))
+        if layer.bias is not None:
+            layer.bias.div_(factor)
+    return factors
+
+
+def _numbers(classes: Classes, channels: list[int]) -> Tensor:
+    return torch.tensor([classes.find(number) for number in channels])
 
 
 def _multiply_inputs(reader: Layer, factor: Tensor) -> None:

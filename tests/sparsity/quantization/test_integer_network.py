@@ -30,26 +30,6 @@ def test_normalized_networks_compute_the_same():
     assert isinstance(net[1], nn.BatchNorm2d)
 
 
-def test_factors_stop_where_they_can_not_be_carried():
-    class Shortcut(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b, self.c, self.d = (nn.Linear(4, 4) for _ in range(4))
-
-        def forward(self, x):
-            h = torch.relu(self.a(x))
-            h = h + self.b(h).relu()
-            return self.d(torch.sigmoid(self.c(h)))
-
-    torch.manual_seed(0)
-    net = Shortcut().double()
-    other = normalized(net)
-    x = torch.randn(3, 4, dtype=torch.float64)
-    torch.testing.assert_close(other(x), net(x), rtol=1e-12, atol=1e-12)
-    for name in "abcd":
-        assert torch.equal(getattr(other, name).weight, getattr(net, name).weight)
-
-
 def test_a_neuron_without_weights_carries_nothing():
     net = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2)).double()
     with torch.no_grad():
