@@ -36,7 +36,11 @@ from prernn.training.batches import collate
 from prernn.training.dataset import VideoDataset
 
 FLOAT_BITS = 32
-WAYS: dict[str, dict] = {"": {}, ", corrected, by noise": {"correct": True, "allocation": OUTPUTS}}
+WAYS: dict[str, dict] = {
+    "": {},
+    ", corrected": {"correct": True},
+    ", corrected, by noise": {"correct": True, "allocation": OUTPUTS},
+}
 """Of quantizing: as it is by itself, and with what is measured on inputs made from the network."""
 ENGINES = {"torch": ".safetensors", "onnxruntime": ".onnx", "openvino": ".xml"}
 ONLINE, SECOND = "online", "1"
@@ -77,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
             lines.append({**_line(row, out), "accuracy": judge(row.net)})
             progress.advance(bar)
             write_table(out / "sparsity.csv", lines)
-        last = [name for name in quantized if name.startswith("quantized")][-1]
+        last = f"quantized, {options.samples[-1]:g} samples a weight, corrected"
         both = {"PreGRU-SIH": full, last: quantized[last]}
         integers = _integers(both, shown[id(full)], judge, out)
         curves = _curves(full, judge, options, lambda: progress.advance(bar))

@@ -72,9 +72,9 @@ def test_synthetic_inputs_look_like_training():
 def test_clips_for_a_recurrent_network():
     cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)
     net = prernn.convert(cnn, "fc6", cell="gru", outputs=3).eval()
-    clips = prernn.synthetic_inputs(net, count=6)
-    assert clips.shape[:2] == (2, 4)
-    assert net(clips)[0].shape == (2, 4, 3)
+    clips = prernn.synthetic_inputs(net, count=20)
+    assert clips.shape[:2] == (2, 16)
+    assert net(clips)[0].shape == (2, 16, 3)
 
 
 def test_noise_where_nothing_is_remembered():

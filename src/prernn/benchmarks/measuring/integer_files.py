@@ -1,8 +1,13 @@
-"""Files of residual networks in 8-bit integers beside those in float32: accuracy, size, and time a picture."""
+"""Files of residual networks in 8-bit integers beside those in float32: accuracy, size, and time a picture.
+
+Weights rounded to nearest are those of onnxruntime's own static quantization; where NNCF is installed OpenVINO's is a
+row too.
+"""
 
 import argparse
 import tempfile
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,7 @@ from prernn.conversion.convert import framewise
 from prernn.engines import onnxruntime_engine, openvino_engine
 from prernn.engines.engine_network import Runner
 from prernn.engines.exported.export import FORMATS, export
+from prernn.engines.exported.openvino_file import save_openvino
 from prernn.sparsity.quantization.quantize import quantize
 
 BATCH = 47
@@ -42,8 +48,23 @@ def files_table(
                     runs[name, engine] = _runner(engine, path)
                     weights = path.with_suffix(".bin")
                     sizes[name, engine] = path.stat().st_size + (weights.stat().st_size if weights.is_file() else 0)
+            if find_spec("nncf") and _is_here("openvino"):
+                path = Path(folder) / f"{depth}-nncf.xml"
+                _save_by_nncf(framewise(net), inputs[depth], path)
+                runs["NNCF, 8 bits", "openvino"] = _runner("openvino", path)
+                sizes["NNCF, 8 bits", "openvino"] = path.stat().st_size + path.with_suffix(".bin").stat().st_size
             rows += _rows(depth, runs, sizes, pictures, labels)
     return report.table("files, one picture on one thread", rows, ("network", "weights", "engine"))
+
+
+def _save_by_nncf(net: Any, inputs: Tensor, path: Path) -> None:
+    import nncf
+    from openvino import Core
+
+    floats = path.with_suffix(".onnx")
+    export(net, floats, image_size=(int(inputs.shape[-2]), int(inputs.shape[-1])))
+    shown = nncf.Dataset([{"frame": picture.unsqueeze(0).numpy()} for picture in inputs])
+    save_openvino(nncf.quantize(Core().read_model(floats), shown), path)
 
 
 def _kinds(net: nn.Module, inputs: Tensor, samples: float) -> list[tuple[str, Any, str]]:

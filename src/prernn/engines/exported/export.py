@@ -46,7 +46,7 @@ FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 
 PRECISIONS = ("float32", "int8")
 
-CLIPS, CLIP = 16, 4
+CLIPS, CLIP = 4, 16
 """Videos, and frames of each, that are made to show ranges."""
 
 LONG = 200

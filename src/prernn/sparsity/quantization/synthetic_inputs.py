@@ -20,8 +20,8 @@ from prernn.layers.computed_weights import copy_of
 
 RATE = 0.1
 """Adam's, from which it goes down to 0, half a cosine."""
-CLIP = 4
-"""Frames of a clip."""
+CLIP = 16
+"""Frames of a clip: errors of a recurrence grow from one to the next."""
 
 
 def synthetic_inputs(
@@ -43,7 +43,7 @@ def synthetic_inputs(
         seed: of the noise.
 
     Returns:
-        ``(count, *shape)``, or clips ``(count / 4, 4, C, H, W)``; on the network's device, float32.
+        ``(count, *shape)``, or clips ``(count / 16, 16, C, H, W)``; on the network's device, float32.
 
     Raises:
         ValueError: numbers out of range, or no shape of what is no `RecurrentNetwork`.
