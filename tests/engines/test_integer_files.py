@@ -32,8 +32,7 @@ def integer_weights(path):
     return found
 
 
-@pytest.mark.parametrize("scale", ["layer", "neuron"])
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize(("cell", "scale"), [("gru", "layer"), ("lstm", "neuron")])
 def test_integers_stay_what_they_are(cell, scale, tmp_path):
     """Of convolutions with folded batch normalization up to its sign, of products and of the recurrence exactly."""
     torch.manual_seed(0)
@@ -64,9 +63,10 @@ def test_integers_stay_what_they_are(cell, scale, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kind", ["conv", "quantized", "kept activation", "frame by frame", "features", "rcn", "snippets"]
+    ("kind", "format"),
+    [(kind, "onnx") for kind in ("conv", "quantized", "kept activation", "frame by frame", "features", "snippets")]
+    + [(kind, "openvino") for kind in ("quantized", "rcn")],
 )
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_a_file_answers_alike_and_goes_on(kind, format, tmp_path):
     torch.manual_seed(0)
     net = KINDS[kind]().eval()
