@@ -85,3 +85,12 @@ class SequenceNetwork(nn.Module):
     def step(self, frame: Tensor, state: NetworkState | None = None) -> tuple[Tensor, NetworkState]:
         """One step ``(B, *frame_shape)`` to outputs ``(B, K)`` and the next state."""
         raise NotImplementedError
+
+
+def frame_shape_of(net: SequenceNetwork, image_size: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """The shape of a step: of a size that is given, else that of the recipe's transform, else the network's own."""
+    if len(net.frame_shape) < 3:
+        return net.frame_shape
+    size = (net.recipe.transform or {}).get("size")
+    height, width = image_size or ((size, size) if size else net.frame_shape[-2:])
+    return (*net.frame_shape[:-2], height, width)

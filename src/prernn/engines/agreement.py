@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from prernn.conversion.sequence_network import SequenceNetwork
-from prernn.engines.exported.program import frame_shape_of
+from prernn.conversion.sequence_network import SequenceNetwork, frame_shape_of
 
 TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.02, "int8": 0.25}
 """Largest difference of outputs that counts as the same, as a share of the largest output: rounding errors of

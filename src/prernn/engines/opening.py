@@ -5,14 +5,14 @@ from pathlib import Path
 
 import torch
 
-from prernn.conversion.sequence_network import SequenceNetwork
+from prernn.conversion.sequence_network import SequenceNetwork, frame_shape_of
 from prernn.engines import kept, onnxruntime_engine, openvino_engine
 from prernn.engines.choice import fastest
 from prernn.engines.engine_network import EngineNetwork, Runner
 from prernn.engines.exported.description import Description, describe
 from prernn.engines.exported.export import export
 from prernn.engines.exported.onnx_file import onnx_program, save_onnx
-from prernn.engines.exported.program import frame_shape_of, plain_copy, traced
+from prernn.engines.exported.program import plain_copy, traced
 from prernn.engines.exported.torch_file import load_torch
 from prernn.engines.torch_engine import TorchNetwork, program_runner
 from prernn.layers.arguments import whole

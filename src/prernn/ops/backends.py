@@ -123,6 +123,20 @@ def transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_mode()
 
 
+def takes_native() -> bool:
+    """Whether the C kernels are there and not ruled out, and no transform of `torch.func`, which they lack, is at work.
+
+    Raises:
+        ValueError: ``PRERNN_OPS`` names a backend that there is not.
+    """
+    return forced() in (None, "native") and missing("native") is None and not transformed()
+
+
+def learns(*tensors: Tensor | None) -> bool:
+    """Whether gradients of any of these are asked for."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors if tensor is not None)
+
+
 def batched() -> bool:
     """Whether ``vmap`` is among the transforms of `torch.func` at work; torch's recurrences have no rule for it."""
     transforms = torch._C._functorch.get_interpreter_stack() or ()

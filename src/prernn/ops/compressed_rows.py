@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from prernn.ops.backends import forced, kernels, missing, transformed
+from prernn.ops.backends import kernels, takes_native
 from prernn.ops.connections import ENTRIES
 
 _library = torch.library.Library("prernn", "FRAGMENT")
@@ -29,7 +29,7 @@ def usable(weight: Tensor) -> bool:
         ValueError: ``PRERNN_OPS`` names a backend that there is not.
     """
     taken = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return taken and forced() in (None, "native") and missing("native") is None and not transformed()
+    return taken and takes_native()
 
 
 def product(

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from prernn.ops.backends import common_type, forced, kernels, transformed
+from prernn.ops.backends import common_type, forced, kernels, learns, transformed
 from prernn.ops.scan import begun
 
 Outputs = tuple[Tensor, Tensor, Tensor]
@@ -209,7 +209,7 @@ def sequence(
     dtype = common_type(tensors)
     u = u.to(dtype)
     functional = transformed()
-    keep = functional or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+    keep = functional or learns(*tensors)
     rows = torch.stack([tensor.float() for tensor in state])  # (S, N, D)
     bias = None if bias is None else bias.float().contiguous()
     band = band.float().contiguous()

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prernn.ops.backends import forced, transformed
+from prernn.ops.backends import forced, learns, transformed
 from prernn.ops.narrow import NarrowWeight
 
 LEAST = 2**22
@@ -31,8 +31,7 @@ def linear(x: Tensor, weight: Tensor | NarrowWeight, bias: Tensor | None = None)
         return weight.product(x, bias)
     if not (_suits(x, weight, bias) and _works()):
         return F.linear(x, weight, bias)
-    trains = torch.is_grad_enabled() and any(each.requires_grad for each in (x, weight, bias) if each is not None)
-    out: Tensor = _Product.apply(x, weight, bias) if trains else _product(x, weight, bias)
+    out: Tensor = _Product.apply(x, weight, bias) if learns(x, weight, bias) else _product(x, weight, bias)
     return out
 
 
@@ -72,14 +71,12 @@ def blockwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: ``(B, d, i)``, B a multiple of K; block b reads part ``b % K``.
         bias: ``(B*d,)`` or None.
     """
-    tensors = [x, weight] if bias is None else [x, weight, bias]
     parts = x.shape[1] // weight.shape[2]
     if not (_suits(x[:, : weight.shape[2]], weight[0], bias, LEAST_OF_BLOCKS) and _works()):
         products = torch.matmul(_parts(x, weight), weight.unflatten(0, (-1, parts)).transpose(2, 3))  # (G, K, N, d)
         y: Tensor = products.flatten(0, 1).transpose(0, 1).flatten(1)  # (N, B*d)
         return y if bias is None else y + bias
-    trains = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
-    out: Tensor = _Blocks.apply(x, weight, bias) if trains else _blocks(x, weight, bias)
+    out: Tensor = _Blocks.apply(x, weight, bias) if learns(x, weight, bias) else _blocks(x, weight, bias)
     return out
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prernn.ops.backends import forced, kernels, missing, transformed
+from prernn.ops.backends import kernels, learns, takes_native
 
 TYPES = {"bfloat16": torch.bfloat16, "int8": torch.int8}
 
@@ -124,10 +124,9 @@ def fits(rows: Tensor, bias: Tensor | None = None) -> bool:
         return False
     given = [rows] if bias is None else [rows, bias]
     plain = all(each.device.type == "cpu" and each.dtype == torch.float32 for each in given)
-    if torch.is_grad_enabled() and any(each.requires_grad for each in given):
+    if learns(rows, bias):
         return False
-    there = forced() in (None, "native") and missing("native") is None
-    return plain and there and 0 < len(rows) <= FEW and not transformed()
+    return takes_native() and plain and 0 < len(rows) <= FEW
 
 
 def refuse_narrow(module: nn.Module, instead: str) -> None:

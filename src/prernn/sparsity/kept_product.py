@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prernn.ops.backends import kernels
+from prernn.ops.backends import kernels, learns
 from prernn.ops.compressed_rows import usable
 from prernn.ops.paths import dense
 
@@ -27,9 +27,7 @@ def can_keep(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter):
         return False  # a tensor that is a tracer's has no values to compare
     floats = [x, weight] if bias is None else [x, weight, bias]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in floats):
-        return False
-    return all(usable(tensor) for tensor in floats)
+    return not learns(*floats) and all(usable(tensor) for tensor in floats)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prernn.layers.computed_weights import computed, copy_of
-from prernn.ops.backends import forced, kernels, missing, transformed
+from prernn.ops.backends import kernels, learns, takes_native
 
 FEW = 16
 """Rows up to which the kernel was faster than torch's product (4096 x 4096, one thread of an AMD EPYC with AVX-512,
@@ -95,9 +95,7 @@ def kernels_take(x: Tensor, *others: Tensor | None) -> bool:
     plain = all(
         type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" and t.dtype == torch.float32 for t in given
     )
-    if not plain or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)):
-        return False
-    return forced() in (None, "native") and missing("native") is None and not transformed()
+    return plain and not learns(*given) and takes_native()
 
 
 def skip(layer: nn.Module, share: float = 1.0) -> bool:

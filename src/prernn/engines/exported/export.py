@@ -27,7 +27,7 @@ from torch import Tensor
 
 from prernn.conversion.graph.tracing import first_line
 from prernn.conversion.network import RecurrentNetwork
-from prernn.conversion.sequence_network import SequenceNetwork
+from prernn.conversion.sequence_network import SequenceNetwork, frame_shape_of
 from prernn.engines import onnxruntime_engine, openvino_engine
 from prernn.engines.agreement import TOLERANCES, difference, noise
 from prernn.engines.engine_network import EngineNetwork, Runner, in_steps
@@ -35,19 +35,19 @@ from prernn.engines.exported.description import KINDS, Description
 from prernn.engines.exported.integer_file import save_integers
 from prernn.engines.exported.onnx_file import OPSET, onnx_program, save_onnx
 from prernn.engines.exported.openvino_file import keep_state, model_of_onnx, openvino_model, save_openvino
-from prernn.engines.exported.program import Traced, frame_shape_of, plain_copy, traced
+from prernn.engines.exported.program import Traced, plain_copy, traced
 from prernn.engines.exported.torch_file import load_torch, save_torch
 from prernn.engines.torch_engine import program_runner
 from prernn.reports.files import whole_files
-from prernn.sparsity.quantization.synthetic_inputs import synthetic_inputs
+from prernn.sparsity.quantization.synthetic_inputs import CLIP, synthetic_inputs
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 """What a file of each ends in."""
 
 PRECISIONS = ("float32", "int8")
 
-CLIPS, CLIP = 4, 16
-"""Videos, and frames of each, that are made to show ranges."""
+CLIPS = 4
+"""Videos that are made to show ranges."""
 
 LONG = 200
 """Frames of the longest comparison: errors that add up over time would show."""
@@ -104,10 +104,10 @@ def export(
     _check(format, kind, image_size, stateful, path)
     _check_precision(precision, format, kind, stateful, inputs)
     net = plain_copy(net)
-    if precision == "int8":
-        return _written_in_integers(net, path, format, image_size, opset, inputs)
     if kind == "step" and net.sees_ahead:
         raise NotImplementedError("expected kind sequence of a network that hears both directions, got step")
+    if precision == "int8":
+        return _written_in_integers(net, path, format, image_size, opset, inputs)
     return _written_in_floats(net, kind, image_size, (format, stateful, opset, path))
 
 
@@ -181,7 +181,7 @@ def _written_in_integers(
         raise NotImplementedError("precision int8: expected a network of frames or features, got one of words")
     with tempfile.TemporaryDirectory() as folder:
         floats, integers = Path(folder) / "floats.onnx", Path(folder) / "integers.onnx"
-        about = export(net, floats, image_size=image_size, opset=opset)
+        about = _written_in_floats(net, "step", image_size, ("onnx", False, opset, floats))
         about = dataclasses.replace(about, precision="int8")
         inputs = _inputs(net, about) if inputs is None else inputs
         save_integers(floats, integers, net, about, inputs)

@@ -58,8 +58,8 @@ def save_integers(
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     model = onnx.load(draft)
-    followers = _followers(model, {leaf.name for leaf in description.states})
-    names = _named(model)
+    for place, node in enumerate(model.graph.node):
+        node.name = node.name or f"node_{place}"  # by which the tool leaves some out
     with tempfile.TemporaryDirectory() as folder, _without_advice():
         named = Path(folder) / "named.onnx"
         onnx.save(model, named)
@@ -69,7 +69,7 @@ def save_integers(
             _Frames(draft, description, inputs),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=[*PRODUCTS, *AROUND],
-            nodes_to_exclude=[names[node] for node in followers],
+            nodes_to_exclude=_followers(model, {leaf.name for leaf in description.states}),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -107,21 +107,14 @@ def _without_advice() -> Iterator[None]:
         logging.disable(before)
 
 
-def _named(model: Any) -> dict[int, str]:
-    """The name of each node, by its place; every node gets one."""
-    for place, node in enumerate(model.graph.node):
-        node.name = node.name or f"node_{place}"
-    return {place: node.name for place, node in enumerate(model.graph.node)}
-
-
-def _followers(model: Any, states: set[str]) -> list[int]:
-    """Places of the nodes that are computed from the state, but for products."""
+def _followers(model: Any, states: set[str]) -> list[str]:
+    """Names of the nodes that are computed from the state, but for products."""
     known, found = set(states), []
-    for place, node in enumerate(model.graph.node):
+    for node in model.graph.node:
         if known & set(node.input):
             known |= set(node.output)
             if node.op_type not in PRODUCTS:
-                found.append(place)
+                found.append(node.name)
     return found
 
 
@@ -143,12 +136,6 @@ class _Frames:
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self.feeds, None)
-
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        return iter(self.get_next, None)
-
-    def __next__(self) -> dict[str, np.ndarray]:
-        return next(self.feeds)
 
 
 def _overrides(model: Any, net: SequenceNetwork, integer: Any) -> dict[str, list[dict[str, Any]]]:

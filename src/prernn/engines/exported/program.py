@@ -17,7 +17,7 @@ from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
 from prernn import ops
 from prernn.conversion.graph.tracing import first_line
-from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
+from prernn.conversion.sequence_network import NetworkState, SequenceNetwork, frame_shape_of
 from prernn.engines.exported.description import Description, describe, in_file
 from prernn.layers.computed_weights import copy_of
 
@@ -74,15 +74,6 @@ def _opened(leaf: Tensor, shape: tuple[int, ...]) -> Tensor:
 def plain_copy(net: SequenceNetwork) -> SequenceNetwork:
     """A copy as a file holds it: float32, on the CPU, in evaluation mode."""
     return copy_of(net).float().cpu().eval()
-
-
-def frame_shape_of(net: SequenceNetwork, image_size: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The shape of a step in a file: of a size that is given, else the transform's, else the network's own."""
-    if len(net.frame_shape) < 3:
-        return net.frame_shape
-    size = (net.recipe.transform or {}).get("size")
-    height, width = image_size or ((size, size) if size else net.frame_shape[-2:])
-    return (*net.frame_shape[:-2], height, width)
 
 
 def traced(net: SequenceNetwork, kind: str, image_size: tuple[int, ...] | None = None) -> Traced:

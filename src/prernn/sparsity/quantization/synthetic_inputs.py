@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prernn.conversion.network import RecurrentNetwork
+from prernn.conversion.sequence_network import frame_shape_of
 from prernn.layers.arguments import SEEDS, whole
 from prernn.layers.computed_weights import copy_of
 
@@ -66,9 +67,7 @@ def _shape(net: nn.Module, shape: Sequence[int] | None, count: int) -> tuple[int
         return (count, *(whole("shape", size, 1) for size in shape))
     if not isinstance(net, RecurrentNetwork):
         raise ValueError(f"expected the shape of an input of {type(net).__name__}, such as (3, 224, 224), got none")
-    size = (net.recipe.transform or {}).get("size")  # at which it learned
-    frame = (*net.frame_shape[:-2], size, size) if size and len(net.frame_shape) > 2 else net.frame_shape
-    return (-(-count // CLIP), CLIP, *frame)
+    return (-(-count // CLIP), CLIP, *frame_shape_of(net))
 
 
 def _descend(net: nn.Module, x: Tensor, steps: int, distances: list[Tensor]) -> Tensor:
