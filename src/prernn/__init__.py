@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from prernn.sparsity.quantization.synthetic_inputs import synthetic_inputs
     from prernn.sparsity.sampled_paths import sample_paths
     from prernn.streaming.stream import Stream
+    from prernn.streaming.stream_batch import StreamBatch
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ __all__ = [
     "PathNetwork",
     "RecurrentNetwork",
     "Stream",
+    "StreamBatch",
     "backbone",
     "calibrate",
     "convert",
@@ -91,6 +93,7 @@ _ROOMS = {
     "sparsity.quantization.quantize": ("quantization_report", "quantize"),
     "sparsity.quantization.synthetic_inputs": ("synthetic_inputs",),
     "streaming.stream": ("Stream",),
+    "streaming.stream_batch": ("StreamBatch",),
     "engines.allocator": ("keep_memory",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

@@ -26,7 +26,7 @@ def run(options: Namespace) -> None:
     from prernn.models import checkpoint
     from prernn.reports.progress import bars
     from prernn.reports.tables import print_whole
-    from prernn.streaming.stream import frames_of
+    from prernn.streaming.frame_input import frames_of
 
     net = checkpoint.load(Path(options.run))
     if options.video is None:

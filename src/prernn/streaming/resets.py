@@ -199,6 +199,10 @@ def reset_policy(text: str) -> Cut | Idle | int | None:
         ) from None
 
 
+Seen = tuple[Tensor, float]
+"""A picture's thumbnail ``(16, 16, 3)`` and its time in seconds."""
+
+
 class Eyes:
     """The policies of several streams side by side, each with a memory of its own.
 
@@ -216,11 +220,12 @@ class Eyes:
         for policy in self._policies:
             policy.forget()
 
-    def due(self, pictures: Sequence[np.ndarray | Tensor], time: float | Sequence[float] | None) -> list[int]:
-        """Numbers of the streams that start anew with these pictures, one of each stream.
+    def seen(self, pictures: Sequence[np.ndarray | Tensor], time: float | Sequence[float] | None) -> list[Seen]:
+        """What `due` looks at, of one picture of each stream; the policies do not know of it yet.
 
         Raises:
             ValueError: no time, where the policy needs one; times that are not one of each stream.
+            NotImplementedError: something else than pictures.
         """
         if time is None and self._policies[0].timed:
             raise ValueError(f"reset {self._text!r}: expected the time of each frame in seconds, got none")
@@ -228,8 +233,12 @@ class Eyes:
         if given.ndim and given.shape != (len(pictures),):
             raise ValueError(f"expected one time, or one of each of {len(pictures)} streams, got {time}")
         times: list[float] = np.broadcast_to(given, len(pictures)).tolist()
-        rows = zip(self._policies, [thumbnail(picture) for picture in pictures], times, strict=True)
-        return [row for row, (policy, seen, now) in enumerate(rows) if policy.due(seen, now)]
+        return list(zip([thumbnail(picture) for picture in pictures], times, strict=True))
+
+    def due(self, seen: Sequence[Seen]) -> list[int]:
+        """Numbers of the streams that start anew with these pictures, of which `seen` has made this."""
+        rows = zip(self._policies, seen, strict=True)
+        return [row for row, (policy, (picture, time)) in enumerate(rows) if policy.due(picture, time)]
 
     def memory(self) -> dict[str, Tensor]:
         """What the policies remember, batch first."""

@@ -6,33 +6,30 @@ reads.
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from prernn.conversion.clip_network import frames_a_step
 from prernn.conversion.modes import evaluating
-from prernn.conversion.sequence_network import DIMENSIONS, SequenceNetwork
+from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
 from prernn.engines.opening import opened
 from prernn.engines.torch_engine import TorchNetwork
-from prernn.streaming.resets import Eyes, reset_policy
+from prernn.streaming.frame_input import Frame, FrameInput, FrameTransform
+from prernn.streaming.resets import Eyes, Seen, reset_policy
 
 if TYPE_CHECKING:  # at run time they, and with them PyAV and torchvision, load when first used
     from prernn.media.transforms import TransformSpec
-    from prernn.media.video import Source
-
-
-Frame = np.ndarray | Tensor
 
 
 YOUNGER, REMEMBERED = "younger_", "reset_"
 """What the names begin with of a second state, and of what a reset policy remembers, in a saved stream."""
 
 
-FrameTransform = Callable[[Frame], Tensor]
+Request = tuple[Tensor, NetworkState | None]
+"""What a network's step takes: frames ``(B, ...)`` and the state before them."""
 
 
 class Stream:
@@ -119,8 +116,7 @@ class Stream:
         net = self._runs.source if isinstance(self._runs, TorchNetwork) else self._runs
         self.net, self.batch_size, self.engine = net, batch_size, self._runs.engine
         self.labels: list[str] | None = net.recipe.labels
-        self._words = len(net.frame_shape) == 1 and net.input_type == torch.int64  # whose numbers are the input
-        self._transform = _frame_transform(net.recipe.transform if transform is None else transform)
+        self._input = FrameInput(self._runs, transform, batch_size)
         self._eyes, self._half = self._policy(reset or net.recipe.reset or "never")
         self.reset()
 
@@ -161,14 +157,19 @@ class Stream:
             NotImplementedError: something else than a picture, where the policy needs one.
         """
         self._shown = True
-        return [] if self._eyes is None else self._begin_anew(picture, time)
+        return [] if self._eyes is None else self._begin_anew(self._seen(picture, time))
 
-    def _begin_anew(self, picture: Frame, time: float | Sequence[float] | None) -> list[int]:
+    def _seen(self, picture: Frame, time: float | Sequence[float] | None) -> list[Seen]:
+        """What the reset policy looks at."""
         assert self._eyes is not None
         pictures = [picture] if self.batch_size == 1 else list(picture)
         if len(pictures) != self.batch_size:
             raise ValueError(f"expected pictures of {self.batch_size} streams, got {len(pictures)}")
-        rows = self._eyes.due(pictures, time)
+        return self._eyes.seen(pictures, time)
+
+    def _begin_anew(self, seen: list[Seen]) -> list[int]:
+        assert self._eyes is not None
+        rows = self._eyes.due(seen)
         if len(rows) == self.batch_size:
             self._state, self._pending = None, []
         elif rows and self._state is not None:  # zero is the state to start from
@@ -185,24 +186,46 @@ class Stream:
 
         Raises:
             ValueError: a dtype or shape that doesn't fit, uint8 frames for a network without a transform, no time for
-                "idle".
+                "idle". The stream is as it was.
             NotImplementedError: a frame that is no picture, where the reset needs one.
         """
-        if self._eyes is not None and not self._shown:
-            self._begin_anew(frame, time)
         with torch.inference_mode(), evaluating(self.net):
-            batch = self._batch(frame)
-            if batch is None:
-                return None
-            state, younger, age = self._of_age() if self._half else (self._state, None, 0)
-            out, state = self._runs.step(batch, state)
-            if age > self._half > 0:
-                _, younger = self._runs.step(batch, younger)
-            self._state, self._younger, self._age = state, younger, age
+            steps, answer = self.steps(self.prepared(frame, time)), None
+            try:
+                while True:
+                    answer = self._runs.step(*steps.send(answer))
+            except StopIteration as end:
+                return end.value
+
+    def prepared(self, frame: Frame, time: float | Sequence[float] | None = None) -> tuple[Tensor, list[Seen] | None]:
+        """What `steps` takes of a frame; raises as a call does. The stream knows nothing of the frame yet."""
+        values = self._input(frame)
+        if self._pending and values.ndim == self._pending[0].ndim and values.shape != self._pending[0].shape:
+            expected, got = tuple(self._pending[0].shape), tuple(values.shape)
+            raise ValueError(f"expected frames {expected} as before in this snippet, got {got}")
+        return values, None if self._eyes is None or self._shown else self._seen(frame, time)
+
+    def steps(self, prepared: tuple[Tensor, list[Seen] | None]) -> Generator[Request, Any, Tensor | None]:
+        """A frame's way through the stream, without the network: so many streams can ask one network together.
+
+        Yields frame and state for `SequenceNetwork.step`, wants its output and next state sent, and returns what a
+        call returns. To be run in inference mode.
+        """
+        values, seen = prepared
+        if seen is not None:
+            self._begin_anew(seen)
+        batch = self._collected(values)
+        if batch is None:
+            return None
+        state, younger, age = self._of_age() if self._half else (self._state, None, 0)
+        out, state = yield batch, state
+        if age > self._half > 0:
+            _, younger = yield batch, younger
+        self._state, self._younger, self._age = state, younger, age
         if not self._diverged and not bool(out.amax(-1).isfinite().all()):  # one output may be -inf
             self._diverged = True
             warnings.warn(
-                "the network's output is not a number, or infinite: it has diverged", RuntimeWarning, stacklevel=2
+                "the network's output is not a number, or infinite: it has diverged", RuntimeWarning, stacklevel=3
             )
         return out[0] if self.batch_size == 1 else out
 
@@ -253,7 +276,11 @@ class Stream:
             self._eyes.checked(memory)
         if (younger and not self._half) or (memory and not self._half and self._eyes is None):
             raise ValueError(f"expected the state of a stream with this reset, got {sorted(values)}")
-        pending = [value.clone() for value in values["pending"].unbind(2)] if "pending" in values else []
+        pending = (
+            [value.to(self._runs.device, self._runs.input_type, copy=True) for value in values["pending"].unbind(2)]
+            if "pending" in values
+            else []
+        )
         wanted = (self.batch_size, *self.net.frame_shape[:1])
         if pending and (pending[0].shape[:2] != wanted or len(pending) >= self._snippet):
             shape = tuple(values["pending"].shape)
@@ -286,84 +313,21 @@ class Stream:
         """Frames a snippet, 1 for a network of single frames."""
         return frames_a_step(self.net)
 
-    def _batch(self, frame: Frame) -> Tensor | None:
-        """The frame as network input ``(B, C, H, W)`` or ``(B, C, D, H, W)``, None within a snippet."""
-        # copied, as arrays may be read-only or run backwards in memory (a BGR picture turned to RGB)
-        value = torch.from_numpy(np.array(frame, order="C")) if isinstance(frame, np.ndarray) else frame
-        if not isinstance(value, Tensor):
-            raise ValueError(f"expected a frame as array or tensor, got {type(frame).__name__}")
-        if self.batch_size == 1:
-            value = value.unsqueeze(0)
-        elif value.ndim == 0 or value.shape[0] != self.batch_size:
-            raise ValueError(f"expected frames of {self.batch_size} streams, got shape {tuple(value.shape)}")
-        batch = self._collect(value) if value.dtype == torch.uint8 else value
-        if batch is None:
-            return None
-        shape = self.net.frame_shape
-        fits = batch.dtype == torch.int64 if self._words else batch.is_floating_point()
-        if not fits or batch.ndim != len(shape) + 1 or batch.shape[1] != shape[0]:
-            dimensions = DIMENSIONS[len(shape)].split(", ")[1:]
-            kind = "int64" if self._words else "float"
-            wanted = f"{kind} ({', '.join([str(shape[0]), *dimensions])})"
-            if len(shape) > 2:  # pictures
-                wanted = f"uint8 (H, W, 3) or {wanted}"
-            raise ValueError(f"expected a frame {wanted}, got {batch.dtype} {tuple(batch.shape[1:])}")
-        if not self._words and not bool(batch.isfinite().all()):
-            raise ValueError("expected a frame of finite numbers, got NaN or infinite ones")
-        return batch.to(self._runs.device, self._runs.input_type)
-
-    def _collect(self, pictures: Tensor) -> Tensor | None:
-        """uint8 ``(B, H, W, 3)`` to input; a snippet's frames are kept until it is full."""
-        if self._transform is None:
-            raise ValueError(
-                "expected a float frame, got uint8: the network's recipe has no transform for it; pass transform="
-            )
-        frames = torch.stack([self._transform(picture) for picture in pictures])  # (B, C, H, W)
-        if len(self.net.frame_shape) != 4:
-            return frames
-        if self._pending and self._pending[0].shape != frames.shape:
-            expected, got = tuple(self._pending[0].shape), tuple(frames.shape)
-            raise ValueError(f"expected frames {expected} as before in this snippet, got {got}")
-        self._pending.append(frames)
+    def _collected(self, values: Tensor) -> Tensor | None:
+        """Input as it is; but of a snippet's frames ``(B, C, H, W)`` the snippet, once it is full."""
+        if values.ndim > len(self.net.frame_shape):
+            return values
+        self._pending.append(values)
         if len(self._pending) < self._snippet:
             return None
         snippet, self._pending = torch.stack(self._pending, dim=2), []  # (B, C, D, H, W)
         return snippet
 
 
-def frames_of(net: SequenceNetwork, source: "Source", limit: int) -> Tensor:
-    """The first frames of a source as input of a network, ``(T, C, H, W)`` or snippets ``(T, C, D, H, W)``.
-
-    Raises:
-        ValueError: a network whose input is no pictures, a source without frames; VideoError, which is one.
-    """
-    from prernn.media.video import read_frames
-
-    stream, found = Stream(net), []
-    for _, picture in read_frames(source):
-        value = torch.from_numpy(picture)
-        if (batch := stream._batch(value)) is not None:
-            found.append(batch[0])
-        if len(found) == limit:
-            break
-    if not found:
-        raise ValueError(f"{source}: expected at least {frames_a_step(net)} frames, got too few")
-    return torch.stack(found)
-
-
 def _apart(values: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The values whose names begin with ``prefix``, without it, and the others."""
     named = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
     return named, {name: value for name, value in values.items() if not name.startswith(prefix)}
-
-
-def _frame_transform(transform: Any) -> FrameTransform | None:
-    """A transform as a function, whatever form it came in."""
-    if transform is None or callable(transform):
-        return transform
-    from prernn.media.transforms import TransformSpec, frame_transform
-
-    return frame_transform(TransformSpec.from_dict(dict(transform)) if isinstance(transform, Mapping) else transform)
 
 
 def _cleared(leaf: Tensor, rows: list[int]) -> Tensor:

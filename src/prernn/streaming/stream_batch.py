@@ -1,0 +1,139 @@
+"""Many streams through one network, each at its own time: they join, leave and start anew as they like."""
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from prernn.conversion.modes import evaluating
+from prernn.conversion.sequence_network import SequenceNetwork
+from prernn.engines.opening import opened
+from prernn.streaming.frame_input import Frame, FrameTransform
+from prernn.streaming.stream import Stream
+from prernn.streaming.together import advance
+
+if TYPE_CHECKING:
+    from prernn.media.transforms import TransformSpec
+
+
+class StreamBatch:
+    """Streams that share the network's steps: what each says is what a `prernn.Stream` of its own would say.
+
+    A step takes frames of any of the streams, and the network sees those of one size as one batch, which costs less
+    than one after the other. Each stream has a state, a reset policy's memory and a half-full snippet of its own.
+
+    Example:
+        >>> import prernn, torch
+        >>> cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)
+        >>> net = prernn.convert(cnn, "fc6", cell="gru", outputs=3)
+        >>> streams = prernn.StreamBatch(net, transform={"size": 16})
+        >>> door, yard = streams.join(), streams.join()
+        >>> picture = torch.zeros(48, 64, 3, dtype=torch.uint8)
+        >>> {key: tuple(out.shape) for key, out in streams.step({door: picture, yard: picture}).items()}
+        {0: (3,), 1: (3,)}
+        >>> streams.leave(door)
+        >>> list(streams.step({yard: picture}))
+        [1]
+
+    Args:
+        net: as of `prernn.Stream`, like ``engine``, ``precision``, ``threads``, ``transform`` and ``reset``.
+        engine: that computes the steps.
+        precision: of its arithmetic.
+        threads: that a step may take.
+        transform: what makes uint8 frames into input.
+        reset: when the state of a stream starts anew by itself.
+
+    Attributes:
+        net: the network.
+        engine: that computes it.
+        labels: names of the ``K`` outputs from the network's recipe, or None.
+
+    Raises:
+        ValueError, NotImplementedError, ImportError: as `prernn.Stream`.
+    """
+
+    def __init__(
+        self,
+        net: SequenceNetwork | str | os.PathLike[str],
+        engine: str | None = None,
+        precision: str | None = None,
+        threads: int | None = None,
+        *,
+        transform: "TransformSpec | Mapping[str, Any] | FrameTransform | None" = None,
+        reset: str | None = None,
+    ):
+        self._runs = opened(net, engine, precision, threads)
+        self._options: dict[str, Any] = {"transform": transform, "reset": reset}
+        first = Stream(self._runs, **self._options)  # refuses at once what no stream could take
+        self.net, self.engine, self.labels = first.net, first.engine, first.labels
+        self._streams: dict[int, Stream] = {}
+        self._numbers = itertools.count()
+
+    def join(self, state: Mapping[str, Tensor] | None = None) -> int:
+        """A new stream's number, which no stream before it had; it begins, or goes on from what `state_dict` gave."""
+        stream = Stream(self._runs, **self._options)
+        if state is not None:
+            stream.load_state_dict(state)
+        number = next(self._numbers)
+        self._streams[number] = stream
+        return number
+
+    def leave(self, number: int) -> None:
+        """Forgets a stream. Raises ValueError where there is none of this number, as all methods do."""
+        self._stream(number)
+        del self._streams[number]
+
+    def reset(self, number: int) -> None:
+        """Lets a stream start anew; the others know nothing of it."""
+        self._stream(number).reset()
+
+    def look(self, number: int, picture: Frame, time: float | None = None) -> bool:
+        """Shows a stream's reset policy the picture to come (`Stream.look`); gives whether it starts anew with it."""
+        return bool(self._stream(number).look(picture, time))
+
+    def step(self, frames: Mapping[int, Frame], times: Mapping[int, float] | None = None) -> dict[int, Tensor | None]:
+        """The outputs ``(K,)`` of streams for their next frames, in the order of ``frames``; None within a snippet.
+
+        Args:
+            frames: by number, a frame of each stream that has one; the others wait.
+            times: of them in seconds, for the reset "idle".
+
+        Raises:
+            ValueError, NotImplementedError: no such stream, or a frame that a `prernn.Stream` refuses; the message
+                names the stream, and all streams are as they were.
+        """
+        with torch.inference_mode(), evaluating(self.net):
+            prepared = {}
+            for number, frame in frames.items():
+                stream = self._stream(number)
+                try:
+                    prepared[number] = stream.prepared(frame, (times or {}).get(number))
+                except (ValueError, NotImplementedError) as error:
+                    raise type(error)(f"stream {number}: {error}") from error
+            answers = advance(self._runs, {n: self._streams[n].steps(ready) for n, ready in prepared.items()})
+        return {number: answers[number] for number in frames}
+
+    def state_dict(self, number: int) -> dict[str, Tensor]:
+        """A stream's state, which any `prernn.Stream` of the network can go on from."""
+        return self._stream(number).state_dict()
+
+    def load_state_dict(self, number: int, state: Mapping[str, Tensor]) -> None:
+        """Lets a stream go on where another was. Raises ValueError for the state of another network or reset."""
+        self._stream(number).load_state_dict(state)
+
+    def _stream(self, number: int) -> Stream:
+        if number not in self._streams:
+            raise ValueError(f"expected the number of a stream that has joined, one of {list(self)}, got {number!r}")
+        return self._streams[number]
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._streams
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(list(self._streams))
+
+    def __len__(self) -> int:
+        return len(self._streams)
