@@ -28,7 +28,12 @@ class SequenceNetwork(nn.Module):
         recipe: how it was made, which checkpoints carry.
         wants_lengths: whether batches are to say where each sequence ends, as what stands behind would be heard.
         sees_ahead: whether outputs depend on later steps, so that it can't run step by step.
+        engine: what computes its steps, where that is not the network itself (`prernn.engines`).
+        precision: of an engine's arithmetic.
     """
+
+    engine: str = ""
+    precision: str = ""
 
     wants_lengths: bool = False
     sees_ahead: bool = False

@@ -14,6 +14,7 @@ from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.engines import kept
 from prernn.engines.agreement import TOLERANCES, difference, noise
 from prernn.engines.engine_network import EngineNetwork, in_steps
+from prernn.engines.together import SharedNetwork
 from prernn.engines.torch_engine import TorchNetwork
 
 FRAMES = 4
@@ -23,13 +24,16 @@ SECONDS = 0.15
 """That each engine is timed for, at least three steps."""
 
 
-Opener = Callable[[str], EngineNetwork | TorchNetwork]
+Opened = EngineNetwork | TorchNetwork | SharedNetwork
+"""A network that says what computes its steps."""
+
+Opener = Callable[[str], Opened]
 """The network in the engine of a name; raises NotImplementedError or ImportError where that can't take it."""
 
 
 def fastest(
     net: SequenceNetwork, open_in: Opener, engines: Sequence[str], precision: str, threads: int | None
-) -> EngineNetwork | TorchNetwork:
+) -> Opened:
     """The network in the engine that took least for a frame, measured once for a network and machine, then known.
 
     An engine that can't take the network, or does not give what it gives, is passed over with a warning.
@@ -44,7 +48,7 @@ def fastest(
         return open_in(known["engine"])
     video = noise(net, 1, FRAMES)
     expected = _outputs(net, video)
-    found: dict[str, tuple[float, EngineNetwork | TorchNetwork]] = {}
+    found: dict[str, tuple[float, Opened]] = {}
     for engine in engines:
         try:
             candidate = open_in(engine)

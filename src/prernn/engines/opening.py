@@ -7,7 +7,7 @@ import torch
 
 from prernn.conversion.sequence_network import SequenceNetwork, frame_shape_of
 from prernn.engines import kept, onnxruntime_engine, openvino_engine
-from prernn.engines.choice import fastest
+from prernn.engines.choice import Opened, fastest
 from prernn.engines.engine_network import EngineNetwork, Runner
 from prernn.engines.exported.description import Description, describe
 from prernn.engines.exported.export import export
@@ -29,7 +29,7 @@ def opened(
     engine: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
-) -> EngineNetwork | TorchNetwork:
+) -> Opened:
     """A network whose steps the engine computes.
 
     Args:
@@ -54,7 +54,7 @@ def opened(
     if precision not in (None, *PRECISIONS):
         raise ValueError(f"expected precision to be one of {', '.join(PRECISIONS)}, got {precision!r}")
     threads = None if threads is None else whole("threads", threads)
-    if isinstance(source, EngineNetwork | TorchNetwork):
+    if isinstance(source, Opened):
         if engine not in (None, "auto", source.engine) or precision not in (None, source.precision):
             own = f"{source.engine} in {source.precision}"
             raise ValueError(f"expected a network for {engine} in {precision}, got one that is in {own} already")

@@ -4,7 +4,7 @@ import contextlib
 import weakref
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class TorchNetwork(SequenceNetwork):
         NotImplementedError: a precision that the device does not have.
     """
 
-    engine: ClassVar[str] = "torch"
+    engine = "torch"
 
     def __init__(self, source: SequenceNetwork, precision: str = "float32"):
         super().__init__(source.frame_shape)

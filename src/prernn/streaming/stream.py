@@ -14,8 +14,9 @@ from torch import Tensor
 
 from prernn.conversion.clip_network import frames_a_step
 from prernn.conversion.modes import evaluating
-from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
+from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.engines.opening import opened
+from prernn.engines.together import Request
 from prernn.engines.torch_engine import TorchNetwork
 from prernn.streaming.frame_input import Frame, FrameInput, FrameTransform
 from prernn.streaming.resets import Eyes, Seen, reset_policy
@@ -26,10 +27,6 @@ if TYPE_CHECKING:  # at run time they, and with them PyAV and torchvision, load 
 
 YOUNGER, REMEMBERED = "younger_", "reset_"
 """What the names begin with of a second state, and of what a reset policy remembers, in a saved stream."""
-
-
-Request = tuple[Tensor, NetworkState | None]
-"""What a network's step takes: frames ``(B, ...)`` and the state before them."""
 
 
 class Stream:

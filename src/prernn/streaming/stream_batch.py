@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor
 from prernn.conversion.modes import evaluating
 from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.engines.opening import opened
+from prernn.engines.together import Answer, Request, step_together
 from prernn.streaming.frame_input import Frame, FrameTransform
 from prernn.streaming.stream import Stream
-from prernn.streaming.together import advance
 
 if TYPE_CHECKING:
     from prernn.media.transforms import TransformSpec
@@ -113,7 +113,7 @@ class StreamBatch:
                     prepared[number] = stream.prepared(frame, (times or {}).get(number))
                 except (ValueError, NotImplementedError) as error:
                     raise type(error)(f"stream {number}: {error}") from error
-            answers = advance(self._runs, {n: self._streams[n].steps(ready) for n, ready in prepared.items()})
+            answers = _advance(self._runs, {n: self._streams[n].steps(ready) for n, ready in prepared.items()})
         return {number: answers[number] for number in frames}
 
     def state_dict(self, number: int) -> dict[str, Tensor]:
@@ -137,3 +137,19 @@ class StreamBatch:
 
     def __len__(self) -> int:
         return len(self._streams)
+
+
+def _advance(net: SequenceNetwork, streams: Mapping[int, Generator[Request, Answer, Any]]) -> dict[int, Any]:
+    """Runs the steps of streams (`Stream.steps`) side by side to their ends; gives what each returns."""
+    waiting: dict[int, Request] = {}
+    returned: dict[int, Any] = {}
+    answers: Mapping[int, Answer | None] = dict.fromkeys(streams)
+    while answers:
+        waiting = {}
+        for key, answer in answers.items():
+            try:
+                waiting[key] = streams[key].send(answer)  # type: ignore[arg-type]  # the first is None, by Python's rule
+            except StopIteration as end:
+                returned[key] = end.value
+        answers = dict(zip(waiting, step_together(net, list(waiting.values())), strict=True)) if waiting else {}
+    return returned

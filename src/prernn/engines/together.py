@@ -1,0 +1,198 @@
+"""Steps of many streams as few steps of the network, asked for in one place or by many threads.
+
+Those with frames and states of the same shapes are one step.
+"""
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from prernn.conversion.recipe import Recipe
+from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
+from prernn.layers.recurrent_layer import RecurrentLayer
+
+Request = tuple[Tensor, NetworkState | None]
+"""What a step takes: frames ``(B, ...)`` and the state before them."""
+
+Answer = tuple[Tensor, NetworkState]
+"""What it gives: outputs ``(B, K)`` and the state after them."""
+
+
+def step_together(net: SequenceNetwork, requests: Sequence[Request]) -> list[Answer]:
+    """What ``net.step`` gives for each of many requests, up to rounding, each with one row.
+
+    Args:
+        net: the network, in any engine.
+        requests: frame ``(1, ...)`` and state of each; None is the state to start from, which is zero.
+
+    Returns:
+        Output ``(1, K)`` and next state of each, in tensors of their own.
+    """
+    given = [(frame, _started(net, frame) if state is None else state) for frame, state in requests]
+    if len(given) == 1:
+        return [net.step(*given[0])]
+    alike: dict[Any, list[int]] = {}
+    for number, (frame, state) in enumerate(given):
+        alike.setdefault((frame.shape, *(leaf.shape for leaf in _leaves(state))), []).append(number)
+    answers: dict[int, Answer] = {}
+    for numbers in alike.values():
+        answers |= zip(numbers, _stepped(net, [given[number] for number in numbers]), strict=True)
+    return [answers[number] for number in range(len(given))]
+
+
+def _started(net: SequenceNetwork, frame: Tensor) -> NetworkState:
+    return net.init_state(len(frame), tuple(frame.shape[2:]) if frame.ndim > 3 else None)
+
+
+def _stepped(net: SequenceNetwork, requests: Sequence[tuple[Tensor, NetworkState]]) -> list[Answer]:
+    """As `step_together`, of requests with equal shapes."""
+    frames = torch.cat([frame for frame, _ in requests])
+    parts = zip(*(state for _, state in requests), strict=True)  # of each layer, that of all streams
+    state = tuple(tuple(torch.cat(leaves) for leaves in zip(*part, strict=True)) for part in parts)
+    out, following = net.step(frames, state)
+    # copies, as a row would keep the whole batch in memory
+    return [
+        (out[row : row + 1].clone(), tuple(tuple(leaf[row : row + 1].clone() for leaf in part) for part in following))
+        for row in range(len(requests))
+    ]
+
+
+def _leaves(state: NetworkState) -> list[Tensor]:
+    return [leaf for part in state for leaf in part]
+
+
+class _Asked(NamedTuple):
+    frame: Tensor
+    state: NetworkState | None
+    answer: "Future[Answer]"
+
+
+class Together:
+    """Answers steps that many threads ask for, in a thread of its own: those that wait when it is free are one batch.
+
+    So nobody waits for a batch to fill, and the more there is to do, the larger batches are. A thread has one request
+    under way, so that whoever asks most gets no more than one row of a batch.
+
+    Args:
+        net: the network, in any engine.
+        threads: of torch, for the steps alone: other threads, whose work is small, are to set theirs to 1.
+        most: rows of a batch.
+        observe: called with the number of rows and the seconds that each batch took.
+    """
+
+    def __init__(
+        self,
+        net: SequenceNetwork,
+        threads: int | None = None,
+        most: int = 64,
+        observe: Callable[[int, float], None] | None = None,
+    ):
+        self.net, self._threads, self._most, self._observe = net, threads, most, observe
+        self._asked: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="steps", daemon=True)
+        self._thread.start()
+
+    def step(self, frame: Tensor, state: NetworkState | None) -> Answer:
+        """One row's output and next state, once it is its turn; raises what the network raises."""
+        asked = _Asked(frame, state, Future())
+        self._asked.put(asked)
+        return asked.answer.result()
+
+    def close(self) -> None:
+        """Ends the thread, after what has been asked for."""
+        self._asked.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        while (first := self._asked.get()) is not None:
+            batch, ended = [first], False
+            with contextlib.suppress(queue.Empty):
+                while len(batch) < self._most and not ended:
+                    more = self._asked.get_nowait()
+                    ended = more is None
+                    batch += [] if more is None else [more]
+            self._answer(batch)
+            if ended:
+                return
+
+    def _answer(self, batch: list[_Asked]) -> None:
+        start = perf_counter()
+        try:
+            with torch.inference_mode():
+                answers = step_together(self.net, [(asked.frame, asked.state) for asked in batch])
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0].answer.set_exception(error)
+                return
+            for asked in batch:  # one may be to blame: the others are to have their answers
+                self._answer([asked])
+            return
+        if self._observe is not None:
+            self._observe(len(batch), perf_counter() - start)
+        for asked, answer in zip(batch, answers, strict=True):
+            asked.answer.set_result(answer)
+
+
+class SharedNetwork(SequenceNetwork):
+    """A network whose steps `Together` answers: each thread may have streams through it as if it were its own.
+
+    Args:
+        together: what answers.
+        recipe: how the network was made, where a stream is to see another one, as with another reset policy.
+    """
+
+    def __init__(self, together: Together, recipe: Recipe | None = None):
+        net = together.net
+        super().__init__(net.frame_shape)
+        self._together = together
+        self.engine, self.precision = net.engine, net.precision
+        self.recipe = net.recipe if recipe is None else recipe
+        self.sees_ahead, self.wants_lengths = net.sees_ahead, net.wants_lengths
+
+    @property
+    def recurrent_layers(self) -> list[RecurrentLayer]:
+        """The recurrent layers, in order."""
+        return self._together.net.recurrent_layers
+
+    @property
+    def delay(self) -> int:
+        """Steps by which an output comes later than what it is about."""
+        return self._together.net.delay
+
+    @property
+    def input_type(self) -> torch.dtype:
+        """Of the input's numbers."""
+        return self._together.net.input_type
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._together.net.device
+
+    @property
+    def state_names(self) -> list[str]:
+        """Names of the state's leaves, in pytree order."""
+        return self._together.net.state_names
+
+    def init_state(self, batch_size: int, image_size: tuple[int, ...] | None = None) -> NetworkState:
+        """Zero state of ``batch_size`` streams."""
+        return self._together.net.init_state(batch_size, image_size)
+
+    def step(self, frame: Tensor, state: NetworkState | None = None) -> Answer:
+        """One stream's frame ``(1, C, H, W)`` to its output and next state, together with those of other threads.
+
+        Raises:
+            ValueError: frames of several streams; what the network raises.
+        """
+        if len(frame) != 1:
+            raise ValueError(f"expected the frame of one stream, got those of {len(frame)}")
+        return self._together.step(frame, state)
