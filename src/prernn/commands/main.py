@@ -22,6 +22,7 @@ from prernn.commands.inspect import INSPECT
 from prernn.commands.paper import PAPER
 from prernn.commands.quantize import QUANTIZE
 from prernn.commands.record import RECORD
+from prernn.commands.serve import SERVE
 from prernn.commands.stream import STREAM
 from prernn.commands.study import STUDY
 from prernn.commands.verify import VERIFY
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Command] = {
     **FIT_COMMANDS,
     "confidence": CONFIDENCE,
     "stream": STREAM,
+    "serve": SERVE,
     "export": EXPORT,
     "verify": VERIFY,
     "paper": PAPER,

@@ -1,0 +1,85 @@
+"""A client of ``prernn serve``: frames out, answers in.
+
+with prernn.client.connect("ws://127.0.0.1:8000/stream", top=3) as stream:
+    for picture in pictures:  # JPEG bytes, or arrays uint8 (H, W, 3)
+        print(stream.ask(picture))
+"""
+
+import contextlib
+import io
+import json
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect as _connect
+
+
+class Client:
+    """A stream at a server. What it takes and says is described at the server's ``/docs``.
+
+    Attributes:
+        started: the server's answer to the hello.
+    """
+
+    def __init__(self, socket: ClientConnection, hello: dict[str, Any]):
+        self.socket, self._hello = socket, hello
+        self.order(**hello)
+        self.started = self.receive()
+
+    def send(self, frame: bytes | np.ndarray, time: float | None = None) -> None:
+        """Sends a frame: as it is, or a picture ``(H, W, 3)`` as the hello says; with its time if that says so."""
+        data = frame if isinstance(frame, bytes) else self._encoded(frame)
+        self.socket.send((b"" if time is None else struct.pack("<d", time)) + data)
+
+    def order(self, **message: Any) -> None:
+        """Sends an order, such as ``type="reset"``, "state" or "end"."""
+        self.socket.send(json.dumps(message))
+
+    def receive(self, timeout: float | None = None) -> dict[str, Any]:
+        """The next answer. Raises ConnectionError where the server has sent the client away, TimeoutError."""
+        answer = json.loads(self.socket.recv(timeout))
+        if answer["type"] == "error":
+            raise ConnectionError(answer["error"])
+        return answer
+
+    def ask(self, frame: bytes | np.ndarray, time: float | None = None) -> dict[str, Any]:
+        """Sends a frame and waits for the next answer."""
+        self.send(frame, time)
+        return self.receive()
+
+    def rest(self) -> Iterator[dict[str, Any]]:
+        """Says that no more frames come, and yields all answers that are left, the last one of type "end"."""
+        self.order(type="end")
+        answer: dict[str, Any] = {"type": ""}
+        while answer["type"] != "end":
+            answer = self.receive()
+            yield answer
+
+    def _encoded(self, picture: np.ndarray) -> bytes:
+        if self._hello.get("frames") == "rgb":
+            return np.ascontiguousarray(picture).tobytes()
+        from PIL import Image
+
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "JPEG", quality=90)
+        return file.getvalue()
+
+
+@contextlib.contextmanager
+def connect(url: str = "ws://127.0.0.1:8000/stream", *, token: str | None = None, **hello: Any) -> Iterator[Client]:
+    """A stream at a server, for a while.
+
+    Args:
+        url: of the server.
+        token: that it wants.
+        hello: what the client says first, see the server's ``/docs``.
+
+    Raises:
+        ConnectionError: the server does not let it in. OSError: there is none.
+    """
+    headers = {"Authorization": f"Bearer {token}"} if token else None
+    with _connect(url, additional_headers=headers, compression=None, max_size=None) as socket:
+        yield Client(socket, hello)

@@ -1,0 +1,78 @@
+"""``prernn serve``: a trained network for many live streams, over WebSockets and HTTP."""
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+
+from prernn.commands.arguments.command import Command, given
+from prernn.commands.stream import OF_TASKS
+
+TOKEN = "PRERNN_TOKEN"
+"""The environment variable that holds the token where no option does, so that it is in no list of processes."""
+
+LIMITS = {
+    "clients": (int, "streams at a time (default: 64)"),
+    "pixels": (int, "of a picture (default: 9 million)"),
+    "message_bytes": (int, "of a message (default: 8 MiB)"),
+    "client_fps": (float, "frames a second of a client, on average (default: 60)"),
+    "bytes_per_second": (float, "of a client, on average (default: 64 MiB)"),
+    "video_bytes": (int, "of a video that is uploaded (default: 2 GB)"),
+    "queue": (int, "frames of a client that wait for their turn (default: 4)"),
+    "idle": (float, "seconds without a message after which a client is sent away (default: 60)"),
+}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the options of ``prernn serve``."""
+    add = parser.add_argument
+    add("checkpoint", nargs="+", help="run folder, checkpoint or exported file; the answers of several are averaged")
+    add("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine alone)")
+    add("--port", type=int, default=8000, help="number, 0 for one that is free (default: 8000)")
+    add("--token", help=f"that clients have to know, needed where others can come (default: ${TOKEN})")
+    add("--certificate", help="PEM file, for https and wss")
+    add("--key", help="PEM file of the certificate's key")
+    add("--engine", help="torch (default), onnxruntime, openvino, or auto: the fastest here that agrees")
+    add("--precision", help="float32 (default); bfloat16 or float16 of everything feedforward; int8")
+    add("--threads", type=int, help="of a step's computing (default: the engine's choice)")
+    add("--grace", type=float, default=10.0, help="seconds to answer what waits when it stops (default: 10)")
+    for name, (kind, words) in LIMITS.items():
+        add(f"--{name.replace('_', '-')}", type=kind, help=words)
+    add("--commands", help="gesture: table of commands, YAML or JSON, such as configs/player.yaml")
+    add("--decoder", choices=("greedy", "beam"), help="gesture: default that of the run")
+    add("--detector", help="face: cascade (default), mediapipe, mediapipe:FILE or yunet:FILE")
+    add("--smooth", help="face: One-Euro filter, MIN_CUTOFF,BETA as in 1,10, or none (default: as the run)")
+    add("--events", action="store_true", default=None, help="action, segments, gesture: events too")
+
+
+def run(options: Namespace) -> None:
+    """Serves until it is told to stop."""
+    try:
+        from prernn.serving.server import Server
+    except ImportError as error:
+        raise ImportError(f"prernn serve needs the packages of prernn[serve]: {error}") from error
+    from prernn.serving.limits import Limits
+    from prernn.serving.metrics import Metrics
+    from prernn.serving.model import Model
+    from prernn.serving.service import Service
+
+    bounds = given(options, *LIMITS)
+    if "client_fps" in bounds:
+        bounds["fps"] = bounds.pop("client_fps")
+    limits, metrics = Limits(**bounds), Metrics()
+    token = options.token or os.environ.get(TOKEN) or None
+    computed = given(options, "engine", "precision", "threads")
+    for_watchers = given(options, *OF_TASKS)
+    model = Model(options.checkpoint, **computed, options=for_watchers, most=limits.clients, observe=metrics.stepped)
+    try:
+        where = {"host": options.host, "port": options.port, "certificate": options.certificate, "key": options.key}
+        server = Server(Service(model, limits, metrics, token), **where, grace=options.grace, on_ready=_say)
+        server.run()
+    finally:
+        model.close()
+
+
+def _say(address: str) -> None:
+    print(f"prernn: serving at {address} (clients: {address}/stream; {address}/docs says how)", file=sys.stderr)
+
+
+SERVE = Command("answer many live streams at once, over WebSockets and HTTP", run, add_arguments)

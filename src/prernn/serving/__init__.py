@@ -1,0 +1,1 @@
+"""A server of many live streams: one network, one batch of steps for all who wait."""

@@ -1,0 +1,84 @@
+"""A client's first message: what it sends and what it wants."""
+
+import base64
+import binascii
+from typing import Annotated, Literal
+
+import safetensors
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from prernn.serving.pictures import Raw, check_size
+
+
+class Hello(BaseModel):
+    """What a client says first, as JSON; all of it may be left out: ``{}``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    frames: Literal["jpeg", "rgb"] = Field("jpeg", description="what binary messages hold: a JPEG, or raw RGB")
+    width: Annotated[int, Field(ge=1)] | None = Field(None, description="of raw frames, in pixels")
+    height: Annotated[int, Field(ge=1)] | None = Field(None, description="of raw frames, in pixels")
+    times: bool = Field(
+        False,
+        description="whether each frame begins with its time in seconds, a little-endian float64; else its time "
+        "is that of its arrival",
+    )
+    fps: Annotated[float, Field(gt=0, le=1000)] | Literal["source"] | None = Field(
+        None,
+        description="frames a second that the network is to see, or source for all; by default what it was trained at",
+    )
+    drop: Literal["oldest", "none"] = Field(
+        "oldest",
+        description="what happens when frames come faster than answers: the oldest that wait are dropped and "
+        "counted, or no more are read until there is room",
+    )
+    reset: str | None = Field(None, description="never, cut, idle:SECONDS or every:N; by default what the run says")
+    top: Annotated[int, Field(ge=0, le=1000)] = Field(0, description="so many of the most probable labels in answers")
+    state: str | None = Field(None, description="a state that the server gave, to go on from, as base64")
+    token: str | None = Field(None, description="where the server wants one and the header did not bring it")
+
+    def raw(self, most_pixels: int) -> Raw | None:
+        """The size of raw frames, None where frames are JPEG. Raises ValueError without one, or for one too large."""
+        if self.frames == "jpeg":
+            if self.width is not None or self.height is not None:
+                raise ValueError("expected no width and height of jpeg frames, which have their own")
+            return None
+        if self.width is None or self.height is None:
+            raise ValueError("expected width and height of rgb frames")
+        check_size(self.width, self.height, most_pixels)
+        return Raw(self.height, self.width)
+
+
+def hello_of(text: str | bytes) -> Hello:
+    """The first message as a `Hello`. Raises ValueError, in one line, for anything else."""
+    try:
+        return Hello.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "hello"
+        raise ValueError(f"{where}: {first['msg']}") from error
+
+
+def packed_state(states: list[dict[str, Tensor]]) -> str:
+    """The states of a client's streams, one for each network, as base64 of safetensors."""
+    tensors = {f"{number}.{name}": value.cpu() for number, state in enumerate(states) for name, value in state.items()}
+    return base64.b64encode(save(tensors)).decode()
+
+
+def unpacked_state(text: str, networks: int) -> list[dict[str, Tensor]]:
+    """What `packed_state` packed. Whether it fits the networks is for `Stream.load_state_dict` to say.
+
+    Raises:
+        ValueError: another text.
+    """
+    try:
+        tensors = load(base64.b64decode(text, validate=True))
+        names = [name.partition(".") for name in tensors]
+        states: list[dict[str, Tensor]] = [{} for _ in range(networks)]
+        for (number, _, name), value in zip(names, tensors.values(), strict=True):
+            states[[str(n) for n in range(networks)].index(number)][name] = value
+    except (binascii.Error, safetensors.SafetensorError, ValueError) as error:
+        raise ValueError(f"state: expected one that this server gave, got another text: {error}") from error
+    return states

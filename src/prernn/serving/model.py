@@ -1,0 +1,101 @@
+"""What is served: networks whose steps all clients share, and the task that says what follows a stream."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from prernn.engines.opening import opened
+from prernn.engines.together import SharedNetwork, Together
+from prernn.streaming.pace import Pace, Rate, clock_for
+from prernn.streaming.resets import reset_policy
+from prernn.streaming.stream import Stream
+from prernn.streaming.watch import Watcher
+from prernn.tasks import DEFAULT_TASK, restore
+
+
+class Model:
+    """Networks of one run, or of several whose answers a task joins, for many streams at once.
+
+    Args:
+        sources: networks, run folders, checkpoints, or steps that `prernn.export` wrote.
+        engine: as of `prernn.Stream`, like ``precision`` and ``threads``.
+        precision: of the arithmetic.
+        threads: of a step.
+        options: what the task's watcher takes beside networks.
+        most: streams in a step.
+        observe: called with the number of streams and the seconds of each step.
+
+    Attributes:
+        task: what it was trained for.
+        recipe: of its first network.
+        labels: of its outputs, or None.
+
+    Raises:
+        ValueError, NotImplementedError, ImportError: as `prernn.Stream`; a network of another input than pictures.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Any],
+        engine: str | None = None,
+        precision: str | None = None,
+        threads: int | None = None,
+        *,
+        options: Mapping[str, Any] | None = None,
+        most: int = 64,
+        observe: Callable[[int, float], None] | None = None,
+    ):
+        nets = [opened(source, engine, precision, threads) for source in sources]
+        self.recipe, self.options = nets[0].recipe, dict(options or {})
+        self.engine, self.precision, self.labels = nets[0].engine, nets[0].precision, self.recipe.labels
+        self.task = restore(self.recipe, self.recipe.task.name if self.recipe.task else DEFAULT_TASK.name)
+        if unknown := sorted(set(self.options) - set(self.task.watcher_options)):
+            known = ", ".join(self.task.watcher_options) or "none"
+            raise ValueError(f"task {self.task.name}: expected options among {known}, got {', '.join(unknown)}")
+        if self.task.input != "pictures":
+            raise NotImplementedError(f"expected a network of pictures, got one of {self.task.input}")
+        of_steps = threads or torch.get_num_threads()  # said, as those of other threads are fewer
+        self._shared = [Together(net, of_steps, most, observe) for net in nets]
+        try:
+            self.watcher()  # refuses at once what no client could have
+        except BaseException:
+            self.close()
+            raise
+
+    def watcher(self, reset: str | None = None) -> Watcher:
+        """What follows one more stream, with a state of its own.
+
+        Args:
+            reset: the stream's policy in place of the run's.
+
+        Raises:
+            ValueError: another text.
+        """
+        if reset is not None:
+            reset_policy(reset)
+        nets = []
+        for together in self._shared:
+            own = together.net.recipe
+            nets.append(SharedNetwork(together, own if reset is None else replace(own, reset=reset)))
+        return self.task.watcher(*nets, **self.options)
+
+    def clock(self, asked: Rate = None) -> Pace:
+        """The clock of a stream: at the rate that is asked for, else the one of training; else frames as they come."""
+        nets = [together.net for together in self._shared]
+        known = any(net.recipe.rate is not None for net in nets)
+        return clock_for(nets, asked if asked is not None or known else "source")
+
+    def close(self) -> None:
+        """Ends the threads of the steps."""
+        for together in self._shared:
+            together.close()
+
+
+def streams_of(watcher: Watcher) -> list[Stream]:
+    """The streams of a watcher. Raises NotImplementedError where it has no ``stream`` and no ``streams``."""
+    found = getattr(watcher, "streams", None) or [getattr(watcher, "stream", None)]
+    if not all(isinstance(stream, Stream) for stream in found):
+        raise NotImplementedError("expected a task whose watcher has streams, which can be saved")
+    return list(found)

@@ -1,0 +1,95 @@
+"""Who is there: clients are let in, counted, and sent away when the server stops."""
+
+import asyncio
+import itertools
+import secrets
+from dataclasses import dataclass
+
+from prernn.serving.limits import Limits
+from prernn.serving.metrics import Metrics
+from prernn.serving.model import Model
+from prernn.serving.session import Session
+
+
+class TurnedAway(Exception):
+    """A client that is not let in.
+
+    Args:
+        why: "full", "stopping" or "token", as `Metrics.turned_away` counts it.
+        text: for the client.
+    """
+
+    def __init__(self, why: str, text: str):
+        super().__init__(text)
+        self.why = why
+
+
+@dataclass
+class Service:
+    """A model, and those who use it.
+
+    Attributes:
+        model: what is served.
+        limits: for each client.
+        token: that clients have to know; None where there is none.
+        metrics: of the server.
+        stopping: whether nobody is let in any more.
+    """
+
+    model: Model
+    limits: Limits
+    metrics: Metrics
+    token: str | None = None
+    stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self._numbers = itertools.count()
+        self._sessions: dict[int, Session] = {}
+        self._places: set[int] = set()
+
+    def enter(self, kind: str) -> int:
+        """A place for a client, as its number. Raises TurnedAway where there is none."""
+        if self.stopping:
+            raise TurnedAway("stopping", "the server is stopping: come again when it is back")
+        if len(self._places) >= self.limits.clients:
+            raise TurnedAway("full", f"the server has its {self.limits.clients} clients: come again later")
+        number = next(self._numbers)
+        self._places.add(number)
+        self.metrics.joined.labels(kind).inc()
+        self.metrics.clients.set(len(self._places))
+        return number
+
+    def leave(self, number: int, why: str) -> None:
+        """Gives a client's place to others."""
+        self._places.discard(number)
+        self._sessions.pop(number, None)
+        self.metrics.left.labels(why).inc()
+        self.metrics.clients.set(len(self._places))
+
+    def admits(self, token: str | None) -> bool:
+        """Whether a token is the one that is wanted."""
+        return self.token is None or (token is not None and secrets.compare_digest(token.encode(), self.token.encode()))
+
+    def check(self, *tokens: str | None) -> None:
+        """Raises TurnedAway where none of the tokens is the one that is wanted."""
+        if not any(self.admits(token) for token in tokens):
+            raise TurnedAway("token", "expected the server's token, got " + ("another" if any(tokens) else "none"))
+
+    def begin(self, number: int, session: Session) -> None:
+        """Starts a client's stream."""
+        self._sessions[number] = session
+        session.start(number)
+        if self.stopping:
+            session.end("stop")
+
+    async def drain(self, seconds: float) -> None:
+        """Lets nobody in, answers what waits, and says goodbye to all; after so many seconds it ends at once."""
+        self.stopping = True
+        for session in list(self._sessions.values()):
+            session.end("stop")
+        for _ in range(max(1, round(seconds / 0.05))):
+            if not self._places:
+                return
+            await asyncio.sleep(0.05)
+        for session in list(self._sessions.values()):
+            session.end("stop", at_once=True)

@@ -1,0 +1,190 @@
+"""One client's stream: its frames come in on the server's loop, and are followed in a thread of its own."""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from prernn.serving.answers import plain_row
+from prernn.serving.hello import Hello, packed_state, unpacked_state
+from prernn.serving.limits import Limits
+from prernn.serving.mailbox import Arrived, Mailbox, Order
+from prernn.serving.metrics import Metrics
+from prernn.serving.model import Model, streams_of
+from prernn.serving.pictures import picture, stamped
+
+Answer = Callable[[dict[str, Any]], None]
+"""What takes a client's messages, from any thread."""
+
+LOG = logging.getLogger("prernn.serving")
+
+
+class _Shown(NamedTuple):
+    """A frame on its way through the clock."""
+
+    arrived: Arrived
+    picture: np.ndarray
+
+
+class Session:
+    """Follows a client's frames with the task's watcher, and answers each.
+
+    Messages, all with a ``type``: "started"; for each frame that the network sees "frame" with ``message``, the number
+    of the client's frame, ``frame`` and ``time_s`` of the network's clock, ``rows`` as `prernn stream` writes them,
+    ``dropped`` so far, and ``waited_ms`` from arrival to answer; "refused" with the ``error`` of a frame that is none;
+    "reset", "state"; and at last "end" with the rows that were still due, and counts.
+
+    Args:
+        model: what is served.
+        hello: what the client wants.
+        limits: what it may do.
+        metrics: where it is counted.
+        answer: takes its messages, from any thread.
+        on_room: called, from any thread, when there is room for another frame.
+        on_end: called with why, from the session's thread, when it has said its last word.
+
+    Attributes:
+        mailbox: of the frames to come.
+        counts: of frames, by what became of them.
+
+    Raises:
+        ValueError: a hello that the network can't follow.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        hello: Hello,
+        limits: Limits,
+        metrics: Metrics,
+        answer: Answer,
+        on_room: Callable[[], None] = lambda: None,
+        on_end: Callable[[str], None] = lambda why: None,
+    ):
+        self.model, self.hello, self.limits, self.metrics = model, hello, limits, metrics
+        self._answer, self._on_end = answer, on_end
+        self._raw = hello.raw(limits.pixels)
+        self._watcher, self._pace = model.watcher(hello.reset), model.clock(hello.fps)
+        self._load(hello.state)
+        self.mailbox = Mailbox(limits.queue, hello.drop == "oldest", on_room)
+        self.counts: Counter[str] = Counter()
+        self._refused_in_a_row, self._ending, self._begin = 0, "end", perf_counter()
+        self._thread = threading.Thread(target=self._run, name="stream", daemon=True)
+
+    def start(self, number: int) -> None:
+        """Says hello to the client, and begins."""
+        known = {"labels": self.model.labels, "task": self.model.task.name, "fps": self._pace.rate}
+        begun = "state" if self.hello.state else "zero"
+        self._answer({"type": "started", "stream": number, "from": begun, **known})
+        self._thread.start()
+
+    def offer(self, data: bytes) -> None:
+        """Takes a frame, on the server's loop; where it is full and may drop, the oldest goes."""
+        number = self.counts["received"]
+        self.counts["received"] += 1
+        if self.mailbox.put(Arrived(number, perf_counter(), data)):
+            self.metrics.frames.labels("dropped").inc()
+
+    def skip(self) -> None:
+        """Counts a frame that came too fast."""
+        self.counts["received"] += 1
+        self.counts["too many"] += 1
+        self.metrics.frames.labels("too many").inc()
+
+    def order(self, order: Order) -> None:
+        """Takes an order, which is followed after the frames before it."""
+        self.mailbox.put(order)
+
+    def end(self, why: str, *, at_once: bool = False) -> None:
+        """Takes no more; what waits is still answered, unless it is to end at once."""
+        self._ending = why
+        self.mailbox.end(at_once=at_once)
+
+    def _run(self) -> None:
+        torch.set_num_threads(1)  # of this thread: its work is small, and there are many
+        try:
+            for index, (time, shown) in enumerate(self._pace(self._frames())):
+                self._follow(index, time, shown)
+            self._say("end", rows=self._plain(self._watcher.finish()), **self._totals())
+        except Exception:
+            self._ending = "error"
+            LOG.exception("a stream ended")
+            self._say("error", error="internal error; the server's log has it")
+        self._on_end(self._ending)
+
+    def _frames(self) -> Iterator[tuple[float, _Shown]]:
+        """The frames that can be used, with their times, as they come; orders are followed in between."""
+        while (item := self.mailbox.take()) is not None:
+            if not isinstance(item, Arrived):
+                self._obey(item)
+                continue
+            time, data = item.time - self._begin, item.data
+            try:
+                if self.hello.times:
+                    time, data = stamped(data)
+                yield time, _Shown(item, picture(data, self._raw, self.limits.pixels))
+            except ValueError as error:
+                self._refuse(item.number, error)
+
+    def _follow(self, index: int, time: float, shown: _Shown) -> None:
+        number = shown.arrived.number
+        try:
+            rows = self._watcher.see(index, time, shown.picture)
+        except (ValueError, NotImplementedError) as error:
+            self._refuse(number, error)
+            return
+        self._refused_in_a_row = 0
+        waited = perf_counter() - shown.arrived.time
+        self.counts["answered"] += 1
+        self.metrics.frames.labels("answered").inc()
+        self.metrics.answer.observe(waited)
+        at = {"message": number, "frame": index, "time_s": round(time, 3)}
+        self._say("frame", **at, rows=self._plain(rows), dropped=self.dropped, waited_ms=round(waited * 1e3, 2))
+
+    def _refuse(self, number: int, error: Exception) -> None:
+        self.counts["refused"] += 1
+        self._refused_in_a_row += 1
+        self.metrics.frames.labels("refused").inc()
+        self._say("refused", message=number, error=str(error))
+        if self._refused_in_a_row >= self.limits.refusals:
+            self._say("error", error=f"{self._refused_in_a_row} frames in a row could not be used")
+            self.end("refused", at_once=True)
+
+    def _obey(self, order: Order) -> None:
+        if order == "reset":
+            rows = self._plain(self._watcher.finish())
+            self._watcher = self.model.watcher(self.hello.reset)
+            self._say("reset", rows=rows)
+            return
+        try:
+            self._say("state", state=packed_state([stream.state_dict() for stream in streams_of(self._watcher)]))
+        except NotImplementedError as error:
+            self._say("refused", error=str(error))
+
+    def _load(self, state: str | None) -> None:
+        """Goes on from a state that a client has kept."""
+        if state is None:
+            return
+        streams = streams_of(self._watcher)
+        for stream, values in zip(streams, unpacked_state(state, len(streams)), strict=True):
+            stream.load_state_dict(values)
+
+    @property
+    def dropped(self) -> int:
+        """Frames that were not followed because newer ones came, or too many."""
+        return self.mailbox.dropped + self.counts["too many"]
+
+    def _totals(self) -> dict[str, Any]:
+        counts = {name: self.counts[name] for name in ("received", "answered", "refused")}
+        return {**counts, "dropped": self.dropped, "clock": str(self._pace.counts)}
+
+    def _plain(self, rows: list[Any]) -> list[dict[str, Any]]:
+        return [plain_row(row, self.model.labels, self.hello.top) for row in rows]
+
+    def _say(self, kind: str, **values: Any) -> None:
+        self._answer({"type": kind, **values})
