@@ -43,6 +43,11 @@ class Mailbox:
         self._changed = threading.Condition()
 
     @property
+    def ended(self) -> bool:
+        """Whether nothing more is taken in."""
+        return self._ended
+
+    @property
     def full(self) -> bool:
         """Whether another frame has to wait."""
         return not self._drops and self._frames >= self._size

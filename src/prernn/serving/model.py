@@ -54,8 +54,8 @@ class Model:
         if unknown := sorted(set(self.options) - set(self.task.watcher_options)):
             known = ", ".join(self.task.watcher_options) or "none"
             raise ValueError(f"task {self.task.name}: expected options among {known}, got {', '.join(unknown)}")
-        if self.task.input != "pictures":
-            raise NotImplementedError(f"expected a network of pictures, got one of {self.task.input}")
+        if self.task.input != "pictures" or any(len(net.frame_shape) < 3 for net in nets):
+            raise NotImplementedError(f"expected a network of pictures, got one of steps {nets[0].frame_shape}")
         of_steps = threads or torch.get_num_threads()  # said, as those of other threads are fewer
         self._shared = [Together(net, of_steps, most, observe) for net in nets]
         try:

@@ -43,7 +43,8 @@ class Server(uvicorn.Server):
         on_ready: called with the address, once it listens.
 
     Raises:
-        ValueError: another address than this machine's own without a token; a certificate that can't be read.
+        ValueError: another address than this machine's own without a token; a port or certificate that is none.
+        OSError: (when it is run) an address that it can't listen at.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class Server(uvicorn.Server):
     ):
         if service.token is None and not is_loopback(host):
             raise ValueError(f"--host {host}: expected a --token where others than this machine can come, got none")
+        if not 0 <= port <= 65535:
+            raise ValueError(f"--port: expected 0 to 65535, got {port}")
         _check_certificate(certificate, key)
         config = uvicorn.Config(
             app_for(service),
@@ -87,7 +90,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begins to listen."""
         self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
+        await super().startup(sockets or [_listening(self.config.host, self.config.port)])
         if self.started:
             self._on_ready(self.address)
 
@@ -110,6 +113,15 @@ class Server(uvicorn.Server):
     async def _stop(self) -> None:
         await self.service.drain(self.grace)
         self.should_exit = True
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens; OSError, where it can't, names the address, while uvicorn would log it and end."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise OSError(error.errno, f"can't listen: {error.strerror}", f"{host}:{port}") from error
 
 
 def is_loopback(host: str) -> bool:

@@ -85,6 +85,8 @@ class Session:
 
     def offer(self, data: bytes) -> None:
         """Takes a frame, on the server's loop; where it is full and may drop, the oldest goes."""
+        if self.mailbox.ended:
+            return
         number = self.counts["received"]
         self.counts["received"] += 1
         if self.mailbox.put(Arrived(number, perf_counter(), data)):

@@ -340,4 +340,6 @@ def _fitted(leaves: dict[str, Tensor], name: str, template: Tensor) -> Tensor:
     # a feature map's size follows the frames, which are not here yet
     if value.ndim != template.ndim or value.shape[:2] != template.shape[:2]:
         raise ValueError(f"expected {name} of shape {tuple(template.shape)}, got {tuple(value.shape)}")
+    if value.is_floating_point() != template.is_floating_point() or value.is_complex():
+        raise ValueError(f"expected {name} of numbers like {template.dtype}, got {value.dtype}")
     return value.to(template.device, template.dtype, copy=True)

@@ -1,0 +1,124 @@
+"""``prernn serve`` as a process: it starts, is stopped, is killed and comes back."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+import prernn
+from prernn import client
+from prernn.commands.main import main
+from served import jpeg, served
+from streamed_networks import LABELS, SPEC, network, pictures
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "model.safetensors"
+    cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)
+    net = prernn.convert(cnn, "fc6", cell="gru", outputs=5).eval()
+    net.recipe = replace(net.recipe, transform=SPEC | {"size": 16}, labels=LABELS)
+    prernn.save(net, path)
+    return path
+
+
+@contextlib.contextmanager
+def process(checkpoint, *options, port=0):
+    command = [sys.executable, "-m", "prernn.commands.main", "serve", str(checkpoint), "--port", str(port), *options]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        line = started.stderr.readline()
+        found = re.search(r"serving at (https?)://([\d.]+:\d+)", line)
+        assert found, line + started.stderr.read()
+        yield found[2], started
+    finally:
+        started.kill()
+        started.wait(30)
+        started.stderr.close()
+
+
+def test_it_answers_what_waits_when_it_is_told_to_stop(checkpoint):
+    with process(checkpoint) as (address, server), client.connect(f"ws://{address}/stream", drop="none") as stream:
+        for picture in pictures(10):
+            stream.send(picture)
+        stream.receive()
+        server.send_signal(signal.SIGTERM)
+        answers = [stream.receive()]
+        while answers[-1]["type"] != "end":
+            answers.append(stream.receive())
+        assert answers[-1]["answered"] == answers[-1]["received"]
+        assert server.wait(20) == 0
+        assert server.stderr.read() == ""
+
+
+def test_killed_and_started_again_streams_begin_at_zero_and_say_so(checkpoint):
+    shown = [jpeg(picture) for picture in pictures(4)]
+    with process(checkpoint) as (address, server):
+        port = int(address.rpartition(":")[2])
+        with client.connect(f"ws://{address}/stream") as stream:
+            first = [stream.ask(data)["rows"][0]["probability"] for data in shown]
+            server.kill()
+            with pytest.raises(ConnectionClosed):
+                stream.receive(20)
+    with process(checkpoint, port=port) as (address, _), client.connect(f"ws://{address}/stream") as stream:
+        assert stream.started["from"] == "zero"
+        assert [stream.ask(data)["rows"][0]["probability"] for data in shown] == pytest.approx(first, abs=2e-4)
+
+
+def test_tls_and_a_token(checkpoint, tmp_path):
+    trustme = pytest.importorskip("trustme")
+    authority = trustme.CA()
+    own = authority.issue_cert("127.0.0.1")
+    key, certificate, root = tmp_path / "key.pem", tmp_path / "certificate.pem", tmp_path / "root.pem"
+    own.private_key_pem.write_to_path(key)
+    own.cert_chain_pems[0].write_to_path(certificate)
+    authority.cert_pem.write_to_path(root)
+    options = ["--certificate", str(certificate), "--key", str(key), "--token", "sesame"]
+    with process(checkpoint, *options) as (address, _):
+        import ssl
+
+        trusting = ssl.create_default_context(cafile=root)
+        assert httpx.get(f"https://{address}/healthz", verify=trusting).json()["status"] == "ok"
+        assert httpx.get(f"https://{address}/metrics", verify=trusting).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--host", "0.0.0.0"], "--host 0.0.0.0: expected a --token where others than this machine can come, got none"),
+        (["--certificate", "none.pem"], "--certificate: none.pem: no such file"),
+        (["--idle", "0"], "limit idle: expected a number above 0"),
+        (["--queue", "0"], "limit queue: expected a whole number of at least 1"),
+        (["--decoder", "beam"], "task action: expected options among events, got decoder"),
+        (["--engine", "steam"], "expected engine to be one of"),
+        (["--port", "70000"], "--port: expected 0 to 65535, got 70000"),
+    ],
+)
+def test_mistakes_are_one_line(checkpoint, options, message, capsys):
+    assert main(["serve", str(checkpoint), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_one_line(checkpoint, capsys):
+    with served(network().float()) as (address, _):
+        port = address.rpartition(":")[2]
+        assert main(["serve", str(checkpoint), "--port", port]) == 2
+        error = capsys.readouterr().err
+        assert "in use" in error
+        assert len(error.splitlines()) == 1
+
+
+def test_a_network_of_words_is_none_of_pictures(tmp_path, capsys):
+    net = prernn.traditional(prernn.backbone("words", words=9, size=6), cell="gru", hidden_size=[5])
+    prernn.save(net, tmp_path / "words.safetensors")
+    assert main(["serve", str(tmp_path / "words.safetensors")]) == 2
+    assert "expected a network of pictures" in capsys.readouterr().err
