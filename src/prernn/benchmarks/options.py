@@ -182,6 +182,22 @@ def shape(text: str) -> tuple[int, int, int]:
     return steps, batch, size
 
 
+def serve(parser: ArgumentParser) -> None:
+    """Of ``prernn bench serve``."""
+    add = parser.add_argument
+    names = ["efficientnet_lite0", "mobilenet_v3_small"]
+    add("--backbones", nargs="+", default=names, help="of PreGRU-SIH (default: Lite0 and MobileNetV3)")
+    add("--sizes", type=count, nargs="+", default=[112, 224], metavar="N", help="pixels (default: 112 224)")
+    steps = [1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64]
+    add("--streams", type=count, nargs="+", default=steps, metavar="N", help="tried in turn, up to what does not hold")
+    add("--fps", type=float, default=15.0, help="frames a second of a camera (default %(default)s)")
+    add("--seconds", type=float, default=10.0, help="that cameras film (default %(default)s)")
+    add("--hostile", type=float, default=0.1, help="clients that mean no good, for each camera (default %(default)s)")
+    add("--engine", default="auto", help="of the server (default %(default)s)")
+    add("--precision", default="float32", help="of the server (default %(default)s)")
+    add("--out", default="runs/bench-serve", help="folder for tables and CSV (default %(default)s)")
+
+
 def sparsity(parser: ArgumentParser) -> None:
     """Of ``prernn bench sparsity``."""
     add = parser.add_argument
@@ -253,6 +269,7 @@ OPTIONS: dict[str, Callable[[ArgumentParser], None]] = {
     "recurrence": recurrence,
     "regularization": regularization,
     "sequences": sequences,
+    "serve": serve,
     "sparsity": sparsity,
     "streaming": streaming,
     "training": training,

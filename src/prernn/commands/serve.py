@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from argparse import ArgumentParser, Namespace
 
 from prernn.commands.arguments.command import Command, given
@@ -55,6 +56,9 @@ def run(options: Namespace) -> None:
     from prernn.serving.model import Model
     from prernn.serving.service import Service
 
+    # said of what clients send, which gets its answer: pictures of many megapixels, metadata that is none, odd times
+    warnings.filterwarnings("ignore", module="PIL")
+    warnings.filterwarnings("ignore", message="the source has")
     bounds = given(options, *LIMITS)
     if "client_fps" in bounds:
         bounds["fps"] = bounds.pop("client_fps")

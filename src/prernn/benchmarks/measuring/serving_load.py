@@ -1,0 +1,211 @@
+"""Clients of a server in great number: cameras that keep their rate, and others that mean no good."""
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+
+from prernn.serving.pictures import picture
+from prernn.streaming.stream import Stream
+
+TOP = 1000
+"""Labels that clients ask for: all."""
+
+
+@dataclass
+class Camera:
+    """What a camera sent and heard.
+
+    Attributes:
+        frames: JPEGs, sent in turn.
+        sent: second at which each was sent.
+        heard: by message, second of the answer and the probabilities by label.
+        end: the server's last word.
+    """
+
+    frames: list[bytes]
+    sent: list[float] = field(default_factory=list)
+    heard: dict[int, tuple[float, dict[str, float]]] = field(default_factory=dict)
+    end: dict[str, Any] = field(default_factory=dict)
+
+    def latencies(self) -> list[float]:
+        """Seconds from each frame's sending to its answer."""
+        return [at - self.sent[message] for message, (at, _) in self.heard.items()]
+
+    def wrong(self, stream: Stream, tolerance: float) -> int:
+        """Answers that differ from those of a stream alone that sees the same frames."""
+        wrong = 0
+        for message, (_, said) in sorted(self.heard.items()):
+            shown = picture(self.frames[message % len(self.frames)], None, 10**9)
+            alone = stream.probabilities(shown)
+            assert alone is not None  # a network of frames
+            wrong += any(abs(said[str(label)] - p) > tolerance for label, p in enumerate(alone.tolist()))
+        return wrong
+
+
+async def film(url: str, camera: Camera, fps: float, seconds: float, start: float) -> None:
+    """Sends a camera's frames at its rate, whatever the answers, and hears the answers."""
+    async with connect(url, compression=None, max_size=None) as socket:
+        await socket.send(json.dumps({"top": TOP}))
+        await socket.recv()
+        hearing = asyncio.create_task(_hear(socket, camera))
+        begin = perf_counter() + start
+        for number in range(round(fps * seconds)):
+            await asyncio.sleep(max(0.0, begin + number / fps - perf_counter()))
+            camera.sent.append(perf_counter())
+            await socket.send(camera.frames[number % len(camera.frames)])
+        await socket.send('{"type": "end"}')
+        await hearing
+
+
+async def _hear(socket: ClientConnection, camera: Camera) -> None:
+    while not camera.end:
+        answer = json.loads(await socket.recv())
+        if answer["type"] == "frame":
+            (row,) = answer["rows"]
+            camera.heard[answer["message"]] = (perf_counter(), dict(row["top"]))
+        elif answer["type"] == "end":
+            camera.end = answer
+        else:
+            raise ConnectionError(f"expected a frame's answer, got {answer}")
+
+
+def pictures_of(number: int, count: int, side: int = 240) -> list[bytes]:
+    """A camera's frames: a pattern of its own that drifts, as JPEGs of 4 to 3."""
+    rng = np.random.default_rng(number)
+    coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    whole = np.array(Image.fromarray(coarse).resize((side * 4 // 3 + 4 * count, side), Image.Resampling.BICUBIC))
+    noise = rng.integers(0, 24, (side, side * 4 // 3, 3), dtype=np.uint8)
+    found = []
+    for step in range(count):
+        shown = np.minimum(whole[:, 4 * step : 4 * step + side * 4 // 3].astype(int) + noise, 255).astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(shown).save(file, "JPEG", quality=85)
+        found.append(file.getvalue())
+    return found
+
+
+async def garbage(url: str) -> None:
+    """Messages that are no pictures, as fast as they go."""
+    async with connect(url, compression=None) as socket:
+        await socket.send("{}")
+        while True:
+            await socket.send(os.urandom(10_000))
+            await asyncio.sleep(0.01)
+
+
+@cache
+def _hundred_megapixels() -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (10_000, 10_000)).save(file, "JPEG", quality=1)
+    return file.getvalue()
+
+
+async def vast(url: str) -> None:
+    """JPEGs of 100 megapixels."""
+    async with connect(url, compression=None) as socket:
+        await socket.send("{}")
+        while True:
+            await socket.send(_hundred_megapixels())
+            await asyncio.sleep(0.1)
+
+
+async def half(url: str) -> None:
+    """The beginning of a message, and never its end."""
+    async with connect(url, compression=None) as socket:
+        await socket.send("{}")
+        socket.transport.write(b"\x82\xff" + (5_000_000).to_bytes(8, "big") + b"\x00" * 1000)
+        await asyncio.Event().wait()
+
+
+async def silence(url: str) -> None:
+    """A connection that says nothing."""
+    async with connect(url, compression=None):
+        await asyncio.Event().wait()
+
+
+async def loop(url: str) -> None:
+    """One that comes and goes."""
+    while True:
+        async with connect(url, compression=None) as socket:
+            await socket.send("{}")
+        await asyncio.sleep(0.02)
+
+
+HOSTILE: dict[str, Callable[[str], Awaitable[None]]] = {
+    "garbage": garbage, "100 megapixels": vast, "half a message": half, "silence": silence, "comes and goes": loop
+}  # fmt: skip
+
+
+async def pester(url: str, kind: str) -> None:
+    """One that means no good, again whenever it is sent away."""
+    while True:
+        with contextlib.suppress(WebSocketException, OSError):
+            await HOSTILE[kind](url)
+        await asyncio.sleep(0.1)
+
+
+def load(url: str, cameras: list[Camera], fps: float, seconds: float, hostile: int) -> None:
+    """Runs cameras side by side, and so many others."""
+
+    async def run() -> None:
+        kinds = list(HOSTILE)
+        _hundred_megapixels()  # made before it counts
+        others = [asyncio.create_task(pester(url, kinds[number % len(kinds)])) for number in range(hostile)]
+        starts = np.random.default_rng(0).uniform(0, 1 / fps, len(cameras))
+        try:
+            await asyncio.gather(
+                *(film(url, camera, fps, seconds, start) for camera, start in zip(cameras, starts, strict=True))
+            )
+        finally:
+            for other in others:
+                other.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+@contextlib.contextmanager
+def serving(*arguments: str) -> Iterator[str]:
+    """``prernn serve`` as a process of its own; gives the URL for clients."""
+    command = [sys.executable, "-m", "prernn.commands.main", "serve", *arguments, "--port", "0", "--clients", "500"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if found := re.search(r"serving at http://(\S+)", line):
+                yield f"ws://{found[1]}/stream"
+                break
+        else:
+            raise RuntimeError(f"the server did not start: {' '.join(command)}")
+    finally:
+        process.terminate()
+        process.wait()
+        process.stderr.close()
+
+
+@torch.inference_mode()
+def apart(stream: Stream, cameras: list[Camera]) -> float:
+    """The smallest difference between the first answers to two cameras: mixed up, they would differ by as much."""
+    firsts = []
+    for camera in cameras[:16]:
+        stream.reset()
+        answer = stream.probabilities(picture(camera.frames[0], None, 10**9))
+        assert answer is not None
+        firsts.append(answer)
+    return min(float((a - b).abs().max()) for n, a in enumerate(firsts) for b in firsts[:n])
