@@ -29,6 +29,9 @@ def run_fit(command: str, words: Sequence[str]) -> None:
     if command == "predict" and any(word.partition("=")[0] == "--text" for word in words):
         _write(words)
         return
+    if command == "predict" and any(word.partition("=")[0] == "--ray" for word in words):
+        _predict_over_ray(words)
+        return
     if command != "fit" and words and Path(words[0]).is_dir():  # a run, whose configuration has all the rest
         words = ["--config", str(Path(words[0]) / "config.yaml"), *words[1:]]
     words, engine = _engine_in(words) if command in ("test", "predict") else (words, {})
@@ -74,6 +77,25 @@ def _test_continuously(words: Sequence[str]) -> None:
     run_continuously(options.run, options.out, **given(options, "orders", "rates", "still", "seed"))
 
 
+def _predict_over_ray(words: Sequence[str]) -> None:
+    """``prernn predict RUN --ray ADDRESS``: by the workers of a Ray cluster."""
+    parser = Parser("prernn predict", description="label the test videos, on many machines")
+    parser.passes_on = True
+    parser.add_argument("run", metavar="RUN", help="run folder")
+    parser.add_argument("--ray", required=True, help="address of a Ray cluster, auto, or local for this machine")
+    parser.add_argument("--workers", type=int, help="at a time (default: one a core of the cluster)")
+    options = parser.parse_args(words)
+    check_options("predict", options.words)
+    run = Path(options.run)
+    if not (run / "config.yaml").is_file():
+        raise ValueError(f"{run}: expected a run folder with its config.yaml, found none")
+    from prernn.studies.runs.over_ray import predict_over_ray
+
+    with in_plain_words():
+        path = predict_over_ray(run, options.words, options.ray, options.workers)
+    print(f"written: {path}")
+
+
 def _write(words: Sequence[str]) -> None:
     """``prernn predict RUN --text WORDS``: what a language model writes behind them."""
     parser = Parser("prernn predict", description="what a network that was trained on text writes")
@@ -101,5 +123,7 @@ FIT_COMMANDS = {
     "fit": Command("train a network", run),
     "validate": Command("evaluate on validation videos", run),
     "test": Command("evaluate on test videos; --engine ENGINE", run),
-    "predict": Command("label the test videos; --engine ENGINE; --text WORDS: go on writing", run),
+    "predict": Command(
+        "label the test videos; --engine ENGINE; --ray ADDRESS: many machines; --text WORDS: go on writing", run
+    ),
 }

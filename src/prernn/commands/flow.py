@@ -10,6 +10,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("root", help="folder of videos, searched to its depth")
     parser.add_argument("--cache", required=True, help="folder for the flow, one file a video; what is there is kept")
     parser.add_argument("--processes", type=int, help="worker processes (default: one a core)")
+    parser.add_argument("--ray", help="compute on a Ray cluster: its address, auto, or local for this machine")
     parser.add_argument("--short-side", type=int, default=256, help="shrink frames to this; 0: never (default 256)")
     parser.add_argument("--bound", type=float, default=20.0, help="clip flow to so many pixels (default 20)")
     parser.add_argument("--on-error", choices=("skip", "raise"), default="skip", help="default: skip")
@@ -19,9 +20,16 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Computes what is not there yet."""
+    from functools import partial
+
     from prernn.media import flow_cache
     from prernn.media.flow import FlowSettings
 
+    run_jobs = None
+    if options.ray is not None:
+        from prernn.studies.runs.over_ray import over_ray
+
+        run_jobs = partial(over_ray, flow_cache.worker, (), address=options.ray, workers=options.processes)
     flow_cache.precompute(
         options.root,
         options.cache,
@@ -30,6 +38,7 @@ def run(options: Namespace) -> None:
         on_error=options.on_error,
         overwrite=options.overwrite,
         tolerate_truncation=options.tolerate_truncation,
+        run_jobs=run_jobs,
     )
 
 

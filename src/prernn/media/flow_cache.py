@@ -169,6 +169,7 @@ def precompute(
     overwrite: bool = False,
     tolerate_truncation: bool = False,
     progress: bool = True,
+    run_jobs: "Callable[..., Generator[Result, None, None]] | None" = None,
 ) -> dict[str, str]:
     """Computes the flow of all videos below ``root`` into ``cache``; returns those skipped, ``{path: reason}``.
 
@@ -186,6 +187,8 @@ def precompute(
         overwrite: compute files anew that are there with other settings or can't be read.
         tolerate_truncation: take what decodes of a video that ends early.
         progress: show a bar, and what was skipped.
+        run_jobs: does the ``jobs=`` elsewhere, such as on other machines, each by the function that `worker` makes
+            there; yields what it gives. None takes processes of this one.
 
     Raises:
         ValueError: an absent root or one without videos, a file with other settings, ``processes`` below 1.
@@ -204,7 +207,7 @@ def precompute(
         if not (target.exists() and _is_done(target, settings, overwrite))
     ]
     skipped: dict[str, str] = {}
-    results = _run(jobs, processes or os.cpu_count() or 1)
+    results = _run(jobs, processes or os.cpu_count() or 1) if run_jobs is None else run_jobs(jobs=jobs)
     with contextlib.closing(results), _bar(len(videos), len(videos) - len(jobs), progress) as advance:
         for video, reason in results:
             if reason and on_error == "raise":
@@ -322,6 +325,14 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         cv2.setNumThreads(threads)
+
+
+def worker() -> Callable[[Job], Result]:
+    """What does a job, in a process that has one core."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    return _compute
 
 
 class _Stopped(Exception):

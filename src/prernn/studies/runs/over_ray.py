@@ -1,0 +1,167 @@
+"""Offline work over many machines: each video is a job of Ray Data's, which does again what a lost worker had."""
+
+import logging
+import pickle  # of our own objects, between our own processes
+import socket
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from prernn.reports.files import write_table
+from prernn.reports.progress import bars
+
+Work = Callable[[Any], Any]
+
+
+def over_ray(
+    make: Callable[..., Work], arguments: Sequence[Any], jobs: Sequence[Any], address: str, workers: int | None = None
+) -> Generator[Any, None, None]:
+    """What a function gives for each job, in any order; each worker makes the function once.
+
+    A worker that dies is replaced, and its job done again.
+
+    Args:
+        make: makes the function, in a worker, from the arguments.
+        arguments: of ``make``, which can be pickled.
+        jobs: that can be pickled.
+        address: of a Ray cluster, "auto" for the one that this machine is of, or "local" for one of this machine.
+        workers: processes at a time; None takes one a core of the cluster.
+
+    Raises:
+        ImportError: Ray is not installed.
+        ValueError: no cluster at the address; whatever the function raises of that kind.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(f'--ray needs the package of prernn[ray], pip install "prernn[ray]": {error}') from error
+    _check_reachable(address)
+    try:
+        ray.init(None if address == "local" else address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError) as error:
+        raise ValueError(f"--ray {address}: expected the address of a Ray cluster, auto or local: {error}") from error
+    try:
+        yield from _results(make, arguments, jobs, workers or int(ray.cluster_resources().get("CPU", 1)))
+    finally:
+        ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raises ValueError where nobody listens at HOST:PORT: Ray would wait for minutes."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if not host or not port.isdigit():
+        return  # auto, local
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"--ray {address}: expected the address of a Ray cluster, nobody listens: {error}") from error
+
+
+class _Worker:
+    """Does jobs with a function that it makes once; a ValueError is a result, as it would be in this process."""
+
+    def __init__(self, make: Callable[..., Work], arguments: Sequence[Any]):
+        import torch
+
+        torch.set_num_threads(1)  # the workers share out the cores
+        self._work = make(*arguments)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"result": pickle.dumps((self._work(pickle.loads(row["job"])), None))}
+        except ValueError as error:
+            return {"result": pickle.dumps((None, error))}
+
+
+def _results(make: Callable[..., Work], arguments: Sequence[Any], jobs: Sequence[Any], workers: int) -> Iterator[Any]:
+    import ray
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    packed = [{"job": pickle.dumps(job)} for job in jobs]
+    data = ray.data.from_items(packed, override_num_blocks=max(1, len(packed)))
+    # actors that die are started anew, and what they had is done again, as often as it takes
+    strategy = ray.data.ActorPoolStrategy(size=min(workers, max(1, len(packed))))
+    work: Any = _Worker  # a class that is called
+    done = data.map(work, fn_constructor_args=(make, arguments), compute=strategy, num_cpus=1)
+    for row in done.iter_rows():
+        value, error = pickle.loads(row["result"])
+        if error is not None:
+            raise error
+        yield value
+
+
+class _Predictor:
+    """Predicts the test videos of a run, some at a time.
+
+    Args:
+        run: its folder.
+        words: arguments behind it, as of ``prernn predict``.
+    """
+
+    def __init__(self, run: str, words: Sequence[str]):
+        from prernn.models.checkpoint import load
+        from prernn.training.lightning_cli import read_config
+
+        _, _, self.data = read_config(["--config", str(Path(run) / "config.yaml"), *words])
+        self.data.setup("predict")
+        self.task, self.dataset = self.data.task, self.data.datasets["test"]
+        self.net = load(run).eval()
+
+    def videos(self) -> list[list[int]]:
+        """The numbers of the records of each video, which are one, or its pieces in order."""
+        found: list[list[int]] = []
+        for number, record in enumerate(self.dataset.records):
+            if found and self.task.goes_on(record):
+                found[-1].append(number)
+            else:
+                found.append([number])
+        return found
+
+    def __call__(self, numbers: list[int]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        """The rows of a video, and what of it was skipped."""
+        import torch
+
+        from prernn.training.batches import collate
+        from prernn.training.evaluation import onward
+
+        forward, rows = onward(self.net), []
+        skipped: dict[str, str] = {}
+        with torch.inference_mode():
+            for number in numbers:
+                batch = collate([self.dataset[number]])
+                skipped |= batch.get("skipped", {})
+                if batch["path"]:
+                    rows += self.task.predictions(forward(batch).float(), batch)
+        return rows, skipped
+
+
+def predict_over_ray(run: Path, words: Sequence[str], address: str, workers: int | None = None) -> Path:
+    """Writes ``predictions.csv`` of a run, as ``prernn predict RUN`` does, by the workers of a Ray cluster.
+
+    All of them have to see the run's folder and its videos under the same paths.
+
+    Args:
+        run: folder.
+        words: further arguments, such as ``--data.root``.
+        address: as of `over_ray`, like ``workers``.
+        workers: at a time.
+
+    Raises:
+        ValueError: what ``prernn predict`` would refuse; no cluster.
+        ImportError: Ray is not installed.
+    """
+    own = _Predictor(str(run), words)
+    jobs, rows, skipped = own.videos(), list[dict[str, Any]](), dict[str, str]()
+    with bars() as progress:
+        advancing = progress.add_task("predict", total=len(jobs), note="videos")
+        for found, left_out in over_ray(_Predictor, (str(run), tuple(words)), jobs, address, workers):
+            rows += found
+            skipped |= left_out
+            progress.advance(advancing)
+    if not rows:
+        raise ValueError(f"{run}: expected test videos that can be read, got none: {next(iter(skipped.values()), '')}")
+    rows.sort(key=lambda row: (row["path"], row.get("frame", 0)))
+    path = write_table(run / "predictions.csv", own.task.joined_predictions(rows))
+    for reason in skipped.values():
+        print(f"skipped: {reason}")
+    return path
