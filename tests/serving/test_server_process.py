@@ -1,12 +1,6 @@
 """``prernn serve`` as a process: it starts, is stopped, is killed and comes back."""
 
-import contextlib
-import os
-import re
 import signal
-import subprocess
-import sys
-from dataclasses import replace
 
 import httpx
 import pytest
@@ -16,32 +10,13 @@ import prernn
 from prernn import client
 from prernn.commands.main import main
 from served import jpeg, served
-from streamed_networks import LABELS, SPEC, network, pictures
+from server_process import process, saved_network
+from streamed_networks import network, pictures
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("run") / "model.safetensors"
-    cnn = prernn.backbone("small_vgg", width=2, units=16, size=16)
-    net = prernn.convert(cnn, "fc6", cell="gru", outputs=5).eval()
-    net.recipe = replace(net.recipe, transform=SPEC | {"size": 16}, labels=LABELS)
-    prernn.save(net, path)
-    return path
-
-
-@contextlib.contextmanager
-def process(checkpoint, *options, port=0):
-    command = [sys.executable, "-m", "prernn.commands.main", "serve", str(checkpoint), "--port", str(port), *options]
-    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    try:
-        line = started.stderr.readline()
-        found = re.search(r"serving at (https?)://([\d.]+:\d+)", line)
-        assert found, line + started.stderr.read()
-        yield found[2], started
-    finally:
-        started.kill()
-        started.wait(30)
-        started.stderr.close()
+    return saved_network(tmp_path_factory.mktemp("run"))[0]
 
 
 def test_it_answers_what_waits_when_it_is_told_to_stop(checkpoint):
