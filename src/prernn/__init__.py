@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from prernn.sparsity.quantization.quantize import quantization_report, quantize
     from prernn.sparsity.quantization.synthetic_inputs import synthetic_inputs
     from prernn.sparsity.sampled_paths import sample_paths
+    from prernn.streaming.sources.source import Source
     from prernn.streaming.stream import Stream
 
 __version__ = "0.1.0"
@@ -41,6 +42,7 @@ __all__ = [
     "PathLinear",
     "PathNetwork",
     "RecurrentNetwork",
+    "Source",
     "Stream",
     "backbone",
     "calibrate",
@@ -90,6 +92,7 @@ _ROOMS = {
     "sparsity.sampled_paths": ("sample_paths",),
     "sparsity.quantization.quantize": ("quantization_report", "quantize"),
     "sparsity.quantization.synthetic_inputs": ("synthetic_inputs",),
+    "streaming.sources.source": ("Source",),
     "streaming.stream": ("Stream",),
     "engines.allocator": ("keep_memory",),
 }

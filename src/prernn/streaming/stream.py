@@ -21,8 +21,8 @@ from prernn.engines.torch_engine import TorchNetwork
 from prernn.streaming.resets import Eyes, reset_policy
 
 if TYPE_CHECKING:  # at run time they, and with them PyAV and torchvision, load when first used
+    from prernn.media.source import Address
     from prernn.media.transforms import TransformSpec
-    from prernn.media.video import Source
 
 
 Frame = np.ndarray | Tensor
@@ -146,6 +146,14 @@ class Stream:
         if self._eyes is not None:
             self._eyes.forget()
         self._pending: list[Tensor] = []  # (B, C, H, W) frames of the snippet to come
+
+    def interrupted(self) -> None:
+        """Says that pictures are missing before the next, as after a lost connection: for the reset "cut" that is one.
+
+        For "idle" it is the time of the next frame that counts; "never" and "every" go on.
+        """
+        if self._eyes is not None:
+            self._eyes.interrupted()
 
     def look(self, picture: Frame, time: float | Sequence[float] | None = None) -> list[int]:
         """Shows the reset policy the picture to come; gives the numbers of the streams that start anew with it.
@@ -331,7 +339,7 @@ class Stream:
         return snippet
 
 
-def frames_of(net: SequenceNetwork, source: "Source", limit: int) -> Tensor:
+def frames_of(net: SequenceNetwork, source: "Address", limit: int) -> Tensor:
     """The first frames of a source as input of a network, ``(T, C, H, W)`` or snippets ``(T, C, D, H, W)``.
 
     Raises:
