@@ -106,26 +106,28 @@ def _camera(name: str) -> tuple[str, dict[str, Any]]:
 
 
 @contextmanager
-def opened(source: Address, timeout: float | None = None) -> Iterator[tuple[Any, Any]]:
+def opened(source: Address, timeout: float | None = None, opening: float = 0.0) -> Iterator[tuple[Any, Any]]:
     """Opens a source that is no folder for reading: (container, its video stream).
 
     Args:
         source: what to open.
         timeout: seconds without data before a network stream counts as lost; infinity waits for ever, None is
             `STREAM_TIMEOUT`.
+        opening: seconds that opening may take at least.
 
     Raises:
         VideoError: it can't be opened, is no video, or needs a decoder that is not here.
     """
     kind, name, arguments = locate(source)
     if timeout is not None and "timeout" in arguments:
-        arguments = {**arguments, "timeout": timeout if math.isfinite(timeout) else None}
+        limits = (max(timeout, opening), timeout)
+        arguments = {**arguments, "timeout": limits if math.isfinite(timeout) else None}
     try:
         container = av.open(name, **arguments)
     except FFmpegError as error:
         if kind == "file" and isinstance(error, av.error.InvalidDataError):
             raise VideoError(f"{source}: not a video, or cut off before its index") from error
-        raise VideoError(f"{source}: cannot open this {kind}: {cause(error, timeout)}") from error
+        raise VideoError(f"{source}: cannot open this {kind}: {cause(error, arguments.get('timeout'))}") from error
     with container:
         if container.format.name == "tty":  # FFmpeg "plays" any .txt file as terminal art
             raise VideoError(f"{source}: not a video, but text")
@@ -154,10 +156,11 @@ def is_stored(container: Any) -> bool:
     return sized or container.duration is not None
 
 
-def cause(error: FFmpegError, timeout: float | None = None) -> str:
-    """An error of FFmpeg in a few words; ``timeout`` as that of `opened`."""
+def cause(error: FFmpegError, timeout: float | tuple[float, float] | None = None) -> str:
+    """An error of FFmpeg in a few words; ``timeout`` as that of `opened`, or when opening one and the other."""
     if isinstance(error, av.error.ExitError):  # what a timeout makes of it
-        return f"no data for {STREAM_TIMEOUT if timeout is None else timeout:g} s"
+        seconds = timeout[0] if isinstance(timeout, tuple) else timeout
+        return f"no data for {STREAM_TIMEOUT if seconds is None else seconds:g} s"
     return error.strerror or type(error).__name__
 
 

@@ -91,6 +91,7 @@ class Reading(NamedTuple):
         on_jump: likewise.
         on_open: called when a source other than a folder is open, with whether it has an end (`source.is_stored`).
         timeout: as that of `prernn.media.source.opened`.
+        opening: likewise.
     """
 
     fps: float = 25.0
@@ -99,6 +100,7 @@ class Reading(NamedTuple):
     on_jump: Callable[[float], None] | None = None
     on_open: Callable[[bool], None] | None = None
     timeout: float | None = None
+    opening: float = 0.0
 
 
 def read_frames(
@@ -223,17 +225,17 @@ def read_pictures(source: Address, reading: Reading) -> Iterator[tuple[float, Ca
         for time, file in folder_frames(source, reading.fps):
             yield time, partial(load, source, file)
         return
-    paint, size = Painter(), None
-    with opened(source, reading.timeout) as (container, stream):
+    paint, size, changed = Painter(), None, False
+    with opened(source, reading.timeout, reading.opening) as (container, stream):
         if reading.on_open is not None:
             reading.on_open(is_stored(container))
         frames = _decode(container, stream, source, place.live, reading)
         for time, frame in deinterlaced(frames) if reading.deinterlace else frames:
             remark(frame, source)
             size = size or (frame.width, frame.height)
-            aspect = stream.sample_aspect_ratio  # which stays that of the first frames
-            if (frame.width, frame.height) != size:
-                aspect = stream.codec_context.sample_aspect_ratio
+            changed = changed or (frame.width, frame.height) != size
+            # the stream's aspect stays that of its first frames
+            aspect = (stream.codec_context if changed else stream).sample_aspect_ratio
             yield time, partial(paint, frame, aspect)
 
 

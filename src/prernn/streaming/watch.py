@@ -66,16 +66,15 @@ def watch(
             with frames that come too fast and lost connections, and has an ``fps`` and ``deinterlace`` of its own.
             Rows tell how many frames were ``dropped`` since the row before and how often it ``reconnected``, dicts only
             where it is not 0.
-        rows: gives, for the time it takes, a function that writes one row (`prernn.streaming.rows.csv_rows`,
-            `json_rows`).
+        rows: gives a function that writes one row (`prernn.streaming.rows.csv_rows`, `json_rows`).
         video: an mp4 with the frames as the watcher draws them, at the rate of the clock or else the mean rate of the
             source, in the size of the first: those of a live source that changes its size are scaled to it.
         on_row: called with each row as it arrives.
         limit: stop after so many frames that the watcher has seen.
         fps: the rate of a folder of frames, which has no times of its own; None takes that of the clock, else 25.
         deinterlace: make progressive pictures of frames that are marked as interlaced.
-        pace: the clock that the watcher's network keeps to: the watcher sees a frame a tick, and the frames that it
-            counts are ticks. None lets it see all frames of the source as they come.
+        pace: the clock of the watcher's network: the watcher sees a frame a tick, and the frames that it counts are
+            ticks. None lets it see all frames of the source as they come.
         frames: times and what the watcher sees, where the source is no video.
 
     Raises:

@@ -46,7 +46,7 @@ class FrameQueue:
         read: frames that the source has given, dropped ones included.
         ended: whether the source has ended, of itself or with ``error``.
         error: that ended it.
-        stored: whether the source is a recording; None as long as that isn't known.
+        stored: whether the source is a recording; None as long as it is not open, and that isn't known.
     """
 
     def __init__(self, size: int, policy: Policy):

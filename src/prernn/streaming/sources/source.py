@@ -22,6 +22,9 @@ READ_AHEAD = 4
 MOST_LEFT = 4
 """Reading threads that may hang in a driver or socket; with one more the source is given up."""
 
+OPENING = 10.0
+"""Seconds that opening a source may take, where ``timeout`` is less: FFmpeg looks at some seconds of a stream first."""
+
 FAREWELL = 1.0
 """Seconds that `Source.close` waits for the reading thread, which ends with the frame that it reads."""
 
@@ -41,7 +44,8 @@ class Source:
     | camera, network stream | "oldest" | 10 s | 8 |
     | network stream that states its length, a recording | "none" | 10 s | 0 |
 
-    A source is lost when no frame has come for ``timeout`` seconds, whatever hangs; when reading fails; or when it
+    A source is lost when no frame has come for ``timeout`` seconds (while it is being opened, 10 at least), whatever
+    hangs; when reading fails; or when it
     ends though it states no length. Then it is connected to again, after 0.5, 1, 2, ... 30 s, up to ``reconnect`` times
     until a frame comes. Times go on over that by the clock of this machine. A source that has never given a frame is
     not tried again, as its name may be wrong. A thread that hangs is left behind; what it reads at last goes nowhere.
@@ -125,7 +129,7 @@ class Source:
             self._connect()
         while not self._over:
             assert self._queue is not None
-            arrived = self._queue.take(self._timeout, lambda: self._over)
+            arrived = self._queue.take(self._patience(self._queue), lambda: self._over)
             if arrived is not None:
                 return self._handed_out(arrived)
             if not self._over:
@@ -155,7 +159,7 @@ class Source:
         queue = FrameQueue(self._queue_size(self._drop), self._drop)
         stored = drop_policy(STORED.drop) if self._stored_differs[0] else self._drop
         on_open = partial(_opened, queue, self.kind == "stream", self._queue_size(stored), stored)
-        reading = Reading(self._fps, False, self._deinterlace, queue.jumped, on_open, self._timeout)
+        reading = Reading(self._fps, False, self._deinterlace, queue.jumped, on_open, self._timeout, OPENING)
         self._base, self._fresh, self._queue = self.counts.read, True, queue
         self._forget()
         self._forget = weakref.finalize(self, queue.close)  # a source that nobody has any more leaves no thread
@@ -163,6 +167,10 @@ class Source:
 
     def _queue_size(self, policy: Policy) -> int:
         return self._size or (READ_AHEAD if policy.waits else 1)
+
+    def _patience(self, queue: FrameQueue) -> float:
+        """Seconds to wait for a sign of life."""
+        return max(self._timeout, OPENING) if queue.stored is None else self._timeout
 
     def _handed_out(self, arrived: Arrived) -> SourceFrame:
         counts, reconnected = self.counts, self._fresh and self.counts.shown > 0
@@ -197,7 +205,7 @@ class Source:
             raise error
         if frozen:
             self.counts.timeouts += 1
-            error = VideoError(f"{self.address}: no frame for {self._timeout:g} s")
+            error = VideoError(f"{self.address}: no frame for {self._patience(queue):g} s")
         tries = 0 if queue.stored and self._stored_differs[1] else self._tries
         if error is None and (not tries or queue.stored):
             self.close()
