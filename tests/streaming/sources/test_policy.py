@@ -14,7 +14,7 @@ from prernn.streaming.sources.reading import FrameQueue, start_reading
 POLICIES = st.sampled_from(["oldest", "none"]) | st.integers(1, 5).map(lambda n: f"every:{n}")
 
 
-@pytest.mark.parametrize("text", ["newest", "", "every", "every:0", "every:-1", "every:1.5", "every:٣", "oldest:1", None])
+@pytest.mark.parametrize("text", ["newest", "", "every", "every:0", "every:-1", "every:1.5", "every:٣", None])
 def test_other_words_are_refused(text):
     with pytest.raises(ValueError, match="drop: expected none, oldest or every:N"):
         drop_policy(text)
@@ -40,7 +40,7 @@ def taken(queue):
     return queue.take(0.0, lambda: False)
 
 
-@given(policy=POLICIES, size=st.integers(1, 4), steps=st.lists(st.sampled_from("put take".split()), max_size=60))
+@given(policy=POLICIES, size=st.integers(1, 4), steps=st.lists(st.sampled_from(["put", "take"]), max_size=60))
 def test_laws_of_the_queue(policy, size, steps):
     """In order, nothing twice; the newest is kept; what was read was taken, waits, or was dropped by the policy."""
     chosen = drop_policy(policy)

@@ -12,6 +12,7 @@ from typing import Literal
 from prernn.layers.arguments import whole
 from prernn.media.source import Address, VideoError, locate
 from prernn.media.video import Reading, read_pictures
+from prernn.streaming.sources.clock import Clock
 from prernn.streaming.sources.frames import SourceCounts, SourceFrame
 from prernn.streaming.sources.policy import BACK_OFF, BY_KIND, STORED, Policy, drop_policy, pause
 from prernn.streaming.sources.reading import GLANCE, Arrived, FrameQueue, start_reading
@@ -113,7 +114,7 @@ class Source:
         self._over = False
         self._failed, self._hanging = 0, list[threading.Thread]()  # tries since the latest frame
         self._base, self._fresh, self._told = 0, True, 0  # frames of connections before; no frame of this one; dropped
-        self._shift, self._time, self._arrived = 0.0, 0.0, 0.0  # of the latest frame
+        self._clock, self._time = Clock(bursts=place.kind in ("camera", "stream")), 0.0  # of the latest frame
         self._shape: tuple[int, ...] = ()
 
     @property
@@ -174,13 +175,11 @@ class Source:
 
     def _handed_out(self, arrived: Arrived) -> SourceFrame:
         counts, reconnected = self.counts, self._fresh and self.counts.shown > 0
+        gap, self._time = arrived.at - self._clock.arrived, self._clock.time_of(arrived, reconnected)
         if reconnected:
-            gap = max(arrived.at - self._arrived, 0.0)
-            self._shift = self._time + gap - arrived.time
             counts.reconnected += 1
-            self._say(f"back after {gap:.1f} s, at {self._time + gap:.1f} s")
-        self._fresh, self._failed, self._arrived = False, 0, arrived.at
-        self._time = max(self._time, arrived.time + self._shift)
+            self._say(f"back after {gap:.1f} s, at {self._time:.1f} s")
+        self._fresh, self._failed = False, 0
         counts.shown += 1
         self._count(self._base + arrived.number + 1)
         dropped, self._told = counts.dropped - self._told, counts.dropped
