@@ -32,7 +32,7 @@ LOST = VideoError("camera:0: lost")
 ABSENT = VideoError("camera:0: cannot open this camera: No such device")
 FAST = {"reconnect": 1, "back_off": (0.01, 0.05)}
 
-pytestmark = pytest.mark.filterwarnings("ignore:camera", "ignore:http", "ignore:the network does not say")
+pytestmark = pytest.mark.filterwarnings("ignore:camera", "ignore:the network does not say")
 
 
 def table(text):
@@ -214,7 +214,6 @@ def run(tmp_path_factory):
     return root
 
 
-@pytest.mark.filterwarnings("always")
 def test_the_command_says_what_happened_to_the_source(run, capsys):
     server = LiveServer(40)
     threading.Timer(1.5, server.kill).start()
