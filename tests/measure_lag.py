@@ -27,7 +27,8 @@ def lags(form, fps, network, seconds, drop, queue):
             time.sleep(network)
             found.append(time.monotonic() - server.sent[number_of(frame.picture)])
             if time.monotonic() > start + seconds:
-                return found, source.counts
+                break
+    return found, source.counts
 
 
 def file_times(path, network, repeats=5):
@@ -59,12 +60,9 @@ def main():
     for drop, queue in POLICIES:
         found, counts = lags(options.form, options.fps, options.slower / options.fps, options.seconds, drop, queue)
         late = sorted(found[len(found) // 4 :])  # once the first, which are looked at before, are through
-        line = (
-            f"median {1e3 * statistics.median(late):5.0f} ms, most {1e3 * late[-1]:5.0f}, last {1e3 * found[-1]:5.0f}"
-        )
-        print(
-            f"{drop:8} queue {queue}: {line}; {len(found)} seen, {counts.dropped} of {counts.read} dropped", flush=True
-        )
+        median, most, last = (1e3 * value for value in (statistics.median(late), late[-1], found[-1]))
+        seen = f"{len(found)} seen, {counts.dropped} of {counts.read} dropped"
+        print(f"{drop:8} queue {queue}: median {median:.0f} ms, most {most:.0f}, last {last:.0f}; {seen}", flush=True)
 
 
 if __name__ == "__main__":

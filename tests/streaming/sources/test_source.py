@@ -256,7 +256,7 @@ def test_a_reader_that_hangs_is_left_behind_and_delivers_nothing(play):
     counts = source.counts
     assert (counts.timeouts, counts.abandoned, counts.reconnected, counts.dropped) == (1, 1, 1, 0)
     assert str(counts) == (
-        "reconnected once, 1 tries to connect again, no frame for too long once, 1 readers left hanging"
+        "reconnected once, 1 try to connect again, no frame for too long once, 1 reader left hanging"
     )
 
 

@@ -60,12 +60,16 @@ class SourceCounts:
         parts = {
             f"{self.dropped} of {self.read} frames dropped": self.dropped,
             f"reconnected {_times(self.reconnected)}": self.reconnected,
-            f"{self.tries} tries to connect again": self.tries,
+            f"{_count(self.tries, 'try', 'tries')} to connect again": self.tries,
             f"no frame for too long {_times(self.timeouts)}": self.timeouts,
-            f"{self.abandoned} readers left hanging": self.abandoned,
+            f"{_count(self.abandoned, 'reader', 'readers')} left hanging": self.abandoned,
             f"its size changed {_times(self.resized)}": self.resized,
         }
         return ", ".join(text for text, count in parts.items() if count)
+
+
+def _count(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def _times(count: int) -> str:
