@@ -66,7 +66,7 @@ def watch(
             with frames that come too fast and lost connections, and has an ``fps`` and ``deinterlace`` of its own.
             Rows tell how many frames were ``dropped`` since the row before and how often it ``reconnected``, dicts only
             where it is not 0.
-        rows: gives a function that writes one row (`prernn.streaming.rows.csv_rows`, `json_rows`).
+        rows: gives what writes one row (`prernn.streaming.rows.csv_rows`, `json_rows`).
         video: an mp4 with the frames as the watcher draws them, at the rate of the clock or else the mean rate of the
             source, in the size of the first: those of a live source that changes its size are scaled to it.
         on_row: called with each row as it arrives.
@@ -87,17 +87,17 @@ def watch(
 
     if limit is not None and limit < 1:
         raise ValueError(f"expected a limit of at least 1 frame, got {limit}")
-    broken: list[VideoError] = []
-    pace = pace or Pace(None)
+    broken, pace = list[VideoError](), pace or Pace(None)
     fps = fps or pace.rate or FOLDER_RATE
     opened = None if frames is not None else as_source(source, fps=fps, deinterlace=deinterlace)
-    seen = moments(opened, pace) if opened is not None else (Moment(*item) for item in pace(frames or ()))
-    with contextlib.closing(opened or frames), contextlib.ExitStack() as stack:  # type: ignore[type-var]  # one is there
-        seeable = itertools.chain([next(seen)], _until_broken(seen, broken))  # raises where nothing is readable
+    reader: Any = opened if frames is None else frames
+    with contextlib.closing(reader), contextlib.ExitStack() as stack:
+        seeable = itertools.chain([next(reader)], _until_broken(reader, broken))  # raises where nothing is readable
         receivers = [stack.enter_context(rows)] if rows is not None else []
         receivers += [on_row] if on_row is not None else []
         interrupted = stack.enter_context(_noting_interrupt(opened))
-        shown = _run(watcher, itertools.islice(seeable, limit), receivers, interrupted)
+        seen = moments(seeable, pace) if frames is None else (Moment(*item) for item in pace(seeable))
+        shown = _run(watcher, itertools.islice(seen, limit), receivers, interrupted)
         count = sum(1 for _ in shown) if video is None else _draw(watcher, shown, Path(video), opened, fps, pace)
     if broken:
         raise broken[0]
