@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from prernn.sparsity.quantization.quantize import quantization_report, quantize
     from prernn.sparsity.quantization.synthetic_inputs import synthetic_inputs
     from prernn.sparsity.sampled_paths import sample_paths
+    from prernn.streaming.sources.source import Source
     from prernn.streaming.stream import Stream
     from prernn.streaming.stream_batch import StreamBatch
 
@@ -42,6 +43,7 @@ __all__ = [
     "PathLinear",
     "PathNetwork",
     "RecurrentNetwork",
+    "Source",
     "Stream",
     "StreamBatch",
     "backbone",
@@ -92,6 +94,7 @@ _ROOMS = {
     "sparsity.sampled_paths": ("sample_paths",),
     "sparsity.quantization.quantize": ("quantization_report", "quantize"),
     "sparsity.quantization.synthetic_inputs": ("synthetic_inputs",),
+    "streaming.sources.source": ("Source",),
     "streaming.stream": ("Stream",),
     "streaming.stream_batch": ("StreamBatch",),
     "engines.allocator": ("keep_memory",),

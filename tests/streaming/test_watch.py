@@ -12,6 +12,8 @@ from PIL import Image
 from prernn.media import video
 from prernn.media.flow import Flow, FlowSettings
 from prernn.media.video import read_frames as video_frames
+from prernn.streaming.sources import source as reader
+from prernn.streaming.sources.source import Source
 from prernn.streaming.stream import Stream
 from prernn.tasks.action.watcher import stream_video
 from streamed_networks import network, pictures
@@ -80,21 +82,27 @@ def camera(monkeypatch):
     """A source without end, of 8 frames a second, as "camera:0"; the list tells how often it was closed."""
     closed = []
 
-    def read_frames(source, *, fps=25.0, deinterlace=False, on_jump=None):
+    def read_pictures(source, reading):
         try:
-            yield from ((index / 8, picture) for index, picture in enumerate(itertools.cycle(pictures(3))))
+            for index, picture in enumerate(itertools.cycle(pictures(3))):
+                yield index / 8, lambda picture=picture: picture
         finally:
             closed.append(source)
 
-    monkeypatch.setattr(video, "read_frames", read_frames)
+    monkeypatch.setattr(reader, "read_pictures", read_pictures)
     return closed
 
 
+def whole():
+    """The camera, as fast as its frames are taken, and once."""
+    return Source("camera:0", drop="none", reconnect="never")
+
+
 def test_live_source_keeps_its_pace(camera, tmp_path):
-    stream_video(network(), "camera:0", video=tmp_path / "a.mp4", limit=20)
+    stream_video(network(), whole(), video=tmp_path / "a.mp4", limit=20)
     assert camera == ["camera:0"]
     assert video.probe(tmp_path / "a.mp4").fps == pytest.approx(8)
-    assert stream_video(network(), "camera:0", video=tmp_path / "b.mp4", limit=1) == 1
+    assert stream_video(network(), whole(), video=tmp_path / "b.mp4", limit=1) == 1
 
 
 @pytest.fixture
@@ -114,7 +122,7 @@ def test_ctrl_c_ends_a_live_source_with_complete_files(camera, tmp_path, listeni
             modes.append(signal.getsignal(signal.SIGINT))
 
     files = {"csv": tmp_path / "a.csv", "video": tmp_path / "a.mp4"}
-    count = stream_video(network(), "camera:0", **files, on_prediction=press, limit=50)  # 50: not for ever if it fails
+    count = stream_video(network(), whole(), **files, on_prediction=press, limit=50)  # 50: not for ever if it fails
     assert count == len(read_rows(tmp_path / "a.csv")) == 15
     assert video.probe(tmp_path / "a.mp4").frames == 15
     assert modes == [before]  # a second one interrupts
@@ -127,15 +135,15 @@ def changing(monkeypatch):
     """A live source whose pictures become larger, then upright."""
     sizes = [(24, 32), (24, 32), (48, 64), (64, 48), (64, 48)]
     shown = [(index / 8, pictures(1, size)[0]) for index, size in enumerate(sizes)]
-    monkeypatch.setattr(video, "read_frames", lambda source, **options: iter_closing(shown))
 
+    def read_pictures(source, reading):
+        yield from ((time, lambda picture=picture: picture) for time, picture in shown)
 
-def iter_closing(items):
-    yield from items
+    monkeypatch.setattr(reader, "read_pictures", read_pictures)
 
 
 def test_a_live_source_that_changes_its_size_goes_on_and_is_written_in_one_size(changing, tmp_path):
-    assert stream_video(network(), "camera:0", csv=tmp_path / "a.csv", video=tmp_path / "a.mp4") == 5
+    assert stream_video(network(), whole(), csv=tmp_path / "a.csv", video=tmp_path / "a.mp4") == 5
     assert len(read_rows(tmp_path / "a.csv")) == 5
     assert [frame.shape for _, frame in video_frames(tmp_path / "a.mp4")] == [(24, 32, 3)] * 5
 
@@ -149,7 +157,7 @@ def test_optical_flow_starts_anew_where_the_size_changes(changing, monkeypatch):
         return lambda frame: (flow(frame), frame)[1]
 
     monkeypatch.setattr("prernn.tasks.action.watcher._flow_of", flow_of)
-    assert stream_video(network(), "camera:0") == 5
+    assert stream_video(network(), whole()) == 5
     assert len(made) == 3
 
 
@@ -158,6 +166,6 @@ def test_failing_receiver_leaves_no_files(camera, tmp_path):
         raise KeyError(prediction.index)
 
     with pytest.raises(KeyError):
-        stream_video(network(), "camera:0", csv=tmp_path / "a.csv", video=tmp_path / "a.mp4", on_prediction=fail)
+        stream_video(network(), whole(), csv=tmp_path / "a.csv", video=tmp_path / "a.mp4", on_prediction=fail)
     assert list(tmp_path.iterdir()) == []
     assert camera == ["camera:0"]

@@ -25,6 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--seconds", type=float, help=f"length of each clip (default {TIMED['seconds']:g})")
     add("--times", type=int, help=f"how many clips (default {TIMED['times']})")
     add("--pause", type=float, help=f"seconds before each clip, counted down (default {TIMED['pause']:g})")
+    add("--timeout", type=float, help="seconds without a frame after which a live source is lost (default 10)")
     add("--keys", help="record by keys, such as w=wave,p=point: each starts and ends its label's clip, others end")
 
 
@@ -45,7 +46,7 @@ def run(options: Namespace) -> None:
     with saying_warnings(), contextlib.ExitStack() as stack:
         # the keyboard first: an option that can't be met should not light the camera
         key = stack.enter_context(terminal_keys()) if options.keys is not None else None
-        footage = stack.enter_context(contextlib.closing(Footage(options.source)))
+        footage = stack.enter_context(contextlib.closing(Footage(options.source, options.timeout)))
         stack.callback(lambda: _say_written(clips, footage.rate, str(footage.counts)))
         say = stack.enter_context(_shown())
         if key is None:

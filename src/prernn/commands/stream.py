@@ -4,15 +4,19 @@ import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prernn.commands.arguments.command import Command, given, saying_warnings
 
 if TYPE_CHECKING:
     from prernn.streaming.pace import Rate
+    from prernn.streaming.sources.source import Source
 
 OF_TASKS = ("commands", "decoder", "detector", "events", "smooth")
 """Options that only some tasks have."""
+
+OF_SOURCES = ("drop", "timeout", "reconnect")
+"""Options that say how a source of pictures is read."""
 
 FILES = ("csv", "json")
 """Options that say where rows are written, each for tasks whose rows have that form."""
@@ -35,6 +39,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--video", help="write an annotated mp4")
     add("--deinterlace", action="store_true", help="make interlaced frames progressive (default: as the run)")
     add("--fps", help="frames a second that the network sees; source: as they come (default: what it was trained at)")
+    add("--drop", help="frames that come too fast: oldest (default of cameras and URLs), none (of all else), every:N")
+    add("--timeout", type=float, help="seconds without a frame after which a live source is lost (default 10)")
+    add("--reconnect", help="tries, never or always (default: 8 for cameras and URLs, with growing pauses)")
     add("--reset", help="when the state starts anew: never, cut, idle:SECONDS, every:N (default: what the run says)")
     add("--engine", help="torch (default), onnxruntime, openvino, or auto: the fastest here that agrees")
     add("--precision", help="float32 (default); bfloat16 or float16 of everything feedforward; int8")
@@ -52,7 +59,7 @@ def run(options: Namespace) -> None:
     from prernn.engines.opening import opened
     from prernn.media.audio import MICROPHONE
     from prernn.models import checkpoint
-    from prernn.streaming.pace import Pace, clock_for
+    from prernn.streaming.pace import FOLDER_RATE, Pace, clock_for
     from prernn.streaming.rows import ROWS, with_events
     from prernn.streaming.watch import watch
     from prernn.tasks import DEFAULT_TASK, restore
@@ -77,19 +84,21 @@ def run(options: Namespace) -> None:
     if computed := given(options, "engine", "precision", "threads"):
         nets = [opened(net, **computed) for net in nets]
     for_watcher = given(options, *OF_TASKS)
-    rows = ROWS[task.rows](getattr(options, task.rows) or sys.stdout)
+    deinterlace = options.deinterlace or task.deinterlace
+    source = None if frames is not None else source_of(options, fps=pace.rate or FOLDER_RATE, deinterlace=deinterlace)
+    lost = source is not None and not source.lossless
+    rows = ROWS[task.rows](getattr(options, task.rows) or sys.stdout, lost=lost)
     if options.events:
         for_watcher["events"], rows = True, with_events(rows, options.events)
     watcher = task.watcher(*nets, **for_watcher)
-    deinterlace = options.deinterlace or task.deinterlace
     following = {"rows": rows, "video": options.video, "limit": options.limit, "pace": pace}
     if frames is not None:
-        for name in filter(vars(options).get, ("video", "fps", "deinterlace")):
+        for name in filter(vars(options).get, ("video", "fps", "deinterlace", *OF_SOURCES)):
             raise ValueError(f"--{name}: expected a stream of pictures, got one of task {task.name}")
     if options.source.startswith(MICROPHONE) and any(net.sees_ahead for net in nets):
         raise ValueError(f"{options.source}: expected a file, as the network hears both directions")
     with saying_warnings():
-        count = watch(watcher, options.source, deinterlace=deinterlace, frames=frames, **following)
+        count = watch(watcher, source or options.source, frames=frames, **following)
     files = [name for name in (getattr(options, task.rows), options.events, options.video) if name]
     weights = " and ".join(weights_of(Path(path)) for path in options.checkpoint)
     written = f"; written: {', '.join(files)}" if files else ""
@@ -97,7 +106,19 @@ def run(options: Namespace) -> None:
     odd = f" ({pace.counts})" if str(pace.counts) else ""
     seen = {"pictures": "frames", "words": "words", "features": "windows"}[task.input]
     by = f" by {nets[0].engine} in {nets[0].precision}" if computed else ""
+    if source is not None and str(source.counts):
+        print(f"prernn: {options.source}: {source.counts}", file=sys.stderr)
     print(f"prernn: {count} {seen}{at}{odd} with {weights}{by}{written}", file=sys.stderr)  # rows go to standard output
+
+
+def source_of(options: Namespace, **more: Any) -> "Source":
+    """What ``prernn stream`` reads, in the way that its options say."""
+    from prernn.streaming.sources.source import Source
+
+    asked = given(options, *OF_SOURCES)
+    if asked.get("reconnect", "").isdigit():
+        asked["reconnect"] = int(asked["reconnect"])
+    return Source(options.source, **asked, **more)
 
 
 def rate_in(text: str | None) -> "Rate":

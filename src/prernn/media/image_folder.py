@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from prernn.media.source import IMAGE_SUFFIXES, Source, VideoError
+from prernn.media.source import IMAGE_SUFFIXES, Address, VideoError
 
 
-def folder_frames(folder: Source, fps: float) -> list[tuple[float, Path]]:
+def folder_frames(folder: Address, fps: float) -> list[tuple[float, Path]]:
     """The images of a folder with their times in seconds, in natural order: frame2 comes before frame10.
 
     Raises:
@@ -30,7 +30,7 @@ def _natural(file: Path) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], file.name
 
 
-def load(folder: Source, file: Path) -> np.ndarray:
+def load(folder: Address, file: Path) -> np.ndarray:
     """An image as it is to be shown, uint8 RGB ``(H, W, 3)``; VideoError where it cannot be read."""
     try:
         with Image.open(file) as image:

@@ -12,7 +12,7 @@ from av.filter import Graph
 from av.sidedata.sidedata import Type
 from av.video.reformatter import Colorspace, ColorTrc, Interpolation, VideoReformatter
 
-from prernn.media.source import Source
+from prernn.media.source import Address
 
 UNKNOWN = 2
 """FFmpeg's number for colours that a video says nothing of."""
@@ -96,7 +96,7 @@ def is_hd(height: int, width: int) -> bool:
     return height >= 720 or width >= 1280
 
 
-def remark(frame: Any, source: Source) -> None:
+def remark(frame: Any, source: Address) -> None:
     """Warns, once a process, of frames that are taken as they are, though a player would not."""
     if frame.color_trc in HDR:
         _warn_once("HDR", f"{source}: HDR ({HDR[frame.color_trc]}) is taken as it is, without tone mapping")

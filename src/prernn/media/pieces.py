@@ -17,7 +17,7 @@ from torch import Tensor
 
 from prernn.media.image_folder import folder_frames, load
 from prernn.media.picture import Painter, remark
-from prernn.media.source import Source, VideoError, locate, opened
+from prernn.media.source import Address, VideoError, locate, opened
 from prernn.media.timing import rate, shown_times, stamp, stamps
 from prernn.media.video import read_frames
 
@@ -48,7 +48,7 @@ class Timeline:
         return self.times[-1] + 1 / self.fps
 
 
-def timeline(source: Source, *, fps: float = 25.0) -> Timeline:
+def timeline(source: Address, *, fps: float = 25.0) -> Timeline:
     """When frames are shown, without decoding them; ``fps`` is the rate of a folder of frames.
 
     Raises:
@@ -73,7 +73,7 @@ def timeline(source: Source, *, fps: float = 25.0) -> Timeline:
 
 
 def read_piece(
-    source: Source,
+    source: Address,
     line: Timeline,
     picks: Sequence[int],
     *,
@@ -110,7 +110,7 @@ def read_piece(
 
 
 def _in_order(
-    source: Source, wanted: set[int], each: Callable[[np.ndarray], Tensor], deinterlace: bool
+    source: Address, wanted: set[int], each: Callable[[np.ndarray], Tensor], deinterlace: bool
 ) -> dict[int, Tensor]:
     """The wanted frames, by number, of a video that is decoded from its first frame on."""
     kept: dict[int, Tensor] = {}
@@ -125,7 +125,7 @@ def _in_order(
 
 
 def _sought(
-    source: Source, line: Timeline, wanted: set[int], each: Callable[[np.ndarray], Tensor]
+    source: Address, line: Timeline, wanted: set[int], each: Callable[[np.ndarray], Tensor]
 ) -> dict[int, Tensor] | None:
     """The wanted frames, decoded from the key frame before the first; None where they are not all found so."""
     assert line.origin is not None

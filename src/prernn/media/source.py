@@ -1,5 +1,6 @@
 """What a source of video is, and how it is opened: a file, a folder of frames, a camera, a network stream or a pipe."""
 
+import math
 import os
 import re
 import sys
@@ -12,7 +13,8 @@ import av
 from av.error import FFmpegError
 from av.stream import Disposition
 
-Source = str | Path | int
+Address = str | Path | int
+"""What a source is called: a path, "camera:0" or a camera's number, a URL, "-"."""
 
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
@@ -27,7 +29,7 @@ VIDEO_SUFFIXES |= {".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".
 VIDEO_SUFFIXES |= {".vob", ".webm", ".wmv", ".y4m"}
 
 
-STREAM_TIMEOUT = 10.0  # seconds without data before a network stream counts as lost
+STREAM_TIMEOUT = 10.0  # seconds without data before a network stream counts as lost, where nobody says another time
 
 
 _URL = re.compile(r"(rtsps?|https?|rtmps?|udp|rtp|srt|tcp)://", re.IGNORECASE)
@@ -65,7 +67,7 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def locate(source: Source) -> Place:
+def locate(source: Address) -> Place:
     """Finds out what a source is, without opening it.
 
     Raises:
@@ -104,19 +106,28 @@ def _camera(name: str) -> tuple[str, dict[str, Any]]:
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[tuple[Any, Any]]:
+def opened(source: Address, timeout: float | None = None, opening: float = 0.0) -> Iterator[tuple[Any, Any]]:
     """Opens a source that is no folder for reading: (container, its video stream).
+
+    Args:
+        source: what to open.
+        timeout: seconds without data before a network stream counts as lost; infinity waits for ever, None is
+            `STREAM_TIMEOUT`.
+        opening: seconds that opening may take at least.
 
     Raises:
         VideoError: it can't be opened, is no video, or needs a decoder that is not here.
     """
     kind, name, arguments = locate(source)
+    if timeout is not None and "timeout" in arguments:
+        limits = (max(timeout, opening), timeout)
+        arguments = {**arguments, "timeout": limits if math.isfinite(timeout) else None}
     try:
         container = av.open(name, **arguments)
     except FFmpegError as error:
         if kind == "file" and isinstance(error, av.error.InvalidDataError):
             raise VideoError(f"{source}: not a video, or cut off before its index") from error
-        raise VideoError(f"{source}: cannot open this {kind}: {cause(error)}") from error
+        raise VideoError(f"{source}: cannot open this {kind}: {cause(error, arguments.get('timeout'))}") from error
     with container:
         if container.format.name == "tty":  # FFmpeg "plays" any .txt file as terminal art
             raise VideoError(f"{source}: not a video, but text")
@@ -138,10 +149,18 @@ def _main_stream(container: Any) -> Any:
     )
 
 
-def cause(error: FFmpegError) -> str:
-    """An error of FFmpeg in a few words."""
+def is_stored(container: Any) -> bool:
+    """Whether a network stream is of a recording, which has an end: it states its length, in seconds or bytes."""
+    # a playlist's bytes are not those of the video; some cameras state a length of pictures that go on for ever
+    sized = container.size > 0 and container.format.name not in ("hls", "dash", "mpjpeg")
+    return sized or container.duration is not None
+
+
+def cause(error: FFmpegError, timeout: float | tuple[float, float] | None = None) -> str:
+    """An error of FFmpeg in a few words; ``timeout`` as that of `opened`, or when opening one and the other."""
     if isinstance(error, av.error.ExitError):  # what a timeout makes of it
-        return f"no data for {STREAM_TIMEOUT:g} s"
+        seconds = timeout[0] if isinstance(timeout, tuple) else timeout
+        return f"no data for {STREAM_TIMEOUT if seconds is None else seconds:g} s"
     return error.strerror or type(error).__name__
 
 

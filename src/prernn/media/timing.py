@@ -13,6 +13,11 @@ FROM_ZERO = ("matroska,webm", "nut", "asf")
 """Containers whose length counts from time zero, wherever their first frame is."""
 
 
+CLOCKLESS = ("mpjpeg",)
+"""Containers of live pictures without time stamps: FFmpeg numbers them as if there were 25 a second, but the time of a
+camera's picture is when it arrives."""
+
+
 MOST_FPS = 1000
 """A rate above this is a clock's."""
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +20,19 @@ from torch import Tensor
 from prernn.media.image_folder import folder_frames, load
 from prernn.media.picture import Painter, colors, deinterlaced, remark
 from prernn.media.sampling import Sampling, sample_times
-from prernn.media.source import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, VideoError, cause, is_video, locate, opened
+from prernn.media.source import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Address,
+    VideoError,
+    cause,
+    is_stored,
+    is_video,
+    locate,
+    opened,
+)
 from prernn.media.timing import (
+    CLOCKLESS,
     begins_with_key,
     ends_early,
     header_frames,
@@ -36,13 +48,14 @@ from prernn.media.timing import (
 __all__ = [
     "IMAGE_SUFFIXES",
     "VIDEO_SUFFIXES",
-    "Source",
+    "Address",
     "VideoError",
     "VideoInfo",
     "is_video",
     "probe",
     "read_clip",
     "read_frames",
+    "read_pictures",
 ]
 
 
@@ -68,17 +81,30 @@ class VideoInfo:
     colors: str = "RGB"
 
 
-class _Reading(NamedTuple):
-    """How a source is read: what `read_frames` was told."""
+class Reading(NamedTuple):
+    """How a source is read.
+
+    Attributes:
+        fps: as `read_frames`, and so on.
+        tolerate_truncation: likewise.
+        deinterlace: likewise.
+        on_jump: likewise.
+        on_open: called when a source other than a folder is open, with whether it has an end (`source.is_stored`).
+        timeout: as that of `prernn.media.source.opened`.
+        opening: likewise.
+    """
 
     fps: float = 25.0
     tolerate_truncation: bool = False
     deinterlace: bool = False
     on_jump: Callable[[float], None] | None = None
+    on_open: Callable[[bool], None] | None = None
+    timeout: float | None = None
+    opening: float = 0.0
 
 
 def read_frames(
-    source: Source,
+    source: Address,
     *,
     fps: float = 25.0,
     tolerate_truncation: bool = False,
@@ -101,13 +127,13 @@ def read_frames(
         VideoError: (at the first `next`) a source that cannot be read, or (later) one that breaks off, or a file or
             folder that changes its frame size. The pictures of a live source may change theirs.
     """
-    for time, image in _walk(source, _Reading(fps, tolerate_truncation, deinterlace, on_jump)):
+    for time, image in _walk(source, Reading(fps, tolerate_truncation, deinterlace, on_jump)):
         assert image is not None  # _walk leaves out images only when it is told which are wanted
         yield time, image
 
 
 def read_clip(
-    source: Source,
+    source: Address,
     sampling: Sampling,
     generator: torch.Generator | None = None,
     *,
@@ -127,7 +153,7 @@ def read_clip(
         VideoError: as `read_frames`.
         NotImplementedError: a live source, which has no end.
     """
-    reading = _Reading(fps, tolerate_truncation, deinterlace)
+    reading = Reading(fps, tolerate_truncation, deinterlace)
     state = generator.get_state() if generator else torch.empty(0)
     times, whole = _scan(source, fps)
     picks = sample_times(times, sampling, generator)
@@ -144,7 +170,7 @@ def read_clip(
     return clip if transform else clip.permute(0, 3, 1, 2)  # (T, 3, H, W)
 
 
-def probe(source: Source, *, fps: float = 25.0) -> VideoInfo:
+def probe(source: Address, *, fps: float = 25.0) -> VideoInfo:
     """Size, rate and length of a source, decoding its first frame only; ``fps`` is the rate of a folder of frames.
 
     What is read of a pipe is gone for the next reader.
@@ -159,7 +185,7 @@ def probe(source: Source, *, fps: float = 25.0) -> VideoInfo:
         return VideoInfo(len(files), fps, width, height, len(files) / fps)
     with opened(source) as (container, stream):
         known = stated_frames(container, stream)
-        _, frame = next(_decode(container, stream, source, place.live, tolerate=True))
+        _, frame = next(_decode(container, stream, source, place.live, Reading(tolerate_truncation=True)))
         height, width, _ = Painter()(frame, stream.sample_aspect_ratio).shape
         mean, length = rate(container, stream), stated_length(container, stream, stamp(container, frame))
         if place.live:
@@ -173,11 +199,11 @@ def probe(source: Source, *, fps: float = 25.0) -> VideoInfo:
 
 
 def _walk(
-    source: Source, reading: _Reading, wanted: set[int] | None = None
+    source: Address, reading: Reading, wanted: set[int] | None = None
 ) -> Iterator[tuple[float, np.ndarray | None]]:
     """Yields (time, RGB image) for every frame; with ``wanted``, None for the images at other indices."""
     shape, live = None, locate(source).live
-    for i, (time, picture) in enumerate(_pictures(source, reading)):
+    for i, (time, picture) in enumerate(read_pictures(source, reading)):
         if wanted is not None and i not in wanted:
             yield time, None
             continue
@@ -188,34 +214,43 @@ def _walk(
         yield time, image
 
 
-def _pictures(source: Source, reading: _Reading) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
-    """Yields the time of every frame and what makes its picture."""
+def read_pictures(source: Address, reading: Reading) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
+    """Yields the time of every frame and what makes its picture, to be called before the next; sizes may change.
+
+    Raises:
+        VideoError: as `read_frames`, but for sizes.
+    """
     place = locate(source)
     if place.kind == "folder":
         for time, file in folder_frames(source, reading.fps):
             yield time, partial(load, source, file)
         return
-    paint = Painter()
-    with opened(source) as (container, stream):
-        frames = _decode(container, stream, source, place.live, reading.tolerate_truncation, reading.on_jump)
+    paint, size, changed = Painter(), None, False
+    with opened(source, reading.timeout, reading.opening) as (container, stream):
+        if reading.on_open is not None:
+            reading.on_open(is_stored(container))
+        frames = _decode(container, stream, source, place.live, reading)
         for time, frame in deinterlaced(frames) if reading.deinterlace else frames:
             remark(frame, source)
-            yield time, partial(paint, frame, stream.sample_aspect_ratio)
+            size = size or (frame.width, frame.height)
+            changed = changed or (frame.width, frame.height) != size
+            # the stream's aspect stays that of its first frames
+            aspect = (stream.codec_context if changed else stream).sample_aspect_ratio
+            yield time, partial(paint, frame, aspect)
 
 
-def _decode(
-    container: Any, stream: Any, source: Source, live: bool, tolerate: bool, on_jump: Callable | None = None
-) -> Iterator[tuple[float, Any]]:
+def _decode(container: Any, stream: Any, source: Address, live: bool, reading: Reading) -> Iterator[tuple[float, Any]]:
     """Yields (time, PyAV frame). A live source drops damaged frames, a file raises VideoError there."""
     step = 1 / rate(container, stream)
     count, time, last, origin, broken = 0, 0.0, 0.0, None, ""
     before = -math.inf  # the stamp of the frame before
+    clock = (lambda frame: monotonic()) if live and container.format.name in CLOCKLESS else partial(stamp, container)
     try:
         for frame in _packet_frames(container, stream, live):
-            now = stamp(container, frame)
+            now = clock(frame)
             if now is not None:
-                if on_jump is not None and now < before:
-                    on_jump(before - now)
+                if reading.on_jump is not None and now < before:
+                    reading.on_jump(before - now)
                 before = now
             origin = now if origin is None else origin
             now = time + step if now is None or origin is None else now - origin
@@ -225,10 +260,10 @@ def _decode(
         if count and not live:
             broken = ends_early(container, stream, count, origin or 0.0, (origin or 0.0) + time, last)
     except FFmpegError as error:
-        broken = cause(error)
+        broken = cause(error, reading.timeout)
     if not count:
         raise VideoError(f"{source}: no frame in it decodes{': ' if broken else ''}{broken}")
-    if broken and (live or not tolerate):
+    if broken and (live or not reading.tolerate_truncation):
         total = f" of {stated}" if (stated := header_frames(container, stream)) else ""
         raise VideoError(f"{source}: truncated or damaged after {count}{total} frames: {broken}")
 
@@ -249,7 +284,7 @@ def _packet_frames(container: Any, stream: Any, live: bool) -> Iterator[Any]:
                 raise
 
 
-def _scan(source: Source, fps: float) -> tuple[list[float], bool]:
+def _scan(source: Address, fps: float) -> tuple[list[float], bool]:
     """The times of all frames without decoding them, and whether the source looks whole."""
     place = locate(source)
     if place.kind == "folder":

@@ -12,8 +12,8 @@ from prernn.conversion.clip_network import frames_a_step
 from prernn.conversion.sequence_network import DIMENSIONS, SequenceNetwork
 
 if TYPE_CHECKING:  # at run time they, and with them PyAV and torchvision, load when first used
+    from prernn.media.source import Address
     from prernn.media.transforms import TransformSpec
-    from prernn.media.video import Source
 
 Frame = np.ndarray | Tensor
 
@@ -84,7 +84,7 @@ class FrameInput:
         return f"uint8 (H, W, 3) or float {wanted}" if len(shape) > 2 else f"float {wanted}"
 
 
-def frames_of(net: SequenceNetwork, source: "Source", limit: int) -> Tensor:
+def frames_of(net: SequenceNetwork, source: "Address", limit: int) -> Tensor:
     """The first frames of a source as input of a network, ``(T, C, H, W)`` or snippets ``(T, C, D, H, W)``.
 
     Raises:

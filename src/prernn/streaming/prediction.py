@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:  # at run time they, and with them PyAV and torchvision, load when first used
-    from prernn.media.video import Source
-from dataclasses import dataclass
+    from prernn.media.source import Address
+    from prernn.streaming.sources.source import Source
+from dataclasses import dataclass, replace
 
 from prernn.streaming.pace import FOLDER_RATE, Rate, clock_for
 from prernn.streaming.stream import Frame, Stream
@@ -28,6 +29,9 @@ class Prediction:
         probability: of that label.
         latency_ms: milliseconds for all work on the frame once it was read: optical flow, transform and network.
         probabilities: of all labels, float32 ``(K,)`` on the CPU.
+        dropped: frames that a live source lost since the prediction before, as they came faster than they were seen
+            (`prernn.streaming.sources`); those that the clock leaves out are none.
+        reconnected: how often it was lost and came back since then.
     """
 
     index: int
@@ -36,16 +40,24 @@ class Prediction:
     probability: float
     latency_ms: float
     probabilities: Tensor
+    dropped: int = 0
+    reconnected: int = 0
 
 
 def predictions(
-    stream: Stream, source: "Source", *, fps: float | None = None, rate: Rate = None, deinterlace: bool = False
+    stream: Stream,
+    source: "Address | Source",
+    *,
+    fps: float | None = None,
+    rate: Rate = None,
+    deinterlace: bool = False,
 ) -> Iterator[Prediction]:
     """Yields a prediction a frame (a snippet, for a network of snippets) as the frames of ``source`` arrive.
 
     Args:
         stream: a single stream; it goes on from the state it is in.
-        source: anything that `prernn.media.video.read_frames` reads.
+        source: anything that `prernn.media.video.read_frames` reads, or a `prernn.Source` of it, which says how; it is
+            closed at the end.
         fps: the rate of a folder of frames; None takes that of the network, else 25.
         rate: at which the network sees the source, in frames a second (`prernn.streaming.pace`); "source" takes frames
             as they come, None the rate that the network's recipe says it was trained at.
@@ -55,15 +67,20 @@ def predictions(
         ValueError: several streams side by side, labels that don't fit the outputs; VideoError, which is one,
             for a source that can't be read or breaks off.
     """
-    from prernn.media.video import read_frames
+    from prernn.streaming.sources.moments import moments
+    from prernn.streaming.sources.source import as_source
 
     pace = clock_for([stream.net], rate)
-    fps = fps or pace.rate or FOLDER_RATE
-    frames = read_frames(source, fps=fps, on_jump=pace.jumped_back, deinterlace=deinterlace)
-    for index, (time, frame) in enumerate(pace(frames)):
-        prediction = predict([stream], index, time, frame)
-        if prediction is not None:
-            yield prediction
+    dropped, reconnected = 0, 0
+    with as_source(source, fps=fps or pace.rate or FOLDER_RATE, deinterlace=deinterlace) as frames:
+        for index, moment in enumerate(moments(frames, pace)):
+            dropped, reconnected = dropped + moment.dropped, reconnected + moment.reconnected
+            if moment.reconnected:
+                stream.interrupted()
+            prediction = predict([stream], index, moment.time, moment.picture)
+            if prediction is not None:
+                yield replace(prediction, dropped=dropped, reconnected=reconnected)
+                dropped, reconnected = 0, 0
 
 
 def predict(

@@ -10,17 +10,23 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from prernn.media.encoding import write_video
-from prernn.media.source import Source, VideoError, locate
-from prernn.media.video import probe, read_frames
+from prernn.media.source import Address, VideoError, locate
+from prernn.media.video import probe
 from prernn.streaming.pace import FOLDER_RATE, Counts, Pace
+from prernn.streaming.sources.moments import moments
+from prernn.streaming.sources.source import Source
 from prernn.streaming.watch import of_one_size
 
 ASKED = 15
 """First frames of a live source that tell its rate."""
+
+READ_AHEAD = 16
+"""Frames that may wait for the encoder."""
 
 Say = Callable[[str], None]
 """Shows a line of what goes on, in place of the one before."""
@@ -30,10 +36,13 @@ Key = Callable[[], str | None]
 
 
 class Footage:
-    """A source's frames at its own rate, read once.
+    """A source's frames at its own rate, read once, in a thread beside the encoding.
+
+    A source is never connected to again: a clip with a hole is none. A camera that gives nothing for so long ends it.
 
     Args:
         source: anything that `prernn.media.video.read_frames` reads.
+        timeout: seconds without a frame after which it is lost; None as `prernn.Source`.
 
     Attributes:
         rate: frames a second: of a file what it says, of a live source that of its first frames.
@@ -42,29 +51,29 @@ class Footage:
         VideoError: a source that can't be read.
     """
 
-    def __init__(self, source: Source):
+    def __init__(self, source: Address, timeout: float | None = None):
         self.source = source
         live = locate(source).live
         stated = FOLDER_RATE if live else probe(source, fps=FOLDER_RATE).fps
-        self._jumped: Callable[[float], None] | None = None
-        self._reader = read_frames(source, fps=stated, on_jump=lambda by: self._jumped and self._jumped(by))
+        options: dict[str, Any] = {"drop": "none", "reconnect": "never", "timeout": timeout}
+        self._reader = Source(source, **options, queue=READ_AHEAD, fps=stated)
         head = list(itertools.islice(self._reader, ASKED if live else 1))
-        gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(head) if later > earlier]
+        times = [frame.time for frame in head]
+        gaps = [later - earlier for earlier, later in itertools.pairwise(times) if later > earlier]
         self.rate = 1 / statistics.median(gaps) if gaps else stated
         pace = Pace(self.rate)
-        self._jumped = pace.jumped_back
         self.counts: Counts = pace.counts
-        self._frames = pace(itertools.chain(head, self._reader))
+        self._moments = moments(itertools.chain(head, self._reader), pace)
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
         return self
 
     def __next__(self) -> tuple[float, np.ndarray]:
-        return next(self._frames)
+        return next(self._moments)[:2]
 
     def close(self) -> None:
         """Lets go of the source."""
-        self._reader.close()  # type: ignore[attr-defined]  # a generator
+        self._reader.close()
 
 
 def clip_folder(root: str | Path, part: str, label: str) -> Path:

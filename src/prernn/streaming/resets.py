@@ -62,7 +62,7 @@ class Cut:
     The change is the mean absolute difference of two pictures' thumbnails. A cut has at least `CUT_CHANGE` of it, and
     `CUT_RATIO` times the largest of the up to `CUT_MEMORY` changes since the last cut, of which there have to be
     `CUT_LEAST`. So fast motion that goes on is none, and neither are two cuts within four frames; a cut in the midst
-    of such motion is missed.
+    of such motion is missed. What comes after a lost connection is a cut, whatever it shows.
     """
 
     timed = False
@@ -74,20 +74,26 @@ class Cut:
         """As before the first picture."""
         self._before: Tensor | None = None  # (16, 16, 3)
         self._changes: deque[float] = deque(maxlen=CUT_MEMORY)
+        self._interrupted = False
+
+    def interrupted(self) -> None:
+        """Says that pictures are missing before the next."""
+        self._interrupted = True
 
     def due(self, picture: Tensor, time: float) -> bool:
         """Whether the state is to start anew with this picture, given as its thumbnail."""
         before, self._before = self._before, picture
+        interrupted, self._interrupted = self._interrupted, False
         if before is None:
             return False
         change = float((picture - before).abs().mean())
         known = self._changes
         cut = len(known) >= CUT_LEAST and change > CUT_CHANGE and change > CUT_RATIO * max(known)
-        if cut:
+        if cut or interrupted:
             known.clear()
         else:
             known.append(change)
-        return cut
+        return cut or interrupted
 
     def memory(self) -> dict[str, Tensor]:
         """What it remembers, as tensors; empty before a picture."""
@@ -108,8 +114,8 @@ class Idle:
     """Finds idleness: no cell of the picture's thumbnail has changed by more than `STILL` for so many seconds.
 
     The state starts anew when so long has passed, once, and again with the change that ends the idleness, so that what
-    happens then is seen by a state without a long past. It also does with the first frame after a gap of so long.
-    Times that jump back count for nothing.
+    happens then is seen by a state without a long past. It also does with the first frame after a gap of so long, that
+    of a lost connection among them. Times that jump back count for nothing.
 
     Args:
         seconds: how long.
@@ -125,6 +131,9 @@ class Idle:
         """As before the first picture."""
         self._shown: Tensor | None = None  # (16, 16, 3), when it last changed
         self._still, self._idle, self._latest = 0.0, False, 0.0  # seconds without change; the time of the latest frame
+
+    def interrupted(self) -> None:
+        """Says that pictures are missing before the next: the times tell for how long."""
 
     def due(self, picture: Tensor, time: float) -> bool:
         """Whether the state is to start anew with this picture, given as its thumbnail, at this time in seconds."""
@@ -219,6 +228,11 @@ class Eyes:
         """As before the first picture."""
         for policy in self._policies:
             policy.forget()
+
+    def interrupted(self) -> None:
+        """Says that pictures are missing before the next."""
+        for policy in self._policies:
+            policy.interrupted()
 
     def seen(self, pictures: Sequence[np.ndarray | Tensor], time: float | Sequence[float] | None) -> list[Seen]:
         """What `due` looks at, of one picture of each stream; the policies do not know of it yet.

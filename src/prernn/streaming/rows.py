@@ -28,18 +28,30 @@ def write_csv(target: str | os.PathLike | TextIO, predictions: Iterable[Predicti
 
 
 @contextlib.contextmanager
-def csv_rows(target: str | os.PathLike | TextIO) -> Iterator[Callable[[Prediction], None]]:
-    """Gives a function that writes a prediction's row to ``target``; paths and files as in `write_csv`."""
+def csv_rows(target: str | os.PathLike | TextIO, *, lost: bool = False) -> Iterator[Callable[[Prediction], None]]:
+    """Gives a function that writes a prediction's row to ``target``; paths and files as in `write_csv`.
+
+    With ``lost`` there are two more columns, of what happened to the source since the row before: dropped, reconnected.
+    """
     with _lines(target) as line:
-        line("frame", "time_s", "label", "probability", "latency_ms")
-        yield lambda p: line(str(p.index), f"{p.time:.3f}", p.label, f"{p.probability:.4f}", f"{p.latency_ms:.2f}")
+        line("frame", "time_s", "label", "probability", "latency_ms", *(("dropped", "reconnected") if lost else ()))
+
+        def write(p: Prediction) -> None:
+            cells = (str(p.index), f"{p.time:.3f}", p.label, f"{p.probability:.4f}", f"{p.latency_ms:.2f}")
+            line(*cells, *((str(p.dropped), str(p.reconnected)) if lost else ()))
+
+        yield write
 
 
 @contextlib.contextmanager
-def json_rows(target: str | os.PathLike | TextIO) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Gives a function that writes a dict as one line of JSON to ``target``; paths and files as in `write_csv`."""
+def json_rows(target: str | os.PathLike | TextIO, *, lost: bool = False) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Gives a function that writes a dict as one line of JSON to ``target``; paths and files as in `write_csv`.
+
+    With ``lost`` each has what happened to the source since the row before, dropped and reconnected, 0 included.
+    """
     with _lines(target) as line:
-        yield lambda row: line(json.dumps(without_nan(row)))
+        nothing = {"dropped": 0, "reconnected": 0} if lost else {}
+        yield lambda row: line(json.dumps(without_nan(row | nothing | row)))
 
 
 @contextlib.contextmanager
@@ -107,7 +119,7 @@ def _naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, f"not written: {error.strerror}", str(path)) from error
 
 
-ROWS: dict[str, Callable[[str | os.PathLike | TextIO], contextlib.AbstractContextManager[Callable[[Any], None]]]] = {
+ROWS: dict[str, Callable[..., contextlib.AbstractContextManager[Callable[[Any], None]]]] = {
     "csv": csv_rows,
     "json": json_rows,
 }

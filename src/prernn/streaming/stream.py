@@ -140,6 +140,14 @@ class Stream:
             self._eyes.forget()
         self._pending: list[Tensor] = []  # (B, C, H, W) frames of the snippet to come
 
+    def interrupted(self) -> None:
+        """Says that pictures are missing before the next, as after a lost connection: for the reset "cut" that is one.
+
+        For "idle" it is the time of the next frame that counts; "never" and "every" go on.
+        """
+        if self._eyes is not None:
+            self._eyes.interrupted()
+
     def look(self, picture: Frame, time: float | Sequence[float] | None = None) -> list[int]:
         """Shows the reset policy the picture to come; gives the numbers of the streams that start anew with it.
 

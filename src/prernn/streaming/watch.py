@@ -6,15 +6,19 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from prernn.streaming.pace import FOLDER_RATE, Pace
+from prernn.streaming.prediction import Prediction
 
-if TYPE_CHECKING:  # at run time it, and with it PyAV, loads when first used
-    from prernn.media.video import Source
+if TYPE_CHECKING:  # at run time they, and with them PyAV, load when first used
+    from prernn.media.source import Address
+    from prernn.streaming.sources.moments import Moment
+    from prernn.streaming.sources.source import Source
 
 
 class Watcher(Protocol):
@@ -30,9 +34,17 @@ class Watcher(Protocol):
         """A copy of ``frame``, the one seen last, with the latest answer on it."""
 
 
+@runtime_checkable
+class Interruptible(Protocol):
+    """A watcher that wants to know where pictures are missing."""
+
+    def interrupted(self) -> None:
+        """Says that the source was lost before the next picture, and has come back with it."""
+
+
 def watch(
     watcher: Watcher,
-    source: "Source",
+    source: "Address | Source",
     *,
     rows: contextlib.AbstractContextManager[Callable[[Any], None]] | None = None,
     video: str | os.PathLike | None = None,
@@ -50,39 +62,43 @@ def watch(
 
     Args:
         watcher: what follows the source.
-        source: anything that `prernn.media.video.read_frames` reads.
-        rows: gives, for the time it takes, a function that writes one row (`prernn.streaming.rows.csv_rows`,
-            `json_rows`).
+        source: anything that `prernn.media.video.read_frames` reads, or a `prernn.Source` of it, which says what to do
+            with frames that come too fast and lost connections, and has an ``fps`` and ``deinterlace`` of its own.
+            Rows tell how many frames were ``dropped`` since the row before and how often it ``reconnected``, dicts only
+            where it is not 0.
+        rows: gives what writes one row (`prernn.streaming.rows.csv_rows`, `json_rows`).
         video: an mp4 with the frames as the watcher draws them, at the rate of the clock or else the mean rate of the
             source, in the size of the first: those of a live source that changes its size are scaled to it.
         on_row: called with each row as it arrives.
         limit: stop after so many frames that the watcher has seen.
         fps: the rate of a folder of frames, which has no times of its own; None takes that of the clock, else 25.
         deinterlace: make progressive pictures of frames that are marked as interlaced.
-        pace: the clock that the watcher's network keeps to: the watcher sees a frame a tick, and the frames that it
-            counts are ticks. None lets it see all frames of the source as they come.
+        pace: the clock of the watcher's network: the watcher sees a frame a tick, and the frames that it counts are
+            ticks. None lets it see all frames of the source as they come.
         frames: times and what the watcher sees, where the source is no video.
 
     Raises:
         ValueError: ``limit < 1``; VideoError, which is one, for a source that can't be read or breaks off.
         OSError: a file can't be written.
     """
-    from prernn.media import video as videos
+    from prernn.media.source import VideoError
+    from prernn.streaming.sources.moments import Moment, moments
+    from prernn.streaming.sources.source import as_source
 
     if limit is not None and limit < 1:
         raise ValueError(f"expected a limit of at least 1 frame, got {limit}")
-    broken: list[videos.VideoError] = []
-    pace = pace or Pace(None)
+    broken, pace = list[VideoError](), pace or Pace(None)
     fps = fps or pace.rate or FOLDER_RATE
-    read = videos.read_frames(source, fps=fps, deinterlace=deinterlace, on_jump=pace.jumped_back)
-    reader: Any = read if frames is None else frames
+    opened = None if frames is not None else as_source(source, fps=fps, deinterlace=deinterlace)
+    reader: Any = opened if frames is None else frames
     with contextlib.closing(reader), contextlib.ExitStack() as stack:
         seeable = itertools.chain([next(reader)], _until_broken(reader, broken))  # raises where nothing is readable
         receivers = [stack.enter_context(rows)] if rows is not None else []
         receivers += [on_row] if on_row is not None else []
-        interrupted = stack.enter_context(_noting_interrupt())
-        seen = _run(watcher, itertools.islice(pace(seeable), limit), receivers, interrupted)
-        count = sum(1 for _ in seen) if video is None else _draw(watcher, seen, Path(video), source, fps, pace)
+        interrupted = stack.enter_context(_noting_interrupt(opened))
+        seen = moments(seeable, pace) if frames is None else (Moment(*item) for item in pace(seeable))
+        shown = _run(watcher, itertools.islice(seen, limit), receivers, interrupted)
+        count = sum(1 for _ in shown) if video is None else _draw(watcher, shown, Path(video), opened, fps, pace)
     if broken:
         raise broken[0]
     return count
@@ -91,7 +107,7 @@ def watch(
 Seen = Iterator[tuple[float, np.ndarray]]
 
 
-def _draw(watcher: Watcher, seen: Seen, video: Path, source: "Source", fps: float, pace: Pace) -> int:
+def _draw(watcher: Watcher, seen: Seen, video: Path, source: "Source | None", fps: float, pace: Pace) -> int:
     """Writes what the watcher draws; returns of how many frames."""
     from prernn.media import encoding
 
@@ -102,23 +118,33 @@ def _draw(watcher: Watcher, seen: Seen, video: Path, source: "Source", fps: floa
 
 def _run(
     watcher: Watcher,
-    frames: Iterable[tuple[float, np.ndarray]],
+    moments: Iterable["Moment"],
     receivers: Sequence[Callable[[Any], None]],
     interrupted: Callable[[], bool],
 ) -> Seen:
-    """Yields the time and image of each frame, once the receivers have its rows."""
-    for index, (time, frame) in enumerate(frames):
-        _hand_out(watcher.see(index, time, frame), receivers)
-        yield time, frame
+    """Yields the time and image of each moment, once the receivers have its rows, which are told what was lost."""
+    lost = {"dropped": 0, "reconnected": 0}  # since the row before
+    for index, moment in enumerate(moments):
+        if moment.reconnected and isinstance(watcher, Interruptible):
+            watcher.interrupted()
+        lost = {name: count + getattr(moment, name) for name, count in lost.items()}
+        lost = _hand_out(watcher.see(index, moment.time, moment.picture), receivers, lost)
+        yield moment.time, moment.picture
         if interrupted():
             break
-    _hand_out(watcher.finish(), receivers)
+    _hand_out(watcher.finish(), receivers, lost)
 
 
-def _hand_out(rows: list[Any], receivers: Sequence[Callable[[Any], None]]) -> None:
+def _hand_out(rows: list[Any], receivers: Sequence[Callable[[Any], None]], lost: dict[str, int]) -> dict[str, int]:
+    """Gives the rows to their receivers, the first with what was lost; gives what is lost from then on."""
     for row in rows:
+        if isinstance(row, Prediction):
+            row, lost = replace(row, dropped=lost["dropped"], reconnected=lost["reconnected"]), dict.fromkeys(lost, 0)
+        elif isinstance(row, dict):
+            row, lost = row | {name: count for name, count in lost.items() if count}, dict.fromkeys(lost, 0)
         for receive in receivers:
             receive(row)
+    return lost
 
 
 def _until_broken(frames: Iterator, broken: list) -> Iterator:
@@ -141,21 +167,20 @@ def of_one_size(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         yield picture if picture.shape[1::-1] == size else cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
-def _output_rate(source: "Source", fps: float, results: Seen) -> tuple[float, Seen]:
+def _output_rate(source: "Source | None", fps: float, results: Seen) -> tuple[float, Seen]:
     """Mean frames per second of the source, and the pictures, none of which is lost."""
-    from prernn.media.source import locate
     from prernn.media.video import probe
 
-    if not locate(source).live:
-        return probe(source, fps=fps).fps, results
+    if source is not None and not source.live:
+        return probe(source.address, fps=fps).fps, results
     head = list(itertools.islice(results, 10))  # a live source may not open twice: its first frames tell
     span = head[-1][0] - head[0][0]
     return (len(head) - 1) / span if span > 0 else fps, itertools.chain(head, results)
 
 
 @contextlib.contextmanager
-def _noting_interrupt() -> Iterator[Callable[[], bool]]:
-    """Says whether Ctrl-C was pressed, which interrupts nothing here the first time."""
+def _noting_interrupt(source: "Source | None") -> Iterator[Callable[[], bool]]:
+    """Says whether Ctrl-C was pressed, which the first time interrupts nothing here but waiting for a source."""
     before = signal.getsignal(signal.SIGINT)
     if not callable(before) or threading.current_thread() is not threading.main_thread():
         yield lambda: False  # ignored by the caller, or not ours to take
@@ -164,6 +189,8 @@ def _noting_interrupt() -> Iterator[Callable[[], bool]]:
 
     def note(number, stack) -> None:
         pressed.set()
+        if source is not None:
+            source.stop()
         signal.signal(signal.SIGINT, before)
 
     signal.signal(signal.SIGINT, note)

@@ -10,14 +10,15 @@ import numpy as np
 from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.streaming.drawing import EventStrip, annotate
 from prernn.streaming.events import EventSpan, EventTracker
-from prernn.streaming.pace import Rate, clock_for
+from prernn.streaming.pace import FOLDER_RATE, Rate, clock_for
 from prernn.streaming.prediction import Prediction, predict
 from prernn.streaming.rows import csv_rows
 from prernn.streaming.stream import Stream
 from prernn.tasks.confidence import Confidence
 
 if TYPE_CHECKING:  # at run time it, and with it PyAV, loads when first used
-    from prernn.media.video import Source
+    from prernn.media.source import Address
+    from prernn.streaming.sources.source import Source
 from prernn.streaming.watch import watch
 
 
@@ -73,6 +74,12 @@ class ClassWatcher:
         self._strip.add(found)
         return [prediction, *(found if self._events else [])]
 
+    def interrupted(self) -> None:
+        """Pictures are missing before the next: so the flow between them is none."""
+        self._size = ()
+        for stream in self.streams:
+            stream.interrupted()
+
     def finish(self) -> list[EventSpan]:
         """The events that end with the source."""
         found = self._tracker.finish() if self._tracker is not None else []
@@ -98,7 +105,7 @@ def _flow_of(net: SequenceNetwork) -> Callable[[np.ndarray], np.ndarray] | None:
 
 def stream_video(
     net: SequenceNetwork | Stream,
-    source: "Source",
+    source: "Address | Source",
     *,
     csv: str | os.PathLike | TextIO | None = None,
     video: str | os.PathLike | None = None,
@@ -111,8 +118,9 @@ def stream_video(
 
     Args:
         net: the network, or a stream to go on from.
-        source: anything that `prernn.media.video.read_frames` reads.
-        csv: where to write rows, see `prernn.streaming.rows.write_csv`.
+        source: anything that `prernn.media.video.read_frames` reads, or a `prernn.Source` of it.
+        csv: where to write rows, see `prernn.streaming.rows.write_csv`; of a source that may lose frames or connections
+            with the columns dropped and reconnected.
         video: an mp4 with the annotated frames, at the rate that they are seen at.
         on_prediction: called with each prediction as it arrives.
         limit: stop after so many frames.
@@ -122,14 +130,10 @@ def stream_video(
     Raises:
         ValueError, OSError: as `watch`; a network without a transform.
     """
+    from prernn.streaming.sources.source import as_source
+
     watcher = ClassWatcher(net)
-    return watch(
-        watcher,
-        source,
-        rows=None if csv is None else csv_rows(csv),
-        video=video,
-        on_row=on_prediction,
-        limit=limit,
-        fps=fps,
-        pace=clock_for([stream.net for stream in watcher.streams], rate),
-    )
+    pace = clock_for([stream.net for stream in watcher.streams], rate)
+    opened = as_source(source, fps=fps or pace.rate or FOLDER_RATE)
+    rows = None if csv is None else csv_rows(csv, lost=not opened.lossless)
+    return watch(watcher, opened, rows=rows, video=video, on_row=on_prediction, limit=limit, fps=fps, pace=pace)

@@ -153,6 +153,10 @@ class FaceWatcher:
         value = float(trembles(points, size)[0])
         return {"tremble": round(value, 6)} if math.isfinite(value) else {}  # eyes may fall together
 
+    def interrupted(self) -> None:
+        """Pictures are missing before the next."""
+        self.stream.interrupted()
+
     def finish(self) -> list[dict[str, Any]]:
         """Nothing: every frame has had its row."""
         return []

@@ -97,6 +97,10 @@ class GestureWatcher:
         self._rest = math.exp(scores[BLANK].item())
         return [row for event in self.decoder.push(scores) for row in self._rows(event)]
 
+    def interrupted(self) -> None:
+        """Pictures are missing before the next."""
+        self.stream.interrupted()
+
     def finish(self) -> list[dict[str, Any] | EventSpan]:
         """The rows that are due when the source has ended; then the watcher is as new, for another source."""
         rows = [row for event in self.decoder.finish() for row in self._rows(event)]
