@@ -4,18 +4,17 @@ import torch
 from torch import Tensor, nn
 
 from prernn.layers.structures.base import Structure
-from prernn.ops.backends import kernels
-from prernn.ops.narrow import NarrowWeight, Segments, fits
+from prernn.ops.narrow import NarrowWeight, Segments
 from prernn.ops.reference import Product
 
 
 class NarrowRecurrence(nn.Module):
-    """The compact weight ``(G, D, C)`` of ``W_hh``, or of ``W_ih``, in bfloat16 or 8 bits (`prernn.ops.narrow`).
+    """The compact weight ``(G, D, C)`` of ``W_hh``, or of ``W_ih``, in few bits (`prernn.ops.narrow`).
 
     Args:
         weight: ``(G, D, C)``, 0 where it lies outside the matrix.
         structure: of it.
-        kind: "bfloat16" or "int8".
+        kind: "bfloat16", "int8" or "int8x8".
         segments: where each neuron's weights lie, gate after gate ``(G*D,)``; None where they meet all of h.
         projects: whether it is ``W_ih``, which meets the inputs of all steps at once.
     """
@@ -67,23 +66,16 @@ class NarrowRecurrence(nn.Module):
 
     def product_of(self, first: int, last: int, index: Tensor | None, bias: Tensor | None) -> Product:
         """A function ``h (N, D) -> W_hh h + b (N, last-first, D)`` for a range of gates."""
-        begin, end = first * self.size, last * self.size
+        part = slice(first * self.size, last * self.size)
         offset = None if bias is None else bias[first:last].flatten()
-        scale = None if self.narrow.scale is None else self.narrow.scale[begin:end]
-        values, segments = self.narrow.values, None
-        if self.begin is None:
-            values = values[begin:end]
-        else:
-            segments = (self.begin[begin:end], self.first[begin:end], self.count[begin:end])
-        wide: list[Product] = []
+        segments = None if self.begin is None else (self.begin[part], self.first[part], self.count[part])
+        wide = self.narrow.by_torch(lambda weight: self._wide(weight.unflatten(0, (-1, self.size)), index), part)
 
         def product(h: Tensor) -> Tensor:
-            if fits(h, offset):
-                y: Tensor = kernels("native").narrow_product(h, values, scale, offset, segments)
+            y = self.narrow.by_kernel(h, offset, segments, part)
+            if y is not None:
                 return y.view(len(h), -1, self.size)
-            if not wide:
-                wide.append(self._wide(self.compact()[first:last], index))
-            y = wide[0](h)
+            y = wide(h)
             return y if offset is None else y + offset.view(-1, self.size)
 
         return product

@@ -39,6 +39,7 @@ INLINE void narrow_output(const struct narrow_product *job, int64_t r, int64_t n
     for (; k + each * WIDTH <= count; k += each * WIDTH)
 #pragma GCC unroll 4
         for (int part = 0; part < each; part++) {
+            ask_for((const char *)job->weight + (at + k + part * WIDTH) * (eight ? 1 : 2));
             lanes w = load_narrow(job->weight, at + k + part * WIDTH, eight, WIDTH);
 #pragma GCC unroll 4
             for (int i = 0; i < rows; i++)
@@ -77,6 +78,7 @@ INLINE void narrow_tile(const struct narrow_product *job, int64_t r, int64_t n, 
 #pragma GCC unroll 4
         for (int o = 0; o < NARROW_TILE; o++) {
             int64_t at = (job->begin ? job->begin[r + o] : (r + o) * job->inputs) + k;
+            ask_for((const char *)job->weight + at * (eight ? 1 : 2));
             lanes w = left == WIDTH ? load_narrow(job->weight, at, eight, WIDTH)
                                     : load_narrow(job->weight, at, eight, left);
 #pragma GCC unroll 4
@@ -134,11 +136,6 @@ static void narrow_task(void *context, int64_t i)
 
 static int run_narrow_product(const struct narrow_product *job)
 {
-    for (int64_t r = 0; job->begin && r < job->outputs; r++) {
-        int64_t begin = job->begin[r], first = job->first[r], count = job->count[r];
-        if (begin < 0 || first < 0 || count < 0 || begin > job->weights - count || first > job->inputs - count)
-            return 2;
-    }
     int64_t tasks = (job->outputs + NARROW_OUTPUTS - 1) / NARROW_OUTPUTS;
     prernn_parallel(job->threads, tasks, narrow_task, (void *)job);
     return 0;
