@@ -3,8 +3,8 @@
 A step of a stream takes as long as its weights take to come from memory: half or a quarter of the bytes is what these
 gain, by the C kernels on a CPU. With more rows they are widened first, which costs no more than float32.
 
-Where what they meet has 8 bits too ("int8x8"), products and sums are those of integers, which a processor has many of at
-once (AVX-512 VNNI), so that several streams gain as one does. They are exact: every instruction set and torch, where
+Where what they meet has 8 bits too ("int8x8"), products and sums are those of integers, of which a processor does many
+at once (AVX-512 VNNI), so that several streams gain as one does. They are exact: every instruction set and torch, where
 there are no kernels, give the same numbers, and a sequence those of its steps.
 """
 
@@ -32,8 +32,30 @@ Segments = tuple[Tensor, Tensor, Tensor]
 """``begin`` int64, ``first`` and ``count`` int32 ``(R,)``: where an output's weights begin, the input that the first of
 them meets, and how many there are."""
 
+Integers = tuple[Tensor, Tensor]
+"""Counts ``(R, K)`` and the scale of each row ``(R,)``: what a quantized weight is the product of."""
 
-class NarrowWeight(nn.Module):
+
+class FewBits(nn.Module):
+    """Buffers of few bits and what goes with them, which keep their types where a module changes its own."""
+
+    def __init__(self, **buffers: Tensor | None):
+        super().__init__()
+        for name, value in buffers.items():
+            self.register_buffer(name, value)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Takes them to another device, but not to another type."""
+        kept = {name: value for name, value in self._buffers.items() if value is not None and not value.is_meta}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, value in kept.items():
+            moved = self._buffers[name]
+            assert moved is not None
+            self._buffers[name] = value.to(moved.device)
+        return self
+
+
+class NarrowWeight(FewBits):
     """``scale * values``, in the place of a float32 weight ``(R, K)``.
 
     Example:
@@ -49,6 +71,8 @@ class NarrowWeight(nn.Module):
         kind: "bfloat16", or "int8": the row's largest weight is 127, others are rounded to the nearest. A row of
             multiples of one number up to 127 times it, as `prernn.quantize` makes them, is kept exactly. "int8x8" are
             the same, for inputs in 8 bits (`in_8_bits`).
+        integers: counts ``(R, K)`` up to 127 and a scale for each row ``(R,)``, of which the weight is the product as
+            `prernn.quantize` left it: they are kept as they are. Where it no longer is, they are left alone.
 
     Attributes:
         values: in the narrow type.
@@ -63,30 +87,21 @@ class NarrowWeight(nn.Module):
     scale: Tensor | None
     sums: Tensor | None
 
-    def __init__(self, weight: Tensor, kind: str):
-        super().__init__()
+    def __init__(self, weight: Tensor, kind: str, integers: Integers | None = None):
         if kind not in TYPES:
             raise ValueError(f"expected precision to be one of {', '.join(TYPES)}, got {kind!r}")
         weight, scale = weight.detach().float(), None
-        if not bool(weight.to(TYPES["bfloat16"]).isfinite().all()):
+        if not bool(weight.to(torch.bfloat16).isfinite().all()):
             raise ValueError("expected finite weights, got some that are infinite or not a number")
         if TYPES[kind] == torch.int8:
-            scale = _scale(weight)
-            weight = (weight / scale.unsqueeze(1)).round().clamp(-127, 127)
+            if integers is not None and is_product(weight, integers):
+                weight, scale = integers
+            else:
+                scale = _scale(weight)
+                weight = (weight / scale.unsqueeze(1)).round().clamp(-127, 127)
         values = weight.to(TYPES[kind])
-        self.register_buffer("values", values)
-        self.register_buffer("scale", scale)
+        super().__init__(values=values, scale=None if scale is None else scale.clone())
         self.register_buffer("sums", values.sum(1, dtype=torch.int32) if kind == "int8x8" else None, persistent=False)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Takes them to another device, but not to another type."""
-        kept = {name: value for name, value in self._buffers.items() if value is not None and not value.is_meta}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, value in kept.items():
-            moved = self._buffers[name]
-            assert moved is not None
-            self._buffers[name] = value.to(moved.device)
-        return self
 
     @property
     def dtype(self) -> torch.dtype:
@@ -161,6 +176,12 @@ class NarrowWeight(nn.Module):
         return f"{tuple(self.values.shape)}, {str(self.values.dtype).removeprefix('torch.')}"
 
 
+def is_product(weight: Tensor, integers: Integers) -> bool:
+    """Whether a weight ``(R, K)`` is the product of counts that 8 bits hold and a scale."""
+    counts, scale = integers
+    return int(counts.long().abs().max()) <= 127 and torch.equal(counts * scale.unsqueeze(1), weight)
+
+
 def _scale(weight: Tensor) -> Tensor:
     """What the 8-bit integers of each row are times, ``(R,)``."""
     size = weight.abs()
@@ -225,7 +246,12 @@ def fits(rows: Tensor, bias: Tensor | None = None, most: int | None = FEW) -> bo
     return takes_native() and plain and len(rows) > 0 and (most is None or len(rows) <= most)
 
 
+def has_few_bits(module: nn.Module) -> bool:
+    """Whether a module has weights of few bits."""
+    return any(isinstance(part, FewBits) for part in module.modules())
+
+
 def refuse_narrow(module: nn.Module, instead: str) -> None:
     """NotImplementedError where a module has weights of few bits, with what to do instead."""
-    if any(isinstance(part, NarrowWeight) for part in module.modules()):
+    if has_few_bits(module):
         raise NotImplementedError(f"expected weights as they were trained, got some of few bits: {instead}")

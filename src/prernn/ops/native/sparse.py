@@ -84,7 +84,7 @@ def narrow_rows(
         ValueError: a type, device or shape that the kernels do not take.
     """
     (entries, gates), receivers = weight.shape, len(start) - 1
-    if weight.dtype not in (torch.bfloat16, torch.int8) or weight.stride(1) != 1:
+    if weight.dtype not in (torch.bfloat16, torch.int8) or (gates > 1 and weight.stride(1) != 1):
         raise ValueError(f"expected weights of bfloat16 or int8, gates side by side, got {weight.dtype}")
     h = _dense("h", h)
     expect("start", start, torch.int64, (receivers + 1,))
