@@ -229,6 +229,7 @@ def low_precision(parser: ArgumentParser) -> None:
         help=f"of W_hh (default: {' '.join(structures)})".replace("%", "%%"),
     )
     add("--threads", type=count, default=1, help="torch threads (default %(default)s)")
+    add("--own-time", action="store_true", help="of the thread, without what others do meanwhile; takes --threads 1")
     add("--repeats", type=count, default=50, help="timed steps at most (default %(default)s)")
     add("--out", default="runs/bench-low-precision", help="folder for tables, CSV and PNG (default %(default)s)")
 
