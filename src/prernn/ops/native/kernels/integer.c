@@ -177,7 +177,7 @@ INLINE void add_products_of(const struct integer_tasks *tasks, int64_t r, int64_
     const activation *x = tasks->x + n * tasks->stride + (job->begin ? job->first[r] : 0);
     int64_t count = job->begin ? job->count[r] : job->inputs, k = 0;
     for (; k + STEP <= count; k += STEP) {
-        ask_for(w + k);
+        ask_ahead(w + k, AHEAD);
         numbers part = load_weights(w + k);
 #pragma GCC unroll 8
         for (int i = 0; i < rows; i++)

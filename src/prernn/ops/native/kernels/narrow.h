@@ -39,7 +39,7 @@ INLINE void narrow_output(const struct narrow_product *job, int64_t r, int64_t n
     for (; k + each * WIDTH <= count; k += each * WIDTH)
 #pragma GCC unroll 4
         for (int part = 0; part < each; part++) {
-            ask_for((const char *)job->weight + (at + k + part * WIDTH) * (eight ? 1 : 2));
+            ask_ahead((const char *)job->weight + (at + k + part * WIDTH) * (eight ? 1 : 2), AHEAD);
             lanes w = load_narrow(job->weight, at + k + part * WIDTH, eight, WIDTH);
 #pragma GCC unroll 4
             for (int i = 0; i < rows; i++)
@@ -68,6 +68,7 @@ INLINE void narrow_tile(const struct narrow_product *job, int64_t r, int64_t n, 
 {
     int64_t count = job->begin ? job->count[r] : job->inputs, whole = count - count % WIDTH;
     const float *x = job->x + n * job->inputs + (job->begin ? job->first[r] : 0);
+    int64_t next = NARROW_TILE * count * (eight ? 1 : 2), ahead = next > AHEAD ? next : AHEAD; /* the next tile's */
     lanes sum[NARROW_TILE][NARROW_ROWS] = {{{0}}};
     for (int64_t k = 0; k < count; k += WIDTH) {
         int left = k < whole ? WIDTH : (int)(count - k);
@@ -78,7 +79,7 @@ INLINE void narrow_tile(const struct narrow_product *job, int64_t r, int64_t n, 
 #pragma GCC unroll 4
         for (int o = 0; o < NARROW_TILE; o++) {
             int64_t at = (job->begin ? job->begin[r + o] : (r + o) * job->inputs) + k;
-            ask_for((const char *)job->weight + at * (eight ? 1 : 2));
+            ask_ahead((const char *)job->weight + at * (eight ? 1 : 2), ahead);
             lanes w = left == WIDTH ? load_narrow(job->weight, at, eight, WIDTH)
                                     : load_narrow(job->weight, at, eight, left);
 #pragma GCC unroll 4
