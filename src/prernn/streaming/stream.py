@@ -78,8 +78,8 @@ class Stream:
     Args:
         net: the network, a run folder or checkpoint of one, or a step that `prernn.export` wrote.
         engine: "torch", "onnxruntime", "openvino" or "auto"; None is "torch", or what an exported file is for.
-        precision: "float32" (also None, see "torch"); "bfloat16" or "float16" of everything feedforward; "int8", of weights or of all
-            products: as engine and processor can (`prernn.engines.opening`).
+        precision: "float32" (also None, see "torch"); "bfloat16" or "float16" of everything feedforward; "int8", of
+            weights or of all products: as engine and processor can (`prernn.engines.opening`).
         threads: that a step may take; None leaves it to the engine. Of torch they are the whole process's.
         transform: what makes uint8 frames into input: a TransformSpec, its dict, or a function from uint8
             ``(H, W, 3)`` to float ``(C, H, W)``. None takes ``net.recipe.transform``.
