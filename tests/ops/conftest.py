@@ -7,7 +7,7 @@ try:
 except ImportError:
     INSTRUCTIONS = []
 else:
-    known = ("avx512", "avx2", "baseline")
+    known = ("avx512_vnni", "avx512", "avx2", "baseline")
     INSTRUCTIONS = [name for name in known if native.library.kernels.prernn_choose(name.encode())]
     native.library.kernels.prernn_choose(None)
 

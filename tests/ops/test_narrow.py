@@ -16,10 +16,13 @@ from prernn.conversion.accounting import total_weights
 from prernn.conversion.lighter import low_precision as lighter
 from prernn.conversion.lighter.low_precision import LEAST, NarrowLinear, low_precision, segments_of
 from prernn.layers.hidden_to_hidden import HiddenToHidden, matrix_places
-from prernn.layers.structures.narrow_recurrence import NarrowRecurrence
+from prernn.layers.structures.narrow_recurrence import NarrowRecurrence, NarrowSegments
 from prernn.ops.narrow import FEW, TYPES, NarrowWeight
 from prernn.sparsity.quantization.integer_network import integer_network
 from small_cnns import FcNet, prepare
+
+FLOAT_INPUTS = ("bfloat16", "int8")
+"""Kinds of weights that meet floats."""
 
 
 def exact(x, values, scale=None, bias=None):
@@ -28,7 +31,7 @@ def exact(x, values, scale=None, bias=None):
     return (y if bias is None else y + bias.double()).float()
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", FLOAT_INPUTS)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # it sets the instructions for all examples
 @given(rows=st.integers(0, 9), outputs=st.integers(1, 70), inputs=st.integers(1, 150), more=st.booleans())
 def test_the_kernel_gives_the_product_of_the_numbers(kind, instructions, rows, outputs, inputs, more):
@@ -99,7 +102,7 @@ def test_a_weight_is_rounded_to_the_nearest():
     assert not NarrowWeight(torch.zeros(2, 3), "int8").wide().any()
     with pytest.raises(ValueError, match="expected finite weights"):
         NarrowWeight(torch.tensor([[torch.nan]]), "int8")
-    with pytest.raises(ValueError, match="bfloat16, int8, got 'int4'"):
+    with pytest.raises(ValueError, match="bfloat16, int8, int8x8, got 'int4'"):
         NarrowWeight(weight, "int4")
 
 
@@ -158,15 +161,16 @@ def widened(layer, small):
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
-@pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize("spec", ["full", "grouped:4", "band:35", "diagonal", "sparse:0.1", "paths:4"])
+@pytest.mark.parametrize("kind", FLOAT_INPUTS)
+@pytest.mark.parametrize("spec", ["full", "grouped:4", "band:35", "diagonal", "sparse:0.1", "paths:4", "paths:4+self"])
 @pytest.mark.parametrize("kind_of_layer", ["VRNN", "LSTM", "GRU"])
 def test_a_layer_computes_with_its_numbers(kind_of_layer, spec, kind, backend, monkeypatch):
     monkeypatch.setattr(lighter, "LEAST", 1)
     layer = getattr(prernn, kind_of_layer)(150, 120, 2, hidden=spec).eval()
     small = low_precision(layer, kind)
     assert isinstance(small.weight_ih_l0, NarrowWeight)
-    assert isinstance(small.weight_hh_l1, NarrowRecurrence) == (spec in ("full", "grouped:4", "band:35"))
+    assert isinstance(small.weight_hh_l1, NarrowRecurrence) == (spec != "diagonal")
+    assert isinstance(small.weight_hh_l1, NarrowSegments) == (spec in ("full", "grouped:4", "band:35"))
     before = layer.state_dict()["weight_ih_l0"].clone()
     wide = widened(layer, small)
     assert not torch.equal(before, layer.weight_ih_l0)
@@ -180,7 +184,7 @@ def test_a_layer_computes_with_its_numbers(kind_of_layer, spec, kind, backend, m
             expected, own = wide.step(step, state)
             torch.testing.assert_close((out, following), (expected, own), rtol=1e-4, atol=1e-5)
             state = following
-    if spec == "band:35":
+    if spec != "diagonal":
         torch.testing.assert_close(small.hidden_matrix(1), wide.hidden_matrix(1))
 
 
@@ -211,7 +215,7 @@ def test_a_network_keeps_nearly_its_outputs(input):
 
 
 def test_what_can_not_be_is_said():
-    with pytest.raises(ValueError, match="bfloat16, int8, got 'int4'"):
+    with pytest.raises(ValueError, match="bfloat16, int8, int8x8, got 'int4'"):
         low_precision(prernn.GRU(4, 4), "int4")
     with pytest.raises(NotImplementedError, match=r"expected weights of float32, got torch\.float64"):
         low_precision(prernn.GRU(4, 4).double())
@@ -266,8 +270,9 @@ def test_other_types_and_places_leave_the_numbers():
         expected = small(x)
         for change in (lambda m: m.float(), lambda m: m.double().float(), lambda m: m.half().float(), copy.deepcopy):
             torch.testing.assert_close(change(low_precision(layer, kind))(x), expected, rtol=0, atol=1e-3)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert small(x).dtype == small(torch.randn(40, 200)).dtype == torch.bfloat16
+        with torch.autocast("cpu", torch.bfloat16):
+            narrow = torch.float32 if kind == "int8x8" else torch.bfloat16
+            assert small(x).dtype == small(torch.randn(40, 200)).dtype == narrow
     with pytest.raises(ValueError, match=r"input \(..., 200\), got shape \(2, 100\)"):
         small(x[:, :100])
 

@@ -6,6 +6,7 @@ after ten steps from the float32 layer's, over its largest.
 """
 
 import argparse
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,14 @@ Step = Callable[[Any], tuple[Tensor, Any]]
 
 
 def run(options: argparse.Namespace) -> None:
-    """Times all and writes ``low_precision.csv``, ``low_precision.md`` and ``low_precision.png``."""
+    """Times all and writes ``low_precision.csv``, ``low_precision.md`` and ``low_precision.png``.
+
+    Raises:
+        ValueError: a thread's own time of several threads.
+    """
+    if options.own_time and options.threads > 1:
+        raise ValueError(f"expected --threads 1 with --own-time, got {options.threads}")
+    clock = time.thread_time if options.own_time else time.perf_counter
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
@@ -37,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
         for batch in options.batches:
             x = torch.randn(batch, options.size)
             steps = {**_of_torch(x), **_of_prernn(x, options.structures)}
-            times = Stopwatch("cpu", options.repeats).interleaved(
+            times = Stopwatch("cpu", options.repeats, clock).interleaved(
                 {name: _going_on(step) for name, step in steps.items()}
             )
             for name, found in times.items():

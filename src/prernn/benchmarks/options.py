@@ -237,9 +237,15 @@ def low_precision(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--size", type=count, default=2048, help="units and inputs (default %(default)s)")
     add("--batches", type=count, nargs="+", default=[1, 4], metavar="N", help="streams side by side (default: 1 4)")
-    structures = ["full", "grouped:4", "band:5%", "diagonal"]
-    add("--structures", nargs="+", default=structures, help="of W_hh (default: full grouped:4 band:5%% diagonal)")
+    structures = ["full", "grouped:4", "band:5%", "diagonal", "sparse:0.1", "paths:8"]
+    add(
+        "--structures",
+        nargs="+",
+        default=structures,
+        help=f"of W_hh (default: {' '.join(structures)})".replace("%", "%%"),
+    )
     add("--threads", type=count, default=1, help="torch threads (default %(default)s)")
+    add("--own-time", action="store_true", help="of the thread, without what others do meanwhile; takes --threads 1")
     add("--repeats", type=count, default=50, help="timed steps at most (default %(default)s)")
     add("--out", default="runs/bench-low-precision", help="folder for tables, CSV and PNG (default %(default)s)")
 

@@ -44,7 +44,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--reconnect", help="tries, never or always (default: 8 for cameras and URLs, with growing pauses)")
     add("--reset", help="when the state starts anew: never, cut, idle:SECONDS, every:N (default: what the run says)")
     add("--engine", help="torch (default), onnxruntime, openvino, or auto: the fastest here that agrees")
-    add("--precision", help="float32 (default); bfloat16 or float16 of everything feedforward; int8")
+    add(
+        "--precision",
+        help="float32 (default; said so, also of integers); bfloat16 or float16 of everything feedforward; int8",
+    )
     add("--threads", type=int, help="of a frame's computing (default: the engine's choice)")
     add("--limit", type=int, help="stop after so many frames")
     add("--commands", help="gesture: table of commands, YAML or JSON, such as configs/player.yaml")

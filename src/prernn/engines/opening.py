@@ -37,7 +37,8 @@ def opened(
             (of an ``.onnx`` onnxruntime, unless "openvino" is asked for).
         engine: "torch", "onnxruntime", "openvino", or "auto" for the fastest that is installed and agrees
             (`prernn.engines.choice`). None is "torch", or what a file is for.
-        precision: of the arithmetic, "float32", "bfloat16", "float16" or "int8"; None is "float32", or a file's own. In
+        precision: of the arithmetic, "float32", "bfloat16", "float16" or "int8"; None is "float32", or a file's own,
+            and in torch a quantized network's integers (`prernn.engines.torch_engine.TorchNetwork`). In
             8 bits torch keeps the weights of recurrent and fully connected layers (`prernn.low_precision`), the others
             compute in integers (`prernn.engines.exported.integer_file`).
         threads: of a step; None leaves it to the engine. Those of torch are the process's.
@@ -66,16 +67,16 @@ def opened(
         from prernn.models import checkpoint  # torchvision with it
 
         source = checkpoint.load(path)
-    precision = precision or "float32"
+    asked, precision = precision, precision or "float32"
     if engine == "auto" and source.sees_ahead:
         engine = "torch"
     if engine == "auto":
         installed = [name for name in ENGINES if name == "torch" or _is_able(name, precision)]
-        return fastest(source, lambda name: opened(source, name, precision, threads), installed, precision, threads)
+        return fastest(source, lambda name: opened(source, name, asked, threads), installed, precision, threads)
     if engine in (None, "torch"):
         if threads is not None:
             torch.set_num_threads(threads)
-        return TorchNetwork(source, precision)
+        return TorchNetwork(source, precision, integers=asked is None)
     if source.sees_ahead:
         raise NotImplementedError(f"engine {engine}: expected a network that goes step by step, got both directions")
     assert engine is not None  # torch

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prernn.conversion.lighter.low_precision import low_precision
+from prernn.conversion.lighter.low_precision import holds_integers, in_integers, low_precision
 from prernn.conversion.modes import channels_last, evaluating
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
@@ -18,10 +18,14 @@ from prernn.engines.exported.description import Description
 from prernn.engines.fused_convolutions import FusedConvolution, fused
 from prernn.layers.computed_weights import copy_of
 from prernn.layers.recurrent_layer import RecurrentLayer
-from prernn.ops.backends import has_bfloat16
+from prernn.ops.backends import has_bfloat16, takes_native
+from prernn.ops.narrow import FEW
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.float32}
 """Of the arithmetic: weights of 8 bits meet floats."""
+
+INTEGERS = "integers"
+"""What else can be made of a network of "float32": its quantized weights as the integers that they are products of."""
 
 
 class TorchNetwork(SequenceNetwork):
@@ -35,6 +39,9 @@ class TorchNetwork(SequenceNetwork):
         precision: "float32", as the weights are; in "bfloat16" and "float16" everything feedforward computes with
             such numbers, and the recurrence in float32, whose rounding errors would add up; in "int8" recurrent and
             fully connected layers have weights of 8 bits (`prernn.low_precision`), and all the rest is float32.
+        integers: whether large quantized weights are read as the integers that they are products of, a quarter of the
+            bytes, in steps of up to `FEW` streams and by the C kernels (`prernn.conversion.lighter.low_precision`): the
+            outputs are the same but for rounding. The source keeps its weights.
 
     Raises:
         NotImplementedError: a precision that the device does not have.
@@ -42,7 +49,7 @@ class TorchNetwork(SequenceNetwork):
 
     engine = "torch"
 
-    def __init__(self, source: SequenceNetwork, precision: str = "float32"):
+    def __init__(self, source: SequenceNetwork, precision: str = "float32", *, integers: bool = False):
         super().__init__(source.frame_shape)
         if precision != "float32":
             _check_device(source.device, precision)
@@ -50,6 +57,8 @@ class TorchNetwork(SequenceNetwork):
         self.source, self.precision, self.recipe = source, precision, source.recipe
         self.sees_ahead, self.wants_lengths = source.sees_ahead, source.wants_lengths
         self._ready = _ready_for(source, precision)
+        may = integers and precision == "float32" and source.device.type == "cpu" and takes_native()
+        self._few = _ready_for(source, INTEGERS) if may and holds_integers(source) else self._ready
 
     @property
     def recurrent_layers(self) -> list[RecurrentLayer]:
@@ -81,9 +90,10 @@ class TorchNetwork(SequenceNetwork):
 
     def step(self, frame: Tensor, state: NetworkState | None = None) -> tuple[Tensor, NetworkState]:
         """One frame ``(B, C, H, W)`` to outputs ``(B, K)`` and the next state; raises as the network's own."""
-        self._ready.follow()
+        ready = self._ready if frame.ndim and len(frame) > FEW else self._few
+        ready.follow()
         with evaluating(self.source), self._computing():
-            out, state = self._ready.stepper.step(frame, state)
+            out, state = ready.stepper.step(frame, state)
         return out.float() if self.precision != "float32" else out, state
 
     def forward(
@@ -124,33 +134,40 @@ class _Ready:
         self._make(source)
 
     def _make(self, source: SequenceNetwork) -> None:
-        single = self._precision == "float32"
+        single, names = self._precision in ("float32", INTEGERS), list[str]()
         with torch.inference_mode(False):  # in which a copy's weights could not be told from those that have changed
-            own = source if single else _in_precision(copy_of(source).float().eval(), self._precision)
-        self.stepper, self._fused = weakref.proxy(source) if single else own, []
+            if self._precision == INTEGERS:
+                own, names = in_integers(source)
+            else:
+                own = source if single else _in_precision(copy_of(source).float().eval(), self._precision)
+        self.stepper, self._fused = weakref.proxy(source) if own is source else own, []
         if isinstance(own, RecurrentNetwork) and next(own.parameters()).dtype != torch.float64:
             with evaluating(own):
-                cnn, self._fused = fused(own.cnn, TYPES[self._precision])
+                cnn, self._fused = fused(own.cnn, TYPES.get(self._precision, torch.float32))
             self.stepper = object.__new__(type(own))
             self.stepper.__dict__ = {**own.__dict__, "_modules": {**own._modules, "cnn": cnn}, "training": False}
+        self._integers = [name.rpartition(".") for name in names]
         watched = [part.sources() for part in self._fused] if single else [[*source.parameters(), *source.buffers()]]
         self._watched = [tensor for part in watched for tensor in part if not tensor.is_inference()]
-        self._seen = self._versions()
+        self._seen = self._versions(source)
 
-    def _versions(self) -> list[tuple[int, int]]:
-        return [(tensor.data_ptr(), tensor._version) for tensor in self._watched]
+    def _versions(self, source: SequenceNetwork) -> list[tuple[int, int]]:
+        own = [getattr(source.get_submodule(path), name) for path, _, name in self._integers]  # may be others by now
+        return [
+            (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in (*self._watched, *own)
+        ]
 
     def follow(self) -> None:
         """Makes anew what is of weights that have changed."""
         source = self._source()
-        if source is None or self._versions() == self._seen:
+        if source is None or (now := self._versions(source)) == self._seen:
             return
         if self._precision != "float32":
             self._make(source)
             return
         for part in self._fused:
             part.refresh()
-        self._seen = self._versions()
+        self._seen = now
 
 
 _KEPT: weakref.WeakKeyDictionary[SequenceNetwork, dict[Any, _Ready]] = weakref.WeakKeyDictionary()

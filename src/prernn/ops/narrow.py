@@ -2,6 +2,10 @@
 
 A step of a stream takes as long as its weights take to come from memory: half or a quarter of the bytes is what these
 gain, by the C kernels on a CPU. With more rows they are widened first, which costs no more than float32.
+
+Where what they meet has 8 bits too ("int8x8"), products and sums are those of integers, of which a processor does many
+at once (AVX-512 VNNI), so that several streams gain as one does. They are exact: every instruction set and torch, where
+there are no kernels, give the same numbers, and a sequence those of its steps.
 """
 
 from collections.abc import Callable
@@ -12,20 +16,46 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prernn.ops.backends import kernels, learns, takes_native
+from prernn.ops.reference import Product
 
-TYPES = {"bfloat16": torch.bfloat16, "int8": torch.int8}
+TYPES = {"bfloat16": torch.bfloat16, "int8": torch.int8, "int8x8": torch.int8}
+"""Of weights; those called "int8x8" meet inputs in 8 bits."""
 
 FEW = 16
 """Rows of a product up to which the kernels are faster than a float32 product (2048 x 8192, one thread of an AMD EPYC
 with AVX-512, 2026-11-29: 1 row 2.85 ms in float32, 0.80 in bfloat16, 0.35 in 8 bits; 16 rows 9.7, 3.9, 3.0)."""
 
+MOST_INPUTS = 65536
+"""Of a product in integers, whose sums 32 bits hold: 65536 * 255 * 128 is below 2^31."""
 
 Segments = tuple[Tensor, Tensor, Tensor]
 """``begin`` int64, ``first`` and ``count`` int32 ``(R,)``: where an output's weights begin, the input that the first of
 them meets, and how many there are."""
 
+Integers = tuple[Tensor, Tensor]
+"""Counts ``(R, K)`` and the scale of each row ``(R,)``: what a quantized weight is the product of."""
 
-class NarrowWeight(nn.Module):
+
+class FewBits(nn.Module):
+    """Buffers of few bits and what goes with them, which keep their types where a module changes its own."""
+
+    def __init__(self, **buffers: Tensor | None):
+        super().__init__()
+        for name, value in buffers.items():
+            self.register_buffer(name, value)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Takes them to another device, but not to another type."""
+        kept = {name: value for name, value in self._buffers.items() if value is not None and not value.is_meta}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, value in kept.items():
+            moved = self._buffers[name]
+            assert moved is not None
+            self._buffers[name] = value.to(moved.device)
+        return self
+
+
+class NarrowWeight(FewBits):
     """``scale * values``, in the place of a float32 weight ``(R, K)``.
 
     Example:
@@ -39,11 +69,15 @@ class NarrowWeight(nn.Module):
     Args:
         weight: ``(R, K)``.
         kind: "bfloat16", or "int8": the row's largest weight is 127, others are rounded to the nearest. A row of
-            multiples of one number up to 127 times it, as `prernn.quantize` makes them, is kept exactly.
+            multiples of one number up to 127 times it, as `prernn.quantize` makes them, is kept exactly. "int8x8" are
+            the same, for inputs in 8 bits (`in_8_bits`).
+        integers: counts ``(R, K)`` up to 127 and a scale for each row ``(R,)``, of which the weight is the product as
+            `prernn.quantize` left it: they are kept as they are. Where it no longer is, they are left alone.
 
     Attributes:
         values: in the narrow type.
         scale: ``(R,)`` float32, or None.
+        sums: ``(R,)`` int32, of each row's values, or None where inputs are floats.
 
     Raises:
         ValueError: another kind, weights that are not finite.
@@ -51,29 +85,23 @@ class NarrowWeight(nn.Module):
 
     values: Tensor
     scale: Tensor | None
+    sums: Tensor | None
 
-    def __init__(self, weight: Tensor, kind: str):
-        super().__init__()
+    def __init__(self, weight: Tensor, kind: str, integers: Integers | None = None):
         if kind not in TYPES:
             raise ValueError(f"expected precision to be one of {', '.join(TYPES)}, got {kind!r}")
         weight, scale = weight.detach().float(), None
-        if not bool(weight.to(TYPES["bfloat16"]).isfinite().all()):
+        if not bool(weight.to(torch.bfloat16).isfinite().all()):
             raise ValueError("expected finite weights, got some that are infinite or not a number")
-        if kind == "int8":
-            scale = _scale(weight)
-            weight = (weight / scale.unsqueeze(1)).round().clamp(-127, 127)
-        self.register_buffer("values", weight.to(TYPES[kind]))
-        self.register_buffer("scale", scale)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Takes them to another device, but not to another type."""
-        kept = {name: value for name, value in self._buffers.items() if value is not None and not value.is_meta}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, value in kept.items():
-            moved = self._buffers[name]
-            assert moved is not None
-            self._buffers[name] = value.to(moved.device)
-        return self
+        if TYPES[kind] == torch.int8:
+            if integers is not None and is_product(weight, integers):
+                weight, scale = integers
+            else:
+                scale = _scale(weight)
+                weight = (weight / scale.unsqueeze(1)).round().clamp(-127, 127)
+        values = weight.to(TYPES[kind])
+        super().__init__(values=values, scale=None if scale is None else scale.clone())
+        self.register_buffer("sums", values.sum(1, dtype=torch.int32) if kind == "int8x8" else None, persistent=False)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -94,13 +122,64 @@ class NarrowWeight(nn.Module):
         if x.shape[-1] != self.values.shape[1]:
             raise ValueError(f"expected an input (..., {self.values.shape[1]}), got shape {tuple(x.shape)}")
         rows = x.reshape(-1, x.shape[-1])
-        if not fits(rows, bias):
-            return F.linear(x, self.wide().to(x.dtype), bias)
-        y: Tensor = kernels("native").narrow_product(rows, self.values, self.scale, bias)
-        return y.view(*x.shape[:-1], -1)
+        y = self.by_kernel(rows, bias)
+        if y is None:
+            y = self.by_torch(lambda weight: lambda h: F.linear(h, weight))(rows)
+            y = y if bias is None else y + bias.to(y.dtype)
+        return y.view(*x.shape[:-1], y.shape[1])
+
+    def by_kernel(
+        self, x: Tensor, bias: Tensor | None, segments: Segments | None = None, part: slice = slice(None)
+    ) -> Tensor | None:
+        """``x W^T + b``, ``(N, R)``, for ``x (N, I)`` and some of the rows, by the C kernels.
+
+        None where they do not take it, or `by_torch` is done sooner. With ``segments`` the rows meet parts of
+        x only.
+        """
+        values = self.values if segments else self.values[part]
+        scale = None if self.scale is None else self.scale[part]
+        if self.sums is None:
+            if not fits(x, bias):
+                return None
+            few: Tensor = kernels("native").narrow_product(x, values, scale, bias, segments)
+            return few
+        if not fits(x, bias, most=None) or x.shape[1] > MOST_INPUTS:
+            return None
+        whole: Tensor = kernels("native").integer_product(x, values, self.sums[part], scale, bias, segments)
+        return whole
+
+    def by_torch(self, make: Callable[[Tensor], Product], part: slice = slice(None)) -> Product:
+        """A function ``x (N, K) -> x W^T (N, ...)`` for some of the rows, by products of wider numbers.
+
+        Args:
+            make: makes such a function of a weight ``(R, K)``; it is called once for each type.
+            part: the rows.
+        """
+        made: dict[tuple[bool, torch.dtype], Product] = {}
+
+        def product(x: Tensor) -> Tensor:
+            exact = self.sums is not None and not learns(x)
+            key = (exact, x.dtype)
+            if key not in made:
+                made[key] = make(self.values[part].double() if exact else self.wide()[part].to(x.dtype))
+            if not exact:
+                return made[key](x if self.sums is None else _straight_through(x))
+            assert self.scale is not None
+            whole, step = in_8_bits(x)
+            sums = made[key](whole.double()).float()  # float64 holds the integers
+            scale = self.scale[part].view(sums.shape[1:])
+            return (sums * step.view(-1, *[1] * (sums.ndim - 1)) * scale).to(x.dtype)
+
+        return product
 
     def extra_repr(self) -> str:
         return f"{tuple(self.values.shape)}, {str(self.values.dtype).removeprefix('torch.')}"
+
+
+def is_product(weight: Tensor, integers: Integers) -> bool:
+    """Whether a weight ``(R, K)`` is the product of counts that 8 bits hold and a scale."""
+    counts, scale = integers
+    return int(counts.long().abs().max()) <= 127 and torch.equal(counts * scale.unsqueeze(1), weight)
 
 
 def _scale(weight: Tensor) -> Tensor:
@@ -118,18 +197,61 @@ def _scale(weight: Tensor) -> Tensor:
     return scale
 
 
-def fits(rows: Tensor, bias: Tensor | None = None) -> bool:
-    """Whether the kernels take a product with ``rows (N, K)``, and sooner than a float32 product would be done."""
+def in_8_bits(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers ``n`` and a step ``s`` for each row, a stream at one time, so that x is about ``s n``.
+
+    A row's range, with 0 in it, has 255 equal steps, and each number goes to the nearest: with ``q`` from 0 to 255
+
+        s = (max(x, 0) - min(x, 0)) / 255,   n = q - z,   q = round(x / s) + z,   z = round(-min(x, 0) / s),
+
+    so that ``|x - s n| <= s / 2`` and 0 stays 0. A product with weights w is then at most ``s / 2 sum |w|`` off.
+
+    Example:
+        >>> import torch
+        >>> n, s = in_8_bits(torch.tensor([[-1.0, 0.0, 0.5, 1.55]]))
+        >>> n.tolist(), round(s.item(), 4)
+        ([[-100.0, 0.0, 50.0, 155.0]], 0.01)
+
+    Args:
+        x: ``(N, K)``.
+
+    Returns:
+        ``n (N, K)``, from -255 to 255 in float32, and ``s (N, 1)``; not a number where the row has infinite numbers.
+    """
+    x = x.detach().float()
+    low, high = x.amin(1, keepdim=True).clamp(max=0), x.amax(1, keepdim=True).clamp(min=0)
+    step = high / 255 - low / 255
+    step = torch.where(step == 0, 1.0, torch.where(step.isinf(), torch.nan, step))
+    zero = (-low / step).round()
+    return ((x / step).round() + zero).clamp(0, 255) - zero, step
+
+
+def _straight_through(x: Tensor) -> Tensor:
+    """``s n`` of `in_8_bits`, with the gradient of x."""
+    whole, step = in_8_bits(x)
+    return x + ((whole * step).to(x.dtype) - x.detach())
+
+
+def fits(rows: Tensor, bias: Tensor | None = None, most: int | None = FEW) -> bool:
+    """Whether the kernels take a product with ``rows (N, K)``, N up to ``most``.
+
+    With weights alone of few bits, with more rows a float32 product is done sooner.
+    """
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):  # before anything fixes a symbolic batch size
         return False
     given = [rows] if bias is None else [rows, bias]
     plain = all(each.device.type == "cpu" and each.dtype == torch.float32 for each in given)
     if learns(rows, bias):
         return False
-    return takes_native() and plain and 0 < len(rows) <= FEW
+    return takes_native() and plain and len(rows) > 0 and (most is None or len(rows) <= most)
+
+
+def has_few_bits(module: nn.Module) -> bool:
+    """Whether a module has weights of few bits."""
+    return any(isinstance(part, FewBits) for part in module.modules())
 
 
 def refuse_narrow(module: nn.Module, instead: str) -> None:
     """NotImplementedError where a module has weights of few bits, with what to do instead."""
-    if any(isinstance(part, NarrowWeight) for part in module.modules()):
+    if has_few_bits(module):
         raise NotImplementedError(f"expected weights as they were trained, got some of few bits: {instead}")

@@ -56,7 +56,8 @@ class Stream:
 
     - "torch": the network itself, its convolutions laid out with the channels last and fused with what follows them
       (`prernn.engines.fused_convolutions`). It follows the network when its weights change, but for changes through
-      ``.data``, which torch does not count.
+      ``.data``, which torch does not count. Without a ``precision`` large weights of a quantized network are read as
+      their integers (`prernn.engines.torch_engine`).
     - "onnxruntime", "openvino": of a copy of the network as it is now, exported once and kept in a cache
       (``$PRERNN_CACHE``, ``~/.cache/prernn``). The CPU alone.
     - "auto": the one of these that is installed, agrees with the network, and is the fastest for a frame on this
@@ -71,8 +72,8 @@ class Stream:
     Args:
         net: the network, a run folder or checkpoint of one, or a step that `prernn.export` wrote.
         engine: "torch", "onnxruntime", "openvino" or "auto"; None is "torch", or what an exported file is for.
-        precision: "float32" (None); "bfloat16" or "float16" of everything feedforward; "int8", of weights or of all
-            products: as engine and processor can (`prernn.engines.opening`).
+        precision: "float32" (also None, see "torch"); "bfloat16" or "float16" of everything feedforward; "int8", of
+            weights or of all products: as engine and processor can (`prernn.engines.opening`).
         threads: that a step may take; None leaves it to the engine. Of torch they are the whole process's.
         transform: what makes uint8 frames into input: a TransformSpec, its dict, or a function from uint8
             ``(H, W, 3)`` to float ``(C, H, W)``. None takes ``net.recipe.transform``.

@@ -1,10 +1,11 @@
 """A copy of a network whose large weights have few bits, for a stream: a step is bound by the bytes of its weights.
 
 Those of recurrent products and fully connected layers come in bfloat16, or as 8-bit integers with a scale for each
-neuron; convolutions, small layers, biases, states and all sums stay float32.
+neuron; convolutions, small layers, biases and states stay float32. A quantized network's weights are such integers
+already, and its copy has the same numbers.
 """
 
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,9 @@ from prernn.layers.hidden_to_hidden import HiddenToHidden, RecurrentWeights, mat
 from prernn.layers.input_to_hidden import GateInput, StructuredLinear
 from prernn.layers.recurrent_stack import RecurrentStack
 from prernn.layers.structures.input_weights import InputWeights
-from prernn.layers.structures.narrow_recurrence import NarrowRecurrence
+from prernn.layers.structures.narrow_recurrence import NarrowRecurrence, NarrowRows, NarrowSegments
 from prernn.layers.structures.regular import Full
-from prernn.ops.narrow import TYPES, NarrowWeight, Segments, refuse_narrow
+from prernn.ops.narrow import TYPES, Integers, NarrowWeight, Segments, has_few_bits, is_product, refuse_narrow
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -27,6 +28,10 @@ LEAST_FAN_IN = 16
 """Of a neuron, below which a recurrence stays as it is: the kernels of diagonals and narrow bands are faster."""
 
 
+MOST_COLUMNS = 2**16
+"""Inputs whose numbers 16 bits hold, as compressed rows have them."""
+
+
 class NarrowLinear(nn.Module):
     """A fully connected layer with a weight of few bits."""
 
@@ -34,7 +39,7 @@ class NarrowLinear(nn.Module):
 
     def __init__(self, layer: nn.Linear, kind: str):
         super().__init__()
-        self.narrow = NarrowWeight(layer.weight, kind)
+        self.narrow = NarrowWeight(layer.weight, kind, integers_of(layer, "weight", layer.out_features))
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float())
 
@@ -60,12 +65,14 @@ def low_precision(net: Network, precision: str = "int8") -> Network:
         >>> bool((out - layer.step(x)[0]).abs().max() < 0.02)
         True
 
-    Recurrences and input projections with few weights a neuron (diagonal, narrow bands) and those without a regular
-    pattern (sparse, paths, whose positions are most of the bytes) stay in float32.
+    Recurrences and input projections with few weights a neuron and a fast kernel (diagonal, narrow bands) stay in
+    float32. The integers of a quantized network (`prernn.quantize`) are kept where 8 bits hold them.
 
     Args:
         net: a network, or a layer such as `prernn.LSTM`.
-        precision: "bfloat16" or "int8".
+        precision: of weights, "bfloat16" or "int8". With "int8x8" what they meet, states and inputs, has 8 bits too,
+            by the range of each stream at each step (`prernn.ops.narrow.in_8_bits`), and the sums are exact: for
+            several streams; but for sparse and path weights, which meet floats.
 
     Raises:
         ValueError: another precision, weights that are not finite.
@@ -83,23 +90,58 @@ def low_precision(net: Network, precision: str = "int8") -> Network:
         settle(made)
         if type(made) is nn.Linear:
             return cast(Network, NarrowLinear(cast(nn.Linear, made), precision))
-        layers: dict[int, NarrowLinear] = {}  # one for each that stands in several places
-        for module in list(made.modules()):
-            if isinstance(module, RecurrentStack):
-                _narrow_stack(module, precision)
-            elif isinstance(module, (HiddenToHidden, StructuredLinear)):
-                _replace(module, "weight", _narrow(module.weights(), precision))
-            elif (
-                isinstance(module, GateInput) and type(module.layer) is nn.Linear and module.copies[0].numel() >= LEAST
-            ):
-                copies = [NarrowWeight(weight, precision) for weight in module.copies]
-                _replace(module, "copies", nn.ModuleList(copies))
-            for name, child in list(module._modules.items()):
-                if type(child) is nn.Linear and _is_large(child):
-                    if id(child) not in layers:
-                        layers[id(child)] = NarrowLinear(child, precision)
-                    setattr(module, name, layers[id(child)])
+        _narrow_all(made, precision, exact=False)
     return made
+
+
+def in_integers(net: Network) -> tuple[Network, list[str]]:
+    """A copy in evaluation mode in which large quantized weights are the integers that they are products of.
+
+    All other tensors are the network's own. It computes what the network does, up to rounding of the sums; weights that
+    are not quantized, or whose counts 8 bits do not hold, are left as they are.
+
+    Returns:
+        The copy, and the names of the weights that are integers in it; the network itself where there are none.
+    """
+    if not holds_integers(net):
+        return net, []
+    own = {id(tensor): tensor for tensor in (*net.parameters(), *net.buffers())}
+    with torch.inference_mode(False), torch.no_grad():
+        made = copy_of(net, own).eval()
+        _narrow_all(made, "int8", exact=True)
+    there = {name for name, _ in made.named_parameters(remove_duplicate=False)}
+    gone = [name for name, _ in net.named_parameters(remove_duplicate=False) if name not in there]
+    return (made, gone) if gone else (net, gone)
+
+
+def holds_integers(net: nn.Module) -> bool:
+    """Whether integers stand beside the weights of a network, which `in_integers` may read."""
+    return not has_few_bits(net) and any(name.endswith("_counts") for name, _ in net.named_buffers())
+
+
+def integers_of(module: nn.Module, name: str, neurons: int) -> Integers | None:
+    """Counts in the weight's shape and the scale of each neuron ``(R,)`` that stand beside it quantized, or None."""
+    counts, scale = getattr(module, f"{name}_counts", None), getattr(module, f"{name}_scale", None)
+    if not (isinstance(counts, Tensor) and isinstance(scale, Tensor)):
+        return None
+    return counts, scale.float().expand(neurons)
+
+
+def _narrow_all(made: nn.Module, precision: str, exact: bool) -> None:
+    """Puts weights of few bits in their places; ``exact`` only where they are the same numbers."""
+    layers: dict[int, NarrowLinear] = {}  # one for each that stands in several places
+    for module in list(made.modules()):
+        if isinstance(module, RecurrentStack):
+            _narrow_stack(module, precision, exact)
+        elif isinstance(module, (HiddenToHidden, StructuredLinear)):
+            _replace(module, "weight", _narrow(module, "weight", module.weights(), precision, exact))
+        elif isinstance(module, GateInput) and type(module.layer) is nn.Linear and module.copies[0].numel() >= LEAST:
+            _narrow_copies(module, precision, exact)
+        for name, child in list(module._modules.items()):
+            if type(child) is nn.Linear and _is_large(child) and _may(child, "weight", child.weight, exact):
+                if id(child) not in layers:
+                    layers[id(child)] = NarrowLinear(child, precision)
+                setattr(module, name, layers[id(child)])
 
 
 def _is_large(layer: nn.Linear) -> bool:
@@ -108,18 +150,42 @@ def _is_large(layer: nn.Linear) -> bool:
     return isinstance(layer.weight, Tensor) and layer.weight.numel() >= LEAST and not watched
 
 
-def _narrow_stack(stack: RecurrentStack, precision: str) -> None:
+def _may(module: nn.Module, name: str, weight: Tensor, exact: bool) -> bool:
+    """Whether a weight ``(R, K)`` is to have few bits; ``exact``: it is the product of what stands beside it."""
+    if not exact:
+        return True
+    integers = integers_of(module, name, len(weight))
+    if integers is not None:
+        integers = integers[0].reshape(weight.shape), integers[1]
+    return integers is not None and weight.dtype == torch.float32 and is_product(weight.detach(), integers)
+
+
+def _narrow_copies(module: GateInput, precision: str, exact: bool) -> None:
+    rows = module.copies.flatten(0, 1)
+    if not _may(module, "copies", rows, exact):
+        return
+    count, integers = len(module.copies), integers_of(module, "copies", len(rows))
+    each: list[Any] = [None] * count
+    if integers is not None:
+        each = list(zip(integers[0], integers[1].chunk(count), strict=True))
+    made = [NarrowWeight(weight, precision, own) for weight, own in zip(module.copies, each, strict=True)]
+    _replace(module, "copies", nn.ModuleList(made))
+
+
+def _narrow_stack(stack: RecurrentStack, precision: str, exact: bool) -> None:
     for suffix in stack.suffixes():
-        _replace(stack, f"weight_hh{suffix}", _narrow(stack.recurrent_weights(suffix), precision))
+        recurrent, projection = f"weight_hh{suffix}", f"weight_ih{suffix}"
+        _replace(stack, recurrent, _narrow(stack, recurrent, stack.recurrent_weights(suffix), precision, exact))
         dense = [f"weight_hr{suffix}"]
         if isinstance(stack.input_structure, Full):
-            dense.append(f"weight_ih{suffix}")
+            dense.append(projection)
         else:
-            _replace(stack, f"weight_ih{suffix}", _narrow(stack.input_weights(suffix), precision))
+            _replace(stack, projection, _narrow(stack, projection, stack.input_weights(suffix), precision, exact))
         for name in dense:
             weight = getattr(stack, name, None)
-            if weight is not None and weight.numel() >= LEAST:
-                _replace(stack, name, NarrowWeight(weight, precision))
+            if weight is not None and weight.numel() >= LEAST and _may(stack, name, weight, exact):
+                integers = integers_of(stack, name, len(weight))
+                _replace(stack, name, NarrowWeight(weight, precision, integers))
 
 
 def _replace(module: nn.Module, name: str, weight: nn.Module | None) -> None:
@@ -131,20 +197,50 @@ def _replace(module: nn.Module, name: str, weight: nn.Module | None) -> None:
         module.add_module(name, weight)
 
 
-def _narrow(weights: RecurrentWeights | InputWeights, precision: str) -> NarrowRecurrence | None:
+def _narrow(
+    module: nn.Module, name: str, weights: RecurrentWeights | InputWeights, precision: str, exact: bool
+) -> NarrowRecurrence | None:
     """``W_hh`` or ``W_ih`` with few bits, or None where it stays."""
-    weight = weights.weight
-    if weight.ndim != 3 or weight.shape[1] != weights.size or weight.numel() < LEAST or weight.shape[2] < LEAST_FAN_IN:
+    weight, structure = weights.weight, weights.structure
+    if weight.numel() < LEAST or (weight.ndim < 3 and structure.band(weight) is not None):  # a diagonal
         return None
-    place = matrix_places(weights)
-    segments = segments_of(place, weights.columns)
+    projects, place = isinstance(weights, InputWeights), matrix_places(weights)
+    integers = integers_of(module, name, len(weight) * weights.size)
+    if integers is not None:
+        integers = integers[0].reshape(weight.shape), integers[1]
+    if exact and (integers is None or not _is_product(weight, integers, place // weights.columns)):
+        return None
+    segments = segments_of(place, weights.columns) if weight.ndim == 3 and weight.shape[1] == weights.size else None
     if segments is None:
+        return _in_rows(weights, place, precision, projects, integers)
+    if weight.shape[2] < LEAST_FAN_IN:
         return None
     _, first, count = segments
-    dense = bool((count == weight.shape[2]).all() and (first == 0).all())
+    where = None if bool((count == weight.shape[2]).all() and (first == 0).all()) else segments
+    if integers is not None:
+        integers = torch.where(place >= 0, integers[0], 0).flatten(0, 1), integers[1]
     inside = torch.where(place >= 0, weight, 0.0)
-    projects = isinstance(weights, InputWeights)
-    return NarrowRecurrence(inside, weights.structure, precision, None if dense else segments, projects=projects)
+    return NarrowSegments(inside, structure, precision, where, projects=projects, integers=integers)
+
+
+def _is_product(weight: Tensor, integers: Integers, neuron: Tensor) -> bool:
+    """Whether each weight is a count of 8 bits times the scale of its neuron; of neuron -1 there is none."""
+    counts, scale = integers
+    fits = int(counts.long().abs().max()) <= 127 and weight.dtype == torch.float32
+    return fits and bool(((counts * scale[neuron.clamp(min=0)] == weight) | (neuron < 0)).all())
+
+
+def _in_rows(
+    weights: RecurrentWeights | InputWeights, place: Tensor, precision: str, projects: bool, integers: Integers | None
+) -> NarrowRows | None:
+    """As compressed rows, where the weights of all gates lie at the same places, by receiver; else None."""
+    weight, columns, first = weights.weight, weights.columns, place[0].flatten()
+    gate = torch.arange(len(weight), device=place.device).unsqueeze(1) * weights.size * columns
+    alike = bool((first >= 0).all()) and torch.equal(place.flatten(1), first + gate)
+    if not alike or columns > MOST_COLUMNS or not bool(((first // columns).diff() >= 0).all()):
+        return None
+    where = (first, columns, weights.size)
+    return NarrowRows(weight, weights.structure, precision, *where, projects=projects, integers=integers)
 
 
 def segments_of(place: Tensor, columns: int) -> Segments | None:

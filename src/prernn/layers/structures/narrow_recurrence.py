@@ -1,37 +1,97 @@
-"""Weights of few bits in a structure whose neurons each hear a run of neighbours: full, grouped or a band."""
+"""``W_hh`` or ``W_ih`` with weights of few bits: of neurons that each hear a run of neighbours, or irregular places."""
 
 import torch
 from torch import Tensor, nn
 
 from prernn.layers.structures.base import Structure
 from prernn.ops.backends import kernels
-from prernn.ops.narrow import NarrowWeight, Segments, fits
+from prernn.ops.narrow import FewBits, Integers, NarrowWeight, Segments, fits
 from prernn.ops.reference import Product
 
 
 class NarrowRecurrence(nn.Module):
-    """The compact weight ``(G, D, C)`` of ``W_hh``, or of ``W_ih``, in bfloat16 or 8 bits (`prernn.ops.narrow`).
+    """The compact weight ``(G, *weight_shape)`` of ``W_hh``, or of ``W_ih``, in few bits (`prernn.ops.narrow`).
+
+    Args:
+        gates: G.
+        size: units D.
+        structure: of the weight.
+        numbers: what holds it: ``values`` in the narrow type and their ``scale (G*D,)``, or None.
+        projects: whether it is ``W_ih``, which meets the inputs of all steps at once.
+    """
+
+    def __init__(self, gates: int, size: int, structure: Structure, numbers: FewBits, projects: bool):
+        super().__init__()
+        self.gates, self.size, self.structure, self.projects = gates, size, structure, projects
+        self.narrow = numbers
+
+    @property
+    def values(self) -> Tensor:
+        """The numbers as they are kept, ``(G, *weight_shape)``."""
+        raise NotImplementedError
+
+    def compact(self) -> Tensor:
+        """The weight in float32, ``(G, *weight_shape)``."""
+        raise NotImplementedError
+
+    def product_of(self, first: int, last: int, index: Tensor | None, bias: Tensor | None) -> Product:
+        """A function ``h (N, D) -> W_hh h + b (N, last-first, D)`` for a range of gates."""
+        raise NotImplementedError
+
+    @property
+    def is_meta(self) -> bool:
+        """Whether there are no numbers."""
+        return self.values.is_meta
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.values.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what it is multiplied with."""
+        return torch.float32
+
+    def new_zeros(self, *shape: int) -> Tensor:
+        """Zeros on its device, of the type that its product has."""
+        return torch.zeros(shape, device=self.device)
+
+    def _wide(self, weight: Tensor, index: Tensor | None) -> Product:
+        if self.projects:
+            return lambda x: self.structure.project(x, weight.to(x.dtype), index, self.size)
+        return self.structure.product(weight, index, self.size)
+
+
+class NarrowSegments(NarrowRecurrence):
+    """Of a structure whose neurons each hear a run of neighbours: full, grouped or a band.
 
     Args:
         weight: ``(G, D, C)``, 0 where it lies outside the matrix.
         structure: of it.
-        kind: "bfloat16" or "int8".
+        kind: "bfloat16", "int8" or "int8x8".
         segments: where each neuron's weights lie, gate after gate ``(G*D,)``; None where they meet all of h.
-        projects: whether it is ``W_ih``, which meets the inputs of all steps at once.
+        projects: whether it is ``W_ih``.
+        integers: that it is the product of, ``(G*D, C)``.
     """
 
+    narrow: NarrowWeight
     begin: Tensor | None
     first: Tensor
     count: Tensor
 
     def __init__(
-        self, weight: Tensor, structure: Structure, kind: str, segments: Segments | None, *, projects: bool = False
+        self,
+        weight: Tensor,
+        structure: Structure,
+        kind: str,
+        segments: Segments | None,
+        *,
+        projects: bool = False,
+        integers: Integers | None = None,
     ):
-        super().__init__()
-        self.projects = projects
-        self.gates, self.size = weight.shape[:2]
-        self.structure = structure
-        self.narrow = NarrowWeight(weight.flatten(0, 1), kind)
+        gates, size = weight.shape[:2]
+        super().__init__(gates, size, structure, NarrowWeight(weight.flatten(0, 1), kind, integers), projects)
         for name, value in zip(("begin", "first", "count"), segments or [None] * 3, strict=True):
             self.register_buffer(name, value, persistent=False)
 
@@ -41,54 +101,119 @@ class NarrowRecurrence(nn.Module):
         values: Tensor = self.narrow.values.unflatten(0, (self.gates, -1))
         return values
 
-    @property
-    def is_meta(self) -> bool:
-        """Whether there are no numbers."""
-        return self.narrow.values.is_meta
-
-    @property
-    def device(self) -> torch.device:
-        """Where they are."""
-        return self.narrow.values.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of what it is multiplied with."""
-        return self.narrow.dtype
-
     def compact(self) -> Tensor:
         """The weight in float32, ``(G, D, C)``."""
         weight: Tensor = self.narrow.wide().unflatten(0, (self.gates, -1))
         return weight
 
-    def new_zeros(self, *shape: int) -> Tensor:
-        """Zeros on its device, of the type that its product has."""
-        return torch.zeros(shape, device=self.device)
-
     def product_of(self, first: int, last: int, index: Tensor | None, bias: Tensor | None) -> Product:
         """A function ``h (N, D) -> W_hh h + b (N, last-first, D)`` for a range of gates."""
-        begin, end = first * self.size, last * self.size
+        part = slice(first * self.size, last * self.size)
         offset = None if bias is None else bias[first:last].flatten()
-        scale = None if self.narrow.scale is None else self.narrow.scale[begin:end]
-        values, segments = self.narrow.values, None
-        if self.begin is None:
-            values = values[begin:end]
-        else:
-            segments = (self.begin[begin:end], self.first[begin:end], self.count[begin:end])
+        segments = None if self.begin is None else (self.begin[part], self.first[part], self.count[part])
+        wide = self.narrow.by_torch(lambda weight: self._wide(weight.unflatten(0, (-1, self.size)), index), part)
+
+        def product(h: Tensor) -> Tensor:
+            y = self.narrow.by_kernel(h, offset, segments, part)
+            if y is not None:
+                return y.view(len(h), -1, self.size)
+            y = wide(h)
+            return y if offset is None else y + offset.view(-1, self.size)
+
+        return product
+
+
+class NarrowRows(NarrowRecurrence):
+    """Of a structure without a regular pattern, sparse or paths: compressed rows, the same places for all gates.
+
+    The weights of all gates at one place lie side by side. Inputs stay floats, also with "int8x8": bytes are what there
+    is to gain.
+
+    Args:
+        weight: ``(G, *weight_shape)``, by receiver.
+        structure: of it.
+        kind: "bfloat16", "int8" or "int8x8".
+        places: of one gate's weights in the matrix ``(D, I)``, ``(E,)``, by receiver.
+        inputs: I, at most 65,536.
+        size: D.
+        projects: whether it is ``W_ih``.
+        integers: counts in the shape of the weight, and the scale of each neuron ``(G*D,)``.
+    """
+
+    start: Tensor
+    column: Tensor
+
+    def __init__(
+        self,
+        weight: Tensor,
+        structure: Structure,
+        kind: str,
+        places: Tensor,
+        inputs: int,
+        size: int,
+        *,
+        projects: bool = False,
+        integers: Integers | None = None,
+    ):
+        gates, row = len(weight), places // inputs
+        start = torch.cat([row.new_zeros(1), torch.bincount(row, minlength=size).cumsum(0)])
+        slot = torch.arange(len(row), device=row.device) - start[row]
+        longest = int(slot.max()) + 1
+
+        def in_rows(value: Tensor) -> Tensor:  # a neuron's weights in a row, which has its scale
+            rows = value.new_zeros(gates, size, longest)
+            rows[:, row, slot] = value.flatten(1)
+            return rows.flatten(0, 1)
+
+        given = None if integers is None else (in_rows(integers[0]), integers[1])
+        made = NarrowWeight(in_rows(weight), kind, given)
+        values = made.values.view(gates, size, longest)[:, row, slot].t().contiguous()  # (E, G)
+        super().__init__(gates, size, structure, FewBits(values=values, scale=made.scale), projects)
+        self.shape, self.inputs = weight.shape, inputs
+        self.register_buffer("start", start, persistent=False)
+        self.register_buffer("column", (places % inputs).to(torch.uint16), persistent=False)
+
+    @property
+    def values(self) -> Tensor:
+        """The numbers as they are kept, ``(G, *weight_shape)``."""
+        values: Tensor = self._values.t().unflatten(1, self.shape[1:])
+        return values
+
+    @property
+    def _values(self) -> Tensor:
+        values = self.narrow.values
+        assert isinstance(values, Tensor)
+        return values
+
+    @property
+    def _scale(self) -> Tensor | None:
+        scale = self.narrow.scale
+        assert not isinstance(scale, nn.Module)
+        return scale
+
+    def compact(self) -> Tensor:
+        """The weight in float32, ``(G, *weight_shape)``."""
+        weight = self._values.t().float()  # (G, E)
+        if self._scale is not None:
+            weight = weight * self._scale.view(self.gates, -1).repeat_interleave(self.start.diff(), dim=1)
+        return weight.contiguous().view(self.shape)
+
+    def product_of(self, first: int, last: int, index: Tensor | None, bias: Tensor | None) -> Product:
+        """A function ``h (N, I) -> W h + b (N, last-first, D)`` for a range of gates."""
+        part = slice(first * self.size, last * self.size)
+        offset = None if bias is None else bias[first:last].flatten()
+        scale, values = None if self._scale is None else self._scale[part], self._values[:, first:last]
         wide: list[Product] = []
 
         def product(h: Tensor) -> Tensor:
-            if fits(h, offset):
-                y: Tensor = kernels("native").narrow_product(h, values, scale, offset, segments)
-                return y.view(len(h), -1, self.size)
+            if h.shape[1] != self.inputs:
+                raise ValueError(f"expected an input (..., {self.inputs}), got shape {tuple(h.shape)}")
+            if fits(h, offset, most=None):
+                y: Tensor = kernels("native").narrow_rows(h, values, scale, self.start, self.column, offset)
+                return y
             if not wide:
                 wide.append(self._wide(self.compact()[first:last], index))
             y = wide[0](h)
             return y if offset is None else y + offset.view(-1, self.size)
 
         return product
-
-    def _wide(self, weight: Tensor, index: Tensor | None) -> Product:
-        if self.projects:
-            return lambda x: self.structure.project(x, weight.to(x.dtype), index, self.size)
-        return self.structure.product(weight, index, self.size)

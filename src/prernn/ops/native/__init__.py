@@ -7,9 +7,9 @@ below about a millisecond of work.
 
 from prernn.ops.native.few import few_convolution, few_product, packed, sample
 from prernn.ops.native.library import instructions
-from prernn.ops.native.narrow import narrow_product
+from prernn.ops.native.narrow import integer_product, narrow_product
 from prernn.ops.native.recurrence import backward, forward
-from prernn.ops.native.sparse import path_product, path_weight, rows_backward, rows_product
+from prernn.ops.native.sparse import narrow_rows, path_product, path_weight, rows_backward, rows_product
 
 __all__ = [
     "backward",
@@ -17,7 +17,9 @@ __all__ = [
     "few_product",
     "forward",
     "instructions",
+    "integer_product",
     "narrow_product",
+    "narrow_rows",
     "packed",
     "path_product",
     "path_weight",

@@ -21,8 +21,8 @@ def _open() -> ctypes.CDLL:
     found = ctypes.CDLL(spec.origin)
     found.prernn_choose.argtypes = (c_char_p,)
     found.prernn_instructions.restype = c_char_p
-    products = ("rows_product", "path_product", "path_weight", "narrow_product", "few_product", "few_convolution")
-    for name in ("forward", "backward", *products, "rows_backward", "sample"):
+    products = ("rows_product", "path_product", "path_weight", "narrow_product", "integer_product", "few_product")
+    for name in ("forward", "backward", *products, "few_convolution", "rows_backward", "narrow_rows", "sample"):
         getattr(found, f"prernn_{name}").argtypes = (c_void_p,)
     wanted = os.environ.get("PRERNN_INSTRUCTIONS")
     if not found.prernn_choose(wanted.encode() if wanted else None):
@@ -34,7 +34,7 @@ kernels = _open()
 
 
 def instructions() -> str:
-    """Instruction set of the kernels that run: avx512, avx2 or baseline."""
+    """Instruction set of the kernels that run: avx512_vnni, avx512, avx2 or baseline."""
     name: bytes = kernels.prernn_instructions()
     return name.decode()
 

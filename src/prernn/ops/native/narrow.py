@@ -6,6 +6,7 @@ from ctypes import c_int32, c_int64, c_void_p
 import torch
 from torch import Tensor
 
+from prernn.ops.narrow import MOST_INPUTS
 from prernn.ops.native.library import contiguous, expect, kernels, run, threads_for
 
 
@@ -16,7 +17,7 @@ class _NarrowProduct(ctypes.Structure):
     _fields_ = (
         *((name, c_int64) for name in ("rows", "outputs", "inputs", "weights")),
         *((name, c_int32) for name in ("threads", "eight")),
-        *((name, c_void_p) for name in ("begin", "first", "count", "weight", "scale", "bias", "x", "y")),
+        *((name, c_void_p) for name in ("begin", "first", "count", "weight", "scale", "bias", "x", "y", "sums")),
     )
 
 
@@ -43,22 +44,71 @@ def narrow_product(
     """
     if weight.dtype not in (torch.bfloat16, torch.int8):
         raise ValueError(f"expected weights of bfloat16 or int8, got {weight.dtype}")
+    job, y = _job(x, weight, scale, bias, segments)
+    job.threads = threads_for(weight.numel() * (0.05 + 0.02 * len(x)))
+    run(kernels.prernn_narrow_product, job)
+    return y
+
+
+def integer_product(
+    x: Tensor,
+    weight: Tensor,
+    sums: Tensor,
+    scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    segments: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> Tensor:
+    """`narrow_product` with each row of x in 8 bits (`prernn.ops.narrow.in_8_bits`), summed in integers: exact.
+
+    Args:
+        x: ``(N, I)``, float32, of up to `MOST_INPUTS`.
+        weight: int8.
+        sums: ``(R,)`` int32, of each output's weights.
+        scale: as there.
+        bias: as there.
+        segments: as there.
+
+    Raises:
+        ValueError: a type, device or shape that the kernels do not take, more inputs.
+        IndexError: segments that lead outside.
+        MemoryError: no memory for the kernels' own buffers.
+    """
+    if weight.dtype != torch.int8:
+        raise ValueError(f"expected weights of int8, got {weight.dtype}")
+    if x.shape[1] > MOST_INPUTS:
+        raise ValueError(f"expected at most {MOST_INPUTS} inputs, whose products int32 holds, got {x.shape[1]}")
+    job, y = _job(x, weight, scale, bias, segments, sums)
+    job.threads = threads_for(weight.numel() * (0.03 + 0.004 * len(x)))
+    run(kernels.prernn_integer_product, job)
+    return y
+
+
+def _job(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    segments: tuple[Tensor, Tensor, Tensor] | None,
+    sums: Tensor | None = None,
+) -> tuple[_NarrowProduct, Tensor]:
+    """What the kernels take, checked, and where they write ``(N, R)``."""
     rows, inputs = x.shape
     outputs = len(segments[0]) if segments else weight.shape[0]
     expect("x", x, torch.float32, (rows, inputs))
     expect("weight", weight, weight.dtype, tuple(weight.shape) if segments else (outputs, inputs))
     expect("scale", scale, torch.float32, (outputs,))
     expect("bias", bias, torch.float32, (outputs,))
+    expect("sums", sums, torch.int32, (outputs,))
     begin, first, count = segments or (None, None, None)
     expect("begin", begin, torch.int64, (outputs,))
     expect("first", first, torch.int32, (outputs,))
     expect("count", count, torch.int32, (outputs,))
     y = x.new_empty(rows, outputs)
-    held = contiguous(begin=begin, first=first, count=count, weight=weight, scale=scale, bias=bias, x=x, y=y)
-    threads = threads_for(weight.numel() * (0.05 + 0.02 * rows))
-    job = _NarrowProduct(rows, outputs, inputs, weight.numel(), threads, weight.dtype == torch.int8)
+    given = {"begin": begin, "first": first, "count": count, "weight": weight, "scale": scale, "bias": bias}
+    held = contiguous(**given, x=x, y=y, sums=sums)
+    job = _NarrowProduct(rows, outputs, inputs, weight.numel(), 1, weight.dtype == torch.int8)
     for name, tensor in held.items():
         if tensor is not None:
             setattr(job, name, tensor.data_ptr())
-    run(kernels.prernn_narrow_product, job)
-    return y
+    job.keep_alive = held
+    return job, y

@@ -19,6 +19,16 @@ class _RowsProduct(ctypes.Structure):
     )
 
 
+class _NarrowRows(ctypes.Structure):
+    """``struct narrow_rows`` of kernels.h."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("rows", "gates", "receivers", "senders", "entries", "stride")),
+        *((name, c_int32) for name in ("threads", "eight")),
+        *((name, c_void_p) for name in ("row_start", "column", "weight", "scale", "bias", "h", "y")),
+    )
+
+
 class _PathProduct(ctypes.Structure):
     """``struct path_product`` of kernels.h."""
 
@@ -51,6 +61,44 @@ def rows_product(h: Tensor, weight: Tensor, start: Tensor, column: Tensor, bias:
         expect("bias", bias, torch.float32, (y.shape[1] * y.shape[2],))
         tensors["bias"] = bias.contiguous()
     run(kernels.prernn_rows_product, _rows_job(h, weight.shape[0], start, column, **tensors))
+    return y
+
+
+def narrow_rows(
+    h: Tensor, weight: Tensor, scale: Tensor | None, start: Tensor, column: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """``y[n, g, i] = scale[g, i] * sum of weight[k, g] h[n, column[k]] + bias[g, i]`` over the entries k of row i.
+
+    Args:
+        h: ``(N, senders)``, float32.
+        weight: ``(E, G)``, bfloat16 or int8; its rows may lie apart.
+        scale: ``(G*D,)`` float32, or None.
+        start: ``(D+1,)`` int64, where each row's entries begin.
+        column: ``(E,)`` uint16.
+        bias: ``(G*D,)`` float32, or None.
+
+    Returns:
+        ``(N, G, D)``.
+
+    Raises:
+        ValueError: a type, device or shape that the kernels do not take.
+    """
+    (entries, gates), receivers = weight.shape, len(start) - 1
+    if weight.dtype not in (torch.bfloat16, torch.int8) or (gates > 1 and weight.stride(1) != 1):
+        raise ValueError(f"expected weights of bfloat16 or int8, gates side by side, got {weight.dtype}")
+    h = _dense("h", h)
+    expect("start", start, torch.int64, (receivers + 1,))
+    expect("column", column, torch.uint16, (entries,))
+    for name, each in {"scale": scale, "bias": bias}.items():
+        expect(name, each, torch.float32, (gates * receivers,))
+    y = h.new_empty(h.shape[0], gates, receivers)
+    job = _NarrowRows(h.shape[0], gates, receivers, h.shape[1], entries, weight.stride(0))
+    job.threads, job.eight = threads_for(entries * gates * (0.1 + 0.05 * len(h))), weight.dtype == torch.int8
+    held = contiguous(row_start=start, column=column, scale=scale, bias=bias, h=h, y=y) | {"weight": weight}
+    for name, tensor in held.items():
+        if tensor is not None:
+            setattr(job, name, tensor.data_ptr())
+    run(kernels.prernn_narrow_rows, job)
     return y
 
 

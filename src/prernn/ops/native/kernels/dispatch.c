@@ -18,30 +18,36 @@ struct kernels {
     int (*path_product)(const struct path_product *);
     int (*path_weight)(const struct path_product *);
     int (*narrow_product)(const struct narrow_product *);
+    int (*integer_product)(const struct narrow_product *);
+    int (*narrow_rows)(const struct narrow_rows *);
     int (*sample)(const struct sampling *);
     int (*few_product)(const struct few_product *);
     int (*few_convolution)(const struct few_convolution *);
 };
 
-#define KERNELS(name)                                                                                    \
+/* All of one instruction set, but for products in integers those of `integers`. */
+#define KERNELS(name, integers)                                                                          \
     {                                                                                                    \
-        #name, name##_forward, name##_backward, name##_rows_product, name##_rows_backward,               \
-            name##_path_product, name##_path_weight, name##_narrow_product, name##_sample,               \
-            name##_few_product, name##_few_convolution                                                   \
+        #integers, name##_forward, name##_backward, name##_rows_product, name##_rows_backward,           \
+            name##_path_product, name##_path_weight, name##_narrow_product, integers##_integer_product,  \
+            name##_narrow_rows, name##_sample, name##_few_product, name##_few_convolution                \
     }
 
 static const struct kernels available[] = {
 #ifdef PRERNN_X86
-    KERNELS(avx512),
-    KERNELS(avx2),
+    KERNELS(avx512, avx512_vnni),
+    KERNELS(avx512, avx512),
+    KERNELS(avx2, avx2),
 #endif
-    KERNELS(baseline),
+    KERNELS(baseline, baseline),
 };
 
 static int runs_here(const char *name)
 {
 #ifdef PRERNN_X86
     __builtin_cpu_init();
+    if (!strcmp(name, "avx512_vnni"))
+        return __builtin_cpu_supports("avx512vnni") && runs_here("avx512");
     if (!strcmp(name, "avx512"))
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
@@ -100,9 +106,29 @@ EXPORT int prernn_path_weight(const struct path_product *job)
     return chosen->path_weight(job);
 }
 
+static int leads_outside(const struct narrow_product *job)
+{
+    for (int64_t r = 0; job->begin && r < job->outputs; r++) {
+        int64_t begin = job->begin[r], first = job->first[r], count = job->count[r];
+        if (begin < 0 || first < 0 || count < 0 || begin > job->weights - count || first > job->inputs - count)
+            return 1;
+    }
+    return 0;
+}
+
 EXPORT int prernn_narrow_product(const struct narrow_product *job)
 {
-    return chosen->narrow_product(job);
+    return leads_outside(job) ? 2 : chosen->narrow_product(job);
+}
+
+EXPORT int prernn_integer_product(const struct narrow_product *job)
+{
+    return leads_outside(job) ? 2 : chosen->integer_product(job);
+}
+
+EXPORT int prernn_narrow_rows(const struct narrow_rows *job)
+{
+    return chosen->narrow_rows(job);
 }
 
 EXPORT int prernn_sample(const struct sampling *job)

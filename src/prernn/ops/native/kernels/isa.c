@@ -14,6 +14,8 @@
 
 #include "narrow.h"
 
+#include "narrow_rows.h"
+
 #include "few.h"
 
 #include "few_convolution.h"
@@ -54,6 +56,11 @@ int JOIN(NAME, _path_weight)(const struct path_product *job)
 int JOIN(NAME, _narrow_product)(const struct narrow_product *job)
 {
     return run_narrow_product(job);
+}
+
+int JOIN(NAME, _narrow_rows)(const struct narrow_rows *job)
+{
+    return run_narrow_rows(job);
 }
 
 int JOIN(NAME, _few_product)(const struct few_product *job)

@@ -83,6 +83,23 @@ struct narrow_product {
     const float *bias;  /* (outputs) or NULL */
     const float *x;     /* (N, inputs) */
     float *y;           /* (N, outputs) */
+    /* with activations in 8 bits, weights int8, up to 65536 inputs: what is above and */
+    const int32_t *sums; /* (outputs), of each output's weights */
+};
+
+/* `rows_product` with weights of few bits. */
+struct narrow_rows {
+    int64_t rows, gates, receivers, senders, entries;
+    int64_t stride; /* gates whose weights lie side by side; those of the product are the first */
+    int32_t threads;
+    int32_t eight;            /* weights are int8, else bfloat16 */
+    const int64_t *row_start; /* (receivers + 1) */
+    const uint16_t *column;   /* (entries) */
+    const void *weight;       /* (entries, stride) */
+    const float *scale;       /* (G, receivers) or NULL */
+    const float *bias;        /* (G, receivers) or NULL */
+    const float *h;           /* (N, senders) */
+    float *y;                 /* (N, G, receivers) */
 };
 
 /* What a drawn activation becomes: see prernn/sparsity/online.py. */
@@ -127,6 +144,8 @@ struct few_convolution {
     int name##_path_product(const struct path_product *);          \
     int name##_path_weight(const struct path_product *);           \
     int name##_narrow_product(const struct narrow_product *);      \
+    int name##_integer_product(const struct narrow_product *);     \
+    int name##_narrow_rows(const struct narrow_rows *);            \
     int name##_sample(const struct sampling *);                    \
     int name##_few_product(const struct few_product *);            \
     int name##_few_convolution(const struct few_convolution *)
@@ -134,6 +153,7 @@ struct few_convolution {
 DECLARE(baseline);
 DECLARE(avx2);
 DECLARE(avx512);
+int avx512_vnni_integer_product(const struct narrow_product *);
 
 /* Runs task(context, i) for i = 0 .. count - 1 on up to `threads` threads. */
 void prernn_parallel(int threads, int64_t count, void (*task)(void *, int64_t), void *context);

@@ -39,6 +39,7 @@ INLINE void narrow_output(const struct narrow_product *job, int64_t r, int64_t n
     for (; k + each * WIDTH <= count; k += each * WIDTH)
 #pragma GCC unroll 4
         for (int part = 0; part < each; part++) {
+            ask_ahead((const char *)job->weight + (at + k + part * WIDTH) * (eight ? 1 : 2), AHEAD);
             lanes w = load_narrow(job->weight, at + k + part * WIDTH, eight, WIDTH);
 #pragma GCC unroll 4
             for (int i = 0; i < rows; i++)
@@ -67,6 +68,7 @@ INLINE void narrow_tile(const struct narrow_product *job, int64_t r, int64_t n, 
 {
     int64_t count = job->begin ? job->count[r] : job->inputs, whole = count - count % WIDTH;
     const float *x = job->x + n * job->inputs + (job->begin ? job->first[r] : 0);
+    int64_t next = NARROW_TILE * count * (eight ? 1 : 2), ahead = next > AHEAD ? next : AHEAD; /* the next tile's */
     lanes sum[NARROW_TILE][NARROW_ROWS] = {{{0}}};
     for (int64_t k = 0; k < count; k += WIDTH) {
         int left = k < whole ? WIDTH : (int)(count - k);
@@ -77,6 +79,7 @@ INLINE void narrow_tile(const struct narrow_product *job, int64_t r, int64_t n, 
 #pragma GCC unroll 4
         for (int o = 0; o < NARROW_TILE; o++) {
             int64_t at = (job->begin ? job->begin[r + o] : (r + o) * job->inputs) + k;
+            ask_ahead((const char *)job->weight + at * (eight ? 1 : 2), ahead);
             lanes w = left == WIDTH ? load_narrow(job->weight, at, eight, WIDTH)
                                     : load_narrow(job->weight, at, eight, left);
 #pragma GCC unroll 4
@@ -134,11 +137,6 @@ static void narrow_task(void *context, int64_t i)
 
 static int run_narrow_product(const struct narrow_product *job)
 {
-    for (int64_t r = 0; job->begin && r < job->outputs; r++) {
-        int64_t begin = job->begin[r], first = job->first[r], count = job->count[r];
-        if (begin < 0 || first < 0 || count < 0 || begin > job->weights - count || first > job->inputs - count)
-            return 2;
-    }
     int64_t tasks = (job->outputs + NARROW_OUTPUTS - 1) / NARROW_OUTPUTS;
     prernn_parallel(job->threads, tasks, narrow_task, (void *)job);
     return 0;
