@@ -8,30 +8,27 @@ same network before, on the test pictures that there are; means and standard dev
 """
 
 import argparse
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
 from prernn.benchmarks.measuring import cifar, report
-from prernn.benchmarks.measuring.integer_files import files_table
+from prernn.benchmarks.measuring.quantized.integer_files import files_table
+from prernn.benchmarks.measuring.quantized.rounding import coded_and_nonzero, nearest, rounded_network, ternary
 from prernn.benchmarks.measuring.timing import threads
 from prernn.conversion.modes import channels_last
 from prernn.reports.files import write_table
 from prernn.reports.plots.curves import lines as draw_lines
 from prernn.reports.tables import mean_text
 from prernn.sparsity.normalize import normalized
-from prernn.sparsity.quantization.coding import coded_bits
 from prernn.sparsity.quantization.correction import correct, layer_statistics
 from prernn.sparsity.quantization.counts import SAMPLERS
 from prernn.sparsity.quantization.quantize import OUTPUTS, TALK, quantization_report, quantize
 from prernn.sparsity.quantization.synthetic_inputs import synthetic_inputs
-from prernn.sparsity.quantization.weights import weights_of
 from prernn.studies.quantization import mean_and_spread
 
 PAPER = {20: (0.67, 5.0, 67.51), 32: (0.54, 4.85, 68.24), 44: (0.52, 4.93, 68.69), 56: (0.57, 4.78, 68.92)}
@@ -152,45 +149,9 @@ def _measured_rounding(
     rounded, integers = rounded_network(net, round_off)
     if job["method"].endswith("corrected"):
         correct(rounded, layer_statistics(net, inputs), inputs)
-    numbers = torch.cat([part.flatten() for part in integers])
-    coded = sum(coded_bits(part) * part.numel() for part in integers) / len(numbers)
-    nonzero = 100 * float((numbers != 0).double().mean())
+    coded, nonzero = coded_and_nonzero(integers)
     lost = full - accuracy(rounded)
-    return {"lost": lost, "spread": 0.0, "bits": job["samples"], "coded": coded, "nonzero": nonzero}
-
-
-Rounding = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From weights, a row for each output, to integers and a scale for each row."""
-
-
-def nearest(bits: int) -> Rounding:
-    """``q = round(w / s)`` with ``s = max |w| / (2**(bits-1) - 1)``: symmetric, no data, no retraining."""
-
-    def round_off(rows: Tensor) -> tuple[Tensor, Tensor]:
-        scale = (rows.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)).clamp(min=1e-30)
-        return (rows / scale).round(), scale
-
-    return round_off
-
-
-def ternary(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """``q = sign(w)`` where ``|w|`` is above 0.7 times its mean, else 0; times the mean ``|w|`` where it is above."""
-    size = rows.abs()
-    chosen = size > 0.7 * size.mean(1, keepdim=True)
-    scale = (size * chosen).sum(1, keepdim=True) / chosen.sum(1, keepdim=True).clamp(min=1)
-    return rows.sign() * chosen, scale
-
-
-def rounded_network(net: nn.Module, round_off: Rounding) -> tuple[nn.Module, list[Tensor]]:
-    """A copy with rounded weights, and the integers of each."""
-    net = copy.deepcopy(net)
-    found = []
-    with torch.no_grad():
-        for weight in weights_of(net):
-            integers, scale = round_off(weight.values.flatten(1))
-            weight.values.copy_((integers * scale).view_as(weight.values))
-            found.append(integers.long())
-    return net, found
+    return {"lost": lost, "spread": 0.0, "bits": job["samples"], "coded": coded, "nonzero": 100 * nonzero}
 
 
 def _of(lines: Sequence[dict], kind: str, depth: int | None = None) -> list[dict]:
