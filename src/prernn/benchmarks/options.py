@@ -47,6 +47,7 @@ def cifar_quantize(parser: ArgumentParser) -> None:
     add("--bits", type=int, nargs="*", default=[2, 3, 4, 5, 6], help="of rounding to nearest")
     add("--inputs", type=int, default=64, help="made from each network, for corrections (default %(default)s)")
     add("--files", action="store_true", help="files in 8-bit integers too: accuracy, size and time in each engine")
+    add("--own-time", action="store_true", help="pictures in the process's own time, without what others do meanwhile")
     add("--threads", type=int, default=2, help="torch threads (default %(default)s)")
     add("--out", default="runs/bench-cifar-quantize", help="folder for tables, CSV and PNG (default %(default)s)")
 
@@ -199,6 +200,7 @@ def sparsity(parser: ArgumentParser) -> None:
     add("--test-clips", type=int, help="of the test, spread over the classes (default: all)")
     parts = ["table", "files", "curves"]
     add("--parts", nargs="+", choices=parts, default=parts, help="what is measured (default: all)")
+    add("--own-time", action="store_true", help="frames in the process's own time, without what others do meanwhile")
     add("--trained", metavar="FOLDER", help="of an earlier run with the table: its networks in place of training")
     add("--threads", type=int, default=2, help="torch threads (default %(default)s)")
     add("--out", default="runs/bench-sparsity", help="folder for data, tables, CSV and PNG (default %(default)s)")

@@ -7,7 +7,7 @@ the activations of the full one are sampled while it runs. Accuracies are of who
 
 import argparse
 import functools
-import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,13 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from prernn.benchmarks.measuring import report
+from prernn.benchmarks.measuring.quantized.recurrent_files import engine_rows
 from prernn.benchmarks.measuring.quantized.sample_curve import ROUNDED, curve_table, draw_bits, rounded, sampled
-from prernn.benchmarks.measuring.stream_costs import stepper
 from prernn.benchmarks.measuring.timing import Stopwatch, threads
 from prernn.conversion.accounting import recurrent_parameters, total_weights
 from prernn.conversion.modes import channels_last, evaluating
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.sequence_network import SequenceNetwork
-from prernn.engines.exported.export import export
-from prernn.engines.opening import MODULES, opened
 from prernn.models import checkpoint
 from prernn.models.from_config import NetworkSpec
 from prernn.reports.files import write_table
@@ -50,7 +48,6 @@ WAYS: dict[str, dict] = {
     ", corrected, by noise": {"correct": True, "allocation": OUTPUTS},
 }
 """Of quantizing: as it is by itself, and with what is measured on inputs made from the network."""
-ENGINES = {"torch": ".safetensors", "onnxruntime": ".onnx", "openvino": ".xml"}
 ONLINE, SECOND = "online", "1"
 """The way that activations are sampled, and the layer where that begins by itself."""
 
@@ -77,9 +74,9 @@ def run(options: argparse.Namespace) -> None:
         if FILES in options.parts:
             last = f"quantized, {options.samples[-1]:g} samples a weight, corrected"
             both = {MAIN: full, last: _quantized(full, options.samples[-1], options.seed, inputs, correct=True)}
-            tables.append(
-                report.table("engines and 8 bits", _integers(both, inputs, judge, out), ("network", "engine"))
-            )
+            stopwatch = Stopwatch(clock=time.process_time if options.own_time else time.perf_counter)
+            rows = engine_rows(both, inputs, judge, out, demo.SIZE, stopwatch)
+            tables.append(report.table("engines and 8 bits", rows, ("network", "engine")))
         if CURVES in options.parts:
             curves = []
             for line in _curves(full, inputs, judge, options, advance):
@@ -197,35 +194,6 @@ def _timed(nets: dict[str, RecurrentNetwork], options: argparse.Namespace) -> li
         row.net = nets[row.name]
     demo.time_streams(rows)
     return rows
-
-
-def _integers(
-    nets: dict[str, RecurrentNetwork], inputs: Tensor, judge: Callable[[nn.Module], float], out: Path
-) -> list[dict]:
-    """Networks in each engine, in float32 and in 8 bits: accuracy, file, and times of frames that take turns."""
-    runs: dict[tuple[str, str, str], tuple[SequenceNetwork, Path]] = {}
-    for name, engine, precision in itertools.product(nets, ENGINES, ("float32", "int8")):
-        path = out / f"{engine}-{precision}-{len(runs)}{ENGINES[engine]}"
-        if engine == "torch":
-            runs[name, engine, precision] = opened(nets[name], engine, precision), path
-        elif MODULES[engine].missing() is None:
-            shown = inputs if precision == "int8" else None
-            kind = "onnx" if engine == "onnxruntime" else engine
-            export(nets[name], path, kind, image_size=(demo.SIZE, demo.SIZE), precision=precision, inputs=shown)
-            runs[name, engine, precision] = opened(path, threads=torch.get_num_threads()), path
-    frame = torch.randn(1, 3, demo.SIZE, demo.SIZE)
-    times = Stopwatch().interleaved({str(key): stepper(net, frame) for key, (net, _) in runs.items()})
-    lines = []
-    for key, (net, path) in runs.items():
-        size = f"{_file_bytes(path) / 1e6:.2f}" if path.exists() else ""
-        own = dict(zip(("network", "engine", "precision"), key, strict=True)) | {"accuracy": f"{judge(net):.1%}"}
-        lines.append({**own, "file, MB": size, "ms a frame": f"{1000 * times[str(key)].median:.2f}"})
-    return lines
-
-
-def _file_bytes(path: Path) -> int:
-    weights = path.with_suffix(".bin")
-    return path.stat().st_size + (weights.stat().st_size if weights.is_file() else 0)
 
 
 def _line(row: demo.Contestant, out: Path) -> dict:

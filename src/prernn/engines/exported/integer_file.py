@@ -60,13 +60,13 @@ def save_integers(
     model = onnx.load(draft)
     for place, node in enumerate(model.graph.node):
         node.name = node.name or f"node_{place}"  # by which the tool leaves some out
-    with tempfile.TemporaryDirectory() as folder, _without_advice():
+    with tempfile.TemporaryDirectory() as folder, without_advice():
         named = Path(folder) / "named.onnx"
         onnx.save(model, named)
         quantize_static(
             named,
             out,
-            _Frames(draft, description, inputs),
+            RangeFrames(draft, description, inputs),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=[*PRODUCTS, *AROUND],
             nodes_to_exclude=_followers(model, {leaf.name for leaf in description.states}),
@@ -97,7 +97,7 @@ def _forget_origins(model: Any) -> None:
 
 
 @contextlib.contextmanager
-def _without_advice() -> Iterator[None]:
+def without_advice() -> Iterator[None]:
     """The tool advises to fold batch normalization first, as the exporter has."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -118,7 +118,7 @@ def _followers(model: Any, states: set[str]) -> list[str]:
     return found
 
 
-class _Frames:
+class RangeFrames:
     """What goes into the step for each frame of the videos, as onnxruntime's tool asks for it: states go on."""
 
     def __init__(self, step: Path, description: Description, inputs: Sequence[Tensor] | Tensor):
