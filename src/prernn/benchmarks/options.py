@@ -45,6 +45,9 @@ def cifar_quantize(parser: ArgumentParser) -> None:
     add("--draws", type=int, default=20, help="of the table (default %(default)s)")
     add("--sweep-draws", type=int, default=5, help="of the curves (default %(default)s)")
     add("--bits", type=int, nargs="*", default=[2, 3, 4, 5, 6], help="of rounding to nearest")
+    kinds = ["table", "part", "curve", "rounding", "inputs"]
+    add("--kinds", nargs="*", choices=kinds, default=kinds, help="of measurements (default: all)")
+    add("--methods", nargs="+", default=[], help="those whose names have one of these parts (default: all)")
     add("--inputs", type=int, default=64, help="made from each network, for corrections (default %(default)s)")
     add("--files", action="store_true", help="files in 8-bit integers too: accuracy, size and time in each engine")
     add("--own-time", action="store_true", help="pictures in the process's own time, without what others do meanwhile")

@@ -31,10 +31,17 @@ from prernn.conversion.sequence_network import SequenceNetwork, frame_shape_of
 from prernn.engines import onnxruntime_engine, openvino_engine
 from prernn.engines.agreement import TOLERANCES, difference, noise
 from prernn.engines.engine_network import EngineNetwork, Runner, in_steps
+from prernn.engines.exported.compact import FOUR_BITS_OPSET
 from prernn.engines.exported.description import KINDS, Description
 from prernn.engines.exported.integer_file import save_integers
 from prernn.engines.exported.onnx_file import OPSET, onnx_program, save_onnx
-from prernn.engines.exported.openvino_file import keep_state, model_of_onnx, openvino_model, save_openvino
+from prernn.engines.exported.openvino_file import (
+    compact_openvino,
+    keep_state,
+    model_of_onnx,
+    openvino_model,
+    save_openvino,
+)
 from prernn.engines.exported.program import Traced, plain_copy, traced
 from prernn.engines.exported.torch_file import load_torch, save_torch
 from prernn.engines.torch_engine import program_runner
@@ -63,7 +70,7 @@ def export(
     stateful: bool = False,
     precision: str = "float32",
     inputs: Sequence[Tensor] | Tensor | None = None,
-    opset: int = OPSET,
+    opset: int | None = None,
 ) -> Description:
     """Writes a network, in evaluation mode, as a file that runs without prernn; ``net`` itself keeps its mode.
 
@@ -90,7 +97,8 @@ def export(
             network (`prernn.engines.exported.integer_file`).
         inputs: of an int8 file: videos ``(T, *frame_shape)`` that show the ranges of its activations; None makes
             some from the network alone (`prernn.synthetic_inputs`).
-        opset: ONNX operator set; 18 runs on runtimes since 2023.
+        opset: ONNX operator set; None is 18, which runs on runtimes since 2023, and in int8 21, since 2024: below it
+            no weight is in 4 bits.
 
     Raises:
         ValueError: an unknown format, kind or precision, an image size that is no pair of pixels, an ending that
@@ -107,8 +115,8 @@ def export(
     if kind == "step" and net.sees_ahead:
         raise NotImplementedError("expected kind sequence of a network that hears both directions, got step")
     if precision == "int8":
-        return _written_in_integers(net, path, format, image_size, opset, inputs)
-    return _written_in_floats(net, kind, image_size, (format, stateful, opset, path))
+        return _written_in_integers(net, path, format, image_size, opset or FOUR_BITS_OPSET, inputs)
+    return _written_in_floats(net, kind, image_size, (format, stateful, opset or OPSET, path))
 
 
 def export_onnx(
@@ -189,7 +197,9 @@ def _written_in_integers(
             if format == "onnx":
                 shutil.copyfile(integers, draft)
             else:
-                save_openvino(model_of_onnx(integers, about), draft)
+                model = model_of_onnx(integers, about)
+                compact_openvino(model)
+                save_openvino(model, draft)
     return about
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.engines import onnxruntime_engine
+from prernn.engines.exported.compact import compact
 from prernn.engines.exported.description import KEY, Description
 from prernn.sparsity.quantization.weights import weights_of
 
@@ -80,20 +81,10 @@ def save_integers(
             },
         )
     made = onnx.load(out)
-    _forget_origins(made)
+    compact(made)
     about = {prop.key: prop.value for prop in model.metadata_props} | {KEY: description.to_json()}
     onnx.helper.set_model_props(made, about)
     onnx.save(made, out)
-
-
-def _forget_origins(model: Any) -> None:
-    """Leaves out what no runtime needs: names of nodes, from which line of Python each came, shapes in between."""
-    del model.graph.value_info[:]
-    for node in model.graph.node:
-        node.name = ""
-    for part in [*model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output]:
-        part.doc_string = ""
-        del part.metadata_props[:]
 
 
 @contextlib.contextmanager

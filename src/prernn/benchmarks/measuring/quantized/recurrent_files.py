@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prernn.benchmarks.measuring.quantized.integer_products import products_in_integers
 from prernn.benchmarks.measuring.stream_costs import stepper
 from prernn.benchmarks.measuring.timing import Stopwatch
 from prernn.conversion.network import RecurrentNetwork
@@ -100,6 +101,7 @@ def _row(
         "accuracy, %": f"{100 * accuracy:.1f}",
         "file, MB": f"{own / 1e6:.2f}" if own else "",
         "of float32's": f"{own / whole:.3f}" if own and whole else "",
+        "products in integers": products_in_integers(key[1], run.path) if own else "",
         "ms a frame": f"{1000 * seconds:.2f}",
         "times as fast": f"{times[str(floats)].median / seconds:.2f}",
     }
