@@ -24,7 +24,6 @@ def compact(model: Any) -> None:
     _multiply_scales(model.graph)
     if next(entry.version for entry in model.opset_import if not entry.domain) >= FOUR_BITS_OPSET:
         _weights_in_four_bits(model.graph)
-    _share_zero_points(model.graph)
     _in_bytes(model.graph)
     _shorten_names(model.graph)
 
@@ -101,18 +100,6 @@ def in_pairs(values: np.ndarray) -> bytes:
     """Integers from -8 to 7, two in a byte, the first in its lower half."""
     flat = np.append(values.reshape(-1), np.zeros(values.size % 2, dtype=np.int8)).astype(np.uint8) & 15
     return (flat[::2] | flat[1::2] << 4).tobytes()
-
-
-def _share_zero_points(graph: Any) -> None:
-    """One tensor for all weights of as many outputs. Of activations OpenVINO wants each to have its own."""
-    first: dict[int, str] = {}
-    values = _arrays(graph)
-    for node in graph.node:
-        if node.op_type == "DequantizeLinear" and len(node.input) == 3:
-            zero = values.get(node.input[2])
-            if zero is not None and zero.dtype == np.int8 and zero.ndim == 1 and not zero.any():
-                node.input[2] = first.setdefault(len(zero), node.input[2])
-    _forget_unused(graph)
 
 
 def _in_bytes(graph: Any) -> None:

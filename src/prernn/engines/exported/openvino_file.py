@@ -5,10 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from prernn.conversion.graph.tracing import first_line
-from prernn.engines.exported.compact import fits_four_bits, in_pairs
 from prernn.engines.exported.description import KEY, Description
 from prernn.engines.openvino_engine import missing
 
@@ -51,23 +48,6 @@ def keep_state(model: Any, description: Description) -> None:
     shapes = {"frame": [1, *list(model.inputs[0].get_partial_shape())[1:]]}
     model.reshape(shapes | {leaf.name: [1, *leaf.file_shape] for leaf in description.states})
     apply_make_stateful_transformation(model, {leaf.name: f"next_{leaf.name}" for leaf in description.states})
-
-
-def compact_openvino(model: Any) -> None:
-    """Makes a model in integers small, in place: constants computed, and 4 bits for weights of few counts."""
-    import openvino
-    from openvino import opset13
-    from openvino._offline_transformations import apply_moc_transformations
-
-    apply_moc_transformations(model, cf=True)
-    for node in model.get_ops():
-        if node.get_type_name() == "Constant" and node.get_element_type() == openvino.Type.i8:
-            values = node.get_data()
-            if fits_four_bits(values):
-                shape = list(values.shape)
-                packed = np.frombuffer(bytearray(in_pairs(values)), dtype=np.int8)
-                few = opset13.constant(openvino.Tensor(packed, shape, openvino.Type.i4))
-                node.output(0).replace(opset13.convert(few, "i8").output(0))
 
 
 def save_openvino(model: Any, path: Path) -> None:
