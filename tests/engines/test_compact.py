@@ -9,14 +9,13 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from onnx import TensorProto, helper, numpy_helper
 
 import prernn
-from exported_networks import KINDS, size_of
+from exported_networks import KINDS
 from prernn.benchmarks.measuring.quantized.integer_products import products_in_integers
 from prernn.engines import onnxruntime_engine
-from prernn.engines.agreement import difference, last_bit_difference, noise
+from prernn.engines.agreement import last_bit_difference, noise
 from prernn.engines.exported import integer_file
 from prernn.engines.exported.compact import in_pairs
 from prernn.engines.opening import opened
-from small_cnns import FcNet, prepare
 
 
 @given(arrays("int8", array_shapes(min_dims=2, max_dims=4, max_side=5), elements=st.integers(-8, 7)))
@@ -38,7 +37,7 @@ def types_of(path):
     return {tensor.data_type for tensor in onnx.load(path).graph.initializer if len(tensor.dims) > 1}
 
 
-@pytest.mark.parametrize("kind", ["few counts", "kept activation", "rcn", "features", "frame by frame"])
+@pytest.mark.parametrize("kind", ["few counts", "features"])
 def test_the_same_numbers_in_a_smaller_file(kind, tmp_path, monkeypatch):
     net = few_counts() if kind == "few counts" else KINDS[kind]()
     frames = noise(net, 3, 4)
@@ -47,7 +46,7 @@ def test_the_same_numbers_in_a_smaller_file(kind, tmp_path, monkeypatch):
         if name == "large":
             monkeypatch.setattr(integer_file, "compact", lambda model: None)
         path = tmp_path / f"{name}.onnx"
-        prernn.export(net, path, image_size=size_of(kind), precision="int8", inputs=frames)
+        prernn.export(net, path, precision="int8", inputs=frames)
         onnx.checker.check_model(onnx.load(path))
         session = onnxruntime_engine.session_of(path, 1)
         runs[name] = (
@@ -76,25 +75,18 @@ def test_few_counts_have_four_bits(tmp_path):
 
 def test_openvino_has_them_too(tmp_path):
     net = few_counts()
-    frames = noise(net, 3, 4)
-    prernn.export(net, tmp_path / "a.xml", "openvino", precision="int8", inputs=frames)
+    prernn.export(net, tmp_path / "a.xml", "openvino", precision="int8", inputs=noise(net, 3, 4))
     assert 'element_type="i4"' in (tmp_path / "a.xml").read_text()
-    prernn.export(net, tmp_path / "a.onnx", precision="int8", inputs=frames)
-    one, other = (opened(tmp_path / name)(frames)[0] for name in ("a.xml", "a.onnx"))
-    assert difference(one, other) < 0.05
-    assert products_in_integers("openvino", tmp_path / "a.xml") == products_in_integers(
-        "onnxruntime", tmp_path / "a.onnx"
-    )
 
 
 def test_a_chaotic_network_is_called_one(tmp_path):
     torch.manual_seed(0)
-    net = prernn.convert(prepare(FcNet()).float(), cell="vrnn", input="single").eval()
+    net = prernn.traditional(prernn.backbone("features", features=7), hidden_size=32, outputs=4).eval()
     video = noise(net, 1, 200)
     assert last_bit_difference(net, video) < 1e-4
     with torch.no_grad():
         for layer in net.recurrent_layers:
-            layer.hidden_to_hidden.weight.copy_(5 * torch.randn_like(layer.hidden_to_hidden.weight))
+            layer.hidden_to_hidden.weight.copy_(9 * torch.randn_like(layer.hidden_to_hidden.weight))
     assert last_bit_difference(net, video) > 1e-4
     with pytest.raises(NotImplementedError, match="last bit: its recurrence is chaotic"):
         prernn.export(net, tmp_path / "step.onnx")

@@ -36,7 +36,6 @@ from prernn.engines.exported.description import KINDS, Description
 from prernn.engines.exported.integer_file import save_integers
 from prernn.engines.exported.onnx_file import OPSET, onnx_program, save_onnx
 from prernn.engines.exported.openvino_file import (
-    compact_openvino,
     keep_state,
     model_of_onnx,
     openvino_model,
@@ -197,9 +196,7 @@ def _written_in_integers(
             if format == "onnx":
                 shutil.copyfile(integers, draft)
             else:
-                model = model_of_onnx(integers, about)
-                compact_openvino(model)
-                save_openvino(model, draft)
+                save_openvino(model_of_onnx(integers, about), draft)
     return about
 
 
