@@ -108,7 +108,7 @@ def test_a_draw_is_corrected_as_quantize_does_it():
     video = torch.randn(2, 3, 3, 8, 8)
 
     def score(quantized):
-        return float(quantized(video)[0].sum())
+        return float(quantized(video)[0].detach().sum())
 
     plain, corrected = sampled(net, [1.0], range(2), score, inputs)
     for line, options in ((plain, {}), (corrected, {"correct": True, "inputs": inputs})):

@@ -100,7 +100,9 @@ def _check(options: argparse.Namespace) -> None:
     if not all(0 < rate <= 1 for rate in options.rates):
         raise ValueError("expected --rates above 0, up to 1")
     if options.trained and not (Path(options.trained) / _file_name(MAIN)).is_file():
-        raise ValueError(f"--trained {options.trained}: expected the folder of an earlier run, with {_file_name(MAIN)}")
+        raise ValueError(
+            f"expected --trained to be the folder of an earlier run, with {_file_name(MAIN)}, got {options.trained}"
+        )
 
 
 def _compared(
