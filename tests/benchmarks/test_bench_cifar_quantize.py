@@ -18,6 +18,7 @@ from prernn.models.networks.cifar_resnet import CifarResNet
 from prernn.sparsity.normalize import normalized
 from prernn.sparsity.quantization.quantize import TALK, quantization_report, quantize
 
+SEEN = (cifar_quantize.SEEN, cifar_quantize.NOISE)
 LABELS = [3, 1, 4, 2, 5, 9]
 
 
@@ -133,7 +134,8 @@ def test_quantized_residual_networks(cifar10, tmp_path, capsys):
     assert main(["bench", "cifar_quantize", *words]) == 0
     lines = rows(tmp_path / "quantize.csv")
     found = [(line["kind"], line["depth"], line["method"], float(line["samples"]), line["draws"]) for line in lines]
-    parts = [("part", "8", name, 1.5, "2") for name in list(cifar_quantize.PARTS)[1:]]
+    others = [name for name in cifar_quantize.PARTS if name not in (cifar_quantize.MAIN, "corrected")]
+    parts = [("part", "8", name, 1.5, "2") for name in others]
     samplers = ("systematic", cifar_quantize.CORRECTED, "jittered", "sobol", "random")
     assert found == [
         ("table", "8", "systematic, by sign, allocated", 1.5, "2"),
@@ -142,8 +144,9 @@ def test_quantized_residual_networks(cifar10, tmp_path, capsys):
         *(("curve", "8", sampler, samples, "1") for sampler in samplers for samples in (0.5, 4)),
         *(("rounding", "8", "to nearest, per channel", bits, "1") for bits in (2, 16)),
         *(("rounding", "8", f"ternary, per channel{end}", 1.58, "1") for end in ("", ", corrected")),
+        *(("inputs", "8", name, 0.5, "1") for name in (cifar_quantize.NOT, cifar_quantize.MADE, *SEEN)),
     ]
-    assert len(parts) == 13
+    assert len(parts) == 12
     of = {(line["kind"], line["method"], float(line["samples"])): line for line in lines}
     pictures, labels = cifar.read(cifar10)
     net = cifar.network(cifar10, 8)

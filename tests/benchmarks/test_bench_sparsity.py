@@ -3,10 +3,12 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import prernn
 from bench_tables import is_png, rows
 from prernn.benchmarks import sparsity
+from prernn.benchmarks.measuring.quantized.sample_curve import curve_table, sampled
 from prernn.commands.main import main
 from prernn.conversion.accounting import recurrent_parameters, total_weights
 from prernn.sparsity.quantization.quantize import quantization_report, quantize
@@ -29,7 +31,7 @@ def test_the_demos_networks_quantized_and_sampled(tmp_path, capsys):
     ]
     assert [line["network"] for line in lines] == [*names, *quantized]
     files = sorted(tmp_path.glob("*.safetensors"))
-    assert len(list(tmp_path.glob("*-int8-*.onnx"))) == 2
+    assert len(list(tmp_path.glob("*-int8-*.onnx"))) == 2  # beside onnxruntime's own
     assert "| openvino" in (tmp_path / "sparsity.md").read_text()
     assert sorted(file.stat().st_size for file in files) == sorted(int(line["file_bytes"]) for line in lines)
     assert [float(line["bits"]) for line in lines[:3]] == [32] * 3
@@ -39,8 +41,9 @@ def test_the_demos_networks_quantized_and_sampled(tmp_path, capsys):
     assert int(lines[1]["of W_hh"]) == int(lines[9]["of W_hh"]) == 3 * (13 * 1280 - 42)
     assert all(float(line["accuracy"]) * 8 % 1 == pytest.approx(0, abs=1e-5) for line in lines)
     curves = rows(tmp_path / "curves.csv")
-    assert [(line["way"], float(line["amount"])) for line in curves] == [("quantized", 2), ("online", 0.5)]
-    assert curves[0]["accuracy"] == lines[3]["accuracy"]  # the same draw
+    ways = [("quantized", 2), ("quantized, corrected", 2), ("online", 0.5)]
+    assert [(line["way"], float(line["amount"])) for line in curves] == ways
+    assert [line["accuracy"] for line in curves[:2]] == [line["accuracy"] for line in lines[3:5]]  # the same draws
     assert float(curves[0]["bits"]) == pytest.approx(float(lines[3]["bits"]), abs=1e-3)
     assert is_png(tmp_path / "sparsity.png")
     assert "2 clips a class, 1 epochs, threads: 1" in (tmp_path / "sparsity.md").read_text()
@@ -68,10 +71,11 @@ def test_a_line_says_what_a_network_holds(tmp_path):
 
 
 CURVES = [
-    {"way": "quantized", "amount": 0.5, "bits": "2.000", "nonzero": "0.3000", "accuracy": 0.25},
-    {"way": "quantized", "amount": 4.0, "bits": "5.000", "nonzero": "0.9000", "accuracy": 0.75},
-    {"way": "online", "amount": 0.1, "bits": "", "nonzero": "", "accuracy": 0.5},
+    {"way": "quantized", "amount": 0.5, "bits": 2.0, "coded": 1.5, "nonzero": 0.3, "accuracy": 0.25},
+    {"way": "quantized", "amount": 4.0, "bits": 5.0, "coded": 4.5, "nonzero": 0.9, "accuracy": 0.75},
+    {"way": "online", "amount": 0.1, "bits": "", "coded": "", "nonzero": "", "accuracy": 0.5},
 ]
+CURVES = [{**line, "draws": 1, "spread": 0.0} for line in CURVES]
 
 
 def test_tables_of_the_demos_task():
@@ -89,12 +93,30 @@ def test_tables_of_the_demos_task():
         "file, MB": ["1.50"],
         "ms a frame": ["12.3"],
     }
-    _, made = sparsity._curve_table(CURVES).renderables
+    _, made = curve_table(CURVES).renderables
     cells = {column.header: list(column.cells) for column in made.columns}
     assert cells["way"] == ["quantized", "quantized", "online"]
     assert cells["amount"] == ["0.5", "4", "0.1"]
-    assert cells["accuracy"] == ["25.0%", "75.0%", "50.0%"]
-    assert cells["nonzero"] == ["0.3000", "0.9000", ""]
+    assert cells["accuracy, %"] == ["25.0", "75.0", "50.0"]
+    assert cells["non-zero, %"] == ["30.0", "90.0", ""]
+    assert cells["in a file"] == ["1.50", "4.50", ""]
+
+
+def test_a_draw_is_corrected_as_quantize_does_it():
+    net = prernn.convert(prepare(FcNet()).float(), cell="gru", input="single", image_size=(8, 8)).eval()
+    inputs = prernn.synthetic_inputs(net, (4, 3, 8, 8), count=2)
+    video = torch.randn(2, 3, 3, 8, 8)
+
+    def score(quantized):
+        return float(quantized(video)[0].detach().sum())
+
+    plain, corrected = sampled(net, [1.0], range(2), score, inputs)
+    for line, options in ((plain, {}), (corrected, {"correct": True, "inputs": inputs})):
+        scores = [score(quantize(net, 1.0, seed=seed, **options)) for seed in range(2)]
+        assert line["accuracy"] == pytest.approx(sum(scores) / 2, rel=1e-3)
+        assert line["spread"] == pytest.approx(abs(scores[0] - scores[1]) / 2**0.5, rel=1e-2, abs=1e-4)
+        assert line["draws"] == 2
+    assert plain["accuracy"] != pytest.approx(corrected["accuracy"], rel=1e-3)
 
 
 def test_curves_of_the_demos_task(tmp_path, figures):
@@ -120,6 +142,9 @@ def test_curves_of_the_demos_task(tmp_path, figures):
         ["--test-clips", "0"],
         ["--samples", "-1"],
         ["--sweep", "-1"],
+        ["--sweep-draws", "0"],
+        ["--bits", "1"],
+        ["--trained", "absent"],
         ["--rates", "0"],
         ["--rates", "1.5"],
     ],

@@ -26,9 +26,12 @@ def integer_weights(path):
     found = {}
     for node in model.graph.node:
         origin = made.get(node.input[1]) if node.op_type in PRODUCTS else None
-        if origin is not None and origin.op_type == "DequantizeLinear" and origin.input[0] in values:
-            name = origin.input[0].removeprefix("network.").removesuffix("_quantized")
-            found[name] = (node.op_type, values[origin.input[0]], values[origin.input[1]])
+        if origin is not None and origin.op_type == "DequantizeLinear":
+            cast = made.get(origin.input[0])  # of 4 bits
+            held = origin.input[0] if cast is None else cast.input[0]
+            if held in values:
+                name = held.removeprefix("network.").removesuffix("_quantized")
+                found[name] = (node.op_type, values[held].astype("int8"), values[origin.input[1]])
     return found
 
 

@@ -8,7 +8,6 @@ same network before, on the test pictures that there are; means and standard dev
 """
 
 import argparse
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,18 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from prernn.benchmarks.measuring import cifar, report
-from prernn.benchmarks.measuring.integer_files import files_table
+from prernn.benchmarks.measuring.quantized.integer_files import files_table
+from prernn.benchmarks.measuring.quantized.rounding import coded_and_nonzero, nearest, rounded_network, ternary
 from prernn.benchmarks.measuring.timing import threads
 from prernn.conversion.modes import channels_last
 from prernn.reports.files import write_table
 from prernn.reports.plots.curves import lines as draw_lines
 from prernn.reports.tables import mean_text
 from prernn.sparsity.normalize import normalized
-from prernn.sparsity.quantization.coding import coded_bits
 from prernn.sparsity.quantization.correction import correct, layer_statistics
 from prernn.sparsity.quantization.counts import SAMPLERS
 from prernn.sparsity.quantization.quantize import OUTPUTS, TALK, quantization_report, quantize
 from prernn.sparsity.quantization.synthetic_inputs import synthetic_inputs
-from prernn.sparsity.quantization.weights import weights_of
 from prernn.studies.quantization import mean_and_spread
 
 PAPER = {20: (0.67, 5.0, 67.51), 32: (0.54, 4.85, 68.24), 44: (0.52, 4.93, 68.69), 56: (0.57, 4.78, 68.92)}
@@ -59,6 +57,9 @@ PARTS: dict[str, dict[str, Any]] = {
     "the talk, corrected": {**TALK, "correct": True},
 }
 """Rows of the table of what each part contributes."""
+NOT, MADE, SEEN, NOISE = "not corrected", "inputs made from the network", "256 test pictures", "noise"
+"""What corrections are measured on, at the fewest samples of the sweep."""
+KINDS = ("table", "part", "curve", "rounding", "inputs")
 CURVES: dict[str, dict[str, Any]] = {name: {"sampler": name} for name in SAMPLERS} | {CORRECTED: {"correct": True}}
 ROUNDED, TERNARY = "to nearest, per channel", "ternary, per channel"
 """Weights of three values: 0 below 0.7 times the mean magnitude of a channel (Li et al., ternary weight networks)."""
@@ -84,16 +85,18 @@ def run(options: argparse.Namespace) -> None:
     def accuracy(net: nn.Module) -> float:
         return cifar.accuracy(channels_last(net), pictures, labels)
 
-    jobs = list(_jobs(options))
+    jobs = [job for job in _jobs(options) if job["kind"] in options.kinds and _is_asked(job["method"], options)]
     lines: list[dict] = []
     inputs = {depth: synthetic_inputs(net, pictures.shape[1:], count=options.inputs) for depth, net in nets.items()}
     with Progress(console=Console(stderr=True), transient=True) as progress, threads(options.threads):
         full = {depth: accuracy(net) for depth, net in nets.items()}
         for job in progress.track(jobs, description="quantize"):
             depth = job["depth"]
-            lines.append({**job, **_measured(nets[depth], inputs[depth], job, full[depth], accuracy)})
+            shown = _shown(job, inputs[depth], pictures)
+            lines.append({**job, **_measured(nets[depth], shown, job, full[depth], accuracy)})
             write_table(out / "quantize.csv", lines)
     tables = [_talk_table(lines, full, options), _parts_table(lines, options), _rounding_table(lines)]
+    tables += [_inputs_table(lines)] if "inputs" in options.kinds else []
     tables += [files_table(nets, inputs, pictures, labels, options)] if options.files else []
     counted = f"{len(labels)} test pictures: one is {100 / len(labels):.2f} points"
     report.show([report.machine("cpu"), counted, *tables], out / "quantize.md")
@@ -106,7 +109,9 @@ def _jobs(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
     for depth in options.depths:
         for name in (MAIN, "corrected"):
             yield _job("table", depth, name, options.samples, options.draws)
-    for name in list(PARTS)[1:]:
+    for name in PARTS:
+        if name in (MAIN, "corrected"):  # in the table
+            continue
         yield _job("part", options.depths[0], name, options.samples, options.draws)
     for depth in options.depths:
         for name in ("systematic", CORRECTED):
@@ -120,6 +125,18 @@ def _jobs(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
             yield _job("rounding", depth, ROUNDED, bits, 1)
         for name in (TERNARY, f"{TERNARY}, corrected"):
             yield _job("rounding", depth, name, 1.58, 1)
+    for name in (NOT, MADE, SEEN, NOISE) if options.sweep else ():
+        yield _job("inputs", options.depths[0], name, min(options.sweep), options.sweep_draws)
+
+
+def _is_asked(method: str, options: argparse.Namespace) -> bool:
+    return not options.methods or any(part in method for part in options.methods)
+
+
+def _shown(job: Mapping[str, Any], made: Tensor, pictures: Tensor) -> Tensor:
+    """What corrections are measured on."""
+    others = {SEEN: pictures[:256], NOISE: torch.randn(made.shape, generator=torch.Generator().manual_seed(0))}
+    return others.get(job["method"], made)
 
 
 def _job(kind: str, depth: int, name: str, samples: float, draws: int) -> dict[str, Any]:
@@ -131,7 +148,7 @@ def _measured(
 ) -> dict:
     if job["kind"] == "rounding":
         return _measured_rounding(net, inputs, job, full, accuracy)
-    chosen = dict(PARTS[job["method"]] if job["kind"] != "curve" else CURVES[job["method"]])
+    chosen = _options(job)
     if chosen.pop("normalized", False):
         net = normalized(net)
     lost, reports = [], []
@@ -145,6 +162,13 @@ def _measured(
     return {"lost": mean, "spread": spread, **means, "nonzero": nonzero}
 
 
+def _options(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Of `quantize`."""
+    if job["kind"] == "inputs":
+        return {} if job["method"] == NOT else {"correct": True}
+    return dict(PARTS[job["method"]] if job["kind"] != "curve" else CURVES[job["method"]])
+
+
 def _measured_rounding(
     net: nn.Module, inputs: Tensor, job: dict[str, Any], full: float, accuracy: Callable[[nn.Module], float]
 ) -> dict:
@@ -152,45 +176,9 @@ def _measured_rounding(
     rounded, integers = rounded_network(net, round_off)
     if job["method"].endswith("corrected"):
         correct(rounded, layer_statistics(net, inputs), inputs)
-    numbers = torch.cat([part.flatten() for part in integers])
-    coded = sum(coded_bits(part) * part.numel() for part in integers) / len(numbers)
-    nonzero = 100 * float((numbers != 0).double().mean())
+    coded, nonzero = coded_and_nonzero(integers)
     lost = full - accuracy(rounded)
-    return {"lost": lost, "spread": 0.0, "bits": job["samples"], "coded": coded, "nonzero": nonzero}
-
-
-Rounding = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From weights, a row for each output, to integers and a scale for each row."""
-
-
-def nearest(bits: int) -> Rounding:
-    """``q = round(w / s)`` with ``s = max |w| / (2**(bits-1) - 1)``: symmetric, no data, no retraining."""
-
-    def round_off(rows: Tensor) -> tuple[Tensor, Tensor]:
-        scale = (rows.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)).clamp(min=1e-30)
-        return (rows / scale).round(), scale
-
-    return round_off
-
-
-def ternary(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """``q = sign(w)`` where ``|w|`` is above 0.7 times its mean, else 0; times the mean ``|w|`` where it is above."""
-    size = rows.abs()
-    chosen = size > 0.7 * size.mean(1, keepdim=True)
-    scale = (size * chosen).sum(1, keepdim=True) / chosen.sum(1, keepdim=True).clamp(min=1)
-    return rows.sign() * chosen, scale
-
-
-def rounded_network(net: nn.Module, round_off: Rounding) -> tuple[nn.Module, list[Tensor]]:
-    """A copy with rounded weights, and the integers of each."""
-    net = copy.deepcopy(net)
-    found = []
-    with torch.no_grad():
-        for weight in weights_of(net):
-            integers, scale = round_off(weight.values.flatten(1))
-            weight.values.copy_((integers * scale).view_as(weight.values))
-            found.append(integers.long())
-    return net, found
+    return {"lost": lost, "spread": 0.0, "bits": job["samples"], "coded": coded, "nonzero": 100 * nonzero}
 
 
 def _of(lines: Sequence[dict], kind: str, depth: int | None = None) -> list[dict]:
@@ -215,9 +203,14 @@ def _talk_table(lines: Sequence[dict], full: Mapping[int, float], options: argpa
 
 def _parts_table(lines: Sequence[dict], options: argparse.Namespace):
     depth = options.depths[0]
-    main = [line for line in _of(lines, "table", depth) if line["method"] == MAIN]
-    rows = [{"method": line["method"], **_figures(line)} for line in [*main, *_of(lines, "part", depth)]]
+    both = [*_of(lines, "table", depth), *_of(lines, "part", depth)]
+    rows = [{"method": line["method"], **_figures(line)} for line in both]
     return report.table(f"ResNet-{depth}, what the parts contribute", rows, ("method",))
+
+
+def _inputs_table(lines: Sequence[dict]):
+    rows = [{"measured on": line["method"], **_figures(line)} for line in _of(lines, "inputs")]
+    return report.table("what corrections are measured on, at the fewest samples", rows, ("measured on",))
 
 
 def _figures(line: Mapping[str, Any]) -> dict[str, str]:
@@ -238,6 +231,8 @@ def _rounding_table(lines: Sequence[dict]):
 
 def _draw(lines: Sequence[dict], out: Path) -> None:
     """Over the samples a weight, all samplers of the first network; over bits, all networks and rounding."""
+    if not _of(lines, "curve"):
+        return
     first = lines[0]["depth"]
     curves = _of(lines, "curve", first)
     lost = _series(curves, "method", "samples", "lost")

@@ -45,8 +45,12 @@ def cifar_quantize(parser: ArgumentParser) -> None:
     add("--draws", type=int, default=20, help="of the table (default %(default)s)")
     add("--sweep-draws", type=int, default=5, help="of the curves (default %(default)s)")
     add("--bits", type=int, nargs="*", default=[2, 3, 4, 5, 6], help="of rounding to nearest")
+    kinds = ["table", "part", "curve", "rounding", "inputs"]
+    add("--kinds", nargs="*", choices=kinds, default=kinds, help="of measurements (default: all)")
+    add("--methods", nargs="+", default=[], help="those whose names have one of these parts (default: all)")
     add("--inputs", type=int, default=64, help="made from each network, for corrections (default %(default)s)")
     add("--files", action="store_true", help="files in 8-bit integers too: accuracy, size and time in each engine")
+    add("--own-time", action="store_true", help="pictures in the process's own time, without what others do meanwhile")
     add("--threads", type=int, default=2, help="torch threads (default %(default)s)")
     add("--out", default="runs/bench-cifar-quantize", help="folder for tables, CSV and PNG (default %(default)s)")
 
@@ -208,9 +212,15 @@ def sparsity(parser: ArgumentParser) -> None:
     add("--paths", default="paths:13", help="path structure (default %(default)s, as many weights as the band)")
     add("--samples", type=float, nargs="+", default=[2, 4], help="a weight, of the table's networks (default: 2 4)")
     add("--sweep", type=float, nargs="*", default=[0.5, 1, 1.5, 2, 3, 4], help="samples a weight, of the curve")
+    add("--sweep-draws", type=int, default=1, help="of the curve over samples (default %(default)s)")
+    add("--bits", type=int, nargs="*", default=[], help="of rounding to nearest, on the curve (default: none)")
     add("--rates", type=float, nargs="*", default=[0.05, 0.1, 0.2, 0.3, 0.5], help="share of activations, of the curve")
     add("--start", nargs="+", default=["1"], help="layers, by name or number, from which activations are sampled")
     add("--test-clips", type=int, help="of the test, spread over the classes (default: all)")
+    parts = ["table", "files", "curves"]
+    add("--parts", nargs="+", choices=parts, default=parts, help="what is measured (default: all)")
+    add("--own-time", action="store_true", help="frames in the process's own time, without what others do meanwhile")
+    add("--trained", metavar="FOLDER", help="of an earlier run with the table: its networks in place of training")
     add("--threads", type=int, default=2, help="torch threads (default %(default)s)")
     add("--out", default="runs/bench-sparsity", help="folder for data, tables, CSV and PNG (default %(default)s)")
 

@@ -19,6 +19,19 @@ def noise(net: SequenceNetwork, batch: int, steps: int, shape: tuple[int, ...] |
     return torch.randn(size, generator=chance).to(net.device, net.input_type)
 
 
+@torch.inference_mode()
+def last_bit_difference(net: SequenceNetwork, video: Tensor) -> float:
+    """How far a network's outputs move, as a share of the largest, when its input ``(B, T, ...)`` does by one last bit.
+
+    Above rounding errors, no other way to compute the network can agree with it: its recurrence is chaotic. Of numbers
+    of words it is 0.
+    """
+    if not video.is_floating_point():
+        return 0.0
+    moved = torch.nextafter(video, torch.full_like(video, torch.inf))
+    return difference(net(moved)[0], net(video)[0])
+
+
 def difference(got: Tensor, expected: Tensor) -> float:
     """The largest difference as a share of the largest expected value, where that is finite; infinite where shapes
     differ, or one is finite and the other not."""

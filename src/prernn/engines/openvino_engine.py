@@ -16,6 +16,9 @@ NAME = "openvino"
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
 """OpenVINO's names of precisions; what is in integers stays so, around it stand floats."""
 
+FREE = {"ENABLE_CPU_PINNING": False}
+"""A thread that is bound to one core waits for whoever else is there: other streams are bound to the same one."""
+
 CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
 """What a processor's list of capabilities has to name."""
 
@@ -65,7 +68,7 @@ def described(path: Path) -> tuple[Any, Description]:
 
 def runner(model: Any, precision: str, threads: int | None) -> Runner:
     """What runs a model's steps: compiled for the shapes that come, which is faster than for any."""
-    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "LATENCY", **FREE}
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
     requests: dict[tuple[Any, ...], Any] = {}
@@ -87,7 +90,7 @@ def runner(model: Any, precision: str, threads: int | None) -> Runner:
 
 def remembering(model: Any) -> Runner:
     """What runs a stateful model in float32, one stream from its first frame on."""
-    options = {"INFERENCE_PRECISION_HINT": HINTS["float32"], "INFERENCE_NUM_THREADS": 1}
+    options = {"INFERENCE_PRECISION_HINT": HINTS["float32"], "INFERENCE_NUM_THREADS": 1, **FREE}
     request = _core().compile_model(model, "CPU", options).create_infer_request()
 
     def run(frame: Tensor, leaves: list[Tensor]) -> tuple[Tensor, list[Tensor]]:

@@ -29,12 +29,18 @@ from prernn.conversion.graph.tracing import first_line
 from prernn.conversion.network import RecurrentNetwork
 from prernn.conversion.sequence_network import SequenceNetwork, frame_shape_of
 from prernn.engines import onnxruntime_engine, openvino_engine
-from prernn.engines.agreement import TOLERANCES, difference, noise
+from prernn.engines.agreement import TOLERANCES, difference, last_bit_difference, noise
 from prernn.engines.engine_network import EngineNetwork, Runner, in_steps
+from prernn.engines.exported.compact import FOUR_BITS_OPSET
 from prernn.engines.exported.description import KINDS, Description
 from prernn.engines.exported.integer_file import save_integers
 from prernn.engines.exported.onnx_file import OPSET, onnx_program, save_onnx
-from prernn.engines.exported.openvino_file import keep_state, model_of_onnx, openvino_model, save_openvino
+from prernn.engines.exported.openvino_file import (
+    keep_state,
+    model_of_onnx,
+    openvino_model,
+    save_openvino,
+)
 from prernn.engines.exported.program import Traced, plain_copy, traced
 from prernn.engines.exported.torch_file import load_torch, save_torch
 from prernn.engines.torch_engine import program_runner
@@ -63,7 +69,7 @@ def export(
     stateful: bool = False,
     precision: str = "float32",
     inputs: Sequence[Tensor] | Tensor | None = None,
-    opset: int = OPSET,
+    opset: int | None = None,
 ) -> Description:
     """Writes a network, in evaluation mode, as a file that runs without prernn; ``net`` itself keeps its mode.
 
@@ -90,7 +96,8 @@ def export(
             network (`prernn.engines.exported.integer_file`).
         inputs: of an int8 file: videos ``(T, *frame_shape)`` that show the ranges of its activations; None makes
             some from the network alone (`prernn.synthetic_inputs`).
-        opset: ONNX operator set; 18 runs on runtimes since 2023.
+        opset: ONNX operator set; None is 18, which runs on runtimes since 2023, and in int8 21, since 2024: below it
+            no weight is in 4 bits.
 
     Raises:
         ValueError: an unknown format, kind or precision, an image size that is no pair of pixels, an ending that
@@ -107,8 +114,8 @@ def export(
     if kind == "step" and net.sees_ahead:
         raise NotImplementedError("expected kind sequence of a network that hears both directions, got step")
     if precision == "int8":
-        return _written_in_integers(net, path, format, image_size, opset, inputs)
-    return _written_in_floats(net, kind, image_size, (format, stateful, opset, path))
+        return _written_in_integers(net, path, format, image_size, opset or FOUR_BITS_OPSET, inputs)
+    return _written_in_floats(net, kind, image_size, (format, stateful, opset or OPSET, path))
 
 
 def export_onnx(
@@ -238,15 +245,22 @@ def _check_stateful(net: SequenceNetwork, description: Description, path: Path) 
     """Raises NotImplementedError where the model that keeps its state does not give what the network does."""
     run = openvino_engine.remembering(openvino_engine.model_of(path))
     outside = dataclasses.replace(description, states=())  # what comes out is the output alone
-    _refuse(_apart(net, outside, run, 1, LONG, description.frame_shape), 1, LONG)
+    _refuse(_apart(net, outside, run, 1, LONG, description.frame_shape), net, description, 1, LONG)
 
 
-def _refuse(apart: float, batch: int, steps: int) -> None:
-    if not apart <= TOLERANCES["float32"]:
-        raise NotImplementedError(
-            f"the file was not kept: over {steps} frames of {batch} streams its outputs differ from the network's "
-            f"by {apart:.2g} of the largest, where {TOLERANCES['float32']:g} is allowed"
-        )
+def _refuse(apart: float, net: SequenceNetwork, description: Description, batch: int, steps: int) -> None:
+    allowed = TOLERANCES["float32"]
+    if apart <= allowed:
+        return
+    own = last_bit_difference(net, noise(net, batch, steps, description.frame_shape, seed=steps))
+    chaotic = (
+        f"; so do the network's own, by {own:.2g}, when its frames change in their last bit: its recurrence is "
+        "chaotic, as one of too few samples a weight can be"
+    )
+    raise NotImplementedError(
+        f"the file was not kept: over {steps} frames of {batch} streams its outputs differ from the network's "
+        f"by {apart:.2g} of the largest, where {allowed:g} is allowed{chaotic if own > allowed else ''}"
+    )
 
 
 def agrees(net: SequenceNetwork, description: Description, run: Runner) -> bool:
@@ -260,7 +274,7 @@ def agrees(net: SequenceNetwork, description: Description, run: Runner) -> bool:
             apart = _apart(net, description, run, batch, steps, description.frame_shape)
         except Exception as error:  # each runtime has its own kinds
             raise NotImplementedError(f"the file was not kept, as it does not run: {first_line(error)}") from error
-        _refuse(apart, batch, steps)
+        _refuse(apart, net, description, batch, steps)
     if not description.free_size:
         return True
     *first, height, width = description.frame_shape

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.engines import onnxruntime_engine
+from prernn.engines.exported.compact import compact
 from prernn.engines.exported.description import KEY, Description
 from prernn.sparsity.quantization.weights import weights_of
 
@@ -60,13 +61,13 @@ def save_integers(
     model = onnx.load(draft)
     for place, node in enumerate(model.graph.node):
         node.name = node.name or f"node_{place}"  # by which the tool leaves some out
-    with tempfile.TemporaryDirectory() as folder, _without_advice():
+    with tempfile.TemporaryDirectory() as folder, without_advice():
         named = Path(folder) / "named.onnx"
         onnx.save(model, named)
         quantize_static(
             named,
             out,
-            _Frames(draft, description, inputs),
+            RangeFrames(draft, description, inputs),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=[*PRODUCTS, *AROUND],
             nodes_to_exclude=_followers(model, {leaf.name for leaf in description.states}),
@@ -80,24 +81,14 @@ def save_integers(
             },
         )
     made = onnx.load(out)
-    _forget_origins(made)
+    compact(made)
     about = {prop.key: prop.value for prop in model.metadata_props} | {KEY: description.to_json()}
     onnx.helper.set_model_props(made, about)
     onnx.save(made, out)
 
 
-def _forget_origins(model: Any) -> None:
-    """Leaves out what no runtime needs: names of nodes, from which line of Python each came, shapes in between."""
-    del model.graph.value_info[:]
-    for node in model.graph.node:
-        node.name = ""
-    for part in [*model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output]:
-        part.doc_string = ""
-        del part.metadata_props[:]
-
-
 @contextlib.contextmanager
-def _without_advice() -> Iterator[None]:
+def without_advice() -> Iterator[None]:
     """The tool advises to fold batch normalization first, as the exporter has."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -118,7 +109,7 @@ def _followers(model: Any, states: set[str]) -> list[str]:
     return found
 
 
-class _Frames:
+class RangeFrames:
     """What goes into the step for each frame of the videos, as onnxruntime's tool asks for it: states go on."""
 
     def __init__(self, step: Path, description: Description, inputs: Sequence[Tensor] | Tensor):

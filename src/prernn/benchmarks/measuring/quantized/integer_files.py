@@ -6,6 +6,7 @@ row too.
 
 import argparse
 import tempfile
+import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,12 +15,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from prernn.benchmarks.measuring import report
+from prernn.benchmarks.measuring.quantized.recurrent_files import by_nncf
 from prernn.benchmarks.measuring.timing import Stopwatch
 from prernn.conversion.convert import framewise
 from prernn.engines import onnxruntime_engine, openvino_engine
 from prernn.engines.engine_network import Runner
 from prernn.engines.exported.export import FORMATS, export
-from prernn.engines.exported.openvino_file import save_openvino
 from prernn.sparsity.quantization.quantize import quantize
 
 BATCH = 47
@@ -53,18 +54,14 @@ def files_table(
                 _save_by_nncf(framewise(net), inputs[depth], path)
                 runs["NNCF, 8 bits", "openvino"] = _runner("openvino", path)
                 sizes["NNCF, 8 bits", "openvino"] = path.stat().st_size + path.with_suffix(".bin").stat().st_size
-            rows += _rows(depth, runs, sizes, pictures, labels)
+            rows += _rows(depth, runs, sizes, pictures, labels, options)
     return report.table("files, one picture on one thread", rows, ("network", "weights", "engine"))
 
 
 def _save_by_nncf(net: Any, inputs: Tensor, path: Path) -> None:
-    import nncf
-    from openvino import Core
-
     floats = path.with_suffix(".onnx")
     export(net, floats, image_size=(int(inputs.shape[-2]), int(inputs.shape[-1])))
-    shown = nncf.Dataset([{"frame": picture.unsqueeze(0).numpy()} for picture in inputs])
-    save_openvino(nncf.quantize(Core().read_model(floats), shown), path)
+    by_nncf(floats, path, [{"frame": picture.unsqueeze(0).numpy()} for picture in inputs])
 
 
 def _kinds(net: nn.Module, inputs: Tensor, samples: float) -> list[tuple[str, Any, str]]:
@@ -87,10 +84,17 @@ def _runner(engine: str, path: Path) -> Runner:
 
 
 def _rows(
-    depth: int, runs: Mapping[Any, Runner], sizes: Mapping[Any, int], pictures: Tensor, labels: Tensor
+    depth: int,
+    runs: Mapping[Any, Runner],
+    sizes: Mapping[Any, int],
+    pictures: Tensor,
+    labels: Tensor,
+    options: argparse.Namespace,
 ) -> list[dict[str, str]]:
     one = pictures[:1].contiguous()
-    found = Stopwatch().interleaved({str(key): lambda run=run: run(one, []) for key, run in runs.items()})
+    found = Stopwatch(clock=time.process_time if options.own_time else time.perf_counter).interleaved(
+        {str(key): lambda run=run: run(one, []) for key, run in runs.items()}
+    )
     times = {key: found[str(key)].median for key in runs}
     rows = []
     for (name, engine), run in runs.items():

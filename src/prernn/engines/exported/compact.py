@@ -1,0 +1,155 @@
+"""A step in integers without what no runtime needs, and its weights of few counts in 4 bits.
+
+onnxruntime's tool calls each value by the names of those that it came from, gives every zero point and scale a tensor
+of its own, and torch's exporter notes where each node came from. In networks of a few hundred kB that is a fifth of the
+file. Integers from -8 to 7 need 4 bits: a Cast makes 8 of them when a runtime loads the file, so that it multiplies by
+the same kernels as ever.
+"""
+
+import itertools
+import string
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+FOUR_BITS_OPSET = 21
+"""The first of ONNX's operator sets that has them."""
+
+
+def compact(model: Any) -> None:
+    """Makes a model of `prernn.engines.exported.integer_file` small, in place; it computes the same numbers."""
+    _forget_origins(model)
+    _leave_out_zeros(model.graph)
+    _multiply_scales(model.graph)
+    if next(entry.version for entry in model.opset_import if not entry.domain) >= FOUR_BITS_OPSET:
+        _weights_in_four_bits(model.graph)
+    _in_bytes(model.graph)
+    _shorten_names(model.graph)
+
+
+def _forget_origins(model: Any) -> None:
+    """Names of nodes, from which line of Python each came, shapes in between."""
+    del model.graph.value_info[:]
+    del model.graph.metadata_props[:]
+    for node in model.graph.node:
+        node.name = ""
+    for part in [*model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output]:
+        part.doc_string = ""
+        del part.metadata_props[:]
+
+
+def _leave_out_zeros(graph: Any) -> None:
+    """Zero points of biases, which are 0 where there are none; those of weights onnxruntime wants to see."""
+    from onnx import TensorProto
+
+    values = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and len(node.input) == 3:
+            zero = values.get(node.input[2])
+            if zero is not None and zero.data_type == TensorProto.INT32:
+                del node.input[2]
+    _forget_unused(graph)
+
+
+def _multiply_scales(graph: Any) -> None:
+    """A bias has the scale of its layer's inputs times that of its weights: a product that runtimes compute once."""
+    from onnx import helper
+
+    values = _arrays(graph)
+    made = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    products = []
+    for node in graph.node:
+        parts = [made.get(name) for name in node.input[:3]]
+        if node.op_type not in ("Conv", "Gemm") or len(parts) < 3 or None in parts:
+            continue
+        scales: list[str] = [part.input[1] for part in parts if part is not None]
+        read, weight, bias = (values.get(name, np.array(np.nan)) for name in scales)
+        if bias.ndim and np.array_equal(read * weight, bias):
+            name = f"{scales[2]}_product"
+            products.append(helper.make_node("Mul", scales[:2], [name]))
+            parts[2].input[1] = name  # type: ignore[union-attr]
+    _insert_first(graph, products)
+    _forget_unused(graph)
+
+
+def _weights_in_four_bits(graph: Any) -> None:
+    from onnx import TensorProto, helper
+
+    values = {tensor.name: tensor for tensor in graph.initializer}
+    arrays = _arrays(graph)
+    casts = []
+    for node in graph.node:
+        name = node.input[0] if node.op_type == "DequantizeLinear" else ""
+        integers = arrays.get(name)
+        if integers is None or integers.dtype != np.int8 or not fits_four_bits(integers):
+            continue
+        few = helper.make_tensor(name, TensorProto.INT4, integers.shape, in_pairs(integers), raw=True)
+        values[name].CopyFrom(few)
+        node.input[0] = f"{name}_8"
+        casts.append(helper.make_node("Cast", [name], [node.input[0]], to=TensorProto.INT8))
+    _insert_first(graph, casts)
+
+
+def fits_four_bits(values: np.ndarray) -> bool:
+    """Whether a weight's integers lie from -8 to 7."""
+    return values.ndim > 1 and values.size > 0 and bool(values.min() >= -8 and values.max() <= 7)
+
+
+def in_pairs(values: np.ndarray) -> bytes:
+    """Integers from -8 to 7, two in a byte, the first in its lower half."""
+    flat = np.append(values.reshape(-1), np.zeros(values.size % 2, dtype=np.int8)).astype(np.uint8) & 15
+    return (flat[::2] | flat[1::2] << 4).tobytes()
+
+
+def _in_bytes(graph: Any) -> None:
+    """Values as they lie in memory, where the tool wrote numbers one by one."""
+    from onnx import TensorProto, numpy_helper
+
+    for tensor in graph.initializer:
+        if tensor.data_type != TensorProto.INT4:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
+
+
+def _shorten_names(graph: Any) -> None:
+    """Of all values but inputs, outputs and the network's own weights."""
+    own = {value.name for value in [*graph.input, *graph.output]}
+    own |= {tensor.name for tensor in graph.initializer if len(tensor.dims) > 1}
+    unused = (name for name in _short_names() if name not in own)
+    new = {name: name for name in own} | {"": ""}  # "" is an input that is left out
+    for names in (names for node in graph.node for names in (node.input, node.output)):
+        for place, name in enumerate(names):
+            if name not in new:
+                new[name] = next(unused)
+            names[place] = new[name]
+    for tensor in graph.initializer:
+        tensor.name = new[tensor.name]
+
+
+def _short_names() -> Iterator[str]:
+    for length in itertools.count(1):
+        yield from map("".join, itertools.product(string.ascii_letters, repeat=length))
+
+
+def _insert_first(graph: Any, nodes: list[Any]) -> None:
+    """In front of all others: what they read are constants."""
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *rest])
+
+
+def _forget_unused(graph: Any) -> None:
+    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _tensors(graph: Any) -> Iterator[tuple[Any, np.ndarray]]:
+    from onnx import numpy_helper
+
+    return ((tensor, numpy_helper.to_array(tensor)) for tensor in graph.initializer)
+
+
+def _arrays(graph: Any) -> dict[str, np.ndarray]:
+    return {tensor.name: array for tensor, array in _tensors(graph)}
