@@ -4,7 +4,7 @@ import copy
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.types import Device
 from prernn.layers.arguments import real, whole
 from prernn.ops.sobol import ORDERS
 from prernn.reports.tables import text_table
-from prernn.sparsity.paths import PathLinear, drawn_paths
+from prernn.sparsity.paths import PathLinear, Sampling, drawn_paths, whole_sampling
 
 
 class PathNetwork(nn.Module):
@@ -44,11 +44,10 @@ class PathNetwork(nn.Module):
     Args:
         widths: neurons of each layer, inputs and outputs among them.
         paths: number of paths.
-        sampler: "sobol" or "random".
-        seed, scramble, skip, order: as in `prernn.ops.sobol.network_paths`.
         init: of the weights, as in `PathLinear`.
         step: step size h of residual layers; None for a network without them.
         bias: of all layers, 0 at the start.
+        sampling: of the paths, as in `PathLinear`.
 
     Attributes:
         layers: `PathLinear`, one between any two layers of neurons.
@@ -62,20 +61,15 @@ class PathNetwork(nn.Module):
         widths: Sequence[int],
         paths: int,
         *,
-        sampler: str = "sobol",
-        seed: int = 0,
-        scramble: bool = False,
-        skip: int = 0,
-        order: str = "natural",
         init: str | float = "alternating",
         step: float | None = None,
         bias: bool = True,
         device: Device = None,
         dtype: torch.dtype | None = None,
+        **sampling: Unpack[Sampling],
     ):
         super().__init__()
-        sampling: dict[str, Any] = {"sampler": sampler, "seed": seed, "scramble": scramble, "skip": skip}
-        self.sampling = {**sampling, "order": order}
+        self.sampling = whole_sampling(sampling)
         self.widths, self.paths, self.bias, self.is_merged = list(widths), paths, bias, False
         self.init, self.step = init, None if step is None else _step(step, self.widths)
         neurons = drawn_paths(widths, paths, **self.sampling)  # (paths, L)

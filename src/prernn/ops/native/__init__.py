@@ -6,10 +6,10 @@ below about a millisecond of work.
 """
 
 from prernn.ops.native.few import few_convolution, few_product, packed, sample
-from prernn.ops.native.library import instructions
+from prernn.ops.native.library import instructions, same
 from prernn.ops.native.narrow import narrow_product
 from prernn.ops.native.recurrence import backward, forward
-from prernn.ops.native.sparse import path_product, path_weight, rows_backward, rows_product
+from prernn.ops.native.sparse import path_maps, path_maps_weight, path_product, path_weight, rows_backward, rows_product
 
 __all__ = [
     "backward",
@@ -19,9 +19,12 @@ __all__ = [
     "instructions",
     "narrow_product",
     "packed",
+    "path_maps",
+    "path_maps_weight",
     "path_product",
     "path_weight",
     "rows_backward",
     "rows_product",
+    "same",
     "sample",
 ]
