@@ -9,7 +9,7 @@ from torch import nn
 
 from bench_tables import is_png, rows
 from prernn.benchmarks import mnist_paths
-from prernn.benchmarks.measuring import digits
+from prernn.benchmarks.measuring.path_networks import digits, jobs, parts
 from prernn.commands.bench import bench_parser
 from prernn.commands.main import main
 
@@ -36,7 +36,7 @@ SMALL = ["--widths", "16", "8", "8", "10", "--code", "16", "6", "16", "--epochs"
 
 
 def test_pictures_are_rows_from_0_to_1(mnist):
-    train, labels, test, test_labels = mnist_paths.read(mnist)
+    train, labels, test, test_labels = digits.read(mnist)
     assert (train.shape, labels.shape, test.shape, test_labels.shape) == ((270, 16), (270,), (12, 16), (12,))
     assert train.dtype == torch.float32
     assert labels.dtype == torch.int64
@@ -132,9 +132,9 @@ def test_the_table_of_paths():
 
 
 def test_names_of_networks_say_what_they_have_beside():
-    assert digits.options_of("sobol+constant+skip=3") == ("sobol", {"init": "constant", "skip": 3})
-    assert digits.options_of("random+init=-0.5") == ("random", {"init": -0.5})
-    assert digits.options_of("dense+dropconnect=0.2") == ("dense", {"dropconnect": 0.2})
+    assert jobs.options_of("sobol+constant+skip=3") == ("sobol", {"init": "constant", "skip": 3})
+    assert jobs.options_of("random+init=-0.5") == ("random", {"init": -0.5})
+    assert jobs.options_of("dense+dropconnect=0.2") == ("dense", {"dropconnect": 0.2})
     for name, complaint in (
         ("halton", "sobol, random, dense"),
         ("sobol+dropout=0.1", "scramble or skip=N"),
@@ -142,7 +142,7 @@ def test_names_of_networks_say_what_they_have_beside():
         ("sobol+skip=x", "'skip=x'"),
     ):
         with pytest.raises(ValueError, match=complaint):
-            digits.options_of(name)
+            jobs.options_of(name)
 
 
 def test_dropout_and_dropconnect_drop_in_training_alone():
@@ -180,7 +180,7 @@ def test_parts_of_a_dense_network_are_its_sampled_paths_and_its_largest_weights(
     assert main(["bench", "mnist_paths", *words]) == 0
     lines = rows(tmp_path / "sampled.csv")
     assert [(line["sampled"], line["at most, %"]) for line in lines] == [
-        (name, share) for share in ("0", "30", "100") for name in digits.SAMPLED
+        (name, share) for share in ("0", "30", "100") for name in parts.SAMPLED
     ]
     for line in lines:
         assert float(line["used, %"]) <= float(line["at most, %"])
@@ -194,7 +194,7 @@ def test_parts_of_a_dense_network_are_its_sampled_paths_and_its_largest_weights(
 
 def test_the_largest_weights_are_kept():
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    part = digits.largest(net.requires_grad_(False), 0.5)
+    part = parts.largest(net.requires_grad_(False), 0.5)
     sizes = torch.cat([net[0].weight.flatten(), net[2].weight.flatten()]).abs().sort(descending=True).values
     kept = torch.cat([part[0].weight.flatten(), part[2].weight.flatten()]).abs().sort(descending=True).values
     assert torch.equal(kept, torch.cat([sizes[:9], torch.zeros(9)]))

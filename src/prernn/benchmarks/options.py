@@ -77,8 +77,10 @@ def faces(parser: ArgumentParser) -> None:
 def mnist_paths(parser: ArgumentParser) -> None:
     """Of ``prernn bench mnist_paths``."""
     add = parser.add_argument
-    add("--data", required=True, help="folder of mnist.npz (train_x, train_y, test_x, test_y, uint8)")
-    add("--widths", type=int, nargs="+", default=[784, 300, 300, 10], help="neurons of each layer")
+    add("--data", required=True, help="folder of mnist.npz (train_x, train_y, test_x, test_y, uint8), or of another")
+    networks = ("perceptron", "convolutions")
+    add("--network", choices=networks, default=networks[0], help="for digits, or for pictures in colour")
+    add("--widths", type=int, nargs="+", help="neurons or channels (default: 784 300 300 10, or 32 64 128 256)")
     add("--paths", type=int, nargs="+", default=[2**k for k in range(5, 19)], help="default: 32, 64 .. 262144")
     names = "sobol, random (+constant, +mixed, +init=W, +gray, +scramble, +skip=N), dense (+dropout=P, +dropconnect=P)"
     add("--samplers", nargs="+", default=["sobol", "random", "dense"], help=f"{names}; default: all three")
