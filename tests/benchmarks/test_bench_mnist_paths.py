@@ -9,9 +9,11 @@ from torch import nn
 
 from bench_tables import is_png, rows
 from prernn.benchmarks import mnist_paths
-from prernn.benchmarks.measuring.path_networks import digits, jobs, parts
+from prernn.benchmarks.measuring.path_networks import convolutions, digits, jobs, parts
 from prernn.commands.bench import bench_parser
 from prernn.commands.main import main
+from prernn.sparsity.path_convolution import PathConv2d
+from prernn.sparsity.path_network import PathNetwork
 
 
 def arguments(module, *words):
@@ -236,3 +238,67 @@ def test_mistakes_at_mnist_are_one_line(wrong, complaint, mnist, tmp_path, capsy
     assert line.startswith("prernn: error: ")
     assert complaint in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory):
+    """Pictures of one colour each, the class."""
+    folder = tmp_path_factory.mktemp("coloured")
+    generator, arrays = np.random.default_rng(0), {}
+    for part, count in (("train", 70), ("test", 9)):
+        labels = generator.integers(0, 3, count, dtype=np.uint8)
+        pictures = generator.integers(0, 60, (count, 3, 32, 32), dtype=np.uint8)
+        pictures[np.arange(count), labels] += 150
+        arrays |= {f"{part}_x": pictures, f"{part}_y": labels}
+    np.savez(folder / "pictures.npz", **arrays)
+    return folder
+
+
+CONVOLUTIONS = ["--network", "convolutions", "--widths", "4", "6", "8", "--epochs", "1", "--jobs", "1"]
+
+
+def test_convolutions_of_paths_and_dense_ones(coloured, tmp_path):
+    words = ["--data", str(coloured), *CONVOLUTIONS, "--paths", "12", "40", "--seeds", "0", "1", "--out", str(tmp_path)]
+    assert main(["bench", "mnist_paths", *words, "--samplers", "sobol+mixed", "random", "dense"]) == 0
+    lines = rows(tmp_path / "mnist.csv")
+    assert [(line["sampler"], int(line["paths"]), int(line["seed"])) for line in lines] == [
+        *(("dense", 0, seed) for seed in (0, 1)),
+        *((sampler, paths, seed) for sampler in ("random", "sobol+mixed") for paths in (12, 40) for seed in (0, 1)),
+    ]
+    dense = 9 * (4 * 6 + 6 * 8)
+    assert {int(line["weights"]) for line in lines[:2]} == {dense}
+    for line in lines[2:]:
+        assert int(line["weights"]) + int(line["coincident"]) == 9 * 2 * int(line["paths"])
+        assert 0 < int(line["weights"]) <= dense
+        assert 0 <= float(line["accuracy"]) <= 100
+    assert is_png(tmp_path / "mnist.png")
+    assert "4/6/8 on CIFAR-10, 1 epochs, 2 seeds" in (tmp_path / "mnist.md").read_text()
+
+
+def test_a_network_of_convolutions_has_the_paths_of_a_network_of_neurons():
+    job = jobs.Job("x", (4, 6, 8), "sobol", 40, 0, 1, 0.1, taps=9)
+    layers = [layer for layer in convolutions.build(job, 3) if isinstance(layer, PathConv2d)]
+    neurons = [layer.indices for layer in PathNetwork([4, 6, 8], 40).merged().layers]
+    assert len(layers) == 2
+    for layer, indices in zip(layers, neurons, strict=True):
+        assert torch.equal(layer.indices, indices)
+    dense = convolutions.build(jobs.Job("x", (4, 6, 8), "dense", 0, 0, 1, 0.1, taps=9), 3)
+    assert dense(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        (["--widths", "4"], "--widths of 2 to 6"),
+        (["--sampled", "0.5"], "no --sampled"),
+        (["--steps", "0.5"], "no --sampled or --steps"),
+        (["--samplers", "dense+dropout=0.5"], "no dropout"),
+        (["--data", "absent"], "expected a file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_at_convolutions_are_one_line(wrong, complaint, coloured, tmp_path, capsys):
+    words = ["--data", str(coloured), *CONVOLUTIONS, *wrong, "--out", str(tmp_path / "out")]
+    assert main(["bench", "mnist_paths", *words]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert complaint in line

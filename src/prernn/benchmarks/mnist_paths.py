@@ -5,7 +5,7 @@ autoencoder with pictures of what it makes of digits. All networks of a figure a
 rate, one cycle over the same epochs and batches. The seed draws the order of the pictures, the paths of random
 networks, and the weights of dense ones; a Sobol' network draws nothing else. Coincident paths are merged. Of trained
 dense networks ``--sampled`` keeps the weights on paths sampled backwards from the outputs, and the largest ones.
-With ``--network convolutions`` the paths go through the channels of a small VGG, for CIFAR-10's pictures: stochastic
+``--diagnosis`` counts what paths join, in place of training. With ``--network convolutions`` the paths go through the channels of a small VGG, for CIFAR-10's pictures: stochastic
 gradient descent, batch normalization, pictures shifted and mirrored.
 """
 
@@ -22,7 +22,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from prernn.benchmarks.measuring import report
-from prernn.benchmarks.measuring.path_networks import convolutions, digits
+from prernn.benchmarks.measuring.path_networks import convolutions, diagnosis, digits
 from prernn.benchmarks.measuring.path_networks.digits import BATCH, SHOWN
 from prernn.benchmarks.measuring.path_networks.jobs import DENSE, Job, Result, options_of
 from prernn.benchmarks.measuring.path_networks.parts import parts_table
@@ -49,6 +49,10 @@ def run(options: argparse.Namespace) -> None:
     (_check_convolutions if _of_maps(options) else _check)(options)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
+    if options.diagnosis:
+        report.show([report.machine("cpu"), *diagnosis.tables(options, _widths(options), out)], out / "diagnosis.md")
+        print(f"written to {out}")
+        return
     jobs = _jobs(options)
     results = _train_all(jobs, options.jobs, out)
     classified = [result for result in results if not result.job.autoencoder]
@@ -93,10 +97,10 @@ def _check_convolutions(options: argparse.Namespace) -> None:
     widths = _widths(options)
     if not 2 <= len(widths) <= 6 or min(widths) < 1:
         raise ValueError(f"expected --widths of 2 to 6 layers of channels, got {widths}")
-    if options.sampled or options.steps:
-        raise ValueError("expected no --sampled or --steps with --network convolutions")
-    if any("dropout" in name or "dropconnect" in name for name in options.samplers):
-        raise ValueError("expected no dropout or dropconnect with --network convolutions")
+    if options.sampled or options.steps or options.diagnosis:
+        raise ValueError("expected no --sampled, --steps or --diagnosis with --network convolutions")
+    if any(part in name for name in options.samplers for part in ("dropout", "dropconnect", "least")):
+        raise ValueError("expected no dropout, dropconnect or least with --network convolutions")
 
 
 def _jobs(options: argparse.Namespace) -> list[Job]:

@@ -23,6 +23,8 @@ def cifar_online(parser: ArgumentParser) -> None:
     add("--seeds", type=int, default=5, help="how many (default %(default)s)")
     add("--pictures", type=int, metavar="N", help="only the first N (default: all)")
     add("--layers", action="store_true", help="times of single layers, and nothing else")
+    sampled = "weights of VGG16's dense layers on sampled paths, and nothing else"
+    add("--sampled", type=float, nargs="+", default=[], metavar="SHARE", help=sampled)
     add("--own-time", action="store_true", help="of the thread, without what others do meanwhile; takes --threads 1")
     add("--threads", type=int, default=1, metavar="N", help="torch threads (default %(default)s)")
     add("--repeats", type=int, default=30, help="timed pictures of a network at most (default %(default)s)")
@@ -82,8 +84,11 @@ def mnist_paths(parser: ArgumentParser) -> None:
     add("--network", choices=networks, default=networks[0], help="for digits, or for pictures in colour")
     add("--widths", type=int, nargs="+", help="neurons or channels (default: 784 300 300 10, or 32 64 128 256)")
     add("--paths", type=int, nargs="+", default=[2**k for k in range(5, 19)], help="default: 32, 64 .. 262144")
-    names = "sobol, random (+constant, +mixed, +init=W, +gray, +scramble, +skip=N), dense (+dropout=P, +dropconnect=P)"
+    of_paths = "+constant, +mixed, +init=W, +gray, +scramble, +skip=N, +least=N"
+    names = f"sobol, random ({of_paths}), dense (+dropout=P, +dropconnect=P)"
     add("--samplers", nargs="+", default=["sobol", "random", "dense"], help=f"{names}; default: all three")
+    why = "train no classifier: count what paths join, and look into the autoencoder's code"
+    add("--diagnosis", action="store_true", help=why)
     add("--steps", type=float, nargs="+", default=[], help="step sizes h of residual layers (default: none)")
     add("--sampled", type=float, nargs="+", default=[], metavar="SHARE", help="of dense weights on sampled paths")
     add("--pictures", type=int, default=0, help="to train on, the first; 0: all (default %(default)s)")

@@ -46,6 +46,9 @@ class PathNetwork(nn.Module):
         paths: number of paths.
         init: of the weights, as in `PathLinear`.
         step: step size h of residual layers; None for a network without them.
+        least: use only so many neurons of each hidden layer that this number of paths passes each. While there are
+            fewer Sobol' paths than neurons, each passes neurons of its own and they never meet; with 4 a neuron they do
+            (docs/sparsity.md). 0: all neurons.
         bias: of all layers, 0 at the start.
         sampling: of the paths, as in `PathLinear`.
 
@@ -63,6 +66,7 @@ class PathNetwork(nn.Module):
         *,
         init: str | float = "alternating",
         step: float | None = None,
+        least: int = 0,
         bias: bool = True,
         device: Device = None,
         dtype: torch.dtype | None = None,
@@ -72,7 +76,8 @@ class PathNetwork(nn.Module):
         self.sampling = whole_sampling(sampling)
         self.widths, self.paths, self.bias, self.is_merged = list(widths), paths, bias, False
         self.init, self.step = init, None if step is None else _step(step, self.widths)
-        neurons = drawn_paths(widths, paths, **self.sampling)  # (paths, L)
+        self.least = whole("least", least, 0)
+        neurons = network_neurons(widths, paths, self.least, **self.sampling)  # (paths, L)
         self.layers = nn.ModuleList(
             PathLinear(
                 *(inputs, outputs, paths),
@@ -133,7 +138,15 @@ class PathNetwork(nn.Module):
         """A network of so many paths, drawn and started as this one was."""
         first = self._path_layers[0].weight
         place = {"device": first.device, "dtype": first.dtype}
-        options = {**self.sampling, "init": self.init, "step": self.step, "bias": self.bias, **place, **changes}
+        options = {
+            **self.sampling,
+            "init": self.init,
+            "step": self.step,
+            "least": self.least,
+            "bias": self.bias,
+            **place,
+            **changes,
+        }
         return PathNetwork(self.widths, paths, **options)
 
     @torch.no_grad()
@@ -144,8 +157,11 @@ class PathNetwork(nn.Module):
 
         Raises:
             ValueError: fewer paths than there are.
-            NotImplementedError: a network whose coincident paths were merged.
+            NotImplementedError: a network whose coincident paths were merged, or one with a ``least`` number of paths,
+                which uses other neurons when there are more.
         """
+        if self.least:
+            raise NotImplementedError("a network with least paths a neuron uses other neurons with more: expected 0")
         if self.is_merged:
             raise NotImplementedError("a network of merged paths has lost its paths: expected one as it was built")
         larger = self._built(whole("paths", paths, self.paths))
@@ -170,6 +186,14 @@ class PathNetwork(nn.Module):
             texts = (f"{layer.paths:,}", f"{layer.coincident:,}", f"{distinct:,}", f"{distinct / full:.2%}")
             rows.append((f"{layer.inputs} to {layer.outputs}", *texts))
         return text_table([("layer", "paths", "coincident", "connections", "of all"), *rows])
+
+
+def network_neurons(widths: Sequence[int], paths: int, least: int, **sampling: Unpack[Sampling]) -> Tensor:
+    """Neurons of each path, ``(paths, L)``, of hidden layers only so many that ``least`` paths pass each."""
+    used = list(widths)
+    for layer in range(1, len(widths) - 1) if least else ():
+        used[layer] = min(widths[layer], max(1, paths // least))
+    return drawn_paths(used, paths, **sampling)
 
 
 def _step(step: float, widths: Sequence[int]) -> float:

@@ -20,6 +20,7 @@ OF_PATHS: dict[str, Callable[[str], tuple[str, Any]]] = {
     "gray": lambda value: ("order", "gray"),
     "scramble": lambda value: ("scramble", True),
     "skip": lambda value: ("skip", int(value)),
+    "least": lambda value: ("least", int(value)),
 }
 """What a name may say of paths, and the argument of `PathNetwork` that it is."""
 OF_DENSE = ("dropout", "dropconnect")
@@ -102,6 +103,6 @@ def options_of(name: str) -> tuple[str, dict[str, Any]]:
             options |= {key: float(value)} if sampler == DENSE else [OF_PATHS[key](value)]
         except ValueError:
             known = " or ".join(f"{key}=SHARE" for key in OF_DENSE)
-            known = known if sampler == DENSE else "constant, mixed, init=W, gray, scramble or skip=N"
+            known = known if sampler == DENSE else "constant, mixed, init=W, gray, scramble, skip=N or least=N"
             raise ValueError(f"expected {sampler}+ {known}, got {part!r}") from None
     return sampler, options
