@@ -9,9 +9,10 @@ from torch import nn
 
 from bench_tables import is_png, rows
 from prernn.benchmarks import mnist_paths
-from prernn.benchmarks.measuring.path_networks import convolutions, digits, jobs, parts
+from prernn.benchmarks.measuring.path_networks import convolutions, diagnosis, digits, jobs, parts
 from prernn.commands.bench import bench_parser
 from prernn.commands.main import main
+from prernn.ops.sobol import unit_points
 from prernn.sparsity.path_convolution import PathConv2d
 from prernn.sparsity.path_network import PathNetwork
 
@@ -139,7 +140,7 @@ def test_names_of_networks_say_what_they_have_beside():
     assert jobs.options_of("dense+dropconnect=0.2") == ("dense", {"dropconnect": 0.2})
     for name, complaint in (
         ("halton", "sobol, random, dense"),
-        ("sobol+dropout=0.1", "scramble or skip=N"),
+        ("sobol+dropout=0.1", "skip=N or least=N"),
         ("dense+gray", "dropconnect=SHARE"),
         ("sobol+skip=x", "'skip=x'"),
     ):
@@ -291,7 +292,9 @@ def test_a_network_of_convolutions_has_the_paths_of_a_network_of_neurons():
     [
         (["--widths", "4"], "--widths of 2 to 6"),
         (["--sampled", "0.5"], "no --sampled"),
-        (["--steps", "0.5"], "no --sampled or --steps"),
+        (["--steps", "0.5"], "no --sampled, --steps"),
+        (["--diagnosis"], "--diagnosis with"),
+        (["--samplers", "sobol+least=4"], "or least"),
         (["--samplers", "dense+dropout=0.5"], "no dropout"),
         (["--data", "absent"], "expected a file"),
     ],
@@ -302,3 +305,54 @@ def test_mistakes_at_convolutions_are_one_line(wrong, complaint, coloured, tmp_p
     assert main(["bench", "mnist_paths", *words]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert complaint in line
+
+
+def test_a_diagnosis_counts_what_paths_join_and_looks_into_codes(mnist, tmp_path):
+    words = ["--data", str(mnist), *SMALL, "--paths", "8", "64", "--seeds", "0", "1", "--out", str(tmp_path)]
+    words += ["--diagnosis", "--code-paths", "40", "--samplers", "sobol+mixed", "dense"]
+    assert main(["bench", "mnist_paths", *words]) == 0
+    lines = rows(tmp_path / "diagnosis.csv")
+    assert [(line["paths"], line["drawn"]) for line in lines] == [
+        (paths, name) for paths in ("8", "64") for name in diagnosis.DRAWN
+    ]
+    (sobol,) = (line for line in lines if (line["paths"], line["drawn"]) == ("8", "sobol"))
+    assert sobol["outputs that an input reaches"] == "1"  # eight neurons of each layer, a path each
+    assert sobol["hidden neurons with one path, %"] == "100"
+    text = (tmp_path / "diagnosis.md").read_text()
+    assert "the code of the autoencoder 16/6/16" in text
+    assert all(f"| {name}" in text for name in ("sobol+mixed", "dense"))
+    assert not (tmp_path / "mnist.csv").exists()
+
+
+def test_what_is_joined_is_counted_in_the_masks():
+    chains = torch.tensor([[0, 0, 0], [1, 1, 1], [2, 2, 1]])
+    found = diagnosis.joined(chains, [4, 3, 2])
+    assert found["outputs that an input reaches"] == 1
+    assert found["hidden neurons with one path, %"] == 100
+    assert found["coincident, %"] == 0
+    crossing = torch.tensor([[0, 0, 0], [1, 0, 1], [1, 0, 1]])
+    found = diagnosis.joined(crossing, [4, 3, 2])
+    assert found["outputs that an input reaches"] == 2
+    assert found["hidden neurons with one path, %"] == 0
+    assert found["coincident, %"] == pytest.approx(100 / 3)
+    assert found["rank of the middle layer"] == 1
+
+
+@pytest.mark.parametrize("scramble", diagnosis.SCRAMBLED.values(), ids=list(diagnosis.SCRAMBLED))
+def test_scrambled_points_stay_one_to_an_interval(scramble):
+    points = unit_points(64, 3, first=0)
+    made = scramble(points, 5)
+    assert not torch.equal(made, points)
+    assert not torch.equal(made, scramble(points, 6))
+    for component in (made * 64).long().T:
+        assert torch.equal(component.sort().values, torch.arange(64))
+
+
+def test_dimensions_of_a_code():
+    generator = torch.Generator().manual_seed(0)
+    code = torch.zeros(4000, 6)
+    assert diagnosis.dimensions(code + 3) == 0
+    code[:, :2] = torch.randn(4000, 2, generator=generator)
+    assert diagnosis.dimensions(code + 3) == pytest.approx(2, abs=0.05)
+    code[:, 1] = code[:, 0]
+    assert diagnosis.dimensions(code) == pytest.approx(1, abs=1e-3)

@@ -5,8 +5,9 @@ autoencoder with pictures of what it makes of digits. All networks of a figure a
 rate, one cycle over the same epochs and batches. The seed draws the order of the pictures, the paths of random
 networks, and the weights of dense ones; a Sobol' network draws nothing else. Coincident paths are merged. Of trained
 dense networks ``--sampled`` keeps the weights on paths sampled backwards from the outputs, and the largest ones.
-``--diagnosis`` counts what paths join, in place of training. With ``--network convolutions`` the paths go through the channels of a small VGG, for CIFAR-10's pictures: stochastic
-gradient descent, batch normalization, pictures shifted and mirrored.
+``--diagnosis`` counts what paths join, in place of training classifiers. With ``--network convolutions`` the paths go
+through the channels of a small VGG, for CIFAR-10's pictures: stochastic gradient descent, batch normalization, pictures
+shifted and mirrored.
 """
 
 import argparse

@@ -114,6 +114,10 @@ def paths(parser: ArgumentParser) -> None:
     add("--batches", type=int, nargs="+", default=[1, 64], metavar="B", help="rows of a batch (default: 1 64)")
     add("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="torch threads (default: 1 2)")
     add("--repeats", type=int, default=50, help="timed calls at most (default %(default)s)")
+    add("--maps", action="store_true", help="times of convolutions made of paths, and nothing else")
+    shares = [1 / 64, 1 / 16, 1 / 8, 1 / 4]
+    add("--shares", type=float, nargs="+", default=shares, help="of their pairs of channels (default: 1/64 .. 1/4)")
+    add("--own-time", action="store_true", help="of the thread, without what others do meanwhile; takes --threads 1")
     add("--out", default="runs/bench-paths", help="folder for tables, CSV and PNG (default %(default)s)")
 
 

@@ -138,15 +138,8 @@ class PathNetwork(nn.Module):
         """A network of so many paths, drawn and started as this one was."""
         first = self._path_layers[0].weight
         place = {"device": first.device, "dtype": first.dtype}
-        options = {
-            **self.sampling,
-            "init": self.init,
-            "step": self.step,
-            "least": self.least,
-            "bias": self.bias,
-            **place,
-            **changes,
-        }
+        built = {"init": self.init, "step": self.step, "least": self.least, "bias": self.bias}
+        options = {**self.sampling, **built, **place, **changes}
         return PathNetwork(self.widths, paths, **options)
 
     @torch.no_grad()
