@@ -77,7 +77,8 @@ def test_few_paths_of_large_layers_pay():
     assert not pays(256, 8, 0.25)  # many paths
     assert not pays(256, 8, 0.1, stride=2)
     assert pays(256, 8, 0.02, stride=2)
-    assert not pays(512, 2, 0.1)  # small maps
+    assert not pays(512, 2, 0.06)  # small maps
+    assert pays(512, 2, 0.06, pictures=64)
     assert not pays(16, 8, 0.1)  # a small layer
     assert pays(16, 8, 0.1, pictures=64)
     assert not PathConv2d(4, 4, 5, 3).pays(3, 3)

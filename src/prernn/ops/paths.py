@@ -106,7 +106,7 @@ def convolution(
     sides = map_sides(x.shape[2:], weight.shape[1:], stride, padding, dilation)
     if min(sides) < 1:
         raise ValueError(f"expected maps as large as the kernel {tuple(weight.shape[1:])}, got {tuple(x.shape[2:])}")
-    beside = BESIDE if sides[0] * sides[1] <= SMALL and len(x) % BESIDE == 0 else 1
+    beside = pictures_beside(sides, len(x))
     planes = _planes(x, stride, padding)  # (N, I, sh, sw, rows, columns)
     rows, columns = planes.shape[4:]
     planes = planes.unflatten(0, (-1, beside)).movedim(1, 6).flatten(2)  # (N / beside, I, plane)
@@ -120,6 +120,11 @@ def convolution(
     y: Tensor = torch.ops.prernn.path_maps(planes, weight.flatten(1), source, destination, bias, size, shift, place)
     apart: Tensor = y.unflatten(3, (-1, beside)).movedim(4, 1).flatten(0, 1)
     return apart
+
+
+def pictures_beside(sides: Sequence[int], pictures: int) -> int:
+    """How many of the pictures stand side by side in a plane, whose outputs have these sides."""
+    return BESIDE if sides[0] * sides[1] <= SMALL and pictures % BESIDE == 0 else 1
 
 
 def map_sides(

@@ -16,7 +16,8 @@ from prernn.sparsity.paths import PathLayer, Sampling, with_weights
 
 SLOWER, CALL, LANES = 5, 1e6, 16
 """A product along a path takes so many times as long as one of a dense convolution (twice that with a stride, whose
-planes are made first), a call as long as so many of these; places come in vectors (``prernn bench paths --maps``)."""
+planes are made first), a call as long as so many of these; places come in vectors, unless pictures fill these
+(``prernn bench paths --maps``)."""
 
 
 class PathConv2d(PathLayer):
@@ -105,7 +106,8 @@ class PathConv2d(PathLayer):
         if min(high, wide) < 1:
             return False  # torch says what is wrong
         step = -(-(width + 2 * self.padding[1]) // self.stride[1])  # columns of a plane
-        looked_at = -(-high * step // LANES) * LANES
+        lanes = 1 if ops.pictures_beside((high, wide), pictures) > 1 else LANES
+        looked_at = -(-high * step // lanes) * lanes
         dense = self.inputs * self.outputs * high * wide
         slower = SLOWER if self.stride == (1, 1) else 2 * SLOWER
         return (dense - slower * self.paths * looked_at) * math.prod(self.kernel_size) * pictures >= CALL
