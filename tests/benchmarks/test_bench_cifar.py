@@ -9,6 +9,7 @@ import torch
 import prernn
 from prernn.benchmarks import cifar_online
 from prernn.benchmarks.measuring import cifar, sampled_layers, vgg
+from prernn.benchmarks.measuring.path_networks import parts
 from prernn.commands.main import main
 from prernn.conversion.lighter.skipping import SkippingConv2d
 from prernn.models.networks.cifar_resnet import CifarResNet
@@ -117,6 +118,25 @@ def test_a_vgg_is_trained_once_and_sampled(digits, tmp_path, capsys):
     assert (tmp_path / "vgg16.pt").read_bytes() == kept
     assert main(["bench", "cifar_online", *options, "--width", "16"]) == 2
     assert "expected weights of a VGG of width 16" in capsys.readouterr().err
+
+
+def test_a_part_of_a_vggs_dense_layers_is_kept(digits, tmp_path, capsys):
+    options = ["--network", "vgg16", "--data", str(digits), "--width", "8", "--epochs", "1", "--out", str(tmp_path)]
+    assert main(["bench", "cifar_online", *options, "--sampled", "0.1", "1", "--seeds", "2"]) == 0
+    lines = rows(tmp_path / "sampled.csv")
+    assert [(line["sampled"], line["at most, %"]) for line in lines] == [
+        (name, share) for share in ("10", "100") for name in parts.SAMPLED
+    ]
+    for line in lines[:4]:
+        assert 0 < float(line["used, %"]) <= 10
+    data = vgg.read(digits)
+    whole = cifar.accuracy(vgg.trained(data, tmp_path / "vgg16.pt", 8, 1, 0.1, 0), *data.test)
+    kept = [line for line in lines[4:] if line["sampled"] != "systematic, counts"]
+    assert [line["accuracy, %"] for line in kept] == [f"{whole:.2f} ± 0.00"] * 3
+    assert (tmp_path / "sampled.png").read_bytes().startswith(b"\x89PNG")
+    assert f"all weights: {whole:.2f} %" in (tmp_path / "sampled.md").read_text()
+    assert main(["bench", "cifar_online", *options, "--network", "resnet", "--sampled", "0.1"]) == 2
+    assert "--network vgg16" in capsys.readouterr().err
 
 
 def test_pictures_of_a_vgg(digits, tmp_path):

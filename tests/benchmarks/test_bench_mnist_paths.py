@@ -9,9 +9,12 @@ from torch import nn
 
 from bench_tables import is_png, rows
 from prernn.benchmarks import mnist_paths
-from prernn.benchmarks.measuring import digits
+from prernn.benchmarks.measuring.path_networks import convolutions, diagnosis, digits, jobs, parts
 from prernn.commands.bench import bench_parser
 from prernn.commands.main import main
+from prernn.ops.sobol import unit_points
+from prernn.sparsity.path_convolution import PathConv2d
+from prernn.sparsity.path_network import PathNetwork
 
 
 def arguments(module, *words):
@@ -36,7 +39,7 @@ SMALL = ["--widths", "16", "8", "8", "10", "--code", "16", "6", "16", "--epochs"
 
 
 def test_pictures_are_rows_from_0_to_1(mnist):
-    train, labels, test, test_labels = mnist_paths.read(mnist)
+    train, labels, test, test_labels = digits.read(mnist)
     assert (train.shape, labels.shape, test.shape, test_labels.shape) == ((270, 16), (270,), (12, 16), (12,))
     assert train.dtype == torch.float32
     assert labels.dtype == torch.int64
@@ -132,17 +135,17 @@ def test_the_table_of_paths():
 
 
 def test_names_of_networks_say_what_they_have_beside():
-    assert digits.options_of("sobol+constant+skip=3") == ("sobol", {"init": "constant", "skip": 3})
-    assert digits.options_of("random+init=-0.5") == ("random", {"init": -0.5})
-    assert digits.options_of("dense+dropconnect=0.2") == ("dense", {"dropconnect": 0.2})
+    assert jobs.options_of("sobol+constant+skip=3") == ("sobol", {"init": "constant", "skip": 3})
+    assert jobs.options_of("random+init=-0.5") == ("random", {"init": -0.5})
+    assert jobs.options_of("dense+dropconnect=0.2") == ("dense", {"dropconnect": 0.2})
     for name, complaint in (
         ("halton", "sobol, random, dense"),
-        ("sobol+dropout=0.1", "scramble or skip=N"),
+        ("sobol+dropout=0.1", "skip=N or least=N"),
         ("dense+gray", "dropconnect=SHARE"),
         ("sobol+skip=x", "'skip=x'"),
     ):
         with pytest.raises(ValueError, match=complaint):
-            digits.options_of(name)
+            jobs.options_of(name)
 
 
 def test_dropout_and_dropconnect_drop_in_training_alone():
@@ -180,7 +183,7 @@ def test_parts_of_a_dense_network_are_its_sampled_paths_and_its_largest_weights(
     assert main(["bench", "mnist_paths", *words]) == 0
     lines = rows(tmp_path / "sampled.csv")
     assert [(line["sampled"], line["at most, %"]) for line in lines] == [
-        (name, share) for share in ("0", "30", "100") for name in digits.SAMPLED
+        (name, share) for share in ("0", "30", "100") for name in parts.SAMPLED
     ]
     for line in lines:
         assert float(line["used, %"]) <= float(line["at most, %"])
@@ -194,7 +197,7 @@ def test_parts_of_a_dense_network_are_its_sampled_paths_and_its_largest_weights(
 
 def test_the_largest_weights_are_kept():
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    part = digits.largest(net.requires_grad_(False), 0.5)
+    part = parts.largest(net.requires_grad_(False), 0.5)
     sizes = torch.cat([net[0].weight.flatten(), net[2].weight.flatten()]).abs().sort(descending=True).values
     kept = torch.cat([part[0].weight.flatten(), part[2].weight.flatten()]).abs().sort(descending=True).values
     assert torch.equal(kept, torch.cat([sizes[:9], torch.zeros(9)]))
@@ -236,3 +239,120 @@ def test_mistakes_at_mnist_are_one_line(wrong, complaint, mnist, tmp_path, capsy
     assert line.startswith("prernn: error: ")
     assert complaint in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory):
+    """Pictures of one colour each, the class."""
+    folder = tmp_path_factory.mktemp("coloured")
+    generator, arrays = np.random.default_rng(0), {}
+    for part, count in (("train", 70), ("test", 9)):
+        labels = generator.integers(0, 3, count, dtype=np.uint8)
+        pictures = generator.integers(0, 60, (count, 3, 32, 32), dtype=np.uint8)
+        pictures[np.arange(count), labels] += 150
+        arrays |= {f"{part}_x": pictures, f"{part}_y": labels}
+    np.savez(folder / "pictures.npz", **arrays)
+    return folder
+
+
+CONVOLUTIONS = ["--network", "convolutions", "--widths", "4", "6", "8", "--epochs", "1", "--jobs", "1"]
+
+
+def test_convolutions_of_paths_and_dense_ones(coloured, tmp_path):
+    words = ["--data", str(coloured), *CONVOLUTIONS, "--paths", "12", "40", "--seeds", "0", "1", "--out", str(tmp_path)]
+    assert main(["bench", "mnist_paths", *words, "--samplers", "sobol+mixed", "random", "dense"]) == 0
+    lines = rows(tmp_path / "mnist.csv")
+    assert [(line["sampler"], int(line["paths"]), int(line["seed"])) for line in lines] == [
+        *(("dense", 0, seed) for seed in (0, 1)),
+        *((sampler, paths, seed) for sampler in ("random", "sobol+mixed") for paths in (12, 40) for seed in (0, 1)),
+    ]
+    dense = 9 * (4 * 6 + 6 * 8)
+    assert {int(line["weights"]) for line in lines[:2]} == {dense}
+    for line in lines[2:]:
+        assert int(line["weights"]) + int(line["coincident"]) == 9 * 2 * int(line["paths"])
+        assert 0 < int(line["weights"]) <= dense
+        assert 0 <= float(line["accuracy"]) <= 100
+    assert is_png(tmp_path / "mnist.png")
+    assert "4/6/8 on CIFAR-10, 1 epochs, 2 seeds" in (tmp_path / "mnist.md").read_text()
+
+
+def test_a_network_of_convolutions_has_the_paths_of_a_network_of_neurons():
+    job = jobs.Job("x", (4, 6, 8), "sobol", 40, 0, 1, 0.1, taps=9)
+    layers = [layer for layer in convolutions.build(job, 3) if isinstance(layer, PathConv2d)]
+    neurons = [layer.indices for layer in PathNetwork([4, 6, 8], 40).merged().layers]
+    assert len(layers) == 2
+    for layer, indices in zip(layers, neurons, strict=True):
+        assert torch.equal(layer.indices, indices)
+    dense = convolutions.build(jobs.Job("x", (4, 6, 8), "dense", 0, 0, 1, 0.1, taps=9), 3)
+    assert dense(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        (["--widths", "4"], "--widths of 2 to 6"),
+        (["--sampled", "0.5"], "no --sampled"),
+        (["--steps", "0.5"], "no --sampled, --steps"),
+        (["--diagnosis"], "--diagnosis with"),
+        (["--samplers", "sobol+least=4"], "or least"),
+        (["--samplers", "dense+dropout=0.5"], "no dropout"),
+        (["--data", "absent"], "expected a file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_at_convolutions_are_one_line(wrong, complaint, coloured, tmp_path, capsys):
+    words = ["--data", str(coloured), *CONVOLUTIONS, *wrong, "--out", str(tmp_path / "out")]
+    assert main(["bench", "mnist_paths", *words]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert complaint in line
+
+
+def test_a_diagnosis_counts_what_paths_join_and_looks_into_codes(mnist, tmp_path):
+    words = ["--data", str(mnist), *SMALL, "--paths", "8", "64", "--seeds", "0", "1", "--out", str(tmp_path)]
+    words += ["--diagnosis", "--code-paths", "40", "--samplers", "sobol+mixed", "dense"]
+    assert main(["bench", "mnist_paths", *words]) == 0
+    lines = rows(tmp_path / "diagnosis.csv")
+    assert [(line["paths"], line["drawn"]) for line in lines] == [
+        (paths, name) for paths in ("8", "64") for name in diagnosis.DRAWN
+    ]
+    (sobol,) = (line for line in lines if (line["paths"], line["drawn"]) == ("8", "sobol"))
+    assert sobol["outputs that an input reaches"] == "1"  # eight neurons of each layer, a path each
+    assert sobol["hidden neurons with one path, %"] == "100"
+    text = (tmp_path / "diagnosis.md").read_text()
+    assert "the code of the autoencoder 16/6/16" in text
+    assert all(f"| {name}" in text for name in ("sobol+mixed", "dense"))
+    assert not (tmp_path / "mnist.csv").exists()
+
+
+def test_what_is_joined_is_counted_in_the_masks():
+    chains = torch.tensor([[0, 0, 0], [1, 1, 1], [2, 2, 1]])
+    found = diagnosis.joined(chains, [4, 3, 2])
+    assert found["outputs that an input reaches"] == 1
+    assert found["hidden neurons with one path, %"] == 100
+    assert found["coincident, %"] == 0
+    crossing = torch.tensor([[0, 0, 0], [1, 0, 1], [1, 0, 1]])
+    found = diagnosis.joined(crossing, [4, 3, 2])
+    assert found["outputs that an input reaches"] == 2
+    assert found["hidden neurons with one path, %"] == 0
+    assert found["coincident, %"] == pytest.approx(100 / 3)
+    assert found["rank of the middle layer"] == 1
+
+
+@pytest.mark.parametrize("scramble", diagnosis.SCRAMBLED.values(), ids=list(diagnosis.SCRAMBLED))
+def test_scrambled_points_stay_one_to_an_interval(scramble):
+    points = unit_points(64, 3, first=0)
+    made = scramble(points, 5)
+    assert not torch.equal(made, points)
+    assert not torch.equal(made, scramble(points, 6))
+    for component in (made * 64).long().T:
+        assert torch.equal(component.sort().values, torch.arange(64))
+
+
+def test_dimensions_of_a_code():
+    generator = torch.Generator().manual_seed(0)
+    code = torch.zeros(4000, 6)
+    assert diagnosis.dimensions(code + 3) == 0
+    code[:, :2] = torch.randn(4000, 2, generator=generator)
+    assert diagnosis.dimensions(code + 3) == pytest.approx(2, abs=0.05)
+    code[:, 1] = code[:, 0]
+    assert diagnosis.dimensions(code) == pytest.approx(1, abs=1e-3)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from prernn.benchmarks import paths as bench
+from prernn.benchmarks.measuring.path_networks import map_times
 from prernn.commands.main import main
 from prernn.ops import paths
 from prernn.ops.sobol import network_paths
@@ -55,6 +56,33 @@ def test_paths_rows_and_matrix_are_the_same_layer():
         assert own is weight
         torch.testing.assert_close(other(x, weight), x @ matrix.T)
     assert rows._nnz() == 256  # 44 paths go where others do
+
+
+def test_convolutions_are_timed_in_every_mode(tmp_path, monkeypatch):
+    monkeypatch.setattr(map_times, "MAPS", ((8, 4), (48, 12)))
+    words = ["--maps", "--shares", "0.05", "0.5", "--threads", "1", "--own-time", "--repeats", "2"]
+    assert main(["bench", "paths", *words, "--out", str(tmp_path)]) == 0
+    with (tmp_path / "maps.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = [(row["layer"].partition(" ")[0], row["mode"]) for row in rows]
+    assert found == [(channels, mode) for channels in ("8", "48") for mode in map_times.MODES]
+    assert all(float(row["dense"]) > 0 and float(row["0.05"].split()[0]) > 0 for row in rows)
+    assert [row["0.5"].endswith("-") for row in rows] == [True] * 6  # too many to pay
+    assert [row["0.05"].endswith("-") for row in rows] == [True, True, True, False, False, False]
+    assert not (tmp_path / "paths.csv").exists()
+
+
+def test_convolutions_that_are_timed_compute_the_same():
+    own, x = map_times.layer(12, 0.2), torch.randn(3, 12, 7, 7)
+    expected = map_times.dense(x, own.matrix())
+    torch.testing.assert_close(map_times.along(own)(x, own.weight), expected, rtol=1e-4, atol=1e-4)
+    assert own.paths == 29
+
+
+@pytest.mark.parametrize("wrong", [["--own-time", "--threads", "1", "2"], ["--maps", "--shares", "2"]], ids=str)
+def test_mistakes_at_maps_are_one_line(wrong, tmp_path, capsys):
+    assert main(["bench", "paths", *wrong, "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("prernn: error: ")
 
 
 def test_the_number_of_paths_doubles_up_to_half_of_all():

@@ -381,6 +381,43 @@ def test_layers_take_the_order_of_what_they_load(build):
         given.load_state_dict(old.state_dict())
 
 
+@given(paths=st.integers(0, 300), least=st.integers(1, 9), scramble=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_so_many_paths_at_least_pass_a_neuron_that_is_used(paths, least, scramble):
+    net = PathNetwork([16, 12, 20, 5], paths, least=least, scramble=scramble)
+    for layer, width in zip(net.layers[:-1], (12, 20), strict=True):
+        passed = counts(layer.destination, width)
+        used = min(width, max(1, paths // least))
+        assert not passed[used:].any()
+        if paths >= used and not scramble:
+            # of the blocks of a power of two that the number is made of, each adds its own share
+            assert passed[:used].min() >= paths // used - paths.bit_count()
+    assert net.layers[0].inputs == 16
+    if paths >= 20 * least:  # all neurons are used
+        for own, plain in zip(net.layers, PathNetwork([16, 12, 20, 5], paths, scramble=scramble).layers, strict=True):
+            assert torch.equal(own.indices, plain.indices)
+
+
+def test_few_paths_meet_where_they_share_neurons():
+    def reached(**options):
+        layers = PathNetwork([64, 32, 32, 8], 32, **options).layers
+        through = torch.eye(64)
+        for layer in layers:
+            through = (through @ (layer.matrix() != 0).T.float() > 0).float()
+        return through.sum(1)[through.sum(1) > 0].mean()
+
+    assert reached() == 1  # chains that never meet
+    assert reached(least=4) > 4
+    with pytest.raises(NotImplementedError, match="other neurons"):
+        PathNetwork([8, 4, 3], 8, least=2).grown(16)
+    with pytest.raises(ValueError, match="least"):
+        PathNetwork([8, 4, 3], 8, least=-1)
+    old = PathNetwork([16, 12, 5], 75, least=4, order="gray")
+    new = PathNetwork([16, 12, 5], 75, least=4)
+    new.load_state_dict(old.state_dict())
+    assert torch.equal(new(torch.ones(2, 16)), old(torch.ones(2, 16)))
+
+
 @pytest.mark.parametrize("widths", [[8, 4, 3], [8, 4, 4, 3], [8, 4, 4, 5, 3], [8, 4, 6, 4, 6, 5, 3]])
 def test_widths_without_residual_layers_are_refused(widths):
     with pytest.raises(ValueError, match="step size"):

@@ -4,7 +4,8 @@ The table of the Structural Sparsity talk: the inputs of the convolutions are sa
 convolution on (the picture itself), from the second, or from those of so many channels. Networks are trained ResNets of
 CIFAR-10, whose last layer, 64 numbers to 10 classes, sees all; or the talk's VGG16 with two dense layers, which is
 trained first, on CIFAR-10's pictures or on digits. Accuracy is the mean over seeds, its spread their standard
-deviation. Multiply-adds are those of activations that are not zero. ``--layers`` times layers by themselves.
+deviation. Multiply-adds are those of activations that are not zero. ``--layers`` times layers by themselves;
+``--sampled`` keeps, for good, the weights of VGG16's dense layers on paths sampled backwards from its outputs.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from prernn.benchmarks.measuring import cifar, report, sampled_layers, vgg
+from prernn.benchmarks.measuring.path_networks.parts import parts_of, parts_table
 from prernn.benchmarks.measuring.timing import Stopwatch, threads
 from prernn.conversion.lighter.skipping import unskipped
 from prernn.reports.files import write_table
@@ -73,9 +75,11 @@ def run(options: argparse.Namespace) -> None:
     numbers = (options.seeds, options.threads, options.repeats, 1 if options.pictures is None else options.pictures)
     if min(numbers) < 1:
         raise ValueError("expected --seeds, --pictures, --threads and --repeats of at least 1")
-    given = options.shares if options.linear is None else [*options.shares, options.linear]
+    if options.sampled and (options.network != "vgg16" or options.layers):
+        raise ValueError("expected --sampled with --network vgg16, whose dense layers it is of, and without --layers")
+    given = [*options.shares, *options.sampled, *([] if options.linear is None else [options.linear])]
     if wrong := [share for share in given if not 0 < share <= 1]:
-        raise ValueError(f"expected --shares and --linear in (0, 1], got {wrong[0]}")
+        raise ValueError(f"expected --shares, --sampled and --linear in (0, 1], got {wrong[0]}")
     if options.own_time and options.threads > 1:
         raise ValueError(f"expected --threads 1 with --own-time, got {options.threads}")
     if not options.data and not options.layers:
@@ -83,7 +87,8 @@ def run(options: argparse.Namespace) -> None:
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     with threads(options.threads):
-        (_layers if options.layers else _networks)(options, out)
+        measure = _layers if options.layers else _sampled if options.sampled else _networks
+        measure(options, out)
     print(f"written to {out}")
 
 
@@ -92,6 +97,22 @@ def _layers(options: argparse.Namespace, out: Path) -> None:
     write_table(out / "layers.csv", lines)
     title = f"ms (times as fast as dense), by share of samples; {report.machine('cpu')}, threads: {options.threads}"
     report.show([report.table(title, lines, ["layer"])], out / "layers.md")
+
+
+def _sampled(options: argparse.Namespace, out: Path) -> None:
+    (subject,), pictures, labels = _subjects(options, out)
+
+    def accuracy(net: nn.Module) -> float:
+        return cifar.accuracy(net, pictures, labels)
+
+    found = [list(parts_of(subject.net, options.sampled, seed, accuracy)) for seed in range(options.seeds)]
+    level = accuracy(subject.net)
+    title = f"{subject.name}: a part of its dense layers' weights"
+    table = parts_table({subject.name: found}, options.sampled, level, out, title)
+    heading = (
+        f"{report.machine('cpu')}; {len(labels)} pictures, {seeds_text(options.seeds)}; all weights: {level:.2f} %"
+    )
+    report.show([heading, table], out / "sampled.md")
 
 
 def _networks(options: argparse.Namespace, out: Path) -> None:

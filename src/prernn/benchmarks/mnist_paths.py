@@ -5,6 +5,9 @@ autoencoder with pictures of what it makes of digits. All networks of a figure a
 rate, one cycle over the same epochs and batches. The seed draws the order of the pictures, the paths of random
 networks, and the weights of dense ones; a Sobol' network draws nothing else. Coincident paths are merged. Of trained
 dense networks ``--sampled`` keeps the weights on paths sampled backwards from the outputs, and the largest ones.
+``--diagnosis`` counts what paths join, in place of training classifiers. With ``--network convolutions`` the paths go
+through the channels of a small VGG, for CIFAR-10's pictures: stochastic gradient descent, batch normalization, pictures
+shifted and mirrored.
 """
 
 import argparse
@@ -20,7 +23,10 @@ from rich.progress import Progress
 from torch import Tensor
 
 from prernn.benchmarks.measuring import report
-from prernn.benchmarks.measuring.digits import BATCH, DENSE, SAMPLED, SHOWN, Job, Result, options_of, read, train
+from prernn.benchmarks.measuring.path_networks import convolutions, diagnosis, digits
+from prernn.benchmarks.measuring.path_networks.digits import BATCH, SHOWN
+from prernn.benchmarks.measuring.path_networks.jobs import DENSE, Job, Result, options_of
+from prernn.benchmarks.measuring.path_networks.parts import parts_table
 from prernn.reports.files import write_table
 from prernn.reports.plots import curves
 from prernn.reports.plots.figure import save_figure
@@ -39,55 +45,87 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("expected --paths, --epochs and --jobs of at least 1 and --rate above 0")
     if not all(0 <= share <= 1 for share in options.sampled):
         raise ValueError("expected --sampled from 0 to 1")
-    _check(options, read(options.data))
+    for name in options.samplers:
+        options_of(name)
+    (_check_convolutions if _of_maps(options) else _check)(options)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
+    if options.diagnosis:
+        report.show([report.machine("cpu"), *diagnosis.tables(options, _widths(options), out)], out / "diagnosis.md")
+        print(f"written to {out}")
+        return
     jobs = _jobs(options)
     results = _train_all(jobs, options.jobs, out)
     classified = [result for result in results if not result.job.autoencoder]
     parts: list[RenderableType] = [report.machine("cpu")]
     if classified:
-        parts.append(_table(classified))
-        _draw(classified, out / "mnist.png")
-    if any(result.sampled for result in classified):
-        parts.append(_sampled_table(classified, out))
+        data = "CIFAR-10" if _of_maps(options) else "MNIST"
+        parts.append(_table(classified, data))
+        _draw(classified, out / "mnist.png", data)
+    if sampled := [result for result in classified if result.sampled]:
+        parts.append(_parts_table(sampled, options.sampled, out))
     if coded := [result for result in results if result.job.autoencoder]:
         parts.append(report.table("autoencoder", [_code_line(result) for result in coded], ("sampler",)))
-        _draw_codes(coded, read(options.data)[2][:SHOWN], out / "autoencoder.png")
+        _draw_codes(coded, digits.read(options.data)[2][:SHOWN], out / "autoencoder.png")
     report.show(parts, out / "mnist.md")
     print(f"written to {out}")
 
 
-def _check(options: argparse.Namespace, data: Sequence[Tensor]) -> None:
+def _of_maps(options: argparse.Namespace) -> bool:
+    return bool(options.network == "convolutions")
+
+
+def _widths(options: argparse.Namespace) -> list[int]:
+    usual = convolutions.WIDTHS if _of_maps(options) else digits.WIDTHS
+    return list(options.widths or usual)
+
+
+def _check(options: argparse.Namespace) -> None:
     """Says now what a training would say after hours."""
-    for name in options.samplers:
-        options_of(name)
-    pictures, labels = data[0], data[1]
+    pictures, labels, *_ = digits.read(options.data)
     inputs, classes = pictures.shape[1], int(labels.max()) + 1
-    if len(options.widths) < 2 or options.widths[0] != inputs or options.widths[-1] < classes:
-        raise ValueError(f"expected --widths from {inputs} pixels to {classes} classes, got {options.widths}")
+    widths = _widths(options)
+    if len(widths) < 2 or widths[0] != inputs or widths[-1] < classes:
+        raise ValueError(f"expected --widths from {inputs} pixels to {classes} classes, got {widths}")
     if options.code_paths and (len(options.code) < 2 or {options.code[0], options.code[-1]} != {inputs}):
         raise ValueError(f"expected --code from {inputs} pixels to as many, got {options.code}")
     if (count := min(len(pictures), options.pictures or len(pictures))) < BATCH:
         raise ValueError(f"expected at least {BATCH} training pictures, got {count}")
 
 
+def _check_convolutions(options: argparse.Namespace) -> None:
+    convolutions.read(options.data)
+    widths = _widths(options)
+    if not 2 <= len(widths) <= 6 or min(widths) < 1:
+        raise ValueError(f"expected --widths of 2 to 6 layers of channels, got {widths}")
+    if options.sampled or options.steps or options.diagnosis:
+        raise ValueError("expected no --sampled, --steps or --diagnosis with --network convolutions")
+    if any(part in name for name in options.samplers for part in ("dropout", "dropconnect", "least")):
+        raise ValueError("expected no dropout, dropconnect or least with --network convolutions")
+
+
 def _jobs(options: argparse.Namespace) -> list[Job]:
     shared = {name: getattr(options, name) for name in ("data", "epochs", "rate", "pictures")}
+    shared |= {"widths": tuple(_widths(options)), "taps": convolutions.TAPS if _of_maps(options) else 1}
     jobs = []
     for sampler in options.samplers:
         dense = sampler.startswith(DENSE)
         counts, steps = ([0], [None]) if dense else (options.paths, options.steps or [None])
         own = {**shared, "shares": tuple(options.sampled) if dense else ()}
         for paths, seed, step in itertools.product(counts, options.seeds, steps):
-            jobs.append(Job(widths=tuple(options.widths), sampler=sampler, paths=paths, seed=seed, step=step, **own))
+            jobs.append(Job(sampler=sampler, paths=paths, seed=seed, step=step, **own))
     jobs.sort(key=lambda job: (-job.paths, job.sampler))  # long ones first
-    if options.code_paths:
+    if options.code_paths and not _of_maps(options):
         for sampler in options.samplers:
             paths = 0 if sampler.startswith(DENSE) else options.code_paths
-            code = Job(widths=tuple(options.code), sampler=sampler, paths=paths, seed=0, autoencoder=True, **shared)
-            jobs.append(code)
+            code = {**shared, "widths": tuple(options.code)}
+            jobs.append(Job(sampler=sampler, paths=paths, seed=0, autoencoder=True, **code))
     return jobs
+
+
+def train(job: Job) -> Result:
+    """One training."""
+    return (convolutions if job.taps > 1 else digits).train(job)
 
 
 def _train_all(jobs: Sequence[Job], at_once: int, out: Path) -> list[Result]:
@@ -118,8 +156,8 @@ def _spread(results: Sequence[Result]) -> tuple[float, float]:
     return mean_and_spread([result.score for result in results])
 
 
-def _table(results: Sequence[Result]):
-    full = sum(a * b for a, b in zip(results[0].job.widths, results[0].job.widths[1:], strict=False))
+def _table(results: Sequence[Result], data: str = "MNIST"):
+    full = results[0].job.full
     lines = []
     stepped = any(result.job.step is not None for result in results)
     for (sampler, paths, step), group in _groups(results).items():
@@ -130,13 +168,15 @@ def _table(results: Sequence[Result]):
         steps = {"step size h": "" if step is None else f"{step:g}"} if stepped else {}
         texts = {"paths": f"{paths:,}" if paths else "", **steps, "weights": f"{weights:,}", "of all": share}
         coincident = round(statistics.fmean(result.coincident for result in group))
-        lines.append({"network": sampler, **texts, "coincident": f"{coincident:,}", "accuracy, %": accuracy})
+        counts = {"coincident": f"{coincident:,}", "accuracy, %": accuracy}
+        seconds = statistics.median(result.seconds for result in group)
+        lines.append({"network": sampler, **texts, **counts, "training, s": f"{seconds:.0f}"})
     widths = "/".join(map(str, results[0].job.widths))
-    title = f"{widths} on MNIST, {results[0].job.epochs} epochs, {seeds_text(len(group))}"
+    title = f"{widths} on {data}, {results[0].job.epochs} epochs, {seeds_text(len(group))}"
     return report.table(title, lines, ("network",))
 
 
-def _draw(results: Sequence[Result], path: Path) -> None:
+def _draw(results: Sequence[Result], path: Path, data: str = "MNIST") -> None:
     """Accuracy over the number of paths, or over the step size of residual layers."""
     groups = _groups(results)
     stepped = any(step is not None for *_, step in groups)
@@ -151,40 +191,22 @@ def _draw(results: Sequence[Result], path: Path) -> None:
             series.setdefault(f"{sampler} paths", []).append((paths, *_spread(group)))
     whole, close = "test accuracy (%)", "test accuracy (%), close to dense"
     panels = {whole: series}
-    near = {name: [point for point in points if point[1] > 93] for name, points in series.items()}
+    least = max(levels.values(), default=100.0) - 5
+    near = {name: [point for point in points if point[1] > least] for name, points in series.items()}
     if not stepped and any(near.values()):
         panels[close] = {name: points for name, points in near.items() if points}
     widths = "/".join(map(str, results[0].job.widths))
-    title = f"{widths} trained sparse from the start, MNIST"
+    title = f"{widths} trained sparse from the start, {data}"
     along = "step size h of residual layers" if stepped else "paths"
     curves.lines(panels, path, along=along, title=title, levels=dict.fromkeys(panels, levels))
 
 
-def _sampled_table(results: Sequence[Result], out: Path):
-    """Accuracy over the share of a trained dense network's weights; writes ``sampled.csv`` and ``sampled.png``."""
-    groups: dict[tuple[str, str, float], list[tuple[float, float]]] = {}
+def _parts_table(results: Sequence[Result], shares: Sequence[float], out: Path):
+    found: dict[str, list] = {}
     for result in results:
-        for number, (method, used, accuracy) in enumerate(result.sampled):
-            share = result.job.shares[number // len(SAMPLED)]
-            groups.setdefault((result.job.sampler, method, share), []).append((used, accuracy))
-    lines = []
-    series: dict[str, list] = {}
-    for (network, method, share), values in groups.items():
-        mean, spread = mean_and_spread([accuracy for _, accuracy in values])
-        used = 100 * statistics.fmean(used for used, _ in values)
-        texts = {"at most, %": f"{100 * share:g}", "used, %": f"{used:.2f}"}
-        lines.append(
-            {"network": network, "sampled": method, **texts, "accuracy, %": mean_text(mean, spread, len(values))}
-        )
-        series.setdefault(f"{network}, {method}", []).append((100 * share, mean, spread))
-    write_table(out / "sampled.csv", lines)
-    title = "a trained network with a part of its weights, MNIST"
-    level = {"all weights": statistics.fmean(result.score for result in results if result.sampled)}
-    panels = {"test accuracy (%)": series}
-    curves.lines(
-        panels, out / "sampled.png", along="weights used, at most (%)", title=title, levels={"test accuracy (%)": level}
-    )
-    return report.table("Paths sampled backwards from the outputs", lines, ("network", "sampled"))
+        found.setdefault(result.job.sampler, []).append(result.sampled)
+    level = statistics.fmean(result.score for result in results)
+    return parts_table(found, shares, level, out, "a trained network with a part of its weights, MNIST")
 
 
 def _code_line(result: Result) -> dict:

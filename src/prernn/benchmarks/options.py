@@ -23,6 +23,8 @@ def cifar_online(parser: ArgumentParser) -> None:
     add("--seeds", type=int, default=5, help="how many (default %(default)s)")
     add("--pictures", type=int, metavar="N", help="only the first N (default: all)")
     add("--layers", action="store_true", help="times of single layers, and nothing else")
+    sampled = "weights of VGG16's dense layers on sampled paths, and nothing else"
+    add("--sampled", type=float, nargs="+", default=[], metavar="SHARE", help=sampled)
     add("--own-time", action="store_true", help="of the thread, without what others do meanwhile; takes --threads 1")
     add("--threads", type=int, default=1, metavar="N", help="torch threads (default %(default)s)")
     add("--repeats", type=int, default=30, help="timed pictures of a network at most (default %(default)s)")
@@ -81,11 +83,16 @@ def faces(parser: ArgumentParser) -> None:
 def mnist_paths(parser: ArgumentParser) -> None:
     """Of ``prernn bench mnist_paths``."""
     add = parser.add_argument
-    add("--data", required=True, help="folder of mnist.npz (train_x, train_y, test_x, test_y, uint8)")
-    add("--widths", type=int, nargs="+", default=[784, 300, 300, 10], help="neurons of each layer")
+    add("--data", required=True, help="folder of mnist.npz (train_x, train_y, test_x, test_y, uint8), or of another")
+    networks = ("perceptron", "convolutions")
+    add("--network", choices=networks, default=networks[0], help="for digits, or for pictures in colour")
+    add("--widths", type=int, nargs="+", help="neurons or channels (default: 784 300 300 10, or 32 64 128 256)")
     add("--paths", type=int, nargs="+", default=[2**k for k in range(5, 19)], help="default: 32, 64 .. 262144")
-    names = "sobol, random (+constant, +mixed, +init=W, +gray, +scramble, +skip=N), dense (+dropout=P, +dropconnect=P)"
+    of_paths = "+constant, +mixed, +init=W, +gray, +scramble, +skip=N, +least=N"
+    names = f"sobol, random ({of_paths}), dense (+dropout=P, +dropconnect=P)"
     add("--samplers", nargs="+", default=["sobol", "random", "dense"], help=f"{names}; default: all three")
+    why = "train no classifier: count what paths join, and look into the autoencoder's code"
+    add("--diagnosis", action="store_true", help=why)
     add("--steps", type=float, nargs="+", default=[], help="step sizes h of residual layers (default: none)")
     add("--sampled", type=float, nargs="+", default=[], metavar="SHARE", help="of dense weights on sampled paths")
     add("--pictures", type=int, default=0, help="to train on, the first; 0: all (default %(default)s)")
@@ -111,6 +118,10 @@ def paths(parser: ArgumentParser) -> None:
     add("--batches", type=int, nargs="+", default=[1, 64], metavar="B", help="rows of a batch (default: 1 64)")
     add("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="torch threads (default: 1 2)")
     add("--repeats", type=int, default=50, help="timed calls at most (default %(default)s)")
+    add("--maps", action="store_true", help="times of convolutions made of paths, and nothing else")
+    shares = [1 / 64, 1 / 16, 1 / 8, 1 / 4]
+    add("--shares", type=float, nargs="+", default=shares, help="of their pairs of channels (default: 1/64 .. 1/4)")
+    add("--own-time", action="store_true", help="of the thread, without what others do meanwhile; takes --threads 1")
     add("--out", default="runs/bench-paths", help="folder for tables, CSV and PNG (default %(default)s)")
 
 

@@ -6,11 +6,13 @@ connections that there are, and "matrix" makes the dense matrix of the paths for
 training where paths are many. Training is forward and the gradients of input and weights. They take turns within one
 run; figures are medians, the quartiles stand in the CSV. The crossing points are the shares of the D x D connections up
 to which what a layer of paths does is quicker than a dense product, of a dense layer and of the paths' matrix.
+``--maps`` times convolutions made of paths, and nothing else.
 """
 
 import argparse
 import itertools
 import math
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from prernn.benchmarks.measuring import report
+from prernn.benchmarks.measuring.path_networks import map_times
 from prernn.benchmarks.measuring.timing import Stopwatch, threads
 from prernn.ops import paths
 from prernn.ops.sobol import network_paths
@@ -41,6 +44,11 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         ValueError: numbers below 1.
     """
+    if options.own_time and options.threads != [1]:
+        raise ValueError(f"expected --threads 1 with --own-time, got {options.threads}")
+    if not all(0 < share <= 1 for share in options.shares):
+        raise ValueError("expected --shares in (0, 1]")
+    clock = time.thread_time if options.own_time else time.perf_counter
     counts = options.paths or _doubling(512, options.size**2 // 2)
     numbers = (options.size, options.each, options.repeats, *counts)
     if min(*numbers, *options.sizes, *options.batches, *options.threads) < 1:
@@ -49,7 +57,10 @@ def run(options: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     over_paths = [("paths", options.size, count) for count in sorted(counts)]
     over_width = [("width", size, options.each * size) for size in sorted(options.sizes)]
-    stopwatch, lines = Stopwatch(repeats=options.repeats), []
+    stopwatch, lines = Stopwatch(repeats=options.repeats, clock=clock), []
+    if options.maps:
+        _maps(stopwatch, options, out)
+        return
     cases = [
         (count, batch, case)
         for count in options.threads
@@ -69,6 +80,17 @@ def run(options: argparse.Namespace) -> None:
     )
     report.show([report.machine("cpu"), *tables, report.table(title, crossed, ["mode"])], out / "paths.md")
     _plot(lines, options, out / "paths.png")
+    print(f"written to {out}")
+
+
+def _maps(stopwatch: Stopwatch, options: argparse.Namespace, out: Path) -> None:
+    lines = []
+    with threads(options.threads[0]):
+        for line in map_times.lines(options.shares, stopwatch):
+            lines.append(line)
+            write_table(out / "maps.csv", lines)
+    title = "3x3, ms (times as fast as dense) by share of the pairs of channels; - where the layer is dense"
+    report.show([report.machine("cpu"), report.table(title, lines, ["layer"])], out / "maps.md")
     print(f"written to {out}")
 
 

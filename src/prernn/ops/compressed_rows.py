@@ -20,16 +20,16 @@ _library.define(
 )
 
 
-def usable(weight: Tensor) -> bool:
-    """Whether `product` takes ``weight``: float32 on the CPU, with C kernels that are there and not ruled out.
+def usable(*tensors: Tensor | None) -> bool:
+    """Whether `product` takes these: float32 on the CPU, with C kernels that are there and not ruled out.
 
     Not under the transforms of `torch.func`, where plain torch is vectorized and these operators have no rules.
 
     Raises:
         ValueError: ``PRERNN_OPS`` names a backend that there is not.
     """
-    taken = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return taken and takes_native()
+    given = [tensor for tensor in tensors if tensor is not None]
+    return all(tensor.is_cpu and tensor.dtype == torch.float32 for tensor in given) and takes_native()
 
 
 def product(

@@ -1,15 +1,15 @@
-"""A layer of paths whose weights stay: their product by compressed rows, or dense where there are many.
+"""Layers of paths whose weights stay: what was made of these, compressed rows or a dense matrix, is kept.
 
 Along the paths each weight writes its output anew; in compressed rows, sorted by output, a sum is written once. Sorting
 takes longer than a product, so it is done once, and its result is kept for the calls that follow. Nobody has to say
-that weights have changed: each call compares them with those of which the rows were made, number by number, which takes
-a fraction of the product, and is right however they came to be others.
+that weights have changed: each call compares them with those of which the rows were made, byte by byte, which takes
+a fifth of a product with one row. torch's count of changes would take none, but does not see what ``Tensor.data``, an
+array of numpy's or inference mode do to a weight.
 """
 
 import dataclasses
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,30 +26,41 @@ def can_keep(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether a `KeptProduct` computes this: float32 on the CPU, nothing differentiated, traced or exported."""
     if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter):
         return False  # a tensor that is a tracer's has no values to compare
-    floats = [x, weight] if bias is None else [x, weight, bias]
-    return not learns(*floats) and all(usable(tensor) for tensor in floats)
+    return not learns(x, weight, bias) and usable(x, weight, bias)
 
 
 @dataclass(frozen=True)
-class KeptProduct:
-    """Paths sorted by output and input, and the weights that were put there.
-
-    Attributes:
-        source, destination: of the paths, as the layer has them, ``(P,)``.
-        order: of the paths in the rows, ``(P,)``.
-        start, column: the compressed rows, ``(outputs+1,)`` and ``(P,)``.
-        weight: of the layer, as it was, ``(P,)``.
-        held: weights in the rows, ``(1, P)``, or, where it is dense, the matrix ``(outputs, inputs)``.
-    """
+class Kept:
+    """Paths and weights of a layer, as they were, ``(P,)`` and ``(P, ..)``, and what was made of them."""
 
     source: Tensor
     destination: Tensor
+    weight: Tensor
+    held: Tensor
+
+    def follows(self, source: Tensor, destination: Tensor) -> bool:
+        """Whether it was made of these very paths."""
+        return self.source is source and self.destination is destination
+
+    def has(self, weight: Tensor) -> bool:
+        """Whether these are its weights, by their bytes."""
+        same: bool = kernels("native").same(self.weight, weight)
+        return same
+
+
+@dataclass(frozen=True)
+class KeptProduct(Kept):
+    """Paths sorted by output and input; ``held``: their weights ``(1, P)``, or a dense matrix ``(outputs, inputs)``.
+
+    Attributes:
+        order: of the paths in the rows, ``(P,)``.
+        start, column: the compressed rows, ``(outputs+1,)`` and ``(P,)``.
+    """
+
     inputs: int
     order: Tensor
     start: Tensor
     column: Tensor
-    weight: Tensor
-    held: Tensor
     dense: bool
 
     @classmethod
@@ -61,15 +72,8 @@ class KeptProduct:
         counts = torch.bincount(destination.long(), minlength=outputs)
         start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         dense = len(source) > KEPT_DENSE * inputs * outputs if dense is None else dense
-        return cls(source, destination, inputs, order, start, source[order], weight, weight, dense).of_weights(weight)
-
-    def follows(self, source: Tensor, destination: Tensor) -> bool:
-        """Whether it was made of these very paths."""
-        return self.source is source and self.destination is destination
-
-    def has(self, weight: Tensor) -> bool:
-        """Whether these are its weights, by their values; by numpy, which takes a fifth of `torch.equal`'s time."""
-        return np.array_equal(self.weight.numpy(), weight.detach().numpy())
+        made = cls(source, destination, weight, weight, inputs, order, start, source[order], dense)
+        return made.of_weights(weight)
 
     @torch.no_grad()
     def of_weights(self, weight: Tensor) -> "KeptProduct":
@@ -81,9 +85,9 @@ class KeptProduct:
             held = weight[self.order].unsqueeze(0)
         return dataclasses.replace(self, weight=weight, held=held)
 
-    def product(self, x: Tensor) -> Tensor:
+    def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """``(N, inputs)`` to ``(N, outputs)``."""
         if self.dense:
-            return F.linear(x, self.held)
-        y: Tensor = kernels("native").rows_product(x, self.held, self.start, self.column)
+            return F.linear(x, self.held, bias)
+        y: Tensor = kernels("native").rows_product(x, self.held, self.start, self.column, bias)
         return y.squeeze(1)

@@ -4,7 +4,7 @@ import copy
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.types import Device
 from prernn.layers.arguments import real, whole
 from prernn.ops.sobol import ORDERS
 from prernn.reports.tables import text_table
-from prernn.sparsity.paths import PathLinear, drawn_paths
+from prernn.sparsity.paths import PathLinear, Sampling, drawn_paths, whole_sampling
 
 
 class PathNetwork(nn.Module):
@@ -44,11 +44,13 @@ class PathNetwork(nn.Module):
     Args:
         widths: neurons of each layer, inputs and outputs among them.
         paths: number of paths.
-        sampler: "sobol" or "random".
-        seed, scramble, skip, order: as in `prernn.ops.sobol.network_paths`.
         init: of the weights, as in `PathLinear`.
         step: step size h of residual layers; None for a network without them.
+        least: use only so many neurons of each hidden layer that this number of paths passes each. While there are
+            fewer Sobol' paths than neurons, each passes neurons of its own and they never meet; with 4 a neuron they do
+            (docs/sparsity.md). 0: all neurons.
         bias: of all layers, 0 at the start.
+        sampling: of the paths, as in `PathLinear`.
 
     Attributes:
         layers: `PathLinear`, one between any two layers of neurons.
@@ -62,23 +64,20 @@ class PathNetwork(nn.Module):
         widths: Sequence[int],
         paths: int,
         *,
-        sampler: str = "sobol",
-        seed: int = 0,
-        scramble: bool = False,
-        skip: int = 0,
-        order: str = "natural",
         init: str | float = "alternating",
         step: float | None = None,
+        least: int = 0,
         bias: bool = True,
         device: Device = None,
         dtype: torch.dtype | None = None,
+        **sampling: Unpack[Sampling],
     ):
         super().__init__()
-        sampling: dict[str, Any] = {"sampler": sampler, "seed": seed, "scramble": scramble, "skip": skip}
-        self.sampling = {**sampling, "order": order}
+        self.sampling = whole_sampling(sampling)
         self.widths, self.paths, self.bias, self.is_merged = list(widths), paths, bias, False
         self.init, self.step = init, None if step is None else _step(step, self.widths)
-        neurons = drawn_paths(widths, paths, **self.sampling)  # (paths, L)
+        self.least = whole("least", least, 0)
+        neurons = network_neurons(widths, paths, self.least, **self.sampling)  # (paths, L)
         self.layers = nn.ModuleList(
             PathLinear(
                 *(inputs, outputs, paths),
@@ -139,7 +138,8 @@ class PathNetwork(nn.Module):
         """A network of so many paths, drawn and started as this one was."""
         first = self._path_layers[0].weight
         place = {"device": first.device, "dtype": first.dtype}
-        options = {**self.sampling, "init": self.init, "step": self.step, "bias": self.bias, **place, **changes}
+        built = {"init": self.init, "step": self.step, "least": self.least, "bias": self.bias}
+        options = {**self.sampling, **built, **place, **changes}
         return PathNetwork(self.widths, paths, **options)
 
     @torch.no_grad()
@@ -150,8 +150,11 @@ class PathNetwork(nn.Module):
 
         Raises:
             ValueError: fewer paths than there are.
-            NotImplementedError: a network whose coincident paths were merged.
+            NotImplementedError: a network whose coincident paths were merged, or one with a ``least`` number of paths,
+                which uses other neurons when there are more.
         """
+        if self.least:
+            raise NotImplementedError("a network with least paths a neuron uses other neurons with more: expected 0")
         if self.is_merged:
             raise NotImplementedError("a network of merged paths has lost its paths: expected one as it was built")
         larger = self._built(whole("paths", paths, self.paths))
@@ -176,6 +179,14 @@ class PathNetwork(nn.Module):
             texts = (f"{layer.paths:,}", f"{layer.coincident:,}", f"{distinct:,}", f"{distinct / full:.2%}")
             rows.append((f"{layer.inputs} to {layer.outputs}", *texts))
         return text_table([("layer", "paths", "coincident", "connections", "of all"), *rows])
+
+
+def network_neurons(widths: Sequence[int], paths: int, least: int, **sampling: Unpack[Sampling]) -> Tensor:
+    """Neurons of each path, ``(paths, L)``, of hidden layers only so many that ``least`` paths pass each."""
+    used = list(widths)
+    for layer in range(1, len(widths) - 1) if least else ():
+        used[layer] = min(widths[layer], max(1, paths // least))
+    return drawn_paths(used, paths, **sampling)
 
 
 def _step(step: float, widths: Sequence[int]) -> float:

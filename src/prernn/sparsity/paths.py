@@ -12,7 +12,7 @@ then add up.
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,20 @@ INITS = ("alternating", "mixed", "constant")
 Layer = TypeVar("Layer", bound="PathLayer")
 
 
+class Sampling(TypedDict, total=False):
+    """Where paths lead: arguments of `prernn.ops.sobol.network_paths`, which all layers and networks of paths take."""
+
+    sampler: str
+    seed: int
+    scramble: bool
+    skip: int
+    order: str
+
+
+PLAIN: Sampling = {"sampler": "sobol", "seed": 0, "scramble": False, "skip": 0, "order": "natural"}
+"""What of it is not told."""
+
+
 class PathLayer(nn.Module):
     """The connections of one layer: source and destination of each path, and weights of constant size.
 
@@ -46,10 +60,11 @@ class PathLayer(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter | None
 
-    def __init__(self, inputs: int, outputs: int, paths: int, drawn: Tensor | None, **sampling: Any):
+    def __init__(self, inputs: int, outputs: int, paths: int, drawn: Tensor | None, sampling: Sampling):
         super().__init__()
         inputs, outputs = whole("inputs", inputs), whole("outputs", outputs)
-        self._drawn_by = {"paths": paths, **sampling} if drawn is None else None
+        sampling = whole_sampling(sampling)
+        self._drawn_by: dict[str, Any] | None = {"paths": paths, **sampling} if drawn is None else None
         if drawn is None:
             drawn = drawn_paths([inputs, outputs], paths, **sampling)
         _check(drawn, inputs, outputs)
@@ -179,14 +194,14 @@ class PathLinear(PathLayer):
         in_features: neurons read.
         out_features: neurons put out.
         paths: number of paths.
-        sampler: "sobol" or "random".
         bias: add a bias, 0 at the start.
         relu: apply ReLU to the inputs, on the way (the talk's implicit ReLU).
-        seed, scramble, skip, order: as in `prernn.ops.sobol.network_paths`.
         init: "alternating" (``+-sqrt(2 / fan_in)``, the signs of a neuron's weights in turns), "mixed" (the same, the
             turns in an order that has nothing to do with the sequence), "constant" (``sqrt(2 / fan_in)``), or the
             number that all weights start from, ``InitialWeight`` in the talk.
         drawn: sources and destinations ``(paths, 2)`` to take in place of drawing them.
+        sampling: ``sampler`` ("sobol" or "random"), ``seed``, ``scramble``, ``skip`` and ``order`` of what is drawn, as
+            in `prernn.ops.sobol.network_paths`.
 
     Attributes:
         weight: ``(paths,)``.
@@ -202,20 +217,15 @@ class PathLinear(PathLayer):
         out_features: int,
         paths: int,
         *,
-        sampler: str = "sobol",
         bias: bool = True,
         relu: bool = False,
-        seed: int = 0,
-        scramble: bool = False,
-        skip: int = 0,
-        order: str = "natural",
         init: str | float = "alternating",
         drawn: Tensor | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
+        **sampling: Unpack[Sampling],
     ):
-        sampling = {"sampler": sampler, "seed": seed, "scramble": scramble, "skip": skip, "order": order}
-        super().__init__(in_features, out_features, paths, drawn, **sampling)
+        super().__init__(in_features, out_features, paths, drawn, sampling)
         self.relu = relu
         self.weight = nn.Parameter(torch.empty(self.paths, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype)) if bias else None
@@ -256,8 +266,7 @@ class PathLinear(PathLayer):
         elif not kept.has(self.weight):
             kept = kept.of_weights(self.weight)
         self._kept = kept  # one assignment, for other threads
-        y = kept.product(rows.relu() if self.relu else rows)
-        return y if self.bias is None else y.add_(self.bias)
+        return kept.product(rows.relu() if self.relu else rows, self.bias)
 
     def merged(self) -> "PathLinear":
         """The same layer with one path for each connection: weights of coincident paths are added."""
@@ -271,13 +280,19 @@ class PathLinear(PathLayer):
         return f"{self.inputs}, {self.outputs}, paths={self.paths}, bias={self.bias is not None}, relu={self.relu}"
 
 
-def drawn_paths(
-    widths: Sequence[int], paths: int, *, sampler: str, seed: int, scramble: bool, skip: int, order: str
-) -> Tensor:
+def whole_sampling(sampling: Sampling) -> Sampling:
+    """With what was not told. TypeError for a name that none of its arguments has."""
+    if unknown := sorted(set(sampling) - set(PLAIN)):
+        raise TypeError(f"expected arguments of paths among {', '.join(PLAIN)}, got {unknown[0]!r}")
+    return {**PLAIN, **sampling}
+
+
+def drawn_paths(widths: Sequence[int], paths: int, **sampling: Unpack[Sampling]) -> Tensor:
     """`prernn.ops.sobol.network_paths` of numbers that are checked."""
     widths, paths = [whole("widths", width) for width in widths], whole("paths", paths, 0, MOST_POINTS)
-    seed, skip = whole("seed", seed, *SEEDS), whole("skip", skip, 0)
-    return network_paths(widths, paths, sampler=sampler, seed=seed, scramble=scramble, skip=skip, order=order)
+    given = whole_sampling(sampling)
+    given |= {"seed": whole("seed", given["seed"], *SEEDS), "skip": whole("skip", given["skip"], 0)}
+    return network_paths(widths, paths, **given)
 
 
 def _fingerprint(drawn: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Trained pictures are shifted by up to 4 pixels, and mirrored where they are in c
 Stochastic gradient descent, one cycle of the learning rate; products in bfloat16 where the processor has them.
 """
 
+import dataclasses
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,10 @@ class Pictures:
     test: tuple[Tensor, Tensor]
     mirrored: bool
 
+    def first(self, count: int) -> "Pictures":
+        """With the first training pictures alone; 0: all."""
+        return dataclasses.replace(self, train=(self.train[0][: count or None], self.train[1][: count or None]))
+
 
 def read(folder: str | Path) -> Pictures:
     """The pictures of a folder's first ``.npz`` file: CIFAR-10's, or digits, with a margin and three equal channels.
@@ -113,8 +118,10 @@ def trained(pictures: Pictures, file: Path, width: int, epochs: int, rate: float
     return net.eval()
 
 
-def train(net: nn.Module, pictures: Pictures, epochs: int, rate: float) -> None:
-    """Trains in place; prints the loss of each epoch."""
+def train(
+    net: nn.Module, pictures: Pictures, epochs: int, rate: float, *, bfloat16: bool = True, quiet: bool = False
+) -> None:
+    """Trains in place; prints the loss of each epoch. In bfloat16 only where the processor has it."""
     channels_last(net).train()
     images, labels = pictures.train
     steps = -(-len(labels) // BATCH) * epochs
@@ -124,7 +131,7 @@ def train(net: nn.Module, pictures: Pictures, epochs: int, rate: float) -> None:
         losses = []
         for rows in torch.randperm(len(labels)).split(BATCH):
             x = varied(images[rows], pictures.mirrored).contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16 and has_bfloat16()):
                 out = net(x)
             loss = F.cross_entropy(out.float(), labels[rows])
             optimizer.zero_grad()
@@ -132,7 +139,8 @@ def train(net: nn.Module, pictures: Pictures, epochs: int, rate: float) -> None:
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
-        print(f"epoch {epoch + 1} of {epochs}: loss {sum(losses) / len(losses):.4f}", flush=True)
+        if not quiet:
+            print(f"epoch {epoch + 1} of {epochs}: loss {sum(losses) / len(losses):.4f}", flush=True)
 
 
 def varied(pictures: Tensor, mirrored: bool) -> Tensor:

@@ -6,10 +6,18 @@ below about a millisecond of work.
 """
 
 from prernn.ops.native.few import few_convolution, few_product, packed, sample
-from prernn.ops.native.library import instructions
+from prernn.ops.native.library import instructions, same
 from prernn.ops.native.narrow import integer_product, narrow_product
 from prernn.ops.native.recurrence import backward, forward
-from prernn.ops.native.sparse import narrow_rows, path_product, path_weight, rows_backward, rows_product
+from prernn.ops.native.sparse import (
+    narrow_rows,
+    path_maps,
+    path_maps_weight,
+    path_product,
+    path_weight,
+    rows_backward,
+    rows_product,
+)
 
 __all__ = [
     "backward",
@@ -21,9 +29,12 @@ __all__ = [
     "narrow_product",
     "narrow_rows",
     "packed",
+    "path_maps",
+    "path_maps_weight",
     "path_product",
     "path_weight",
     "rows_backward",
     "rows_product",
+    "same",
     "sample",
 ]

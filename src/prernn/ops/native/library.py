@@ -4,7 +4,7 @@ import ctypes
 import importlib.util
 import os
 from collections.abc import Callable
-from ctypes import c_char_p, c_void_p
+from ctypes import c_char_p, c_int64, c_void_p
 from typing import Any
 
 import torch
@@ -21,8 +21,10 @@ def _open() -> ctypes.CDLL:
     found = ctypes.CDLL(spec.origin)
     found.prernn_choose.argtypes = (c_char_p,)
     found.prernn_instructions.restype = c_char_p
-    products = ("rows_product", "path_product", "path_weight", "narrow_product", "integer_product", "few_product")
-    for name in ("forward", "backward", *products, "few_convolution", "rows_backward", "narrow_rows", "sample"):
+    found.prernn_same.argtypes = (c_void_p, c_void_p, c_int64)
+    products = ("rows_product", "path_product", "path_maps", "narrow_product", "integer_product", "narrow_rows")
+    gradients = ("backward", "rows_backward", "path_weight", "path_maps_weight")
+    for name in ("forward", *products, *gradients, "few_product", "few_convolution", "sample"):
         getattr(found, f"prernn_{name}").argtypes = (c_void_p,)
     wanted = os.environ.get("PRERNN_INSTRUCTIONS")
     if not found.prernn_choose(wanted.encode() if wanted else None):
@@ -37,6 +39,14 @@ def instructions() -> str:
     """Instruction set of the kernels that run: avx512_vnni, avx512, avx2 or baseline."""
     name: bytes = kernels.prernn_instructions()
     return name.decode()
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of the CPU, of one type and shape, hold the same bytes."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    a, b = a.contiguous(), b.contiguous()
+    return bool(kernels.prernn_same(a.data_ptr(), b.data_ptr(), a.nbytes))
 
 
 def expect(name: str, tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> None:

@@ -1,6 +1,7 @@
-"""Products with compressed rows and along paths, and their gradients."""
+"""Products with compressed rows and along paths, of vectors and of maps, and their gradients."""
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import c_int32, c_int64, c_void_p
 
 import torch
@@ -26,6 +27,21 @@ class _NarrowRows(ctypes.Structure):
         *((name, c_int64) for name in ("rows", "gates", "receivers", "senders", "entries", "stride")),
         *((name, c_int32) for name in ("threads", "eight")),
         *((name, c_void_p) for name in ("row_start", "column", "weight", "scale", "bias", "h", "y")),
+    )
+
+
+class _PathMaps(ctypes.Structure):
+    """``struct path_maps`` of kernels.h."""
+
+    what = "paths"
+    _fields_ = (
+        *((name, c_int64) for name in ("rows", "paths", "inputs", "outputs", "taps")),
+        *((name, c_int64) for name in ("plane", "height", "width", "step")),
+        ("threads", c_int32),
+        *(
+            (name, c_void_p)
+            for name in ("source", "destination", "shift", "weight", "bias", "x", "y", "d_y", "d_weight")
+        ),
     )
 
 
@@ -175,4 +191,82 @@ def _path_job(
         if tensor is not None:
             setattr(job, name, tensor.data_ptr())
     job.keep_alive = held
+    return job
+
+
+def path_maps(
+    x: Tensor,
+    weight: Tensor,
+    source: Tensor,
+    destination: Tensor,
+    bias: Tensor | None,
+    size: int,
+    shift: Sequence[int],
+    place: tuple[int, int, int],
+) -> Tensor:
+    """``y[n, destination[p], h, w] += weight[p, k] x[n, source[p], shift[k] + h step + w]``, y starting as the bias.
+
+    Args:
+        x: ``(N, I, S)``, float32: channels in planes.
+        weight: ``(P, K)``, float32.
+        source: ``(P,)`` int32.
+        destination: ``(P,)`` int32.
+        bias: ``(size,)`` or None, float32.
+        size: output channels.
+        shift: K distances.
+        place: height and width of an output, and the step between its rows in a plane.
+
+    Raises:
+        ValueError: a type, device or shape that the kernels do not take, or shifts out of a plane.
+        IndexError: a path that leads outside.
+        MemoryError: no memory for the kernels' own buffers.
+    """
+    y = x.new_empty(x.shape[0], size, *place[:2])
+    job = _maps_job(x, y, source, destination, shift, place, weight=weight, bias=bias)
+    job.y = y.data_ptr()
+    if y.numel():
+        run(kernels.prernn_path_maps, job)
+    return y
+
+
+def path_maps_weight(
+    d_y: Tensor, x: Tensor, source: Tensor, destination: Tensor, shift: Sequence[int], step: int
+) -> Tensor:
+    """Gradient of `path_maps` with respect to its weight, ``(P, K)``, from ``d_y (N, size, height, width)``."""
+    d_weight = x.new_empty(source.shape[0], len(shift))
+    job = _maps_job(x, d_y, source, destination, shift, (*d_y.shape[2:], step), d_y=d_y)
+    job.d_weight = d_weight.data_ptr()
+    if not d_y.numel():
+        return d_weight.zero_()
+    run(kernels.prernn_path_maps_weight, job)
+    return d_weight
+
+
+def _maps_job(
+    x: Tensor,
+    y: Tensor,
+    source: Tensor,
+    destination: Tensor,
+    shift: Sequence[int],
+    place: tuple[int, ...],
+    **tensors: Tensor | None,
+) -> _PathMaps:
+    paths, (rows, inputs, plane), (height, width, step) = source.shape[0], x.shape, place
+    shapes = {"weight": (paths, len(shift)), "bias": (y.shape[1],), "d_y": (rows, *y.shape[1:])}
+    for name, tensor in {"x": x, **tensors}.items():
+        expect(name, tensor, torch.float32, shapes.get(name, tuple(x.shape)))
+    for name, index in {"source": source, "destination": destination}.items():
+        expect(name, index, torch.int32, (paths,))
+    end = (height - 1) * step + width
+    if y.numel() and not (step >= width and all(0 <= distance <= plane - end for distance in shift)):
+        raise ValueError(f"expected shifts inside planes of {plane} for {end} places, got {list(shift)}")
+    held = contiguous(x=x, source=source, destination=destination, **tensors)
+    shifts = (c_int64 * len(shift))(*shift)
+    threads = threads_for(rows * paths * len(shift) * end * 0.02)
+    job = _PathMaps(rows, paths, inputs, y.shape[1], len(shift), plane, height, width, step, threads)
+    job.shift = ctypes.cast(shifts, c_void_p)
+    for name, tensor in held.items():
+        if tensor is not None:
+            setattr(job, name, tensor.data_ptr())
+    job.keep_alive = held, shifts
     return job

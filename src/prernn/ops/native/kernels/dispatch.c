@@ -17,6 +17,8 @@ struct kernels {
     int (*rows_backward)(const struct rows_product *);
     int (*path_product)(const struct path_product *);
     int (*path_weight)(const struct path_product *);
+    int (*path_maps)(const struct path_maps *);
+    int (*path_maps_weight)(const struct path_maps *);
     int (*narrow_product)(const struct narrow_product *);
     int (*integer_product)(const struct narrow_product *);
     int (*narrow_rows)(const struct narrow_rows *);
@@ -29,8 +31,9 @@ struct kernels {
 #define KERNELS(name, integers)                                                                          \
     {                                                                                                    \
         #integers, name##_forward, name##_backward, name##_rows_product, name##_rows_backward,           \
-            name##_path_product, name##_path_weight, name##_narrow_product, integers##_integer_product,  \
-            name##_narrow_rows, name##_sample, name##_few_product, name##_few_convolution                \
+            name##_path_product, name##_path_weight, name##_path_maps, name##_path_maps_weight,          \
+            name##_narrow_product, integers##_integer_product, name##_narrow_rows, name##_sample,        \
+            name##_few_product, name##_few_convolution                                                   \
     }
 
 static const struct kernels available[] = {
@@ -75,6 +78,12 @@ EXPORT const char *prernn_instructions(void)
     return chosen->name;
 }
 
+/* 1 where both have the same bytes: weights that have not changed. */
+EXPORT int prernn_same(const void *a, const void *b, int64_t bytes)
+{
+    return !memcmp(a, b, (size_t)bytes);
+}
+
 /* Each returns 0, 1 where memory ran out, or 2 where a path leads outside of its layers. */
 EXPORT int prernn_forward(const struct recurrence *job)
 {
@@ -114,6 +123,16 @@ static int leads_outside(const struct narrow_product *job)
             return 1;
     }
     return 0;
+}
+
+EXPORT int prernn_path_maps(const struct path_maps *job)
+{
+    return chosen->path_maps(job);
+}
+
+EXPORT int prernn_path_maps_weight(const struct path_maps *job)
+{
+    return chosen->path_maps_weight(job);
 }
 
 EXPORT int prernn_narrow_product(const struct narrow_product *job)

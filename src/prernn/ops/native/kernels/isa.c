@@ -12,6 +12,8 @@
 
 #include "paths.h"
 
+#include "path_maps.h"
+
 #include "narrow.h"
 
 #include "narrow_rows.h"
@@ -51,6 +53,16 @@ int JOIN(NAME, _path_product)(const struct path_product *job)
 int JOIN(NAME, _path_weight)(const struct path_product *job)
 {
     return run_paths(job, 1);
+}
+
+int JOIN(NAME, _path_maps)(const struct path_maps *job)
+{
+    return run_path_maps(job, 0);
+}
+
+int JOIN(NAME, _path_maps_weight)(const struct path_maps *job)
+{
+    return run_path_maps(job, 1);
 }
 
 int JOIN(NAME, _narrow_product)(const struct narrow_product *job)

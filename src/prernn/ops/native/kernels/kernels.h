@@ -69,6 +69,24 @@ struct path_product {
     float *d_weight;  /* (paths) */
 };
 
+/* Convolution made of paths. Maps of y lie in planes of x, at any distance that a tap's `shift` says:
+   y[n, destination[p], h, w] += weight[p, k] x[n, source[p], shift[k] + h step + w], y starting as the bias. */
+struct path_maps {
+    int64_t rows, paths, inputs, outputs, taps;
+    int64_t plane; /* numbers of one of x */
+    int64_t height, width, step;
+    int32_t threads;
+    const int32_t *source, *destination; /* (paths) */
+    const int64_t *shift;                /* (taps), all places inside a plane */
+    const float *weight;                 /* (paths, taps) */
+    const float *bias;                   /* (outputs) or NULL */
+    const float *x;                      /* (N, inputs, plane) */
+    float *y;                            /* (N, outputs, height, width) */
+    /* gradient of the weights: what is above without weight, bias and y, and */
+    const float *d_y; /* (N, outputs, height, width) */
+    float *d_weight;  /* (paths, taps) */
+};
+
 /* Product with weights of few bits, one segment of x for each output:
    y[n, r] = scale[r] * sum over k < count[r] of weight[begin[r] + k] x[n, first[r] + k] + bias[r]. */
 struct narrow_product {
@@ -143,6 +161,8 @@ struct few_convolution {
     int name##_rows_backward(const struct rows_product *);         \
     int name##_path_product(const struct path_product *);          \
     int name##_path_weight(const struct path_product *);           \
+    int name##_path_maps(const struct path_maps *);                \
+    int name##_path_maps_weight(const struct path_maps *);         \
     int name##_narrow_product(const struct narrow_product *);      \
     int name##_integer_product(const struct narrow_product *);     \
     int name##_narrow_rows(const struct narrow_rows *);            \

@@ -61,24 +61,29 @@ static float bias_of(const struct rows_product *job, int64_t gate, int64_t recei
     return job->bias ? job->bias[gate * job->receivers + receiver] : 0;
 }
 
+typedef float four __attribute__((vector_size(16))); /* entries of one row at once: more take longer to be gathered */
+
 /* The gates of one receiver together: what they meet of h is the same. */
 INLINE void single_sums(const struct rows_product *job, int64_t receiver, int64_t gate, int gates)
 {
-    const float *weight = job->weight + gate * job->entries;
-    float even[4] = {0}, odd[4] = {0}; /* two chains of additions at once */
+    const float *weight = job->weight + gate * job->entries, *h = job->h;
+    const int32_t *column = job->column;
+    four sum[4] = {{0}};
     int64_t k = job->row_start[receiver], end = job->row_start[receiver + 1];
-    for (; k + 2 <= end; k += 2) {
-        float first = job->h[job->column[k]], second = job->h[job->column[k + 1]];
+    for (; k + 4 <= end; k += 4) {
+        four met = {h[column[k]], h[column[k + 1]], h[column[k + 2]], h[column[k + 3]]};
         for (int g = 0; g < gates; g++) {
-            even[g] += weight[g * job->entries + k] * first;
-            odd[g] += weight[g * job->entries + k + 1] * second;
+            four own;
+            memcpy(&own, weight + g * job->entries + k, sizeof own);
+            sum[g] += own * met;
         }
     }
-    if (k < end)
+    for (; k < end; k++)
         for (int g = 0; g < gates; g++)
-            even[g] += weight[g * job->entries + k] * job->h[job->column[k]];
+            sum[g][0] += weight[g * job->entries + k] * h[column[k]];
     for (int g = 0; g < gates; g++)
-        job->y[(gate + g) * job->receivers + receiver] = bias_of(job, gate + g, receiver) + (even[g] + odd[g]);
+        job->y[(gate + g) * job->receivers + receiver] =
+            bias_of(job, gate + g, receiver) + ((sum[g][0] + sum[g][1]) + (sum[g][2] + sum[g][3]));
 }
 
 static void single_row_task(void *context, int64_t task)
