@@ -55,7 +55,7 @@ def write_static(
         ValueError: a runtime without the files; ImportError: there is none, and no npm that fetches it.
         OSError: a folder that can't be written.
     """
-    net = checkpoint.load(source)
+    net = checkpoint.load(Path(source))
     _check(net)
     assert net.recipe.transform is not None
     parts = runtime_files(runtime)

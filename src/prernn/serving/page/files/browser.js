@@ -10,7 +10,7 @@ export function openBrowser({ about, onAnswer, onGone }) {
     get waiting() {
       return sent.size;
     },
-    async send(canvas, time) {
+    send(canvas, time) {
       const { width, height } = canvas;
       const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
       sent.set(number, performance.now());

@@ -82,12 +82,13 @@ async function begin() {
 }
 
 function gone(why) {
-  stream = undefined;
-  halt();
+  stop();
   say(`${why}. Start again; the state then starts from zero.`, true);
 }
 
-function halt() {
+function stop() {
+  stream?.close();
+  stream = undefined;
   source.close();
   drawFace(at("overlay"), { width: 1, height: 1 }, null);
   at("stage").style.aspectRatio = "";
@@ -156,7 +157,12 @@ function turn() {
 async function start(open) {
   at("camera").disabled = at("file").disabled = true;
   await begin(); // anew, as another source has another time
-  await open();
+  try {
+    await open();
+  } catch (error) {
+    stop();
+    throw error;
+  }
   const { videoWidth, videoHeight } = source.video;
   at("stage").style.aspectRatio = `${videoWidth} / ${videoHeight}`;
   buttons();
@@ -170,14 +176,11 @@ at("file").onchange = tried(async () => {
   try {
     await start(() => source.openFile(file));
   } catch (error) {
-    halt();
     throw error.name === "NotSupportedError" ? new Error(`${file.name}: this browser can't play it.`) : error;
   }
 });
 at("stop").onclick = () => {
-  stream?.close();
-  stream = undefined;
-  halt();
+  stop();
   say("Stopped.");
 };
 at("reset").onclick = () => {

@@ -11,7 +11,7 @@ export class Network {
     ort.env.wasm.numThreads = 1; // more need headers of cross-origin isolation, which few static hosts send
     ort.env.wasm.wasmPaths = { wasm: new URL("runtime/ort-wasm-simd-threaded.wasm", import.meta.url).href };
     const url = new URL(about.model, import.meta.url).href;
-    const session = await ort.InferenceSession.create(url, { executionProviders: about.providers ?? ["wasm"] });
+    const session = await ort.InferenceSession.create(url, { executionProviders: ["wasm"] });
     return new Network(about, session);
   }
 

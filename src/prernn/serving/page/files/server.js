@@ -14,21 +14,26 @@ export function openServer({ hello, onAnswer, onGone }) {
   let why = "";
   let number = 0;
   let preparing = 0;
+  let queue = Promise.resolve(); // frames go in their order, however long each takes to encode
+  let left = false;
   const stream = {
     started: null,
     get waiting() {
       return preparing + sent.size;
     },
-    async send(canvas, time) {
+    send(canvas, time) {
       const begun = performance.now();
+      const encoded = new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.9));
       preparing += 1;
-      const jpeg = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.9));
-      preparing -= 1;
-      if (jpeg === null || socket.readyState !== WebSocket.OPEN) return;
-      const stamp = new DataView(new ArrayBuffer(8));
-      stamp.setFloat64(0, time, true);
-      socket.send(new Blob([stamp, jpeg]));
-      sent.set(number++, begun);
+      queue = queue.then(async () => {
+        const jpeg = await encoded;
+        preparing -= 1;
+        if (jpeg === null || socket.readyState !== WebSocket.OPEN) return;
+        const stamp = new DataView(new ArrayBuffer(8));
+        stamp.setFloat64(0, time, true);
+        socket.send(new Blob([stamp, jpeg]));
+        sent.set(number++, begun);
+      });
     },
     /** Frames that will have no answer, as the server let them go. */
     giveUp(milliseconds) {
@@ -37,11 +42,15 @@ export function openServer({ hello, onAnswer, onGone }) {
       return late.length;
     },
     reset: () => socket.readyState === WebSocket.OPEN && socket.send('{"type": "reset"}'),
-    close: () => socket.close(),
+    close() {
+      left = true;
+      socket.close();
+    },
   };
   return new Promise((resolve, reject) => {
     socket.onopen = () => socket.send(JSON.stringify(hello));
     socket.onmessage = ({ data }) => {
+      if (left) return;
       const answer = JSON.parse(data);
       if (answer.type === "error") why = answer.error;
       if (answer.type === "started") resolve(Object.assign(stream, { started: answer }));
@@ -54,7 +63,7 @@ export function openServer({ hello, onAnswer, onGone }) {
     socket.onclose = () => {
       why ||= "the connection has ended";
       if (stream.started === null) reject(new Error(why));
-      else onGone(why);
+      else if (!left) onGone(why);
     };
   });
 }

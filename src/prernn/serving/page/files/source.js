@@ -73,8 +73,9 @@ export class Clock {
   /** Whether a tick is due at a time in seconds; one that passed without a call is counted as late. */
   tick(time) {
     if (this.due === null || time < this.due - 2 * this.period) this.due = time; // the first, or the film went back
-    if (time < this.due) return false;
-    const missed = Math.floor((time - this.due) / this.period);
+    const periods = (time - this.due) / this.period;
+    if (periods < -0.05) return false;
+    const missed = Math.max(0, Math.floor(periods));
     this.late += missed;
     this.due += (missed + 1) * this.period;
     return true;

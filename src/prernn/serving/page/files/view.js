@@ -5,7 +5,7 @@ const COLUMNS = 240; // answers on the strip
 const MOST_FIXED = 8; // labels that keep their places; of more the best are shown
 
 /** Colours of labels: hues a golden angle apart, of one lightness that both themes can show. */
-const colourOf = (index) => `hsl(${(210 + 137.5 * index) % 360} 60% 45%)`;
+const colourOf = (index) => `hsl(${(210 + 137.5 * index) % 360} 60% 38%)`;
 
 /** The colours and size that CSS gives a canvas, whose pixels then are the screen's. */
 function prepared(canvas) {
