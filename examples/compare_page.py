@@ -1,16 +1,17 @@
 """The network in the browser against Python: how far outputs are apart, and how long a frame takes.
 
-python examples/compare_page.py RUN VIDEO
+python examples/compare_page.py RUN VIDEO...
 
-The frames of the video go, one after the other, through the exported step in Chromium (``prernn web RUN --static``) and
-through `prernn.Stream` in torch and in onnxruntime; and as the JPEG that the page would send to a server. Needs
-Chromium and ``pip install playwright``, which need not fetch a browser of its own.
+The frames of the videos, as large as a camera's, go one after the other through the exported step in Chromium
+(``prernn web RUN --static``) and through `prernn.Stream` in torch and in onnxruntime; and as the JPEG that the page
+would send to a server. Needs Chromium and ``pip install playwright``, which need not fetch a browser of its own.
 """
 
 import base64
 import functools
 import http.server
 import io
+import itertools
 import shutil
 import sys
 import tempfile
@@ -18,6 +19,7 @@ import threading
 from statistics import median
 from time import perf_counter
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -27,6 +29,7 @@ import prernn
 from prernn.media.video import read_frames
 from prernn.serving.page.static import write_static
 
+SIDE = 480  # pixels of a frame
 WARM = 3  # frames that are not timed
 SCRIPT = """async ({ text, width, height }) => {
   if (!globalThis.network) {
@@ -63,7 +66,7 @@ def timed(stream, frame, times):
 
 
 def main():
-    run, video = sys.argv[1:]
+    run, *videos = sys.argv[1:]
     torch.set_num_threads(1)
     streams = {"torch": prernn.Stream(run), "onnxruntime": prernn.Stream(run, "onnxruntime", threads=1)}
     by_jpeg, times = prernn.Stream(run), {name: [] for name in ("browser", *streams)}
@@ -75,7 +78,8 @@ def main():
         browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_context(bypass_csp=True).new_page()
         page.goto(f"http://127.0.0.1:{host.server_port}/")
-        for _, frame in read_frames(video):
+        for _, small in itertools.chain.from_iterable(map(read_frames, videos)):
+            frame = cv2.resize(np.ascontiguousarray(small), (SIDE, SIDE))
             answer = asked(page, frame)
             times["browser"].append(answer["ms"])
             python = {name: timed(stream, frame, times[name]) for name, stream in streams.items()}

@@ -3,8 +3,7 @@
 python examples/people.py RUN VIDEO            # people from head to foot, as OpenCV's HOG detector finds them
 python examples/people.py RUN VIDEO --faces    # faces, as its cascade does
 
-Writes a line of CSV a frame and person: time, person, box, label, probability. Who is not seen for a while has left;
-who comes then is somebody else, with a state from zero.
+Writes time, person, box, label and probability as CSV. Who comes after a while unseen is somebody else, from zero.
 """
 
 import argparse
@@ -24,9 +23,8 @@ PATIENCE = 10  # frames without a detection that a person survives, in the box w
 
 def overlap(a, b):
     """Area in common over union of two boxes (x0, y0, x1, y1)."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    common = max(0, width) * max(0, height)
+    width, height = (max(0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1))
+    common = width * height
     return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
 
 
@@ -60,7 +58,7 @@ def body_detector():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser()
     parser.add_argument("run")
     parser.add_argument("source")
     parser.add_argument("--faces", action="store_true")
