@@ -17,12 +17,12 @@ from prernn.serving.service import Service
 
 
 @contextlib.contextmanager
-def served(*nets, token=None, limits=None, **options):
+def served(*nets, token=None, limits=None, page=False, **options):
     """Gives a server's address, HOST:PORT, and the server."""
     metrics, ready = Metrics(), threading.Event()
     model = Model(nets, observe=metrics.stepped, **options)
     service = Service(model, Limits(**(limits or {})), metrics, token)
-    server = Server(service, port=0, grace=5.0, on_ready=lambda address: ready.set())
+    server = Server(service, port=0, grace=5.0, on_ready=lambda address: ready.set(), page=page)
     thread = threading.Thread(target=server.run)
     thread.start()
     assert ready.wait(30)

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from prernn.media.encoding import write_video
-from prernn.serving.answers import plain_row
+from prernn.serving.messages.answers import plain_row
 from prernn.streaming.watch import watch
 from prernn.tasks.action.watcher import ClassWatcher
 from served import served

@@ -26,6 +26,7 @@ from prernn.commands.serve import SERVE
 from prernn.commands.stream import STREAM
 from prernn.commands.study import STUDY
 from prernn.commands.verify import VERIFY
+from prernn.commands.web import WEB
 from prernn.engines.allocator import keep_memory
 
 COMMANDS: dict[str, Command] = {
@@ -35,6 +36,7 @@ COMMANDS: dict[str, Command] = {
     "confidence": CONFIDENCE,
     "stream": STREAM,
     "serve": SERVE,
+    "web": WEB,
     "export": EXPORT,
     "verify": VERIFY,
     "paper": PAPER,

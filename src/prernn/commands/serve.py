@@ -1,5 +1,6 @@
 """``prernn serve``: a trained network for many live streams, over WebSockets and HTTP."""
 
+import functools
 import os
 import sys
 import warnings
@@ -47,10 +48,21 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Serves until it is told to stop."""
+    serve(options, "serving at {0} (clients: {0}/stream; {0}/docs says how)")
+
+
+def serve(options: Namespace, words: str, page: bool = False) -> None:
+    """Serves until it is told to stop.
+
+    Args:
+        options: of `add_arguments`.
+        words: said once it listens, with the address in place of ``{0}``.
+        page: whether the page for browsers is at ``/``.
+    """
     try:
         from prernn.serving.server import Server
     except ImportError as error:
-        raise ImportError(f"prernn serve needs the packages of prernn[serve]: {error}") from error
+        raise ImportError(f"prernn {options.command} needs the packages of prernn[serve]: {error}") from error
     from prernn.serving.limits import Limits
     from prernn.serving.metrics import Metrics
     from prernn.serving.model import Model
@@ -69,14 +81,15 @@ def run(options: Namespace) -> None:
     model = Model(options.checkpoint, **computed, options=for_watchers, most=limits.clients, observe=metrics.stepped)
     try:
         where = {"host": options.host, "port": options.port, "certificate": options.certificate, "key": options.key}
-        server = Server(Service(model, limits, metrics, token), **where, grace=options.grace, on_ready=_say)
-        server.run()
+        service = Service(model, limits, metrics, token)
+        say = functools.partial(_say, words)
+        Server(service, **where, grace=options.grace, on_ready=say, page=page).run()
     finally:
         model.close()
 
 
-def _say(address: str) -> None:
-    print(f"prernn: serving at {address} (clients: {address}/stream; {address}/docs says how)", file=sys.stderr)
+def _say(words: str, address: str) -> None:
+    print("prernn: " + words.format(address), file=sys.stderr)
 
 
 SERVE = Command("answer many live streams at once, over WebSockets and HTTP", run, add_arguments)

@@ -7,6 +7,7 @@ from fastapi.responses import JSONResponse
 
 import prernn
 from prernn.serving.live import live
+from prernn.serving.page.routes import add_page
 from prernn.serving.service import Service, TurnedAway
 from prernn.serving.uploads import rows_of_video
 
@@ -14,8 +15,8 @@ VIDEO = {"requestBody": {"required": True, "content": {"video/*": {"schema": {"t
 STATUS = {"full": 503, "stopping": 503, "token": 401}
 
 
-def app_for(service: Service) -> FastAPI:
-    """The application that serves a model."""
+def app_for(service: Service, page: bool = False) -> FastAPI:
+    """The application that serves a model; with the page at ``/``."""
     app = FastAPI(title="prernn", version=prernn.__version__, description=DESCRIPTION)
 
     @app.exception_handler(TurnedAway)
@@ -46,6 +47,9 @@ def app_for(service: Service) -> FastAPI:
         service.check(_token(authorization))
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
+    if page:
+        add_page(app, service)
+
     return app
 
 
@@ -59,7 +63,7 @@ DESCRIPTION = """\
 A recurrent network over many live streams. `GET /stream` is a WebSocket, which this page cannot show:
 
 1. send a hello as JSON, `{}` for all defaults: `frames` ("jpeg", or "rgb" with `width` and `height`), `times`, `fps`,
-   `drop` ("oldest", "none"), `reset`, `top`, `state`, `token`;
+   `drop` ("oldest", "none"), `reset`, `top`, `activity`, `state`, `token`;
 2. get `{"type": "started", ...}`;
 3. send each frame as a binary message, and get `{"type": "frame", "message": 0, "rows": [...], ...}` for each that the
    network sees;

@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import WebSocket
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
-from prernn.serving.hello import Hello, hello_of
 from prernn.serving.limits import Allowance
+from prernn.serving.messages.hello import Hello, hello_of
 from prernn.serving.service import Service, TurnedAway
 from prernn.serving.session import Session
 

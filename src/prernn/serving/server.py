@@ -41,6 +41,7 @@ class Server(uvicorn.Server):
         certificate: PEM file for TLS.
         key: its key.
         on_ready: called with the address, once it listens.
+        page: whether the page for browsers is at ``/``.
 
     Raises:
         ValueError: another address than this machine's own without a token; a port or certificate that is none.
@@ -56,6 +57,7 @@ class Server(uvicorn.Server):
         certificate: str | None = None,
         key: str | None = None,
         on_ready: Callable[[str], None] = lambda address: None,
+        page: bool = False,
     ):
         if service.token is None and not is_loopback(host):
             raise ValueError(f"--host {host}: expected a --token where others than this machine can come, got none")
@@ -63,7 +65,7 @@ class Server(uvicorn.Server):
             raise ValueError(f"--port: expected 0 to 65535, got {port}")
         _check_certificate(certificate, key)
         config = uvicorn.Config(
-            app_for(service),
+            app_for(service, page),
             host=host,
             port=port,
             log_level="warning",

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from prernn.serving.answers import plain_row
-from prernn.serving.hello import Hello, packed_state, unpacked_state
 from prernn.serving.limits import Limits
 from prernn.serving.mailbox import Arrived, Mailbox, Order
+from prernn.serving.messages.activity import Activity
+from prernn.serving.messages.answers import most_probable, plain_row
+from prernn.serving.messages.hello import Hello, packed_state, unpacked_state
 from prernn.serving.metrics import Metrics
 from prernn.serving.model import Model, streams_of
 from prernn.serving.pictures import picture, stamped
@@ -37,7 +38,8 @@ class Session:
     Messages, all with a ``type``: "started"; for each frame that the network sees "frame" with ``message``, the number
     of the client's frame, ``frame`` and ``time_s`` of the network's clock, ``rows`` as `prernn stream` writes them,
     ``dropped`` so far, and ``waited_ms`` from arrival to answer; "refused" with the ``error`` of a frame that is none;
-    "reset", "state"; and at last "end" with the rows that were still due, and counts.
+    "reset", "state"; and at last "end" with the rows that were still due, and counts. Where the hello asks for them, a
+    "frame" has ``top`` of a task whose rows are events (gestures), and ``activity``, as `Activity` gives it.
 
     Args:
         model: what is served.
@@ -71,6 +73,7 @@ class Session:
         self._raw = hello.raw(limits.pixels)
         self._watcher, self._pace = model.watcher(hello.reset), model.clock(hello.fps)
         self._load(hello.state)
+        self._activity = Activity(hello.activity) if hello.activity else None
         self.mailbox = Mailbox(limits.queue, hello.drop == "oldest", on_room)
         self.counts: Counter[str] = Counter()
         self._refused_in_a_row, self._ending, self._begin = 0, "end", perf_counter()
@@ -145,8 +148,18 @@ class Session:
         self.counts["answered"] += 1
         self.metrics.frames.labels("answered").inc()
         self.metrics.answer.observe(waited)
-        at = {"message": number, "frame": index, "time_s": round(time, 3)}
+        at = {"message": number, "frame": index, "time_s": round(time, 3), **self._more()}
         self._say("frame", **at, rows=self._plain(rows), dropped=self.dropped, waited_ms=round(waited * 1e3, 2))
+
+    def _more(self) -> dict[str, Any]:
+        """What the client asked for besides rows."""
+        more: dict[str, Any] = {}
+        probabilities = getattr(self._watcher, "probabilities", None)
+        if self.hello.top and probabilities is not None:
+            more["top"] = most_probable(probabilities, self.model.labels, self.hello.top)
+        if self._activity is not None:
+            more["activity"] = self._activity(streams_of(self._watcher))
+        return more
 
     def _refuse(self, number: int, error: Exception) -> None:
         self.counts["refused"] += 1
@@ -161,6 +174,8 @@ class Session:
         if order == "reset":
             rows = self._plain(self._watcher.finish())
             self._watcher = self.model.watcher(self.hello.reset)
+            if self._activity is not None:
+                self._activity.forget()
             self._say("reset", rows=rows)
             return
         try:

@@ -13,7 +13,7 @@ from fastapi import HTTPException, Request
 from fastapi.responses import StreamingResponse
 
 from prernn.media.video import probe
-from prernn.serving.answers import plain_row
+from prernn.serving.messages.answers import plain_row
 from prernn.serving.pictures import check_size
 from prernn.serving.service import Service
 from prernn.streaming.watch import watch

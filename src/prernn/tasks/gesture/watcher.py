@@ -39,6 +39,9 @@ class GestureWatcher:
         decoder: "greedy", "beam", or one that is made already; None takes that of the network's task, else greedy.
         events: gives each gesture that has ended as an `EventSpan` too, with its begin and its end.
 
+    Attributes:
+        probabilities: of all labels at the latest snippet, float32 ``(K,)`` on the CPU; None before the first.
+
     Raises:
         ValueError: a network without labels, commands for labels it does not have, an unknown decoder, several
             streams side by side.
@@ -69,6 +72,7 @@ class GestureWatcher:
         self._begun: dict[str, Any] = {}  # the row of the latest gesture that began
         self._label = ""  # of that gesture, which keeps it to its end
         self._steps = 0
+        self.probabilities: torch.Tensor | None = None
         self._rest = 1.0  # latest probability of no gesture
         self._latency_ms = 0.0  # of the latest snippet
         self._command = ""
@@ -94,6 +98,7 @@ class GestureWatcher:
         self._starts.append(self._first)
         self._first = None
         self._steps += 1
+        self.probabilities = scores.exp().float()
         self._rest = math.exp(scores[BLANK].item())
         return [row for event in self.decoder.push(scores) for row in self._rows(event)]
 
@@ -107,7 +112,7 @@ class GestureWatcher:
         self.stream.reset()
         self._starts.clear()
         self._first, self._steps, self._begun = None, 0, {}
-        self._rest, self._command = 1.0, ""
+        self._rest, self._command, self.probabilities = 1.0, "", None
         return rows
 
     def draw(self, frame: np.ndarray) -> np.ndarray:

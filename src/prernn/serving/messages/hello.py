@@ -36,6 +36,9 @@ class Hello(BaseModel):
     )
     reset: str | None = Field(None, description="never, cut, idle:SECONDS or every:N; by default what the run says")
     top: Annotated[int, Field(ge=0, le=1000)] = Field(0, description="so many of the most probable labels in answers")
+    activity: Annotated[int, Field(ge=0, le=256)] = Field(
+        0, description="so many groups of each recurrent layer's units, whose mean activity comes with answers"
+    )
     state: str | None = Field(None, description="a state that the server gave, to go on from, as base64")
     token: str | None = Field(None, description="where the server wants one and the header did not bring it")
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from torch import Tensor
+
 from prernn.reports.files import without_nan
 from prernn.streaming.events import EventSpan
 from prernn.streaming.prediction import Prediction
@@ -27,7 +29,12 @@ def _prediction(row: Prediction, labels: list[str] | None, top: int) -> dict[str
     plain = {"frame": row.index, "time_s": round(row.time, 3), "label": row.label}
     plain |= {"probability": round(row.probability, 4), "latency_ms": round(row.latency_ms, 2)}
     if top:
-        best = row.probabilities.topk(min(top, len(row.probabilities)))
-        named = [str(i) if labels is None else str(labels[i]) for i in best.indices.tolist()]
-        plain["top"] = [[name, round(p, 4)] for name, p in zip(named, best.values.tolist(), strict=True)]
+        plain["top"] = most_probable(row.probabilities, labels, top)
     return plain
+
+
+def most_probable(probabilities: Tensor, labels: list[str] | None, top: int) -> list[list[Any]]:
+    """Pairs of label and probability, the most probable first, of ``(K,)``."""
+    best = probabilities.topk(min(top, len(probabilities)))
+    named = [str(i) if labels is None else str(labels[i]) for i in best.indices.tolist()]
+    return [[name, round(p, 4)] for name, p in zip(named, best.values.tolist(), strict=True)]

@@ -1,0 +1,1 @@
+"""What goes over a WebSocket: a client's hello, and what is in answers."""

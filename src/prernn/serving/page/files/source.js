@@ -1,0 +1,83 @@
+// Where frames come from: a camera, or a video that is played; and when the network is to see the next one.
+
+const LONGEST = 640; // pixels of a frame's longer side as it goes to the network's transform
+const DEFAULT_FPS = 30; // where the network does not say its rate
+
+export class Source {
+  /** @param {HTMLVideoElement} video that shows it */
+  constructor(video) {
+    this.video = video;
+    this.canvas = document.createElement("canvas");
+    this.kind = null; // "camera", "file"
+  }
+
+  async openCamera() {
+    const size = { width: { ideal: LONGEST }, height: { ideal: 480 } };
+    const stream = await navigator.mediaDevices.getUserMedia({ video: size, audio: false });
+    this.close();
+    this.kind = "camera";
+    this.video.srcObject = stream;
+    this.video.controls = false;
+    await this.video.play();
+    this.begun = performance.now();
+  }
+
+  async openFile(file) {
+    this.close();
+    this.kind = "file";
+    this.video.src = URL.createObjectURL(file);
+    this.video.controls = true;
+    await this.video.play(); // rejects what is no video
+  }
+
+  close() {
+    this.video.pause();
+    for (const track of this.video.srcObject?.getTracks() ?? []) track.stop();
+    if (this.video.src) URL.revokeObjectURL(this.video.src);
+    this.video.srcObject = null;
+    this.video.removeAttribute("src");
+    this.video.load();
+    this.kind = null;
+  }
+
+  /** Whether there is a picture that goes on. */
+  get running() {
+    return this.kind !== null && !this.video.paused && !this.video.ended && this.video.readyState >= 2;
+  }
+
+  /** Seconds: of the film, or since the camera has begun. */
+  get time() {
+    return this.kind === "file" ? this.video.currentTime : (performance.now() - this.begun) / 1000;
+  }
+
+  /** The picture of now, at most LONGEST pixels long, on the source's canvas. */
+  grab() {
+    const { videoWidth, videoHeight } = this.video;
+    const scale = Math.min(1, LONGEST / Math.max(videoWidth, videoHeight));
+    const width = Math.max(1, Math.round(videoWidth * scale));
+    const height = Math.max(1, Math.round(videoHeight * scale));
+    if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
+    this.canvas.getContext("2d", { willReadFrequently: true }).drawImage(this.video, 0, 0, width, height);
+    return this.canvas;
+  }
+}
+
+export class Clock {
+  /** Ticks at the network's rate, as `prernn stream` keeps it; `late` counts those that had to be left out. */
+  constructor(fps, mostFps = Infinity) {
+    this.period = 1 / Math.min(fps ?? DEFAULT_FPS, 0.95 * mostFps);
+    this.late = 0;
+    this.due = null;
+  }
+
+  /** Whether a tick is due at a time in seconds; one that passed without a call is counted as late. */
+  tick(time) {
+    if (this.due === null || time < this.due - 2 * this.period) this.due = time; // the first, or the film went back
+    const periods = (time - this.due) / this.period;
+    if (periods < -0.05) return false;
+    const missed = Math.max(0, Math.floor(periods));
+    this.late += missed;
+    this.due += (missed + 1) * this.period;
+    return true;
+  }
+}
