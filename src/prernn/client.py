@@ -5,6 +5,7 @@ with prernn.client.connect("ws://127.0.0.1:8000/stream", top=3) as stream:
         print(stream.ask(picture))
 """
 
+import base64
 import contextlib
 import io
 import json
@@ -24,13 +25,16 @@ class Client:
         started: the server's answer to the hello.
     """
 
-    def __init__(self, socket: ClientConnection, hello: dict[str, Any]):
-        self.socket, self._hello = socket, hello
-        self.order(**hello)
+    def __init__(self, socket: ClientConnection, hello: dict[str, Any], state: str | None = None):
+        self.socket, self._hello, self._sent = socket, hello, 0
+        self.order(**hello, state=state is not None)
+        if state is not None:
+            socket.send(base64.b64decode(state))
         self.started = self.receive()
 
     def send(self, frame: bytes | np.ndarray, time: float | None = None) -> None:
         """Sends a frame: as it is, or a picture ``(H, W, 3)`` as the hello says; with its time if that says so."""
+        self._sent += 1
         data = frame if isinstance(frame, bytes) else self._encoded(frame)
         self.socket.send((b"" if time is None else struct.pack("<d", time)) + data)
 
@@ -46,9 +50,11 @@ class Client:
         return answer
 
     def ask(self, frame: bytes | np.ndarray, time: float | None = None) -> dict[str, Any]:
-        """Sends a frame and waits for the next answer."""
+        """Sends a frame and waits for its answer; what comes before it, such as held ticks, is passed over."""
         self.send(frame, time)
-        return self.receive()
+        while (answer := self.receive()).get("message") != self._sent - 1:
+            pass
+        return answer
 
     def rest(self) -> Iterator[dict[str, Any]]:
         """Says that no more frames come, and yields all answers that are left, the last one of type "end"."""
@@ -69,12 +75,15 @@ class Client:
 
 
 @contextlib.contextmanager
-def connect(url: str = "ws://127.0.0.1:8000/stream", *, token: str | None = None, **hello: Any) -> Iterator[Client]:
+def connect(
+    url: str = "ws://127.0.0.1:8000/stream", *, token: str | None = None, state: str | None = None, **hello: Any
+) -> Iterator[Client]:
     """A stream at a server, for a while.
 
     Args:
         url: of the server.
         token: that it wants.
+        state: one that a server gave, to go on from.
         hello: what the client says first, see the server's ``/docs``.
 
     Raises:
@@ -82,4 +91,4 @@ def connect(url: str = "ws://127.0.0.1:8000/stream", *, token: str | None = None
     """
     headers = {"Authorization": f"Bearer {token}"} if token else None
     with _connect(url, additional_headers=headers, compression=None, max_size=None) as socket:
-        yield Client(socket, hello)
+        yield Client(socket, hello, state)

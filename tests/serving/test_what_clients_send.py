@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from equations import close
 from prernn.serving.messages.hello import Hello, hello_of, packed_state, unpacked_state
-from prernn.serving.pictures import Raw, picture, stamped
+from prernn.serving.messages.pictures import Raw, picture, stamped
 from prernn.streaming.stream import Stream
 from served import decoded, jpeg
 from streamed_networks import network, pictures

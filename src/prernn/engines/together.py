@@ -35,16 +35,21 @@ def step_together(net: SequenceNetwork, requests: Sequence[Request]) -> list[Ans
     Returns:
         Output ``(1, K)`` and next state of each, in tensors of their own.
     """
-    given = [(frame, _started(net, frame) if state is None else state) for frame, state in requests]
-    if len(given) == 1:
-        return [net.step(*given[0])]
-    alike: dict[Any, list[int]] = {}
-    for number, (frame, state) in enumerate(given):
-        alike.setdefault((frame.shape, *(leaf.shape for leaf in _leaves(state))), []).append(number)
     answers: dict[int, Answer] = {}
-    for numbers in alike.values():
-        answers |= zip(numbers, _stepped(net, [given[number] for number in numbers]), strict=True)
-    return [answers[number] for number in range(len(given))]
+    for numbers, given in _alike(net, requests):
+        answers |= zip(numbers, _stepped(net, given), strict=True)
+    return [answers[number] for number in range(len(requests))]
+
+
+def _alike(net: SequenceNetwork, requests: Sequence[Request]) -> list[tuple[list[int], list[Answer]]]:
+    """Numbers, frames and states of the requests whose shapes are the same."""
+    groups: dict[Any, tuple[list[int], list[Answer]]] = {}
+    for number, (frame, begun) in enumerate(requests):
+        state = _started(net, frame) if begun is None else begun
+        numbers, given = groups.setdefault((frame.shape, *(leaf.shape for leaf in _leaves(state))), ([], []))
+        numbers.append(number)
+        given.append((frame, state))
+    return list(groups.values())
 
 
 def _started(net: SequenceNetwork, frame: Tensor) -> NetworkState:
@@ -53,6 +58,8 @@ def _started(net: SequenceNetwork, frame: Tensor) -> NetworkState:
 
 def _stepped(net: SequenceNetwork, requests: Sequence[tuple[Tensor, NetworkState]]) -> list[Answer]:
     """As `step_together`, of requests with equal shapes."""
+    if len(requests) == 1:
+        return [net.step(*requests[0])]
     frames = torch.cat([frame for frame, _ in requests])
     parts = zip(*(state for _, state in requests), strict=True)  # of each layer, that of all streams
     state = tuple(tuple(torch.cat(leaves) for leaves in zip(*part, strict=True)) for part in parts)
@@ -96,6 +103,7 @@ class Together:
     ):
         self.net, self._threads, self._most, self._observe = net, threads, most, observe
         self._asked: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="steps", daemon=True)
         self._thread.start()
 
@@ -103,12 +111,19 @@ class Together:
         """One row's output and next state, once it is its turn; raises what the network raises."""
         asked = _Asked(frame, state, Future())
         self._asked.put(asked)
+        if self._closed and not self._thread.is_alive():
+            raise RuntimeError("expected steps before the end, got one after it")
         return asked.answer.result()
 
     def close(self) -> None:
-        """Ends the thread, after what has been asked for."""
+        """Ends the thread, after what has been asked for; who asks later gets a RuntimeError."""
+        self._closed = True
         self._asked.put(None)
         self._thread.join()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if (late := self._asked.get_nowait()) is not None:
+                    late.answer.set_exception(RuntimeError("expected steps before the end, got one after it"))
 
     def _run(self) -> None:
         if self._threads is not None:
@@ -125,21 +140,25 @@ class Together:
                 return
 
     def _answer(self, batch: list[_Asked]) -> None:
+        with torch.inference_mode():
+            for numbers, given in _alike(self.net, [(asked.frame, asked.state) for asked in batch]):
+                self._answer_alike([batch[number] for number in numbers], given)
+
+    def _answer_alike(self, asked: list[_Asked], given: list[Answer]) -> None:
         start = perf_counter()
         try:
-            with torch.inference_mode():
-                answers = step_together(self.net, [(asked.frame, asked.state) for asked in batch])
+            answers = _stepped(self.net, given)
         except Exception as error:
-            if len(batch) == 1:
-                batch[0].answer.set_exception(error)
+            if len(asked) == 1:
+                asked[0].answer.set_exception(error)
                 return
-            for asked in batch:  # one may be to blame: the others are to have their answers
-                self._answer([asked])
+            for one, its in zip(asked, given, strict=True):  # one may be to blame: the others are to have their answers
+                self._answer_alike([one], [its])
             return
         if self._observe is not None:
-            self._observe(len(batch), perf_counter() - start)
-        for asked, answer in zip(batch, answers, strict=True):
-            asked.answer.set_result(answer)
+            self._observe(len(asked), perf_counter() - start)
+        for one, answer in zip(asked, answers, strict=True):
+            one.answer.set_result(answer)
 
 
 class SharedNetwork(SequenceNetwork):

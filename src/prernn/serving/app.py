@@ -6,13 +6,13 @@ from fastapi import FastAPI, Header, Query, Request, Response, WebSocket
 from fastapi.responses import JSONResponse
 
 import prernn
-from prernn.serving.live import live
+from prernn.serving.live import check_origin, live
 from prernn.serving.page.routes import add_page
 from prernn.serving.service import Service, TurnedAway
 from prernn.serving.uploads import rows_of_video
 
 VIDEO = {"requestBody": {"required": True, "content": {"video/*": {"schema": {"type": "string", "format": "binary"}}}}}
-STATUS = {"full": 503, "stopping": 503, "token": 401}
+STATUS = {"full": 503, "stopping": 503, "token": 401, "origin": 403}
 
 
 def app_for(service: Service, page: bool = False) -> FastAPI:
@@ -34,6 +34,7 @@ def app_for(service: Service, page: bool = False) -> FastAPI:
         top: Annotated[int, Query(ge=0, le=1000, description="so many of the most probable labels")] = 0,
         authorization: Annotated[str | None, Header()] = None,
     ) -> Response:
+        check_origin(request.headers)
         service.check(_token(authorization))
         return await rows_of_video(service, request, top)
 
@@ -65,8 +66,8 @@ A recurrent network over many live streams. `GET /stream` is a WebSocket, which 
 1. send a hello as JSON, `{}` for all defaults: `frames` ("jpeg", or "rgb" with `width` and `height`), `times`, `fps`,
    `drop` ("oldest", "none"), `reset`, `top`, `activity`, `state`, `token`;
 2. get `{"type": "started", ...}`;
-3. send each frame as a binary message, and get `{"type": "frame", "message": 0, "rows": [...], ...}` for each that the
-   network sees;
+3. send each frame as a binary message, and get one answer with its number,
+   `{"type": "frame", "message": 0, "rows": [...], ...}`, or of type "skipped" (the clock has no use for it), "dropped" (newer ones came) or "refused";
 4. send `{"type": "reset"}` to start anew, `{"type": "state"}` to keep the state, `{"type": "end"}` when there are no
    more, which is answered by the rows that were still due.
 """

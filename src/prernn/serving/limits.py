@@ -10,7 +10,7 @@ from prernn.layers.arguments import real, whole
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds for each client; `prernn serve` has an option for each.
+    """Bounds for each client; `prernn serve` has options for most.
 
     Attributes:
         clients: streams at a time, those of `POST /predict` among them.

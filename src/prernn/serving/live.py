@@ -1,8 +1,11 @@
 """The WebSocket ``/stream``: a hello, then frames in and answers out."""
 
 import asyncio
+import contextlib
 import json
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import WebSocket
 from starlette.websockets import WebSocketDisconnect, WebSocketState
@@ -26,79 +29,103 @@ async def live(service: Service, socket: WebSocket, token: str | None) -> None:
     """Serves one client from its hello to its end."""
     await socket.accept()
     try:
-        hello = await _greeting(service, socket, token)
-        number = service.enter("stream")
+        with service.greeting():
+            hello, state = await _greeting(service, socket, token)
+            number = service.enter("stream")
     except (TurnedAway, ValueError, TimeoutError, WebSocketDisconnect) as error:
         why = error.why if isinstance(error, TurnedAway) else "hello"
         service.metrics.turned_away.labels(why).inc()
         text = f"expected a hello within {service.limits.hello:g} s" if isinstance(error, TimeoutError) else str(error)
         await _goodbye(socket, text, LATER if why in ("full", "stopping") else POLICY)
         return
-    connection, why = _Connection(service, socket, hello), "error"
-    try:
-        why = await connection.serve(number)
-    finally:
-        service.leave(number, why)
+    await _Connection(service, socket, hello, number).serve(state)
 
 
-async def _greeting(service: Service, socket: WebSocket, token: str | None) -> Hello:
-    message = await asyncio.wait_for(socket.receive(), service.limits.hello)
+async def _greeting(service: Service, socket: WebSocket, token: str | None) -> tuple[Hello, bytes | None]:
+    """A client's hello, and the state that it brings."""
+    check_origin(socket.headers)
+    async with asyncio.timeout(service.limits.hello):
+        message = await _received(socket)
+        if message.get("text") is None:
+            raise ValueError("expected a hello as JSON first, got a frame")
+        hello = hello_of(message["text"])
+        service.check(token, hello.token)
+        if not hello.state:
+            return hello, None
+        state = (await _received(socket)).get("bytes")
+        if state is None:
+            raise ValueError("state: expected it as a binary message behind the hello, got text")
+        return hello, state
+
+
+async def _received(socket: WebSocket) -> Any:
+    message = await socket.receive()
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message.get("code", 1005))
-    if message.get("text") is None:
-        raise ValueError("expected a hello as JSON first, got a frame")
-    hello = hello_of(message["text"])
-    service.check(token, hello.token)
-    return hello
+    return message
+
+
+def check_origin(headers: Mapping[str, str]) -> None:
+    """Raises TurnedAway for a page of another site, which a browser on this machine has open."""
+    origin = headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        raise TurnedAway("origin", f"expected a page of {headers.get('host')}, got one of {origin}")
 
 
 class _Connection:
-    """A client's socket and session: frames go from the one to the other, answers back."""
+    """A client's socket and session: frames go from the one to the other, answers back.
 
-    def __init__(self, service: Service, socket: WebSocket, hello: Hello):
-        self._service, self._socket, self._hello = service, socket, hello
+    The client's place is free when its session's thread has ended, and not before.
+    """
+
+    def __init__(self, service: Service, socket: WebSocket, hello: Hello, number: int):
+        self._service, self._socket, self._hello, self._number = service, socket, hello, number
         self._loop = asyncio.get_running_loop()
         self._answers: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._room = asyncio.Event()
-        self._why, self._over = "end", False  # what the session ends with; whether the client knows that it has
+        self._room, self._unread = asyncio.Event(), asyncio.Event()
         self._frames = Allowance(service.limits.fps)
         self._bytes = Allowance(service.limits.bytes_per_second)
 
-    async def serve(self, number: int) -> str:
-        """Runs until either side has had enough; gives why it ended."""
+    async def serve(self, state: bytes | None) -> None:
+        """Runs until either side has had enough."""
         limits, metrics = self._service.limits, self._service.metrics
+        calls = (self._say, self._has_room, self._ended, state)
         try:
-            session = await asyncio.to_thread(
-                Session, self._service.model, self._hello, limits, metrics, self._say, self._has_room, self._ended
-            )
-        except (ValueError, NotImplementedError) as error:
+            session = await asyncio.to_thread(Session, self._service.model, self._hello, limits, metrics, *calls)
+        except BaseException as error:
+            self._service.leave(self._number, "refused")
+            if not isinstance(error, ValueError | NotImplementedError):
+                raise
             await _goodbye(self._socket, str(error), POLICY)
-            return "refused"
-        self._service.begin(number, session)
+            return
+        self._service.begin(self._number, session)
         sending = asyncio.create_task(self._send())
         receiving = asyncio.create_task(self._receive(session))
+        unread = asyncio.create_task(self._unread.wait())
         try:
-            await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({sending, receiving, unread}, return_when=asyncio.FIRST_COMPLETED)
             if not sending.done():  # the client has gone, or broke a rule
-                why = await self._away(session, receiving.result(), sending)
-                return self._why if self._over else why
-            return sending.result()
+                await self._away(session, "unread" if unread.done() else receiving.result(), sending)
         finally:
             session.end("left", at_once=True)
-            sending.cancel()
-            receiving.cancel()
+            for task in (sending, receiving, unread):
+                task.cancel()
+            self._loop.call_later(PATIENCE, _abort, self._socket)  # whatever of it nobody reads
 
-    async def _away(self, session: Session, why: str, sending: "asyncio.Task[str]") -> str:
-        """Ends for a client that has ended, has gone, or is sent away; gives why."""
+    async def _away(self, session: Session, why: str, sending: "asyncio.Task[None]") -> None:
+        """Ends for a client that has ended, has gone, or is sent away."""
         if why == "end":
             session.end("end")
-            return await sending
+            try:
+                await asyncio.wait_for(sending, self._service.limits.idle)
+            except TimeoutError:
+                session.end("unread", at_once=True)
+            return
         session.end(why, at_once=True)
         sending.cancel()
         if why != "left":
             texts = {"idle": f"nothing came for {self._service.limits.idle:g} s", "unread": "answers were not read"}
             await _goodbye(self._socket, texts[why], POLICY)
-        return why
 
     async def _receive(self, session: Session) -> str:
         """Takes frames and orders; gives why no more are to come."""
@@ -109,8 +136,6 @@ class _Connection:
                 return "idle"
             if message["type"] == "websocket.disconnect":
                 return "left"
-            if self._answers.qsize() > self._service.limits.unread:
-                return "unread"
             text, data = message.get("text"), message.get("bytes")
             if text is None:
                 if data is not None and await self._allowed(len(data), session):
@@ -144,36 +169,44 @@ class _Connection:
                 await asyncio.sleep(wait)
         return True
 
-    async def _send(self) -> str:
-        """Sends answers until the session has said its last word; gives why it did."""
+    async def _send(self) -> None:
+        """Sends answers until the session has said its last word."""
+        code = 1000
         try:
             while (answer := await self._answers.get()) is not None:
                 await self._socket.send_text(json.dumps(answer))
-                self._over = answer["type"] == "end"
-                if answer["type"] == "error":
-                    await self._socket.close(POLICY)
-                    return self._why
-            await self._socket.close(1000)
+                code = POLICY if answer["type"] == "error" else code
+            await self._socket.close(code)
         except (RuntimeError, WebSocketDisconnect):  # the client has gone, or had what it wanted
-            return self._why if self._over else "left"
-        return self._why
+            return
 
     def _say(self, answer: dict[str, Any]) -> None:
-        self._on_loop(self._answers.put_nowait, answer)
+        self._on_loop(self._queue, answer)
+
+    def _queue(self, answer: dict[str, Any]) -> None:
+        self._answers.put_nowait(answer)
+        if self._answers.qsize() > self._service.limits.unread:
+            self._unread.set()
 
     def _has_room(self) -> None:
         self._on_loop(self._room.set)
 
     def _ended(self, why: str) -> None:
-        self._why = why
+        self._on_loop(self._service.leave, self._number, why)
         self._on_loop(self._answers.put_nowait, None)
 
     def _on_loop(self, call: Any, *arguments: Any) -> None:
-        if not self._loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # a loop that has ended
             self._loop.call_soon_threadsafe(call, *arguments)
 
 
+LONGEST_ORDER = 1000
+"""Characters."""
+
+
 def _order_in(text: str) -> str | None:
+    if len(text) > LONGEST_ORDER:
+        return None
     try:
         order = json.loads(text)
     except (ValueError, RecursionError):

@@ -39,7 +39,7 @@ class Mailbox:
         self.dropped = 0
         self._size, self._drops, self._on_room = size, drops, on_room
         self._waiting: deque[Arrived | Order] = deque()
-        self._frames, self._ended = 0, False
+        self._frames, self._ended, self._stopped = 0, False, False
         self._changed = threading.Condition()
 
     @property
@@ -48,24 +48,30 @@ class Mailbox:
         return self._ended
 
     @property
+    def stopped(self) -> bool:
+        """Whether it has ended at once: what was taken is not to be followed any more."""
+        return self._stopped
+
+    @property
     def full(self) -> bool:
         """Whether another frame has to wait."""
         return not self._drops and self._frames >= self._size
 
-    def put(self, item: Arrived | Order) -> bool:
-        """Adds a frame or an order; gives whether a frame had to go for it. After the end nothing is added."""
+    def put(self, item: Arrived | Order) -> Arrived | None:
+        """Adds a frame or an order; gives the frame that had to go for it. After the end nothing is added."""
         with self._changed:
             if self._ended:
-                return False
-            late = isinstance(item, Arrived) and self._frames >= self._size
-            if late:
-                self._waiting.remove(next(waiting for waiting in self._waiting if isinstance(waiting, Arrived)))
+                return None
+            gone = None
+            if isinstance(item, Arrived) and self._frames >= self._size:
+                gone = next(waiting for waiting in self._waiting if isinstance(waiting, Arrived))
+                self._waiting.remove(gone)
                 self.dropped += 1
             elif isinstance(item, Arrived):
                 self._frames += 1
             self._waiting.append(item)
             self._changed.notify()
-            return late
+            return gone
 
     def take(self) -> Arrived | Order | None:
         """The next one, once there is one; None when it has ended and nothing is left."""
@@ -84,6 +90,7 @@ class Mailbox:
         with self._changed:
             self._ended = True
             if at_once:
+                self._stopped = True
                 self._waiting.clear()
                 self._frames = 0
             self._changed.notify()

@@ -15,8 +15,9 @@ class Metrics:
         clients: that are connected now.
         joined: that ever were, by what they came for, "stream" or "video".
         left: that have gone, by why: "end", "left", "idle", "refused", "unread", "stop", "error".
-        turned_away: that were not let in, by why: "full", "hello", "token", "stopping".
-        frames: by what became of them: "answered", "dropped" for newer ones, "too many" for the limits, "refused".
+        turned_away: that were not let in, by why: "full", "hello", "token", "origin", "stopping".
+        frames: by what became of them: "answered", "dropped" for newer ones or for the limits, "skipped" by
+            the clock, "refused"; "held" counts ticks at which none was new.
         answer: seconds from a frame's arrival to its answer.
         step: seconds of a step of the network.
         streams: in a step.

@@ -1,8 +1,10 @@
 """Who is there: clients are let in, counted, and sent away when the server stops."""
 
 import asyncio
+import contextlib
 import itertools
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prernn.serving.limits import Limits
@@ -15,7 +17,7 @@ class TurnedAway(Exception):
     """A client that is not let in.
 
     Args:
-        why: "full", "stopping" or "token", as `Metrics.turned_away` counts it.
+        why: "full", "stopping", "token" or "origin", as `Metrics.turned_away` counts it.
         text: for the client.
     """
 
@@ -34,6 +36,7 @@ class Service:
         token: that clients have to know; None where there is none.
         metrics: of the server.
         stopping: whether nobody is let in any more.
+        stopped: whether what waits is left, too.
     """
 
     model: Model
@@ -41,11 +44,24 @@ class Service:
     metrics: Metrics
     token: str | None = None
     stopping: bool = False
+    stopped: bool = False
 
     def __post_init__(self) -> None:
         self._numbers = itertools.count()
         self._sessions: dict[int, Session] = {}
         self._places: set[int] = set()
+        self._at_the_door = 0
+
+    @contextlib.contextmanager
+    def greeting(self) -> Iterator[None]:
+        """A place at the door for someone who has not said yet what he wants. Raises TurnedAway where there is none."""
+        if self._at_the_door >= self.limits.clients:
+            raise TurnedAway("full", "too many are at the door: come again later")
+        self._at_the_door += 1
+        try:
+            yield
+        finally:
+            self._at_the_door -= 1
 
     def enter(self, kind: str) -> int:
         """A place for a client, as its number. Raises TurnedAway where there is none."""
@@ -61,7 +77,9 @@ class Service:
 
     def leave(self, number: int, why: str) -> None:
         """Gives a client's place to others."""
-        self._places.discard(number)
+        if number not in self._places:
+            return
+        self._places.remove(number)
         self._sessions.pop(number, None)
         self.metrics.left.labels(why).inc()
         self.metrics.clients.set(len(self._places))
@@ -91,5 +109,6 @@ class Service:
             if not self._places:
                 return
             await asyncio.sleep(0.05)
+        self.stopped = True
         for session in list(self._sessions.values()):
             session.end("stop", at_once=True)

@@ -1,5 +1,6 @@
 """One client's stream: its frames come in on the server's loop, and are followed in a thread of its own."""
 
+import itertools
 import logging
 import threading
 from collections import Counter
@@ -15,9 +16,9 @@ from prernn.serving.mailbox import Arrived, Mailbox, Order
 from prernn.serving.messages.activity import Activity
 from prernn.serving.messages.answers import most_probable, plain_row
 from prernn.serving.messages.hello import Hello, packed_state, unpacked_state
+from prernn.serving.messages.pictures import picture, stamped
 from prernn.serving.metrics import Metrics
 from prernn.serving.model import Model, streams_of
-from prernn.serving.pictures import picture, stamped
 
 Answer = Callable[[dict[str, Any]], None]
 """What takes a client's messages, from any thread."""
@@ -32,14 +33,30 @@ class _Shown(NamedTuple):
     picture: np.ndarray
 
 
+class _UpToReset:
+    """Frames up to an order to start anew; says whether one came."""
+
+    def __init__(self, items: Iterator[tuple[float, _Shown] | None]):
+        self._items, self.reset = items, False
+
+    def __iter__(self) -> Iterator[tuple[float, _Shown]]:
+        for item in self._items:
+            if item is None:
+                self.reset = True
+                return
+            yield item
+
+
 class Session:
     """Follows a client's frames with the task's watcher, and answers each.
 
-    Messages, all with a ``type``: "started"; for each frame that the network sees "frame" with ``message``, the number
-    of the client's frame, ``frame`` and ``time_s`` of the network's clock, ``rows`` as `prernn stream` writes them,
-    ``dropped`` so far, and ``waited_ms`` from arrival to answer; "refused" with the ``error`` of a frame that is none;
-    "reset", "state"; and at last "end" with the rows that were still due, and counts. Where the hello asks for them, a
-    "frame" has ``top`` of a task whose rows are events (gestures), and ``activity``, as `Activity` gives it.
+    Messages, all with a ``type``. "started" is the first. Each frame of the client's has one answer, with its number as
+    ``message``: "frame" where the network sees it, with ``frame`` and ``time_s`` of the network's clock, ``rows`` as
+    `prernn stream` writes them, ``dropped`` so far, and ``waited_ms`` from arrival to answer; "skipped" where the clock
+    has no use for it; "dropped" where newer ones came or too many; "refused" with the ``error`` of one that is none. A
+    tick at which no new frame has come is one more "frame" with ``held`` true. Orders are answered by "reset" and
+    "state"; at last comes "end" with the rows that were still due, and counts. Where the hello asks for them, a "frame"
+    has ``top`` of a task whose rows are events (gestures), and ``activity``, as `Activity` gives it.
 
     Args:
         model: what is served.
@@ -49,6 +66,7 @@ class Session:
         answer: takes its messages, from any thread.
         on_room: called, from any thread, when there is room for another frame.
         on_end: called with why, from the session's thread, when it has said its last word.
+        state: a state to go on from, as bytes of safetensors; None begins at zero.
 
     Attributes:
         mailbox: of the frames to come.
@@ -67,16 +85,21 @@ class Session:
         answer: Answer,
         on_room: Callable[[], None] = lambda: None,
         on_end: Callable[[str], None] = lambda why: None,
+        state: bytes | None = None,
     ):
         self.model, self.hello, self.limits, self.metrics = model, hello, limits, metrics
         self._answer, self._on_end = answer, on_end
         self._raw = hello.raw(limits.pixels)
+        if isinstance(hello.fps, float) and hello.fps > limits.fps:
+            raise ValueError(f"fps: expected at most the limit of {limits.fps:g} frames a second, got {hello.fps:g}")
         self._watcher, self._pace = model.watcher(hello.reset), model.clock(hello.fps)
-        self._load(hello.state)
+        self._load(state)
         self._activity = Activity(hello.activity) if hello.activity else None
         self.mailbox = Mailbox(limits.queue, hello.drop == "oldest", on_room)
         self.counts: Counter[str] = Counter()
         self._refused_in_a_row, self._ending, self._begin = 0, "end", perf_counter()
+        self._ticks, self._latest = itertools.count(), -1  # of the clock; the number of the latest frame that was shown
+        self._clocks: list[str] = []  # what each clock counted
         self._thread = threading.Thread(target=self._run, name="stream", daemon=True)
 
     def start(self, number: int) -> None:
@@ -92,14 +115,19 @@ class Session:
             return
         number = self.counts["received"]
         self.counts["received"] += 1
-        if self.mailbox.put(Arrived(number, perf_counter(), data)):
-            self.metrics.frames.labels("dropped").inc()
+        if (gone := self.mailbox.put(Arrived(number, perf_counter(), data))) is not None:
+            self._drop(gone.number)
 
     def skip(self) -> None:
-        """Counts a frame that came too fast."""
-        self.counts["received"] += 1
-        self.counts["too many"] += 1
-        self.metrics.frames.labels("too many").inc()
+        """Lets a frame go that came too fast."""
+        if not self.mailbox.ended:
+            self.counts["received"] += 1
+            self.counts["too many"] += 1
+            self._drop(self.counts["received"] - 1)
+
+    def _drop(self, number: int) -> None:
+        self.metrics.frames.labels("dropped").inc()
+        self._say("dropped", message=number)
 
     def order(self, order: Order) -> None:
         """Takes an order, which is followed after the frames before it."""
@@ -113,42 +141,75 @@ class Session:
     def _run(self) -> None:
         torch.set_num_threads(1)  # of this thread: its work is small, and there are many
         try:
-            for index, (time, shown) in enumerate(self._pace(self._frames())):
-                self._follow(index, time, shown)
-            self._say("end", rows=self._plain(self._watcher.finish()), **self._totals())
+            while not self._follow_clock():
+                pass
+            if not self.mailbox.stopped:
+                self._say("end", rows=self._plain(self._watcher.finish()), **self._totals())
         except Exception:
             self._ending = "error"
             LOG.exception("a stream ended")
             self._say("error", error="internal error; the server's log has it")
         self._on_end(self._ending)
 
-    def _frames(self) -> Iterator[tuple[float, _Shown]]:
-        """The frames that can be used, with their times, as they come; orders are followed in between."""
-        while (item := self.mailbox.take()) is not None:
-            if not isinstance(item, Arrived):
-                self._obey(item)
-                continue
-            time, data = item.time - self._begin, item.data
-            try:
-                if self.hello.times:
-                    time, data = stamped(data)
-                yield time, _Shown(item, picture(data, self._raw, self.limits.pixels))
-            except ValueError as error:
-                self._refuse(item.number, error)
+    def _follow_clock(self) -> bool:
+        """Follows frames by one clock, up to the end or to an order to start anew; gives whether it was the end."""
+        frames = _UpToReset(self._items())
+        for time, shown in self._pace(frames):
+            if self.mailbox.stopped:
+                return True
+            self._follow(time, shown)
+        self._clocks += [str(self._pace.counts)] if str(self._pace.counts) else []
+        if frames.reset:
+            rows = self._plain(self._watcher.finish())
+            self._watcher, self._pace = self.model.watcher(self.hello.reset), self.model.clock(self.hello.fps)
+            if self._activity is not None:
+                self._activity.forget()
+            self._say("reset", rows=rows)
+        return not frames.reset
 
-    def _follow(self, index: int, time: float, shown: _Shown) -> None:
-        number = shown.arrived.number
+    def _items(self) -> Iterator[tuple[float, _Shown] | None]:
+        """The frames that can be used, with their times, as they come; None for an order to start anew."""
+        while (item := self.mailbox.take()) is not None:
+            if item == "reset":
+                yield None
+            elif item == "state":
+                self._give_state()
+            elif isinstance(item, Arrived) and (usable := self._usable(item)) is not None:
+                yield usable
+                if self._latest < item.number and not self.mailbox.stopped:  # the clock wants another, or it later
+                    self._latest = item.number
+                    self.counts["skipped"] += 1
+                    self.metrics.frames.labels("skipped").inc()
+                    self._say("skipped", message=item.number)
+
+    def _usable(self, item: Arrived) -> tuple[float, _Shown] | None:
+        time, data = item.time - self._begin, item.data
         try:
-            rows = self._watcher.see(index, time, shown.picture)
+            if self.hello.times:
+                time, data = stamped(data)
+            return time, _Shown(item, picture(data, self._raw, self.limits.pixels))
+        except ValueError as error:
+            self._refuse(item.number, error)
+            self._latest = item.number
+            return None
+
+    def _follow(self, time: float, shown: _Shown) -> None:
+        number, tick = shown.arrived.number, next(self._ticks)
+        held, self._latest = number <= self._latest, max(number, self._latest)
+        try:
+            rows = self._watcher.see(tick, time, shown.picture)
         except (ValueError, NotImplementedError) as error:
             self._refuse(number, error)
             return
         self._refused_in_a_row = 0
         waited = perf_counter() - shown.arrived.time
-        self.counts["answered"] += 1
-        self.metrics.frames.labels("answered").inc()
-        self.metrics.answer.observe(waited)
-        at = {"message": number, "frame": index, "time_s": round(time, 3), **self._more()}
+        self.counts["held" if held else "answered"] += 1
+        self.metrics.frames.labels("held" if held else "answered").inc()
+        at = {"message": number, "frame": tick, "time_s": round(time, 3), **self._more()}
+        if held:
+            at["held"] = True
+        else:
+            self.metrics.answer.observe(waited)
         self._say("frame", **at, rows=self._plain(rows), dropped=self.dropped, waited_ms=round(waited * 1e3, 2))
 
     def _more(self) -> dict[str, Any]:
@@ -170,26 +231,24 @@ class Session:
             self._say("error", error=f"{self._refused_in_a_row} frames in a row could not be used")
             self.end("refused", at_once=True)
 
-    def _obey(self, order: Order) -> None:
-        if order == "reset":
-            rows = self._plain(self._watcher.finish())
-            self._watcher = self.model.watcher(self.hello.reset)
-            if self._activity is not None:
-                self._activity.forget()
-            self._say("reset", rows=rows)
-            return
+    def _give_state(self) -> None:
         try:
             self._say("state", state=packed_state([stream.state_dict() for stream in streams_of(self._watcher)]))
         except NotImplementedError as error:
             self._say("refused", error=str(error))
 
-    def _load(self, state: str | None) -> None:
+    def _load(self, state: bytes | None) -> None:
         """Goes on from a state that a client has kept."""
         if state is None:
             return
         streams = streams_of(self._watcher)
-        for stream, values in zip(streams, unpacked_state(state, len(streams)), strict=True):
-            stream.load_state_dict(values)
+        try:
+            for stream, values in zip(streams, unpacked_state(state, len(streams)), strict=True):
+                stream.load_state_dict(values)
+        except ValueError:
+            raise
+        except Exception as error:  # tensors that no stream ever gave
+            raise ValueError(f"state: expected one of this network's streams: {error}") from error
 
     @property
     def dropped(self) -> int:
@@ -197,8 +256,8 @@ class Session:
         return self.mailbox.dropped + self.counts["too many"]
 
     def _totals(self) -> dict[str, Any]:
-        counts = {name: self.counts[name] for name in ("received", "answered", "refused")}
-        return {**counts, "dropped": self.dropped, "clock": str(self._pace.counts)}
+        counts = {name: self.counts[name] for name in ("received", "answered", "skipped", "refused", "held")}
+        return {**counts, "dropped": self.dropped, "clock": "; ".join(self._clocks)}
 
     def _plain(self, rows: list[Any]) -> list[dict[str, Any]]:
         return [plain_row(row, self.model.labels, self.hello.top) for row in rows]

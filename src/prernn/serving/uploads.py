@@ -1,22 +1,31 @@
 """``POST /predict``: a whole video in, its rows out, a line of JSON each."""
 
 import asyncio
+import contextlib
 import json
-import os
+import logging
 import tempfile
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
 from fastapi import HTTPException, Request
 from fastapi.responses import StreamingResponse
 
-from prernn.media.video import probe
+from prernn.media.video import Reading, read_pictures
 from prernn.serving.messages.answers import plain_row
-from prernn.serving.pictures import check_size
+from prernn.serving.messages.pictures import check_size
 from prernn.serving.service import Service
-from prernn.streaming.watch import watch
+from prernn.streaming.pace import FOLDER_RATE
+
+LOG = logging.getLogger("prernn.serving")
+
+SLOWEST = 10_000
+"""Bytes a second that a body has to come with, on average, but for the first of `Limits.idle`."""
 
 
 class _Gone(Exception):
@@ -26,78 +35,118 @@ class _Gone(Exception):
 async def rows_of_video(service: Service, request: Request, top: int) -> StreamingResponse:
     """Follows the video in the request's body from beginning to end, and gives its rows as they come.
 
+    Its place is free when the thread that follows it has ended.
+
     Raises:
-        HTTPException: no video (422), one that is too large (413).
+        HTTPException: no video (422), one that is too large (413) or comes too slowly (408).
         TurnedAway: there is no place.
     """
     number = service.enter("video")
+    folder = tempfile.TemporaryDirectory(prefix="prernn-video-")  # of its own: a list of files finds no others in it
     try:
-        rows = _Rows(service, await _saved(request, service.limits.video_bytes), top)
-        try:
-            first = await rows.first()
-        except BaseException:
-            rows.leave()
-            raise
+        path = Path(folder.name) / "video"
+        await _save(request, path, service)
     except BaseException:
+        folder.cleanup()
         service.leave(number, "refused")
         raise
-    return StreamingResponse(_lines(service, number, rows, first), media_type="application/x-ndjson")
-
-
-async def _saved(request: Request, most: int) -> Path:
-    """The body as a file."""
-    handle, name = tempfile.mkstemp(prefix="prernn-video-")
-    size = 0
+    rows = _Rows(service, number, folder, path, top)
     try:
-        with os.fdopen(handle, "wb") as file:
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > most:
-                    raise HTTPException(413, f"expected a video of at most {most} bytes, got more")
-                file.write(chunk)
+        first = await rows.first()
     except BaseException:
-        os.unlink(name)
+        rows.leave()
         raise
-    return Path(name)
+    return StreamingResponse(_lines(rows, first), media_type="application/x-ndjson")
+
+
+async def _save(request: Request, path: Path, service: Service) -> None:
+    """Writes the body to a file."""
+    limits, begin, size = service.limits, monotonic(), 0
+    chunks = aiter(request.stream())
+    with path.open("wb") as file:
+        while True:
+            patience = limits.idle + size / SLOWEST - (monotonic() - begin)
+            try:
+                chunk = await asyncio.wait_for(anext(chunks), max(patience, 0.0))
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise HTTPException(408, f"expected at least {SLOWEST} bytes a second") from None
+            size += len(chunk)
+            if size > limits.video_bytes:
+                raise HTTPException(413, f"expected a video of at most {limits.video_bytes} bytes, got more")
+            file.write(chunk)
 
 
 class _Rows:
     """A video's rows, followed in a thread as fast as they are read."""
 
-    def __init__(self, service: Service, path: Path, top: int):
-        self._model, self._path, self._top, self._limits = service.model, path, top, service.limits
+    def __init__(self, service: Service, number: int, folder: Any, path: Path, top: int):
+        self._service, self._number, self._folder, self._path, self._top = service, number, folder, path, top
         self._loop, self._gone = asyncio.get_running_loop(), False
         self._queue: asyncio.Queue[Any] = asyncio.Queue(64)
-        self._task = asyncio.ensure_future(asyncio.to_thread(self._follow))
+        threading.Thread(target=self._run, name="video", daemon=True).start()
 
-    def _follow(self) -> None:
+    def _run(self) -> None:
         torch.set_num_threads(1)
-        last: Any = None
+        why = "left"
         try:
-            about = probe(self._path)
-            check_size(about.width, about.height, self._limits.pixels)
-            watch(self._model.watcher(), self._path, on_row=self._hand_over, pace=self._model.clock())
+            why = self._follow()
         except _Gone:
-            return
-        except (ValueError, NotImplementedError) as error:
-            last = error
+            pass
         finally:
-            self._path.unlink(missing_ok=True)
-        self._put(last)
+            self._folder.cleanup()
+            with contextlib.suppress(RuntimeError):  # a loop that has ended
+                self._loop.call_soon_threadsafe(self._service.leave, self._number, why)
 
-    def _hand_over(self, row: Any) -> None:
-        self._put(plain_row(row, self._model.labels, self._top))
+    def _follow(self) -> str:
+        """Puts rows, and at last None, or the error that there is; gives how it ended."""
+        try:
+            for row in self._seen():
+                self._put(row)
+        except (ValueError, NotImplementedError) as error:
+            self._put(error)
+            return "refused"
+        except _Gone:
+            raise
+        except Exception as error:
+            LOG.exception("a video ended")
+            self._put(RuntimeError(f"internal error; the server's log has it: {type(error).__name__}"))
+            return "error"
+        self._put(None)
+        return "end"
+
+    def _seen(self) -> Iterator[dict[str, Any]]:
+        model, limits = self._service.model, self._service.limits
+        watcher, clock = model.watcher(), model.clock()
+        reading = Reading(fps=clock.rate or FOLDER_RATE, deinterlace=model.task.deinterlace, on_jump=clock.jumped_back)
+        pictures: Any = read_pictures(self._path, reading)
+        with contextlib.closing(pictures):
+            for index, (time, make) in enumerate(clock(pictures)):
+                if self._gone or self._service.stopped:
+                    raise _Gone
+                shown = make()
+                check_size(shown.shape[1], shown.shape[0], limits.pixels)
+                for row in watcher.see(index, time, shown):
+                    yield plain_row(row, model.labels, self._top)
+        for row in watcher.finish():
+            yield plain_row(row, model.labels, self._top)
 
     def _put(self, item: Any) -> None:
         if self._gone:
             raise _Gone
-        asyncio.run_coroutine_threadsafe(self._queue.put(item), self._loop).result()
+        putting = asyncio.run_coroutine_threadsafe(self._queue.put(item), self._loop)
+        try:
+            putting.result(self._service.limits.idle)
+        except (TimeoutError, CancelledError):  # nobody reads
+            putting.cancel()
+            raise _Gone from None
 
     async def first(self) -> dict[str, Any] | None:
         """The first row, None where there is none; raises HTTPException for what is no video."""
         item = await self._queue.get()
         if isinstance(item, Exception):
-            raise HTTPException(422, self._told(item))
+            raise HTTPException(500 if isinstance(item, RuntimeError) else 422, self._told(item))
         return item
 
     async def rest(self) -> AsyncIterator[dict[str, Any]]:
@@ -113,20 +162,17 @@ class _Rows:
         return str(error).replace(f"{self._path}: ", "").replace(str(self._path), "the video")
 
     def leave(self) -> None:
-        """Ends the thread with its next row."""
+        """Ends the thread with its next frame."""
         self._gone = True
         while not self._queue.empty():
             self._queue.get_nowait()
 
 
-async def _lines(service: Service, number: int, rows: _Rows, first: dict[str, Any] | None) -> AsyncIterator[str]:
-    why = "left"
+async def _lines(rows: _Rows, first: dict[str, Any] | None) -> AsyncIterator[str]:
     try:
         if first is not None:
             yield json.dumps(first) + "\n"
             async for row in rows.rest():
                 yield json.dumps(row) + "\n"
-        why = "end"
     finally:
         rows.leave()
-        service.leave(number, why)

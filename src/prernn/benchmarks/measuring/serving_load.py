@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,7 +21,7 @@ from PIL import Image
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
-from prernn.serving.pictures import picture
+from prernn.serving.messages.pictures import picture
 from prernn.streaming.stream import Stream
 
 TOP = 1000
@@ -79,6 +80,8 @@ async def _hear(socket: ClientConnection, camera: Camera) -> None:
         if answer["type"] == "frame":
             (row,) = answer["rows"]
             camera.heard[answer["message"]] = (perf_counter(), dict(row["top"]))
+        elif answer["type"] == "dropped":
+            continue
         elif answer["type"] == "end":
             camera.end = answer
         else:
@@ -187,16 +190,14 @@ def serving(*arguments: str) -> Iterator[str]:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
-        for line in process.stderr:
-            if found := re.search(r"serving at http://(\S+)", line):
-                yield f"ws://{found[1]}/stream"
-                break
-        else:
+        found = next(filter(None, (re.search(r"serving at http://(\S+)", line) for line in process.stderr)), None)
+        if found is None:
             raise RuntimeError(f"the server did not start: {' '.join(command)}")
+        threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would hold it up
+        yield f"ws://{found[1]}/stream"
     finally:
         process.terminate()
         process.wait()
-        process.stderr.close()
 
 
 @torch.inference_mode()

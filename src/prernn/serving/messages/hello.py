@@ -1,15 +1,13 @@
 """A client's first message: what it sends and what it wants."""
 
 import base64
-import binascii
 from typing import Annotated, Literal
 
-import safetensors
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from prernn.serving.pictures import Raw, check_size
+from prernn.serving.messages.pictures import Raw, check_size
 
 
 class Hello(BaseModel):
@@ -39,7 +37,9 @@ class Hello(BaseModel):
     activity: Annotated[int, Field(ge=0, le=256)] = Field(
         0, description="so many groups of each recurrent layer's units, whose mean activity comes with answers"
     )
-    state: str | None = Field(None, description="a state that the server gave, to go on from, as base64")
+    state: bool = Field(
+        False, description="whether the next message, a binary one, is a state that the server gave, to go on from"
+    )
     token: str | None = Field(None, description="where the server wants one and the header did not bring it")
 
     def raw(self, most_pixels: int) -> Raw | None:
@@ -54,8 +54,14 @@ class Hello(BaseModel):
         return Raw(self.height, self.width)
 
 
-def hello_of(text: str | bytes) -> Hello:
+LONGEST = 4096
+"""Characters of a hello: all that the server reads as JSON is short, as reading it holds up everyone."""
+
+
+def hello_of(text: str) -> Hello:
     """The first message as a `Hello`. Raises ValueError, in one line, for anything else."""
+    if len(text) > LONGEST:
+        raise ValueError(f"expected a hello of at most {LONGEST} characters, got {len(text)}")
     try:
         return Hello.model_validate_json(text)
     except ValidationError as error:
@@ -70,18 +76,18 @@ def packed_state(states: list[dict[str, Tensor]]) -> str:
     return base64.b64encode(save(tensors)).decode()
 
 
-def unpacked_state(text: str, networks: int) -> list[dict[str, Tensor]]:
-    """What `packed_state` packed. Whether it fits the networks is for `Stream.load_state_dict` to say.
+def unpacked_state(data: bytes, networks: int) -> list[dict[str, Tensor]]:
+    """The states of such safetensors. Whether they fit the networks is for `Stream.load_state_dict` to say.
 
     Raises:
-        ValueError: another text.
+        ValueError: other bytes.
     """
     try:
-        tensors = load(base64.b64decode(text, validate=True))
+        tensors = load(data)
         names = [name.partition(".") for name in tensors]
         states: list[dict[str, Tensor]] = [{} for _ in range(networks)]
         for (number, _, name), value in zip(names, tensors.values(), strict=True):
             states[[str(n) for n in range(networks)].index(number)][name] = value
-    except (binascii.Error, safetensors.SafetensorError, ValueError) as error:
-        raise ValueError(f"state: expected one that this server gave, got another text: {error}") from error
+    except Exception as error:  # safetensors' own, and KeyError for types that torch has not
+        raise ValueError(f"state: expected one that this server gave, got other bytes: {error}") from error
     return states
