@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import threading
+import time
 
 import numpy as np
 from PIL import Image
@@ -56,3 +57,12 @@ def bare(address, hello="{}"):
 
 def said(socket, timeout=20):
     return json.loads(socket.recv(timeout))
+
+
+def gone(server, why, count=1):
+    """Waits until a client has left for a reason."""
+    for _ in range(200):
+        if server.service.metrics.left.labels(why)._value.get() >= count:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"nobody left because of {why}")

@@ -1,5 +1,6 @@
 """Live streams at a server: each client gets what it would get alone, whatever the others do."""
 
+import contextlib
 import json
 import threading
 import time
@@ -14,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from prernn import client
 from prernn.streaming.prediction import predict
 from prernn.streaming.stream import Stream
-from served import bare, decoded, jpeg, said, served
+from served import bare, decoded, gone, jpeg, said, served
 from streamed_networks import LABELS, network, pictures
 
 
@@ -59,8 +60,9 @@ def test_a_client_gets_what_a_stream_alone_says(net):
         assert row["top"][0] == [row["label"], row["probability"]]
         assert len(row["top"]) == 2
     assert end == {
-        "type": "end", "rows": [], "received": 8, "answered": 8, "refused": 0, "dropped": 0, "clock": ""
-    }  # fmt: skip
+        "type": "end", "rows": [], "received": 8, "answered": 8,
+        "skipped": 0, "refused": 0, "held": 0, "dropped": 0, "clock": "",
+    }
 
 
 def test_raw_frames_and_times(net):
@@ -72,7 +74,9 @@ def test_raw_frames_and_times(net):
             for number, picture in enumerate(shown):
                 stream.send(picture, number / 10)
             answers = list(stream.rest())
-    assert [answer["message"] for answer in answers[:-1]] == [0, 2, 4, 6, 8]
+    kinds = ["frame", "skipped"] * 4 + ["frame", "end"]
+    assert [answer["type"] for answer in answers] == kinds
+    assert [answer["message"] for answer in answers[:-1]] == list(range(9))
     assert answers_of(rows_in(answers)) == alone(net, shown[::2])
     assert answers[-1]["clock"] == "4 dropped"
 
@@ -146,10 +150,11 @@ def test_who_sends_faster_than_is_answered_loses_the_oldest(slow):
     assert end["received"] == 30
     assert end["dropped"] > 20
     assert end["answered"] + end["dropped"] == 30
-    followed = [answer["message"] for answer in answers]
+    assert sorted(answer["message"] for answer in answers) == list(range(30))  # one answer each
+    followed = [answer["message"] for answer in answers if answer["type"] == "frame"]
     assert followed == sorted(set(followed))
     assert followed[-2:] == [28, 29]  # the newest are kept
-    assert answers[-1]["dropped"] == end["dropped"]
+    assert sum(answer["type"] == "dropped" for answer in answers) == end["dropped"]
 
 
 def test_nothing_is_dropped_where_that_is_asked(slow):
@@ -206,15 +211,6 @@ def test_who_sends_nothing_but_garbage_is_sent_away(net):
         gone(server, "refused")
 
 
-def gone(server, why, count=1):
-    """Waits until a client has left for a reason."""
-    for _ in range(200):
-        if server.service.metrics.left.labels(why)._value.get() >= count:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"nobody left because of {why}")
-
-
 def test_who_is_silent_is_sent_away(net):
     with served(net, limits={"idle": 0.3, "hello": 0.3}) as (address, server):
         with bare(address) as socket:
@@ -250,7 +246,9 @@ def send_for_ever(socket, message):
         ('{"width": 10}', "expected no width and height of jpeg frames"),
         ('{"reset": "sometimes"}', "reset: expected never"),
         ('{"fps": 0}', "fps"),
-        ('{"state": "AAAA"}', "state: expected one that this server gave"),
+        ('{"state": "AAAA"}', "state: Input should be a valid boolean"),
+        ('{"fps": 100}', "fps: expected at most the limit of 60 frames a second, got 100"),
+        ('{"top": ' + "1" * 5000 + "}", "expected a hello of at most 4096 characters"),
         (b"\x00", "expected a hello as JSON first, got a frame"),
     ],
 )
@@ -261,6 +259,84 @@ def test_a_hello_that_is_none(net, hello, message):
         assert message in answer["error"]
         with pytest.raises(ConnectionClosed):
             socket.recv(20)
+
+
+def test_a_state_that_is_none(net):
+    with served(net) as (address, _):
+        for state, message in ((b"AAAA", "expected one that this server gave"), ("{}", "as a binary message")):
+            with bare(address, '{"state": true}') as socket:
+                socket.send(state)
+                assert message in said(socket)["error"]
+
+
+def test_a_page_of_another_site_is_not_let_in(net):
+    from websockets.sync.client import connect
+
+    with served(net) as (address, _):
+        for origin, kind in ((f"http://{address}", "started"), ("http://elsewhere.example", "error")):
+            with connect(f"ws://{address}/stream", origin=origin) as socket, contextlib.suppress(ConnectionClosed):
+                if kind == "started":
+                    socket.send("{}")
+                assert said(socket)["type"] == kind
+        assert (
+            httpx.post(f"http://{address}/predict", headers={"Origin": "http://elsewhere.example"}).status_code == 403
+        )
+
+
+def test_time_stamps_can_not_stop_the_clock(net):
+    """Stamps so large that a tick more is none; and a jump, whose ticks are held, by one who is gone."""
+    shown = jpeg(pictures(1)[0])
+    with served(net) as (address, server):
+        with client.connect(f"ws://{address}/stream", times=True, fps=50.0) as stream:
+            for time_s in (1e17, float("nan"), -2e9):
+                stream.send(shown, time_s)
+                assert "expected a time stamp of at most 1e+09 seconds" in stream.receive()["error"]
+            stream.send(shown, 0.0)
+            stream.send(shown, 9.0)
+            stream.receive()
+        gone(server, "left")
+        held = server.service.metrics.frames.labels("held")._value.get()
+        time.sleep(0.3)
+        assert server.service.metrics.frames.labels("held")._value.get() == held < 440
+        assert not server.service._places
+
+
+def test_ticks_that_are_held_are_answers_of_their_own(net):
+    shown = [jpeg(picture) for picture in pictures(2)]
+    with served(net) as (address, _), client.connect(f"ws://{address}/stream", times=True, fps=10.0) as stream:
+        assert stream.ask(shown[0], 0.0)["frame"] == 0
+        answer = stream.ask(shown[1], 0.5)
+        assert (answer["message"], answer["frame"], answer.get("held")) == (1, 5, None)
+        (end,) = stream.rest()
+    assert (end["answered"], end["held"], end["clock"]) == (2, 4, "4 held")
+
+
+def test_a_reset_forgets_the_clock_too(net):
+    shown = [jpeg(picture) for picture in pictures(3)]
+    with served(net) as (address, _), client.connect(f"ws://{address}/stream", times=True, fps=10.0) as stream:
+        stream.send(shown[0], 0.0)
+        stream.send(shown[1], 0.05)
+        stream.order(type="reset")
+        stream.send(shown[2], 0.2)
+        answers = list(stream.rest())
+    assert [(answer["type"], answer.get("message")) for answer in answers] == [
+        ("frame", 0),
+        ("skipped", 1),
+        ("reset", None),
+        ("frame", 2),
+        ("end", None),
+    ]
+    assert answers_of(rows_in(answers)) == alone(net, [decoded(shown[0])]) + alone(net, [decoded(shown[2])])
+
+
+def test_who_ends_and_does_not_read_gives_his_place_back(net, monkeypatch):
+    with served(net, limits={"idle": 0.5, "unread": 10**6, "fps": 1e4}) as (address, server), bare(address) as socket:
+        shown = jpeg(pictures(1)[0])
+        for _ in range(200):
+            socket.send(shown)
+        socket.send('{"type": "end"}')
+        gone(server, "end")
+        assert not server.service._places
 
 
 def test_a_message_that_is_too_long_ends_the_connection(net):
@@ -312,7 +388,7 @@ def test_a_stop_answers_what_waits(slow):
         stream.receive()
         server.stop()
         answers = [stream.receive()]
-        with pytest.raises(ConnectionError, match="stopping"), client.connect(f"ws://{address}/stream"):
+        with pytest.raises((ConnectionError, ConnectionClosed)), client.connect(f"ws://{address}/stream"):
             pass
         while answers[-1]["type"] != "end":
             answers.append(stream.receive())

@@ -66,7 +66,8 @@ def test_an_end_at_once_gives_nothing_more():
     mailbox.put(Arrived(0, 0.0, b""))
     mailbox.end(at_once=True)
     assert mailbox.take() is None
-    assert not mailbox.put(Arrived(1, 0.0, b""))
+    assert mailbox.put(Arrived(1, 0.0, b"")) is None
+    assert mailbox.stopped
     assert mailbox.take() is None
 
 

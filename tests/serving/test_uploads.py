@@ -1,6 +1,9 @@
 """Whole videos: their rows are those of `prernn stream`."""
 
+import itertools
 import json
+import threading
+import time
 
 import httpx
 import pytest
@@ -9,7 +12,7 @@ from prernn.media.encoding import write_video
 from prernn.serving.messages.answers import plain_row
 from prernn.streaming.watch import watch
 from prernn.tasks.action.watcher import ClassWatcher
-from served import served
+from served import gone, served
 from streamed_networks import network, pictures
 
 
@@ -43,7 +46,7 @@ def test_the_rows_of_a_video(net, clip):
         assert response.status_code == 200
         assert response.headers["content-type"] == "application/x-ndjson"
         got = rows_of(response)
-        assert server.service.metrics.left.labels("end")._value.get() == 1
+        gone(server, "end")
     for row in got + expected:
         row.pop("top")
     assert [row | {"latency_ms": 0} for row in plain(got)] == [row | {"latency_ms": 0} for row in plain(expected)]
@@ -86,6 +89,54 @@ def test_a_video_that_breaks_off_says_so_in_its_last_row(net, tmp_path):
     assert response.status_code == 200
     assert 10 < len(rows) < 60
     assert "error" in rows[-1]
+
+
+def test_whoever_does_not_read_gives_his_place_back(net, tmp_path):
+    path = tmp_path / "long.mp4"
+    write_video(path, itertools.islice(itertools.cycle(pictures(30, (48, 64))), 2000), fps=10)
+    with served(net, limits={"idle": 0.5}) as (address, server):
+        with httpx.stream("POST", f"http://{address}/predict?top=1000", content=path.read_bytes()) as response:
+            next(response.iter_lines())
+        gone(server, "left")
+        assert not server.service._places
+
+
+def test_what_nobody_foresaw_is_an_answer_too(net, clip, monkeypatch):
+    from prernn.serving import uploads
+
+    monkeypatch.setattr(uploads, "plain_row", lambda *_: 1 / 0)
+    with served(net) as (address, server):
+        response = httpx.post(f"http://{address}/predict", content=clip.read_bytes())
+        assert (response.status_code, response.json()["detail"]) == (
+            500,
+            "internal error; the server's log has it: ZeroDivisionError",
+        )
+        gone(server, "error")
+
+
+def test_many_videos_leave_room_for_streams(net, tmp_path):
+    """More than asyncio has threads: streams begin while they are followed."""
+    from prernn import client
+
+    path = tmp_path / "long.mp4"
+    write_video(path, itertools.islice(itertools.cycle(pictures(30, (48, 64))), 600), fps=10)
+    with served(net) as (address, server):
+        posts = [
+            threading.Thread(
+                target=httpx.post,
+                args=(f"http://{address}/predict",),
+                kwargs={"content": path.read_bytes(), "timeout": 60},
+            )
+            for _ in range(10)
+        ]
+        for post in posts:
+            post.start()
+        while len(server.service._places) < 10:
+            time.sleep(0.01)
+        with client.connect(f"ws://{address}/stream") as stream:
+            assert stream.started["type"] == "started"
+        for post in posts:
+            post.join()
 
 
 def test_videos_take_places_like_streams(net, clip):

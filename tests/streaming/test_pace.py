@@ -189,3 +189,27 @@ def test_without_a_rate_one_warning_comes_with_the_first_frame():
     with pytest.warns(UserWarning, match="at what rate it was trained") as said:
         assert list(pace([(0.0, 0), (1.0, 1)])) == [(0.0, 0), (1.0, 1)]
     assert len(said) == 1
+
+
+@given(st.floats(0.05, 0.5), st.sampled_from(RATES))
+def test_a_network_that_is_too_slow_is_not_made_slower_by_held_ticks(seconds, rate):
+    """A source of 30 a second that drops what comes while a step takes so long: as many steps as there is time for."""
+    pace, now, shown = Pace(rate), [0.0], []
+
+    def frames():
+        taken = -1
+        while now[0] < 20:
+            newest = max(taken + 1, int(now[0] * 30))
+            if newest > taken + 1:
+                pace.fell_behind()
+            taken = newest
+            now[0] = max(now[0], newest / 30)
+            yield newest / 30, newest
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for time, _ in pace(frames()):
+            now[0] += seconds
+            shown.append(now[0] - seconds - time)
+    assert max(shown) < 1 / rate + seconds + 0.1  # seconds by which a step begins after its picture came
+    assert pace.counts.over > 0 or seconds < 2 / rate

@@ -67,7 +67,8 @@ A recurrent network over many live streams. `GET /stream` is a WebSocket, which 
    `drop` ("oldest", "none"), `reset`, `top`, `activity`, `state`, `token`;
 2. get `{"type": "started", ...}`;
 3. send each frame as a binary message, and get one answer with its number,
-   `{"type": "frame", "message": 0, "rows": [...], ...}`, or of type "skipped" (the clock has no use for it), "dropped" (newer ones came) or "refused";
+   `{"type": "frame", "message": 0, "rows": [...], ...}`, or of type "skipped" (the clock has no use for it), "dropped"
+   (newer ones came) or "refused";
 4. send `{"type": "reset"}` to start anew, `{"type": "state"}` to keep the state, `{"type": "end"}` when there are no
    more, which is answered by the rows that were still due.
 """

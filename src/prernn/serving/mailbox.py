@@ -15,11 +15,13 @@ class Arrived(NamedTuple):
         number: of the client's frames, from 0, those that were dropped counted.
         time: of arrival, reading of `time.perf_counter`.
         data: the message.
+        late: whether some before it were dropped, as those before took too long.
     """
 
     number: int
     time: float
     data: bytes
+    late: bool = False
 
 
 class Mailbox:
@@ -40,6 +42,7 @@ class Mailbox:
         self._size, self._drops, self._on_room = size, drops, on_room
         self._waiting: deque[Arrived | Order] = deque()
         self._frames, self._ended, self._stopped = 0, False, False
+        self._late = False  # whether the next frame is
         self._changed = threading.Condition()
 
     @property
@@ -67,6 +70,7 @@ class Mailbox:
                 gone = next(waiting for waiting in self._waiting if isinstance(waiting, Arrived))
                 self._waiting.remove(gone)
                 self.dropped += 1
+                self._late = True
             elif isinstance(item, Arrived):
                 self._frames += 1
             self._waiting.append(item)
@@ -80,7 +84,9 @@ class Mailbox:
             if not self._waiting:
                 return None
             item = self._waiting.popleft()
-            self._frames -= isinstance(item, Arrived)
+            if isinstance(item, Arrived):
+                self._frames -= 1
+                item, self._late = item._replace(late=self._late), False
         if isinstance(item, Arrived):
             self._on_room()
         return item

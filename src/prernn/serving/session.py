@@ -175,6 +175,8 @@ class Session:
             elif item == "state":
                 self._give_state()
             elif isinstance(item, Arrived) and (usable := self._usable(item)) is not None:
+                if item.late:
+                    self._pace.fell_behind()
                 yield usable
                 if self._latest < item.number and not self.mailbox.stopped:  # the clock wants another, or it later
                     self._latest = item.number

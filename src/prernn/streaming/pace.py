@@ -54,6 +54,7 @@ class Counts:
         back: jumps of the time stamps back in time.
         repeated: frames with the time stamp of the one before.
         changes: changes of the source's rate by a quarter or more.
+        over: ticks that were left out, as the network is too slow for them.
     """
 
     read: int = 0
@@ -64,6 +65,7 @@ class Counts:
     back: int = 0
     repeated: int = 0
     changes: int = 0
+    over: int = 0
 
     def __str__(self) -> str:
         """In words, without what never happened; empty where nothing did."""
@@ -74,6 +76,7 @@ class Counts:
             f"{self.back} jumps back in time": self.back,
             f"{self.repeated} repeated time stamps": self.repeated,
             f"{self.changes} changes of rate": self.changes,
+            f"{self.over} ticks left out, as the network is too slow": self.over,
         }
         return ", ".join(text for text, count in parts.items() if count)
 
@@ -89,7 +92,9 @@ class Pace:
 
     A gap of more than 10 s is held for so long, then the clock goes over it. Stamps that jump back are taken to go on
     from the frame before; frames with the same stamp replace each other, but where the stamps stand still for good,
-    each counts as a period. All is counted, and each kind of it said once, as a RuntimeWarning.
+    each counts as a period. Where frames were dropped because the network is slower than its own rate (`fell_behind`),
+    their ticks are left out: to hold them would make it later still, without end. All is counted, and each kind of it
+    said once, as a RuntimeWarning.
 
     Example:
         >>> pace = Pace(2)
@@ -115,6 +120,7 @@ class Pace:
         self.rate, self.counts = rate, Counts()
         self._remark = remark
         self._said: set[str] = set()
+        self._behind = False
 
     def __call__(self, frames: Iterable[tuple[float, Picture]]) -> Iterator[tuple[float, Picture]]:
         """Yields (time in seconds, frame) for each tick, the first with the first frame."""
@@ -135,6 +141,10 @@ class Pace:
             time = self._noted(stamps, stamp)
             tick = time if math.isnan(tick) else tick
             longest, gap = tick + LONGEST_HOLD, time - tick
+            if self._behind and gap > period:
+                counts.over += round(gap / period)
+                tick = time
+            self._behind = False
             while time > tick + stamps.near:
                 if gap > LONGEST_HOLD and tick > longest:
                     tick = time
@@ -151,6 +161,10 @@ class Pace:
                 yield time, frame
                 tick += period + stamps.pull(time - tick)
         counts.dropped += ahead
+
+    def fell_behind(self) -> None:
+        """Says that frames before the next one were dropped, because those before took too long."""
+        self._behind = True
 
     def jumped_back(self, seconds: float) -> None:
         """Counts a jump that the reader has mended already, see `prernn.media.video.read_frames`."""

@@ -19,6 +19,7 @@ class SourceFrame:
         resized: whether its size is another.
         jumps: seconds by which time stamps jumped back, of each time that they did.
         arrived: reading of `time.monotonic` when the frame had been decoded.
+        late: whether some were dropped because whoever takes them is slower than the source.
     """
 
     index: int
@@ -29,6 +30,7 @@ class SourceFrame:
     resized: bool = False
     jumps: tuple[float, ...] = ()
     arrived: float = 0.0
+    late: bool = False
 
 
 @dataclass

@@ -37,5 +37,7 @@ def _arriving(source: Iterable[SourceFrame], pace: Pace) -> Iterator[tuple[float
     for frame in source:
         for seconds in frame.jumps:
             pace.jumped_back(seconds)
+        if frame.late:
+            pace.fell_behind()
         dropped, reconnected = dropped + frame.dropped, reconnected + frame.reconnected
         yield frame.time, (frame.picture, dropped, reconnected)

@@ -188,7 +188,8 @@ class Source:
         self._shape = arrived.picture.shape
         assert self._queue is not None
         jumps, index = self._queue.jumps(), self._base + arrived.number
-        return SourceFrame(index, self._time, arrived.picture, dropped, reconnected, resized, jumps, arrived.at)
+        late = dropped > 0 and not self._drop.waits and not reconnected
+        return SourceFrame(index, self._time, arrived.picture, dropped, reconnected, resized, jumps, arrived.at, late)
 
     def _count(self, read: int) -> None:
         self.counts.read, self.counts.dropped = read, read - self.counts.shown
