@@ -115,6 +115,7 @@ def test_networks_that_are_none(cifar10, tmp_path):
         cifar.network(tmp_path, 8)
 
 
+@pytest.mark.slow
 def test_quantized_residual_networks(cifar10, tmp_path, capsys):
     amounts = ["--samples", "1.5", "--sweep", "0.5", "4", "--bits", "2", "16", "--draws", "2", "--sweep-draws", "1"]
     words = [

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from footage import face
-from prernn.benchmarks.measuring import face_figures
-from prernn.benchmarks.measuring.face_figures import Points, at_equal_lag, at_lag, figures, frontier, with_filters
+from prernn.benchmarks.measuring.faces import figures as face_figures
+from prernn.benchmarks.measuring.faces.figures import Points, at_equal_lag, at_lag, figures, frontier, with_filters
 from prernn.commands.main import main
 from prernn.media.encoding import write_video
 from prernn.models.checkpoint import save

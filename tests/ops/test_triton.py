@@ -41,6 +41,7 @@ def test_rows_end_at_their_lengths(cell, columns):
     assert torch.all(results[0][2][ended] == 0)
 
 
+@pytest.mark.slow
 def test_the_whole_way_runs_through_them(tmp_path):
     """PRERNN_OPS=triton in the interpreter: a layer forward and backward as by the reference."""
     script = tmp_path / "whole.py"

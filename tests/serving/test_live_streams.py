@@ -60,8 +60,15 @@ def test_a_client_gets_what_a_stream_alone_says(net):
         assert row["top"][0] == [row["label"], row["probability"]]
         assert len(row["top"]) == 2
     assert end == {
-        "type": "end", "rows": [], "received": 8, "answered": 8,
-        "skipped": 0, "refused": 0, "held": 0, "dropped": 0, "clock": "",
+        "type": "end",
+        "rows": [],
+        "received": 8,
+        "answered": 8,
+        "skipped": 0,
+        "refused": 0,
+        "held": 0,
+        "dropped": 0,
+        "clock": "",
     }
 
 

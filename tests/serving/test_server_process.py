@@ -47,6 +47,7 @@ def test_killed_and_started_again_streams_begin_at_zero_and_say_so(checkpoint):
         assert [stream.ask(data)["rows"][0]["probability"] for data in shown] == pytest.approx(first, abs=2e-4)
 
 
+@pytest.mark.slow
 def test_tls_and_a_token(checkpoint, tmp_path):
     trustme = pytest.importorskip("trustme")
     authority = trustme.CA()

@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from prernn.benchmarks.measuring import face_streams, report
-from prernn.benchmarks.measuring.face_figures import Points, at_equal_lag, draw, with_filters
+from prernn.benchmarks.measuring import report
+from prernn.benchmarks.measuring.faces import streams
+from prernn.benchmarks.measuring.faces.figures import Points, at_equal_lag, draw, with_filters
 from prernn.benchmarks.measuring.timing import threads
 from prernn.conversion.graph.trunk import inputs_of, split
 from prernn.conversion.network import RecurrentNetwork
@@ -103,11 +104,11 @@ def run(options: argparse.Namespace) -> None:
             print(f"{each.name}: trained", flush=True)
             net.recipe = test.noted(net.recipe)
             fixed = _points(net, at, judged)
-            streamed, lost = face_streams.follow(net, test, options.faces)
+            streamed, lost = streams.follow(net, test, options.faces)
             for way, points, share in (("fixed box", fixed, ""), ("stream", streamed, lost)):
                 found += [{"network": each.name, "box": way, **row, "lost": share} for row in with_filters(points)]
             if options.clip:
-                clip.append({"network": each.name, **face_streams.of_a_clip(net, options.clip)})
+                clip.append({"network": each.name, **streams.of_a_clip(net, options.clip)})
                 write_table(out / "clip.csv", clip)
             write_table(out / "faces.csv", found)  # a run that is cut off leaves what it had
     _report(found, clip, out)

@@ -187,8 +187,7 @@ def precompute(
         overwrite: compute files anew that are there with other settings or can't be read.
         tolerate_truncation: take what decodes of a video that ends early.
         progress: show a bar, and what was skipped.
-        run_jobs: does the ``jobs=`` elsewhere, such as on other machines, each by the function that `worker` makes
-            there; yields what it gives. None takes processes of this one.
+        run_jobs: does the ``jobs=`` elsewhere, each by what `worker` makes there; yields what that gives.
 
     Raises:
         ValueError: an absent root or one without videos, a file with other settings, ``processes`` below 1.
@@ -216,9 +215,7 @@ def precompute(
                 skipped[video] = reason
             advance()
     if skipped and progress:
-        print(f"skipped {len(skipped)} of {len(videos)} videos:")
-        for reason in skipped.values():
-            print(f"  {reason}")
+        print("\n  ".join([f"skipped {len(skipped)} of {len(videos)} videos:", *skipped.values()]))
     return skipped
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prernn.benchmarks.measuring.face_figures import Points
+from prernn.benchmarks.measuring.faces.figures import Points
 from prernn.conversion.network import RecurrentNetwork
 from prernn.media.video import read_frames
 from prernn.tasks.face.box import face_box

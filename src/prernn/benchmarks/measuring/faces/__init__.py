@@ -1,0 +1,1 @@
+"""Faces in streams: what trembles, what lags."""
