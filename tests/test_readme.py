@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = ("README.md", "docs/guide.md", "docs/sequences.md", "docs/engines.md")
+FILES = ("README.md", "docs/guide.md", "docs/sequences.md", "docs/engines.md", "docs/live.md")
 CODES = {
     f"{file} {number}": code
     for file in FILES
@@ -14,6 +14,7 @@ CODES = {
 }
 LONGEST = {"README.md 0": 8, "docs/guide.md 0": 10, "docs/guide.md 1": 5, "docs/guide.md 2": 8, "docs/guide.md 3": 5}
 LONGEST |= {"docs/guide.md 4": 10, "docs/sequences.md 0": 14, "docs/sequences.md 1": 4, "docs/engines.md 0": 10}
+LONGEST |= {"docs/live.md 0": 10}
 """Lines of code."""
 
 
@@ -43,6 +44,7 @@ def test_the_readme_is_a_front_door():
         "docs/guide.md",
         "docs/sequences.md",
         "docs/engines.md",
+        "docs/live.md",
         "configs/README.md",
     ],
 )
