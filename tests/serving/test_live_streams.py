@@ -142,8 +142,8 @@ def slow(monkeypatch, net):
     """The network, a tenth of a second a step."""
     from prernn.engines import together
 
-    step = together.step_together
-    monkeypatch.setattr(together, "step_together", lambda *given: (time.sleep(0.1), step(*given))[1])
+    step = together._stepped
+    monkeypatch.setattr(together, "_stepped", lambda *given: (time.sleep(0.1), step(*given))[1])
     return net
 
 

@@ -132,8 +132,8 @@ def test_a_server_that_is_slow_or_stops(page, monkeypatch):
     """Frames are left out rather than late; when it has gone the page says so, and goes on with the next one."""
     from prernn.engines import together
 
-    step = together.step_together
-    monkeypatch.setattr(together, "step_together", lambda *given: (time.sleep(0.3), step(*given))[1])
+    step = together._stepped
+    monkeypatch.setattr(together, "_stepped", lambda *given: (time.sleep(0.3), step(*given))[1])
     with served(network().float(), page=True) as (address, _):
         page.goto(f"http://{address}/")
         until(page, "#status", "Ready")

@@ -65,7 +65,7 @@ def run(options: Namespace) -> None:
     from prernn.streaming.pace import FOLDER_RATE, Pace, clock_for
     from prernn.streaming.rows import ROWS, with_events
     from prernn.streaming.watch import watch
-    from prernn.tasks import DEFAULT_TASK, restore
+    from prernn.tasks import followed
     from prernn.training.run.run_files import weights_of
 
     exported = [Path(path).suffix in EXPORTED for path in options.checkpoint]
@@ -74,7 +74,7 @@ def run(options: Namespace) -> None:
         for path, is_file in zip(options.checkpoint, exported, strict=True)
     ]
     recipe = nets[0].recipe
-    task = restore(recipe, options.task or (recipe.task.name if recipe.task else DEFAULT_TASK.name))
+    task = followed(recipe, options.task)
     allowed = (task.rows, *task.watcher_options)
     for name in given(options, *FILES, *OF_TASKS):
         if name not in allowed:

@@ -129,14 +129,13 @@ class Together:
         if self._threads is not None:
             torch.set_num_threads(self._threads)
         while (first := self._asked.get()) is not None:
-            batch, ended = [first], False
+            batch: list[_Asked] = [first]
+            more: _Asked | None = first
             with contextlib.suppress(queue.Empty):
-                while len(batch) < self._most and not ended:
-                    more = self._asked.get_nowait()
-                    ended = more is None
-                    batch += [] if more is None else [more]
+                while len(batch) < self._most and (more := self._asked.get_nowait()) is not None:
+                    batch.append(more)
             self._answer(batch)
-            if ended:
+            if more is None:
                 return
 
     def _answer(self, batch: list[_Asked]) -> None:

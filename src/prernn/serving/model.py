@@ -12,7 +12,7 @@ from prernn.streaming.pace import Pace, Rate, clock_for
 from prernn.streaming.resets import reset_policy
 from prernn.streaming.stream import Stream
 from prernn.streaming.watch import Watcher
-from prernn.tasks import DEFAULT_TASK, restore
+from prernn.tasks import followed
 
 
 class Model:
@@ -50,7 +50,7 @@ class Model:
         nets = [opened(source, engine, precision, threads) for source in sources]
         self.recipe, self.options = nets[0].recipe, dict(options or {})
         self.engine, self.precision, self.labels = nets[0].engine, nets[0].precision, self.recipe.labels
-        self.task = restore(self.recipe, self.recipe.task.name if self.recipe.task else DEFAULT_TASK.name)
+        self.task = followed(self.recipe)
         if unknown := sorted(set(self.options) - set(self.task.watcher_options)):
             known = ", ".join(self.task.watcher_options) or "none"
             raise ValueError(f"task {self.task.name}: expected options among {known}, got {', '.join(unknown)}")

@@ -33,20 +33,6 @@ class _Shown(NamedTuple):
     picture: np.ndarray
 
 
-class _UpToReset:
-    """Frames up to an order to start anew; says whether one came."""
-
-    def __init__(self, items: Iterator[tuple[float, _Shown] | None]):
-        self._items, self.reset = items, False
-
-    def __iter__(self) -> Iterator[tuple[float, _Shown]]:
-        for item in self._items:
-            if item is None:
-                self.reset = True
-                return
-            yield item
-
-
 class Session:
     """Follows a client's frames with the task's watcher, and answers each.
 
@@ -100,6 +86,7 @@ class Session:
         self._refused_in_a_row, self._ending, self._begin = 0, "end", perf_counter()
         self._ticks, self._latest = itertools.count(), -1  # of the clock; the number of the latest frame that was shown
         self._clocks: list[str] = []  # what each clock counted
+        self._anew = False  # whether the clock's frames ended with an order to start anew
         self._thread = threading.Thread(target=self._run, name="stream", daemon=True)
 
     def start(self, number: int) -> None:
@@ -153,26 +140,27 @@ class Session:
 
     def _follow_clock(self) -> bool:
         """Follows frames by one clock, up to the end or to an order to start anew; gives whether it was the end."""
-        frames = _UpToReset(self._items())
-        for time, shown in self._pace(frames):
+        self._anew = False
+        for time, shown in self._pace(self._frames()):
             if self.mailbox.stopped:
                 return True
             self._follow(time, shown)
         self._clocks += [str(self._pace.counts)] if str(self._pace.counts) else []
-        if frames.reset:
+        if self._anew:
             rows = self._plain(self._watcher.finish())
             self._watcher, self._pace = self.model.watcher(self.hello.reset), self.model.clock(self.hello.fps)
             if self._activity is not None:
                 self._activity.forget()
             self._say("reset", rows=rows)
-        return not frames.reset
+        return not self._anew
 
-    def _items(self) -> Iterator[tuple[float, _Shown] | None]:
-        """The frames that can be used, with their times, as they come; None for an order to start anew."""
+    def _frames(self) -> Iterator[tuple[float, _Shown]]:
+        """The frames that can be used, with their times, as they come, up to the end or to an order to start anew."""
         while (item := self.mailbox.take()) is not None:
             if item == "reset":
-                yield None
-            elif item == "state":
+                self._anew = True
+                return
+            if item == "state":
                 self._give_state()
             elif isinstance(item, Arrived) and (usable := self._usable(item)) is not None:
                 if item.late:

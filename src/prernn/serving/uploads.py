@@ -6,7 +6,7 @@ import json
 import logging
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from concurrent.futures import CancelledError
 from pathlib import Path
 from time import monotonic
@@ -20,7 +20,8 @@ from prernn.media.video import Reading, read_pictures
 from prernn.serving.messages.answers import plain_row
 from prernn.serving.messages.pictures import check_size
 from prernn.serving.service import Service
-from prernn.streaming.pace import FOLDER_RATE
+from prernn.streaming.pace import FOLDER_RATE, Pace
+from prernn.streaming.watch import watch
 
 LOG = logging.getLogger("prernn.serving")
 
@@ -101,9 +102,10 @@ class _Rows:
 
     def _follow(self) -> str:
         """Puts rows, and at last None, or the error that there is; gives how it ended."""
+        model = self._service.model
+        clock = model.clock()
         try:
-            for row in self._seen():
-                self._put(row)
+            watch(model.watcher(), self._path, frames=self._frames(clock), pace=clock, on_row=self._put_row)
         except (ValueError, NotImplementedError) as error:
             self._put(error)
             return "refused"
@@ -116,21 +118,21 @@ class _Rows:
         self._put(None)
         return "end"
 
-    def _seen(self) -> Iterator[dict[str, Any]]:
-        model, limits = self._service.model, self._service.limits
-        watcher, clock = model.watcher(), model.clock()
-        reading = Reading(fps=clock.rate or FOLDER_RATE, deinterlace=model.task.deinterlace, on_jump=clock.jumped_back)
+    def _frames(self, clock: Pace) -> Generator[tuple[float, Any], None, None]:
+        """The video's frames, as long as somebody wants them; raises ValueError for one that is too large."""
+        deinterlace = self._service.model.task.deinterlace
+        reading = Reading(fps=clock.rate or FOLDER_RATE, deinterlace=deinterlace, on_jump=clock.jumped_back)
         pictures: Any = read_pictures(self._path, reading)
         with contextlib.closing(pictures):
-            for index, (time, make) in enumerate(clock(pictures)):
+            for time, make in pictures:
                 if self._gone or self._service.stopped:
                     raise _Gone
                 shown = make()
-                check_size(shown.shape[1], shown.shape[0], limits.pixels)
-                for row in watcher.see(index, time, shown):
-                    yield plain_row(row, model.labels, self._top)
-        for row in watcher.finish():
-            yield plain_row(row, model.labels, self._top)
+                check_size(shown.shape[1], shown.shape[0], self._service.limits.pixels)
+                yield time, shown
+
+    def _put_row(self, row: Any) -> None:
+        self._put(plain_row(row, self._service.model.labels, self._top))
 
     def _put(self, item: Any) -> None:
         if self._gone:

@@ -20,6 +20,11 @@ DEFAULT_TASK = Action
 """What is learnt where nothing is said."""
 
 
+def followed(recipe: Recipe, name: str | None = None) -> Task:
+    """As `restore`, for a stream: of a network that names no task the classes of each moment."""
+    return restore(recipe, name or (recipe.task.name if recipe.task else DEFAULT_TASK.name))
+
+
 def restore(recipe: Recipe, name: str | None = None) -> Task:
     """The task of a checkpoint's recipe, with its labels and without data.
 

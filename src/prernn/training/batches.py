@@ -1,7 +1,7 @@
 """Batches of items: joined, padded, of like length."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -120,6 +120,17 @@ def of_each_frame(item: dict[str, Any], change: Callable[[Tensor], Tensor]) -> d
     }
 
 
+def pieces_of(goes_on: Iterable[bool]) -> list[list[int]]:
+    """The numbers of each video's pieces, of which all but the first go on from the one before."""
+    videos: list[list[int]] = []
+    for piece, on in enumerate(goes_on):
+        if on and videos:
+            videos[-1].append(piece)
+        else:
+            videos.append([piece])
+    return videos
+
+
 class PieceSampler(Sampler[list[int]]):
     """Batches of videos that are read in pieces: some side by side, the first piece of each, then the second ones.
 
@@ -137,12 +148,7 @@ class PieceSampler(Sampler[list[int]]):
     """
 
     def __init__(self, goes_on: Sequence[bool], batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
-        videos: list[list[int]] = []
-        for piece, on in enumerate(goes_on):
-            if on and videos:
-                videos[-1].append(piece)
-            else:
-                videos.append([piece])
+        videos = pieces_of(goes_on)
         videos.sort(key=len, reverse=True)  # those side by side end together, or nearly
         self._batches = [list(_side_by_side(videos[place::world_size], batch_size)) for place in range(world_size)]
         self.batch_size, self.rank = batch_size, rank

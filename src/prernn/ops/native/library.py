@@ -3,7 +3,7 @@
 import ctypes
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ctypes import c_char_p, c_int64, c_void_p
 from typing import Any
 
@@ -64,6 +64,14 @@ def expect(name: str, tensor: Tensor | None, dtype: torch.dtype, shape: tuple[in
 def contiguous(**tensors: Tensor | None) -> dict[str, Tensor | None]:
     """The tensors as the kernels read them."""
     return {name: None if tensor is None else tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def hold(job: Any, tensors: Mapping[str, Tensor | None], *others: Any) -> None:
+    """Puts where tensors lie into a job's fields of their names; what is held lives as long as the job."""
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            setattr(job, name, tensor.data_ptr())
+    job.keep_alive = tensors, others
 
 
 def threads_for(nanoseconds: float) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prernn.ops.narrow import MOST_INPUTS
-from prernn.ops.native.library import contiguous, expect, kernels, run, threads_for
+from prernn.ops.native.library import contiguous, expect, hold, kernels, run, threads_for
 
 
 class _NarrowProduct(ctypes.Structure):
@@ -107,8 +107,5 @@ def _job(
     given = {"begin": begin, "first": first, "count": count, "weight": weight, "scale": scale, "bias": bias}
     held = contiguous(**given, x=x, y=y, sums=sums)
     job = _NarrowProduct(rows, outputs, inputs, weight.numel(), 1, weight.dtype == torch.int8)
-    for name, tensor in held.items():
-        if tensor is not None:
-            setattr(job, name, tensor.data_ptr())
-    job.keep_alive = held
+    hold(job, held)
     return job, y

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prernn.ops.backends import DTYPES
-from prernn.ops.native.library import contiguous, expect, kernels, run, threads_for
+from prernn.ops.native.library import contiguous, expect, hold, kernels, run, threads_for
 
 CELLS = {
     "vrnn": 0,
@@ -171,9 +171,5 @@ def _job(cell: str, u: Tensor, weight: Tensor, held: dict[str, Tensor | None], *
         0.5 if cell == "linear:mean" else 1.0,
         u.data_ptr(),
     )
-    for tensors in (held, results):
-        for name, tensor in tensors.items():
-            if tensor is not None:
-                setattr(job, name, tensor.data_ptr())
-    job.keep_alive = (u, held, results)
+    hold(job, held | results, u)
     return job

@@ -7,7 +7,7 @@ from ctypes import c_int32, c_int64, c_void_p
 import torch
 from torch import Tensor
 
-from prernn.ops.native.library import contiguous, expect, kernels, run, threads_for
+from prernn.ops.native.library import contiguous, expect, hold, kernels, run, threads_for
 
 
 class _RowsProduct(ctypes.Structure):
@@ -135,9 +135,7 @@ def _dense(name: str, tensor: Tensor) -> Tensor:
 def _rows_job(h: Tensor, gates: int, start: Tensor, column: Tensor, **tensors: Tensor) -> _RowsProduct:
     job = _RowsProduct(h.shape[0], gates, start.shape[0] - 1, h.shape[1], column.shape[0])
     job.threads = threads_for(h.shape[0] * gates * column.shape[0] * 0.1)
-    for name, tensor in {"row_start": start, "column": column, "h": h, **tensors}.items():
-        setattr(job, name, tensor.data_ptr())
-    job.keep_alive = (h, start, column, tensors)
+    hold(job, {"row_start": start, "column": column, "h": h, **tensors})
     return job
 
 
@@ -187,10 +185,7 @@ def _path_job(
         expect(name, index, torch.int32, (paths,))
     held = contiguous(x=x, source=source, destination=destination, **tensors)
     job = _PathProduct(rows, paths, inputs, size, threads_for(rows * paths * 0.1), relu)
-    for name, tensor in held.items():
-        if tensor is not None:
-            setattr(job, name, tensor.data_ptr())
-    job.keep_alive = held
+    hold(job, held)
     return job
 
 
@@ -265,8 +260,5 @@ def _maps_job(
     threads = threads_for(rows * paths * len(shift) * end * 0.02)
     job = _PathMaps(rows, paths, inputs, y.shape[1], len(shift), plane, height, width, step, threads)
     job.shift = ctypes.cast(shifts, c_void_p)
-    for name, tensor in held.items():
-        if tensor is not None:
-            setattr(job, name, tensor.data_ptr())
-    job.keep_alive = held, shifts
+    hold(job, held, shifts)
     return job

@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from prernn.reports.files import write_table
 from prernn.reports.progress import bars
 
 Work = Callable[[Any], Any]
@@ -100,22 +99,17 @@ class _Predictor:
 
     def __init__(self, run: str, words: Sequence[str]):
         from prernn.models.checkpoint import load
-        from prernn.training.lightning_cli import read_config
+        from prernn.studies.runs.videos import data_of
 
-        _, _, self.data = read_config(["--config", str(Path(run) / "config.yaml"), *words])
-        self.data.setup("predict")
-        self.task, self.dataset = self.data.task, self.data.datasets["test"]
         self.net = load(run).eval()
+        data = data_of(Path(run), self.net, "test", words)
+        self.task, self.dataset = data.task, data.datasets["test"]
 
     def videos(self) -> list[list[int]]:
         """The numbers of the records of each video, which are one, or its pieces in order."""
-        found: list[list[int]] = []
-        for number, record in enumerate(self.dataset.records):
-            if found and self.task.goes_on(record):
-                found[-1].append(number)
-            else:
-                found.append([number])
-        return found
+        from prernn.training.batches import pieces_of
+
+        return pieces_of(self.task.goes_on(record) for record in self.dataset.records)
 
     def __call__(self, numbers: list[int]) -> tuple[list[dict[str, Any]], dict[str, str]]:
         """The rows of a video, and what of it was skipped."""
@@ -150,6 +144,9 @@ def predict_over_ray(run: Path, words: Sequence[str], address: str, workers: int
         ValueError: what ``prernn predict`` would refuse; no cluster.
         ImportError: Ray is not installed.
     """
+    from prernn.training.batches import none_readable
+    from prernn.training.run.run_folder import write_predictions
+
     own = _Predictor(str(run), words)
     jobs, rows, skipped = own.videos(), list[dict[str, Any]](), dict[str, str]()
     with bars() as progress:
@@ -159,9 +156,5 @@ def predict_over_ray(run: Path, words: Sequence[str], address: str, workers: int
             skipped |= left_out
             progress.advance(advancing)
     if not rows:
-        raise ValueError(f"{run}: expected test videos that can be read, got none: {next(iter(skipped.values()), '')}")
-    rows.sort(key=lambda row: (row["path"], row.get("frame", 0)))
-    path = write_table(run / "predictions.csv", own.task.joined_predictions(rows))
-    for reason in skipped.values():
-        print(f"skipped: {reason}")
-    return path
+        raise none_readable(skipped)
+    return write_predictions(run, own.task, rows, skipped)

@@ -32,7 +32,7 @@ def own_videos(path: Path, net: SequenceNetwork) -> DataLoader:
         NotImplementedError: no such file.
         ValueError: a file or videos that can't be read; videos of another task, or of other classes than the network's.
     """
-    return _data_of(path, net, "test").test_dataloader()
+    return data_of(path, net, "test").test_dataloader()
 
 
 def held_out_videos(path: Path, net: SequenceNetwork) -> tuple[DataLoader, str]:
@@ -48,7 +48,7 @@ def held_out_videos(path: Path, net: SequenceNetwork) -> tuple[DataLoader, str]:
         NotImplementedError: no such file.
         ValueError: as `own_videos`; a run that has none, and validated on its test videos.
     """
-    data = _data_of(path, net, "fit")
+    data = data_of(path, net, "fit")
     if data.datasets["val"].records and data.validation == TEST_VIDEOS:
         raise ValueError(
             f"{path}: expected videos that were held out of the training, got a run that validated on its test videos "
@@ -57,8 +57,19 @@ def held_out_videos(path: Path, net: SequenceNetwork) -> tuple[DataLoader, str]:
     return data.val_dataloader(), data.validation
 
 
-def _data_of(path: Path, net: SequenceNetwork, stage: str) -> Any:
-    """The data of a run's configuration, set up for a stage of Lightning's, once it is known to fit the network."""
+def data_of(path: Path, net: SequenceNetwork, stage: str, words: Sequence[str] = ()) -> Any:
+    """The data of a run's configuration, set up for a stage of Lightning's, once it is known to fit the network.
+
+    Args:
+        path: the run's folder, or its configuration.
+        net: its network.
+        stage: "test" or "fit".
+        words: arguments that win over the configuration.
+
+    Raises:
+        NotImplementedError: no such file.
+        ValueError: a file or videos that can't be read; videos of another task, or of other classes than the network's.
+    """
     from prernn.training.lightning_cli import read_config
 
     config = path if path.is_file() else path / "config.yaml"
@@ -66,7 +77,7 @@ def _data_of(path: Path, net: SequenceNetwork, stage: str) -> Any:
     if not config.is_file():
         raise NotImplementedError(f"no {config} says which videos are its {wanted} videos")
     try:
-        _, _, data = read_config(["--config", str(config)])
+        _, _, data = read_config(["--config", str(config), *words])
         data.setup(stage)
     except ValueError as error:
         raise ValueError(f"{config}: {error}") from error

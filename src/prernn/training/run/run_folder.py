@@ -229,10 +229,17 @@ class RunFolder(L.Callback):
         """Writes the predictions of all processes, in the order of the paths."""
         parts, skipped = _gathered(trainer, self.predictions), _skipped(trainer)
         if trainer.is_global_zero:
-            rows = sorted((row for part in parts for row in part), key=lambda row: (row["path"], row.get("frame", 0)))
-            write_table(Path(trainer.default_root_dir) / "predictions.csv", module.task.joined_predictions(rows))
-            _report(skipped)
+            rows = [row for part in parts for row in part]
+            write_predictions(Path(trainer.default_root_dir), module.task, rows, skipped)
             say_written(trainer.default_root_dir, self.begun)
+
+
+def write_predictions(root: Path, task: Task, rows: list[dict[str, Any]], skipped: dict[str, str]) -> Path:
+    """Writes ``predictions.csv`` of a run in the order of the paths, and says which videos were skipped."""
+    ordered = sorted(rows, key=lambda row: (row["path"], row.get("frame", 0)))
+    path = write_table(root / "predictions.csv", task.joined_predictions(ordered))
+    _report(skipped)
+    return path
 
 
 def _remove_results(root: Path, begun: float) -> None:
