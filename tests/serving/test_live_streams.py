@@ -246,6 +246,7 @@ def send_for_ever(socket, message):
         ("no json", "hello: Invalid JSON"),
         ("[]", "hello: Input should be an object"),
         ('{"frame": "jpeg"}', "frame: Extra inputs are not permitted"),
+        ('{"two\\nlines": 1}', "'two\\nlines': Extra inputs are not permitted"),
         ('{"frames": "png"}', "frames: Input should be 'jpeg' or 'rgb'"),
         ('{"frames": "rgb"}', "expected width and height of rgb frames"),
         ('{"frames": "rgb", "width": 100000, "height": 100000}', "expected a picture of at most 9000000 pixels"),

@@ -67,6 +67,7 @@ def hello_of(text: str) -> Hello:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "hello"
+        where = where if where.isprintable() else repr(where)  # a key may be anything
         raise ValueError(f"{where}: {first['msg']}") from error
 
 
