@@ -44,8 +44,8 @@ def fit() -> str:
     blocks += [table(("command", "does"), [(f"`{name}`", command.help) for name, command in FIT_COMMANDS.items()])]
     blocks += [
         "```sh\nprernn fit --config FILE --data.root DATA --trainer.max_epochs 5\n```",
-        "All four take the same options. Each may stand in the config file, as nested YAML, or on the command line, which wins. "
-        "`--trainer.NAME` are the arguments of Lightning's Trainer; `prernn fit --help` lists those of the "
+        "All four take the same options. Each may stand in the config file, as nested YAML, or on the command line, "
+        "which wins. `--trainer.NAME` are the arguments of Lightning's Trainer; `prernn fit --help` lists those of the "
         "version that is installed.",
         "## Often used",
         table(("option", "is"), [(f"`--{name}`", text) for name, text in fit_options.COMMON.items()]),

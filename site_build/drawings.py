@@ -146,23 +146,15 @@ def paths_drawing() -> tuple[int, int, list[str]]:
 def quantization_drawing() -> tuple[int, int, list[str]]:
     """Weights as parts of the unit interval, and samples that fall into them."""
     weights, samples = (0.9, 0.15, -0.55, 0.3, -1.1), 8
-    total, left, width = sum(map(abs, weights)), 30, 690
-    parts, x, counts = (
-        [label(left, 24, "each weight is a part of the unit interval, as long as it is large", anchor="start")],
-        0.0,
-        [],
-    )
+    total, left, width, x = sum(map(abs, weights)), 30, 690, 0.0
+    parts = [label(left, 24, "each weight is a part of the unit interval, as long as it is large", anchor="start")]
     marks = [(number + 0.4) / samples for number in range(samples)]
-    for number, weight in enumerate(weights):
+    for weight in weights:
         end = x + abs(weight) / total
-        counts.append(sum(x <= mark < end for mark in marks) * (1 if weight > 0 else -1))
-        colour = KEPT if weight > 0 else NEW
-        parts.append(
-            box(left + width * x, 40, width * (end - x), 44, f"{weight:g}" if abs(weight) > 0.2 else "", colour)
-        )
-        if abs(weight) <= 0.2:
-            parts.append(label(left + width * (x + end) / 2, 67, f".{round(abs(weight) * 100)}", INK))
-        parts.append(label(left + width * (x + end) / 2, 172, f"{counts[-1]:+d}" if counts[-1] else "0", TEXT))
+        count = sum(x <= mark < end for mark in marks) * (1 if weight > 0 else -1)
+        text = f"{weight:g}" if abs(weight) > 0.2 else f"{weight:.2f}"[1:]
+        parts.append(box(left + width * x, 40, width * (end - x), 44, text, KEPT if weight > 0 else NEW))
+        parts.append(label(left + width * (x + end) / 2, 172, f"{count:+d}" if count else "0"))
         x = end
     for mark in marks:
         place = left + width * mark
@@ -182,9 +174,7 @@ def clips_drawing() -> tuple[int, int, list[str]]:
             parts.append(box(left, y, 145, 50, "", PLAIN))
             seen = (left + 72, 73) if goes_on else (left, 145)
             parts.append(box(seen[0], y, seen[1], 50, "loss", KEPT))
-            if not goes_on:
-                parts += [label(left - 20, y + 30, "0"), arrow((left - 13, y + 25), (left - 2, y + 25))]
-            elif clip == 0:
+            if not goes_on or clip == 0:
                 parts += [label(left - 20, y + 30, "0"), arrow((left - 13, y + 25), (left - 2, y + 25))]
             if goes_on and clip < 2:
                 parts += [arrow((left + 146, y + 25), (left + 183, y + 25), colour=NEW[1])]

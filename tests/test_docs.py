@@ -5,9 +5,9 @@ import shlex
 from collections import Counter
 from pathlib import Path
 
-import command_line
 import pytest
 
+import command_line
 import prernn
 from prernn.commands.arguments.fit_options import check_options
 from prernn.commands.fit import FIT_COMMANDS
