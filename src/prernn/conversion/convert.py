@@ -111,10 +111,9 @@ def traditional(
         >>> net(torch.zeros(2, 5, 3, 16, 16))[0].shape
         torch.Size([2, 5, 3])
 
-    On a converted network this adds further layers on top (the supplement's 3-layer case).
-
     Args:
-        cnn: any CNN or recurrent network; it is copied, never changed.
+        cnn: any CNN, or a converted network that gets further layers on top (the supplement's 3-layer case); it is
+            copied, never changed.
         cell: "vrnn", "lstm", "gru", another of `prernn.layers.cells.CELLS`, or one of your own, ``"file.py:Name"``.
         hidden_size: ``D`` of all new layers, or a list with that of each; None takes the size of that vector.
         num_layers: how many layers to stack; None is as many as there are sizes, or one.
