@@ -3,9 +3,10 @@
 import math
 import os
 import re
+import select
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,6 +31,9 @@ VIDEO_SUFFIXES |= {".vob", ".webm", ".wmv", ".y4m"}
 
 
 STREAM_TIMEOUT = 10.0  # seconds without data before a network stream counts as lost, where nobody says another time
+
+
+_GLANCE = 100  # milliseconds after which a pipe on which nothing comes is asked whether anyone still wants it
 
 
 _URL = re.compile(r"(rtsps?|https?|rtmps?|udp|rtp|srt|tcp)://", re.IGNORECASE)
@@ -105,8 +109,41 @@ def _camera(name: str) -> tuple[str, dict[str, Any]]:
     return f"/dev/video{name}" if name.isdigit() else name, {"format": "v4l2"}
 
 
+class _Pipe:
+    """A pipe that never blocks for good, as FFmpeg does in open(2) without a writer, and in read(2) while it hangs."""
+
+    def __init__(self, source: Address, over: Callable[[], bool]):
+        path, self._over = str(source), over
+        self._file = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        # a shell's <(...), opened by its name, does not say that its writer has gone already
+        self._nameless = path != "-" and not os.path.exists(os.path.realpath(path))
+        self._poll = select.poll()
+        self._poll.register(self._file, select.POLLIN)
+
+    def read(self, size: int) -> bytes:
+        """What has come, at least a byte; none where the last writer has gone, or nobody wants it any more."""
+        while not self._over():
+            if self._poll.poll(_GLANCE) or self._nameless:
+                try:
+                    return os.read(self._file, size)
+                except BlockingIOError:
+                    continue
+        return b""
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def _content(source: Address, place: Place, over: Callable[[], bool]) -> Any:
+    """What av.open reads, as a context: a name, or for a pipe a file of ours."""
+    pipe = place.kind == "pipe" and sys.platform == "linux"  # other systems' polls do not wait for the first writer
+    return closing(_Pipe(source, over)) if pipe else nullcontext(place.name)
+
+
 @contextmanager
-def opened(source: Address, timeout: float | None = None, opening: float = 0.0) -> Iterator[tuple[Any, Any]]:
+def opened(
+    source: Address, timeout: float | None = None, opening: float = 0.0, over: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[Any, Any]]:
     """Opens a source that is no folder for reading: (container, its video stream).
 
     Args:
@@ -114,21 +151,13 @@ def opened(source: Address, timeout: float | None = None, opening: float = 0.0) 
         timeout: seconds without data before a network stream counts as lost; infinity waits for ever, None is
             `STREAM_TIMEOUT`.
         opening: seconds that opening may take at least.
+        over: asked while a pipe is silent; it ends where this says so.
 
     Raises:
         VideoError: it can't be opened, is no video, or needs a decoder that is not here.
     """
-    kind, name, arguments = locate(source)
-    if timeout is not None and "timeout" in arguments:
-        limits = (max(timeout, opening), timeout)
-        arguments = {**arguments, "timeout": limits if math.isfinite(timeout) else None}
-    try:
-        container = av.open(name, **arguments)
-    except FFmpegError as error:
-        if kind == "file" and isinstance(error, av.error.InvalidDataError):
-            raise VideoError(f"{source}: not a video, or cut off before its index") from error
-        raise VideoError(f"{source}: cannot open this {kind}: {cause(error, arguments.get('timeout'))}") from error
-    with container:
+    place = locate(source)
+    with _content(source, place, over) as content, _container(source, place, content, timeout, opening) as container:
         if container.format.name == "tty":  # FFmpeg "plays" any .txt file as terminal art
             raise VideoError(f"{source}: not a video, but text")
         stream = _main_stream(container)
@@ -137,6 +166,20 @@ def opened(source: Address, timeout: float | None = None, opening: float = 0.0) 
         if stream.codec_context is None:  # some releases of PyAV crash when asked to decode it
             raise VideoError(f"{source}: no decoder for the codec of this video")
         yield container, stream
+
+
+def _container(source: Address, place: Place, content: Any, timeout: float | None, opening: float) -> Any:
+    arguments = place.arguments
+    if timeout is not None and "timeout" in arguments:
+        limits = (max(timeout, opening), timeout)
+        arguments = {**arguments, "timeout": limits if math.isfinite(timeout) else None}
+    try:
+        return av.open(content, **arguments)
+    except FFmpegError as error:
+        if place.kind == "file" and isinstance(error, av.error.InvalidDataError):
+            raise VideoError(f"{source}: not a video, or cut off before its index") from error
+        reason = cause(error, arguments.get("timeout"))
+        raise VideoError(f"{source}: cannot open this {place.kind}: {reason}") from error
 
 
 def _main_stream(container: Any) -> Any:

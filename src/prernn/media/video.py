@@ -92,6 +92,7 @@ class Reading(NamedTuple):
         on_open: called when a source other than a folder is open, with whether it has an end (`source.is_stored`).
         timeout: as that of `prernn.media.source.opened`.
         opening: likewise.
+        over: likewise.
     """
 
     fps: float = 25.0
@@ -101,6 +102,7 @@ class Reading(NamedTuple):
     on_open: Callable[[bool], None] | None = None
     timeout: float | None = None
     opening: float = 0.0
+    over: Callable[[], bool] = lambda: False
 
 
 def read_frames(
@@ -226,7 +228,7 @@ def read_pictures(source: Address, reading: Reading) -> Iterator[tuple[float, Ca
             yield time, partial(load, source, file)
         return
     paint, size, changed = Painter(), None, False
-    with opened(source, reading.timeout, reading.opening) as (container, stream):
+    with opened(source, reading.timeout, reading.opening, reading.over) as (container, stream):
         if reading.on_open is not None:
             reading.on_open(is_stored(container))
         frames = _decode(container, stream, source, place.live, reading)

@@ -1,8 +1,8 @@
 """One connection to a source: the thread that reads it, and the queue between it and whoever takes the frames.
 
-A thread that hangs in a driver or a socket can't be ended. So the one who takes has the time limit: it turns away, and
-a queue that was closed takes nothing any more. The thread knows its own queue alone, so that what it reads at last can
-reach no newer connection.
+A thread that hangs in a driver or a socket can't be ended; one that waits for a pipe asks whether to go on. So the one
+who takes has the time limit: it turns away, and a queue that was closed takes nothing any more. The thread knows its
+own queue alone, so that what it reads at last can reach no newer connection.
 """
 
 import threading
@@ -119,6 +119,10 @@ class FrameQueue:
         with self._changed:
             jumps, self._jumps = tuple(self._jumps), []
         return jumps
+
+    def is_closed(self) -> bool:
+        """Whether nobody takes frames any more."""
+        return self._closed
 
     def close(self) -> None:
         """Forgets what waits, and ends the reader as soon as it has another frame."""

@@ -160,7 +160,8 @@ class Source:
         queue = FrameQueue(self._queue_size(self._drop), self._drop)
         stored = drop_policy(STORED.drop) if self._stored_differs[0] else self._drop
         on_open = partial(_opened, queue, self.kind == "stream", self._queue_size(stored), stored)
-        reading = Reading(self._fps, False, self._deinterlace, queue.jumped, on_open, self._timeout, OPENING)
+        limits = (self._timeout, OPENING, queue.is_closed)
+        reading = Reading(self._fps, False, self._deinterlace, queue.jumped, on_open, *limits)
         self._base, self._fresh, self._queue = self.counts.read, True, queue
         self._forget()
         self._forget = weakref.finalize(self, queue.close)  # a source that nobody has any more leaves no thread
