@@ -58,6 +58,7 @@ def test_help_loads_nothing_heavy():
         assert (code or 0, err) == (0, "")
         assert "prernn" in out
     assert all(name in answers[0][1] for name in COMMANDS)
+    assert answers[1][1] == f"prernn {prernn.__version__}\n"
     assert not loaded & set(HEAVY)
 
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+import prernn_runtime
 from prernn_runtime.frames import at_rate, read_frames
 from prernn_runtime.stream import Stream
 
@@ -15,6 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "prernn-run", description="run a network that prernn exported on a video or camera"
     )
+    parser.add_argument("--version", action="version", version=f"prernn-run {prernn_runtime.__version__}")
     parser.add_argument("source", help="video file, folder of frames, camera:0, rtsp/http URL, or - (stdin)")
     parser.add_argument("--model", required=True, help="what prernn export wrote, format onnx")
     parser.add_argument(

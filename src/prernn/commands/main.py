@@ -2,8 +2,9 @@
 
 import os
 import sys
-from argparse import Namespace
+from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Sequence
+from typing import Any
 
 import prernn
 from prernn.commands.analyze import ANALYZE
@@ -109,9 +110,17 @@ def _read(arguments: list[str]) -> Namespace:
     return _parser().parse_args(arguments)
 
 
+class _Version(Action):
+    """Says the version; only then are the distribution's metadata read."""
+
+    def __call__(self, parser: ArgumentParser, *_: Any, **__: Any) -> None:
+        print(f"prernn {prernn.__version__}")
+        parser.exit()
+
+
 def _parser() -> Parser:
     parser = Parser("prernn", description="Make any pre-trained CNN recurrent, train it on video, stream it.")
-    parser.add_argument("--version", action="version", version=f"prernn {prernn.__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="the version of prernn")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, command in COMMANDS.items():
         options = {"description": command.help, **(command.options or {})}
