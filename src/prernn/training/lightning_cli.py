@@ -196,9 +196,9 @@ def _recall(config: Any) -> None:
 class VideoCLI(LightningCLI):
     """The configured command. A run lives in ``trainer.default_root_dir`` (default ``runs/latest``)."""
 
-    def __init__(self, *parts: Any, args: Sequence[str], **options: Any) -> None:
-        self._command = args[0] if args else None
-        super().__init__(*parts, args=list(args), **options)
+    def __init__(self, *parts: Any, **options: Any) -> None:
+        self._command = next(iter(options["args"]), None)
+        super().__init__(*parts, **options)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning's knows no instance
         """The one that is asked for: each has a parser of all options, and building four takes four times as long."""
