@@ -196,6 +196,15 @@ def _recall(config: Any) -> None:
 class VideoCLI(LightningCLI):
     """The configured command. A run lives in ``trainer.default_root_dir`` (default ``runs/latest``)."""
 
+    def __init__(self, *parts: Any, **options: Any) -> None:
+        self._command = next(iter(options["args"]), None)
+        super().__init__(*parts, **options)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning's knows no instance
+        """The one that is asked for: each has a parser of all options, and building four takes four times as long."""
+        known = super().subcommands()
+        return {name: known[name] for name in known if name == self._command} or known
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Data and network share the backbone; the task, which has read the labels, goes from one to the other."""
         parser.link_arguments("model.recipe.backbone", "data.backbone")

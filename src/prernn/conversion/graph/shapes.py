@@ -109,15 +109,22 @@ def propagate(module: fx.GraphModule, frame_shapes: list[tuple[int, ...]]) -> tu
 
 
 class _Shapes(FakeTensorProp):
-    """Fake tensors through a graph. Batch normalization keeps a shape, and faking it takes most of the time."""
+    """Fake tensors through a graph. Shapes of two kinds of layers are known; faking these takes most of the time."""
 
     def call_module(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """As FakeTensorProp's, but for batch normalization."""
+        """As FakeTensorProp's, but for batch normalization and fc layers."""
         assert isinstance(target, str)
         layer, value = self.fetch_attr(target), args[0] if args else None
         if isinstance(layer, _BatchNorm) and isinstance(value, Tensor) and value.shape[1] == layer.num_features:
             return value
+        if type(layer) is nn.Linear and isinstance(value, Tensor) and _fits(layer, value):
+            return value.new_empty(*value.shape[:-1], layer.out_features)
         return super().call_module(target, args, kwargs)
+
+
+def _fits(layer: nn.Linear, value: Tensor) -> bool:
+    """Whether the layer takes the value; where not, faking it says why."""
+    return value.shape[-1:] == (layer.in_features,) and value.dtype == layer.weight.dtype
 
 
 @contextlib.contextmanager
