@@ -56,10 +56,10 @@ def main() -> None:
     parser.add_argument("--out", help="a video to write, .mp4 (default: a window; of the photograph seen.mp4)")
     options = parser.parse_args()
     source, out = options.source or panned(), options.out or ("" if options.source else "seen.mp4")
-    stream = prernn.Stream(options.run or imagenet_network())
     capture, film = cv2.VideoCapture(int(source) if source.isdigit() else source), None
     if not capture.isOpened():
         parser.error(f"--source {source}: expected a camera or a video, OpenCV opens none")
+    stream = prernn.Stream(options.run or imagenet_network())
     # A network that has learnt motion at 12 frames a second is shown 12 a second, whatever the camera's rate.
     for stamp, frame in clock_for([stream.net])(pictures(capture, live=source.isdigit())):
         probability, best = stream.probabilities(frame).max(-1)
