@@ -46,6 +46,7 @@ def test_the_readme_is_a_front_door():
         "docs/engines.md",
         "docs/live.md",
         "configs/README.md",
+        "examples/README.md",
     ],
 )
 def test_its_links_lead_somewhere(file):

@@ -12,7 +12,7 @@ from torch import Tensor
 from prernn.conversion.recipe import KeptTask, Recipe
 from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.layers.names import lasting
-from prernn.media.video import probe
+from prernn.media.video import VideoError, probe
 from prernn.streaming.events import EventSpan
 from prernn.streaming.watch import Watcher
 
@@ -213,8 +213,16 @@ class Task:
         return 0
 
     def probe(self, record: Any) -> None:
-        """Opens what a record is read from, and decodes next to nothing. VideoError where that can't be done."""
-        probe(record.path)
+        """Opens what a record is read from, and decodes next to nothing. VideoError where that can't be done.
+
+        A task whose records are no videos has its own way.
+        """
+        try:
+            probe(record.path)
+        except VideoError as error:
+            if type(self).__module__.startswith("prernn."):
+                raise
+            raise VideoError(f"{error}; where records are no videos, the task says by `probe` how they open") from error
 
     def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
         """Scalar loss of outputs ``(B, T, K)``, a mean over the batch's videos; padding counts for nothing.
