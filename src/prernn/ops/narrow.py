@@ -8,6 +8,7 @@ at once (AVX-512 VNNI), so that several streams gain as one does. They are exact
 there are no kernels, give the same numbers, and a sequence those of its steps.
 """
 
+import math
 from collections.abc import Callable
 from typing import Self
 
@@ -121,7 +122,7 @@ class NarrowWeight(FewBits):
         """
         if x.shape[-1] != self.values.shape[1]:
             raise ValueError(f"expected an input (..., {self.values.shape[1]}), got shape {tuple(x.shape)}")
-        rows = x.reshape(-1, x.shape[-1])
+        rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # -1 would say nothing of rows without a number
         y = self.by_kernel(rows, bias)
         if y is None:
             y = self.by_torch(lambda weight: lambda h: F.linear(h, weight))(rows)
@@ -216,9 +217,12 @@ def in_8_bits(x: Tensor) -> tuple[Tensor, Tensor]:
         x: ``(N, K)``.
 
     Returns:
-        ``n (N, K)``, from -255 to 255 in float32, and ``s (N, 1)``; not a number where the row has infinite numbers.
+        ``n (N, K)``, from -255 to 255 in float32, and ``s (N, 1)``: 1 for a row of zeros or without a number, not a
+        number where the row has infinite ones.
     """
     x = x.detach().float()
+    if not x.shape[1]:  # a row without any number has no largest; as one of zeros it has the step 1
+        return x, x.new_ones(len(x), 1)
     low, high = x.amin(1, keepdim=True).clamp(max=0), x.amax(1, keepdim=True).clamp(min=0)
     step = high / 255 - low / 255
     step = torch.where(step == 0, 1.0, torch.where(step.isinf(), torch.nan, step))

@@ -7,8 +7,12 @@ For a positive factor ``f`` a neuron with ReLU is
 so that with ``f = ||w||_1`` every neuron is a density over its inputs, and the factor goes into the weights of the
 layers that read it (the talk "Structural Sparsity", instant quantization). That is possible wherever nothing but
 positively homogeneous steps stand between layers (`prernn.sparsity.channel_factors`): ReLU and its leaky kind, pooling,
-dropout at inference, the flattening of maps, additions of shortcuts, whose sides then have one factor. Elsewhere (a
-sigmoid, a recurrent layer, the outputs) a layer keeps its factors.
+dropout at inference, the flattening of maps, concatenations. Elsewhere (a sigmoid, a recurrent layer, the outputs) a
+layer keeps its factors.
+
+So does it where some of its neurons meet others in an addition. What meets must have one factor, so that no norm but
+one's could be 1; and as a shortcut hands its factor on to all that is added later, each with a gain of its own, what is
+small in one branch (a channel of the stem that is all but dead) the others would be divided by.
 """
 
 from collections import Counter
@@ -35,9 +39,9 @@ SMALLEST = 1e-12
 def normalized(module: nn.Module, *, image_size: tuple[int, ...] | None = None) -> nn.Module:
     """A copy for inference that computes the same with neurons of 1-norm 1, wherever their factors can be carried on.
 
-    Batch normalization behind a convolution is folded into it first, as it would take the factors back. Where several
-    layers meet in additions their channels have one factor, that of the first: the others are no densities then, but of
-    its scale. What is left of the factors are the 1-norms of the layers that keep theirs, above all of the outputs.
+    Batch normalization behind a convolution is folded into it first, as it would take the factors back. Layers whose
+    neurons meet others in additions keep their factors, and so the scale that training chose for all that meets there.
+    What is left of the factors are the 1-norms of the layers that keep theirs, above all of the outputs.
 
     Args:
         module: a `RecurrentNetwork` or a CNN that torch.fx traces; it is left as it is.
@@ -65,7 +69,8 @@ def normalized_outputs(module: nn.Module, *, image_size: tuple[int, ...] | None 
     """As `normalized`, of a CNN, with outputs of 1-norm 1 too, and "the resulting scaling factor for each output".
 
     Returns:
-        The module, and ``(K,)``: ``module(x)`` is what the copy gives times these.
+        The module, and ``(K,)``: ``module(x)`` is what the copy gives times these; 1 for outputs that several layers
+        add up to.
 
     Raises:
         NotImplementedError: as `normalized`, and where outputs are not those of a layer.
@@ -149,6 +154,7 @@ def _reads(reader: LayerChannels, numbers: list[int], classes: Classes) -> bool:
 @torch.no_grad()
 def _carry(known: dict[fx.Node, Layer], channels: dict[fx.Node, LayerChannels], classes: Classes) -> Tensor:
     """Divides each neuron by its class's factor and multiplies what reads it by the same; returns all factors."""
+    _close_where_neurons_meet(channels, classes)
     factors = torch.full((len(classes),), torch.nan, dtype=torch.float64)
     factors[list(classes.closed())] = 1.0
     for node, layer in known.items():  # in the order in which they run: what a layer reads has its factor by then
@@ -158,13 +164,21 @@ def _carry(known: dict[fx.Node, Layer], channels: dict[fx.Node, LayerChannels], 
         numbers = _numbers(classes, own.outputs)
         norms = layer.weight.flatten(1).abs().sum(1).double().cpu()
         norms = torch.where(norms > SMALLEST, norms, 1.0)  # a neuron without weights has nothing to carry
-        largest = torch.zeros_like(factors).scatter_reduce_(0, numbers, norms, "amax")
-        factors[numbers] = torch.where(factors[numbers].isnan(), largest[numbers], factors[numbers])
+        factors[numbers] = torch.where(factors[numbers].isnan(), norms, factors[numbers])
         factor = factors[numbers].to(layer.weight)
         layer.weight.div_(factor.view(-1, *[1] * (layer.weight.ndim - 1)))
         if layer.bias is not None:
             layer.bias.div_(factor)
     return factors
+
+
+def _close_where_neurons_meet(channels: dict[fx.Node, LayerChannels], classes: Classes) -> None:
+    """Leaves all of a layer without factors where some of its neurons can have none: the others keep step with them."""
+    makers = Counter(classes.find(number) for own in channels.values() for number in own.outputs)
+    closed = classes.closed() | {number for number, count in makers.items() if count > 1}
+    for own in channels.values():
+        if any(classes.find(number) in closed for number in own.outputs):
+            classes.close(own.outputs)
 
 
 def _numbers(classes: Classes, channels: list[int]) -> Tensor:
