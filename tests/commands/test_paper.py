@@ -96,7 +96,7 @@ def test_fit_trains_a_cell_and_keeps_the_whole_configuration(tmp_path, monkeypat
     net = prernn.load(run)
     assert net.recipe.steps[0].name == "rcn"
     capsys.readouterr()
-    assert main(["test", "--config", str(run / "config.yaml")]) == 0  # as configs/README.md says
+    assert main(["test", "--config", str(run / "config.yaml")]) == 0  # as docs/guides/training/configurations.md says
     assert "accuracy" in capsys.readouterr().out
     assert math.isfinite(yaml.safe_load((run / "metrics.json").read_text())["clip_accuracy"])
 

@@ -231,7 +231,12 @@ def matched_hidden_size(
     5497 (GRU), the numbers of the supplement's Table 1.
 
     Args:
-        cnn, layer, cell, input, outputs, hidden: as in `prernn.convert`.
+        cnn: as in `prernn.convert`.
+        layer: as there.
+        cell: as there.
+        input: as there.
+        outputs: as there.
+        hidden: as there.
         num_layers: stacked layers of the traditional RNN, full in structure.
     """
     num_layers = whole("num_layers", num_layers)

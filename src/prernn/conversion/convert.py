@@ -118,7 +118,8 @@ def traditional(
         cell: "vrnn", "lstm", "gru", another of `prernn.layers.cells.CELLS`, or one of your own, ``"file.py:Name"``.
         hidden_size: ``D`` of all new layers, or a list with that of each; None takes the size of that vector.
         num_layers: how many layers to stack; None is as many as there are sizes, or one.
-        hidden, inputs: structures of ``W_hh`` and of ``W_ih``, of each layer over the vector that it reads.
+        hidden: structure of ``W_hh``.
+        inputs: structure of ``W_ih``, of each layer over the vector that it reads.
         start: as in `convert`.
         activation: H of a VRNN, "tanh" (also where None is given) or "relu", which most CNNs' layers have.
         behind: "features", or "outputs": what the CNN answers, whose output layer stays below (post-processing).

@@ -37,9 +37,15 @@ class PathConv2d(PathLayer):
     Args:
         in_channels: channels read.
         out_channels: channels put out.
-        kernel_size, stride, padding, dilation: numbers, as in ``nn.Conv2d``.
+        kernel_size: of each path's kernel, as in ``nn.Conv2d``.
         paths: pairs of channels.
-        bias, init, drawn, sampling: as in `PathLinear`.
+        stride: as in ``nn.Conv2d``.
+        padding: as in ``nn.Conv2d``.
+        dilation: as in ``nn.Conv2d``.
+        bias: as in `PathLinear`.
+        init: as in `PathLinear`.
+        drawn: as in `PathLinear`.
+        sampling: as in `PathLinear`.
 
     Attributes:
         weight: ``(paths, kh, kw)``.
