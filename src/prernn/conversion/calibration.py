@@ -91,7 +91,7 @@ def with_calibration(network: RecurrentNetwork, stacked: bool = False) -> Recurr
     layers = [layer for _, layer in gated_layers(network, stacked)]
     if not layers:
         kind = "recurrent" if stacked else "converted"
-        raise ValueError(f"expected a network with a {kind} layer that does not begin as the CNN, got one without")
+        raise ValueError(f"expected a network with a {kind} layer that does not start as the CNN, got one without")
     for layer in layers:
         gates = 1 if type(layer.input_to_hidden) is SingleInput else len(layer.cell.gates)
         like = layer.bias
@@ -143,7 +143,7 @@ def _check(name: str, found: "_Moments") -> None:
         raise ValueError(f"expected videos whose gate inputs in layer {name} are numbers, got NaN or infinite ones")
     size = found.mean.square().mean(1, keepdim=True).sqrt()
     if bool((found.deviation <= LEAST * size).any()):
-        raise ValueError(f"expected videos that differ to calibrate layer {name} on, got gate inputs that stand still")
+        raise ValueError(f"expected videos that differ to calibrate layer {name} on, got constant gate inputs")
 
 
 @dataclass

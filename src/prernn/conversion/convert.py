@@ -231,7 +231,9 @@ def _make_recurrent(
     cell = make_cell(cell_name) if activation is None else make_cell(cell_name, activation=activation)
     if not pretrained:
         if names := computed(site.layer):
-            raise NotImplementedError(f"can't draw {name}.{names[0]} anew: it is computed from others, as in pruning")
+            raise NotImplementedError(
+                f"can't initialize {name}.{names[0]} at random: it is computed from others, as in pruning"
+            )
         site.layer.reset_parameters()
         network.drawn_anew |= set(site.layer.parameters())
     weight = site.layer.weight

@@ -166,7 +166,9 @@ def _draw_anew(network: RecurrentNetwork) -> None:
             reset()
         elif own:
             names = [name for name, p in network.cnn.named_parameters() if p in own]
-            raise NotImplementedError(f"can't draw {', '.join(names)} anew; give an untrained network instead")
+            raise NotImplementedError(
+                f"can't initialize {', '.join(names)} at random; pass an untrained network instead"
+            )
         if isinstance(module, _ConvNd) and "weight" in module._parameters:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:

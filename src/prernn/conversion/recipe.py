@@ -88,7 +88,7 @@ class Recipe:
         if self.rate is not None:
             number = isinstance(self.rate, int | float) and not isinstance(self.rate, bool)
             if not number or not 0 < self.rate < math.inf:
-                raise ValueError(f"expected a recipe's rate above 0 frames a second, or None, got {self.rate!r}")
+                raise ValueError(f"expected a recipe's rate above 0 frames per second, or None, got {self.rate!r}")
         if self.reset is not None and not isinstance(self.reset, str):
             raise ValueError(f"expected a recipe's reset as text such as 'cut', or None, got {self.reset!r}")
 
@@ -114,7 +114,7 @@ class Recipe:
         known = [part.name for part in fields(cls)]
         if unknown := [name for name in values if name not in known]:
             raise ValueError(
-                f"expected a recipe with {', '.join(known)}, got {', '.join(map(str, unknown))} beside them"
+                f"expected a recipe with keys among {', '.join(known)}, got {', '.join(map(str, unknown))}"
             )
         steps = tuple(Step(name, rest) for name, rest in (_named(step, "step") for step in values.get("steps", [])))
         task = None if not values.get("task") else KeptTask(*_named(values["task"], "name"))

@@ -167,7 +167,7 @@ class HiddenToHidden(nn.Module):
             return
         own = self.own_connections()
         if int(own.sum()) != self.gates * self.size:
-            raise NotImplementedError(f"the identity does not lie in {str(self.structure)!r}: a neuron lacks itself")
+            raise NotImplementedError(f"expected a structure that contains the identity, got {str(self.structure)!r}")
         self.weight.copy_(own)
 
     def forward(self, h: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ class RecurrentStack(nn.Module):
         if self.proj_size and str(self.structure) != "full":
             raise NotImplementedError(
                 f"expected hidden='full' with proj_size={self.proj_size}, got hidden={str(self.structure)!r}, which is "
-                "square: use hidden='full', or proj_size=0 and a torch.nn.Linear behind the layer"
+                "square: use hidden='full', or proj_size=0 and a torch.nn.Linear after the layer"
             )
 
     @property
@@ -324,7 +324,7 @@ class RecurrentStack(nn.Module):
         """Runs all layers over ``x (T, B, input_size)``; ``rows`` holds one state for each layer and direction."""
         if x.shape[0] == 0:
             raise ValueError(
-                "expected a sequence of at least one step, got none: without a step the state stays as it is"
+                "expected a sequence of at least one step, got none: without a step the state does not change"
             )
         x = without_padding(x, lengths)
         following: list[State] = []

@@ -71,7 +71,7 @@ def read_sound(source: str | Path, rate: int | None = None) -> Iterator[Tensor]:
         rate = own if rate is None else rate
         if (rate != own or channels > 1) and (own, channels, rate) not in _said:
             _said.add((own, channels, rate))
-            message = f"sound of {own} Hz, {channels} channels, is made sound of {rate} Hz, 1 channel: {source}"
+            message = f"sound of {own} Hz, {channels} channels, is converted to {rate} Hz, 1 channel: {source}"
             warnings.warn(message, RuntimeWarning, stacklevel=2)
         resampler, count = av.AudioResampler(format="fltp", rate=rate), 0
         try:
@@ -114,7 +114,7 @@ def _opened(path: str | Path) -> "tuple[av.container.InputContainer, av.AudioStr
         raise VideoError(f"{path}: can't be read as sound: {error}") from error
     if not container.streams.audio:
         container.close()
-        raise VideoError(f"{path}: expected a file with sound, found none in it")
+        raise VideoError(f"{path}: expected a file with sound, found none")
     return container, container.streams.audio[0]
 
 

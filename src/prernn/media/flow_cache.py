@@ -91,7 +91,7 @@ def _open(source: str | Path) -> Iterator[Any]:
     try:
         container = av.open(f"file:{source}")
     except FFmpegError as error:
-        raise VideoError(f"{source}: no flow cache that can be read: {error.strerror}") from error
+        raise VideoError(f"{source}: not a readable flow cache: {error.strerror}") from error
     with container:
         if METADATA_KEY not in container.metadata or not container.streams.video:
             raise VideoError(f"{source}: expected a flow cache, found a file without its settings")

@@ -39,5 +39,5 @@ def load(folder: Address, file: Path) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise VideoError(f"{folder}: frame {file.name} cannot be read: {error}") from error
     if mode.startswith(("I", "F")):  # converting these to 8 bits would only clip them
-        raise VideoError(f"{folder}: frame {file.name}: expected 8 bits a channel, got mode {mode}")
+        raise VideoError(f"{folder}: frame {file.name}: expected 8 bits per channel, got mode {mode}")
     return np.array(upright)

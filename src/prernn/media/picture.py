@@ -99,15 +99,17 @@ def is_hd(height: int, width: int) -> bool:
 def remark(frame: Any, source: Address) -> None:
     """Warns, once per process and kind, of frames that are used as they are although a player would convert them."""
     if frame.color_trc in HDR:
-        _warn_once("HDR", f"{source}: HDR ({HDR[frame.color_trc]}) is taken as it is, without tone mapping")
+        _warn_once("HDR", f"{source}: HDR ({HDR[frame.color_trc]}) is used as it is, without tone mapping")
     if frame.interlaced_frame:
-        _warn_once("interlaced", f"{source}: interlaced, and taken as it is: moving edges are combs (see deinterlace)")
+        _warn_once(
+            "interlaced", f"{source}: interlaced, and used as it is: moving edges look like combs (see deinterlace)"
+        )
 
 
 def _warn_once(kind: str, text: str) -> None:
     if kind not in _said:
         _said.add(kind)
-        warnings.warn(f"{text}; said of the first such video alone", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"{text}; shown for the first such video only", RuntimeWarning, stacklevel=2)
 
 
 def deinterlaced(frames: Iterable[tuple[float, Any]]) -> Iterator[tuple[float, Any]]:

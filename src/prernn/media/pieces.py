@@ -64,7 +64,7 @@ def timeline(source: Address, *, fps: float = 25.0) -> Timeline:
         found, _ = stamps(container, stream)
         times = shown_times(container, stream, found)
         if not times:
-            raise VideoError(f"{source}: no frame in it decodes")
+            raise VideoError(f"{source}: no frame can be decoded")
         stamped = times == sorted(item.shown for item in found if item.shown is not None)
         distinct = len(set(times)) == len(times)
         seeks = stamped and distinct and container.format.name != "avi"

@@ -173,7 +173,7 @@ def _is_rendered(root: Path, about: dict[str, Any]) -> bool:
     try:
         held = dict(json.loads((root / "dataset.json").read_text()))
     except (OSError, ValueError, TypeError):
-        raise ValueError(f"{root} exists and is no rendered data set: choose another folder") from None
+        raise ValueError(f"{root} exists and is not a rendered data set: choose another folder") from None
     other = [f"{key} {held.get(key)} (expected {value})" for key, value in about.items() if held.get(key) != value]
     clips, expected = len(list(root.glob("*/*/*.mp4"))), len(CLASSES) * sum(about["clips_per_class"].values())
     if clips != expected:

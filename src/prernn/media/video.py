@@ -264,7 +264,7 @@ def _decode(container: Any, stream: Any, source: Address, live: bool, reading: R
     except FFmpegError as error:
         broken = cause(error, reading.timeout)
     if not count:
-        raise VideoError(f"{source}: no frame in it decodes{': ' if broken else ''}{broken}")
+        raise VideoError(f"{source}: no frame can be decoded{': ' if broken else ''}{broken}")
     if broken and (live or not reading.tolerate_truncation):
         total = f" of {stated}" if (stated := header_frames(container, stream)) else ""
         raise VideoError(f"{source}: truncated or damaged after {count}{total} frames: {broken}")

@@ -45,8 +45,8 @@ def save(net: SequenceNetwork, path: str | Path) -> Path:
         expected = "expected a SequenceNetwork (of other quantized modules: prernn.save_quantized)"
         raise ValueError(f"{expected}, got {type(net).__name__}")
     if any(isinstance(part, IntegerLayer) for part in net.modules()):
-        raise NotImplementedError("save the quantized network, and make its integer_network when it is loaded")
-    refuse_narrow(net, "save the network itself, and make its low_precision when it is loaded")
+        raise NotImplementedError("save the quantized network, and make its integer_network after loading")
+    refuse_narrow(net, "save the network itself, and make its low_precision after loading")
     path = Path(path)
     if path.suffix != ".safetensors":
         path = path / FILE_NAME

@@ -107,25 +107,25 @@ class NetworkSpec:
             if unknown := [key for key in getattr(self, name) or {} if key not in known]:
                 raise ValueError(f"recipe {name}: expected keys among {', '.join(known)}, got {', '.join(unknown)}")
         if self.rcn and self.method != "rcn" and not self.rcn_below:
-            raise ValueError(f"recipe rcn: expected method 'rcn' or rcn_below beside it, got method {self.method!r}")
+            raise ValueError(f"recipe rcn: expected method 'rcn' or rcn_below with it, got method {self.method!r}")
 
         own = self.method == "prernn" and self.cell != "vrnn"
         if own and self.start == CNN and not self.calibrate:
-            raise ValueError(f"recipe start: expected calibrate beside {CNN!r} with the cell {self.cell}, got false")
+            raise ValueError(f"recipe start: expected calibrate with {CNN!r} and the cell {self.cell}, got false")
         if self.activation is not None and self.method != "traditional" and not self.layers_on_top:
             raise ValueError(
-                f"recipe activation: expected method 'traditional' or layers_on_top beside it, got {self.method!r}"
+                f"recipe activation: expected method 'traditional' or layers_on_top with it, got {self.method!r}"
             )
         if self.inputs != "full" and self.method != "traditional" and not self.layers_on_top:
             raise ValueError(
-                f"recipe inputs: expected method 'traditional' or layers_on_top beside it, got {self.method!r}"
+                f"recipe inputs: expected method 'traditional' or layers_on_top with it, got {self.method!r}"
             )
         if self.method == "deep_speech":
             self._check_deep_speech()
         if self.lookahead and self.method != "deep_speech":
-            raise ValueError(f"recipe lookahead: expected method 'deep_speech' beside it, got {self.method!r}")
+            raise ValueError(f"recipe lookahead: expected method 'deep_speech' with it, got {self.method!r}")
         if self.behind != "features" and self.method != "traditional":
-            raise ValueError(f"recipe behind: expected method 'traditional' beside it, got {self.method!r}")
+            raise ValueError(f"recipe behind: expected method 'traditional' with it, got {self.method!r}")
 
     def _check_deep_speech(self) -> None:
         taken = ("method", "backbone", "backbone_options", "pretrained", "weights", *DEEP_SPEECH)

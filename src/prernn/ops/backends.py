@@ -60,7 +60,7 @@ def forced() -> str | None:
     if name not in BACKENDS:
         raise ValueError(f"expected PRERNN_OPS to be one of {', '.join(BACKENDS)}, got {name!r}")
     if missing(name):
-        raise ValueError(f"PRERNN_OPS={name} can't be had: {missing(name)}")
+        raise ValueError(f"PRERNN_OPS={name} is not available: {missing(name)}")
     return name
 
 

@@ -90,7 +90,7 @@ def _gradients(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _refuse(ctx: Any, *gradients: Tensor | None) -> NoReturn:
-    raise NotImplementedError("the compressed product's gradient has no gradient of its own: PRERNN_OPS=reference has")
+    raise NotImplementedError("the compressed product can't be differentiated twice: use PRERNN_OPS=reference")
 
 
 torch.library.register_autograd("prernn::rows_product", _gradients, setup_context=_save)

@@ -113,7 +113,7 @@ def _(
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
     u, weight, bias, state, started, lengths, ctx.cell, keep = inputs
     if not keep:
-        raise ValueError("expected keep=True where gradients are asked for, got False")
+        raise ValueError("expected keep=True when gradients are requested, got False")
     ctx.mark_non_differentiable(output[2])
     ctx.save_for_backward(u, weight, bias, state, started, lengths, output[2])
 
@@ -128,7 +128,7 @@ def _gradients(ctx: Any, d_out: Tensor | None, d_last: Tensor | None, _: Tensor 
 
 
 def _refuse(ctx: Any, *gradients: Tensor | None) -> NoReturn:
-    raise NotImplementedError("the kernels' gradient has no gradient of its own: PRERNN_OPS=reference has")
+    raise NotImplementedError("the kernels can't be differentiated twice: use PRERNN_OPS=reference")
 
 
 torch.library.register_autograd("prernn::recurrence", _gradients, setup_context=_save)

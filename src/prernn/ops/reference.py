@@ -66,7 +66,7 @@ def _as_one_operator(
     from torch._higher_order_ops import scan
 
     if lengths is not None:
-        raise NotImplementedError("expected rows of one length in an export that leaves T open, got several")
+        raise NotImplementedError("expected rows of equal length in an export with variable T, got different lengths")
 
     def combine(state: State, u_t: Tensor) -> tuple[State, Tensor]:
         # the operator's outputs must be neither its inputs nor the same tensor twice

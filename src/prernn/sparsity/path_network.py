@@ -154,9 +154,9 @@ class PathNetwork(nn.Module):
                 which would use other neurons with more paths.
         """
         if self.least:
-            raise NotImplementedError("a network with least paths a neuron uses other neurons with more: expected 0")
+            raise NotImplementedError("expected a network with least=0: others use different neurons with more paths")
         if self.is_merged:
-            raise NotImplementedError("a network of merged paths has lost its paths: expected one as it was built")
+            raise NotImplementedError("expected a network whose paths were not merged: merging loses paths")
         larger = self._built(whole("paths", paths, self.paths))
         for layer, own in zip(larger._path_layers, self._path_layers, strict=True):
             layer.weight.zero_()

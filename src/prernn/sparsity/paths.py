@@ -90,7 +90,7 @@ class PathLayer(nn.Module):
         own = self.fingerprint.clone()
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
         if given is not None and not own.is_meta and int(given) != int(own):
-            errors.append(f"{prefix}weight is of other paths than these (sampler, seed, scramble, skip)")
+            errors.append(f"{prefix}weight belongs to other paths (sampler, seed, scramble, skip)")
 
     def _follow(self, fingerprint: int) -> None:
         """Switches to the order of the sequence that gives paths with this fingerprint, if any does."""

@@ -27,7 +27,7 @@ def final_value(module: fx.GraphModule) -> fx.Node:
     if isinstance(value, tuple | list):
         value = value[0]  # a recurrent network's graph returns (output, states)
     if not isinstance(value, fx.Node) or value_shape(value) is None:
-        raise NotImplementedError("expected a CNN that puts out one tensor; wrap it in a module that picks one")
+        raise NotImplementedError("expected a CNN with one tensor as output; wrap it in a module that picks one")
     return value
 
 

@@ -93,7 +93,7 @@ def _output_and_states(output: fx.Node) -> tuple[Argument, tuple[fx.Node, ...]]:
     """The output value and the new states of a network's graph."""
     both = output.args[0]
     if not isinstance(both, tuple):
-        raise TypeError(f"expected a graph that puts out (output, states), got {both!r}")
+        raise TypeError(f"expected a graph that returns (output, states), got {both!r}")
     value, states = both
     return value, as_nodes(states)
 

@@ -91,7 +91,7 @@ class OneSizeTracer(tracing.CNNTracer):
         """
         values = [ask(self._run(obj.node, batch)) for batch in BATCHES]
         if not isinstance(values[0], bool | int | float):
-            raise TraceError(f"{obj.node} depends on what the frames hold")
+            raise TraceError(f"{obj.node} depends on the contents of the frames")
         if values[0] != values[1]:
             raise TraceError(f"{obj.node} depends on the number of frames")
         return values[0]
@@ -136,6 +136,6 @@ def trace_for_one_size(cnn: nn.Module, image_size: tuple[int, ...] | None = None
         guard = module.graph.call_module("one_size", (frames,))
     frames.replace_all_uses_with(guard, delete_user_cb=lambda user: user is not guard)
     module.recompile()
-    message = f"the forward of {type(cnn).__name__} asks for the size of its frames: traced for {shape} alone"
-    warnings.warn(f"{message}; image_size says which", UserWarning, stacklevel=2)
+    message = f"the forward of {type(cnn).__name__} reads the size of its frames: traced only for {shape}"
+    warnings.warn(f"{message}; image_size sets another size", UserWarning, stacklevel=2)
     return module

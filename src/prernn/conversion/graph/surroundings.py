@@ -83,11 +83,11 @@ def find_layer(module: fx.GraphModule, *, keep_activation: bool = False) -> Site
     if layers and (tokens := _tokens(module, layers[0])):
         raise NotImplementedError(
             f"found no layer to make recurrent: the last ones give {tokens} tokens, as in a transformer, which "
-            "is no CNN; prernn.traditional stacks recurrent layers on what it puts out"
+            "is no CNN; prernn.traditional stacks recurrent layers on its outputs"
         )
     raise NotImplementedError(
         "found no layer to make recurrent: looked for the last fc layer, or a conv layer with global average pooling "
-        f"behind it; pass layer=NAME to choose one. {'; '.join(reasons[:3]) or 'There is no layer before the output'}"
+        f"after it; pass layer=NAME to choose one. {'; '.join(reasons[:3]) or 'There is no layer before the output'}"
     )
 
 
@@ -125,7 +125,7 @@ def find_site(module: fx.GraphModule, name: str, *, keep_activation: bool = Fals
         cut = [*tail_region, outer]
     if keep_activation:
         if outer is None:
-            raise ValueError(f"expected an activation behind layer {name!r} to keep, found none")
+            raise ValueError(f"expected an activation after layer {name!r} to keep, found none")
         tail_region, moved = cut, None
     end = tail_region[-1]
     inputs = [argument(node, 0), *_outside_values(tail_region)]
@@ -175,7 +175,7 @@ def _vector_behind(module: fx.GraphModule, node: fx.Node) -> fx.Node:
         if is_vector(other) and _reaches(node, other, set()) and not _reaches(node, goal, {other}):
             return other
     raise NotImplementedError(
-        f"no vector lies behind layer {node.target!r}: looked for global average pooling or flattening"
+        f"no vector follows layer {node.target!r}: looked for global average pooling or flattening"
     )
 
 
@@ -202,20 +202,20 @@ def _check_region(module: fx.GraphModule, node: fx.Node, end: fx.Node, region: l
         last = [repr(other.target) for other in region if other in layers][-6:]
         names = ", ".join(last)
         raise NotImplementedError(
-            f"between layer {node.target!r} and the pooled vector stand further layers ({names}); pass the last of them"
+            f"between layer {node.target!r} and the pooled vector are further layers ({names}); pass the last of them"
         )
     for other in region:
         others = [parent for parent in other.all_input_nodes if parent not in inside]
         if other.target in PRODUCTS and any(value_shape(parent) and not is_constant(parent) for parent in others):
             raise NotImplementedError(
-                f"layer {node.target!r} scales other features (a gate or attention), it makes none"
+                f"layer {node.target!r} scales other features (a gate or attention), but computes none"
             )
     start = value_shape(node)
     if end is node or start is None:
         return
     if map_size(start) > 1 and _reaches(node, end, {other for other in region if averages(module, other)}):
         raise NotImplementedError(
-            f"no global average pooling lies behind layer {node.target!r}, whose output is {start[1:]}: looked for "
+            f"no global average pooling follows layer {node.target!r}, whose output is {start[1:]}: looked for "
             "a mean or an average pooling to one place; pass an fc layer, or a conv layer that is pooled"
         )
 

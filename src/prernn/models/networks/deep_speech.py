@@ -53,7 +53,7 @@ class DeepSpeech(SequenceNetwork):
         super().__init__(cnn.frame_shape)
         whole("hidden_size", hidden_size)
         if whole("lookahead", lookahead, 0) and not cnn.causal:
-            raise ValueError(f"lookahead: expected 0 where both directions are heard, got {lookahead}: causal, or 0")
+            raise ValueError(f"lookahead: expected 0 with both directions, or a causal network, got {lookahead}")
         self.cnn = cnn
         self.sees_ahead = not cnn.causal
         self.directions = 2 if self.sees_ahead else 1
@@ -155,7 +155,7 @@ class DeepSpeech(SequenceNetwork):
         if not state:
             return zeros
         if self.sees_ahead:
-            raise NotImplementedError("expected no state: both directions hear a recording as a whole")
+            raise NotImplementedError("expected no state: both directions need the whole recording")
         wanted, got = ([[tuple(leaf.shape) for leaf in part] for part in parts] for parts in (zeros, state))
         if wanted != got:
             raise ValueError(f"expected a state of {batch} streams with shapes {wanted}, got {got}")
@@ -191,7 +191,7 @@ class DeepSpeech(SequenceNetwork):
             NotImplementedError: a network with both directions.
         """
         if self.sees_ahead:
-            raise NotImplementedError("expected a causal network: both directions can't be heard step by step")
+            raise NotImplementedError("expected a causal network: both directions can't run step by step")
         if frame.ndim != 3:
             wanted = ", ".join(map(str, ("B", *self.frame_shape)))
             raise ValueError(f"expected two windows ({wanted}), got shape {tuple(frame.shape)}")

@@ -28,7 +28,7 @@ def _open() -> ctypes.CDLL:
         getattr(found, f"prernn_{name}").argtypes = (c_void_p,)
     wanted = os.environ.get("PRERNN_INSTRUCTIONS")
     if not found.prernn_choose(wanted.encode() if wanted else None):
-        raise ValueError(f"expected PRERNN_INSTRUCTIONS to name what this processor has, got {wanted!r}")
+        raise ValueError(f"expected PRERNN_INSTRUCTIONS to name an instruction set of this processor, got {wanted!r}")
     return found
 
 

@@ -76,7 +76,7 @@ def integer_product(
     if weight.dtype != torch.int8:
         raise ValueError(f"expected weights of int8, got {weight.dtype}")
     if x.shape[1] > MOST_INPUTS:
-        raise ValueError(f"expected at most {MOST_INPUTS} inputs, whose products int32 holds, got {x.shape[1]}")
+        raise ValueError(f"expected at most {MOST_INPUTS} inputs, so that sums fit in int32, got {x.shape[1]}")
     job, y = _job(x, weight, scale, bias, segments, sums)
     job.threads = threads_for(weight.numel() * (0.03 + 0.004 * len(x)))
     run(kernels.prernn_integer_product, job)

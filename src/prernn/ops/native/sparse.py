@@ -101,7 +101,7 @@ def narrow_rows(
     """
     (entries, gates), receivers = weight.shape, len(start) - 1
     if weight.dtype not in (torch.bfloat16, torch.int8) or (gates > 1 and weight.stride(1) != 1):
-        raise ValueError(f"expected weights of bfloat16 or int8, gates side by side, got {weight.dtype}")
+        raise ValueError(f"expected weights of bfloat16 or int8 with adjacent gates, got {weight.dtype}")
     h = _dense("h", h)
     expect("start", start, torch.int64, (receivers + 1,))
     expect("column", column, torch.uint16, (entries,))

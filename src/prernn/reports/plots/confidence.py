@@ -65,7 +65,7 @@ def false_events(
     axis.set_xlim(0, 1.01)
     axis.set_ylim(bottom=0)
     axis.set_xlabel("threshold of an event's probability")
-    axis.set_ylabel("false events an hour")
+    axis.set_ylabel("false events per hour")
     axis.grid(alpha=0.3)
     legend_below(figure, colours)
     figure.suptitle(f"events in {hours:.3g} hours of other things")
