@@ -1,6 +1,6 @@
 """prernn: make any pre-trained CNN recurrent, so that it understands video frame by frame.
 
-Every name comes when it is first used: ``import prernn`` loads nothing, torch included.
+Every name is loaded when it is first used: ``import prernn`` itself loads nothing, not even torch.
 """
 
 import importlib
@@ -112,7 +112,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"prernn.{_ROOM_OF[name]}"), name)
     else:
         raise AttributeError(f"module 'prernn' has no attribute {name!r}")
-    globals()[name] = value  # found at once from now on
+    globals()[name] = value  # found directly from now on
     return value
 
 
