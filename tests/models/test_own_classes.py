@@ -215,7 +215,7 @@ class Sensor(Task):
 def test_a_task_whose_records_are_no_videos_is_told_what_it_lacks(tmp_path):
     path = tmp_path / "sensor.npz"
     path.write_bytes(b"no video")
-    with pytest.raises(VideoError, match=r"sensor.npz: not a video.*the task says by `probe` how they open"):
+    with pytest.raises(VideoError, match=r"sensor.npz: not a video.*the task must override `probe`"):
         Sensor().probe(SimpleNamespace(path=str(path)))
     with pytest.raises(VideoError, match=r"sensor.npz") as caught:
         Action().probe(SimpleNamespace(path=str(path)))

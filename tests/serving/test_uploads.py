@@ -148,7 +148,7 @@ def test_videos_take_places_like_streams(net, clip):
         response = httpx.post(f"http://{address}/predict", content=clip.read_bytes())
         assert (response.status_code, response.json()["detail"]) == (
             503,
-            "the server has its 1 clients: come again later",
+            "the server has its 1 clients: try again later",
         )
         server.service.leave(number, "end")
         assert httpx.post(f"http://{address}/predict", content=clip.read_bytes()).status_code == 200

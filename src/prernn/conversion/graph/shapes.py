@@ -109,7 +109,7 @@ def propagate(module: fx.GraphModule, frame_shapes: list[tuple[int, ...]]) -> tu
 
 
 class _Shapes(FakeTensorProp):
-    """Runs fake tensors through a graph, but skips two kinds of layers whose shapes are known and would take most time."""
+    """Runs fake tensors through a graph, but skips two kinds of layers, whose shapes are known: most of the time."""
 
     def call_module(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Like FakeTensorProp's, except for batch normalization and fc layers."""
