@@ -66,14 +66,14 @@ class Cut:
         return cut
 
     def memory(self) -> dict[str, np.ndarray]:
-        """What it remembers; empty before a picture."""
+        """The policy's memory as arrays; empty before the first picture."""
         if self._before is None:
             return {}
         changes = [*self._changes, *[math.nan] * (CUT_MEMORY - len(self._changes))]
         return {"picture": self._before, "changes": np.array(changes)}
 
     def recall(self, memory: dict[str, np.ndarray]) -> None:
-        """Goes on with what `memory` gave."""
+        """Continues from the result of `memory`."""
         self.forget()
         if memory:
             self._before = memory["picture"].astype(np.float32)
@@ -118,13 +118,13 @@ class Idle:
         return True
 
     def memory(self) -> dict[str, np.ndarray]:
-        """What it remembers; empty before a picture."""
+        """The policy's memory as arrays; empty before the first picture."""
         if self._shown is None:
             return {}
         return {"picture": self._shown, "times": np.array([self._still, float(self._idle), self._latest])}
 
     def recall(self, memory: dict[str, np.ndarray]) -> None:
-        """Goes on with what `memory` gave."""
+        """Continues from the result of `memory`."""
         self.forget()
         if memory:
             self._shown = memory["picture"].astype(np.float32)
@@ -206,6 +206,6 @@ class Eyes:
         return memory
 
     def recall(self, memory: dict[str, np.ndarray]) -> None:
-        """Goes on with what `memory` gave."""
+        """Continues from the result of `memory`."""
         for row, policy in enumerate(self._policies):
             policy.recall({name: value[row] for name, value in memory.items()})

@@ -10,7 +10,7 @@ FLOW_MEAN, FLOW_STD = 128 / 255, 0.226
 """Defaults for optical flow as prernn stores it, if the transform has none."""
 
 LUMA = (0.2989, 0.587, 0.114)
-"""Weights of R, G, B in the luma of BT.601, as in torchvision."""
+"""Weights of R, G and B in the luma of BT.601, as in torchvision."""
 
 
 def frame_transform(spec: dict[str, Any]) -> Callable[[np.ndarray], np.ndarray]:

@@ -60,7 +60,7 @@ class RecurrentWeights:
         return lambda h: product(h) + offset
 
     def band(self) -> Tensor | None:
-        """``W_hh`` as `prernn.ops.fused` takes it, ``(G, D, C)``, or None."""
+        """``W_hh`` in the form of `prernn.ops.fused`, ``(G, D, C)``, or None."""
         return None if self.narrow is not None else self.structure.band(self.weight)
 
     @property

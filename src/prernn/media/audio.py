@@ -134,7 +134,7 @@ def _place(source: str) -> tuple[str, dict[str, Any]]:
 class LogSpectrum:
     """The log power of each frequency in windows: a spectrogram, the input of end-to-end recognizers.
 
-    A Hamming window of ``window`` seconds every ``hop`` seconds, ``x = ln(|rfft(samples)|^2 + 1e-6)``.
+    It takes a Hamming window of ``window`` seconds every ``hop`` seconds: ``x = ln(|rfft(samples)|^2 + 1e-6)``.
 
     Attributes:
         window: seconds.

@@ -162,7 +162,7 @@ def _is_shown(stream: Any, packet: Any) -> bool:
 
 
 def begins_with_key(container: Any, stream: Any) -> bool:
-    """Whether the container's index says that its first frame is a key frame; in a damaged file packets may not."""
+    """Whether the container's index says that its first frame is a key frame; packets of a damaged file may not."""
     index = stream.index_entries
     if container.format.name == "mpeg":  # FFmpeg makes an entry for every packet and calls each a key frame
         return False

@@ -112,7 +112,7 @@ def backbone(
         channels: input channels, 20 for ten frames of optical flow: see `adapt_channels`. A first convolution
             without trained weights is initialized for them. A file of weights may be for 3 channels or for these.
         bgr: the weights are for pictures in B, G, R order, such as those published for C3D and others that came from
-            Caffe; the first convolution is reversed, so that the network takes R, G, B.
+            Caffe; the first convolution's channels are reversed, so that the network takes R, G, B.
         new_output: the output layer is about to be replaced, so ``weights`` may have another one, or none.
         device: device of the network. "meta" builds it without memory, only for its shapes.
         options: passed to the network's constructor, such as ``num_classes=25`` or, for "c3d", ``frames=8``.
