@@ -70,7 +70,7 @@ def main() -> None:
 
     for hidden in ("band:9", "diagonal"):
         model = Forecast(prernn.LSTM(1, UNITS, hidden=hidden))
-        error, weights = train(model, steps), model.layer.weight_hh_l0.numel()
+        error, weights = train(model, steps), 4 * prernn.hidden_structure(hidden).weight_count(UNITS)
         print(f"prernn.LSTM, {hidden:<13} error {error:.3f}, {weights:,} recurrent weights")
     print(f"as if nothing changed      error {error_of(nn.Identity(), waves(256)):.3f}")
 

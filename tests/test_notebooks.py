@@ -42,4 +42,5 @@ def test_every_cell_runs(path, tmp_path):
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) >= 4
-    assert not [output.text for output in outputs if output.get("name") == "stderr"]
+    said = [output.text for output in outputs if output.get("name") == "stderr"]
+    assert not [text for text in said if "IProgress" not in text]  # tqdm's, where there are no widgets
