@@ -131,3 +131,11 @@ class LiveServer:
 def reading_threads():
     """The threads of sources that are alive."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("prernn reads")]
+
+
+def await_end_of_reading():
+    """Waits for those threads, which end without anyone's help."""
+    until = time.monotonic() + 5
+    while reading_threads() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert reading_threads() == []

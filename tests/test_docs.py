@@ -15,7 +15,7 @@ from prernn.commands.main import COMMANDS, _parser
 
 ROOT = Path(__file__).parent.parent
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]}
-NO_PAGES = ["ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "configs/README.md"]
+NO_PAGES = ["ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "configs/README.md", "examples/README.md"]
 LINKING = PAGES | {name: (ROOT / name).read_text() for name in NO_PAGES}
 MADE = {f"docs/command-line/{name}.md" for name in command_line.pages()}
 PYTHON = re.compile(r'^```python(?: title="([\w.]+)")?\n(.*?)^```', flags=re.DOTALL | re.MULTILINE)

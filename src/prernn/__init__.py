@@ -1,6 +1,6 @@
 """prernn: make any pre-trained CNN recurrent, so that it understands video frame by frame.
 
-Every name comes when it is first used: ``import prernn`` loads nothing, torch included.
+Every name is loaded when it is first used: ``import prernn`` itself loads nothing, not even torch.
 """
 
 import importlib
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from prernn.streaming.stream import Stream
     from prernn.streaming.stream_batch import StreamBatch
 
-__version__ = "0.1.0"
+__version__: str
+"""Of the installed distribution; ``pyproject.toml`` is the one place that says it."""
 
 __all__ = [
     "GRU",
@@ -103,10 +104,15 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOM_OF:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("prernn")
+    elif name in _ROOM_OF:
+        value = getattr(importlib.import_module(f"prernn.{_ROOM_OF[name]}"), name)
+    else:
         raise AttributeError(f"module 'prernn' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"prernn.{_ROOM_OF[name]}"), name)
-    globals()[name] = value  # found at once from now on
+    globals()[name] = value  # found directly from now on
     return value
 
 

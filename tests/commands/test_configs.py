@@ -69,7 +69,21 @@ def parser():
     return parser
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+def kinds(values, any_text=False):
+    """The options of a configuration with the types of their values; words stand where an option may list its own."""
+    if isinstance(values, dict):
+        free = ("recipe", "default_root_dir")
+        return {key: kinds(value, any_text or key in free) for key, value in values.items()}
+    if isinstance(values, list):
+        return [kinds(value, any_text) for value in values]
+    return values if isinstance(values, str) and not any_text else type(values).__name__
+
+
+FORMS = list({json.dumps(kinds(values), sort_keys=True): name for name, values in CONFIGS.items()}.values())
+"""One configuration of each form: the cells of a table differ in names and numbers."""
+
+
+@pytest.mark.parametrize("name", dict.fromkeys([*(name for name in FILES if name != COMMANDS), *FORMS]))
 def test_it_parses(name):
     values = {**CONFIGS[name], "data": {"root": "somewhere", **CONFIGS[name]["data"]}}
     assert parser().parse_object(values).data.task.class_path.startswith("prernn.tasks.")

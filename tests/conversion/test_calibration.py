@@ -124,7 +124,7 @@ def test_until_it_is_measured_it_changes_nothing():
 @torch.no_grad()
 def test_only_what_was_the_cnns_own_is_calibrated():
     rcn = prernn.convert_rcn(prepare(ResidualNet()), **SMALL)
-    with pytest.raises(ValueError, match="a converted layer that does not begin as the CNN, got one without"):
+    with pytest.raises(ValueError, match="a converted layer that does not start as the CNN, got one without"):
         prernn.calibrate(rcn, [film()])
     both = prernn.traditional(prernn.convert(rcn, "conv3", cell="gru", **SMALL), hidden_size=5, outputs=3)
     both = prernn.calibrate(both, [film(3, 5)])
@@ -158,7 +158,7 @@ def test_bad_arguments(gain):
 @torch.no_grad()
 def test_stacked_layers_where_they_are_asked_for():
     net = prernn.traditional(prepare(FcNet()), hidden_size=5, num_layers=2, outputs=3, **SMALL)
-    with pytest.raises(ValueError, match="a converted layer that does not begin as the CNN, got one without"):
+    with pytest.raises(ValueError, match="a converted layer that does not start as the CNN, got one without"):
         prernn.calibrate(net, [film()])
     video = film(3, 6)
     other = prernn.calibrate(net, [video], stacked=True)
@@ -189,8 +189,8 @@ def test_converted_layers_first_and_stacked_ones_later(first, tmp_path):
 @pytest.mark.parametrize(
     ("video", "message"),
     [
-        (torch.rand(1, 1, 3, 8, 8), "videos that differ to calibrate layer fc7 on, got gate inputs that stand still"),
-        (torch.rand(1, 1, 3, 8, 8).expand(2, 5, -1, -1, -1), "got gate inputs that stand still"),
+        (torch.rand(1, 1, 3, 8, 8), "videos that differ to calibrate layer fc7 on, got constant gate inputs"),
+        (torch.rand(1, 1, 3, 8, 8).expand(2, 5, -1, -1, -1), "got constant gate inputs"),
         (torch.full((2, 5, 3, 8, 8), torch.nan), "gate inputs in layer fc7 are numbers, got NaN"),
         (torch.rand(0, 5, 3, 8, 8), "expected videos to calibrate layer fc7 on, got none"),
     ],
@@ -204,7 +204,7 @@ def test_videos_that_say_nothing_of_a_scale(video, message):
 def test_a_vrnn_that_begins_as_the_cnn_stays_it():
     video = film(3, 6)
     net = prernn.convert(prepare(FcNet()), cell="vrnn", start="cnn", **SMALL)
-    with pytest.raises(ValueError, match="that does not begin as the CNN"):
+    with pytest.raises(ValueError, match="that does not start as the CNN"):
         prernn.calibrate(net, [video])
     both = prernn.traditional(net, hidden_size=5, outputs=3, **SMALL)
     both = prernn.calibrate(both, [video], stacked=True)

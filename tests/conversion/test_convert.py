@@ -9,6 +9,7 @@ from torch import nn
 
 import prernn
 from equations import EQUATIONS, close, run_equations, vrnn_step
+from prernn.conversion.network import open_network
 from prernn.layers.cells import CELLS, make_cell, recurrent_gates
 from prernn.layers.input_to_hidden import INPUTS
 from prernn.layers.structures.parse import hidden_structure
@@ -154,8 +155,9 @@ def test_vrnn_keeps_the_layers_own_activation_and_no_other_cell_does(make, act):
     matrix = layer.hidden_to_hidden.matrix()
     y, _ = run_equations(lambda *a: vrnn_step(*a, activation=own), u, state, matrix, layer.bias)
     close(net(video, (state,))[0], cnn.get_submodule(OUTPUT_OF[make])(y).transpose(0, 1))
+    traced = open_network(cnn, **SMALL)
     for cell in set(CELLS) - {"vrnn"}:
-        gated = prernn.convert(cnn, cell=cell, **SMALL)
+        gated = prernn.convert(traced, cell=cell)
         own_acts = [m for m in gated.modules() if type(m) is act]
         assert len(own_acts) == (make is FcNet)  # fc6's alone
 

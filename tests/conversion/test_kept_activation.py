@@ -87,5 +87,5 @@ def test_a_recipe_keeps_it(tmp_path):
 
 
 def test_an_activation_that_is_not_there():
-    with pytest.raises(ValueError, match="expected an activation behind layer 'conv' to keep, found none"):
+    with pytest.raises(ValueError, match="expected an activation after layer 'conv' to keep, found none"):
         prernn.convert(PlainNet(nn.Identity), "conv", keep_activation=True, **SMALL)

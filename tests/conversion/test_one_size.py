@@ -63,7 +63,9 @@ BETWEEN = {"branch": larger, "odd": odd, "loop": rows, "number": pooled, "rank":
 def test_a_forward_that_asks_for_the_size(between):
     cnn, video = prepare(Asking(between)), film(batch=3, steps=2)
     expected = torch.stack([cnn(frame) for frame in video.unbind(1)], dim=1)
-    with pytest.warns(UserWarning, match=r"forward of Asking asks for the size of its frames: traced for \(3, 8, 8\)"):
+    with pytest.warns(
+        UserWarning, match=r"forward of Asking reads the size of its frames: traced only for \(3, 8, 8\)"
+    ):
         net = prernn.framewise(cnn, **SMALL)
     for each in (net, copy.deepcopy(net), pickle.loads(pickle.dumps(net))) if between is not rows else (net,):
         close(each(video)[0], expected)
@@ -80,7 +82,7 @@ def test_a_forward_that_asks_for_the_size(between):
 
 
 def test_the_size_is_the_first_usual_one():
-    with pytest.warns(UserWarning, match=r"traced for \(3, 224, 224\) alone; image_size says which"):
+    with pytest.warns(UserWarning, match=r"traced only for \(3, 224, 224\); image_size sets another size"):
         assert prernn.framewise(Asking(larger).eval()).frame_shape == (3, 224, 224)
 
 

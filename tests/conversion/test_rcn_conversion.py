@@ -320,7 +320,7 @@ def test_drawing_anew_reaches_the_copies_of_a_converted_layer_and_says_what_it_c
     new = set(net.new_parameters())
     assert {form.copies, form.layer.weight} <= new
     assert new == set(net.parameters())
-    with pytest.raises(NotImplementedError, match=r"can't draw .*gamma.* anew"):
+    with pytest.raises(NotImplementedError, match=r"can't initialize .*gamma.* at random"):
         prernn.convert_rcn(backbone("timm/convnext_atto"), pretrained=False)
 
 

@@ -72,7 +72,7 @@ def test_older_recipes_load(version):
         ({"steps": [], "task": {"stack": 5}}, "recipe's name"),
         ({"steps": [], "version": VERSION + 1}, "update prernn"),
         ({"steps": [], "version": "one"}, "update prernn"),
-        ({"steps": [], "rate": 0}, "rate above 0 frames a second, or None, got 0"),
+        ({"steps": [], "rate": 0}, "rate above 0 frames per second, or None, got 0"),
         ({"steps": [], "rate": True}, "rate above 0"),
         ({"steps": [], "rate": "25"}, "rate above 0"),
         ({"steps": [], "rate": float("nan")}, "rate above 0"),

@@ -258,7 +258,7 @@ def test_a_config_begins_as_the_cnn():
     assert len(unmeasured(random)) == 1
     top = NetworkSpec(**made, cell="vrnn", layers_on_top=1, calibrate="all").build(2)
     assert [len(unmeasured(top)), len(top.recurrent_layers)] == [1, 2]
-    with pytest.raises(ValueError, match="expected calibrate beside 'cnn' with the cell lstm, got false"):
+    with pytest.raises(ValueError, match="expected calibrate with 'cnn' and the cell lstm, got false"):
         NetworkSpec(**made, cell="lstm", calibrate=False)
 
 

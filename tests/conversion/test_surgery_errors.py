@@ -137,7 +137,7 @@ def test_transformers_take_layers_on_top():
         prernn.convert(vit, image_size=(32, 32))
     assert str(caught.value) == (
         "found no layer to make recurrent: the last ones give 5 tokens, as in a transformer, which is no CNN; "
-        "prernn.traditional stacks recurrent layers on what it puts out"
+        "prernn.traditional stacks recurrent layers on its outputs"
     )
     video = film(batch=3, size=(32, 32))
     for cnn in (vit, swin):

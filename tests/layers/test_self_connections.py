@@ -171,5 +171,5 @@ def test_a_structure_without_self_connections_gets_them_for_the_identity(hidden)
     assert all(layer.hidden_to_hidden.weight.grad.any() for layer in net.recurrent_layers)
     own = prernn.convert_rcn(cnn, hidden=hidden, init="random", image_size=(8, 8)).recurrent_layers[0].hidden_to_hidden
     assert str(own.structure) == str(hidden)
-    with pytest.raises(NotImplementedError, match=f"identity does not lie in '{hidden}'"):
+    with pytest.raises(NotImplementedError, match=f"contains the identity, got '{hidden}'"):
         own.identity_()

@@ -27,11 +27,11 @@ def test_channels_become_their_mean_and_other_rates_the_one_that_is_wanted(tmp_p
     monkeypatch.setattr(audio, "_said", set())
     one, other = tone(440, 1), tone(880, 1)
     path = write_wav(tmp_path / "stereo.wav", np.stack([one, other], axis=1))
-    with pytest.warns(RuntimeWarning, match=r"sound of 8000 Hz, 2 channels, is made sound of 8000 Hz, 1 channel: .*st"):
+    with pytest.warns(RuntimeWarning, match=r"sound of 8000 Hz, 2 channels, is converted to 8000 Hz, 1 channel: .*st"):
         mixed = read_audio(path)
     np.testing.assert_allclose(mixed.numpy(), (one + other) / 2, atol=1e-3)
     fast = write_wav(tmp_path / "fast.wav", tone(440, 1, 44100), 44100)
-    with pytest.warns(RuntimeWarning, match="44100 Hz, 1 channels, is made sound of 8000 Hz"):
+    with pytest.warns(RuntimeWarning, match="44100 Hz, 1 channels, is converted to 8000 Hz"):
         slow = read_audio(fast, 8000)
     assert abs(len(slow) - 8000) <= 2
     np.testing.assert_allclose(slow.numpy()[200:7800], one[200:7800], atol=0.01)

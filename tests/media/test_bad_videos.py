@@ -61,7 +61,7 @@ BAD = {
     "notes.txt": (lambda path: path.write_text("this is\nnot a video\n" * 99), "not a video, but text"),
     "sound.mp4": (audio_only, "audio only"),
     "song.mp3": (lambda path: audio_only(path, cover=True), "audio only"),
-    "frameless.mp4": (no_frames, "no video stream|no frame in it decodes"),
+    "frameless.mp4": (no_frames, "no video stream|no frame can be decoded"),
     "codec.mp4": (unknown_codec, "no decoder for the codec"),
     "index.mp4": (index_cut_off, "cut off before its index"),
     "folder.mp4": (lambda path: path.mkdir(), "a folder without frames"),

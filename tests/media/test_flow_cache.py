@@ -65,7 +65,7 @@ def test_absent_foreign_and_damaged_files_are_named(cached, tmp_path):
     with pytest.raises(VideoError, match=r"nowhere.mkv: no such flow cache: run prernn flow$"):
         read_flow_clip(tmp_path / "nowhere.mkv", ALL)
     (tmp_path / "text.mkv").write_text("no video")
-    with pytest.raises(VideoError, match=r"text.mkv: no flow cache that can be read"):
+    with pytest.raises(VideoError, match=r"text.mkv: not a readable flow cache"):
         read_flow_clip(tmp_path / "text.mkv", ALL)
     plain = video(tmp_path / "plain.mkv", moving(3))
     with pytest.raises(VideoError, match=r"plain.mkv: expected a flow cache, found a file without its settings"):

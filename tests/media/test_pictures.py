@@ -131,7 +131,7 @@ def unsaid(monkeypatch):
 @pytest.mark.parametrize(("curve", "name"), [(16, "PQ"), (18, "HLG")])
 def test_hdr_is_said_once(tmp_path, unsaid, recwarn, curve, name):
     path = encode(tmp_path / "a.mp4", [grey(i) for i in range(3)], tags={"color_trc": curve})
-    with pytest.warns(RuntimeWarning, match=rf"a\.mp4: HDR \({name}\) is taken as it is") as caught:
+    with pytest.warns(RuntimeWarning, match=rf"a\.mp4: HDR \({name}\) is used as it is") as caught:
         drain(path)
     read_clip(path, Sampling(2))
     assert len(caught) == 1
@@ -173,7 +173,7 @@ def interlaced(tmp_path_factory):
 
 
 def test_interlaced_video_is_said_once(interlaced, unsaid, recwarn):
-    with pytest.warns(RuntimeWarning, match=r"a\.ts: interlaced, and taken as it is") as caught:
+    with pytest.warns(RuntimeWarning, match=r"a\.ts: interlaced, and used as it is") as caught:
         images, _ = drain(interlaced)
     drain(interlaced)
     assert len(caught) == 1

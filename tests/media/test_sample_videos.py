@@ -119,10 +119,10 @@ def test_another_data_set_is_not_overwritten(root, tmp_path):
     with pytest.raises(ValueError, match=r"size 32 \(expected 64\)"):
         render(root, **(SMALL | {"size": 64}))
     (tmp_path / "dataset.json").write_text("[1]")
-    with pytest.raises(ValueError, match="no rendered data set"):
+    with pytest.raises(ValueError, match="not a rendered data set"):
         render(tmp_path, **SMALL)
     (tmp_path / "dataset.json").rename(tmp_path / "diary.txt")
-    with pytest.raises(ValueError, match="no rendered data set"):
+    with pytest.raises(ValueError, match="not a rendered data set"):
         render(tmp_path, **SMALL)
     assert [p.name for p in tmp_path.iterdir()] == ["diary.txt"]
 

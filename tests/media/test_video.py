@@ -106,7 +106,7 @@ def test_frames_that_are_no_images(folder):
     (folder / "frame4.png").write_bytes((folder / "frame4.png").read_bytes()[:60])
     assert f"{folder}: frame frame4.png cannot be read" in drain(folder)[1]
     Image.fromarray(np.full((24, 32), 40000, np.uint16)).save(folder / "frame4.png")
-    assert "frame4.png: expected 8 bits a channel" in drain(folder)[1]
+    assert "frame4.png: expected 8 bits per channel" in drain(folder)[1]
 
 
 def test_grey_and_palette_frames_become_rgb(tmp_path):

@@ -82,7 +82,7 @@ def test_a_causal_network_hears_no_future_and_the_other_does():
     assert not torch.allclose(both(x)[0][:, :1], both(later)[0][:, :1])
     with pytest.raises(NotImplementedError, match="step by step"):
         both.step(x[:, 0])
-    with pytest.raises(NotImplementedError, match="as a whole"):
+    with pytest.raises(NotImplementedError, match="whole recording"):
         both(x, net.init_state(1))
 
 

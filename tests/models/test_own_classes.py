@@ -6,6 +6,7 @@ import re
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +17,11 @@ from prernn.commands.main import main
 from prernn.layers import names
 from prernn.layers.cells import CELLS
 from prernn.layers.input_to_hidden import INPUTS
+from prernn.media.video import VideoError
 from prernn.models.describe import describe
 from prernn.models.from_config import NetworkSpec
+from prernn.tasks import Action
+from prernn.tasks.task import Task
 
 OWN = {
     "own_cell": """
@@ -200,6 +204,22 @@ def test_what_is_no_such_class(name, complaint, folder, monkeypatch):
 def test_a_cell_that_is_none_names_those_that_look_like_it():
     with pytest.raises(ValueError, match=r"vrnn, lstm, gru, .*, got 'gruu'; did you mean gru"):
         NetworkSpec("timm/test_resnet", cell="gruu").build(2)
+
+
+class Sensor(Task):
+    """What somebody writes first: hardly more than a name."""
+
+    name = "sensor"
+
+
+def test_a_task_whose_records_are_no_videos_is_told_what_it_lacks(tmp_path):
+    path = tmp_path / "sensor.npz"
+    path.write_bytes(b"no video")
+    with pytest.raises(VideoError, match=r"sensor.npz: not a video.*the task must override `probe`"):
+        Sensor().probe(SimpleNamespace(path=str(path)))
+    with pytest.raises(VideoError, match=r"sensor.npz") as caught:
+        Action().probe(SimpleNamespace(path=str(path)))
+    assert "probe" not in str(caught.value)
 
 
 def test_contributing_says_how():

@@ -128,6 +128,20 @@ def test_the_rule_and_its_error(rows, inputs, shape):
     assert bool((whole[x > 0] >= 0).all())
 
 
+@pytest.mark.parametrize("inputs", [0, 1, 7, 150])
+@pytest.mark.parametrize("kind", ["int8", "int8x8", "bfloat16"])
+def test_rows_of_zeros_and_without_a_number_give_the_bias(kind, inputs, instructions):
+    whole, step = in_8_bits(torch.zeros(2, inputs))
+    assert (whole.shape, step.tolist()) == ((2, inputs), [[1.0], [1.0]])
+    assert not whole.any()
+    weight, bias = NarrowWeight(torch.randn(9, inputs), kind), torch.randn(9)
+    for backend in ("native", "reference"):
+        for x in (torch.zeros(2, 3, inputs), -torch.zeros(2, 3, inputs), torch.zeros(0, inputs)):
+            with ops.using(backend):
+                assert torch.equal(weight.product(x, bias), bias.expand(*x.shape[:-1], 9))
+                assert not weight.product(x).any()
+
+
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_the_error_of_a_product_is_bounded(backend):
     x, weight = torch.randn(6, 300), NarrowWeight(torch.randn(40, 300), "int8x8")

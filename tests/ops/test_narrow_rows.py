@@ -93,7 +93,7 @@ def test_what_the_kernel_does_not_take_is_refused():
     for arguments, words in (
         ((h.double(), weight, None, start, places), "h of torch.float32"),
         ((h, weight.float(), None, start, places), "bfloat16 or int8"),
-        ((h, weight.t().contiguous().t(), None, start, places), "side by side"),
+        ((h, weight.t().contiguous().t(), None, start, places), "adjacent gates"),
         ((h, weight, torch.ones(7), start, places), "expected scale"),
         ((h, weight, None, start, column.int()), "column of torch.uint16"),
     ):

@@ -296,6 +296,12 @@ def test_mistakes_are_said_and_the_stream_goes_on(exported, tmp_path):
 # the command
 
 
+def test_the_command_says_its_version(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--version"])
+    assert capsys.readouterr().out == f"prernn-run {prernn_runtime.__version__}\n"
+
+
 def test_the_command_prints_what_prernn_stream_does(exported, clip, capsys):
     _, path = exported
     assert command.main([str(clip), "--model", str(path), "--fps", "source", "--threads", "1"]) == 0

@@ -19,8 +19,8 @@ def checkpoint(tmp_path_factory):
     return saved_network(tmp_path_factory.mktemp("run"))[0]
 
 
-def test_it_answers_what_waits_when_it_is_told_to_stop(checkpoint):
-    with process(checkpoint) as (address, server), client.connect(f"ws://{address}/stream", drop="none") as stream:
+def answers_what_waits_when_told_to_stop(address, server):
+    with client.connect(f"ws://{address}/stream", drop="none") as stream:
         for picture in pictures(10):
             stream.send(picture)
         stream.receive()
@@ -34,6 +34,7 @@ def test_it_answers_what_waits_when_it_is_told_to_stop(checkpoint):
 
 
 def test_killed_and_started_again_streams_begin_at_zero_and_say_so(checkpoint):
+    """The second one is told to stop in the end: each start takes seconds."""
     shown = [jpeg(picture) for picture in pictures(4)]
     with process(checkpoint) as (address, server):
         port = int(address.rpartition(":")[2])
@@ -42,9 +43,11 @@ def test_killed_and_started_again_streams_begin_at_zero_and_say_so(checkpoint):
             server.kill()
             with pytest.raises(ConnectionClosed):
                 stream.receive(20)
-    with process(checkpoint, port=port) as (address, _), client.connect(f"ws://{address}/stream") as stream:
-        assert stream.started["from"] == "zero"
-        assert [stream.ask(data)["rows"][0]["probability"] for data in shown] == pytest.approx(first, abs=2e-4)
+    with process(checkpoint, port=port) as (address, server):
+        with client.connect(f"ws://{address}/stream") as stream:
+            assert stream.started["from"] == "zero"
+            assert [stream.ask(data)["rows"][0]["probability"] for data in shown] == pytest.approx(first, abs=2e-4)
+        answers_what_waits_when_told_to_stop(address, server)
 
 
 @pytest.mark.slow

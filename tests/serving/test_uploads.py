@@ -114,18 +114,19 @@ def test_what_nobody_foresaw_is_an_answer_too(net, clip, monkeypatch):
         gone(server, "error")
 
 
-def test_many_videos_leave_room_for_streams(net, tmp_path):
-    """More than asyncio has threads: streams begin while they are followed."""
+def test_many_videos_leave_room_for_streams(net, clip, monkeypatch):
+    """More than asyncio has threads: a stream begins while all of them are followed, and none is at its end."""
     from prernn import client
+    from prernn.serving import uploads
 
-    path = tmp_path / "long.mp4"
-    write_video(path, itertools.islice(itertools.cycle(pictures(30, (48, 64))), 600), fps=10)
+    begun = threading.Event()
+    monkeypatch.setattr(uploads, "plain_row", lambda *given: (begun.wait(60), plain_row(*given))[1])
     with served(net) as (address, server):
         posts = [
             threading.Thread(
                 target=httpx.post,
                 args=(f"http://{address}/predict",),
-                kwargs={"content": path.read_bytes(), "timeout": 60},
+                kwargs={"content": clip.read_bytes(), "timeout": 60},
             )
             for _ in range(10)
         ]
@@ -135,6 +136,8 @@ def test_many_videos_leave_room_for_streams(net, tmp_path):
             time.sleep(0.01)
         with client.connect(f"ws://{address}/stream") as stream:
             assert stream.started["type"] == "started"
+            assert len(server.service._places) == 11
+        begun.set()
         for post in posts:
             post.join()
 
@@ -145,7 +148,7 @@ def test_videos_take_places_like_streams(net, clip):
         response = httpx.post(f"http://{address}/predict", content=clip.read_bytes())
         assert (response.status_code, response.json()["detail"]) == (
             503,
-            "the server has its 1 clients: come again later",
+            "the server has its 1 clients: try again later",
         )
         server.service.leave(number, "end")
         assert httpx.post(f"http://{address}/predict", content=clip.read_bytes()).status_code == 200

@@ -133,7 +133,7 @@ def test_a_folder_for_a_static_host(checkpoint, runtime, tmp_path, capsys):
     ("recipe", "message"),
     [
         ({"task": KeptTask("face", {"margin": 0.2})}, "expected a run of the task action, got face"),
-        ({"task": KeptTask("action", {"stream": "flow"})}, "expected a network of single frames in colour"),
+        ({"task": KeptTask("action", {"stream": "flow"})}, "expected a network of single frames in color"),
         ({"labels": None}, "expected a run with labels and a transform"),
     ],
 )
@@ -152,7 +152,7 @@ def test_mistakes_of_the_command_are_one_line(checkpoint, tmp_path, monkeypatch,
         (["--runtime", "."], "--runtime: expected --static DIR with it"),
         ([str(checkpoint), *static], "--static: expected one run, got 2"),
         ([*static, "--runtime", str(tmp_path)], "expected ort.wasm.bundle.min.mjs and ort-wasm"),
-        (static, "install npm, or unpack that package and say --runtime DIR"),
+        (static, "install npm, or unpack that package and give --runtime DIR"),
     ):
         assert main(["web", str(checkpoint), *options]) == 2
         error = capsys.readouterr().err

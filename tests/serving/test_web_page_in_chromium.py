@@ -83,7 +83,7 @@ def test_a_camera(page):
         assert page.inner_text("#now") in LABELS
         assert page.inner_text("#dropped").endswith("0 there")
         page.click("#reset")
-        until(page, "#status", "The state starts anew")
+        until(page, "#status", "The state was reset")
         page.select_option("#shown", "level")
         until(page, "#scale", "Mean |h(t)| of")
         before = page.evaluate("() => getComputedStyle(document.documentElement).backgroundColor")
@@ -118,7 +118,7 @@ def test_an_upload(page, tmp_path):
 def test_a_token(page):
     with served(network().float(), page=True, token="sesame") as (address, _):
         page.goto(f"http://{address}/")
-        until(page, "#status", "wants its token")
+        until(page, "#status", "requires its token")
         assert page.locator("#camera").is_disabled()
         for token, words in (("wrong", "expected the server's token, got another"), ("sesame", "action")):
             page.fill("#token", token)
@@ -337,4 +337,4 @@ def test_the_page_without_a_server(page, site):
     until(page, "#scale", "layer 0 in")
     assert page.inner_text("#now") in LABELS
     page.click("#reset")
-    until(page, "#status", "The state starts anew")
+    until(page, "#status", "The state was reset")

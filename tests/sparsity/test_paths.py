@@ -408,7 +408,7 @@ def test_few_paths_meet_where_they_share_neurons():
 
     assert reached() == 1  # chains that never meet
     assert reached(least=4) > 4
-    with pytest.raises(NotImplementedError, match="other neurons"):
+    with pytest.raises(NotImplementedError, match="different neurons"):
         PathNetwork([8, 4, 3], 8, least=2).grown(16)
     with pytest.raises(ValueError, match="least"):
         PathNetwork([8, 4, 3], 8, least=-1)

@@ -19,6 +19,7 @@ from small_cnns import FcNet, PlainNet, SnippetNet, prepare, shake
 from strategies import SPECS
 from streamed_networks import FLOAT32, SPEC, network, pictures
 
+SMALL = {"image_size": (8, 8)}
 ACTIONS = st.lists(
     st.tuples(st.sampled_from(["join", "leave", "reset", "load", *["step"] * 6]), st.integers(0, 2**16)), max_size=40
 )
@@ -80,7 +81,7 @@ def in_turns(alone):
 
 @pytest.mark.parametrize(("cell", "spec"), itertools.product(CELLS, SPECS))
 def test_each_says_what_it_says_alone(cell, spec):
-    net = shake(prernn.convert(prepare(FcNet()), ["fc6", "fc7"], cell=cell, hidden=spec)).eval()
+    net = shake(prernn.convert(prepare(FcNet()), ["fc6", "fc7"], cell=cell, hidden=spec, **SMALL)).eval()
     in_turns(
         Alone(net, lambda seed: torch.randn(net.frame_shape, generator=torch.Generator().manual_seed(seed)).double())
     )

@@ -7,9 +7,11 @@ Example:
     ...     outputs = stream(frame)
 """
 
+from importlib.metadata import version
+
 from prernn_runtime.frames import at_rate, read_frames
 from prernn_runtime.stream import Stream
 
-__version__ = "0.1.0"
+__version__ = version("prernn-runtime")
 
 __all__ = ["Stream", "at_rate", "read_frames"]

@@ -1,4 +1,4 @@
-"""``prernn-run SOURCE --model FILE``: the answers for each frame of a source, as CSV."""
+"""``prernn-run SOURCE --model FILE``: prints a network's answer for each frame of a source, as CSV."""
 
 import argparse
 import csv
@@ -6,25 +6,27 @@ import sys
 import time
 from collections.abc import Sequence
 
+import prernn_runtime
 from prernn_runtime.frames import at_rate, read_frames
 from prernn_runtime.stream import Stream
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints frame, time_s, label, probability, latency_ms; a mistake is one line and exit code 2."""
+    """Prints frame, time_s, label, probability, latency_ms; an error is one line and exit code 2."""
     parser = argparse.ArgumentParser(
         "prernn-run", description="run a network that prernn exported on a video or camera"
     )
+    parser.add_argument("--version", action="version", version=f"prernn-run {prernn_runtime.__version__}")
     parser.add_argument("source", help="video file, folder of frames, camera:0, rtsp/http URL, or - (stdin)")
     parser.add_argument("--model", required=True, help="what prernn export wrote, format onnx")
     parser.add_argument(
-        "--fps", help="frames a second that the network sees; source: as they come (default: the file's)"
+        "--fps", help="frames per second that the network sees; source: as they come (default: the file's)"
     )
     parser.add_argument(
-        "--reset", help="when the state starts anew: never, cut, idle:SECONDS, every:N (default: the file's)"
+        "--reset", help="when the state is reset: never, cut, idle:SECONDS, every:N (default: the file's)"
     )
-    parser.add_argument("--threads", type=int, help="of a frame's computing")
-    parser.add_argument("--limit", type=int, help="stop after so many frames")
+    parser.add_argument("--threads", type=int, help="number of threads to compute a frame")
+    parser.add_argument("--limit", type=int, help="stop after this many frames")
     options = parser.parse_args(arguments)
     try:
         _run(options)

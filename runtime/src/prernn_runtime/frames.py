@@ -20,13 +20,14 @@ from PIL import Image, ImageOps
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 UNKNOWN = 2
-"""FFmpeg's number for colours that a video says nothing of."""
+"""FFmpeg's number for a color space that the video does not state."""
 
 MOST_STRETCH = 8
-"""A pixel that is said to be more oblong than this is a fault of the file."""
+"""A pixel aspect ratio beyond this is taken for an error in the file."""
 
 NEAR, RECENT, LONGEST_HOLD, AGREE = 0.4, 30, 10.0, 0.02
-"""Of the clock: how near to a tick, in periods; gaps that tell the source's rate; seconds; rates that are one."""
+"""Settings of the clock: how near a frame must be to a tick, in periods; number of gaps from which the source's rate is
+estimated; longest gap that is filled, in seconds; relative difference up to which rates count as equal."""
 
 TIMEOUT = 10.0
 """Seconds without data before a network stream counts as lost."""
@@ -57,7 +58,7 @@ def read_frames(source: str | Path, *, fps: float = 25.0) -> Iterator[tuple[floa
 
 
 def _place(source: str) -> tuple[str, dict[str, Any]]:
-    """av.open's name of a source, and its arguments."""
+    """The name and arguments that av.open takes for a source."""
     if source == "-":
         return "pipe:0", {}
     if re.match(r"\w+://", source):
@@ -84,7 +85,7 @@ def _decoded(container: Any, stream: Any) -> Iterator[tuple[float, np.ndarray]]:
 
 
 def _picture(frame: Any, aspect: Any, reformatter: VideoReformatter) -> np.ndarray:
-    """RGB, square pixels, upright; colours that are not said are BT.709 in high definition, BT.601 else."""
+    """A frame as RGB, upright, with square pixels; unstated colors are BT.709 in high definition, otherwise BT.601."""
     width, height = frame.width, frame.height
     if aspect and 1 / MOST_STRETCH <= aspect <= MOST_STRETCH:
         width, height = (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
@@ -97,7 +98,7 @@ def _picture(frame: Any, aspect: Any, reformatter: VideoReformatter) -> np.ndarr
 
 
 def _upright(image: np.ndarray, data: Any) -> np.ndarray:
-    """Turned and mirrored by quarters, as the display matrix ``a b . c d`` says."""
+    """The image rotated by quarter turns and mirrored, as the display matrix ``a b . c d`` says."""
     if data is None:
         return image
     a, b, _, c, d = np.frombuffer(data, np.int32).tolist()[:5]
@@ -119,14 +120,14 @@ def _of_folder(folder: Path, fps: float) -> Iterator[tuple[float, np.ndarray]]:
 
 
 def at_rate(frames: Iterable[tuple[float, Any]], rate: float | None) -> Iterator[tuple[float, Any]]:
-    """The frames that a network of a rate sees: at each tick of its clock the newest; all where ``rate`` is None.
+    """The frames that a network with this rate sees: the newest at each tick of its clock; all if ``rate`` is None.
 
-    As `prernn.streaming.pace.Pace`: a frame is of a tick that it comes near to; the clock goes with a source whose rate
-    is its own within 2 %, or a multiple; a gap of more than 10 s is held for so long. A live source's tick is known to
-    be over when a later frame has come.
+    Like `prernn.streaming.pace.Pace`: a frame belongs to a tick that it is near to; the clock follows a source whose
+    rate is its own within 2 %, or a multiple; a frame is held for at most 10 s. In a live source, a tick is known to be
+    over only when a later frame has arrived.
 
     Raises:
-        ValueError: a rate that is none.
+        ValueError: a rate that is not a positive number.
     """
     if rate is None:
         yield from frames
@@ -155,7 +156,7 @@ def at_rate(frames: Iterable[tuple[float, Any]], rate: float | None) -> Iterator
 
 
 def _pull(gaps: Sequence[float], period: float, late: float) -> float:
-    """By how much the clock goes with a source of its own rate, or a multiple, whose frame came late or early."""
+    """How far the clock follows a source of its own rate, or a multiple, whose frame came late or early."""
     usual = 1.5 * statistics.median_low(gaps) if gaps else 0.0
     mean = statistics.fmean([gap for gap in gaps if gap <= usual] or [period])
     times = max(1, round(period / mean))

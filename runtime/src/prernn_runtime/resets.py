@@ -1,7 +1,7 @@
-"""When the state of a stream starts anew by itself, as `prernn.streaming.resets` has it.
+"""When the state of a stream is reset automatically, as in `prernn.streaming.resets`.
 
-A policy is a text: ``never``; ``cut``, a boundary of shots; ``idle:SECONDS`` without change or frames; ``every:N``, a
-state that is N/2 to N frames old, for which the network runs twice.
+A policy is a string: ``never``; ``cut``, at a boundary between shots; ``idle:SECONDS``, after this long without change
+or frames; ``every:N``, so that the state is always N/2 to N frames old, for which the network runs twice.
 """
 
 import math
@@ -13,21 +13,21 @@ import numpy as np
 from PIL import Image
 
 GRID = 16
-"""Cells a side of the thumbnails that are compared."""
+"""Cells per side of the thumbnails that are compared."""
 
 CUT_CHANGE, CUT_RATIO, CUT_MEMORY, CUT_LEAST = 16.0, 2.5, 8, 3
-"""Of a cut: its change, of 255; its ratio to the largest of the changes before, how many those are, and how many at
-least."""
+"""Criteria for a cut: least change, of 255; least ratio to the largest of the previous changes; how many previous
+changes are remembered, and how many are needed."""
 
 STILL = 6.0
-"""Change of a cell, of 255, up to which a picture is still."""
+"""Largest change of a cell, of 255, for which a picture counts as still."""
 
 
 def thumbnail(picture: np.ndarray) -> np.ndarray:
     """The means of 16 x 16 cells of a uint8 picture ``(H, W, 3)``, float32 ``(16, 16, 3)`` from 0 to 255.
 
     Raises:
-        NotImplementedError: something else than a picture.
+        NotImplementedError: anything but such a picture.
     """
     pixels = np.asarray(picture)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
@@ -40,7 +40,7 @@ def thumbnail(picture: np.ndarray) -> np.ndarray:
 
 
 class Cut:
-    """Finds boundaries of shots: a change of the picture that is large, and larger than the motion before it."""
+    """Finds boundaries between shots: a large change of the picture that exceeds the previous motion."""
 
     timed = False
 
@@ -48,12 +48,12 @@ class Cut:
         self.forget()
 
     def forget(self) -> None:
-        """As before the first picture."""
+        """Returns to the condition before the first picture."""
         self._before: np.ndarray | None = None  # (16, 16, 3)
         self._changes: deque[float] = deque(maxlen=CUT_MEMORY)
 
     def due(self, picture: np.ndarray, time: float) -> bool:
-        """Whether the state is to start anew with this picture, given as its thumbnail."""
+        """Whether to reset the state at this picture, given as its thumbnail."""
         before, self._before = self._before, picture
         if before is None:
             return False
@@ -66,14 +66,14 @@ class Cut:
         return cut
 
     def memory(self) -> dict[str, np.ndarray]:
-        """What it remembers; empty before a picture."""
+        """The policy's memory as arrays; empty before the first picture."""
         if self._before is None:
             return {}
         changes = [*self._changes, *[math.nan] * (CUT_MEMORY - len(self._changes))]
         return {"picture": self._before, "changes": np.array(changes)}
 
     def recall(self, memory: dict[str, np.ndarray]) -> None:
-        """Goes on with what `memory` gave."""
+        """Continues from the result of `memory`."""
         self.forget()
         if memory:
             self._before = memory["picture"].astype(np.float32)
@@ -81,12 +81,12 @@ class Cut:
 
 
 class Idle:
-    """Finds idleness: no cell of the thumbnail has changed by more than `STILL`, or no frame come, for so long.
+    """Finds idleness: for some time no cell of the thumbnail has changed by more than `STILL`, or no frame has come.
 
-    The state starts anew when so long has passed, once, and again with the change that ends it.
+    The state is reset once when this time has passed, and again at the change that ends the idleness.
 
     Args:
-        seconds: how long.
+        seconds: the time.
     """
 
     timed = True
@@ -96,12 +96,12 @@ class Idle:
         self.forget()
 
     def forget(self) -> None:
-        """As before the first picture."""
+        """Returns to the condition before the first picture."""
         self._shown: np.ndarray | None = None  # (16, 16, 3), when it last changed
         self._still, self._idle, self._latest = 0.0, False, 0.0
 
     def due(self, picture: np.ndarray, time: float) -> bool:
-        """Whether the state is to start anew with this picture, given as its thumbnail, at this time in seconds."""
+        """Whether to reset the state at this picture, given as its thumbnail, at this time in seconds."""
         passed, self._latest = max(0.0, time - self._latest), time
         if self._shown is None or passed >= self.seconds:
             first, self._shown = self._shown is None, picture
@@ -118,13 +118,13 @@ class Idle:
         return True
 
     def memory(self) -> dict[str, np.ndarray]:
-        """What it remembers; empty before a picture."""
+        """The policy's memory as arrays; empty before the first picture."""
         if self._shown is None:
             return {}
         return {"picture": self._shown, "times": np.array([self._still, float(self._idle), self._latest])}
 
     def recall(self, memory: dict[str, np.ndarray]) -> None:
-        """Goes on with what `memory` gave."""
+        """Continues from the result of `memory`."""
         self.forget()
         if memory:
             self._shown = memory["picture"].astype(np.float32)
@@ -133,14 +133,14 @@ class Idle:
 
 
 SHAPES = {"picture": (GRID, GRID, 3), "changes": (CUT_MEMORY,), "times": (3,)}
-"""Of what policies remember, by name."""
+"""Shapes of the arrays that policies remember, by name."""
 
 
 def reset_policy(text: str) -> Cut | Idle | int | None:
-    """A policy's text as what looks at the pictures of one stream, N for ``every:N``, or None for ``never``.
+    """Parses a policy: an object that looks at the pictures of one stream, N for ``every:N``, or None for ``never``.
 
     Raises:
-        ValueError: another text.
+        ValueError: any other text.
     """
     if text in ("never", "cut"):
         return Cut() if text == "cut" else None
@@ -151,7 +151,7 @@ def reset_policy(text: str) -> Cut | Idle | int | None:
         if name == "every" and (frames := int(argument)) >= 2 and frames % 2 == 0:
             return frames
     except ValueError:
-        pass  # a number that is none is said below
+        pass  # an invalid number is reported below
     raise ValueError(
         f"reset: expected never, cut, idle:SECONDS with more than 0, or every:N with an even number of frames, "
         f"got {text!r}"
@@ -159,11 +159,11 @@ def reset_policy(text: str) -> Cut | Idle | int | None:
 
 
 class Eyes:
-    """The policies of several streams side by side, each with a memory of its own.
+    """The policies of several parallel streams, each with its own memory.
 
     Args:
-        text: of the policy, ``cut`` or ``idle:SECONDS``.
-        streams: how many.
+        text: the policy, ``cut`` or ``idle:SECONDS``.
+        streams: number of streams.
     """
 
     def __init__(self, text: str, streams: int):
@@ -171,15 +171,15 @@ class Eyes:
         self._policies: list[Any] = [reset_policy(text) for _ in range(streams)]
 
     def forget(self) -> None:
-        """As before the first picture."""
+        """Returns to the condition before the first picture."""
         for policy in self._policies:
             policy.forget()
 
     def due(self, pictures: Sequence[np.ndarray], time: float | Sequence[float] | None) -> list[int]:
-        """Numbers of the streams that start anew with these pictures, one of each stream.
+        """Indices of the streams to reset at these pictures, one for each stream.
 
         Raises:
-            ValueError: no time, where the policy needs one; times that are not one of each stream.
+            ValueError: no time although the policy needs one, or several times that are not one for each stream.
         """
         if time is None and self._policies[0].timed:
             raise ValueError(f"reset {self._text!r}: expected the time of each frame in seconds, got none")
@@ -196,7 +196,7 @@ class Eyes:
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def checked(self, memory: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The memory of such policies; ValueError where it is that of others."""
+        """Returns a memory unchanged; ValueError if it does not belong to these policies."""
         wanted = {name for name in SHAPES if name != ("changes" if self._policies[0].timed else "times")}
         if memory and set(memory) != wanted:
             raise ValueError(f"expected the memory of reset {self._text!r}, {sorted(wanted)}, got {sorted(memory)}")
@@ -206,6 +206,6 @@ class Eyes:
         return memory
 
     def recall(self, memory: dict[str, np.ndarray]) -> None:
-        """Goes on with what `memory` gave."""
+        """Continues from the result of `memory`."""
         for row, policy in enumerate(self._policies):
             policy.recall({name: value[row] for name, value in memory.items()})

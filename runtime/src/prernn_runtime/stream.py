@@ -1,4 +1,4 @@
-"""A stream through an exported step, with onnxruntime."""
+"""Runs a stream through an exported step, with onnxruntime."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,42 +12,41 @@ from prernn_runtime.resets import Eyes, reset_policy
 from prernn_runtime.transform import frame_transform
 
 KEY, FORM = "prernn", 1
-"""Of the description in a file's metadata, and its form; a later one is refused."""
+"""Key of the description in a file's metadata, and version of its format; later versions are rejected."""
 
 YOUNGER, REMEMBERED = "younger_", "reset_"
-"""What the names begin with of a second state, and of what a reset policy remembers, in a saved stream."""
+"""Prefixes of names in a saved stream: for a second state, and for what a reset policy remembers."""
 
 State = list[np.ndarray]
 
 
 class Stream:
-    """A stream through a network: call it with a frame, get the output of that moment. The calls are `prernn.Stream`'s.
+    """A stream through a network: call it with a frame, get the current output. The interface is `prernn.Stream`'s.
 
-    ``stream(frame)`` takes uint8 ``(H, W, 3)`` RGB through the transform in the file, or float32 ``(C, H, W)`` as it
-    is, and gives float32 ``(K,)``. A network of snippets collects uint8 frames, and gives None until one is full. With
-    ``batch_size`` B > 1, B streams run side by side: frames and outputs have a leading dimension B.
+    ``stream(frame)`` applies the file's transform to uint8 ``(H, W, 3)`` RGB, takes float32 ``(C, H, W)`` unchanged,
+    and returns float32 ``(K,)``. For a network of snippets it collects uint8 frames, and returns None until a snippet
+    is full. With ``batch_size`` B > 1, B streams run in parallel: frames and outputs have a leading dimension B.
 
-    Where ``reset`` says so (`prernn_runtime.resets`), the state starts anew by itself. Of a frame that is no uint8
-    picture the policy has to be shown the picture first, ``stream.look(picture, time)``; "idle" wants times,
-    ``stream(frame, time)``.
+    ``reset`` says when the state is reset automatically (`prernn_runtime.resets`). If frames are not uint8 pictures,
+    show the picture to the policy first, ``stream.look(picture, time)``; "idle" needs times, ``stream(frame, time)``.
 
     Args:
-        path: what ``prernn export RUN`` wrote, format onnx, kind step.
-        threads: of a step; None leaves it to onnxruntime.
-        batch_size: number of streams side by side.
-        reset: "never", "cut", "idle:SECONDS" or "every:N"; None is what the network was made for.
+        path: a file written by ``prernn export RUN``, format onnx, kind step.
+        threads: number of threads for a step; None leaves it to onnxruntime.
+        batch_size: number of parallel streams.
+        reset: "never", "cut", "idle:SECONDS" or "every:N"; None is the network's own.
 
     Attributes:
         labels: names of the outputs, or None.
-        rate: frames a second that the network was trained at, or None.
+        rate: frames per second that the network was trained at, or None.
 
     Raises:
-        ValueError: a file that is none of prernn's, of a later form, or a sequence; ``batch_size < 1``; an unknown
-            reset, an N that is no whole number of pairs of snippets.
+        ValueError: a file that is not prernn's, is of a later version, or is a sequence; ``batch_size < 1``; an unknown
+            reset, or an N that is not a multiple of two snippets.
         NotImplementedError: "cut" or "idle" for snippets of several streams.
     """
 
-    _shown = False  # whether someone shows the policy its pictures
+    _shown = False  # whether the caller shows the policy its pictures
 
     def __init__(self, path: str | Path, *, threads: int | None = None, batch_size: int = 1, reset: str | None = None):
         if batch_size < 1:
@@ -66,7 +65,7 @@ class Stream:
         self.reset()
 
     def _policy(self, text: str) -> tuple[Eyes | None, int]:
-        """What looks for places to start anew, and the steps after which a second state starts, 0 for never."""
+        """The policies that watch pictures, and the number of steps after which a second state starts, 0 for never."""
         policy = reset_policy(text)
         if isinstance(policy, int):
             if policy % (2 * self._snippet):
@@ -81,24 +80,24 @@ class Stream:
     def reset(self) -> None:
         """Forgets what the stream has seen."""
         self._state: State | None = None
-        self._younger: State | None = None  # which takes the state's place, see ``every:N``
+        self._younger: State | None = None  # replaces the state, see ``every:N``
         self._age = 0  # steps since the first frame, up to where the younger state takes over for the first time
         if self._eyes is not None:
             self._eyes.forget()
-        self._pending: list[np.ndarray] = []  # (B, C, H, W) frames of the snippet to come
+        self._pending: list[np.ndarray] = []  # (B, C, H, W) frames of the incomplete snippet
 
     def look(self, picture: np.ndarray, time: float | Sequence[float] | None = None) -> list[int]:
-        """Shows the reset policy the picture to come; gives the numbers of the streams that start anew with it.
+        """Shows the next picture to the reset policy; returns the indices of the streams that are reset at it.
 
-        ``stream(frame)`` does so by itself with its uint8 pictures, until this is called for the first time.
+        Until this is called for the first time, ``stream(frame)`` does it automatically with its uint8 pictures.
 
         Args:
             picture: uint8 ``(H, W, 3)``; with several streams ``(B, H, W, 3)``.
-            time: in seconds, for "idle"; one for all streams, or one each.
+            time: in seconds, for "idle"; one for all streams, or one for each.
 
         Raises:
-            ValueError: no time, where the policy needs one.
-            NotImplementedError: something else than a picture, where the policy needs one.
+            ValueError: no time although the policy needs one.
+            NotImplementedError: anything but a picture although the policy needs one.
         """
         self._shown = True
         return [] if self._eyes is None else self._begin_anew(np.asarray(picture), time)
@@ -111,7 +110,7 @@ class Stream:
         rows = self._eyes.due(pictures, time)
         if len(rows) == self.batch_size:
             self._state, self._pending = None, []
-        elif rows and self._state is not None:  # zero is the state to start from
+        elif rows and self._state is not None:  # every stream starts from zeros
             self._state = [leaf.copy() for leaf in self._state]
             for leaf in self._state:
                 leaf[rows] = 0
@@ -122,12 +121,12 @@ class Stream:
 
         Args:
             frame: the frame.
-            time: of it in seconds, for the reset "idle".
+            time: time of the frame in seconds, for the reset "idle".
 
         Raises:
             ValueError: a type or shape that does not fit, numbers that are not finite, no time for "idle"; the stream
-                stays as it was, but that its reset policy may have seen the frame.
-            NotImplementedError: a frame that is no picture, where the reset needs one.
+                remains unchanged, except that its reset policy may have seen the frame.
+            NotImplementedError: a frame that is no picture although the reset needs one.
         """
         frame = np.asarray(frame)
         if self._eyes is not None and not self._shown:
@@ -156,7 +155,7 @@ class Stream:
         return out, state
 
     def probabilities(self, frame: np.ndarray, time: float | Sequence[float] | None = None) -> np.ndarray | None:
-        """As a call, but with softmax over the ``K`` outputs."""
+        """Like a call, but with softmax over the ``K`` outputs."""
         out = self(frame, time)
         if out is None:
             return None
@@ -164,7 +163,7 @@ class Stream:
         return powers / powers.sum(-1, keepdims=True)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """The state as `prernn.Stream.state_dict` has it, as arrays: a stream goes on in either."""
+        """The state as arrays, in the form of `prernn.Stream.state_dict`: either can continue the other's stream."""
         values: dict[str, np.ndarray] = {}
         for prefix, state in (("", self._state), (YOUNGER, self._younger)):
             for leaf, value in zip(self._about["states"], state or (), strict=state is not None):
@@ -177,10 +176,10 @@ class Stream:
         return values | {REMEMBERED + name: value.copy() for name, value in memory.items()}
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        """Goes on where the stream of `state_dict` was. Without the memory of a reset, that starts as new.
+        """Continues where the stream of `state_dict` was. Without a memory, the reset policy starts from scratch.
 
         Raises:
-            ValueError: names or shapes of another network, number of streams or reset; the stream is left as it was.
+            ValueError: names or shapes of another network, number of streams or reset; the stream remains unchanged.
         """
         given = {name: np.asarray(value) for name, value in values.items()}
         memory, rest = _apart(given, REMEMBERED)
@@ -205,7 +204,7 @@ class Stream:
         return [leaves[leaf["name"]].astype(np.float32).reshape(-1, *leaf["file_shape"]) for leaf in states]
 
     def _checked_age(self, memory: dict[str, np.ndarray], younger: bool) -> int:
-        """Steps of the older state, once it is known to fit the younger one."""
+        """Age of the older state in steps; ValueError if it contradicts the presence of a younger one."""
         if memory and (set(memory) != {"age"} or memory["age"].shape != (self.batch_size,)):
             raise ValueError(f"expected reset_age of shape ({self.batch_size},), got {sorted(memory)}")
         age = int(memory["age"][0]) if memory else 0
@@ -215,7 +214,7 @@ class Stream:
         return age
 
     def _checked_pending(self, pending: np.ndarray | None) -> list[np.ndarray]:
-        """The frames of a snippet to come."""
+        """The checked frames of an incomplete snippet."""
         if pending is None:
             return []
         fits = pending.ndim == 5 and pending.shape[:2] == (self.batch_size, self._shape[0])
@@ -225,7 +224,7 @@ class Stream:
         return list(pending.astype(np.float32).transpose(2, 0, 1, 3, 4))
 
     def _input(self, frame: np.ndarray) -> np.ndarray | None:
-        """Frames as the file takes them, ``(B, C, H, W)``."""
+        """Frames as input of the network, ``(B, C, H, W)``; None within a snippet."""
         if self.batch_size == 1:
             frame = frame[None]
         elif frame.ndim == 0 or frame.shape[0] != self.batch_size:
@@ -251,7 +250,7 @@ class Stream:
         return value
 
     def _collected(self, frames: np.ndarray) -> np.ndarray | None:
-        """The frames ``(B, C, H, W)``; of a network of snippets those, ``(B, C, D, H, W)``, once they are full."""
+        """The frames ``(B, C, H, W)``; for a network of snippets, a snippet ``(B, C, D, H, W)`` once it is full."""
         if len(self._shape) < 4:
             return frames
         if self._pending and self._pending[0].shape != frames.shape:
@@ -280,12 +279,12 @@ def _session(path: Path, threads: int | None) -> Any:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own kinds, which have no common one
+    except Exception as error:  # onnxruntime's own errors, which have no common base class
         raise ValueError(f"{path}: onnxruntime can't run it: {str(error).splitlines()[0]}") from error
 
 
 def _described(session: Any, path: str | Path) -> dict[str, Any]:
-    """What a file says of itself."""
+    """The description in a file's metadata."""
     try:
         about: dict[str, Any] = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
         form, kind = about["form"], about["kind"]

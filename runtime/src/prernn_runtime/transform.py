@@ -1,4 +1,4 @@
-"""From a picture to a network's input, as `prernn.media.transforms` does it in evaluation."""
+"""From a picture to a network's input, as in the evaluation transform of `prernn.media.transforms`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,19 +7,19 @@ import numpy as np
 from PIL import Image
 
 FLOW_MEAN, FLOW_STD = 128 / 255, 0.226
-"""Of optical flow as prernn stores it, where the transform does not say."""
+"""Defaults for optical flow as prernn stores it, if the transform has none."""
 
 LUMA = (0.2989, 0.587, 0.114)
-"""Of BT.601, as torchvision has it."""
+"""Weights of R, G and B in the luma of BT.601, as in torchvision."""
 
 
 def frame_transform(spec: dict[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
     """A function from one uint8 frame ``(H, W, C)`` to float32 ``(C, size, size)``.
 
-    The shorter side is resized, the centre cut out, and ``(x / 255 - mean) / std`` taken of each channel.
+    It resizes the shorter side, crops the center, and computes ``(x / 255 - mean) / std`` in each channel.
 
     Args:
-        spec: what a file's metadata call "transform".
+        spec: the "transform" in a file's metadata.
     """
     size = int(spec.get("size", 224))
     shorter = int(spec.get("resize") or size)
@@ -57,7 +57,7 @@ def _resized(frame: np.ndarray, shorter: int) -> np.ndarray:
 
 
 def _cut(picture: np.ndarray, size: int) -> np.ndarray:
-    """The centre, with black around it where the picture is smaller."""
+    """The center, padded with black if the picture is smaller."""
     height, width = picture.shape[:2]
     if height < size or width < size:
         left, top = max((size - width) // 2, 0), max((size - height) // 2, 0)

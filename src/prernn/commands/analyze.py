@@ -11,20 +11,20 @@ USAGE = "%(prog)s [hidden] RUN [RUN ...] --out OUT [--videos PATH ...] [--limit 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``prernn analyze``."""
     runs = (
-        "run folders or checkpoint files; with the word hidden before them, what is in their hidden-to-hidden weights "
-        "alone (a run folder of this name is ./hidden)"
+        "run folders or checkpoint files; put the word hidden before them to see their hidden-to-hidden weights alone "
+        "(a run folder of that name is ./hidden)"
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help=runs)
     parser.add_argument("--out", required=True, help="folder for pictures, tables and index.html")
     videos = "videos, folders of frames or of videos (default: the test videos of each run)"
     parser.add_argument("--videos", nargs="+", metavar="PATH", help=videos)
-    parser.add_argument("--limit", type=int, help="look at so many videos for each run")
-    gates = "look at the gates over the videos (default: yes)"
+    parser.add_argument("--limit", type=int, help="number of videos to look at for each run")
+    gates = "plot the gates over the videos (default: yes)"
     parser.add_argument("--gates", action=argparse.BooleanOptionalAction, help=gates)
 
 
 def run(options: Namespace) -> None:
-    """Writes the page, and prints where it is."""
+    """Writes the page and prints where it is."""
     if options.runs[0] == "hidden":
         _run_hidden(options)
         return

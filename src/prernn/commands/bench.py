@@ -1,4 +1,4 @@
-"""``prernn bench``: figures of speed, measured on this machine."""
+"""``prernn bench``: speed, measured on this machine."""
 
 import argparse
 import ast
@@ -18,7 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Reads the benchmark's own options, and runs it."""
+    """Reads the benchmark's own options and runs it."""
     chosen = bench_parser(options.name).parse_args(options.rest)
     importlib.import_module(f"prernn.benchmarks.{options.name}").run(chosen)
 

@@ -1,4 +1,4 @@
-"""``prernn demo``: the whole way on an embedded data set."""
+"""``prernn demo``: the whole workflow on an embedded data set."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -8,10 +8,10 @@ from prernn.commands.arguments.command import Command, given
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``prernn demo``."""
     parser.add_argument("--root", default="runs/demo", help="run folder (default %(default)s)")
-    parser.add_argument("--clips", type=int, help="training clips a class")
+    parser.add_argument("--clips", type=int, help="training clips per class")
     parser.add_argument("--epochs", type=int, help="epochs of each network")
     parser.add_argument("--seed", type=int, default=0)
-    single = "train on single clips, each from a zero state, to see what a stream that is never reset makes of that"
+    single = "train on single clips, each from a zero state, to see how that affects a stream that is never reset"
     parser.add_argument("--single-clips", action="store_true", help=single)
 
 
@@ -23,4 +23,4 @@ def run(options: Namespace) -> None:
     demo.run(options.root, seed=options.seed, single_clips=options.single_clips, **given_numbers)
 
 
-DEMO = Command("the whole way on an embedded data set: render, train, compare, stream", run, add_arguments)
+DEMO = Command("the whole workflow on an embedded data set: render, train, compare, stream", run, add_arguments)

@@ -1,4 +1,4 @@
-"""``prernn export``: a run as a file for another runtime."""
+"""``prernn export``: writes a run as a file for another runtime."""
 
 from argparse import ArgumentParser, Namespace
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from prernn.conversion.sequence_network import SequenceNetwork
 
 FRAMES = 32
-"""Of each video that shows ranges."""
+"""Frames of each video that is used to find the ranges of activations."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -21,8 +21,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("run", metavar="RUN", help="run folder or checkpoint")
     add("--format", default="onnx", help="onnx (default), openvino, or torch: torch.export's .pt2")
-    add("--kind", default="step", help="step (default): a frame and the state; sequence: a whole video")
-    add("--out", help="the file (default: step.onnx, sequence.xml and so on in the run folder)")
+    add("--kind", default="step", help="step (default): one frame and the state; sequence: a whole video")
+    add("--out", help="file to write (default: step.onnx, sequence.xml and so on in the run folder)")
     add(
         "--size",
         type=int,
@@ -30,14 +30,18 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar=("H", "W"),
         help="frame size, fixed (default: free where possible)",
     )
-    add("--precision", default="float32", help="float32 (default), or int8: a step in integers, for onnx and openvino")
-    videos = "int8: videos or folders of them that show the ranges of activations (default: some made from the network)"
+    add(
+        "--precision",
+        default="float32",
+        help="float32 (default), or int8: a step computed in integers, for onnx and openvino",
+    )
+    videos = "int8: videos or folders of them, for finding the ranges of activations (default: made from the network)"
     add("--videos", nargs="+", metavar="PATH", help=videos)
-    add("--stateful", action="store_true", help="openvino: the state stays inside the model, of one stream")
+    add("--stateful", action="store_true", help="openvino: keep the state of one stream inside the model")
 
 
 def run(options: Namespace) -> None:
-    """Writes the file, once it was compared with the network, and says what is in it."""
+    """Writes the file after comparing it with the network, and says what is in it."""
     from rich.table import Table
 
     from prernn.engines.exported.export import FORMATS, export
@@ -70,7 +74,7 @@ def run(options: Namespace) -> None:
 
 
 def _videos(net: "SequenceNetwork", paths: list[str] | None) -> "list[Tensor] | None":
-    """The first frames of each, as the network takes them."""
+    """The first frames of each video, transformed for the network."""
     if paths is None:
         return None
     from prernn.studies.runs.videos import video_batches

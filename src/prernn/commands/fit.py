@@ -10,16 +10,16 @@ from prernn.commands.arguments.complaints import in_plain_words
 from prernn.commands.arguments.fit_options import check_options, help_text
 
 ALL = ("--help-all", "--help=all")
-"""Ask for Lightning's own text."""
+"""Options that ask for Lightning's own help."""
 
 
 def run(options: Namespace) -> None:
-    """Hands the words behind the command to Lightning, once the names among them are known to be right."""
+    """Passes the words after the command on to Lightning, after checking the option names among them."""
     run_fit(options.command, options.words)
 
 
 def run_fit(command: str, words: Sequence[str]) -> None:
-    """Runs ``fit`` or one of its kind with its arguments."""
+    """Runs ``fit`` or a related command with its arguments."""
     if any(word in ("-h", "--help") for word in words):
         print(help_text(command, FIT_COMMANDS[command].help))
         return
@@ -32,7 +32,7 @@ def run_fit(command: str, words: Sequence[str]) -> None:
     if command == "predict" and any(word.partition("=")[0] == "--ray" for word in words):
         _predict_over_ray(words)
         return
-    if command != "fit" and words and Path(words[0]).is_dir():  # a run, whose configuration has all the rest
+    if command != "fit" and words and Path(words[0]).is_dir():  # a run, whose configuration holds the rest
         words = ["--config", str(Path(words[0]) / "config.yaml"), *words[1:]]
     words, engine = _engine_in(words) if command in ("test", "predict") else (words, {})
     check_options(command, words)
@@ -48,7 +48,7 @@ def run_fit(command: str, words: Sequence[str]) -> None:
 
 
 def _engine_in(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The words without ``--engine`` and ``--precision``, and what these say."""
+    """The words without ``--engine`` and ``--precision``, and the values of these."""
     parser = Parser("prernn test or predict", add_help=False, allow_abbrev=False)
     parser.passes_on = True
     parser.add_argument("--engine")
@@ -61,16 +61,16 @@ def _engine_in(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _test_continuously(words: Sequence[str]) -> None:
-    """``prernn test RUN --continuous``: the test videos as one stream."""
-    parser = Parser("prernn test", description="the test videos as one stream, whose state nobody resets")
+    """``prernn test RUN --continuous``: tests on the test videos as one stream."""
+    parser = Parser("prernn test", description="test on the test videos as one stream whose state is never reset")
     add = parser.add_argument
     add("run", metavar="RUN", help="run folder or checkpoint")
     add("--continuous", action="store_true", required=True, help="this test")
     add("--out", help="folder for continuous.json, .csv and .png (default: the run's)")
-    add("--orders", type=int, help="random orders of the test videos")
-    add("--rates", type=float, nargs="+", help="of frames, in parts of those tested at")
-    add("--still", type=int, help="frames for which a picture stands still")
-    add("--seed", type=int, help="of the orders")
+    add("--orders", type=int, help="number of random orders of the test videos")
+    add("--rates", type=float, nargs="+", help="frame rates, as multiples of the rate tested at")
+    add("--still", type=int, help="number of frames for which a picture stands still")
+    add("--seed", type=int, help="seed of the orders")
     options = parser.parse_args(words)
     from prernn.studies.runs.continuous import run_continuously
 
@@ -78,12 +78,12 @@ def _test_continuously(words: Sequence[str]) -> None:
 
 
 def _predict_over_ray(words: Sequence[str]) -> None:
-    """``prernn predict RUN --ray ADDRESS``: by the workers of a Ray cluster."""
-    parser = Parser("prernn predict", description="label the test videos, on many machines")
+    """``prernn predict RUN --ray ADDRESS``: predicts on the workers of a Ray cluster."""
+    parser = Parser("prernn predict", description="label the test videos on many machines")
     parser.passes_on = True
     parser.add_argument("run", metavar="RUN", help="run folder")
     parser.add_argument("--ray", required=True, help="address of a Ray cluster, auto, or local for this machine")
-    parser.add_argument("--workers", type=int, help="at a time (default: one a core of the cluster)")
+    parser.add_argument("--workers", type=int, help="workers at a time (default: one per core of the cluster)")
     options = parser.parse_args(words)
     check_options("predict", options.words)
     run = Path(options.run)
@@ -97,14 +97,14 @@ def _predict_over_ray(words: Sequence[str]) -> None:
 
 
 def _write(words: Sequence[str]) -> None:
-    """``prernn predict RUN --text WORDS``: what a language model writes behind them."""
-    parser = Parser("prernn predict", description="what a network that was trained on text writes")
+    """``prernn predict RUN --text WORDS``: continues the words with a language model."""
+    parser = Parser("prernn predict", description="continue a text with a network that was trained on text")
     add = parser.add_argument
     add("run", metavar="RUN", help="run folder or checkpoint")
-    add("--text", required=True, help="words that it goes on from; may be empty")
-    add("--words", type=int, default=100, help="how many it writes (default %(default)s)")
-    add("--temperature", type=float, default=1.0, help="0 takes the most probable word each time (default 1)")
-    add("--seed", type=int, default=0, help="of what is drawn (default 0)")
+    add("--text", required=True, help="words to continue from; may be empty")
+    add("--words", type=int, default=100, help="number of words to write (default %(default)s)")
+    add("--temperature", type=float, default=1.0, help="0 always takes the most probable word (default 1)")
+    add("--seed", type=int, default=0, help="seed of the draws (default 0)")
     options = parser.parse_args(words)
     from prernn.layers.arguments import whole
     from prernn.models.checkpoint import load
@@ -124,6 +124,6 @@ FIT_COMMANDS = {
     "validate": Command("evaluate on validation videos", run),
     "test": Command("evaluate on test videos; --engine ENGINE", run),
     "predict": Command(
-        "label the test videos; --engine ENGINE; --ray ADDRESS: many machines; --text WORDS: go on writing", run
+        "label the test videos; --engine ENGINE; --ray ADDRESS: many machines; --text WORDS: continue a text", run
     ),
 }

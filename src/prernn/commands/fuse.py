@@ -1,4 +1,4 @@
-"""``prernn fuse``: the answers of several tested runs, averaged."""
+"""``prernn fuse``: averages the answers of several tested runs."""
 
 import time
 from argparse import ArgumentParser, Namespace
@@ -8,13 +8,13 @@ from prernn.commands.arguments.command import Command
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``prernn fuse``."""
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders that prernn test has been through")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders that prernn test was run on")
     parser.add_argument("--out", required=True, help="folder for metrics and pictures")
-    parser.add_argument("--weights", type=float, nargs="+", help="of the runs (default: all alike)")
+    parser.add_argument("--weights", type=float, nargs="+", help="weight of each run (default: equal)")
 
 
 def run(options: Namespace) -> None:
-    """Fuses, and prints the metrics."""
+    """Fuses the runs and prints the metrics."""
     from prernn.reports.files import say_written
     from prernn.reports.tables import print_metrics
     from prernn.studies.fusion import fuse

@@ -14,7 +14,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Prints versions, devices and the kernels that are there."""
+    """Prints versions, devices and the available kernels."""
     import torch
     from rich.console import Console
     from rich.table import Table

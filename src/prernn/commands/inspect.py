@@ -7,14 +7,16 @@ from prernn.commands.arguments.command import Command
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``prernn inspect``."""
-    parser.add_argument("backbone", help="torchvision name, timm name, c3d, efficientnet_lite0")
+    parser.add_argument("backbone", help="name of torchvision or timm, or c3d, efficientnet_lite0")
     parser.add_argument("--layer", nargs="+", help="layers that become recurrent (default: the last)")
     parser.add_argument("--cell", nargs="+", default=["vrnn", "lstm", "gru"], help="default: all")
     parser.add_argument("--input", nargs="+", default=["gate", "single"], help="default: both")
     parser.add_argument("--hidden", nargs="+", default=["full"], help="structures of W_hh (default: full)")
-    parser.add_argument("--rcn", action="store_true", help="as RCN: its units, their state and cost a frame")
-    parser.add_argument("--size", type=int, help="RCN: side of the picture (default: what the backbone expects)")
-    parser.add_argument("--num-layers", type=int, default=1, help="layers of the traditional RNN that is matched")
+    parser.add_argument("--rcn", action="store_true", help="as RCN: its units, with their state and cost per frame")
+    parser.add_argument("--size", type=int, help="RCN: side of the frame (default: what the backbone expects)")
+    parser.add_argument(
+        "--num-layers", type=int, default=1, help="number of layers of the traditional RNN to compare with"
+    )
     parser.add_argument("--outputs", type=int, help="size of a new output layer")
 
 
@@ -29,4 +31,4 @@ def run(options: Namespace) -> None:
         show(name, layer, cells=options.cell, inputs=options.input, num_layers=options.num_layers, **common)
 
 
-INSPECT = Command("weights that recurrence introduces into a backbone", run, add_arguments)
+INSPECT = Command("show the weights that recurrence introduces into a backbone", run, add_arguments)

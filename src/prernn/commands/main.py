@@ -2,8 +2,9 @@
 
 import os
 import sys
-from argparse import Namespace
+from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Sequence
+from typing import Any
 
 import prernn
 from prernn.commands.analyze import ANALYZE
@@ -55,9 +56,9 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; a user's mistake gives one line on standard error and exit code 2.
+    """Runs a command; a user's mistake prints one line on standard error and gives exit code 2.
 
-    ``PRERNN_TRACEBACK=1`` lets the exception through, for looking into it.
+    ``PRERNN_TRACEBACK=1`` lets the exception through, for debugging.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     keep_memory()
@@ -67,14 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
-    except (BrokenPipeError, SystemExit) as error:  # rich makes the one into the other
+    except (BrokenPipeError, SystemExit) as error:  # rich turns the first into the second
         if isinstance(error.__context__, KeyboardInterrupt):
             return 130
         if type(error).__name__ == "SIGTERMException":  # Lightning's, which would end with code 0
             return 143
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
-        # whoever reads the output, such as head, has enough; Python flushes once more at its end
+        # the reader of the output, such as head, has closed it; Python flushes once more on exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, NotImplementedError, OSError, ImportError, RuntimeError) as error:
@@ -88,12 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _died(error: RuntimeError) -> bool:
-    """Whether a process or a device ran out of memory, which is no mistake in the program."""
+    """Whether a process or a device ran out of memory, which is not a bug in the program."""
     return type(error).__name__ in ("BrokenProcessPool", "OutOfMemoryError") or "exited unexpectedly" in str(error)
 
 
 def _one_line(error: BaseException) -> str:
-    """The message without the traceback that a worker process puts before it."""
+    """The message without the traceback that a worker process puts in front of it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
@@ -109,9 +110,17 @@ def _read(arguments: list[str]) -> Namespace:
     return _parser().parse_args(arguments)
 
 
+class _Version(Action):
+    """Says the version; only then are the distribution's metadata read."""
+
+    def __call__(self, parser: ArgumentParser, *_: Any, **__: Any) -> None:
+        print(f"prernn {prernn.__version__}")
+        parser.exit()
+
+
 def _parser() -> Parser:
     parser = Parser("prernn", description="Make any pre-trained CNN recurrent, train it on video, stream it.")
-    parser.add_argument("--version", action="version", version=f"prernn {prernn.__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="the version of prernn")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, command in COMMANDS.items():
         options = {"description": command.help, **(command.options or {})}

@@ -1,4 +1,4 @@
-"""``prernn paper``: the cells of the papers' tables, to be listed, shown, trained and averaged over splits."""
+"""``prernn paper``: lists, shows and trains the cells of the papers' tables, and averages them over splits."""
 
 import argparse
 from argparse import ArgumentParser, Namespace
@@ -11,20 +11,20 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Adds ``list``, ``show``, ``fit`` and ``average``, each with its own arguments."""
     metavar = "list | show | fit | average"
     actions = parser.add_subparsers(dest="action", required=True, metavar=metavar, parser_class=Parser)
-    words = "the cells: what each is, and what the paper reports for it"
+    words = "list the cells: what each is, and what the paper reports for it"
     listed = actions.add_parser("list", help=words, description=words)
-    listed.add_argument("table", nargs="?", help="of this table alone, such as table4")
-    words = "a cell's configuration as YAML, to be kept in a file and changed"
+    listed.add_argument("table", nargs="?", help="list this table alone, such as table4")
+    words = "print a cell's configuration as YAML, to save in a file and change"
     shown = actions.add_parser("show", help=words, description=words)
     words = "train a cell's network into runs/paper/NAME"
     fitted = actions.add_parser("fit", help=words, description=words)
     for action in (shown, fitted):
-        action.add_argument("name", help="of the cell, such as table4/pregru-fc6")
-    words = "the mean of several runs' metrics, such as those of UCF101's three splits (Table 7)"
+        action.add_argument("name", help="name of the cell, such as table4/pregru-fc6")
+    words = "average the metrics of several runs, such as those of UCF101's three splits (Table 7)"
     averaged = actions.add_parser("average", help=words, description=words)
-    averaged.add_argument("runs", nargs="+", metavar="RUN", help="folders of prernn test or prernn fuse")
+    averaged.add_argument("runs", nargs="+", metavar="RUN", help="folders written by prernn test or prernn fuse")
     averaged.add_argument("--out", help="CSV to write")
-    rest = "--data.root DATA and any other option of prernn fit, which then wins over the cell's"
+    rest = "--data.root DATA and any other option of prernn fit, which then overrides the cell's"
     fitted.add_argument("options", nargs=argparse.REMAINDER, help=rest, metavar="...")
 
 

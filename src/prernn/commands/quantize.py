@@ -11,25 +11,41 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("network", metavar="RUN", help="run folder or checkpoint; or the name of a backbone")
     add("--out", help="folder for the quantized network, report, curve and pictures (default: RUN-quantized)")
-    add("--samples", type=float, default=1.0, help="samples a weight of the network that is kept (default %(default)s)")
-    add("--sweep", type=float, nargs="+", default=[], metavar="S", help="further samples a weight, for the curve")
-    add("--draws", type=int, default=1, help="draws of each number of samples (default %(default)s)")
+    add(
+        "--samples",
+        type=float,
+        default=1.0,
+        help="samples per weight of the network that is kept (default %(default)s)",
+    )
+    add(
+        "--sweep",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="S",
+        help="further numbers of samples per weight, for the curve",
+    )
+    add("--draws", type=int, default=1, help="draws for each number of samples (default %(default)s)")
     add("--sampler", default="systematic", help="systematic (default), jittered, sobol or random")
-    add("--scale", default="layer", help="one scale a layer (default) or neuron")
-    add("--order", default="sign", help="of the weights: sign (default) or natural")
-    allocation = "exponent of samples a weight over a layer's weights (default 1/3; 0: alike), or outputs: as those ask"
+    add("--scale", default="layer", help="one scale per layer (default) or neuron")
+    add("--order", default="sign", help="order of the weights: sign (default) or natural")
+    allocation = (
+        "exponent of samples per weight over a layer's size (default 1/3; 0: equal), or outputs: by sensitivity"
+    )
     add("--allocation", type=_number_or_word, help=allocation)
     add(
-        "--correct", action="store_true", help="correct batch normalization and biases, by inputs made from the network"
+        "--correct",
+        action="store_true",
+        help="correct batch normalization and biases, using inputs made from the network",
     )
-    add("--seed", type=int, default=0, help="of the first draw (default %(default)s)")
-    add("--weights", help="backbone: file of its weights (default: those that its library offers)")
-    add("--config", help="run: config.yaml that says which test videos (default: the run's own)")
-    add("--limit", type=int, help="run: so many test videos, spread over the list; 0: none")
+    add("--seed", type=int, default=0, help="seed of the first draw (default %(default)s)")
+    add("--weights", help="backbone: file with its weights (default: those its library offers)")
+    add("--config", help="run: config.yaml that names the test videos (default: the run's own)")
+    add("--limit", type=int, help="run: number of test videos, spread over the list; 0: none")
 
 
 def run(options: Namespace) -> None:
-    """Quantizes, prints the report, and writes network, tables and curve."""
+    """Quantizes, prints the report, and writes the network, tables and curve."""
     if options.draws < 1 or (options.limit is not None and options.limit < 0):
         raise ValueError(f"expected --draws from 1 and --limit from 0 on, got {options.draws} and {options.limit}")
     from prernn.studies import quantization

@@ -9,10 +9,10 @@ from pathlib import Path
 from prernn.commands.arguments.command import Command, given, saying_warnings
 
 PARTS = ("train", "test", "val")
-"""Folders of a data set."""
+"""The folders of a data set."""
 
 TIMED = {"seconds": 3.0, "times": 10, "pause": 2.0}
-"""What ``--label`` does where nothing else is said."""
+"""The defaults of ``--label``."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -21,16 +21,19 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("source", help="camera:0, rtsp/http URL, named pipe, - for standard input, video file or folder of frames")
     add("--to", required=True, help="folder of the data set; clips go to TO/train/LABEL/0001.mp4 and so on")
     add("--part", choices=PARTS, default="train", help="which part of the data set (default train)")
-    add("--label", help="record clips of this label by the clock")
+    add("--label", help="record clips of this label on a timer")
     add("--seconds", type=float, help=f"length of each clip (default {TIMED['seconds']:g})")
-    add("--times", type=int, help=f"how many clips (default {TIMED['times']})")
+    add("--times", type=int, help=f"number of clips (default {TIMED['times']})")
     add("--pause", type=float, help=f"seconds before each clip, counted down (default {TIMED['pause']:g})")
-    add("--timeout", type=float, help="seconds without a frame after which a live source is lost (default 10)")
-    add("--keys", help="record by keys, such as w=wave,p=point: each starts and ends its label's clip, others end")
+    add("--timeout", type=float, help="seconds without a frame after which a live source counts as lost (default 10)")
+    add(
+        "--keys",
+        help="record by keys, such as w=wave,p=point: each starts and ends a clip of its label, any other key quits",
+    )
 
 
 def run(options: Namespace) -> None:
-    """Records, and says at the end, however it comes, which clips there are."""
+    """Records, and reports at the end, for whatever reason it comes, which clips there are."""
     from prernn.streaming.recording import Footage, clip_folder, record_keys, record_times
 
     timed = given(options, *TIMED)
@@ -44,7 +47,7 @@ def run(options: Namespace) -> None:
     folders = {key: clip_folder(options.to, options.part, label) for key, label in labels.items()}
     clips: list[Path] = []
     with saying_warnings(), contextlib.ExitStack() as stack:
-        # the keyboard first: an option that can't be met should not light the camera
+        # the keyboard first: an impossible option should not turn on the camera
         key = stack.enter_context(terminal_keys()) if options.keys is not None else None
         footage = stack.enter_context(contextlib.closing(Footage(options.source, options.timeout)))
         stack.callback(lambda: _say_written(clips, footage.rate, str(footage.counts)))
@@ -60,10 +63,10 @@ def run(options: Namespace) -> None:
 
 
 def keys_in(text: str) -> dict[str, str]:
-    """Labels by key, of ``w=wave,p=point``.
+    """Labels by key, from ``w=wave,p=point``.
 
     Raises:
-        ValueError: another form, a key of several letters, one that is there twice.
+        ValueError: the text has another form, or a key has several letters or is given twice.
     """
     pairs = [pair.strip().partition("=") for pair in text.split(",")]
     keys = {key: label for key, _, label in pairs}
@@ -74,11 +77,11 @@ def keys_in(text: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def terminal_keys() -> Iterator[Callable[[], str | None]]:
-    """Gives a function that says which key was pressed since it was last asked, without Return; None for none.
+    """Yields a function that returns the key pressed since the last call, without waiting for Return; None for none.
 
     Raises:
-        ValueError: standard input is no terminal.
-        NotImplementedError: a system without termios.
+        ValueError: standard input is not a terminal.
+        NotImplementedError: the system has no termios.
     """
     import os
     import select
@@ -96,8 +99,8 @@ def terminal_keys() -> Iterator[Callable[[], str | None]]:
     def key() -> str | None:
         if not select.select([number], [], [], 0)[0]:
             return None
-        pressed = os.read(number, 32).decode(errors="ignore")  # an arrow is a sequence of several
-        return pressed[:1]  # empty at the end of input, which is no label's key
+        pressed = os.read(number, 32).decode(errors="ignore")  # an arrow key sends several bytes
+        return pressed[:1]  # empty at the end of input, which is not the key of any label
 
     try:
         tty.setcbreak(number)
@@ -108,7 +111,7 @@ def terminal_keys() -> Iterator[Callable[[], str | None]]:
 
 @contextlib.contextmanager
 def _shown() -> Iterator[Callable[[str], None]]:
-    """Gives a function that shows a line in place of the one before."""
+    """Yields a function that shows a line in place of the previous one."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -126,7 +129,7 @@ def _shown() -> Iterator[Callable[[str], None]]:
 
 
 def _say_written(clips: list[Path], rate: float, odd: str) -> None:
-    """One line for each label: how many clips there are now, and where."""
+    """Prints one line per label: how many clips there are now, and where."""
     folders = dict.fromkeys(path.parent for path in clips)
     for folder in folders:
         names = [path.name for path in clips if path.parent == folder]

@@ -1,4 +1,4 @@
-"""``prernn serve``: a trained network for many live streams, over WebSockets and HTTP."""
+"""``prernn serve``: serves a trained network to many live streams, over WebSockets and HTTP."""
 
 import functools
 import os
@@ -10,17 +10,17 @@ from prernn.commands.arguments.command import Command, given
 from prernn.commands.stream import OF_TASKS
 
 TOKEN = "PRERNN_TOKEN"
-"""The environment variable that holds the token where no option does, so that it is in no list of processes."""
+"""The environment variable that holds the token if no option does; unlike an option, it is in no process list."""
 
 LIMITS = {
     "clients": (int, "streams at a time (default: 64)"),
-    "pixels": (int, "of a picture (default: 9 million)"),
-    "message_bytes": (int, "of a message (default: 8 MiB)"),
-    "client_fps": (float, "frames a second of a client, on average (default: 60)"),
-    "bytes_per_second": (float, "of a client, on average (default: 64 MiB)"),
-    "video_bytes": (int, "of a video that is uploaded (default: 2 GB)"),
-    "queue": (int, "frames of a client that wait for their turn (default: 4)"),
-    "idle": (float, "seconds without a message after which a client is sent away (default: 60)"),
+    "pixels": (int, "pixels of a picture (default: 9 million)"),
+    "message_bytes": (int, "bytes of a message (default: 8 MiB)"),
+    "client_fps": (float, "frames per second from a client, on average (default: 60)"),
+    "bytes_per_second": (float, "bytes per second from a client, on average (default: 64 MiB)"),
+    "video_bytes": (int, "bytes of an uploaded video (default: 2 GB)"),
+    "queue": (int, "frames of a client that may wait for their turn (default: 4)"),
+    "idle": (float, "seconds without a message after which a client is disconnected (default: 60)"),
 }
 
 
@@ -28,22 +28,22 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``prernn serve``."""
     add = parser.add_argument
     add("checkpoint", nargs="+", help="run folder, checkpoint or exported file; the answers of several are averaged")
-    add("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine alone)")
-    add("--port", type=int, default=8000, help="number, 0 for one that is free (default: 8000)")
-    add("--token", help=f"that clients have to know, needed where others can come (default: ${TOKEN})")
+    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
+    add("--port", type=int, default=8000, help="port number; 0 picks a free one (default: 8000)")
+    add("--token", help=f"token that clients must send; required if other machines can connect (default: ${TOKEN})")
     add("--certificate", help="PEM file, for https and wss")
-    add("--key", help="PEM file of the certificate's key")
-    add("--engine", help="torch (default), onnxruntime, openvino, or auto: the fastest here that agrees")
-    add("--precision", help="float32 (default); bfloat16 or float16 of everything feedforward; int8")
-    add("--threads", type=int, help="of a step's computing (default: the engine's choice)")
-    add("--grace", type=float, default=10.0, help="seconds to answer what waits when it stops (default: 10)")
+    add("--key", help="PEM file with the certificate's key")
+    add("--engine", help="torch (default), onnxruntime, openvino, or auto: the fastest on this machine that agrees")
+    add("--precision", help="float32 (default); bfloat16 or float16 for everything feedforward; int8")
+    add("--threads", type=int, help="threads that compute a step (default: the engine's choice)")
+    add("--grace", type=float, default=10.0, help="seconds to answer waiting frames on shutdown (default: 10)")
     for name, (kind, words) in LIMITS.items():
         add(f"--{name.replace('_', '-')}", type=kind, help=words)
     add("--commands", help="gesture: table of commands, YAML or JSON, such as configs/player.yaml")
-    add("--decoder", choices=("greedy", "beam"), help="gesture: default that of the run")
+    add("--decoder", choices=("greedy", "beam"), help="gesture: decoder (default: the run's)")
     add("--detector", help="face: cascade (default), mediapipe, mediapipe:FILE or yunet:FILE")
-    add("--smooth", help="face: One-Euro filter, MIN_CUTOFF,BETA as in 1,10, or none (default: as the run)")
-    add("--events", action="store_true", default=None, help="action, segments, gesture: events too")
+    add("--smooth", help="face: One-Euro filter, MIN_CUTOFF,BETA as in 1,10, or none (default: the run's)")
+    add("--events", action="store_true", default=None, help="action, segments, gesture: report events too")
 
 
 def run(options: Namespace) -> None:
@@ -56,8 +56,8 @@ def serve(options: Namespace, words: str, page: bool = False) -> None:
 
     Args:
         options: of `add_arguments`.
-        words: said once it listens, with the address in place of ``{0}``.
-        page: whether the page for browsers is at ``/``.
+        words: printed once the server listens, with the address in place of ``{0}``.
+        page: whether to serve the page for browsers at ``/``.
     """
     try:
         from prernn.serving.server import Server
@@ -68,7 +68,7 @@ def serve(options: Namespace, words: str, page: bool = False) -> None:
     from prernn.serving.model import Model
     from prernn.serving.service import Service
 
-    # said of what clients send, which gets its answer: pictures of many megapixels, metadata that is none, odd times
+    # these concern what clients send, who get their own answer: huge pictures, broken metadata, odd times
     warnings.filterwarnings("ignore", module="PIL")
     warnings.filterwarnings("ignore", message="the source has")
     bounds = given(options, *LIMITS)

@@ -1,4 +1,4 @@
-"""``prernn stream``: a trained network on a file, folder, camera, URL or pipe, frame by frame."""
+"""``prernn stream``: runs a trained network on a file, folder, camera, URL or pipe, frame by frame."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -19,7 +19,7 @@ OF_SOURCES = ("drop", "timeout", "reconnect")
 """Options that say how a source of pictures is read."""
 
 FILES = ("csv", "json")
-"""Options that say where rows are written, each for tasks whose rows have that form."""
+"""Options that say where rows are written, each with the tasks whose rows have that form."""
 
 
 SOURCES = "video, text or sound file, folder of frames, camera:0, microphone:default, rtsp/http URL, pipe, or - (stdin)"
@@ -31,33 +31,38 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("source", help=SOURCES)
     checkpoint = "run folder, checkpoint or exported file; the answers of several are averaged"
     add("--checkpoint", required=True, nargs="+", help=checkpoint)
-    words = "action, gesture, face, segments, language, phonemes or speech (default: what the network learnt)"
+    words = "action, gesture, face, segments, language, phonemes or speech (default: what the network learned)"
     add("--task", help=words)
     add("--csv", help="action, segments: write the lines to this file")
     add("--json", help="gesture, face, language, phonemes, speech: write the lines to this file")
-    add("--events", help="action, segments, gesture: write the events, with begin and end, to this CSV file")
+    add("--events", help="action, segments, gesture: write the events, with start and end, to this CSV file")
     add("--video", help="write an annotated mp4")
-    add("--deinterlace", action="store_true", help="make interlaced frames progressive (default: as the run)")
-    add("--fps", help="frames a second that the network sees; source: as they come (default: what it was trained at)")
-    add("--drop", help="frames that come too fast: oldest (default of cameras and URLs), none (of all else), every:N")
-    add("--timeout", type=float, help="seconds without a frame after which a live source is lost (default 10)")
-    add("--reconnect", help="tries, never or always (default: 8 for cameras and URLs, with growing pauses)")
-    add("--reset", help="when the state starts anew: never, cut, idle:SECONDS, every:N (default: what the run says)")
-    add("--engine", help="torch (default), onnxruntime, openvino, or auto: the fastest here that agrees")
+    add("--deinterlace", action="store_true", help="make interlaced frames progressive (default: the run's)")
+    add(
+        "--fps",
+        help="frames per second that the network sees; source: all of them (default: the rate it was trained at)",
+    )
+    add(
+        "--drop", help="which frames to drop: oldest (default for cameras and URLs), none (default for others), every:N"
+    )
+    add("--timeout", type=float, help="seconds without a frame after which a live source counts as lost (default 10)")
+    add("--reconnect", help="number of tries, never or always (default: 8 for cameras and URLs, with growing pauses)")
+    add("--reset", help="when to reset the state: never, cut, idle:SECONDS, every:N (default: the run's)")
+    add("--engine", help="torch (default), onnxruntime, openvino, or auto: the fastest on this machine that agrees")
     add(
         "--precision",
-        help="float32 (default; said so, also of integers); bfloat16 or float16 of everything feedforward; int8",
+        help="float32 (default; if given, also for integer weights); bfloat16 or float16 for feedforward parts; int8",
     )
-    add("--threads", type=int, help="of a frame's computing (default: the engine's choice)")
-    add("--limit", type=int, help="stop after so many frames")
+    add("--threads", type=int, help="threads that compute a frame (default: the engine's choice)")
+    add("--limit", type=int, help="stop after this many frames")
     add("--commands", help="gesture: table of commands, YAML or JSON, such as configs/player.yaml")
-    add("--decoder", choices=("greedy", "beam"), help="gesture, speech: default that of the run")
+    add("--decoder", choices=("greedy", "beam"), help="gesture, speech: decoder (default: the run's)")
     add("--detector", help="face: cascade (default), mediapipe, mediapipe:FILE or yunet:FILE")
-    add("--smooth", help="face: One-Euro filter, MIN_CUTOFF,BETA as in 1,10, or none (default: as the run)")
+    add("--smooth", help="face: One-Euro filter, MIN_CUTOFF,BETA as in 1,10, or none (default: the run's)")
 
 
 def run(options: Namespace) -> None:
-    """Follows the source with what the networks' task has for it."""
+    """Follows the source in the way the networks' task defines."""
     from prernn.engines.opening import FILES as EXPORTED
     from prernn.engines.opening import opened
     from prernn.media.audio import MICROPHONE
@@ -115,7 +120,7 @@ def run(options: Namespace) -> None:
 
 
 def source_of(options: Namespace, **more: Any) -> "Source":
-    """What ``prernn stream`` reads, in the way that its options say."""
+    """The source that ``prernn stream`` reads, opened as its options say."""
     from prernn.streaming.sources.source import Source
 
     asked = given(options, *OF_SOURCES)

@@ -12,27 +12,27 @@ from prernn.commands.arguments.fit_options import check_options
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the studies, each with its own options."""
     studies = parser.add_subparsers(dest="study", required=True, metavar="few-videos", parser_class=Parser)
-    words = "accuracy over the number of training videos: frame-wise, traditional, PreRNN, full and sparse W_hh"
+    words = "accuracy over the number of training videos: frame-wise, traditional, and PreRNN with full and sparse W_hh"
     few = studies.add_parser("few-videos", help=words, description=words, epilog=EPILOG, allow_abbrev=False)
     assert isinstance(few, Parser)
     few.passes_on = True
     few.add_argument("--out", required=True, help="folder for table, curves and figures")
-    few.add_argument("--sizes", type=int, nargs="+", help="training videos of each class (default 5 10 20 35 70 140)")
-    few.add_argument("--steps", type=int, help="batches of each training (default 90)")
+    few.add_argument("--sizes", type=int, nargs="+", help="training videos per class (default 5 10 20 35 70 140)")
+    few.add_argument("--steps", type=int, help="batches per training (default 90)")
     add_budget(few)
-    words = "sparse W_hh beside the full one (default band:1%% diagonal; none where it is empty)"
+    words = "sparse structures of W_hh beside the full one (default band:1%% diagonal; give no value for none)"
     few.add_argument("--structures", nargs="*", help=words)
     few.add_argument("--jobs", type=int, help="trainings at a time (default 2)")
 
 
 EPILOG = (
-    "What is none of these options is one of fit's, such as --config FILE and --data.root DIR. Without any, the study "
-    "is on the embedded data set, in the demo's way (rates 0.3 0.6, judged live, batches of 32, one pass); its videos "
+    "All other options are those of fit, such as --config FILE and --data.root DIR. Without any, the study uses "
+    "the embedded data set as the demo does (rates 0.3 0.6, judged live, batches of 32, one pass); its videos "
     "are rendered into OUT/data."
 )
 
 DEMO = {"rates": [0.3, 0.6], "batch_size": 32, "passes": 1, "judge": "live"}
-"""Options of the study on the embedded data set, where none are given."""
+"""Options of the study on the embedded data set, used where none are given."""
 
 
 def run(options: Namespace) -> None:
@@ -54,9 +54,9 @@ def run(options: Namespace) -> None:
     check_sizes(sizes, **numbers)
     for structure in options.structures or ():
         hidden_structure(structure)
-    budget_of(options, DEFAULT_LEARNING)  # what can't be comes to light before anything is rendered
+    budget_of(options, DEFAULT_LEARNING)  # an impossible budget is reported before anything is rendered
     if not words:
-        # the same videos for any sizes, so that a study that is begun again with more of them goes on
+        # the same videos for any sizes, so that a study restarted with more sizes can continue
         words = ["--config", str(prepare(Path(options.out), max(*sizes, *SIZES)))]
     with in_plain_words():
         recipe, learning, data = read_config(words)
@@ -64,4 +64,4 @@ def run(options: Namespace) -> None:
     few_videos(data, recipe, options.out, budget, sizes=sizes, **numbers, **given(options, "structures"))
 
 
-STUDY = Command("experiments on a question: what networks make of few videos", run, add_arguments)
+STUDY = Command("experiments that answer a question: how networks do with few videos", run, add_arguments)

@@ -1,4 +1,4 @@
-"""``prernn verify``: whole sequence, steps, chunks, side by side, engines and quantized give the same."""
+"""``prernn verify``: checks that whole sequence, steps, chunks, batches, engines and quantized weights agree."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -10,12 +10,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``prernn verify``."""
     add = parser.add_argument
     add("run", metavar="RUN", help="run folder or checkpoint")
-    add("video", metavar="VIDEO", nargs="?", help="video whose frames are compared over (default: 200 frames of noise)")
-    add("--limit", type=int, default=200, help="so many frames of the video at most (default %(default)s)")
+    add("video", metavar="VIDEO", nargs="?", help="video whose frames are used (default: 200 frames of noise)")
+    add("--limit", type=int, default=200, help="at most this many frames of the video (default %(default)s)")
 
 
 def run(options: Namespace) -> None:
-    """Prints the largest difference of each; exit code 1 when one is out of its tolerance."""
+    """Prints the largest difference of each; exit code 1 if one exceeds its tolerance."""
     if options.limit < 2:
         raise ValueError(f"--limit: expected at least 2 frames, got {options.limit}")
     from rich.console import Console
@@ -52,4 +52,4 @@ def run(options: Namespace) -> None:
         raise SystemExit(1)
 
 
-VERIFY = Command("check that frame by frame, in chunks and in each engine a run gives the same", run, add_arguments)
+VERIFY = Command("check that a run gives the same frame by frame, in chunks and in each engine", run, add_arguments)

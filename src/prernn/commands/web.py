@@ -1,4 +1,4 @@
-"""``prernn web``: a trained network in a browser, from a server here or in the browser alone."""
+"""``prernn web``: shows a trained network in a browser, computed by a server here or in the browser itself."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -8,16 +8,16 @@ from prernn.commands.arguments.command import Command, given
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Adds the options of ``prernn web``, which are those of ``prernn serve`` and two more."""
-    words = "write a folder for any static host, whose page runs the network in the browser, and serve nothing"
+    """Adds the options of ``prernn web``, which are those of ``prernn serve`` plus two."""
+    words = "write a folder for any static host, whose page runs the network in the browser, instead of serving"
     parser.add_argument("--static", metavar="DIR", help=words)
-    words = "folder with onnxruntime-web's files, for --static (default: npm fetches them)"
+    words = "folder with onnxruntime-web's files, for --static (default: fetched with npm)"
     parser.add_argument("--runtime", metavar="DIR", help=words)
     serve.add_arguments(parser)
 
 
 def run(options: Namespace) -> None:
-    """Serves the page, or writes it."""
+    """Serves the page or writes it."""
     if options.static is None:
         if options.runtime is not None:
             raise ValueError("--runtime: expected --static DIR with it")
@@ -32,4 +32,4 @@ def run(options: Namespace) -> None:
     print(f"prernn: {words}", file=sys.stderr)
 
 
-WEB = Command("show a network in the browser: camera or video in, its answers live", run, add_arguments)
+WEB = Command("show a network in the browser: live answers on a camera or a video", run, add_arguments)

@@ -1,1 +1,1 @@
-"""From a CNN to a recurrent or 3-D network, by surgery on its graph."""
+"""Converting a CNN to a recurrent or 3-D network by editing its graph."""

@@ -1,6 +1,6 @@
 """Exact parameter counts: the weights that recurrence introduces, and the hidden sizes that match them.
 
-Counts are of weights; biases are left out, as in the papers.
+Only weights are counted; biases are left out, as in the papers.
 """
 
 import math
@@ -68,7 +68,7 @@ class RecurrentCount:
         return self.input_to_hidden + self.hidden_to_hidden
 
     def table(self) -> str:
-        """A text table, one line a layer and a total."""
+        """A text table with one line per layer and a total."""
         head = ("layer", "cell", "hidden", "D", "input-to-hidden", "hidden-to-hidden", "introduced")
         rows: list[tuple[str | int, ...]] = [
             (x.name, x.cell, x.hidden, x.size, x.input_to_hidden, x.hidden_to_hidden, x.introduced) for x in self.layers
@@ -78,7 +78,7 @@ class RecurrentCount:
 
 
 def recurrent_parameters(net: SequenceNetwork) -> RecurrentCount:
-    """Counts the weights that recurrence introduced into ``net``; works on the meta device too.
+    """Counts the weights that recurrence introduced into ``net``; also works on the meta device.
 
     Example:
         >>> import prernn, torch
@@ -101,12 +101,12 @@ def recurrent_parameters(net: SequenceNetwork) -> RecurrentCount:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What one recurrent layer holds and does a frame.
+    """Memory and work of one recurrent layer per frame.
 
     Attributes:
-        places: of its feature maps, ``H*W``; 1 for a vector.
+        places: positions of its feature maps, ``H*W``; 1 for a vector.
         state: numbers in the state of one stream.
-        multiply_adds: of the recurrent product ``W_hh h`` at all places.
+        multiply_adds: multiply-adds of the recurrent product ``W_hh h`` at all positions.
     """
 
     name: str
@@ -121,12 +121,12 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network holds and does for each frame of a stream.
+    """Memory and work of a network for each frame of a stream.
 
     Attributes:
-        layers: the recurrent ones.
-        feedforward: multiply-adds of everything but the recurrent products.
-        bytes_each: of a number in the state.
+        layers: the recurrent layers.
+        feedforward: multiply-adds of everything except the recurrent products.
+        bytes_each: bytes of one number in the state.
     """
 
     layers: tuple[LayerCost, ...]
@@ -135,7 +135,7 @@ class Cost:
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds a frame (a snippet, for a network of snippets)."""
+        """Multiply-adds per frame (per snippet, for a network of snippets)."""
         return self.feedforward + sum(layer.multiply_adds for layer in self.layers)
 
     @property
@@ -145,26 +145,26 @@ class Cost:
 
     @property
     def state_bytes(self) -> int:
-        """Memory of the state of one stream."""
+        """Bytes of the state of one stream."""
         return self.state * self.bytes_each
 
 
 def frame_cost(net: RecurrentNetwork, image_size: tuple[int, ...] | None = None) -> Cost:
-    """Counts multiply-adds and state for one frame of a stream; nothing is computed.
+    """Counts multiply-adds and state for one frame of a stream, without computing anything.
 
-    Convolutions and matrix products count, elementwise steps do not; a recurrent product counts the weights that its
-    structure has, once for each place of the feature map.
+    Convolutions and matrix products count, elementwise operations do not; a recurrent product counts the weights that
+    its structure has, once for each position of the feature map.
 
     Args:
-        net: any network, on the meta device too.
+        net: any network, even on the meta device.
         image_size: ``(H, W)`` of the frame, or ``(D, H, W)`` of a snippet; None means that of ``net.frame_shape``.
 
     Raises:
-        ValueError: a size that the network does not take.
+        ValueError: a size that the network does not accept.
     """
     counter = FlopCounterMode(display=False)
     structured = [part for part in net.modules() if isinstance(part, StructuredLinear)]
-    # whose operators the counter knows
+    # the counter knows the reference's operators
     with ops.using("reference"), lent_forwards({part: partial(_shape_alone, part) for part in structured}):
         inputs = gate_inputs(net, net.frame_shape[-2:] if image_size is None else image_size, counter)
     names = [name_of(node) for node in recurrent_nodes(net.cnn)]
@@ -178,7 +178,7 @@ def frame_cost(net: RecurrentNetwork, image_size: tuple[int, ...] | None = None)
 
 
 def _shape_alone(layer: StructuredLinear, x: Tensor) -> Tensor:
-    """Its outputs without its product, of which the counter would see a dense matrix."""
+    """The layer's output shape without its product, which the counter would count as a dense matrix product."""
     return x.new_empty(*x.shape[:-1], layer.gates * layer.size)
 
 
@@ -190,12 +190,12 @@ def _layer_cost(name: str, layer: RecurrentLayer, extent: tuple[int, ...]) -> La
 
 
 def total_weights(net: nn.Module) -> int:
-    """All weights of a network: every parameter but the biases (and normalization's offsets) that it trains.
+    """Number of weights of a network: all parameters except biases (and the offsets of normalization).
 
-    Compact structures count the weights inside the matrix.
+    Compact structures count only the weights inside the matrix.
 
     Raises:
-        NotImplementedError: weights of few bits.
+        NotImplementedError: a network with weights of few bits.
     """
     refuse_narrow(net, "count those of the network that they were made of")
     named = {name: p.numel() for name, p in net.named_parameters() if not name.rpartition(".")[2].startswith("bias")}
@@ -218,7 +218,7 @@ def matched_hidden_size(
     outputs: int | None = None,
     hidden: str | Structure = "full",
 ) -> int:
-    """Hidden size of the traditional RNN whose total weights are nearest to those of the converted network.
+    """Hidden size of the traditional RNN whose number of weights is nearest to that of the converted network.
 
     Example:
         >>> import prernn
@@ -226,9 +226,9 @@ def matched_hidden_size(
         >>> prernn.matched_hidden_size(cnn, "classifier.0", cell="lstm", outputs=136)
         7847
 
-    Both keep the whole CNN, so what differs is the recurrent layers and the output layer (supplement,
-    section 2). With two layers on VGG16 against fc6/7 and 136 outputs this gives 2740 (VRNN), 5761 (LSTM) and
-    5497 (GRU), the numbers of the supplement's Table 1.
+    Both keep the whole CNN, so they differ in the recurrent layers and the output layer (supplement, section 2). With
+    two layers on VGG16, compared with fc6/7, and 136 outputs this gives 2740 (VRNN), 5761 (LSTM) and 5497 (GRU), the
+    numbers of the supplement's Table 1.
 
     Args:
         cnn: as in `prernn.convert`.

@@ -1,8 +1,8 @@
-"""Gate inputs brought to the scale that a recurrent layer learns at, from a few videos.
+"""Brings gate inputs to a scale at which a recurrent layer can learn, measured on a few videos.
 
-A pre-trained layer was made for the activation behind it, not for gates. On videos of the demo the inputs that
-EfficientNet-Lite0's last convolution gives to the gates have a mean of -2.9 and a deviation of 3.0: update gates are
-shut and candidates sit at -1 before anything is learnt.
+A pre-trained layer was trained for the activation that follows it, not for gates. On videos of the demo, the gate
+inputs from EfficientNet-Lite0's last convolution have a mean of -2.9 and a deviation of 3.0: update gates are closed
+and candidates are near -1 before anything is learned.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,37 +26,37 @@ from prernn.layers.recurrent_layer import RecurrentLayer
 from prernn.layers.starts import passed
 
 STEP = "calibrated"
-"""In a recipe."""
+"""Name of the step in a recipe."""
 
 SATURATED = 2.0
-"""From here on a gate hardly moves: sigmoid(2) = 0.88, tanh(2) = 0.96."""
+"""Magnitude from which a gate hardly reacts: sigmoid(2) = 0.88, tanh(2) = 0.96."""
 
 GAIN = 0.1
-"""Standard deviation of gate inputs, see `calibrate`."""
+"""Default standard deviation of gate inputs, see `calibrate`."""
 
 LEAST = 1e-5
-"""Deviation of gate inputs over their mean that is more than rounding."""
+"""Smallest deviation of gate inputs, relative to their mean, that is not just rounding."""
 
 Run = Callable[[], object]
-"""Puts videos through a network, or through the part of it behind its trunk."""
+"""Runs videos through a network, or through the part of it after its trunk."""
 
 
 def calibrate(
     network: RecurrentNetwork, videos: Sequence[Tensor], *, gain: float = GAIN, stacked: bool = False
 ) -> RecurrentNetwork:
-    """A copy of a converted network whose gate inputs have mean 0 and a standard deviation, the gain, over videos.
+    """A copy of a converted network whose gate inputs have mean 0 and standard deviation ``gain`` over some videos.
 
-    Each unit of each gate gets an affine map in front of the recurrence, ``u' = gain (u - mean) / deviation``, with its
-    own mean and the root mean square of the deviations of all units of the gate: 2 G D fixed numbers, or 2 D where all
-    gates share one input. A deviation of its own for each unit would make units that hardly move as loud as those that
-    say something, which costs most where videos are few (docs/results.md). The numbers are buffers, which training
-    leaves alone, and go with checkpoints, streams and exports. Layers behind a calibrated one are calibrated on what it
-    gives then. Stacked layers (`traditional`), whose weights are drawn for inputs of deviation 1, are left as torch.nn
-    has them unless ``stacked`` asks for them. Units of an RCN and a VRNN with ``start="cnn"``, which begin as the CNN,
-    stay it. Calibrating again on the same videos changes nothing.
+    Each unit of each gate gets an affine map before the recurrence, ``u' = gain (u - mean) / deviation``, with its own
+    mean and the root mean square of the deviations of all units of the gate: 2 G D fixed numbers, or 2 D if all gates
+    share one input. A separate deviation for each unit would amplify units that hardly vary as much as informative
+    ones, which costs most if there are few videos (docs/results.md). The numbers are buffers: they are not trained, and
+    are part of checkpoints, streams and exports. Layers after a calibrated one are calibrated on its new outputs.
+    Stacked layers (`traditional`), whose weights are initialized for inputs of deviation 1, are left as in torch.nn
+    unless ``stacked`` is set. Units of an RCN, and a VRNN with ``start="cnn"``, start as the CNN and remain unchanged.
+    Calibrating again on the same videos changes nothing.
 
-    The gain is 0.1 unless told: so over all units three deviations are 0.3, up to where tanh is linear within 3 % and a
-    sigmoid stays between 0.42 and 0.58: every gate can move both ways, and learns from the first step.
+    The default gain is 0.1: three deviations over all units are then 0.3, up to which tanh is linear within 3 % and a
+    sigmoid stays between 0.42 and 0.58. So every gate can move both ways, and learns from the first step.
 
     Example:
         >>> import prernn, torch
@@ -67,14 +67,14 @@ def calibrate(
         torch.Size([1, 16])
 
     Args:
-        network: with a layer that was converted.
-        videos: batches ``(B, T, C, H, W)`` that can be gone through several times, once for each layer.
+        network: a network with a converted layer.
+        videos: batches ``(B, T, C, H, W)`` that can be iterated several times, once for each layer.
         gain: standard deviation of gate inputs.
-        stacked: stacked layers too, for a comparison in which each network has the same care.
+        stacked: also calibrate stacked layers, for a comparison in which each network is treated the same.
 
     Raises:
-        ValueError: no videos, such as do not differ or give no numbers, a gain that is no positive number, no such
-            layer.
+        ValueError: no videos, videos that do not differ or give NaN or infinity, a gain that is not positive, or a
+            network without such a layer.
     """
     network = with_calibration(network, stacked)
     measure(network, lambda: _through(network, videos), gain)
@@ -82,16 +82,16 @@ def calibrate(
 
 
 def with_calibration(network: RecurrentNetwork, stacked: bool = False) -> RecurrentNetwork:
-    """A copy of a network with the affine maps of `calibrate`, which change nothing until they are measured.
+    """A copy of a network with the affine maps of `calibrate`, which are the identity until they are measured.
 
     Raises:
-        ValueError: a network without a converted layer, or without any recurrent layer where ``stacked``.
+        ValueError: a network without a converted layer, or with ``stacked``, without any recurrent layer.
     """
     network = copy_of(network)
     layers = [layer for _, layer in gated_layers(network, stacked)]
     if not layers:
         kind = "recurrent" if stacked else "converted"
-        raise ValueError(f"expected a network with a {kind} layer that does not begin as the CNN, got one without")
+        raise ValueError(f"expected a network with a {kind} layer that does not start as the CNN, got one without")
     for layer in layers:
         gates = 1 if type(layer.input_to_hidden) is SingleInput else len(layer.cell.gates)
         like = layer.bias
@@ -105,7 +105,7 @@ def with_calibration(network: RecurrentNetwork, stacked: bool = False) -> Recurr
 
 
 def drop_calibration(network: SequenceNetwork) -> None:
-    """Takes the affine maps of `calibrate` out of a network, which then is as it would be without them."""
+    """Removes the affine maps of `calibrate` from a network."""
     for _, layer in _calibrated(network):
         layer.calibration = nn.Identity()
     steps = tuple(step for step in network.recipe.steps if step.name != STEP)
@@ -119,10 +119,10 @@ def unmeasured(network: SequenceNetwork) -> list[RecurrentLayer]:
 
 @torch.no_grad()
 def measure(network: SequenceNetwork, run: Run, gain: float = GAIN) -> None:
-    """Sets the affine maps of a network, layer by layer, from what ``run`` puts through it.
+    """Sets the affine maps of a network, layer by layer, from the videos that ``run`` runs through it.
 
     Raises:
-        ValueError: as `calibrate`.
+        ValueError: as in `calibrate`.
     """
     gain = real("gain", gain, 0, above=True)
     with evaluating(network):
@@ -143,19 +143,19 @@ def _check(name: str, found: "_Moments") -> None:
         raise ValueError(f"expected videos whose gate inputs in layer {name} are numbers, got NaN or infinite ones")
     size = found.mean.square().mean(1, keepdim=True).sqrt()
     if bool((found.deviation <= LEAST * size).any()):
-        raise ValueError(f"expected videos that differ to calibrate layer {name} on, got gate inputs that stand still")
+        raise ValueError(f"expected videos that differ to calibrate layer {name} on, got constant gate inputs")
 
 
 @dataclass
 class GateInputs:
-    """What the inputs of one gate of a layer look like over videos.
+    """Statistics of the inputs of one gate of a layer over videos.
 
     Attributes:
-        layer: its name in the network.
-        gate: its name in the cell; all gates where they share one input.
-        mean: over frames and units.
-        deviation: likewise.
-        saturated: share of inputs beyond 2 or -2, where a gate hardly moves.
+        layer: name of the layer in the network.
+        gate: name of the gate in the cell; "all" if all gates share one input.
+        mean: mean over frames and units.
+        deviation: standard deviation over frames and units.
+        saturated: share of inputs above 2 or below -2, where a gate hardly reacts.
     """
 
     layer: str
@@ -167,7 +167,7 @@ class GateInputs:
 
 @torch.no_grad()
 def gate_inputs_of(network: SequenceNetwork, videos: Iterable[Tensor]) -> list[GateInputs]:
-    """What gates of converted and stacked layers read of videos ``(B, T, C, H, W)``, before or after `calibrate`."""
+    """Statistics of gate inputs in converted and stacked layers over videos ``(B, T, C, H, W)``, calibrated or not."""
     layers = gated_layers(network, stacked=True)
     seen = {name: _Saturation() for name, _ in layers}
     hooks = [layer.calibration.register_forward_hook(seen[name].hook) for name, layer in layers]
@@ -194,7 +194,7 @@ class _Saturation:
         self.sums = self.sums + torch.stack([each.sum(1) for each in (values, values.square(), beyond)])
 
     def rows(self, name: str, layer: RecurrentLayer) -> Iterator[GateInputs]:
-        """A row for each gate; of an empty layer none."""
+        """A row for each gate; none if the layer saw no inputs."""
         if not self.count:
             return
         mean, square, beyond = self.sums / self.count  # (G,) each
@@ -205,7 +205,7 @@ class _Saturation:
 
 
 def saturation_lines(before: Iterable[GateInputs], after: Iterable[GateInputs]) -> list[str]:
-    """What `calibrate` did to each gate, in words."""
+    """What `calibrate` changed in each gate, as text."""
     return [
         f"{old.layer}, {old.gate}: mean {old.mean:.2f} and deviation {old.deviation:.2f}, {old.saturated:.0%} beyond "
         f"{SATURATED:g}; now {new.mean:.2f} and {new.deviation:.2f}, {new.saturated:.0%} beyond"
@@ -232,7 +232,7 @@ class _Moments:
 
     @property
     def deviation(self) -> Tensor:
-        """Of each gate, the root mean square over its units."""
+        """The deviation of each gate, as the root mean square over its units."""
         found: Tensor = (self.squares / self.count).mean(1, keepdim=True).sqrt()
         return found
 
@@ -248,7 +248,7 @@ def _moments(layer: RecurrentLayer) -> Iterator[_Moments]:
 
 
 def gated_layers(network: SequenceNetwork, stacked: bool) -> list[tuple[str, RecurrentLayer]]:
-    """Layers that were the CNN's own, by name, and stacked ones where asked for; not those that begin as the CNN."""
+    """Converted layers by name, with ``stacked`` also stacked ones; not those that start as the CNN."""
     if not isinstance(network, RecurrentNetwork):
         return []
     names = (str(node.target) for node in recurrent_nodes(network.cnn))

@@ -1,4 +1,4 @@
-"""Make a CNN recurrent: PreRNN and PreRNN-SIH, the traditional baseline, and the frame-wise network."""
+"""Making a CNN recurrent: PreRNN and PreRNN-SIH, the traditional baseline, and the frame-wise network."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ from prernn.layers.structures.base import Structure
 from prernn.layers.structures.regular import Full
 
 PLACES = ("features", "outputs")
-"""Of a CNN, where a traditional RNN can stand: on the vector that the output layer reads, or on what that gives."""
+"""Where a traditional RNN can be placed: on the vector that the output layer reads, or on the CNN's outputs."""
 
 
 def convert(
@@ -39,7 +39,7 @@ def convert(
     outputs: int | None = None,
     image_size: tuple[int, ...] | None = None,
 ) -> RecurrentNetwork:
-    """PreRNN: the fc or conv layer of a pre-trained CNN becomes a recurrent layer.
+    """PreRNN: makes an fc or conv layer of a pre-trained CNN a recurrent layer.
 
     Example:
         >>> import prernn, torch
@@ -49,29 +49,29 @@ def convert(
         >>> out.shape  # (B, T, K)
         torch.Size([2, 5, 3])
 
-    Behind an fc layer ``u_t(g) = W_g x_t + b``; behind a conv layer ``u_t(g) = P(B(W_g * x_t) + gamma_t)`` with
-    batch normalization, shortcut and global average pooling as the CNN has them (eqs. 5-7, 10). VRNN keeps the
-    layer's own activation around the sum, LSTM and GRU replace it by their gates (eqs. 8, 9, 11, 12). Only
-    ``W_hh`` starts at random. Layers behind the recurrent one run frame by frame.
+    For an fc layer ``u_t(g) = W_g x_t + b``; for a conv layer ``u_t(g) = P(B(W_g * x_t) + gamma_t)`` with batch
+    normalization, shortcut and global average pooling as in the CNN (eqs. 5-7, 10). VRNN keeps the layer's own
+    activation around the sum, LSTM and GRU replace it by their gates (eqs. 8, 9, 11, 12). Only ``W_hh`` starts at
+    random. Layers after the recurrent one run frame by frame.
 
     Args:
-        cnn: any image or snippet CNN, or a network that is recurrent already; it is copied, never changed. A layer that
-            is a unit of an RCN gives up that recurrence for this one; the other units keep theirs.
+        cnn: any image or snippet CNN, or a network that is already recurrent; it is copied, never changed. If the layer
+            is a unit of an RCN, this recurrence replaces the unit's; other units keep theirs.
         layer: dotted name of an fc or conv layer, or several; None takes the last before the output layer.
         cell: "vrnn", "lstm", "gru", another of `prernn.layers.cells.CELLS`, or one of your own, ``"file.py:Name"``.
         input: "gate", a copy of the weights for each gate (PreRNN), or "single", one input for all (PreRNN-SIH).
         hidden: structure of ``W_hh``.
         start: a factor of torch.nn's ``W_hh``, "lasting" or "cnn" (with calibration): see `prernn.layers.starts`.
-        pretrained: False draws ``W_xy`` anew and keeps the structure (supplement, Table 3).
-        keep_activation: False is the papers' form. True leaves the CNN's activation ``H`` where it was, so that gates
-            read the CNN's own features, ``u_t(g) = P(H(B(W_g * x_t) + gamma_t))``; without it all that reaches them is
-            linear in the mean of the layer's input over the places.
+        pretrained: False initializes ``W_xy`` at random and keeps the structure (supplement, Table 3).
+        keep_activation: False is the papers' form. True keeps the CNN's activation ``H`` in place, so that gates read
+            the CNN's own features, ``u_t(g) = P(H(B(W_g * x_t) + gamma_t))``; otherwise gates only see a linear
+            function of the layer's input averaged over all positions.
         outputs: size of a new output layer; None keeps the CNN's own.
-        image_size: ``(H, W)`` or ``(D, H, W)`` of a frame, only where no usual size fits the CNN.
+        image_size: ``(H, W)`` or ``(D, H, W)`` of a frame, needed only if no usual size fits the CNN.
 
     Raises:
         ValueError: an unknown cell, input or structure, a name that is no fc or conv layer, no activation to keep.
-        NotImplementedError: the layer can't become recurrent; says what was looked for and what to pass.
+        NotImplementedError: the layer can't become recurrent; the message says why and what to pass.
     """
     look_up(input, INPUTS, "input", "introduced")
     _check_start(start, cell, keep_activation, pretrained)
@@ -102,7 +102,7 @@ def traditional(
     outputs: int | None = None,
     image_size: tuple[int, ...] | None = None,
 ) -> RecurrentNetwork:
-    """The baseline: randomly initialised recurrent layers on the vector that the output layer reads (fc7, pool5).
+    """The baseline: randomly initialized recurrent layers on the vector that the output layer reads (fc7, pool5).
 
     Example:
         >>> import prernn, torch
@@ -115,18 +115,18 @@ def traditional(
         cnn: any CNN, or a converted network that gets further layers on top (the supplement's 3-layer case); it is
             copied, never changed.
         cell: "vrnn", "lstm", "gru", another of `prernn.layers.cells.CELLS`, or one of your own, ``"file.py:Name"``.
-        hidden_size: ``D`` of all new layers, or a list with that of each; None takes the size of that vector.
-        num_layers: how many layers to stack; None is as many as there are sizes, or one.
+        hidden_size: ``D`` of all new layers, or a list with one size per layer; None takes the size of that vector.
+        num_layers: how many layers to stack; None means as many as there are sizes, or one.
         hidden: structure of ``W_hh``.
-        inputs: structure of ``W_ih``, of each layer over the vector that it reads.
+        inputs: structure of ``W_ih`` in each layer.
         start: as in `convert`.
-        activation: H of a VRNN, "tanh" (also where None is given) or "relu", which most CNNs' layers have.
-        behind: "features", or "outputs": what the CNN answers, whose output layer stays below (post-processing).
-        outputs: size of a new output layer; None keeps the number, and the layer itself where ``D`` fits it.
+        activation: H of a VRNN, "tanh" (the default if None) or "relu", which most CNNs' layers have.
+        behind: "features", or "outputs", the CNN's outputs, in which case its output layer is kept (post-processing).
+        outputs: size of a new output layer; None keeps the number, and the layer itself if ``D`` fits it.
         image_size: as in `convert`.
 
     Raises:
-        ValueError: an unknown cell, structure, activation or place, an activation for gates, sizes that don't fit.
+        ValueError: an unknown cell, structure, activation or ``behind``, an activation for gates, sizes that don't fit.
         NotImplementedError: the CNN ends in something other than a vector.
     """
     given = _sizes(hidden_size, num_layers)
@@ -151,7 +151,7 @@ def traditional(
 
 
 def _sizes(hidden_size: int | Sequence[int] | None, num_layers: int | None) -> list[int | None]:
-    """Hidden size of each layer, None for that of the vector below."""
+    """Hidden size of each layer; None stands for the size of the vector below."""
     several = isinstance(hidden_size, Sequence) and not isinstance(hidden_size, str)
     if not several:
         size = None if hidden_size is None else whole("hidden_size", hidden_size)
@@ -164,7 +164,7 @@ def _sizes(hidden_size: int | Sequence[int] | None, num_layers: int | None) -> l
 
 
 def check_traditional(cell: str, activation: str | None, behind: str, start: float | str = 1.0) -> None:
-    """Raises ValueError for what `traditional` does not take."""
+    """Raises ValueError for arguments that `traditional` does not accept."""
     gain_of(start, make_cell(cell), Full())
     if start == CNN:
         raise ValueError(f"start={CNN!r}: expected a layer of the CNN that becomes recurrent, got stacked layers")
@@ -186,7 +186,7 @@ def framewise(
         >>> net = prernn.framewise(cnn.eval(), outputs=3)
         >>> net(torch.zeros(2, 5, 3, 16, 16))[0].shape
         torch.Size([2, 5, 3])
-        >>> net.recurrent_layers  # it remembers nothing
+        >>> net.recurrent_layers  # it has no memory
         []
     """
     network = open_network(cnn, image_size)
@@ -205,7 +205,7 @@ def _check_start(start: float | str, cell: str, keep_activation: bool, pretraine
 
 
 def _names(network: RecurrentNetwork, layer: str | Sequence[str] | None, keep_activation: bool) -> list[str]:
-    """The layers to convert; the last where none is named. The convolutions of an RCN count as the CNN's own."""
+    """The layers to convert, by default the last one. Convolutions inside an RCN's units count as the CNN's own."""
     if layer is None:
         return [unit_of(surroundings.find_layer(without_units(network.cnn), keep_activation=keep_activation).name)]
     names = [layer] if isinstance(layer, str) else list(layer)
@@ -231,7 +231,9 @@ def _make_recurrent(
     cell = make_cell(cell_name) if activation is None else make_cell(cell_name, activation=activation)
     if not pretrained:
         if names := computed(site.layer):
-            raise NotImplementedError(f"can't draw {name}.{names[0]} anew: it is computed from others, as in pruning")
+            raise NotImplementedError(
+                f"can't initialize {name}.{names[0]} at random: it is computed from others, as in pruning"
+            )
         site.layer.reset_parameters()
         network.drawn_anew |= set(site.layer.parameters())
     weight = site.layer.weight
@@ -250,10 +252,10 @@ def _make_recurrent(
 
 
 def _around_the_sum(own: nn.Module | None, kept: bool) -> nn.Module:
-    """A VRNN's activation: the CNN's own; where that stands before the sum too, only if applying it twice is as once.
+    """A VRNN's activation: the CNN's own; if that is also kept before the sum, only if applying it twice is harmless.
 
-    So with ``W_hh = 0`` the network is the CNN, also behind SiLU, where the sum then has none; and behind PReLU, whose
-    slopes, which train, may be any.
+    So with ``W_hh = 0`` the network equals the CNN. For activations such as SiLU the sum then has no activation; nor
+    for PReLU, whose slopes are trained and may become anything.
     """
     if own is None or not kept:
         return own or nn.Identity()

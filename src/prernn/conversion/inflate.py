@@ -1,4 +1,4 @@
-"""A 2-D CNN as a 3-D one: every convolution gets a kernel in time, started so that a still video gives what it gave.
+"""A 2-D CNN as a 3-D one: convolutions get a kernel in time, initialized so that outputs on a still video don't change.
 
 This is the network that RCN is compared with: I3D on the same 2-D network (Singh and Cuzzolin's supplement, 1.1).
 """
@@ -19,16 +19,16 @@ STARTS = ("centre", "mean", "random")
 
 
 class InflatedConv2d(nn.Conv3d):
-    """A 2-D convolution with a kernel of ``time`` frames; no frame is lost, the first and the last are repeated.
+    """A 2-D convolution with a kernel of ``time`` frames; the first and last frame are repeated, so that none is lost.
 
-    It runs over frames ``(B*T, C, H, W)``, those of a clip side by side, as the layers around it do.
+    It runs over frames ``(B*T, C, H, W)``, in which those of a clip are adjacent, like the layers around it.
 
     Args:
         conv: the 2-D convolution.
         time: frames of the kernel, odd.
-        start: "centre" puts the 2-D weights at the middle frame and 0 elsewhere, so that every video gives what it gave
-            frame by frame; "mean" spreads them evenly over all frames (I3D), which is the same on a still video;
-            "random" draws all anew, by He's normal initialisation as `convert_rcn` does.
+        start: "centre" puts the 2-D weights at the middle frame and 0 elsewhere, so that outputs are those of the 2-D
+            CNN frame by frame; "mean" spreads them evenly over all frames (I3D), which is the same on a still video;
+            "random" draws new weights by He's normal initialization, as `convert_rcn` does.
     """
 
     def __init__(self, conv: nn.Conv2d, time: int, start: str):
@@ -44,7 +44,7 @@ class InflatedConv2d(nn.Conv3d):
             device=conv.weight.device,
             dtype=conv.weight.dtype,
         )
-        # TensorFlow's padding, which depends on the size of the map, is timm's Conv2dSame
+        # timm's Conv2dSame has TensorFlow's padding, which depends on the size of the map
         self.same = conv.padding == "same" or type(conv).__name__ == "Conv2dSame"
         self.spatial = (0, 0) if isinstance(conv.padding, str) else conv.padding
         weight = conv.weight.detach().unsqueeze(2)  # (O, I, 1, kH, kW)
@@ -61,8 +61,8 @@ class InflatedConv2d(nn.Conv3d):
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(conv.get_parameter(name).requires_grad)
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]  # nobody calls it as a Conv3d
-        """Clips of ``frames`` frames, ``(B*T, C, H, W)`` to ``(B*T, O, H', W')``."""
+    def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]  # it is never called as a Conv3d
+        """Maps clips of ``frames`` frames, ``(B*T, C, H, W)``, to ``(B*T, O, H', W')``."""
         x = x.unflatten(0, (-1, frames)).transpose(1, 2)  # (B, C, T, H, W)
         reach = self.kernel_size[0] // 2
         x = F.pad(x, (*self._sides(*x.shape[3:]), 0, 0))
@@ -72,7 +72,7 @@ class InflatedConv2d(nn.Conv3d):
         return y.transpose(1, 2).flatten(0, 1)
 
     def _sides(self, height: int, width: int) -> tuple[int, ...]:
-        """Zeros left, right, above and below a map."""
+        """Padding to the left and right of a map, above and below it."""
         if not self.same:
             above, left = self.spatial
             return left, left, above, above
@@ -88,13 +88,13 @@ class ClipMean(nn.Module):
     """Mean over the frames of a clip: ``(B*T, D...)`` to ``(B, D...)``."""
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        """``x`` has the ``frames`` frames of a clip side by side."""
+        """``x`` has the ``frames`` frames of each clip next to each other."""
         mean: Tensor = x.unflatten(0, (-1, frames)).mean(1)
         return mean
 
 
 class InflatedCNN(nn.Module):
-    """What `inflate` gives: clips ``(B, C, T, H, W)`` to outputs ``(B, K)``.
+    """The result of `inflate`: maps clips ``(B, C, T, H, W)`` to outputs ``(B, K)``.
 
     Attributes:
         cnn: the graph over frames ``(B*T, C, H, W)``, with the layers of the 2-D network under their own names.
@@ -106,7 +106,7 @@ class InflatedCNN(nn.Module):
         self.cnn, self.frame_size = cnn, frame_size
 
     def forward(self, clip: Tensor) -> Tensor:
-        """A clip of any length."""
+        """Accepts clips of any length."""
         out: Tensor = self.cnn(clip.transpose(1, 2).flatten(0, 1), clip.shape[2])
         return out
 
@@ -128,22 +128,22 @@ def inflate(
         >>> net.frame_shape  # it takes clips
         (3, 4, 16, 16)
 
-    Weights, normalization and everything else stay; the vector that the output layer reads is averaged over the clip,
-    whose temporal resolution is kept throughout. Just after inflation a still video gives what the CNN gives for its
-    picture, but for ``init="random"``. ``prernn.framewise(prernn.inflate(cnn))`` is its form as a network over
+    Weights, normalization and everything else are kept; the vector that the output layer reads is averaged over the
+    clip. The temporal resolution is kept throughout. Just after inflation, a still video gives the CNN's output for its
+    picture, except with ``init="random"``. ``prernn.framewise(prernn.inflate(cnn))`` is the same as a network over
     snippets.
 
     Args:
         cnn: any 2-D CNN that torch.fx can trace; it is copied.
-        frames: of a usual clip; the network takes any number.
+        frames: frames of a usual clip; the network accepts any number.
         time: frames of the kernels, odd.
         init: "centre", "mean" or "random", see `InflatedConv2d`.
-        image_size: ``(H, W)``, only where no usual size fits the CNN.
+        image_size: ``(H, W)``, needed only if no usual size fits the CNN.
 
     Raises:
-        ValueError: an unknown start, an even ``time``, numbers that are no whole ones of at least 1.
-        NotImplementedError: a CNN that can't be traced, that has no output layer on a vector, or a convolution that
-            computes its weights or pads by itself.
+        ValueError: an unknown ``init``, an even ``time``, numbers that are not integers of at least 1.
+        NotImplementedError: a CNN that can't be traced or has no output layer on a vector, or a convolution that
+            computes its own weights or padding.
     """
     if init not in STARTS:
         raise ValueError(f"expected init to be one of {', '.join(STARTS)}, got {init!r}")
@@ -170,14 +170,14 @@ def inflate(
 def _inflate_layer(module: fx.GraphModule, node: fx.Node, length: fx.Node, time: int, init: str) -> None:
     name = name_of(node)
     conv = module.get_submodule(name)
-    if isinstance(conv, InflatedConv2d):  # one that is used several times
+    if isinstance(conv, InflatedConv2d):  # a layer that is used several times
         node.args = (*node.all_input_nodes, length)
         return
     if not isinstance(conv, nn.Conv2d):
         raise NotImplementedError(f"expected 2-D convolutions to inflate, got {type(conv).__name__} {name!r}")
     if max(conv.kernel_size) == 1:
         return
-    settle(conv)  # what computes its weight computes none in time
+    settle(conv)  # a computed weight has no dimension for time
     known = type(conv).forward is nn.Conv2d.forward or type(conv).__name__ == "Conv2dSame"
     if not known or conv.padding_mode != "zeros" or "weight" not in conv._parameters:
         raise NotImplementedError(f"convolution {name!r} ({type(conv).__name__}) pads or weighs by itself")
@@ -186,7 +186,7 @@ def _inflate_layer(module: fx.GraphModule, node: fx.Node, length: fx.Node, time:
 
 
 def _average_over_time(module: fx.GraphModule, length: fx.Node) -> None:
-    """Puts the mean over a clip's frames behind the vector that the output layer reads."""
+    """Inserts the mean over a clip's frames after the vector that the output layer reads."""
     head = find_output_layer(module)
     vector = final_value(module) if head is None else head.all_input_nodes[0]
     if not is_vector(vector):

@@ -1,4 +1,4 @@
-"""Modes of a network's modules: evaluation or another forward for a while, frozen statistics, memory format."""
+"""Modes of a network's modules: temporary evaluation mode or another forward, frozen statistics, memory format."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @contextlib.contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; modules that were in training mode return to it."""
+    """Evaluation mode within a block; modules that were in training mode return to it."""
     training = [module for module in net.modules() if module.training] if net.training else []
     if training:
         net.eval()
@@ -24,7 +24,7 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 
 def channels_last(module: nn.Module) -> nn.Module:
-    """Lays the weights of convolutions out with the channels last, in place: faster, on the CPU too."""
+    """Gives the weights of convolutions the channels-last memory format, in place: faster, also on the CPU."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             part.to(memory_format=torch.channels_last)
@@ -42,11 +42,11 @@ def freeze_statistics(module: nn.Module) -> None:
 
 @contextlib.contextmanager
 def lent_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Lets modules compute something else for a while."""
+    """Replaces modules' forward within a block."""
     for module, forward in forwards.items():
         module.forward = forward
     try:
         yield
     finally:
         for module in forwards:
-            del module.forward  # and the class's own is there again
+            del module.forward  # restores the class's own

@@ -1,4 +1,4 @@
-"""A CNN with recurrent layers in it, over whole videos or frame by frame."""
+"""A CNN with recurrent layers, for whole videos or frame by frame."""
 
 import contextlib
 import itertools
@@ -46,13 +46,13 @@ class RecurrentNetwork(SequenceNetwork):
         >>> torch.allclose(out, whole[:, -1], atol=1e-5)
         True
 
-    The state is a value passed in and handed back: a tuple with one tuple of tensors, batch first, for each
-    recurrent layer in the order of ``recurrent_layers``. Build one with `prernn.convert`,
-    `prernn.traditional` or `prernn.framewise`.
+    The state is a value that is passed in and returned: a tuple with one tuple of tensors, batch first, for each
+    recurrent layer in the order of ``recurrent_layers``. Networks are made by `prernn.convert`, `prernn.traditional`
+    or `prernn.framewise`.
 
     Attributes:
         cnn: the graph; its submodules keep the names they have in the CNN.
-        drawn_anew: the parameters, beside those that recurrence introduced, that start at random.
+        drawn_anew: parameters that start at random, in addition to those that recurrence introduced.
     """
 
     def __init__(self, cnn: fx.GraphModule, frame_shape: tuple[int, ...]):
@@ -62,7 +62,7 @@ class RecurrentNetwork(SequenceNetwork):
         self.note_layers()
 
     def note_layers(self) -> None:
-        """Notes where the recurrent layers are, for every frame to come: to be called when the graph has changed."""
+        """Records where the recurrent layers are; must be called whenever the graph has changed."""
         nodes = recurrent_nodes(self.cnn)
         self._layers = [(name_of(node), shape_of(layer_output(node))[2:]) for node in nodes]  # and their maps' size
         self._map_sizes: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
@@ -72,7 +72,7 @@ class RecurrentNetwork(SequenceNetwork):
 
     def train(self, mode: bool = True) -> Self:
         """Sets the mode of all modules."""
-        self._foldable = None  # whose statistics are frozen is seen anew
+        self._foldable = None  # which statistics are frozen may have changed
         return super().train(mode)
 
     @property
@@ -82,12 +82,12 @@ class RecurrentNetwork(SequenceNetwork):
 
     @property
     def output_layer(self) -> Layer | None:
-        """The layer whose values are the outputs; None for a network that ends in features."""
+        """The layer whose values are the outputs; None if the network ends in features."""
         node = find_output_layer(self.cnn)
         return None if node is None else layer_at(self.cnn, node)
 
     def new_parameters(self) -> list[nn.Parameter]:
-        """The parameters that start at random, and so learn at a rate of their own; the others are pre-trained."""
+        """The parameters that start at random, and so have their own learning rate; the others are pre-trained."""
         fresh: set[str] = set()
         for (name, _), layer in zip(self._layers, self.recurrent_layers, strict=True):
             fresh |= {f"cnn.{name}.hidden_to_hidden", f"cnn.{name}.bias"}
@@ -102,20 +102,20 @@ class RecurrentNetwork(SequenceNetwork):
 
         Args:
             batch_size: number of streams B.
-            image_size: ``(H, W)`` of the frames or ``(D, H, W)`` of snippets, where a state holds feature maps; None
-                means that of ``frame_shape``.
+            image_size: ``(H, W)`` of the frames or ``(D, H, W)`` of snippets, if a state holds feature maps; None means
+                that of ``frame_shape``.
         """
         return self._zeros(whole("batch_size", batch_size, 0), image_size)
 
     def _zeros(self, batch_size: int, image_size: tuple[int, ...] | None) -> NetworkState:
-        """`init_state` of a size that may be left open, in an export."""
+        """`init_state` for a batch size that may be variable, in an export."""
         sizes = self.map_sizes(image_size)
         return tuple(
             layer.init_state(batch_size, *size) for layer, size in zip(self.recurrent_layers, sizes, strict=True)
         )
 
     def map_sizes(self, image_size: tuple[int, ...] | None = None) -> list[tuple[int, ...]]:
-        """Size of each recurrent layer's feature maps, ``()`` for vectors; ``image_size`` as in `init_state`."""
+        """Size of each recurrent layer's feature maps, ``()`` for vectors; ``image_size`` is as in `init_state`."""
         known = [size for _, size in self._layers]
         size = self.frame_shape[-2:] if image_size is None else shapes.checked_size(image_size)
         if size == self.frame_shape[-len(size) :] or not any(known):
@@ -126,7 +126,7 @@ class RecurrentNetwork(SequenceNetwork):
 
     @property
     def input_type(self) -> torch.dtype:
-        """int64 where an embedding takes numbers of words, else that of the parameters."""
+        """int64 if an embedding takes word indices, else the type of the parameters."""
         return shapes.input_type(self.cnn)
 
     @property
@@ -135,12 +135,12 @@ class RecurrentNetwork(SequenceNetwork):
         return [f"state_{i}_{name}" for i, layer in enumerate(self.recurrent_layers) for name in layer.cell.states]
 
     def _open_state(self, state: NetworkState | None, frames: Tensor, batch: int) -> NetworkState:
-        """The state to start from; a ValueError where it belongs to another network or batch."""
+        """The state to start from; ValueError if it belongs to another network or batch."""
         if state is None:
             return self._zeros(batch, tuple(frames.shape[1 - len(self.frame_shape) :]))
         layers = self.recurrent_layers
         given = [[tuple(tensor.shape) for tensor in part] for part in state]
-        # the size of maps is the layer's to check, which knows that of its frames
+        # the layer checks the size of maps, as it knows that of its frames
         sizes = [part[0][2:] if size and part else () for (_, size), part in zip(self._layers, given, strict=False)]
         wanted = [layer.state_shapes(batch, *size) for layer, size in zip(layers, sizes, strict=False)]
         if given != wanted or len(given) != len(layers):
@@ -154,7 +154,7 @@ class RecurrentNetwork(SequenceNetwork):
 
     def __getstate__(self) -> dict[str, Any]:
         # torch.fx pickles a graph as code, which forgets the shapes of its values
-        found: dict[str, Any] = {"_foldable": None, "_clamps": [], "_plain": []}  # found anew in training
+        found: dict[str, Any] = {"_foldable": None, "_clamps": [], "_plain": []}  # recomputed in training
         return {**self.__dict__, **found, "shapes": [value_shape(node) for node in nodes_of(self.cnn.graph)]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -171,25 +171,25 @@ class RecurrentNetwork(SequenceNetwork):
         *,
         checkpoint: int | None = None,
     ) -> tuple[Tensor, NetworkState]:
-        """A whole video, or the next chunk of one when ``state`` is given.
+        """Processes a whole video, or the next chunk of one if ``state`` is given.
 
         Args:
             video: ``(B, T, C, H, W)``, snippets ``(B, T, C, D, H, W)``, or features ``(B, T, F)`` of any other signal.
             state: as returned before; None starts at zero.
-            lengths: frames of each video ``(B,)``, at least 1. Those behind them are padding, and not looked at: there
-                outputs are 0, and the state is that after a video's last frame.
-            checkpoint: activation checkpointing for long clips: of so many frames at a time only the state at their
-                start is kept for the gradient, and they are computed again on the way back. Outputs and gradients are
-                the same; memory grows with ``T / checkpoint`` states and ``checkpoint`` frames.
+            lengths: frames of each video ``(B,)``, at least 1. Later frames are padding and ignored: their outputs are
+                0, and the state is that after a video's last frame.
+            checkpoint: activation checkpointing for long clips: for each group of this many frames only the state at
+                its start is kept, and the frames are recomputed for the gradient. Outputs and gradients are the same;
+                memory grows with ``T / checkpoint`` states and ``checkpoint`` frames.
 
         Returns:
-            Outputs ``(B, T, K)``, causal in T, and the state after the last frame. No video at all (B = 0) gives
-            no outputs, ``(0, T, K)``.
+            Outputs ``(B, T, K)``, causal in T, and the state after the last frame. No videos (B = 0) give no outputs,
+            ``(0, T, K)``.
 
         Raises:
             ValueError: a video of another rank or number of channels, or without frames; lengths that don't fit.
-            NotImplementedError: checkpoints or lengths where batch normalization learns statistics, which would be of
-                parts.
+            NotImplementedError: checkpointing or lengths while batch normalization collects statistics, which would be
+                those of parts.
         """
         rank = len(self.frame_shape) + 2
         if video.ndim != rank or video.shape[1] == 0:
@@ -202,13 +202,13 @@ class RecurrentNetwork(SequenceNetwork):
         if checkpoint is not None:
             return self._in_parts(video, state, checkpoint)
         state = self._open_state(state, video, batch)
-        frames = video.transpose(0, 1).flatten(0, 1)  # (T*B, C, H, W): time first, as the recurrence wants it
+        frames = video.transpose(0, 1).flatten(0, 1)  # (T*B, C, H, W): time first, as the recurrence needs it
         with self._lighter_training():
             out, state = self.cnn(frames, state)
         return out.unflatten(0, (steps, batch)).transpose(0, 1), state  # (B, T, K)
 
     def _lighter_training(self) -> contextlib.AbstractContextManager[Any]:
-        """In training batch normalization that is frozen is folded, clamps keep one map, fc layers multiply faster."""
+        """In training, folds frozen batch normalization, keeps one map per clamp, and speeds up fc layers."""
         stack = contextlib.ExitStack()
         if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             if self._foldable is None:
@@ -226,7 +226,7 @@ class RecurrentNetwork(SequenceNetwork):
         masks = [layer.draw_masks(len(video)) for layer in layers]
 
         def run(part: Tensor, state: NetworkState | None) -> tuple[Tensor, NetworkState]:
-            with lent(layers, masks):  # also when it is computed again, at any time
+            with lent(layers, masks):  # also when it is recomputed later
                 both: tuple[Tensor, NetworkState] = self(part, state)
                 return both
 
@@ -276,7 +276,7 @@ class RecurrentNetwork(SequenceNetwork):
 
 
 def of_a_cnn(net: SequenceNetwork) -> RecurrentNetwork:
-    """The network, known to be a CNN's graph. Raises NotImplementedError where it is another kind."""
+    """The network as a CNN's graph. Raises NotImplementedError if it is of another kind."""
     if not isinstance(net, RecurrentNetwork):
         raise NotImplementedError(f"expected a network that was made of a CNN, got {type(net).__name__}")
     return net
@@ -289,18 +289,18 @@ def by_lengths(
     state: NetworkState,
     layers: Sequence[RecurrentLayer],
 ) -> tuple[Tensor, NetworkState]:
-    """Videos of several lengths: from the end of one to the end of the next, all those that go on.
+    """Runs videos of different lengths in parts: between two videos' ends, all videos that are not over yet.
 
     Args:
-        run: from rows, their first step and the one after their last, and the rows' states, to outputs
+        run: maps rows, their first step and the one after their last, and the rows' states to outputs
             ``(rows, T', K)`` and the next states.
         lengths: steps of each video ``(B,)``.
-        steps: of the outputs.
-        state: of B streams.
-        layers: those that ``run`` runs; what they drop they drop of a video's parts alike.
+        steps: number of steps of the outputs.
+        state: state of B streams.
+        layers: the layers that ``run`` uses; all parts of a video get the same dropout masks.
 
     Returns:
-        Outputs ``(B, T, K)``, 0 behind a video's end, and the state at each video's end.
+        Outputs ``(B, T, K)``, 0 after a video's end, and the state at each video's end.
     """
     masks = [layer.draw_masks(len(lengths)) for layer in layers]
     outputs: list[Tensor] = []
@@ -321,17 +321,17 @@ def gate_inputs(
     image_size: tuple[int, ...],
     watch: contextlib.AbstractContextManager[Any] | None = None,
 ) -> list[Tensor]:
-    """Gate inputs ``(1, G, D...)`` of every recurrent layer for one frame of a size: shapes alone, nothing runs.
+    """Gate inputs ``(1, G, D...)`` of every recurrent layer for one frame of a size: only shapes, without computing.
 
-    ``watch`` is entered around everything feedforward, such as torch's counter of operations.
+    ``watch`` is a context manager around everything feedforward, such as torch's counter of operations.
 
     Raises:
-        ValueError: frames of a size that the network does not take.
+        ValueError: frames of a size that the network does not accept.
     """
     image_size, parameter = shapes.checked_size(image_size), next(network.parameters())
     shape = (*network.frame_shape[: -len(image_size)], *image_size)
     feedforward = _Feedforward(network.cnn)
-    # in evaluation mode, as batch normalization would count even this frame
+    # in evaluation mode, because batch normalization would otherwise count even this frame
     with evaluating(network), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         frame = torch.empty(1, *shape, dtype=shapes.input_type(network.cnn), device=parameter.device)
         try:
@@ -345,7 +345,7 @@ def gate_inputs(
 
 
 class _Feedforward(fx.Interpreter):
-    """Runs a network's graph without its recurrence: a layer puts out the first gate's input."""
+    """Runs a network's graph without its recurrence: a recurrent layer outputs its first gate's input."""
 
     def __init__(self, cnn: fx.GraphModule):
         super().__init__(cnn)
@@ -353,7 +353,7 @@ class _Feedforward(fx.Interpreter):
         self.inputs: list[Tensor] = []
 
     def call_module(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """As fx.Interpreter's, but for recurrent layers."""
+        """Like fx.Interpreter's, except for recurrent layers."""
         assert isinstance(target, str)
         layer = self.fetch_attr(target)
         if not isinstance(layer, RecurrentLayer):
@@ -363,23 +363,23 @@ class _Feedforward(fx.Interpreter):
 
 
 def open_network(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> RecurrentNetwork:
-    """A network without recurrence that computes what ``cnn`` does, or a copy of one that is a network already.
+    """A network without recurrence that computes the same as ``cnn``, or a copy if ``cnn`` is already a network.
 
     Args:
         cnn: any CNN that torch.fx can trace; it is copied.
-        image_size: ``(H, W)`` or ``(D, H, W)`` of a frame, only where no usual size fits.
+        image_size: ``(H, W)`` or ``(D, H, W)`` of a frame, needed only if no usual size fits.
 
     Raises:
-        NotImplementedError: the CNN can't be traced, or takes none of the usual frame sizes.
+        NotImplementedError: the CNN can't be traced, or accepts none of the usual frame sizes.
     """
     if isinstance(cnn, RecurrentNetwork):
         return copy_of(cnn)
-    # a network of a fixed frame size may say so itself, as those of prernn do
+    # a network with a fixed frame size may have it as an attribute, as prernn's own do
     module, shape = traced(cnn, getattr(cnn, "frame_size", None) if image_size is None else image_size)
     tracing.make_output_linear(module)
     _add_state(module)
     network = RecurrentNetwork(module, shape).train(cnn.training)
-    network.recipe = Recipe(**getattr(cnn, "recipe_of_backbone", {}))  # as `prernn.backbone` leaves it
+    network.recipe = Recipe(**getattr(cnn, "recipe_of_backbone", {}))  # set by `prernn.backbone`
     return network
 
 

@@ -1,4 +1,4 @@
-"""The output layer of a network's graph, replaced or appended."""
+"""Replaces the output layer of a network's graph, or appends one."""
 
 from collections.abc import Callable
 
@@ -13,11 +13,11 @@ from prernn.layers.input_to_hidden import Layer
 
 
 def replace_output(network: RecurrentNetwork, outputs: int) -> None:
-    """Puts a new output layer of size ``outputs`` in place of the network's own, or behind it where it has none.
+    """Replaces the network's output layer by a new one of size ``outputs``, or appends one if there is none.
 
     Raises:
-        ValueError: ``outputs`` that is no whole number of at least 1.
-        NotImplementedError: a network whose features are no vector.
+        ValueError: ``outputs`` is not an integer of at least 1.
+        NotImplementedError: a network whose features are not a vector.
     """
     outputs = whole("outputs", outputs)
     module = network.cnn
@@ -58,7 +58,7 @@ def _append_output(module: fx.GraphModule, outputs: int) -> str:
 
 
 def _set_outputs(module: fx.GraphModule, head: fx.Node, outputs: int) -> None:
-    """Corrects the known shapes from the output layer on: only reshaping stands behind it."""
+    """Updates the stored shapes from the output layer on, which only reshaping follows."""
     node = final_value(module)
     while True:
         shape = shape_of(node)

@@ -1,6 +1,6 @@
-"""RCN: recurrence in every convolution of a 2-D CNN, in place of 3-D convolution.
+"""RCN: recurrence in every convolution of a 2-D CNN, instead of 3-D convolution.
 
-Singh and Cuzzolin, "Recurrent Convolutions for Causal 3D CNNs", supplement. A recurrent convolutional unit follows the
+Singh and Cuzzolin, "Recurrent Convolutions for Causal 3D CNNs", supplement. A recurrent convolutional unit combines the
 spatial convolution ``u_t = W_xh * x_t`` with a 1x1 convolution of its hidden state, before batch normalization and
 activation: ``h_t = (W_hh h_{t-1} + u_t) / 2``, and ``h_1 = u_1``.
 """
@@ -41,7 +41,7 @@ def convert_rcn(
     outputs: int | None = None,
     image_size: tuple[int, ...] | None = None,
 ) -> RecurrentNetwork:
-    """Gives convolutions of a CNN a recurrent hidden state, ``h_t = (W_hh h_{t-1} + b + u_t) / 2``, ``h_1 = u_1``.
+    """Gives convolutions of a CNN a recurrent hidden state: ``h_t = (W_hh h_{t-1} + b + u_t) / 2``, ``h_1 = u_1``.
 
     Example:
         >>> import prernn, torch
@@ -51,29 +51,29 @@ def convert_rcn(
         >>> torch.allclose(out[:, 3], cnn(still[:, 0]), atol=1e-5)  # a still video gives what the CNN gives
         True
 
-    ``u_t (B, D, H, W)`` is what the convolution puts out, ``W_hh (D, D)`` a 1x1 convolution, ``b`` a bias that starts
-    at 0 as every recurrence's here; normalization and activation follow as in the CNN. With ``init="identity"`` and
-    ``mix="mean"`` a still video gives the CNN's own output at every frame, and the pre-trained weights keep their
+    ``u_t (B, D, H, W)`` is the output of the convolution, ``W_hh (D, D)`` a 1x1 convolution, ``b`` a bias that starts
+    at 0 like that of every recurrence here; normalization and activation follow as in the CNN. With ``init="identity"``
+    and ``mix="mean"`` a still video gives the CNN's own output at every frame, and the pre-trained weights keep their
     meaning. The temporal resolution is kept and the network is causal.
 
     Args:
-        cnn: any image or snippet CNN, or a network that is recurrent already; it is copied, never changed.
+        cnn: any image or snippet CNN, or a network that is already recurrent; it is copied, never changed.
         layers: which convolutions: a name, a pattern such as ``"layer4.*"``, several of these, or a function from name
             and module to bool. None takes every convolution with a kernel larger than 1 (17 in ResNet-18).
-        hidden: structure of ``W_hh``. Where a neuron might not be connected to itself (``sparse:p``, ``paths:n``),
+        hidden: structure of ``W_hh``. If a neuron might not be connected to itself (``sparse:p``, ``paths:n``),
             ``init="identity"`` adds that connection (``sparse:p+self``).
-        init: "identity", or "random" (He's normal initialisation) as in the first and third row of the supplement's
+        init: "identity", or "random" (He's normal initialization) as in the first and third row of the supplement's
             Table 1.
-        mix: "mean", or "sum" without the half.
-        pretrained: False draws the CNN's own weights anew, convolutions by He's normal initialisation (Table 1).
+        mix: "mean", or "sum", without the factor 1/2.
+        pretrained: False draws the CNN's own weights at random, convolutions by He's normal initialization (Table 1).
         outputs: size of a new output layer; None keeps the CNN's own.
-        image_size: ``(H, W)`` or ``(D, H, W)`` of a frame, only where no usual size fits the CNN.
+        image_size: ``(H, W)`` or ``(D, H, W)`` of a frame, needed only if no usual size fits the CNN.
 
     Raises:
-        ValueError: an unknown initialisation, mix or structure, a structure that a layer's channels don't allow, or a
+        ValueError: an unknown initialization, mix or structure, a structure that does not fit a layer's channels, or a
             selection without a convolution.
-        NotImplementedError: a convolution that is used more than once in a frame; with ``pretrained=False`` weights
-            of a module that does not know how to draw them.
+        NotImplementedError: a convolution that is used more than once in a frame; with ``pretrained=False``, weights
+            of a module without ``reset_parameters``.
     """
     if init not in INITS:
         raise ValueError(f"expected init to be one of {', '.join(INITS)}, got {init!r}")
@@ -86,7 +86,7 @@ def convert_rcn(
         _draw_anew(network)
     if outputs is not None:
         replace_output(network, outputs)
-    channels_last(network)  # a place's channels side by side, as the recurrence reads them
+    channels_last(network)  # the recurrence reads all channels of a position together
     options: dict[str, Any] = {"layers": names, "hidden": hidden, "init": init, "mix": mix, "outputs": outputs}
     network.recipe = network.recipe.with_step("rcn", image_size=image_size, pretrained=pretrained, **options)
     return network.train(cnn.training)
@@ -122,7 +122,7 @@ def _check(name: str, nodes: list[fx.Node]) -> None:
     if len(nodes) > 1:
         raise NotImplementedError(f"convolution {name!r} is used {len(nodes)} times in a frame; expected once")
     shape = value_shape(nodes[0])
-    # 2 is the batch that shapes were found with; a layer of several inputs knows of more than this frame
+    # 2 is the batch size that shapes were found with; a layer with several inputs depends on more than this frame
     if shape is None or shape[0] != 2 or len(nodes[0].all_input_nodes) != 1:
         raise NotImplementedError(f"convolution {name!r} sees parts of frames, or several at once; expected one whole")
 
@@ -148,13 +148,13 @@ def _start(unit: RecurrentLayer, init: str) -> None:
     hh = unit.hidden_to_hidden
     if init == "identity":
         hh.identity_()
-    else:  # He's: the state keeps its scale behind a rectifier
+    else:  # He's initialization keeps the scale of the state after a rectifier
         nn.init.normal_(hh.weight, std=(2 / hh.structure.fan_in(hh.size)) ** 0.5)
 
 
 @torch.no_grad()
 def _draw_anew(network: RecurrentNetwork) -> None:
-    """Draws all weights but ``W_hh`` anew, as in a network that was never trained."""
+    """Initializes all weights except ``W_hh`` at random, as in an untrained network."""
     kept = {p for layer in network.recurrent_layers for p in (layer.bias, *layer.hidden_to_hidden.parameters())}
     wanted = set(network.parameters()) - kept
     for module in network.modules():
@@ -166,12 +166,14 @@ def _draw_anew(network: RecurrentNetwork) -> None:
             reset()
         elif own:
             names = [name for name, p in network.cnn.named_parameters() if p in own]
-            raise NotImplementedError(f"can't draw {', '.join(names)} anew; give an untrained network instead")
+            raise NotImplementedError(
+                f"can't initialize {', '.join(names)} at random; pass an untrained network instead"
+            )
         if isinstance(module, _ConvNd) and "weight" in module._parameters:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 module.bias.zero_()
     for module in network.modules():
-        if isinstance(module, GateInput):  # gates start alike, as just after a conversion
+        if isinstance(module, GateInput):  # all gates start equal, as just after conversion
             module.copies.copy_(module.layer.get_parameter("weight").expand_as(module.copies))
     network.drawn_anew |= wanted

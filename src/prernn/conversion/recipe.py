@@ -1,4 +1,4 @@
-"""How a network was made, as plain typed data: what every network holds and every checkpoint carries."""
+"""How a network was made, as plain typed data, which is part of every network and every checkpoint."""
 
 import math
 from dataclasses import dataclass, field, fields, replace
@@ -9,7 +9,7 @@ from prernn.layers.names import lasting
 from prernn.layers.structures.parse import hidden_structure, input_structure
 
 VERSION = 2
-"""Of the form below: since 2 with ``rate`` and ``reset``. Recipes without a version are of the time before it."""
+"""Version of the format below: 2 added ``rate`` and ``reset``. Recipes without a version are older."""
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Step:
     """One conversion of a network.
 
     Attributes:
-        name: of what was done: "convert", "traditional", "framewise", "rcn", "normalized", "calibrated".
-        arguments: that it was done with, as plain data.
+        name: the kind of conversion: "convert", "traditional", "framewise", "rcn", "normalized", "calibrated".
+        arguments: its arguments as plain data.
     """
 
     name: str
@@ -31,11 +31,11 @@ class Step:
 
 @dataclass(frozen=True)
 class KeptTask:
-    """What a checkpoint keeps of the task that a network has learnt.
+    """What a checkpoint stores about the task that a network was trained for.
 
     Attributes:
-        name: of the task, a key of `prernn.tasks.TASKS`, or of its class.
-        options: those that evaluation and streaming need again.
+        name: name of the task, a key of `prernn.tasks.TASKS`, or of its class.
+        options: the options that evaluation and streaming need.
     """
 
     name: str
@@ -48,7 +48,7 @@ class KeptTask:
 
 @dataclass
 class Recipe:
-    """How a network was made, what its outputs are called, and what its input is made of.
+    """How a network was made, the names of its outputs, and how its input is computed.
 
     Example:
         >>> recipe = Recipe(backbone="resnet18", labels=["open", "close"])
@@ -56,20 +56,20 @@ class Recipe:
         True
 
     Attributes:
-        steps: what was done to the CNN, in order.
-        backbone: the CNN's name for `prernn.backbone`; None for a CNN of one's own.
+        steps: the conversions of the CNN, in order.
+        backbone: the CNN's name for `prernn.backbone`; None for a user's own CNN.
         backbone_options: further arguments of the backbone.
-        channels: of its input, where they are not those it was made for.
-        inflate: arguments of `prernn.inflate`, where the CNN was made 3-D first.
-        labels: names of the K outputs, where they are classes.
-        transform: what makes input of frames, `prernn.media.transforms.TransformSpec` as plain data.
-        task: what the network has learnt.
-        rate: frames a second that the network was trained at, which a stream keeps to; None where it is not known.
-        reset: when a stream of it starts anew, see `prernn.streaming.resets`; None for never.
-        version: of this form.
+        channels: number of input channels, if it differs from the backbone's own.
+        inflate: arguments of `prernn.inflate`, if the CNN was first made 3-D.
+        labels: names of the K outputs, if they are classes.
+        transform: how frames become input, `prernn.media.transforms.TransformSpec` as plain data.
+        task: the task that the network was trained for.
+        rate: frames per second that the network was trained at, which streams keep; None if unknown.
+        reset: when a stream's state is reset, see `prernn.streaming.resets`; None for never.
+        version: version of this format.
 
     Raises:
-        ValueError: a rate that is no number above 0, a reset that is no text.
+        ValueError: a rate that is not a positive number, a reset that is not a string.
     """
 
     steps: tuple[Step, ...] = ()
@@ -88,12 +88,12 @@ class Recipe:
         if self.rate is not None:
             number = isinstance(self.rate, int | float) and not isinstance(self.rate, bool)
             if not number or not 0 < self.rate < math.inf:
-                raise ValueError(f"expected a recipe's rate above 0 frames a second, or None, got {self.rate!r}")
+                raise ValueError(f"expected a recipe's rate above 0 frames per second, or None, got {self.rate!r}")
         if self.reset is not None and not isinstance(self.reset, str):
             raise ValueError(f"expected a recipe's reset as text such as 'cut', or None, got {self.reset!r}")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for ``json.dumps``; what is not set is left out."""
+        """Plain data for ``json.dumps``; fields that are None are left out."""
         values = {part.name: getattr(self, part.name) for part in fields(self)}
         values["steps"] = [step.to_json() for step in self.steps]
         values["task"] = None if self.task is None else self.task.to_json()
@@ -101,10 +101,10 @@ class Recipe:
 
     @classmethod
     def from_json(cls, values: Any) -> "Recipe":
-        """The recipe that `to_json`, now or in an earlier version, made plain.
+        """The recipe from the output of `to_json`, of this or an earlier version.
 
         Raises:
-            ValueError: no recipe, one of a later version, or one with a key or step that is not known.
+            ValueError: data that is no recipe, is of a later version, or has an unknown key or malformed step.
         """
         if not isinstance(values, dict) or not isinstance(values.get("steps", []), list):
             raise ValueError(f"expected a recipe, a dict with a list of steps, got {values!r:.200}")
@@ -114,20 +114,20 @@ class Recipe:
         known = [part.name for part in fields(cls)]
         if unknown := [name for name in values if name not in known]:
             raise ValueError(
-                f"expected a recipe with {', '.join(known)}, got {', '.join(map(str, unknown))} beside them"
+                f"expected a recipe with keys among {', '.join(known)}, got {', '.join(map(str, unknown))}"
             )
         steps = tuple(Step(name, rest) for name, rest in (_named(step, "step") for step in values.get("steps", [])))
         task = None if not values.get("task") else KeptTask(*_named(values["task"], "name"))
         return cls(**{**values, "steps": steps, "task": task, "version": VERSION})
 
     def __getitem__(self, name: str) -> Any:
-        """``recipe["labels"]``, for callers of the time when recipes were dicts; None for what is not set."""
+        """``recipe["labels"]``, for code from when recipes were dicts; None for fields that are not set."""
         if name not in (part.name for part in fields(self)):
             raise KeyError(name)
         return self.to_json().get(name)
 
     def with_step(self, name: str, **arguments: Any) -> "Recipe":
-        """This recipe and one step more, its arguments made plain."""
+        """This recipe with one more step, whose arguments are converted to plain data."""
         for kind in {"cell", "input"} & arguments.keys():
             arguments[kind] = lasting(arguments[kind])
         if "hidden" in arguments:
@@ -142,7 +142,7 @@ class Recipe:
 
 
 def _named(values: Any, key: str) -> tuple[str, dict[str, Any]]:
-    """The value of ``key``, and the others."""
+    """The value of ``key``, and the other values."""
     if not isinstance(values, dict) or not isinstance(values.get(key), str):
         raise ValueError(f"expected a recipe's {key} as a dict with {key!r}, got {values!r:.200}")
     return values[key], {name: value for name, value in values.items() if name != key}

@@ -1,4 +1,4 @@
-"""What training, evaluation, streams and checkpoints ask of a network over sequences."""
+"""The interface of networks over sequences for training, evaluation, streams and checkpoints."""
 
 from collections.abc import Sequence
 
@@ -13,23 +13,23 @@ NetworkState = tuple[State, ...]
 """The state of each layer that has one, in order."""
 
 DIMENSIONS = {1: "F", 2: "C, L", 3: "C, H, W", 4: "C, D, H, W"}
-"""Of one step, by their number: features, a piece of a signal, a frame, a snippet."""
+"""Dimensions of one step, by their number: features, a piece of a signal, a frame, a snippet."""
 
 
 class SequenceNetwork(nn.Module):
-    """Steps and a state to outputs and the next state.
+    """A network that maps steps and a state to outputs and the next state.
 
-    Most are a `prernn.conversion.network.RecurrentNetwork`, a CNN's graph with recurrent layers in it;
-    `prernn.models.networks.deep_speech.DeepSpeech` is one of its own.
+    Most are a `prernn.conversion.network.RecurrentNetwork`, a CNN's graph with recurrent layers;
+    `prernn.models.networks.deep_speech.DeepSpeech` is implemented separately.
 
     Attributes:
-        frame_shape: what the network takes at each step: a frame ``(C, H, W)``, a snippet ``(C, D, H, W)``, a piece of
-            a signal ``(C, L)``, features ``(F,)``.
-        recipe: how it was made, which checkpoints carry.
-        wants_lengths: whether batches are to say where each sequence ends, as what stands behind would be heard.
+        frame_shape: shape of the input at each step: a frame ``(C, H, W)``, a snippet ``(C, D, H, W)``, a piece of a
+            signal ``(C, L)``, features ``(F,)``.
+        recipe: how it was made, stored in checkpoints.
+        wants_lengths: whether batches must state where each sequence ends, because padding would affect outputs.
         sees_ahead: whether outputs depend on later steps, so that it can't run step by step.
-        engine: what computes its steps, where that is not the network itself (`prernn.engines`).
-        precision: of an engine's arithmetic.
+        engine: the engine that computes its steps, if it is not the network itself (`prernn.engines`).
+        precision: precision of an engine's arithmetic.
     """
 
     engine: str = ""
@@ -50,25 +50,25 @@ class SequenceNetwork(nn.Module):
 
     @property
     def delay(self) -> int:
-        """Steps by which an output comes later than what it is about."""
+        """Number of steps by which an output lags behind the input that it describes."""
         return 0
 
     @property
     def input_type(self) -> torch.dtype:
-        """Of the input's numbers."""
+        """Type of the input's numbers."""
         return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device that it runs on."""
         return next(self.parameters()).device
 
     def new_parameters(self) -> list[nn.Parameter]:
-        """The parameters that start at random, and so learn at a rate of their own; the others are pre-trained."""
+        """The parameters that start at random, and so have their own learning rate; the others are pre-trained."""
         raise NotImplementedError
 
     def init_state(self, batch_size: int, image_size: tuple[int, ...] | None = None) -> NetworkState:
-        """Zero state of ``batch_size`` streams, of steps of another size than ``frame_shape`` says if that is given."""
+        """Zero state of ``batch_size`` streams; ``image_size`` overrides the frame size given by ``frame_shape``."""
         raise NotImplementedError
 
     @property
@@ -84,16 +84,16 @@ class SequenceNetwork(nn.Module):
         *,
         checkpoint: int | None = None,
     ) -> tuple[Tensor, NetworkState]:
-        """Sequences ``(B, T, *frame_shape)`` to outputs ``(B, T, K)`` and the state after the last step of each."""
+        """Maps sequences ``(B, T, *frame_shape)`` to outputs ``(B, T, K)`` and the state after each one's last step."""
         raise NotImplementedError
 
     def step(self, frame: Tensor, state: NetworkState | None = None) -> tuple[Tensor, NetworkState]:
-        """One step ``(B, *frame_shape)`` to outputs ``(B, K)`` and the next state."""
+        """Maps one step ``(B, *frame_shape)`` to outputs ``(B, K)`` and the next state."""
         raise NotImplementedError
 
 
 def frame_shape_of(net: SequenceNetwork, image_size: tuple[int, ...] | None = None) -> tuple[int, ...]:
-    """The shape of a step: of a size that is given, else that of the recipe's transform, else the network's own."""
+    """The shape of a step, with the size that is given, else that of the recipe's transform, else the network's own."""
     if len(net.frame_shape) < 3:
         return net.frame_shape
     size = (net.recipe.transform or {}).get("size")

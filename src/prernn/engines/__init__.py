@@ -1,1 +1,1 @@
-"""A network's step in other hands: files for other runtimes, and engines that run it faster than eager torch."""
+"""A network's step computed elsewhere: files for other runtimes, and engines that are faster than eager torch."""

@@ -1,4 +1,4 @@
-"""Memory that stays with the process. It imports nothing heavy, so that the command line can begin with it."""
+"""Keeps freed memory in the process. It imports nothing heavy, so that the command line can begin with it."""
 
 import ctypes
 import sys
@@ -8,12 +8,12 @@ MMAP_THRESHOLD, TRIM_THRESHOLD, MMAP_MAX = -3, -1, -4
 
 
 def keep_memory() -> bool:
-    """Lets glibc's allocator keep what is freed, as the next tensor of that size takes it again.
+    """Makes glibc's allocator keep freed memory, because the next tensor of that size takes it again.
 
     By default every large tensor that is freed goes back to the kernel at once, and the next one faults its pages in
-    anew, zeroed: in training on a CPU that takes more time than the arithmetic. The command line calls it first thing;
-    call it in a program of your own before the first tensor. Memory that the process has had is then not seen as free
-    by others.
+    again, zeroed: in training on a CPU that takes more time than the arithmetic. The command line calls it first; in
+    your own program, call it before the first tensor. Other programs then don't see memory freed by this process as
+    free.
 
     Example:
         >>> import prernn
@@ -29,6 +29,6 @@ def keep_memory() -> bool:
     if not hasattr(library, "gnu_get_libc_version"):
         return False
     most = 2**31 - 1
-    # older ones allow no threshold above 32 MiB, but mapping can be switched off
+    # older versions allow no threshold above 32 MiB, but mapping can be turned off
     kept = library.mallopt(MMAP_THRESHOLD, most) or library.mallopt(MMAP_MAX, 0)
     return bool(kept and library.mallopt(TRIM_THRESHOLD, most))

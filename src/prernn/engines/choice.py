@@ -1,4 +1,4 @@
-"""The engine "auto": the fastest that is installed here and agrees with the network."""
+"""The engine "auto": the fastest that is installed and agrees with the network."""
 
 import importlib.metadata
 import statistics
@@ -18,28 +18,28 @@ from prernn.engines.together import SharedNetwork
 from prernn.engines.torch_engine import TorchNetwork
 
 FRAMES = 4
-"""That each engine is compared over."""
+"""Number of steps over which each engine is compared."""
 
 SECONDS = 0.15
-"""That each engine is timed for, at least three steps."""
+"""Seconds for which each engine is timed, at least three steps."""
 
 
 Opened = EngineNetwork | TorchNetwork | SharedNetwork
-"""A network that says what computes its steps."""
+"""A network that names the engine that computes its steps."""
 
 Opener = Callable[[str], Opened]
-"""The network in the engine of a name; raises NotImplementedError or ImportError where that can't take it."""
+"""The network in the named engine; raises NotImplementedError or ImportError if that can't run it."""
 
 
 def fastest(
     net: SequenceNetwork, open_in: Opener, engines: Sequence[str], precision: str, threads: int | None
 ) -> Opened:
-    """The network in the engine that took least for a frame, measured once for a network and machine, then known.
+    """The network in the engine that is fastest for a frame, measured once per network and machine, then remembered.
 
-    An engine that can't take the network, or does not give what it gives, is passed over with a warning.
+    An engine that can't run the network, or whose results differ, is skipped with a warning.
 
     Raises:
-        NotImplementedError: all are.
+        NotImplementedError: all are skipped.
     """
     asked = (precision, threads, torch.get_num_threads(), kept.processor(), *_versions())
     key = kept.fingerprint(net, *asked)
@@ -87,7 +87,7 @@ def _outputs(net: SequenceNetwork, video: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def _milliseconds(net: SequenceNetwork, frame: Tensor) -> float:
-    """Median of a step."""
+    """Median time of a step."""
     _, state = net.step(frame)
     times: list[float] = []
     with evaluating(net):

@@ -1,4 +1,4 @@
-"""A network whose steps another runtime computes, and which streams and tasks take as any other."""
+"""A network whose steps another runtime computes; streams and tasks use it like any other network."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,21 +11,21 @@ from prernn.engines.exported.description import Description, StateLeaf, in_file
 from prernn.layers.recurrent_layer import RecurrentLayer
 
 Runner = Callable[[Tensor, list[Tensor]], tuple[Tensor, list[Tensor]]]
-"""From a frame ``(B, C, H, W)`` and the state's tensors, as they stand in a file, to the output and the next ones."""
+"""From a frame ``(B, C, H, W)`` and the state's tensors, shaped as in a file, to the output and the next ones."""
 
 
 class EngineNetwork(SequenceNetwork):
-    """A `SequenceNetwork` by an exported step.
+    """A `SequenceNetwork` computed by an exported step.
 
     Args:
         description: of the network.
-        runner_for: gives what runs steps of a shape ``(C, H, W)``; called once for each.
+        runner_for: returns a function that runs steps of a shape ``(C, H, W)``; called once for each shape.
         engine: its name.
         precision: of its arithmetic.
-        origin: the network that is inside, where it is here: float32, on the CPU.
+        origin: the network it was made from, if available: float32, on the CPU.
 
     Attributes:
-        engine: "onnxruntime" or "openvino"; of a program of torch.export "torch".
+        engine: "onnxruntime" or "openvino"; for a program of torch.export "torch".
         precision: "float32", "bfloat16" or "float16"; outputs and state are float32 in all of them.
     """
 
@@ -41,22 +41,22 @@ class EngineNetwork(SequenceNetwork):
         self.recipe = Recipe.from_json(description.recipe) if origin is None else origin.recipe
         self.engine, self.precision, self.description = engine, precision, description
         self._runner_for, self._runners = runner_for, dict[tuple[int, ...], Runner]()
-        self._origin = (origin,)  # no module of this one's
+        self._origin = (origin,)  # in a tuple, so that it is not registered as a submodule
         self.wants_lengths = origin is not None and origin.wants_lengths
 
     @property
     def recurrent_layers(self) -> list[RecurrentLayer]:
-        """None: the layers are inside the engine."""
+        """Empty: the layers are inside the engine."""
         return []
 
     @property
     def delay(self) -> int:
-        """Steps by which an output comes later than what it is about."""
+        """Number of steps by which an output lags behind the frame that it is about."""
         return self.description.delay
 
     @property
     def input_type(self) -> torch.dtype:
-        """Of the input's numbers."""
+        """The data type of the input."""
         return torch.int64 if self.description.input_type == "int64" else torch.float32
 
     @property
@@ -65,7 +65,7 @@ class EngineNetwork(SequenceNetwork):
         return torch.device("cpu")
 
     def new_parameters(self) -> list[nn.Parameter]:
-        """None: an engine does not learn."""
+        """Empty: an engine can't be trained."""
         return []
 
     @property
@@ -74,7 +74,7 @@ class EngineNetwork(SequenceNetwork):
         return [leaf.name for leaf in self.description.states]
 
     def init_state(self, batch_size: int, image_size: tuple[int, ...] | None = None) -> NetworkState:
-        """Zero state of ``batch_size`` streams; of frames of another size only where the network is at hand."""
+        """Zero state of ``batch_size`` streams; for frames of another size only if its origin is available."""
         (origin,) = self._origin
         if origin is not None:
             return origin.init_state(batch_size, image_size)
@@ -86,7 +86,7 @@ class EngineNetwork(SequenceNetwork):
         """One frame of each stream, ``(B, C, H, W)``, to outputs ``(B, K)`` and the next state.
 
         Raises:
-            ValueError: a frame or a state of another shape.
+            ValueError: a frame or a state of the wrong shape.
         """
         self._check(frame)
         batch, shape = frame.shape[0], tuple(frame.shape[1:])
@@ -121,7 +121,7 @@ class EngineNetwork(SequenceNetwork):
         *,
         checkpoint: int | None = None,
     ) -> tuple[Tensor, NetworkState]:
-        """A video ``(B, T, C, H, W)``, step by step; ``lengths`` as `RecurrentNetwork.forward` has them."""
+        """A video ``(B, T, C, H, W)``, step by step; ``lengths`` as in `RecurrentNetwork.forward`."""
         if checkpoint is not None:
             raise NotImplementedError("expected no activation checkpoints: an engine does not learn")
         return in_steps(self, video, state, lengths)
@@ -130,7 +130,7 @@ class EngineNetwork(SequenceNetwork):
 def in_steps(
     net: SequenceNetwork, video: Tensor, state: NetworkState | None, lengths: Tensor | Sequence[int] | None = None
 ) -> tuple[Tensor, NetworkState]:
-    """Videos ``(B, T, C, H, W)`` step by step; behind a video's end outputs are 0 and the state stays."""
+    """Runs videos ``(B, T, C, H, W)`` step by step; after a video's end, outputs are 0 and the state stays."""
     ends = None if lengths is None else torch.as_tensor(lengths)
     outputs = []
     for time, frame in enumerate(video.unbind(1)):
@@ -144,7 +144,7 @@ def in_steps(
 
 
 def _kept(going: Tensor, out: Tensor, following: NetworkState, state: NetworkState) -> tuple[Tensor, NetworkState]:
-    """Outputs and states of the rows that go on; zeros and what they had for the others."""
+    """Outputs and states of the rows that continue; for the others zeros and their previous state."""
 
     def where(new: Tensor, old: Tensor) -> Tensor:
         return torch.where(going.view(-1, *[1] * (new.ndim - 1)), new, old)
@@ -154,7 +154,7 @@ def _kept(going: Tensor, out: Tensor, following: NetworkState, state: NetworkSta
 
 
 def _nested(leaves: list[Tensor], known: tuple[StateLeaf, ...]) -> NetworkState:
-    """The leaves of each layer together."""
+    """The leaves grouped by layer."""
     layers: dict[int, list[Tensor]] = {}
     for leaf, about in zip(leaves, known, strict=True):
         layers.setdefault(about.layer, []).append(leaf)

@@ -1,8 +1,8 @@
-"""A CNN's graph whose convolutions do the work of what follows them: batch normalization, an addition, an activation.
+"""Fuses a CNN's convolutions with what follows them: batch normalization, an addition, an activation.
 
-With statistics as they are in a stream, ``B(w * x + b)`` is a convolution with other weights (`torch.nn.utils.fusion`).
+With fixed statistics, as in a stream, ``B(w * x + b)`` is a convolution with other weights (`torch.nn.utils.fusion`).
 On the CPU oneDNN then computes convolution, addition and activation in one pass, from weights that were laid out for
-it once. Its operators have no place in torch's public interface: they are tried once and left alone where they fail.
+this once. Its operators are not part of torch's public interface: they are tried once, and not used if they fail.
 """
 
 import functools
@@ -20,16 +20,16 @@ from prernn.conversion.lighter.folding import foldable, has_hooks, pairs_of
 from prernn.ops.backends import forced
 
 Fused = tuple[str, tuple[float, ...]]
-"""An activation as oneDNN calls it, and its numbers."""
+"""An activation by oneDNN's name, with its parameters."""
 
 Folded = tuple[Tensor, Tensor | None]
-"""Weight and bias of a convolution with the normalization behind it."""
+"""Weight and bias of a convolution with the normalization after it folded in."""
 
 Layout = tuple[int, torch.Size]
-"""What weights are laid out for: threads and size of the input."""
+"""The conditions for which weights are laid out: threads and size of the input."""
 
 LAYOUTS = 4
-"""That are kept of a convolution's weights."""
+"""Number of layouts kept of a convolution's weights."""
 
 ACTIVATIONS: dict[str, tuple[Fused, Callable[[Tensor], Tensor]]] = {
     "relu": (("relu", ()), F.relu),
@@ -40,17 +40,17 @@ ACTIVATIONS: dict[str, tuple[Fused, Callable[[Tensor], Tensor]]] = {
     "sigmoid": (("sigmoid", ()), torch.sigmoid),
     "tanh": (("tanh", ()), torch.tanh),
 }
-"""By the name of function, method or module, in small letters."""
+"""By the name of function, method or module, in lower case."""
 
 MODULES = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh)
 
 
 class FusedConvolution(nn.Module):
-    """``act(conv(x) + other)`` with the weights of a convolution and of the normalization behind it.
+    """``act(conv(x) + other)`` with the weights of a convolution and the normalization after it.
 
     Args:
         conv: the convolution.
-        norm: the batch normalization that alone reads its output, or None.
+        norm: the batch normalization, the only one to read its output, or None.
         activation: a key of `ACTIVATIONS`, or "".
         dtype: of the weights.
     """
@@ -63,7 +63,7 @@ class FusedConvolution(nn.Module):
         self._plain: Folded | None = None
 
     def sources(self) -> list[Tensor]:
-        """The tensors that the weights are made of."""
+        """The tensors that the weights are made from."""
         (conv,), (norm,) = self._conv, self._norm
         parts: list[Tensor | None] = [conv.weight, conv.bias]
         if norm is not None:
@@ -71,26 +71,26 @@ class FusedConvolution(nn.Module):
         return [part for part in parts if part is not None]
 
     def refresh(self) -> None:
-        """Forgets what was made of weights that have changed since."""
+        """Discards what was made from weights that have changed since."""
         self._packed.clear()
         self._plain = None
 
     @torch.no_grad()
     def _folded(self) -> Folded:
-        """Weight and bias, made of those of convolution and normalization."""
+        """Weight and bias, made from those of convolution and normalization."""
         (conv,), (norm,) = self._conv, self._norm
         weight, bias = conv.weight, conv.bias
         if norm is not None:
             mean, variance = norm.running_mean, norm.running_var
-            assert mean is not None  # its statistics are frozen
+            assert mean is not None  # because its statistics are frozen
             assert variance is not None
             weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, norm.weight, norm.bias)
         return weight.detach().to(self._dtype), None if bias is None else bias.detach().to(self._dtype)
 
     def _laid_out(self, geometry: tuple[Any, ...], shape: torch.Size) -> Folded:
-        """Weight and bias for a number of threads and a size of input: with others they are right too, but some slow.
+        """Weight and bias for a number of threads and a size of input: with others they are correct, but maybe slow.
 
-        A stream of one ResNet-50 took twice as long with the layout of one thread on two, or of 8 streams.
+        A stream of one ResNet-50 took twice as long on two threads, or 8 streams did, with the layout for one thread.
         """
         layout = (torch.get_num_threads(), shape)
         if layout not in self._packed:
@@ -102,13 +102,15 @@ class FusedConvolution(nn.Module):
         return self._packed[layout]
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """``x (N, C, H, W)``, and what is added to the result."""
+        """Takes ``x (N, C, H, W)``, and what is added to the result."""
         (conv,) = self._conv
         padding = conv.padding
         if self._same:
             x, padding = _padded(x, conv), (0, 0)
         x = x.to(self._dtype)
-        if not (type(x) is Tensor and x.device.type == "cpu" and x.numel() and _onednn_works()):  # or a fake tensor
+        if not (
+            type(x) is Tensor and x.device.type == "cpu" and x.numel() and _onednn_works()
+        ):  # it may be a fake tensor
             self._plain = self._plain or self._folded()
             out = F.conv2d(x, *self._plain, conv.stride, padding, conv.dilation, conv.groups)
             out = out if other is None else out + other
@@ -129,7 +131,7 @@ class FusedConvolution(nn.Module):
 
 
 def _padded(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """As TensorFlow pads, which timm's convolutions do by the size of what comes."""
+    """Pads as TensorFlow does, by the size of the input, for timm's convolutions."""
     pads: list[int] = []
     for place in (1, 0):
         size, kernel, step = x.shape[2 + place], conv.kernel_size[place], conv.stride[place]
@@ -141,8 +143,8 @@ def _padded(x: Tensor, conv: nn.Conv2d) -> Tensor:
 def fused(cnn: fx.GraphModule, dtype: torch.dtype) -> tuple[fx.GraphModule, list[FusedConvolution]]:
     """A graph that computes the same in evaluation mode, in fewer steps, and its fused convolutions.
 
-    All other modules are those of ``cnn`` itself. Convolutions with hooks stay as they are, and those that are not
-    plain: several calls, a computed weight.
+    All other modules are those of ``cnn`` itself. Convolutions with hooks are left unchanged, as are those that are not
+    plain: called several times, or with a computed weight.
     """
     graph = fx.Graph()
     graph.output(graph.graph_copy(cnn.graph, {}))
@@ -163,7 +165,7 @@ def fused(cnn: fx.GraphModule, dtype: torch.dtype) -> tuple[fx.GraphModule, list
 
 
 def _drop_identities(module: fx.GraphModule) -> None:
-    """Takes out the steps that do nothing in evaluation mode: they stand between what can be fused."""
+    """Removes the steps that do nothing in evaluation mode, because they stand between steps that can be fused."""
     for node in nodes_of(module.graph):
         part = submodule_of(module, node)
         nothing = type(part) in (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -175,7 +177,7 @@ def _drop_identities(module: fx.GraphModule) -> None:
 def _fuse(
     module: fx.GraphModule, node: fx.Node, conv: nn.Conv2d, norm: _BatchNorm | None, dtype: torch.dtype
 ) -> FusedConvolution:
-    """Puts a fused convolution in the place of the last of the steps that it takes over."""
+    """Puts a fused convolution in the place of the last of the steps that it replaces."""
     last, arguments = node, [node.args[0]]
     following = _only_user(last)
     if norm is not None and following is not None:
@@ -195,7 +197,7 @@ def _fuse(
         call = module.graph.call_module(name, tuple(arguments))
     call.meta["shape"] = last.meta.get("shape")
     last.replace_all_uses_with(call)
-    while last is not node:  # backwards, as each is read by the next alone
+    while last is not node:  # backwards, because each is read only by the next
         before = [value for value in last.all_input_nodes if value in (node, *_chain(node, last))]
         module.graph.erase_node(last)
         last = before[0]
@@ -216,7 +218,7 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 
 def _added(node: fx.Node, value: fx.Node) -> fx.Node | None:
-    """What is added to ``value``, of the same shape; None where the step is no such addition."""
+    """What is added to ``value``, of the same shape; None if the step is no such addition."""
     plain = node.op in ("call_function", "call_method") and node.target in ADDITIONS and not node.kwargs
     if not plain or len(node.args) != 2 or len(node.all_input_nodes) != 2:
         return None
@@ -226,7 +228,7 @@ def _added(node: fx.Node, value: fx.Node) -> fx.Node | None:
 
 
 def _activation(module: fx.GraphModule, node: fx.Node | None) -> str:
-    """The name of the activation that a step is, where it can be fused."""
+    """The name of the activation that a step is, if it can be fused."""
     if node is None:
         return ""
     if (act := submodule_of(module, node)) is not None:
@@ -245,7 +247,7 @@ def _is_plain(conv: nn.Conv2d) -> bool:
 
 @functools.cache
 def _onednn_works() -> bool:
-    """Whether oneDNN's operators are there and compute what torch does."""
+    """Whether oneDNN's operators exist and compute what torch does."""
     if not torch.backends.mkldnn.is_available() or forced() == "reference":
         return False
     conv = nn.Conv2d(4, 8, 3, padding=1)

@@ -1,4 +1,4 @@
-"""Files that this machine keeps: exported steps of networks, and which engine was the fastest for each."""
+"""Files that are kept on this machine: exported steps of networks, and which engine was the fastest for each."""
 
 import contextlib
 import functools
@@ -15,14 +15,14 @@ from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.reports.files import whole_files, write_json
 
 MOST = 20
-"""Exports that are kept; the ones used last."""
+"""Number of exports kept, those used most recently."""
 
 CHOICES = "engines.json"
-"""Where measured choices stand."""
+"""File with the measured choices."""
 
 
 def folder() -> Path:
-    """``$PRERNN_CACHE``, else ``prernn`` in ``$XDG_CACHE_HOME`` or ``~/.cache``; made where it is absent."""
+    """``$PRERNN_CACHE``, else ``prernn`` in ``$XDG_CACHE_HOME`` or ``~/.cache``; created if it does not exist."""
     given = os.environ.get("PRERNN_CACHE")
     base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prernn"
     base.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def folder() -> Path:
 
 
 def fingerprint(net: SequenceNetwork, *more: Any) -> str:
-    """A name for a network and whatever else matters, by its code, recipe, weights and the versions of what made it."""
+    """A name for a network and anything else that matters, from its code, recipe, weights and the versions used."""
     from prernn import __version__
 
     found = hashlib.sha256()
@@ -45,7 +45,7 @@ def fingerprint(net: SequenceNetwork, *more: Any) -> str:
 
 
 def kept_file(name: str, write: Callable[[Path], Any]) -> Path:
-    """The file of a name in the folder, written where there is none; those that were used longest ago go."""
+    """The file of a name in the folder, written if there is none; the least recently used files are removed."""
     path = folder() / name
     if not path.exists():
         with whole_files(path) as draft:
@@ -55,7 +55,7 @@ def kept_file(name: str, write: Callable[[Path], Any]) -> Path:
             old.unlink(missing_ok=True)
             old.with_name(f"{old.name}.data").unlink(missing_ok=True)
     else:
-        with contextlib.suppress(FileNotFoundError):  # another process has made room
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it
             os.utime(path)
     return path
 
@@ -69,7 +69,7 @@ def _used(file: Path) -> float:
 
 
 def choices() -> dict[str, Any]:
-    """What was chosen before; nothing where the file can't be read."""
+    """Earlier choices; empty if the file can't be read."""
     try:
         found = json.loads((folder() / CHOICES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -78,12 +78,12 @@ def choices() -> dict[str, Any]:
 
 
 def remember(name: str, choice: dict[str, Any]) -> None:
-    """Adds a choice to the file, which keeps the last ones; what another process adds meanwhile is measured again."""
+    """Adds a choice to the file, which keeps the last ones; a choice lost to another process is measured again."""
     last = list(choices().items())[-10 * MOST :]
     write_json(folder() / CHOICES, {**dict(last), name: choice})
 
 
 @functools.cache
 def processor() -> str:
-    """What kind of processor this is, as far as a choice of engines depends on it."""
+    """The kind of this processor, as far as a choice of engines depends on it."""
     return f"{torch.backends.cpu.get_cpu_capability()}-{os.cpu_count()}"

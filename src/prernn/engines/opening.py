@@ -1,4 +1,4 @@
-"""From a network or a file to a network that a chosen engine runs."""
+"""Opens a network or a file in a chosen engine."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ ENGINES = ("torch", "onnxruntime", "openvino")
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 MODULES = {"onnxruntime": onnxruntime_engine, "openvino": openvino_engine}
 FILES = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",), ".pt2": ("torch",)}
-"""By the ending of an exported file, the engines that run it; the first where none is asked for."""
+"""The engines that run an exported file, by its suffix; the first is the default."""
 
 
 def opened(
@@ -33,21 +33,21 @@ def opened(
     """A network whose steps the engine computes.
 
     Args:
-        source: a network; a run folder or checkpoint; a file that `prernn.export` wrote, which says its engine itself
-            (of an ``.onnx`` onnxruntime, unless "openvino" is asked for).
+        source: a network; a run folder or checkpoint; a file that `prernn.export` wrote, which determines its engine
+            (for ``.onnx`` onnxruntime, unless "openvino" is asked for).
         engine: "torch", "onnxruntime", "openvino", or "auto" for the fastest that is installed and agrees
-            (`prernn.engines.choice`). None is "torch", or what a file is for.
+            (`prernn.engines.choice`). None is "torch", or the engine of a file.
         precision: of the arithmetic, "float32", "bfloat16", "float16" or "int8"; None is "float32", or a file's own,
-            and in torch a quantized network's integers (`prernn.engines.torch_engine.TorchNetwork`). In
-            8 bits torch keeps the weights of recurrent and fully connected layers (`prernn.low_precision`), the others
-            compute in integers (`prernn.engines.exported.integer_file`).
-        threads: of a step; None leaves it to the engine. Those of torch are the process's.
+            and in torch a quantized network's integers (`prernn.engines.torch_engine.TorchNetwork`). For "int8", torch
+            stores the weights of recurrent and fully connected layers in 8 bits (`prernn.low_precision`), and the other
+            engines compute in integers (`prernn.engines.exported.integer_file`).
+        threads: number of threads of a step; None leaves it to the engine. For torch it applies to the whole process.
 
     Raises:
-        ValueError: an unknown engine or precision, a file that is none of ours, a sequence where a step is expected, an
-            engine or precision other than that of a file, or of a network that is in an engine already.
-        NotImplementedError: a precision that engine or processor does not have, a network that can't be exported, one
-            that hears both directions.
+        ValueError: an unknown engine or precision, a file not written by prernn, a sequence instead of a step, an
+            engine or precision other than that of the file, or of a network that is already in an engine.
+        NotImplementedError: a precision that engine or processor lacks, a network that can't be exported, or one that
+            hears both directions.
         ImportError: the engine is not installed.
     """
     if engine not in (None, *ENGINES, "auto"):
@@ -64,7 +64,7 @@ def opened(
         path = Path(source)
         if path.suffix in FILES:
             return _of_file(path, engine, precision, threads)
-        from prernn.models import checkpoint  # torchvision with it
+        from prernn.models import checkpoint  # loads torchvision
 
         source = checkpoint.load(path)
     asked, precision = precision, precision or "float32"
@@ -92,7 +92,7 @@ def _is_able(engine: str, precision: str) -> bool:
 
 
 def check_engine(engine: str, precision: str) -> None:
-    """Raises ImportError where an engine is not installed, NotImplementedError where it lacks a precision here."""
+    """Raises ImportError if an engine is not installed, NotImplementedError if it lacks a precision on this machine."""
     reason = MODULES[engine].missing()
     if reason:
         raise ImportError(f"engine {engine}: {reason}")
@@ -101,7 +101,7 @@ def check_engine(engine: str, precision: str) -> None:
 
 def _in_engine(net: SequenceNetwork, engine: str, precision: str, threads: int | None) -> EngineNetwork:
     check_engine(engine, precision)
-    own = plain_copy(net)  # what is exported for a frame size to come is the network as it is now
+    own = plain_copy(net)  # frame sizes to come are exported from the network as it is now
     name = kept.fingerprint(own)
 
     def runner_for(shape: tuple[int, ...]) -> Runner:
@@ -155,7 +155,7 @@ def _of_file(path: Path, engine: str | None, precision: str | None, threads: int
 
 
 def _of_its_own(path: Path, description: Description, precision: str | None) -> str:
-    """The precision of a file: what is in integers stays so, and the other way round."""
+    """The precision of a file: integers stay integers, and floats stay floats."""
     if precision is not None and "int8" in (precision, description.precision) and precision != description.precision:
         raise ValueError(f"{path}: expected precision {description.precision}, which the file has, got {precision}")
     return description.precision if precision is None else precision

@@ -1,4 +1,4 @@
-"""The engine OpenVINO, on the CPU: of an ONNX step or of its own files."""
+"""The engine OpenVINO, on the CPU: for an ONNX step or its own files."""
 
 import functools
 import importlib.util
@@ -14,17 +14,17 @@ from prernn.engines.exported.description import KEY, Description
 NAME = "openvino"
 
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
-"""OpenVINO's names of precisions; what is in integers stays so, around it stand floats."""
+"""OpenVINO's names of precisions; integers stay integers, and the rest is computed in floats."""
 
 FREE = {"ENABLE_CPU_PINNING": False}
-"""A thread that is bound to one core waits for whoever else is there: other streams are bound to the same one."""
+"""Threads are not bound to cores: a bound one would wait for other streams, which are bound to the same core."""
 
 CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
-"""What a processor's list of capabilities has to name."""
+"""Names that a processor's list of capabilities must contain."""
 
 
 def missing() -> str | None:
-    """What to install, or None where it is."""
+    """What to install, or None if it is installed."""
     if importlib.util.find_spec("openvino") is None:
         return 'OpenVINO is not installed: pip install "prernn[openvino]"'
     return None
@@ -38,17 +38,17 @@ def _core() -> Any:
 
 
 def check_precision(precision: str) -> None:
-    """Raises NotImplementedError for a precision that this processor does not compute with."""
+    """Raises NotImplementedError for a precision that this processor can't compute with."""
     wanted = CAPABILITIES.get(precision)
     if wanted and wanted not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise NotImplementedError(f"engine openvino: this processor does not compute with {precision}")
 
 
 def model_of(path: Path) -> Any:
-    """The model in a file.
+    """Reads the model in a file.
 
     Raises:
-        ValueError: no file that OpenVINO can read.
+        ValueError: OpenVINO can't read the file.
     """
     try:
         return _core().read_model(path)
@@ -57,7 +57,7 @@ def model_of(path: Path) -> Any:
 
 
 def described(path: Path) -> tuple[Any, Description]:
-    """A model and what its file says of itself; an ONNX file's metadata stand under ``framework``."""
+    """A model, and the description in its file; an ONNX file's metadata is under ``framework``."""
     model = model_of(path)
     text = None
     for place in ([KEY], ["framework", KEY]):
@@ -67,7 +67,7 @@ def described(path: Path) -> tuple[Any, Description]:
 
 
 def runner(model: Any, precision: str, threads: int | None) -> Runner:
-    """What runs a model's steps: compiled for the shapes that come, which is faster than for any."""
+    """A function that runs a model's steps, compiled for each shape that comes, which is faster than for any shape."""
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "LATENCY", **FREE}
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
@@ -81,7 +81,7 @@ def runner(model: Any, precision: str, threads: int | None) -> Runner:
             own.reshape({port: list(shape) for port, shape in zip(own.inputs, shapes, strict=True)})
             requests[shapes] = _core().compile_model(own, "CPU", options).create_infer_request()
         found = requests[shapes].infer([value.numpy() for value in given], share_inputs=True)
-        # copies: the request's own memory holds the next step's
+        # copies: the request reuses its memory for the next step
         out, *following = (torch.from_numpy(found[number].copy()) for number in range(len(found)))
         return out, following
 
@@ -89,7 +89,7 @@ def runner(model: Any, precision: str, threads: int | None) -> Runner:
 
 
 def remembering(model: Any) -> Runner:
-    """What runs a stateful model in float32, one stream from its first frame on."""
+    """A function that runs a stateful model in float32, for one stream from its first frame on."""
     options = {"INFERENCE_PRECISION_HINT": HINTS["float32"], "INFERENCE_NUM_THREADS": 1, **FREE}
     request = _core().compile_model(model, "CPU", options).create_infer_request()
 

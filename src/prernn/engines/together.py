@@ -1,6 +1,6 @@
-"""Steps of many streams as few steps of the network, asked for in one place or by many threads.
+"""Combines the steps of many streams, requested in one place or by many threads, into few steps of the network.
 
-Those with frames and states of the same shapes are one step.
+Requests whose frames and states have the same shapes become one step.
 """
 
 import contextlib
@@ -19,21 +19,21 @@ from prernn.conversion.sequence_network import NetworkState, SequenceNetwork
 from prernn.layers.recurrent_layer import RecurrentLayer
 
 Request = tuple[Tensor, NetworkState | None]
-"""What a step takes: frames ``(B, ...)`` and the state before them."""
+"""The arguments of a step: frames ``(B, ...)`` and the state before them."""
 
 Answer = tuple[Tensor, NetworkState]
-"""What it gives: outputs ``(B, K)`` and the state after them."""
+"""The results of a step: outputs ``(B, K)`` and the state after them."""
 
 
 def step_together(net: SequenceNetwork, requests: Sequence[Request]) -> list[Answer]:
-    """What ``net.step`` gives for each of many requests, up to rounding, each with one row.
+    """What ``net.step`` returns for each of many requests, up to rounding, each with one row.
 
     Args:
         net: the network, in any engine.
-        requests: frame ``(1, ...)`` and state of each; None is the state to start from, which is zero.
+        requests: frame ``(1, ...)`` and state of each; None is the initial state, which is zero.
 
     Returns:
-        Output ``(1, K)`` and next state of each, in tensors of their own.
+        Output ``(1, K)`` and next state of each, in separate tensors.
     """
     answers: dict[int, Answer] = {}
     for numbers, given in _alike(net, requests):
@@ -42,7 +42,7 @@ def step_together(net: SequenceNetwork, requests: Sequence[Request]) -> list[Ans
 
 
 def _alike(net: SequenceNetwork, requests: Sequence[Request]) -> list[tuple[list[int], list[Answer]]]:
-    """Numbers, frames and states of the requests whose shapes are the same."""
+    """The requests grouped by shape: their numbers, and their frames and states."""
     groups: dict[Any, tuple[list[int], list[Answer]]] = {}
     for number, (frame, begun) in enumerate(requests):
         state = _started(net, frame) if begun is None else begun
@@ -57,14 +57,14 @@ def _started(net: SequenceNetwork, frame: Tensor) -> NetworkState:
 
 
 def _stepped(net: SequenceNetwork, requests: Sequence[tuple[Tensor, NetworkState]]) -> list[Answer]:
-    """As `step_together`, of requests with equal shapes."""
+    """Like `step_together`, for requests with equal shapes."""
     if len(requests) == 1:
         return [net.step(*requests[0])]
     frames = torch.cat([frame for frame, _ in requests])
-    parts = zip(*(state for _, state in requests), strict=True)  # of each layer, that of all streams
+    parts = zip(*(state for _, state in requests), strict=True)  # for each layer, the states of all streams
     state = tuple(tuple(torch.cat(leaves) for leaves in zip(*part, strict=True)) for part in parts)
     out, following = net.step(frames, state)
-    # copies, as a row would keep the whole batch in memory
+    # copies, because a row would keep the whole batch in memory
     return [
         (out[row : row + 1].clone(), tuple(tuple(leaf[row : row + 1].clone() for leaf in part) for part in following))
         for row in range(len(requests))
@@ -82,16 +82,16 @@ class _Asked(NamedTuple):
 
 
 class Together:
-    """Answers steps that many threads ask for, in a thread of its own: those that wait when it is free are one batch.
+    """Answers steps requested by many threads, in its own thread: those waiting when it is free form one batch.
 
-    So nobody waits for a batch to fill, and the more there is to do, the larger batches are. A thread has one request
-    under way, so that whoever asks most gets no more than one row of a batch.
+    So nothing waits for a batch to fill, and the higher the load, the larger the batches. Each thread has one request
+    in progress, so no thread gets more than one row of a batch.
 
     Args:
         net: the network, in any engine.
-        threads: of torch, for the steps alone: other threads, whose work is small, are to set theirs to 1.
-        most: rows of a batch.
-        observe: called with the number of rows and the seconds that each batch took.
+        threads: torch's number of threads, for the steps only: other threads, whose work is small, should use 1.
+        most: largest number of rows in a batch.
+        observe: called with the number of rows and the seconds of each batch.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Together:
         self._thread.start()
 
     def step(self, frame: Tensor, state: NetworkState | None) -> Answer:
-        """One row's output and next state, once it is its turn; raises what the network raises."""
+        """One row's output and next state, when its turn comes; raises what the network raises."""
         asked = _Asked(frame, state, Future())
         self._asked.put(asked)
         if self._closed and not self._thread.is_alive():
@@ -116,7 +116,7 @@ class Together:
         return asked.answer.result()
 
     def close(self) -> None:
-        """Ends the thread, after what has been asked for; who asks later gets a RuntimeError."""
+        """Ends the thread after pending requests; later requests raise RuntimeError."""
         self._closed = True
         self._asked.put(None)
         self._thread.join()
@@ -151,7 +151,9 @@ class Together:
             if len(asked) == 1:
                 asked[0].answer.set_exception(error)
                 return
-            for one, its in zip(asked, given, strict=True):  # one may be to blame: the others are to have their answers
+            for one, its in zip(
+                asked, given, strict=True
+            ):  # only one may be at fault; the others still get their answers
                 self._answer_alike([one], [its])
             return
         if self._observe is not None:
@@ -161,11 +163,11 @@ class Together:
 
 
 class SharedNetwork(SequenceNetwork):
-    """A network whose steps `Together` answers: each thread may have streams through it as if it were its own.
+    """A network whose steps `Together` answers: each thread can run streams through it as if it had it to itself.
 
     Args:
-        together: what answers.
-        recipe: how the network was made, where a stream is to see another one, as with another reset policy.
+        together: what answers the steps.
+        recipe: how the network was made, if a stream needs a different one, for example with another reset policy.
     """
 
     def __init__(self, together: Together, recipe: Recipe | None = None):
@@ -183,17 +185,17 @@ class SharedNetwork(SequenceNetwork):
 
     @property
     def delay(self) -> int:
-        """Steps by which an output comes later than what it is about."""
+        """Number of steps by which an output lags behind the frame that it is about."""
         return self._together.net.delay
 
     @property
     def input_type(self) -> torch.dtype:
-        """Of the input's numbers."""
+        """The data type of the input."""
         return self._together.net.input_type
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device on which it computes."""
         return self._together.net.device
 
     @property

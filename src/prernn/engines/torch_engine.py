@@ -1,4 +1,4 @@
-"""The engine that is always there: torch, with the network's graph made ready for a stream."""
+"""The engine that is always available: torch, with the network's graph prepared for a stream."""
 
 import contextlib
 import weakref
@@ -22,29 +22,29 @@ from prernn.ops.backends import has_bfloat16, takes_native
 from prernn.ops.narrow import FEW
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.float32}
-"""Of the arithmetic: weights of 8 bits meet floats."""
+"""The data types of the arithmetic: in int8, 8-bit weights are multiplied by floats."""
 
 INTEGERS = "integers"
-"""What else can be made of a network of "float32": its quantized weights as the integers that they are products of."""
+"""Another variant of a "float32" network: its quantized weights as the integers that they are multiples of."""
 
 
 class TorchNetwork(SequenceNetwork):
     """A network whose steps run through a graph with fused convolutions (`prernn.engines.fused_convolutions`).
 
-    It follows its source: what was made of weights that have changed since is made anew. Networks on one source share
-    what was made of it.
+    It follows its source: what was made from weights that have changed since is made again. Networks with one source
+    share what was made from it.
 
     Args:
         source: the network.
-        precision: "float32", as the weights are; in "bfloat16" and "float16" everything feedforward computes with
-            such numbers, and the recurrence in float32, whose rounding errors would add up; in "int8" recurrent and
-            fully connected layers have weights of 8 bits (`prernn.low_precision`), and all the rest is float32.
-        integers: whether large quantized weights are read as the integers that they are products of, a quarter of the
+        precision: "float32", as the weights are; in "bfloat16" and "float16" everything feedforward is computed with
+            such numbers, and the recurrence in float32, because its rounding errors would add up; in "int8" recurrent
+            and fully connected layers have 8-bit weights (`prernn.low_precision`), and all the rest is float32.
+        integers: whether large quantized weights are read as the integers that they are multiples of, a quarter of the
             bytes, in steps of up to `FEW` streams and by the C kernels (`prernn.conversion.lighter.low_precision`): the
-            outputs are the same but for rounding. The source keeps its weights.
+            outputs are the same up to rounding. The source keeps its weights.
 
     Raises:
-        NotImplementedError: a precision that the device does not have.
+        NotImplementedError: a precision that the device lacks.
     """
 
     engine = "torch"
@@ -67,12 +67,12 @@ class TorchNetwork(SequenceNetwork):
 
     @property
     def delay(self) -> int:
-        """Steps by which an output comes later than what it is about."""
+        """Number of steps by which an output lags behind the frame that it is about."""
         return self.source.delay
 
     @property
     def input_type(self) -> torch.dtype:
-        """Of the input's numbers."""
+        """The data type of the input."""
         own = self.source.input_type
         return own if self.precision == "float32" or own == torch.int64 else torch.float32
 
@@ -89,7 +89,7 @@ class TorchNetwork(SequenceNetwork):
         return self.source.state_names
 
     def step(self, frame: Tensor, state: NetworkState | None = None) -> tuple[Tensor, NetworkState]:
-        """One frame ``(B, C, H, W)`` to outputs ``(B, K)`` and the next state; raises as the network's own."""
+        """One frame ``(B, C, H, W)`` to outputs ``(B, K)`` and the next state; raises as the network's own step."""
         ready = self._ready if frame.ndim and len(frame) > FEW else self._few
         ready.follow()
         with evaluating(self.source), self._computing():
@@ -120,22 +120,22 @@ class TorchNetwork(SequenceNetwork):
 
 
 class _Ready:
-    """What was made of a network for its steps, and the weights that it was made of.
+    """What was made from a network for its steps, and the weights that it was made from.
 
     Attributes:
         stepper: the network whose ``step`` is called: the source itself, one that shares everything but the graph with
-            it, or in other precisions one of a copy.
+            it, or for other precisions one made from a copy.
     """
 
     def __init__(self, source: SequenceNetwork, precision: str):
-        self._source, self._precision = weakref.ref(source), precision  # a cache is keyed by it
+        self._source, self._precision = weakref.ref(source), precision  # weak, because a cache is keyed by it
         self.stepper: Any = None
         self._fused: list[FusedConvolution] = []
         self._make(source)
 
     def _make(self, source: SequenceNetwork) -> None:
         single, names = self._precision in ("float32", INTEGERS), list[str]()
-        with torch.inference_mode(False):  # in which a copy's weights could not be told from those that have changed
+        with torch.inference_mode(False):  # in inference mode, changed weights could not be detected
             if self._precision == INTEGERS:
                 own, names = in_integers(source)
             else:
@@ -152,13 +152,15 @@ class _Ready:
         self._seen = self._versions(source)
 
     def _versions(self, source: SequenceNetwork) -> list[tuple[int, int]]:
-        own = [getattr(source.get_submodule(path), name) for path, _, name in self._integers]  # may be others by now
+        own = [
+            getattr(source.get_submodule(path), name) for path, _, name in self._integers
+        ]  # they may have been replaced by now
         return [
             (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in (*self._watched, *own)
         ]
 
     def follow(self) -> None:
-        """Makes anew what is of weights that have changed."""
+        """Makes what depends on changed weights again."""
         source = self._source()
         if source is None or (now := self._versions(source)) == self._seen:
             return
@@ -174,7 +176,7 @@ _KEPT: weakref.WeakKeyDictionary[SequenceNetwork, dict[Any, _Ready]] = weakref.W
 
 
 def _ready_for(source: SequenceNetwork, precision: str) -> _Ready:
-    """What is shared by all streams through a network, as long as its graph and hooks are the same."""
+    """What all streams through a network share, as long as its graph and hooks stay the same."""
     hooks = sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in source.modules())
     key = (precision, id(getattr(source, "cnn", None)), hooks, source.device, next(source.parameters()).dtype)
     found = _KEPT.setdefault(source, {})
@@ -199,7 +201,7 @@ def _check_device(device: torch.device, precision: str) -> None:
 
 
 def _in_precision(net: SequenceNetwork, precision: str) -> SequenceNetwork:
-    """Weights of 8 bits; or casts those of everything feedforward, in place: autocast then casts what goes in."""
+    """Uses 8-bit weights; or casts those of everything feedforward, in place, so that autocast casts the inputs."""
     if precision == "int8":
         return low_precision(net, precision)
     dtype = TYPES[precision]
@@ -210,7 +212,7 @@ def _in_precision(net: SequenceNetwork, precision: str) -> SequenceNetwork:
 
 
 def program_runner(program: nn.Module, description: Description) -> Runner:
-    """What runs the steps or sequences of a program of torch.export."""
+    """A function that runs the steps or sequences of a torch.export program."""
     layers = Counter(leaf.layer for leaf in description.states)
 
     def run(frame: Tensor, leaves: list[Tensor]) -> tuple[Tensor, list[Tensor]]:

@@ -1,7 +1,7 @@
-"""`prernn verify`: every way through a network gives the same.
+"""`prernn verify`: checks that every way through a network gives the same result.
 
-Compared with the whole sequence at once: frame by frame, in chunks, side by side with other streams, in each engine and
-precision that is installed here, and the quantized network, each with a tolerance of its own.
+Compared with the whole sequence at once: frame by frame, in chunks, in parallel with other streams, in each engine and
+precision that is installed, and the quantized network, each with its own tolerance.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,13 +21,13 @@ from prernn.engines.engine_network import in_steps
 from prernn.sparsity.quantization.quantize import quantize
 
 FRAMES = 200
-"""Of noise, where there is no video: errors that add up over time would show."""
+"""Number of frames of noise, if there is no video, which would reveal errors that add up over time."""
 
 SAMPLES = 64.0
-"""A weight of the quantized network that is compared: some 8 bits."""
+"""Samples per weight of the quantized network in the comparison: about 8 bits."""
 
 QUANTIZED = 0.2
-"""Its tolerance: weights rounded to a hundredth of their scale are another network, which is to answer alike."""
+"""Its tolerance: with weights rounded to a hundredth of their scale it is another network, with similar answers."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Check:
 
     Attributes:
         name: of the way through the network.
-        difference: largest of all outputs, as a share of the largest output; None where it can't run here.
-        tolerance: that it is allowed.
+        difference: the largest of all outputs, as a share of the largest output; None if it can't run here.
+        tolerance: the largest allowed difference.
         reason: why it can't run, or "".
     """
 
@@ -53,10 +53,10 @@ class Check:
 
 
 def checks(net: SequenceNetwork, frames: Tensor) -> Iterator[Check]:
-    """The comparisons over ``frames (T, C, H, W)``, as they are made.
+    """Yields the comparisons over ``frames (T, C, H, W)`` as they are made.
 
     Raises:
-        NotImplementedError: a network that hears both directions, which goes through a sequence in one way alone.
+        NotImplementedError: the network hears both directions, so there is only one way through a sequence.
     """
     if net.sees_ahead:
         raise NotImplementedError("expected a network that goes step by step, got one that hears both directions")

@@ -1,4 +1,4 @@
-"""Numbers that a caller gives: a ValueError says which one, what was expected and what was got."""
+"""Checks of numbers that a caller passes: a ValueError names the argument, what was expected and what was passed."""
 
 import math
 import numbers
@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.types import Device
 
 MOST = 2**31 - 1
-"""Of anything that is counted, unless a limit of its own is told."""
+"""Upper limit of any count, unless a different one is given."""
 SEEDS = (-(2**63), 2**64 - 1)
-"""Least and most that torch's generators take."""
+"""The smallest and largest seed that torch's generators accept."""
 
 
 def whole(name: str, value: Any, least: int = 1, most: int = MOST) -> int:
-    """``value`` as an int. Truth values, fractions and words are none; the integers of numpy and torch are."""
+    """``value`` as an int; ValueError for booleans, fractions and strings. Integers of numpy and torch are accepted."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
-    except (TypeError, RuntimeError):  # a tensor's is the latter
+    except (TypeError, RuntimeError):  # a tensor raises the latter
         number = None
     if number is None or not least <= number <= most:
         limit = f"at most {most}" if number is not None and number > most else f"at least {least}"
@@ -29,7 +29,7 @@ def whole(name: str, value: Any, least: int = 1, most: int = MOST) -> int:
 
 
 def real(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> float:
-    """``value`` as a finite float from ``low``, or only ``above`` it, up to ``high``."""
+    """``value`` as a finite float from ``low`` to ``high``; with ``above``, ``low`` itself is excluded."""
     number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
     if not math.isfinite(number) or not low <= number <= high or (above and number == low):
         start = f"above {low:g}" if above else f"from {low:g} on" if high == math.inf else f"from {low:g}"
@@ -41,12 +41,12 @@ def real(name: str, value: Any, low: float, high: float = math.inf, *, above: bo
 def check_lengths(
     lengths: Tensor | Sequence[int] | None, steps: int, batch: int, device: Device, *, least: int = 0
 ) -> Tensor | None:
-    """Lengths as a tensor ``(B,)``, or None where every row fills the batch. ValueError where they don't fit."""
+    """Lengths as a tensor ``(B,)``, or None if every row is as long as the batch. ValueError if they don't fit."""
     if lengths is None:
         return None
     lengths = torch.as_tensor(lengths, device=device)
     whole = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
-    whole = whole or lengths.numel() == 0  # as_tensor([]) is of floats
+    whole = whole or lengths.numel() == 0  # as_tensor([]) gives floats
     if lengths.shape != (batch,) or not whole or bool(((lengths < least) | (lengths > steps)).any()):
         raise ValueError(f"expected {batch} lengths between {least} and {steps}, integers, got {lengths.tolist()}")
     return lengths.long()

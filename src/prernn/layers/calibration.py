@@ -1,4 +1,4 @@
-"""Gate inputs brought to one scale, and outputs back to the CNN's, by affine maps of each unit that do not train."""
+"""Brings gate inputs to a common scale, and outputs back to the CNN's, by fixed affine maps for each unit."""
 
 import torch
 from torch import Tensor, nn
@@ -6,12 +6,12 @@ from torch.types import Device
 
 
 class Calibration(nn.Module):
-    """``u' = scale u + shift`` for each gate and unit, in front of the recurrence: buffers, which nothing trains.
+    """``u' = scale u + shift`` for each gate and unit, before the recurrence; the two are buffers and not trained.
 
-    Until it is measured it changes nothing.
+    Until `measure` is called it is the identity.
 
     Args:
-        gates: of the inputs, 1 where all gates share one.
+        gates: number of gate inputs, 1 if all gates share one.
         size: hidden size ``D``.
     """
 
@@ -26,21 +26,21 @@ class Calibration(nn.Module):
         self.register_buffer("measured", torch.zeros((), dtype=torch.uint8, device=device))
 
     def forward(self, u: Tensor) -> Tensor:
-        """Gate inputs ``(N, G, D)``."""
+        """Calibrated gate inputs ``(N, G, D)``."""
         return u * self.scale + self.shift
 
     def measure(self, mean: Tensor, deviation: Tensor, gain: float) -> None:
-        """Makes inputs of means ``(G, D)`` and a standard deviation a gate ``(G, 1)`` ones of mean 0 and ``gain``."""
+        """Sets the map from inputs of ``mean (G, D)`` and ``deviation (G, 1)`` to mean 0 and deviation ``gain``."""
         self.scale.copy_(gain / deviation)
         self.shift.copy_(-mean * self.scale)
         self.measured.fill_(1)
 
 
 class Restoration(nn.Module):
-    """``y = scale h + shift`` behind a recurrence: outputs at the scale of the features that its layer gave in the CNN.
+    """``y = scale h + shift`` after a recurrence: outputs at the scale of the features that the layer had in the CNN.
 
-    What `Calibration` did to the gate that keeps the CNN's weights is undone, so that the layers behind, which were
-    trained for those features, find them. Until it is measured it changes nothing.
+    It undoes what `Calibration` did to the gate that keeps the CNN's weights, so that the following layers, which were
+    trained on those features, see them again. Until `measure` is called it is the identity.
 
     Args:
         size: hidden size ``D``.
@@ -55,10 +55,10 @@ class Restoration(nn.Module):
         self.register_buffer("shift", torch.zeros(size, device=device, dtype=dtype))
 
     def forward(self, h: Tensor) -> Tensor:
-        """Outputs ``(N, D)``."""
+        """Restored outputs ``(N, D)``."""
         return h * self.scale + self.shift
 
     def measure(self, mean: Tensor, deviation: Tensor, gain: float) -> None:
-        """Makes outputs of mean 0 and deviation ``gain`` ones of means ``(D,)`` and a standard deviation ``(1,)``."""
+        """Sets the map from outputs of mean 0 and deviation ``gain`` to ``mean (D,)`` and ``deviation (1,)``."""
         self.scale.copy_(deviation / gain)
         self.shift.copy_(mean)

@@ -1,17 +1,17 @@
 """Gate equations: pure functions of gate inputs, state and the recurrent products.
 
-A cell says how many gates and state tensors it has, which ranges of gates share a recurrent product
-(``groups``), and how a step goes. It holds no weights. Gate inputs ``u`` are ``(N, G, D)``, state tensors
-``(N, D)``; ``products[k](h)`` is ``W_hh h + b`` for the gates of ``groups[k]``, ``(N, last-first, D)``.
+A cell defines its gates and state tensors, which ranges of gates share a recurrent product (``groups``), and how to
+compute a step. It holds no weights. Gate inputs ``u`` are ``(N, G, D)``, state tensors ``(N, D)``; ``products[k](h)``
+is ``W_hh h + b`` for the gates of ``groups[k]``, ``(N, last-first, D)``.
 
-``kernel`` names the cell to the kernels of `prernn.ops`; None where they do not know it.
+``kernel`` is the name by which the kernels of `prernn.ops` know the cell, or None if they do not support it.
 
-The gates behind the last of ``groups`` see no state: there is no ``W_hh`` for them. A cell none of whose gates does is
-an affine recurrence along time and has ``affine`` (`Affine`), so that all steps run in parallel (`prernn.ops.scan`).
+Gates after the last of ``groups`` do not see the state: they have no ``W_hh``. If no gate sees the state, the cell is
+an affine recurrence over time and has ``affine`` (`Affine`), so that all steps run in parallel (`prernn.ops.scan`).
 
-A cell that makes sense with one structure of ``W_hh`` alone names it as ``structure``.
+A cell that requires a particular structure of ``W_hh`` names it as ``structure``.
 
-A new cell is one class and one line in `CELLS`.
+A new cell needs one class and one line in `CELLS`.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ TANH: Range = (-1.0, 1.0)
 
 
 class Cell(Protocol):
-    """What every cell offers."""
+    """The interface of every cell."""
 
     @property
     def gates(self) -> tuple[str, ...]:
@@ -52,26 +52,26 @@ class Cell(Protocol):
 
     @property
     def ranges(self) -> tuple[Range | None, ...]:
-        """Lowest and highest activation of each gate, None where it has no bounds; sigmoid gates have (0, 1)."""
+        """Lowest and highest activation of each gate, None if it is unbounded; sigmoid gates have (0, 1)."""
 
     @property
     def kernel(self) -> str | None:
         """Name of the cell's kernels, or None."""
 
     def activations(self, u: Tensor, h: Tensor, products: list[Product]) -> tuple[Tensor, ...]:
-        """What each of ``gates`` puts out, ``(N, D)``, from gate inputs ``(N, G, D)`` and ``h_{t-1}`` ``(N, D)``."""
+        """The output of each gate, ``(N, D)``, from gate inputs ``(N, G, D)`` and ``h_{t-1}`` ``(N, D)``."""
 
     def step(self, u: Tensor, state: State, products: list[Product]) -> State:
         """The next state; its first tensor is also the output."""
 
 
 def recurrent_gates(cell: Cell) -> int:
-    """How many of a cell's gates see the state through a recurrent product, ``W_hh h``."""
+    """The number of a cell's gates that see the state through a recurrent product, ``W_hh h``."""
     return max((last for _, last in cell.groups), default=0)
 
 
 ROW_STATES = ("started",)
-"""State tensors with one number a stream, ``(B, 1)``, where the others have one a unit and place."""
+"""State tensors with one number per stream, ``(B, 1)``; all others have one per unit and position."""
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 KERNEL_ACTIVATIONS = {
@@ -82,7 +82,7 @@ KERNEL_ACTIVATIONS = {
     F.relu: "relu",
     nn.ReLU: "relu",
 }
-"""Functions, and classes of modules, that the kernels have."""
+"""Activation functions and module classes that the kernels support, with the kernels' names for them."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ class VRNNCell:
 class LSTMCell:
     """Long short-term memory, gates in torch's order i, f, g, o (PreRNN, eqs. 2, 8 and 11; g is the paper's c~).
 
-    ``projection`` maps ``o * tanh(c)``, ``(N, D)``, to the h that is put out and fed back (torch's ``proj_size``);
-    None leaves it as it is.
+    ``projection`` maps ``o * tanh(c)``, ``(N, D)``, to the h that is the output and is fed back (torch's
+    ``proj_size``); None leaves it unchanged.
     """
 
     projection: Callable[[Tensor], Tensor] | None = None
@@ -191,8 +191,8 @@ class GRUCell:
 class LinearCell:
     """The hidden-state convolution of RCN: ``h_t = (u_t + W_hh h_{t-1} + b) / 2``, and ``h_1 = u_1``.
 
-    ``mix="sum"`` leaves out the half. ``started (N, 1)`` says of each row whether it has a state yet, 0 or 1. It
-    is `prernn.convert_rcn`'s and no choice for `prernn.convert`, hence not in `CELLS`.
+    ``mix="sum"`` leaves out the factor 1/2. ``started (N, 1)`` tells for each row whether it has a state yet, 0 or 1.
+    The cell is used by `prernn.convert_rcn` only; `prernn.convert` can't use it, hence it is not in `CELLS`.
     """
 
     mix: str = "mean"
@@ -216,7 +216,7 @@ class LinearCell:
         return f"linear:{self.mix}"
 
     def activations(self, u: Tensor, h: Tensor, products: list[Product]) -> tuple[Tensor, ...]:
-        """The mix of a row that has a state; ``h_1 = u_1`` is `step`'s."""
+        """The mix for rows that have a state; `step` handles ``h_1 = u_1``."""
         return ((u + products[0](h)).squeeze(1) * self.scale,)
 
     def step(self, u: Tensor, state: State, products: list[Product]) -> State:
@@ -229,8 +229,8 @@ class LinearCell:
 class LiGRUCell:
     """Light GRU (Ravanelli et al., "Light Gated Recurrent Units for Speech Recognition", 2018), without a reset gate.
 
-    ``z = sigmoid(u_z + W_z h)``, ``n = relu(u_n + W_n h)``, ``h_t = z*h + (1-z)*n``. The batch normalization of its
-    inputs is the CNN's, where it has one.
+    ``z = sigmoid(u_z + W_z h)``, ``n = relu(u_n + W_n h)``, ``h_t = z*h + (1-z)*n``. The paper's batch normalization of
+    the inputs is that of the CNN, if it has one.
     """
 
     gates: tuple[str, ...] = ("z", "n")
@@ -272,17 +272,17 @@ class IndRNNCell:
 
 
 class Affine(Protocol):
-    """What a cell offers whose gates see no state."""
+    """The additional interface of a cell whose gates do not see the state."""
 
     def affine(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """``a`` and ``b (..., D)`` of ``s_t = a_t * s_{t-1} + b_t`` for ``u (..., G, D)``; s is the last state."""
 
     def output(self, u: Tensor, s: Tensor) -> Tensor:
-        """What is put out, ``(..., D)``, of gate inputs and ``s_t``."""
+        """The output ``(..., D)`` from gate inputs and ``s_t``."""
 
 
 class NoProducts:
-    """A step, and activations, of an `Affine` cell."""
+    """The step of an `Affine` cell."""
 
     groups: tuple[tuple[int, int], ...] = ()
 
@@ -297,8 +297,8 @@ class NoProducts:
 class QRNNCell(NoProducts):
     """Quasi-recurrent network (Bradbury, Merity, Xiong and Socher, ICLR 2017) with a window of 1 and fo-pooling.
 
-    ``z = tanh(u_z)``, ``f = sigmoid(u_f)``, ``o = sigmoid(u_o)``, ``c_t = f*c + (1-f)*z``, ``h_t = o*c_t``: an LSTM
-    whose gates do not see h, and whose input gate is 1 - f.
+    ``z = tanh(u_z)``, ``f = sigmoid(u_f)``, ``o = sigmoid(u_o)``, ``c_t = f*c + (1-f)*z``, ``h_t = o*c_t``: similar to
+    an LSTM whose gates do not see h, and whose input gate is 1 - f.
     """
 
     gates: tuple[str, ...] = ("z", "f", "o")
@@ -324,8 +324,8 @@ class SRUCell(NoProducts):
     """Simple recurrent unit (Lei and Zhang, "Training RNNs as Fast as CNNs", 2017, eqs. 3 to 7).
 
     ``f = sigmoid(u_f)``, ``r = sigmoid(u_r)``, ``c_t = f*c + (1-f)*u_x``, ``h_t = r*tanh(c_t) + (1-r)*u_s``. The
-    highway ``u_s`` is an input of its own, as theirs is where sizes differ; their later cell, whose gates see c, is
-    none of this kind.
+    highway input ``u_s`` is separate, as in the paper when sizes differ. Their later cell, whose gates see c, is not
+    affine and not available.
     """
 
     gates: tuple[str, ...] = ("x", "f", "r", "s")
@@ -386,7 +386,7 @@ CELLS: dict[str, Callable[..., Cell]] = {
 
 
 def make_cell(name: str, **arguments: Any) -> Cell:
-    """The cell called ``name``: one of `CELLS`, or a class of one's own (`prernn.layers.names.look_up`).
+    """The cell called ``name``: one of `CELLS`, or a user's own class (`prernn.layers.names.look_up`).
 
     Raises:
         ValueError: an unknown name, or a class that is no cell.

@@ -1,7 +1,7 @@
-"""Weights that are computed from others: pruned, or of weight or spectral norm, in torch's old form and its new one.
+"""Weights that are computed from others, by pruning, weight norm or spectral norm, in torch's old and new forms.
 
-The old form computes the weight before each forward pass, by a hook, and keeps it as a plain attribute, which torch
-can't copy. The new form (`torch.nn.utils.parametrize`) computes it whenever it is asked for.
+The old form computes the weight in a hook before each forward pass and keeps it as a plain attribute, which torch
+can't copy. The new form (`torch.nn.utils.parametrize`) computes it whenever it is accessed.
 """
 
 import copy
@@ -22,18 +22,18 @@ HOOKS: dict[type, tuple[str, Callable[..., nn.Module]]] = {
     WeightNorm: ("name", remove_weight_norm),
     SpectralNorm: ("name", remove_spectral_norm),
 }
-"""The old form's hooks: where each keeps the weight's name, and what makes a parameter of that weight."""
+"""The old form's hooks: the attribute with the weight's name, and the function that makes the weight a parameter."""
 
 
 def copy_of(module: Module, memo: dict[int, Tensor] | None = None) -> Module:
-    """`copy.deepcopy`, also of modules with computed weights."""
+    """`copy.deepcopy` that also works for modules with computed weights."""
     values = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
     computed = {id(value): value.detach().clone() for value in values if not value.is_leaf}
     return copy.deepcopy(module, {**computed, **(memo or {})})
 
 
 def refresh(module: nn.Module) -> None:
-    """Computes the module's weights anew, as a forward pass of its own does: for one whose weights others read."""
+    """Recomputes the module's weights, as its forward pass would: for a module whose weights are read from outside."""
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, tuple(HOOKS)):
             hook(module, None)
@@ -41,7 +41,7 @@ def refresh(module: nn.Module) -> None:
 
 @torch.no_grad()
 def refresh_all(module: nn.Module) -> None:
-    """`refresh` of all that a module holds: after a forward pass without numbers, whose weights are left behind."""
+    """`refresh` for a module and all its parts: after a forward pass on fake tensors, whose weights are left behind."""
     with unset_fake_temporarily():
         for part in module.modules():
             refresh(part)
@@ -56,7 +56,7 @@ def computed(module: nn.Module) -> list[str]:
 
 
 def settle(module: Module) -> Module:
-    """Makes parameters of all computed weights, with the values that they have, in place; returns the module."""
+    """Turns all computed weights into parameters with their current values, in place; returns the module."""
     for part in module.modules():
         if parametrize.is_parametrized(part):
             _settle_parametrized(part)
@@ -68,8 +68,8 @@ def settle(module: Module) -> Module:
 
 
 def _settle_parametrized(part: nn.Module) -> None:
-    """`torch.nn.utils.parametrize.remove_parametrizations`, which would take the weight of copies too: they share a
-    class, where it is a property."""
+    """Like `torch.nn.utils.parametrize.remove_parametrizations`, which would also remove the weight of copies: they
+    share a class, in which the weight is a property."""
     lists = part.parametrizations
     assert isinstance(lists, nn.ModuleDict)
     values = {name: getattr(part, name).detach().clone() for name in lists}

@@ -16,32 +16,32 @@ from prernn.ops.reference import Product
 
 @dataclass(frozen=True)
 class Dropout:
-    """Dropout of the recurrent layers of a network, in training alone.
+    """Dropout of the recurrent layers of a network, in training only.
 
-    A unit's gate inputs ``u_t`` are dropped for all its gates, and a state ``h_{t-1}`` where the recurrent product
-    reads it, ``W_hh (m * h_{t-1})``; the cell's own way past the product, such as ``(1 - z) h_{t-1}`` of a GRU and the
-    c of an LSTM, is left alone. What stays is divided by ``1 - p``, so that evaluation needs no factor. In feature maps
-    whole channels are dropped. Noise and dropout of states between batches are `Continuity`'s.
+    A unit's gate inputs ``u_t`` are dropped for all its gates, and a state ``h_{t-1}`` only where the recurrent product
+    reads it, ``W_hh (m * h_{t-1})``; the paths around the product, such as ``(1 - z) h_{t-1}`` in a GRU and c in an
+    LSTM, are not affected. The remaining values are divided by ``1 - p``, so that evaluation needs no factor. In
+    feature maps, whole channels are dropped. `Continuity` handles noise and dropout of states between batches.
 
-    What is behind a layer sees its outputs with dropout of their own, ``m * h_t``, which the recurrence itself does not
-    see; and single weights of ``W_hh`` can be dropped, in their compact form, by one mask for a sequence and all its
-    videos (DropConnect on the hidden-to-hidden weights: Merity, Keskar and Socher, "Regularizing and Optimizing LSTM
-    Language Models", ICLR 2018, section 2).
+    The layers that follow see the outputs with separate dropout, ``m * h_t``, which the recurrence itself does not see.
+    Single weights of ``W_hh`` can be dropped in their compact form, by one mask for a sequence and all its videos
+    (DropConnect on the hidden-to-hidden weights: Merity, Keskar and Socher, "Regularizing and Optimizing LSTM Language
+    Models", ICLR 2018, section 2).
 
     With one mask for all steps this is the variational dropout of Gal and Ghahramani ("A Theoretically Grounded
-    Application of Dropout in Recurrent Neural Networks", NeurIPS 2016). A sequence is what one call of the network
-    gets: the next batch of a row whose state goes on has masks of its own.
+    Application of Dropout in Recurrent Neural Networks", NeurIPS 2016). A sequence is the input of one call of the
+    network: when a row's state continues in the next batch, new masks are drawn.
 
     Attributes:
         inputs: share of the units whose gate inputs are set to 0.
-        states: share of the units that the recurrent product does not see.
-        each_step: draw anew at each step, as ordinary dropout does, and not once for a sequence; weights are always
-            drawn once.
-        outputs: share of the units that what is behind a layer does not see.
+        states: share of the units that are hidden from the recurrent product.
+        each_step: draw new masks at each step, as ordinary dropout does, instead of once per sequence; masks of weights
+            are always drawn once.
+        outputs: share of the units that are hidden from the layers that follow.
         weights: share of the weights of ``W_hh`` that are set to 0.
 
     Raises:
-        ValueError: a share that is not from 0 to below 1.
+        ValueError: a share that is below 0, or 1 or more.
     """
 
     inputs: float = 0.0
@@ -57,13 +57,13 @@ class Dropout:
 
     @property
     def any(self) -> bool:
-        """Whether there is any."""
+        """Whether anything is dropped."""
         return bool(self.inputs or self.states or self.outputs or self.weights)
 
     def draw(self, rows: int, like: Tensor, weight: Tensor) -> "Masks":
-        """Masks of a sequence of ``rows`` videos, for as many units as ``like (G, D)`` has, of its type.
+        """Masks for a sequence of ``rows`` videos, with the number of units and the type of ``like (G, D)``.
 
-        ``weight`` is the compact one of ``W_hh``.
+        ``weight`` is the compact weight of ``W_hh``.
         """
         ones = like.new_ones(rows, like.shape[1])
         weights = F.dropout(torch.ones_like(weight), self.weights) if self.weights else None
@@ -77,15 +77,15 @@ class Dropout:
 
 @dataclass(frozen=True)
 class Masks:
-    """What is dropped of a sequence.
+    """The dropout masks of one sequence.
 
     Attributes:
-        dropout: of which they are.
-        inputs: factors of units, 0 or ``1 / (1 - p)``, ``(B, D)``; None where they are drawn at each step, or where
-            nothing is dropped.
-        states: the same of states.
-        outputs: the same of outputs.
-        weights: factors of the recurrent weights, as compact as they are.
+        dropout: the settings that they were drawn from.
+        inputs: factors of the units' gate inputs, 0 or ``1 / (1 - p)``, ``(B, D)``; None if they are drawn at each
+            step, or if nothing is dropped.
+        states: the same for states.
+        outputs: the same for outputs.
+        weights: factors of the recurrent weights, in their compact shape.
     """
 
     dropout: Dropout
@@ -95,7 +95,7 @@ class Masks:
     weights: Tensor | None = None
 
     def of_rows(self, rows: Tensor) -> "Masks":
-        """Those of some of the videos."""
+        """The masks of some of the videos."""
         units = {name: getattr(self, name) for name in ("inputs", "states", "outputs")}
         return replace(self, **{name: mask[rows] for name, mask in units.items() if mask is not None})
 
@@ -110,7 +110,7 @@ class Masks:
         return out if units is None else out * units
 
     def _of_steps(self, mask: Tensor | None, share: float, values: Tensor) -> Tensor | None:
-        """Factors for ``values (T, B, D...)``: of ``mask (B, D)``, or drawn for each step; None for none."""
+        """Factors for ``values (T, B, D...)``: from ``mask (B, D)``, or drawn for each step; None without dropout."""
         if mask is not None:
             mask = mask.unsqueeze(0)  # (1, B, D)
         elif self.dropout.each_step and share:
@@ -118,7 +118,7 @@ class Masks:
         return None if mask is None else mask.view(*mask.shape, *[1] * (values.ndim - 3))
 
     def on_weights(self, weights: RecurrentWeights, places: int) -> "RecurrentWeights | DroppedWeights":
-        """Recurrent weights with dropout, that see a state with dropout; a video has ``places`` rows in it."""
+        """Recurrent weights with dropout, which also see states with dropout; each video has ``places`` rows."""
         if self.weights is not None:
             weights = replace(weights, weight=weights.weight * self.weights)
         if not self.dropout.states:
@@ -129,7 +129,7 @@ class Masks:
 
 @dataclass(frozen=True)
 class DroppedWeights:
-    """Recurrent weights whose products see a state with dropout: for the reference, as no kernel knows of masks."""
+    """Recurrent weights whose products see states with dropout, for the reference: no kernel supports masks."""
 
     weights: RecurrentWeights
     share: float
@@ -138,7 +138,7 @@ class DroppedWeights:
 
     @property
     def weight(self) -> Tensor:
-        """Compact, the gates first."""
+        """The compact weight, gates first."""
         return self.weights.weight
 
     @property
@@ -147,7 +147,7 @@ class DroppedWeights:
         return self.weights.bias
 
     def band(self) -> None:
-        """None, which is how kernels are told that they can't."""
+        """None, which tells the kernels that they can't compute this."""
 
     def products(self, groups: tuple[tuple[int, int], ...]) -> list[Product]:
         """``W_hh (m * h) + b`` for each range of gates."""
@@ -162,24 +162,24 @@ class DroppedWeights:
 
 
 class Dropping(Protocol):
-    """A layer that drops, and may be lent masks."""
+    """A layer with dropout, whose masks can be set from outside."""
 
     dropout: Dropout
     masks: Masks | None
 
     def draw_masks(self, rows: int) -> Masks | None:
-        """Masks of a sequence of so many videos, those that it is lent where it is; None where nothing is dropped."""
+        """Masks for a sequence of ``rows`` videos: those set by `lent` if any, else new ones; None without dropout."""
 
 
 def drop(layers: Sequence[Dropping], dropout: Dropout) -> None:
-    """Lets layers drop so in training."""
+    """Sets the dropout of layers in training."""
     for layer in layers:
         layer.dropout = dropout
 
 
 @contextlib.contextmanager
 def lent(layers: Sequence[Dropping], masks: Sequence[Masks | None]) -> Iterator[None]:
-    """Lets layers drop by these masks for a while, as parts of one sequence do."""
+    """Makes layers use these masks within a block, for parts of one sequence that must share masks."""
     before = [layer.masks for layer in layers]
     for layer, mask in zip(layers, masks, strict=True):
         layer.masks = mask
@@ -191,5 +191,5 @@ def lent(layers: Sequence[Dropping], masks: Sequence[Masks | None]) -> Iterator[
 
 
 def of_rows(masks: Sequence[Masks | None], rows: Tensor) -> list[Masks | None]:
-    """Each layer's masks of some of the videos."""
+    """Each layer's masks for some of the videos."""
     return [None if mask is None else mask.of_rows(rows) for mask in masks]

@@ -19,10 +19,10 @@ from prernn.ops.reference import Product
 
 @dataclass(frozen=True)
 class RecurrentWeights:
-    """What a sequence needs of ``W_hh h + b``: ``weight (G, *weight_shape)``, ``bias (G, D)`` or None.
+    """What a sequence needs for ``W_hh h + b``: ``weight (G, *weight_shape)``, ``bias (G, D)`` or None.
 
-    A full weight may be ``(G, D, P)``, for an h of P units (`prernn.LSTM`'s ``proj_size``). With ``narrow`` it is what
-    that holds in few bits.
+    A full weight may be ``(G, D, P)``, for an h of P units (`prernn.LSTM`'s ``proj_size``). If ``narrow`` is given, the
+    weight is its values, which have few bits.
     """
 
     structure: Structure
@@ -60,12 +60,12 @@ class RecurrentWeights:
         return lambda h: product(h) + offset
 
     def band(self) -> Tensor | None:
-        """``W_hh`` as `prernn.ops.fused` takes it, ``(G, D, C)``, or None."""
+        """``W_hh`` in the form of `prernn.ops.fused`, ``(G, D, C)``, or None."""
         return None if self.narrow is not None else self.structure.band(self.weight)
 
     @property
     def columns(self) -> int:
-        """Of the matrix."""
+        """Number of columns of the matrix."""
         return self.size
 
     def matrix(self) -> Tensor:
@@ -75,13 +75,13 @@ class RecurrentWeights:
 
 
 def _part(tensor: Tensor, first: int, last: int) -> Tensor:
-    """Some gates of it; in an export a copy, as torch's scan takes no two parts of one tensor."""
+    """The slice for some gates; a copy during export, because torch's scan can't take two views of one tensor."""
     part = tensor[first:last]
     return part.clone() if torch.compiler.is_exporting() else part
 
 
 def draw_index(structure: Structure, size: int, weight: Tensor, inputs: int | None = None) -> Tensor | None:
-    """The structure's constant positions beside ``weight``; None on the meta device, where nothing is computed."""
+    """The structure's constant positions, on the device of ``weight``; None on meta, where nothing is computed."""
     index = None if weight.is_meta else structure.index(size) if inputs is None else structure.index(size, inputs)
     return index if index is None else index.to(weight.device)
 
@@ -89,13 +89,13 @@ def draw_index(structure: Structure, size: int, weight: Tensor, inputs: int | No
 class HiddenToHidden(nn.Module):
     """The recurrent product ``W_hh h`` of ``gates`` gates in a structure; ``weight`` is compact.
 
-    There may be no gates: those of a cell that is affine in its state see none.
+    ``gates`` may be 0, for cells that are affine in their state and whose gates do not see it.
 
-    ``W_hh`` starts uniform in ``+-gain/sqrt(fan_in)``, so that the product of a sparse structure starts at the
-    scale of the full one (torch.nn's own start when the structure is full and the gain 1).
+    ``W_hh`` is initialized uniformly in ``+-gain/sqrt(fan_in)``, so that the product of a sparse structure starts at
+    the scale of the full one (the same as torch.nn if the structure is full and the gain is 1).
 
     Raises:
-        ValueError: a structure that makes no sense for ``size``, a gain below 0.
+        ValueError: a structure that is impossible for ``size``, a gain below 0.
     """
 
     index: Tensor | None
@@ -120,23 +120,23 @@ class HiddenToHidden(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws ``W_hh`` anew, uniform in ``+-gain/sqrt(fan_in)``."""
+        """Initializes ``W_hh`` at random, uniform in ``+-gain/sqrt(fan_in)``."""
         if not self.gates:  # nothing to draw
             return
         bound = self.gain / math.sqrt(self.structure.fan_in(self.size))
         nn.init.uniform_(self.weight, -bound, bound)
 
     def weight_count(self) -> int:
-        """Recurrent weights of all gates."""
+        """Number of recurrent weights of all gates."""
         return self.gates * self.structure.weight_count(self.size)
 
     def positions(self) -> Tensor | None:
-        """The structure's constant positions, drawn when a module that was built on meta gets its weights."""
+        """The structure's constant positions; a module built on meta computes them once it gets its weights."""
         return late_index(self, self.structure, self.size, self.weight)
 
     def weights(self, bias: Tensor | None = None) -> RecurrentWeights:
         """The product's weights, with ``bias (G, D)``."""
-        refresh(self)  # this is the forward pass of a recurrence, which pruning waits for
+        refresh(self)  # pruning hooks run in forward passes, and this is the recurrence's
         return RecurrentWeights.of(self.structure, self.size, self.weight, self.positions(), bias)
 
     def matrix(self) -> Tensor:
@@ -152,7 +152,7 @@ class HiddenToHidden(nn.Module):
 
     @torch.no_grad()
     def own_connections(self) -> Tensor:
-        """Which of the compact weights join a neuron to itself: truth values in the shape of ``weight``."""
+        """Which of the compact weights connect a neuron to itself: booleans in the shape of ``weight``."""
         place = matrix_places(self.weights())
         return (place % self.size == place // self.size % self.size) & (place >= 0)
 
@@ -167,7 +167,7 @@ class HiddenToHidden(nn.Module):
             return
         own = self.own_connections()
         if int(own.sum()) != self.gates * self.size:
-            raise NotImplementedError(f"the identity does not lie in {str(self.structure)!r}: a neuron lacks itself")
+            raise NotImplementedError(f"expected a structure that contains the identity, got {str(self.structure)!r}")
         self.weight.copy_(own)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -184,13 +184,13 @@ class HiddenToHidden(nn.Module):
 
 
 def matrix_places(weights: RecurrentWeights | InputWeights) -> Tensor:
-    """Place ``g*D*I + i*I + j`` in ``W (G, D, I)`` of each compact weight, in its shape; -1 outside the matrix.
+    """Position ``g*D*I + i*I + j`` in ``W (G, D, I)`` of each compact weight, in its shape; -1 outside the matrix.
 
-    The weight joins neuron or input ``j`` to neuron ``i`` of gate ``g``; from an h of fewer units, unit ``j`` of those.
+    The weight connects neuron or input ``j`` to neuron ``i`` of gate ``g``; with a projection, ``j`` is a unit of it.
     """
-    if not weights.weight.numel():  # of a cell whose gates see no state
+    if not weights.weight.numel():  # a cell whose gates do not see the state
         return torch.empty_like(weights.weight, dtype=torch.int64)
-    # numbered weights say where they come to stand; float64 holds the numbers exactly
+    # weights numbered from 1 show where each ends up in the matrix; float64 holds the numbers exactly
     count, device = weights.weight.numel(), weights.weight.device
     numbers = torch.arange(1, count + 1, dtype=torch.float64, device=device).view_as(weights.weight)
     matrix = replace(weights, weight=numbers, narrow=None).matrix()  # (G, D, I or P)
@@ -204,10 +204,10 @@ def matrix_places(weights: RecurrentWeights | InputWeights) -> Tensor:
 def late_index(
     module: nn.Module, structure: Structure, size: int, weight: Tensor, inputs: int | None = None, name: str = "index"
 ) -> Tensor | None:
-    """The positions that a module holds under ``name``, drawn when one that was built on meta gets its weights."""
+    """The positions stored in a module as ``name``; a module built on meta computes them once it gets its weights."""
     index: Tensor | None = getattr(module, name)
     if index is None:
         index = draw_index(structure, size, weight, inputs)
-        if index is not None:  # setting None anew is a change in the eyes of torch.export
+        if index is not None:  # torch.export would take setting None again for a change
             setattr(module, name, index)
     return index

@@ -1,7 +1,7 @@
-"""Input-to-hidden forms: where the gate inputs ``u_t`` of a recurrent layer come from.
+"""Input-to-hidden forms: how the gate inputs ``u_t`` of a recurrent layer are computed.
 
-Each is a module from the layer's inputs for ``N`` frames to gate inputs ``(N, G, D)``, or ``(N, 1, D)`` where
-all gates share one.
+Each is a module that maps the layer's inputs for ``N`` frames to gate inputs ``(N, G, D)``, or ``(N, 1, D)`` if all
+gates share one.
 """
 
 from collections.abc import Callable
@@ -29,11 +29,11 @@ CONVOLUTIONS = (Conv1d.forward, Conv2d.forward, Conv3d.forward)
 
 
 class InputToHidden(nn.Module):
-    """What every input-to-hidden form offers, beside its ``forward``."""
+    """The interface of every input-to-hidden form, in addition to ``forward``."""
 
     @property
     def introduced(self) -> int:
-        """New weights: those that the pre-trained network did not have."""
+        """Number of new weights, which the pre-trained network did not have."""
         raise NotImplementedError
 
 
@@ -41,7 +41,7 @@ class StructuredLinear(nn.Module):
     """``W x + b`` of ``gates`` gates in a structure; ``weight (G, *weight_shape)`` is compact, ``bias`` is ``(G*D,)``.
 
     Raises:
-        ValueError: a structure that is unknown or makes no sense for these sizes.
+        ValueError: a structure that is unknown or impossible for these sizes.
     """
 
     index: Tensor | None
@@ -66,25 +66,25 @@ class StructuredLinear(nn.Module):
 
     @property
     def fan_in(self) -> int:
-        """Inputs that a neuron hears."""
+        """Number of inputs that a neuron receives."""
         return self.structure.fan_in(self.size, self.input_size)
 
     def weight_count(self) -> int:
-        """Weights of all gates, those outside the matrix not counted."""
+        """Number of weights of all gates, not counting those outside the matrix."""
         return self.gates * self.structure.weight_count(self.size, self.input_size)
 
     def weights(self) -> InputWeights:
-        """What the product needs."""
+        """The weights that the product needs."""
         index = late_index(self, self.structure, self.size, self.weight, self.input_size)
         return InputWeights.of(self.structure, self.size, self.input_size, self.weight, index, self.bias)
 
     def matrix(self) -> Tensor:
-        """Dense, ``(G, D, I)``."""
+        """The dense matrices, ``(G, D, I)``."""
         return self.weights().matrix()
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., I)`` to ``(..., G*D)``."""
-        if x.is_meta:  # where there are no positions
+        if x.is_meta:  # there are no positions on meta
             return x.new_empty(*x.shape[:-1], self.gates * self.size)
         return self.weights().project(x).flatten(-2)
 
@@ -116,7 +116,7 @@ class TraditionalInput(InputToHidden):
             if isinstance(structure, Full)
             else StructuredLinear(input_size, hidden_size, gates, structure, **place)
         )
-        bound = start_bound(structure, hidden_size, input_size)  # torch.nn.RNN's start where it is full
+        bound = start_bound(structure, hidden_size, input_size)  # the same as torch.nn.RNN if it is full
         nn.init.uniform_(self.linear.weight, -bound, bound)
         bound = hidden_size**-0.5
         nn.init.uniform_(self.linear.bias, -bound, bound)
@@ -124,7 +124,7 @@ class TraditionalInput(InputToHidden):
 
     @property
     def introduced(self) -> int:
-        """New weights: all of them."""
+        """Number of new weights: all of them."""
         return self.linear.weight_count() if isinstance(self.linear, StructuredLinear) else self.linear.weight.numel()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,15 +136,15 @@ class TraditionalInput(InputToHidden):
 class SingleInput(InputToHidden):
     """``v_t = tail(W_xy x_t)`` for all gates: PreRNN-SIH (eq. 10).
 
-    ``tail`` is what stands between the layer and the hidden vector: nothing behind an fc layer; batch
-    normalization ``B``, shortcut ``gamma`` and pooling ``P`` behind a conv layer. Batch normalization uses its
-    pre-computed statistics, also in training.
+    ``tail`` is everything between the layer and the hidden vector: nothing after an fc layer; batch normalization
+    ``B``, shortcut ``gamma`` and pooling ``P`` after a conv layer. Batch normalization uses its pre-computed
+    statistics, in training too.
 
     Args:
         layer: the CNN's own fc or conv layer.
-        tail: module from the layer's output and the shortcuts to the hidden vector, or None.
-        pool_first: the layer is pointwise and the tail affine up to its average pooling, so pooling its
-            inputs first gives the same result for one place instead of ``H*W``.
+        tail: module that maps the layer's output and the shortcuts to the hidden vector, or None.
+        pool_first: the layer is pointwise and the tail affine up to its average pooling, so pooling the inputs first
+            gives the same result while computing one position instead of ``H*W``.
     """
 
     def __init__(self, layer: nn.Module, tail: nn.Module | None = None, *, pool_first: bool = False):
@@ -153,7 +153,7 @@ class SingleInput(InputToHidden):
 
     @property
     def introduced(self) -> int:
-        """New weights: none."""
+        """Number of new weights: none."""
         return 0
 
     def train(self, mode: bool = True) -> Self:
@@ -170,7 +170,7 @@ class SingleInput(InputToHidden):
         return self._finish(apply(self.layer, x), shortcuts).unsqueeze(1)
 
     def pooled(self, x: Tensor, shortcuts: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """What the layer sees: its inputs, or with ``pool_first`` their means over all places."""
+        """What the layer sees: its inputs, or with ``pool_first`` their means over all positions."""
         if not self.pool_first:
             return x, shortcuts
         return _average(x), tuple(_average(shortcut) for shortcut in shortcuts)
@@ -183,8 +183,8 @@ class SingleInput(InputToHidden):
 class GateInput(SingleInput):
     """``u_t(g) = tail(W_g x_t)`` for each gate: PreRNN (eq. 7).
 
-    One gate keeps the CNN's own weights (the same memory), the others train copies of them; ``B``, shortcut
-    and bias are shared.
+    One gate keeps the CNN's own weights (the same tensor); the other gates train copies of them. ``B``, shortcut and
+    bias are shared.
 
     Args:
         gates: number of gates ``G``.
@@ -199,21 +199,21 @@ class GateInput(SingleInput):
 
     @property
     def introduced(self) -> int:
-        """New weights: the copies for the other gates."""
+        """Number of new weights: the copies for the other gates."""
         return self.copies.numel()
 
     def forward(self, x: Tensor, *shortcuts: Tensor) -> Tensor:
         """Layer input and shortcuts of ``N`` frames to ``(N, G, D)``."""
         x, shortcuts = self.pooled(x, shortcuts)
-        own = apply(self.layer, x)  # first, as it is what computes a pruned bias anew
-        copies = self.copies if isinstance(self.copies, nn.ModuleList) else self.copies.unbind(0)  # of few bits
+        own = apply(self.layer, x)  # first, because this recomputes a pruned bias
+        copies = self.copies if isinstance(self.copies, nn.ModuleList) else self.copies.unbind(0)  # in few bits
         outputs = [with_weight(self.layer, weight, x) for weight in copies]
         outputs.insert(self.own_gate, own)
         return torch.stack([self._finish(y, shortcuts) for y in outputs], dim=1)
 
 
 def apply(layer: nn.Module, x: Tensor) -> Tensor:
-    """The layer's output; a plain fc layer takes the faster matrix product (`prernn.ops.input_projection`)."""
+    """The layer's output; a plain fc layer uses the faster matrix product of `prernn.ops.input_projection`."""
     if type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks):
         return linear(x, layer.weight, layer.bias)
     y: Tensor = layer(x)
@@ -221,8 +221,8 @@ def apply(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def with_weight(layer: nn.Module, weight: Tensor | NarrowWeight, x: Tensor) -> Tensor:
-    """The layer's output with ``weight`` in place of its own, whatever else its forward does."""
-    if isinstance(weight, NarrowWeight):  # of a fully connected layer
+    """The layer's output with ``weight`` instead of its own, whatever else its forward does."""
+    if isinstance(weight, NarrowWeight):  # only fully connected layers have these
         bias: Any = layer.bias
         return weight.product(x, bias)
     if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
@@ -234,14 +234,14 @@ def with_weight(layer: nn.Module, weight: Tensor | NarrowWeight, x: Tensor) -> T
 
 
 def _average(x: Tensor) -> Tensor:
-    """Mean over all places, kept as a map of one place; what is no feature map passes."""
+    """Mean over all positions, kept as a map of one position; anything but a feature map is returned as it is."""
     if not isinstance(x, Tensor) or x.ndim < 3:
         return x
     return x.mean(tuple(range(2, x.ndim)), keepdim=True)
 
 
 def gate_input(layer: Layer, tail: nn.Module | None, cell: Cell, pool_first: bool) -> SingleInput:
-    """Gate-dependent input for ``cell``; a cell of one gate has nothing to copy."""
+    """Gate-dependent input for ``cell``; for a cell of one gate it is the single input."""
     if len(cell.gates) == 1:
         return single_input(layer, tail, cell, pool_first)
     return GateInput(layer, tail, len(cell.gates), cell.own_gate, pool_first=pool_first)

@@ -1,4 +1,4 @@
-"""From a name to what it stands for: an entry of a registry, of an installed package, or a class of one's own."""
+"""Resolving names: an entry of a registry, an entry point of an installed package, or a user's own class."""
 
 import difflib
 import importlib
@@ -15,14 +15,14 @@ IN_FILE = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
 DOTTED = re.compile(r"(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*)\.(?P<name>[^\W\d]\w*)")
 
 _files: dict[str, str] = {}
-"""Modules that were imported from a file of the user's, and the file."""
+"""Modules that were imported from a user's file, and the file."""
 
 
 def look_up(name: str, registry: Mapping[str, Any], what: str, method: str) -> Any:
-    """What a name stands for, wherever one is taken: on the command line, in a config, in a checkpoint.
+    """Resolves a name from the command line, a config or a checkpoint; see `find`.
 
     Raises:
-        ValueError: nothing that `find` knows, with the entries of the registry that look like it.
+        ValueError: `find` does not know the name; the message suggests similar entries of the registry.
     """
     found = find(name, registry, what, method)
     if found is None:
@@ -31,23 +31,23 @@ def look_up(name: str, registry: Mapping[str, Any], what: str, method: str) -> A
 
 
 def close_to(name: str, known: Iterable[str], before: str = "", most: int = 3) -> str:
-    """The end of a message about an unknown name: those that look like it, each with ``before`` in front of it."""
+    """The end of a message about an unknown name: similar names, each prefixed with ``before``; or ""."""
     near = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=most)
     return f"; did you mean {' or '.join(before + other for other in near)}?" if near else ""
 
 
 def find(name: str, registry: Mapping[str, Any], what: str, method: str) -> Any:
-    """An entry of a registry, of an installed package, or a class of one's own; None where it is none of them.
+    """An entry of a registry, an entry point of an installed package, or a user's own class; None for anything else.
 
     Args:
         name: a key of the registry; the name of an entry point of the group ``prernn.backbone``, ``prernn.cell``,
-            ``prernn.input`` or ``prernn.task``; or what `own_class` takes.
-        registry: what has a short name.
-        what: kind of thing, as in the groups.
-        method: that a class of one's own must have, to be such a thing.
+            ``prernn.input`` or ``prernn.task``; or a name that `own_class` accepts.
+        registry: objects with a short name.
+        what: kind of object, as in the names of the groups.
+        method: the method that a user's own class must have to be of this kind.
 
     Raises:
-        ValueError: as `own_class`; a class without the method.
+        ValueError: as in `own_class`; a class without the method.
     """
     if name in registry:
         return registry[name]
@@ -62,11 +62,11 @@ def find(name: str, registry: Mapping[str, Any], what: str, method: str) -> Any:
 def own_class(name: str) -> type | None:
     """The class that ``"file.py:Name"`` or ``"package.module.Name"`` names; its module is imported.
 
-    Modules are looked for in the working directory too. None where the name has neither form or there is no such
-    module. Only classes are given, so that a checkpoint can't have any function called by naming it.
+    Modules are also searched for in the working directory. None if the name has neither form or there is no such
+    module. Only classes are returned, so that a checkpoint can't make us call an arbitrary function by naming it.
 
     Raises:
-        ValueError: no such file, one whose name another module has, or no class of this name in it.
+        ValueError: there is no such file, another module has its name, or it has no class of this name.
     """
     in_file, dotted = IN_FILE.fullmatch(lasting(name)), DOTTED.fullmatch(name)
     if in_file is not None:
@@ -86,9 +86,9 @@ def own_class(name: str) -> type | None:
 
 
 def lasting(name: str) -> str:
-    """A class's name as it can be read from any working directory: with the whole path of its file.
+    """A class's name that is valid in any working directory, because it has the absolute path of the file.
 
-    Others stay as they are, and so does a dotted name that is not of a file below the working directory.
+    Other names stay as they are, as does a dotted name that is not of a file in the working directory.
     """
     in_file, dotted = IN_FILE.fullmatch(name), DOTTED.fullmatch(name)
     if in_file:
@@ -101,7 +101,7 @@ def lasting(name: str) -> str:
 
 
 def importable(name: str) -> str:
-    """The dotted name of a class in a file, which Python's import finds from now on; other names as they are."""
+    """The dotted name of a class in a file, which Python can import from now on; other names are returned unchanged."""
     if not IN_FILE.fullmatch(lasting(name)):
         return name
     own = own_class(name)
@@ -110,13 +110,13 @@ def importable(name: str) -> str:
 
 
 def short(name: str) -> str:
-    """A name for tables: that of the class alone, without its file or package."""
+    """A name for tables: the class name only, without its file or package."""
     match = IN_FILE.fullmatch(name) or DOTTED.fullmatch(name)
     return match["name"] if match else name
 
 
 def _import(name: str) -> ModuleType | None:
-    """A module; None where there is none of this name. What fails inside it is the user's to see."""
+    """A module; None if there is none of this name. Errors inside the module are passed on to the user."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -126,7 +126,7 @@ def _import(name: str) -> ModuleType | None:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """The module of a file; its folder, or that of its package, joins Python's search path, in worker processes too."""
+    """The module of a file; its folder, or its package's parent, is added to Python's search path, also for workers."""
     if not path.is_file():
         raise ValueError(f"{path}: expected a Python file, found none")
     folder, parts = path.parent, [path.stem]

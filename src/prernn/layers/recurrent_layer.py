@@ -1,4 +1,4 @@
-"""Recurrence over time: a cell and a hidden-to-hidden structure, for vectors and for feature maps."""
+"""A recurrent layer: a cell and a hidden-to-hidden structure, for vectors and for feature maps."""
 
 import contextlib
 import math
@@ -27,15 +27,16 @@ class RecurrentLayer(nn.Module):
             ``(N, G, D)`` or ``(N, 1, D)`` (feature maps: ``(N, G, D, H, W)``).
         cell: gate equations.
         size: hidden size ``D``.
-        hidden: structure of ``W_hh``, where the cell has none of its own.
-        start: how it starts, see `prernn.layers.starts`: a number that multiplies ``W_hh``, "lasting" or "cnn".
-        activation: the module that a VRNN cell applies, registered here so that its parameters train.
+        hidden: structure of ``W_hh``, unless the cell prescribes one.
+        start: how the layer is initialized, see `prernn.layers.starts`: a number that multiplies ``W_hh``, "lasting" or
+            "cnn".
+        activation: the module that a VRNN cell applies, registered here so that its parameters are trained.
 
     Attributes:
-        begins_as_cnn: it gives what its layer gave in the CNN until it has learnt, at the same scale: a VRNN with
-            ``start="cnn"``.
-        dropout: in training alone; what `prernn fit` says goes here.
-        masks: of dropout, while a sequence runs in parts.
+        begins_as_cnn: whether, before training, the layer's outputs equal the CNN layer's, at the same scale: a VRNN
+            with ``start="cnn"``.
+        dropout: used in training only; `prernn fit` sets it.
+        masks: dropout masks, set while a sequence runs in parts.
     """
 
     dropout = Dropout()
@@ -57,7 +58,7 @@ class RecurrentLayer(nn.Module):
         self.input_to_hidden = input_to_hidden
         self.cell = cell
         self.activation = activation
-        structure = hidden_structure(hidden)  # which is checked, also where the cell has its own
+        structure = hidden_structure(hidden)  # checked even if the cell prescribes its own
         structure = hidden_structure(getattr(cell, "structure", structure))
         gain = gain_of(start, cell, structure)
         gates = recurrent_gates(cell)
@@ -84,7 +85,7 @@ class RecurrentLayer(nn.Module):
         return tuple(self.bias.new_zeros(shape) for shape in self.state_shapes(batch_size, *map_size))
 
     def draw_masks(self, rows: int) -> Masks | None:
-        """Masks of a sequence of so many videos, those that it is lent where it is; None where nothing is dropped."""
+        """Masks for a sequence of ``rows`` videos: those set by `lent` if any, else new ones; None without dropout."""
         if not self.training or not self.dropout.any:
             return None
         return self.masks or self.dropout.draw(rows, self.bias, self.hidden_to_hidden.weight)
@@ -92,13 +93,13 @@ class RecurrentLayer(nn.Module):
     def run(self, u: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         """Gate inputs ``(T, B, G, D)`` or maps ``(T, B, G, D, H, W)`` to outputs ``(T, B, D...)`` and the last state.
 
-        ``G`` may be 1, one input for all gates. Of vectors, ``lengths (B,)`` may say where each sequence ends, whose
-        state is the one it has there; outputs behind it are 0.
+        ``G`` may be 1, one input for all gates. For vectors, ``lengths (B,)`` may tell where each sequence ends: the
+        last state is then the one at that step, and later outputs are 0.
 
-        The recurrence runs in the precision of its own weights, also under autocast: rounding errors of a
-        half-precision state would add up over time.
+        The recurrence runs in the precision of its own weights, even under autocast: rounding errors of a
+        half-precision state would accumulate over time.
         """
-        exporting = torch.compiler.is_exporting()  # a program has no autocast, and no place for its switch
+        exporting = torch.compiler.is_exporting()  # an exported program has no autocast and can't switch it
         with contextlib.nullcontext() if exporting else torch.autocast(u.device.type, enabled=False):
             u = u.to(self.bias.dtype)
             masks = self.draw_masks(u.shape[1])
@@ -111,7 +112,7 @@ class RecurrentLayer(nn.Module):
             return out if masks is None else masks.on_outputs(out), state
 
     def _run_maps(self, u: Tensor, state: State, masks: Masks | None) -> tuple[Tensor, State]:
-        """Every place of a map is a row of its own."""
+        """Runs maps as vectors: every position of a map becomes a row."""
         steps, batch, _, size, *extent = u.shape
         shapes, wanted = [tuple(tensor.shape) for tensor in state], self.state_shapes(batch, *extent)
         if shapes != wanted:
@@ -140,12 +141,12 @@ class RecurrentLayer(nn.Module):
         return ops.sequence(self.cell, dropped, u, state, lengths)
 
     def forward(self, inputs: tuple[Tensor, ...], state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
-        """``T*B`` frames, time first, and the state of ``B`` streams to outputs ``(T*B, D...)`` and the last state.
+        """Maps ``T*B`` frames, time first, and states of ``B`` streams to outputs ``(T*B, D...)`` and the last state.
 
-        ``lengths`` as in `run`.
+        ``lengths`` is as in `run`.
         """
         u = self.calibration(self.input_to_hidden(*inputs))  # (T*B, G, D...)
         batch = state[0].shape[0]
-        u = u.unflatten(0, (-1, batch)) if batch else u.unsqueeze(0)  # (T, B, G, D...); of no streams one step is all
+        u = u.unflatten(0, (-1, batch)) if batch else u.unsqueeze(0)  # (T, B, G, D...); T is 1 if B is 0
         out, state = self.run(u, state, lengths)
         return self.restoration(out.flatten(0, 1)), state

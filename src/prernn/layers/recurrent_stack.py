@@ -1,4 +1,4 @@
-"""Layers and directions of one cell over whole sequences, in torch.nn's layout: what its drop-ins have in common."""
+"""Layers and directions of one cell over whole sequences, in torch.nn's layout: the base of our drop-ins."""
 
 import functools
 import math
@@ -32,35 +32,36 @@ TORCH_KERNELS: dict[str | None, Callable[..., Any]] = {
     "lstm": torch._VF.lstm,
     "gru:after:old": torch._VF.gru,
 }
-"""torch.nn's own recurrences, by the kernel name of the cell that they compute."""
+"""torch.nn's own recurrent functions, by the kernel name of the cell that they compute."""
 
 
 class RecurrentStack(nn.Module):
     """Layers and directions of one cell, with torch.nn's parameter names, shapes and state layout.
 
-    ``weight_hh_l0`` is torch's ``(G*D, D)`` when the structure is full, else the compact weight with the gates
-    merged into its first dimension: ``(G*D,)`` diagonal, ``(G*D, C)`` band, ``(G*D, D/groups)`` grouped,
-    ``(G*n,)`` sparse, ``(G*D, n)`` paths; so is ``weight_ih_l0``, torch's ``(G*D, I)`` when full. The recurrent biases
-    ``bias_hh`` start at 0. With ``hidden="full"`` and ``inputs="full"`` state dicts are torch.nn's, in both directions.
+    ``weight_hh_l0`` has torch's shape ``(G*D, D)`` if the structure is full; otherwise it is the compact weight with
+    the gates merged into its first dimension: ``(G*D,)`` diagonal, ``(G*D, C)`` band, ``(G*D, D/groups)`` grouped,
+    ``(G*n,)`` sparse, ``(G*D, n)`` paths. The same holds for ``weight_ih_l0``, which has torch's shape ``(G*D, I)`` if
+    full. The recurrent biases ``bias_hh`` start at 0. With ``hidden="full"`` and ``inputs="full"`` state dicts can be
+    exchanged with torch.nn, in both directions.
 
     Args:
         cell: gate equations.
         input_size: features of the input.
         hidden_size: units ``D`` of each layer and direction.
-        num_layers: layers, each on the outputs of the one before.
+        num_layers: number of layers, each fed by the outputs of the previous one.
         hidden: structure of ``W_hh``.
-        inputs: structure of ``W_ih``, of every layer over its own inputs.
+        inputs: structure of ``W_ih`` in every layer, over that layer's inputs.
         bias: whether there are ``b_ih`` and ``b_hh``, ``(G*D,)`` each.
-        batch_first: whether inputs and outputs are ``(B, T, ...)``; states are not.
+        batch_first: whether inputs and outputs are ``(B, T, ...)``; it does not affect states.
         dropout: probability of dropping an output between layers, in training.
         bidirectional: whether each layer also runs backwards in time.
         proj_size: units ``P`` of an LSTM's projected output ``h = W_hr (o * tanh(c))``; 0 for none. ``weight_hr_l0``
             is ``(P, D)`` and ``weight_hh_l0`` ``(4*D, P)``.
-        device: where the parameters are.
+        device: device of the parameters.
         dtype: type of the parameters.
 
     Raises:
-        ValueError: an argument out of range, an unknown structure, one of ``W_ih`` that a layer's sizes don't fit.
+        ValueError: an argument out of range, an unknown structure, a structure that does not fit a layer's sizes.
         NotImplementedError: a projection with a ``W_hh`` other than full.
     """
 
@@ -107,7 +108,7 @@ class RecurrentStack(nn.Module):
         self.reset_parameters()
 
     def _check_arguments(self) -> None:
-        for name in ("bias", "batch_first"):  # a word or a number here is an argument in the wrong place
+        for name in ("bias", "batch_first"):  # a string or a number here means misplaced arguments
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"expected {name} to be True or False, got {getattr(self, name)!r}")
         if self.dropout and self.num_layers == 1:
@@ -117,7 +118,7 @@ class RecurrentStack(nn.Module):
         if self.proj_size and str(self.structure) != "full":
             raise NotImplementedError(
                 f"expected hidden='full' with proj_size={self.proj_size}, got hidden={str(self.structure)!r}, which is "
-                "square: use hidden='full', or proj_size=0 and a torch.nn.Linear behind the layer"
+                "square: use hidden='full', or proj_size=0 and a torch.nn.Linear after the layer"
             )
 
     @property
@@ -127,11 +128,11 @@ class RecurrentStack(nn.Module):
 
     @property
     def output_size(self) -> int:
-        """Units that a layer puts out in each direction: ``P`` with a projection, else ``D``."""
+        """Units in a layer's output for each direction: ``P`` with a projection, else ``D``."""
         return self.proj_size or self.hidden_size
 
     def _features(self, layer: int) -> int:
-        """Inputs of a layer."""
+        """Number of inputs of a layer."""
         return self.output_size * self.directions if layer else self.input_size
 
     @property
@@ -142,7 +143,7 @@ class RecurrentStack(nn.Module):
         return [[getattr(self, f"{name}{suffix}") for name in names] for suffix in self.suffixes()]
 
     def suffixes(self) -> list[str]:
-        """Ends of the parameters' names, one for each layer and direction: ``_l0``, ``_l0_reverse``."""
+        """Suffixes of the parameters' names, one for each layer and direction: ``_l0``, ``_l0_reverse``."""
         ends = ("", "_reverse") if self.bidirectional else ("",)
         return [f"_l{layer}{end}" for layer in range(self.num_layers) for end in ends]
 
@@ -150,7 +151,7 @@ class RecurrentStack(nn.Module):
         gates = len(self.cell.gates)
         first, *rest = self.structure.weight_shape(self.hidden_size)
         if self.proj_size:
-            rest = [self.proj_size]  # what is fed back is the projection
+            rest = [self.proj_size]  # the projection is fed back
         shapes = {"weight_ih": self.input_structure.weight_shape(self.hidden_size, features)}
         shapes["weight_hh"] = (first, *rest)
         for name, (first, *rest) in shapes.items():
@@ -163,9 +164,9 @@ class RecurrentStack(nn.Module):
             self.register_parameter(f"weight_hr{suffix}", nn.Parameter(projection))
 
     def reset_parameters(self) -> None:
-        """torch.nn's start, uniform in ``+-1/sqrt(D)``; ``W_hh`` in ``+-1/sqrt(fan_in)``, recurrent biases 0.
+        """Initializes like torch.nn in ``+-1/sqrt(D)``, but ``W_hh`` in ``+-1/sqrt(fan_in)`` and ``bias_hh`` with 0.
 
-        ``W_ih`` starts in ``+-sqrt(I / fan_in) / sqrt(D)``: few inputs add up to what all would.
+        ``W_ih`` is in ``+-sqrt(I / fan_in) / sqrt(D)``, so that few inputs give sums as large as all would.
         """
         for name, parameter in self.named_parameters():
             fan_in = self.structure.fan_in(self.hidden_size) if name.startswith("weight_hh") else self.hidden_size
@@ -178,7 +179,7 @@ class RecurrentStack(nn.Module):
                 nn.init.zeros_(parameter)
 
     def flatten_parameters(self) -> None:
-        """Does nothing; torch.nn's layers have it."""
+        """Does nothing; exists because torch.nn's layers have it."""
 
     def hidden_matrix(self, layer: int = 0, *, reverse: bool = False) -> Tensor:
         """Dense ``W_hh`` of one layer and direction, ``(G, D, D)``, with a projection ``(G, D, P)``."""
@@ -229,15 +230,15 @@ class RecurrentStack(nn.Module):
         *,
         hx: Tensor | State | None = None,
     ) -> tuple[Tensor | PackedSequence, Tensor | State]:
-        """Whole sequences, as torch.nn.
+        """Processes whole sequences, like torch.nn.
 
         Args:
             input: ``(T, B, input_size)``, ``(B, T, input_size)`` with ``batch_first``, ``(T, input_size)`` without a
                 batch, or a PackedSequence.
             state: ``(num_layers*directions, B, D)``, without a batch ``(num_layers*directions, D)``; for LSTM a pair
                 ``(h, c)``, where h has ``P`` units with a projection. None starts at zero.
-            lengths: valid steps of each padded row; past its length a row puts out zeros and keeps its state, and what
-                stands there, be it NaN, changes no result and no gradient.
+            lengths: valid steps of each padded row; past its length a row outputs zeros and keeps its state, and the
+                padding, even NaN, affects no result and no gradient.
             hx: torch.nn's name of ``state``.
 
         Returns:
@@ -245,7 +246,7 @@ class RecurrentStack(nn.Module):
             state after each row's last step.
 
         Raises:
-            ValueError: shapes, lengths or a type that don't fit, no step at all, a state under both names.
+            ValueError: shapes, lengths or a type that don't fit, a sequence without steps, a state under both names.
         """
         if state is not None and hx is not None:
             raise ValueError("expected state or hx, which is torch.nn's name of it, got both")
@@ -292,19 +293,19 @@ class RecurrentStack(nn.Module):
             raise ValueError(f"expected input of {own}, the type of the weights, got {x.dtype}")
 
     def _torch_is_faster(self, x: Tensor) -> bool:
-        """Whether torch's own kernel computes this layer, and sooner than one matrix product a step.
+        """Whether torch's own kernel supports this layer and is faster than one matrix product per step.
 
-        cuDNN always does. On the CPU oneDNN brings the weights into its own order first, at every call, which
-        pays over many steps or in training.
+        cuDNN always is. On the CPU, oneDNN first reorders the weights at every call, which pays off over many steps or
+        in training.
         """
         full = str(self.structure) == str(self.input_structure) == "full"
         if self.cell.kernel not in TORCH_KERNELS or not full or forced() is not None:
             return False
         if not isinstance(self.weight_ih_l0, Tensor) or not isinstance(self.weight_hh_l0, Tensor):
-            return False  # of few bits
+            return False  # weights of few bits
         if torch.compiler.is_compiling() or len(x) == 0 or x.shape[1] == 0:
             return False
-        if forward_mode() or batched():  # torch's kernels have neither
+        if forward_mode() or batched():  # torch's kernels support neither
             return False
         if x.device.type == "cuda":
             return True
@@ -312,7 +313,7 @@ class RecurrentStack(nn.Module):
         return x.device.type == "cpu" and (len(x) >= 32 or (trains and len(x) > 1))
 
     def _run_torch(self, x: Tensor, state: Tensor | State) -> tuple[Tensor, Tensor | State]:
-        """All layers by torch.nn's kernel; the parameters have its names and order."""
+        """Runs all layers with torch.nn's kernel; the parameters have its names and order."""
         weights = [weight for weights in self.all_weights for weight in weights]
         run = TORCH_KERNELS[self.cell.kernel]
         options = (self.bias, self.num_layers, self.dropout, self.training, self.bidirectional, False)
@@ -320,10 +321,10 @@ class RecurrentStack(nn.Module):
         return out, last[0] if len(last) == 1 else tuple(last)
 
     def _run(self, x: Tensor, rows: list[State], lengths: Tensor | None) -> tuple[Tensor, list[State]]:
-        """All layers over ``x (T, B, input_size)``; ``rows`` holds one state for each layer and direction."""
+        """Runs all layers over ``x (T, B, input_size)``; ``rows`` holds one state for each layer and direction."""
         if x.shape[0] == 0:
             raise ValueError(
-                "expected a sequence of at least one step, got none: without a step the state stays as it is"
+                "expected a sequence of at least one step, got none: without a step the state does not change"
             )
         x = without_padding(x, lengths)
         following: list[State] = []
@@ -342,7 +343,7 @@ class RecurrentStack(nn.Module):
         return x, following
 
     def step(self, x: Tensor, state: Tensor | State | None = None) -> tuple[Tensor, Tensor | State]:
-        """One step of a stream: ``x (B, input_size)`` gives ``(B, D)`` and the next state (layout as in `forward`).
+        """One step of a stream: ``x (B, input_size)`` gives ``(B, D)`` and the next state (in `forward`'s layout).
 
         Raises:
             ValueError: a shape that doesn't fit.
@@ -364,7 +365,7 @@ class RecurrentStack(nn.Module):
         return x, self._close_state(following, True)
 
     def _open_state(self, state: Tensor | State | None, x: Tensor, batch: bool) -> list[State]:
-        """torch's state layout to one tuple of ``(B, D)`` for each layer and direction; h is ``(B, output_size)``."""
+        """Converts torch's state layout to a tuple of ``(B, D)`` per layer and direction; h is ``(B, output_size)``."""
         count = self.num_layers * self.directions
         sizes = [self.output_size, self.hidden_size][: len(self.cell.states)]
         if state is None:
@@ -386,7 +387,7 @@ class RecurrentStack(nn.Module):
         return tensors[0] if len(tensors) == 1 else tensors
 
     def extra_repr(self) -> str:
-        """torch.nn's arguments that are not its defaults, then the structure."""
+        """torch.nn's arguments that differ from its defaults, then the structure."""
         defaults = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0}
         defaults["bidirectional"] = False
         given = {name: getattr(self, name) for name, default in defaults.items() if getattr(self, name) != default}

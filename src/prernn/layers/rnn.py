@@ -11,7 +11,7 @@ __all__ = ["GRU", "LSTM", "VRNN", "RecurrentStack"]
 
 
 class VRNN(RecurrentStack):
-    """Vanilla recurrence with any structure of ``W_hh``, in the place of torch.nn.RNN (PreRNN, eq. 1).
+    """Vanilla recurrence with any structure of ``W_hh``, a drop-in for torch.nn.RNN (PreRNN, eq. 1).
 
     ``h_t = H(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)``, where H is tanh or ReLU.
 
@@ -27,25 +27,26 @@ class VRNN(RecurrentStack):
 
     Inputs are ``(T, B, input_size)`` (``(B, T, input_size)`` with ``batch_first``, ``(T, input_size)`` without a
     batch, or packed), outputs ``(T, B, directions*D)``, the state ``(num_layers*directions, B, D)``; `step` takes
-    ``(B, input_size)`` to ``(B, D)``. Arguments are torch.nn.RNN's, in its order, and those behind the star.
+    ``(B, input_size)`` to ``(B, D)``. Arguments are torch.nn.RNN's, in the same order, plus the keyword arguments.
 
     Args:
         input_size: features of the input.
         hidden_size: units ``D`` of each layer and direction.
-        num_layers: layers, each on the outputs of the one before.
+        num_layers: number of layers, each fed by the outputs of the previous one.
         nonlinearity: torch.nn's name of ``activation``.
         bias: whether there are ``b_ih`` and ``b_hh``, ``(D,)`` each.
-        batch_first: whether inputs and outputs have the batch first; states do not.
+        batch_first: whether inputs and outputs have the batch first; it does not affect states.
         dropout: probability of dropping an output between layers, in training.
         bidirectional: whether each layer also runs backwards in time.
-        device: where the parameters are.
+        device: device of the parameters.
         dtype: type of the parameters.
         hidden: structure of ``W_hh``: "full", "diagonal", "band:9", "grouped:4", "sparse:0.03", "paths:16"...
-        inputs: structure of each layer's ``W_ih`` likewise, over that layer's inputs.
-        activation: H, "tanh" (also where None is given) or "relu".
+        inputs: structure of each layer's ``W_ih``, over that layer's inputs, given in the same way.
+        activation: H, "tanh" (the default if neither name is given) or "relu".
 
     Raises:
-        ValueError: an argument out of range, an unknown activation or structure, two names for two activations.
+        ValueError: an argument out of range, an unknown activation or structure, or ``nonlinearity`` and ``activation``
+            that differ.
     """
 
     def __init__(
@@ -92,11 +93,11 @@ class VRNN(RecurrentStack):
 
 
 class LSTM(RecurrentStack):
-    """Long short-term memory with any structure of ``W_hh``, in the place of torch.nn.LSTM (PreRNN, eq. 2).
+    """Long short-term memory with any structure of ``W_hh``, a drop-in for torch.nn.LSTM (PreRNN, eq. 2).
 
-    ``i, f, o = sigmoid(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)``, ``g = tanh(...)`` likewise, the gates in the order
-    i, f, g, o; ``c_t = f*c_{t-1} + i*g`` and ``h_t = o*tanh(c_t)``, with ``proj_size`` ``h_t = W_hr (o*tanh(c_t))``
-    (Sak et al., 2014, as torch.nn.LSTM has it).
+    ``i, f, o = sigmoid(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)``, ``g = tanh(...)`` of the same form, with the gates in
+    the order i, f, g, o; ``c_t = f*c_{t-1} + i*g`` and ``h_t = o*tanh(c_t)``. With ``proj_size``,
+    ``h_t = W_hr (o*tanh(c_t))`` (Sak et al., 2014, as in torch.nn.LSTM).
 
     Example:
         >>> import torch, prernn
@@ -110,22 +111,22 @@ class LSTM(RecurrentStack):
 
     Inputs are ``(T, B, input_size)`` (``(B, T, input_size)`` with ``batch_first``, ``(T, input_size)`` without a
     batch, or packed), outputs ``(T, B, directions*D)``, the state a pair of ``(num_layers*directions, B, D)``; with a
-    projection outputs and h have ``P`` units in place of ``D``. `step` takes ``(B, input_size)`` to ``(B, D)``.
-    Arguments are torch.nn.LSTM's, in its order, and those behind the star.
+    projection, outputs and h have ``P`` units instead of ``D``. `step` takes ``(B, input_size)`` to ``(B, D)``.
+    Arguments are torch.nn.LSTM's, in the same order, plus the keyword arguments.
 
     Args:
         input_size: features of the input.
         hidden_size: units ``D`` of each layer and direction.
-        num_layers: layers, each on the outputs of the one before.
+        num_layers: number of layers, each fed by the outputs of the previous one.
         bias: whether there are ``b_ih`` and ``b_hh``, ``(4*D,)`` each.
-        batch_first: whether inputs and outputs have the batch first; states do not.
+        batch_first: whether inputs and outputs have the batch first; it does not affect states.
         dropout: probability of dropping an output between layers, in training.
         bidirectional: whether each layer also runs backwards in time.
-        proj_size: units ``P`` that h is projected to, less than ``D``; 0 for none. With ``hidden="full"`` only.
-        device: where the parameters are.
+        proj_size: units ``P`` that h is projected to, fewer than ``D``; 0 for none. Only with ``hidden="full"``.
+        device: device of the parameters.
         dtype: type of the parameters.
         hidden: structure of ``W_hh``: "full", "diagonal", "band:9", "grouped:4", "sparse:0.03", "paths:16"...
-        inputs: structure of each layer's ``W_ih`` likewise, over that layer's inputs.
+        inputs: structure of each layer's ``W_ih``, over that layer's inputs, given in the same way.
 
     Raises:
         ValueError: an argument out of range, an unknown structure.
@@ -166,14 +167,14 @@ class LSTM(RecurrentStack):
 
 
 class GRU(RecurrentStack):
-    """Gated recurrent unit with any structure of ``W_hh``, in the place of torch.nn.GRU.
+    """Gated recurrent unit with any structure of ``W_hh``, a drop-in for torch.nn.GRU.
 
     ``r, z = sigmoid(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)``, ``n = tanh(W_in x_t + b_in + r*(W_hn h_{t-1} + b_hn))``
-    and ``h_t = (1-z)*n + z*h_{t-1}``, the gates in the order r, z, n (torch.nn.GRU and cuDNN).
+    and ``h_t = (1-z)*n + z*h_{t-1}``, with the gates in the order r, z, n (torch.nn.GRU and cuDNN).
 
     ``reset="before"`` resets the state before the product, ``n = tanh(W_in x_t + b_in + W_hn (r*h_{t-1}) + b_hn)``
-    (PreRNN, eq. 3). The names keep torch's meaning of ``z``, the share of the *old* state, in both. Eq. 3 has it the
-    other way round; its ``z`` is ``1-z`` here, that is the ``z`` rows of weights and biases with the opposite sign.
+    (PreRNN, eq. 3). In both forms ``z`` has torch's meaning, the share of the *old* state. In eq. 3 it is the other way
+    round: its ``z`` is ``1-z`` here, that is, the ``z`` rows of weights and biases have the opposite sign.
     (`prernn.convert` and `prernn.traditional` use eq. 3 as it stands.)
 
     Example:
@@ -188,21 +189,21 @@ class GRU(RecurrentStack):
 
     Inputs are ``(T, B, input_size)`` (``(B, T, input_size)`` with ``batch_first``, ``(T, input_size)`` without a
     batch, or packed), outputs ``(T, B, directions*D)``, the state ``(num_layers*directions, B, D)``; `step` takes
-    ``(B, input_size)`` to ``(B, D)``. Arguments are torch.nn.GRU's, in its order, and those behind the star.
+    ``(B, input_size)`` to ``(B, D)``. Arguments are torch.nn.GRU's, in the same order, plus the keyword arguments.
 
     Args:
         input_size: features of the input.
         hidden_size: units ``D`` of each layer and direction.
-        num_layers: layers, each on the outputs of the one before.
+        num_layers: number of layers, each fed by the outputs of the previous one.
         bias: whether there are ``b_ih`` and ``b_hh``, ``(3*D,)`` each.
-        batch_first: whether inputs and outputs have the batch first; states do not.
+        batch_first: whether inputs and outputs have the batch first; it does not affect states.
         dropout: probability of dropping an output between layers, in training.
         bidirectional: whether each layer also runs backwards in time.
-        device: where the parameters are.
+        device: device of the parameters.
         dtype: type of the parameters.
         hidden: structure of ``W_hh``: "full", "diagonal", "band:9", "grouped:4", "sparse:0.03", "paths:16"...
-        inputs: structure of each layer's ``W_ih`` likewise, over that layer's inputs.
-        reset: "after" the recurrent product, torch's, or "before" it, eq. 3's.
+        inputs: structure of each layer's ``W_ih``, over that layer's inputs, given in the same way.
+        reset: "after" the recurrent product, as in torch, or "before" it, as in eq. 3.
 
     Raises:
         ValueError: an argument out of range, an unknown structure or reset.

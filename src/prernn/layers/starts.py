@@ -1,4 +1,4 @@
-"""How a recurrence starts: as torch.nn's, so that it remembers, or so that the network is the CNN still."""
+"""How a recurrence is initialized: like torch.nn, so that it remembers, or so that the network still equals the CNN."""
 
 import math
 from collections.abc import Callable
@@ -13,30 +13,30 @@ from prernn.layers.structures.base import Structure
 from prernn.layers.structures.regular import Diagonal
 
 LASTING: Literal["lasting"] = "lasting"
-"""A state lasts some ten frames: see `lasting_gain` and `_spread`."""
+"""A state lasts for about ten frames: see `lasting_gain` and `_spread`."""
 
 CNN: Literal["cnn"] = "cnn"
-"""The network begins as the CNN: ``W_hh = 0``, gates let pass what they read, `Restoration` brings its scale back."""
+"""The network starts as the CNN: ``W_hh = 0``, gates pass their inputs through, `Restoration` restores the scale."""
 
 KEPT = 0.933
-"""Share of a state that is left after a frame: half in 10 frames."""
+"""Share of a state that remains after one frame: half of it remains after 10 frames."""
 
 FRAMES = 30
-"""That the longest memory of a diagonal GRU's units lasts at the start."""
+"""How long the longest memory among a diagonal GRU's units initially lasts, in frames."""
 
 OPEN = 3.0
-"""Bias of a gate that lets pass, its negative that of one that is shut: sigmoid(3) = 0.95."""
+"""Bias of an open gate; a closed gate has its negative: sigmoid(3) = 0.95."""
 
 
 def gain_of(start: float | str, cell: Cell, structure: Structure) -> float:
-    """How large ``W_hh`` starts, as a multiple of ``+-1/sqrt(fan_in)``.
+    """The initial scale of ``W_hh``, as a multiple of ``+-1/sqrt(fan_in)``.
 
     Args:
-        start: a number, that multiple itself; "lasting" or "cnn".
+        start: this multiple as a number, or "lasting" or "cnn".
 
     Raises:
-        ValueError: another word, or a number below 0.
-        NotImplementedError: "cnn" of a cell that is not prernn's own.
+        ValueError: another string, or a number below 0.
+        NotImplementedError: "cnn" with a cell other than vrnn, lstm or gru.
     """
     if not isinstance(start, str):
         return real("start", start, 0)
@@ -51,7 +51,7 @@ def gain_of(start: float | str, cell: Cell, structure: Structure) -> float:
 
 @torch.no_grad()
 def set_biases(bias: Tensor, start: float | str, cell: Cell, structure: Structure) -> None:
-    """Biases ``(G, D)`` that a start asks for; zeros are left for any other."""
+    """Sets the biases ``(G, D)`` that a start requires; for other starts they are left as they are."""
     if start == LASTING and _each_alone(cell, structure):
         _spread(bias, cell)
     if start == CNN:
@@ -60,14 +60,14 @@ def set_biases(bias: Tensor, start: float | str, cell: Cell, structure: Structur
 
 
 def _opened(cell: Cell) -> dict[str, int]:
-    """Gates that stand open (1) or shut (-1) where a network begins as the CNN: what is new passes, what is old not."""
+    """Gates that are open (1) or closed (-1) in a network that starts as the CNN: input passes, old state doesn't."""
     if isinstance(cell, GRUCell):
         return {"z": 1 if cell.update == "new" else -1}
     return {"i": 1, "f": -1, "o": 1} if isinstance(cell, LSTMCell) else {}
 
 
 def passed(cell: Cell) -> float:
-    """What opened gates let pass of a small input: the share of it that the output is."""
+    """The factor by which open gates scale a small input on its way to the output."""
     return 1 / (1 + math.exp(-OPEN)) ** sum(side > 0 for side in _opened(cell).values())
 
 
@@ -75,14 +75,15 @@ def lasting_gain(cell: Cell) -> float:
     """The gain of ``W_hh`` with which a recurrence near zero keeps a share of 0.933 of its state from frame to frame.
 
     Near zero, where `prernn.calibrate` puts gate inputs, a step is linear, ``s_t = (k I + m W_hh) s_{t-1}`` plus input:
-    a GRU's gates stand at 1/2, so that k = 1/2 and m = 1/4; in a VRNN k = 0 and m is the root mean square of the
+    a GRU's gates are at 1/2, so that k = 1/2 and m = 1/4; in a VRNN k = 0 and m is the root mean square of the
     activation's slopes on both sides of zero, 1 for tanh, sqrt(1/2) for ReLU. ``W_hh`` uniform in ``+-gain/sqrt(n)``
-    has a spectral radius of ``gain/sqrt(3)`` (the circular law), and the step one of ``k + m gain/sqrt(3)``. From a
-    gain of 1, torch.nn's, a GRU's state loses half in 1.6 frames before anything is learnt, and what was earlier has
-    hardly a gradient. Where the radius is above 1 a state grows until it saturates.
+    has a spectral radius of ``gain/sqrt(3)`` (the circular law), so the step has one of ``k + m gain/sqrt(3)``. With a
+    gain of 1, as in torch.nn, an untrained GRU's state loses half in 1.6 frames, and earlier frames get hardly any
+    gradient. If the radius is above 1, a state grows until it saturates.
 
-    An LSTM starts at 1. The same numbers hold for it near zero, but its cell adds up where a GRU takes means: larger
-    starts made its states overflow in training (docs/results.md), and from 1 it learns to remember as it is.
+    An LSTM starts with a gain of 1. The same analysis holds for it near zero, but its cell state accumulates where a
+    GRU averages: larger gains made its states overflow in training (docs/results.md), and with 1 it already learns to
+    remember.
 
     Example:
         >>> from prernn.layers.cells import LSTMCell
@@ -90,7 +91,7 @@ def lasting_gain(cell: Cell) -> float:
         [3.0, 1.0, 1.62, 2.29]
 
     Args:
-        cell: for one that is not prernn's own the gain is 1.
+        cell: for any cell other than a GRU or VRNN the gain is 1.
     """
     if isinstance(cell, GRUCell):
         kept, slope = 1 / 2, 1 / 4
@@ -102,11 +103,11 @@ def lasting_gain(cell: Cell) -> float:
 
 
 def _spread(bias: Tensor, cell: Cell) -> None:
-    """Lets the units of a diagonal GRU begin with memories of 2 to 30 frames.
+    """Initializes the units of a diagonal GRU with memories of 2 to 30 frames.
 
-    Where a unit hears itself alone, many units have no common mode that could last. So each gets a time of its own by
-    the bias of its update gate, ``-log U(1, T - 1)``: it takes a new value at a rate of one in so many frames (Tallec
-    and Ollivier, "Can recurrent neural networks warp time?", 2018, section 2).
+    If each unit only receives itself, units have no collective mode that could last. So each unit gets its own time
+    constant through the bias of its update gate, ``-log U(1, T - 1)``, which sets the share of a new value that it
+    takes in every frame (Tallec and Ollivier, "Can recurrent neural networks warp time?", 2018, section 2).
     """
     assert isinstance(cell, GRUCell)
     lasts = torch.log(torch.empty_like(bias[1]).uniform_(1, FRAMES - 1))
@@ -121,10 +122,10 @@ def _each_alone(cell: Cell, structure: Structure) -> bool:
 def _slope(activation: Callable[[Tensor], Tensor]) -> float:
     """Root mean square of the slopes left and right of zero; 1 on the meta device, where nothing is computed."""
     parameters = list(activation.parameters()) if isinstance(activation, nn.Module) else []
-    like = next(iter(parameters), torch.zeros(()))  # that of a PReLU may lie elsewhere, or in another precision
+    like = next(iter(parameters), torch.zeros(()))  # a PReLU's may be on another device, or in another precision
     if like.is_meta:
         return 1.0
-    step, units = 0.01, max([1, *(each.numel() for each in parameters)])  # and have one for each unit
+    step, units = 0.01, max([1, *(each.numel() for each in parameters)])  # a PReLU may have one for each unit
     x = like.new_tensor([[-2.0], [-1.0], [1.0], [2.0]]) * step
     left_2, left_1, right_1, right_2 = activation(x.repeat(1, units))
     slopes = torch.stack([left_1 - left_2, right_2 - right_1]) / step

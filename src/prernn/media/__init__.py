@@ -1,1 +1,1 @@
-"""Videos and what is made of them: frames, clips, optical flow."""
+"""Videos and what is computed from them: frames, clips, optical flow. Also sound."""

@@ -1,4 +1,4 @@
-"""Sound as numbers: samples of a file, and what recognisers of speech read of them."""
+"""Sound as numbers: samples of a file, and the features that speech recognizers compute from them."""
 
 import itertools
 import math
@@ -18,50 +18,50 @@ from prernn.media.video import VideoError
 if TYPE_CHECKING:
     import av
 
-_said: set[tuple[int, int, int]] = set()  # rates and channels that were told of
+_said: set[tuple[int, int, int]] = set()  # rates and channels already warned about
 
 MICROPHONE = "microphone:"
-"""What the name of a microphone as a source begins with; ``microphone:default`` is the system's own."""
+"""Prefix of a source that is a microphone; ``microphone:default`` is the system's default."""
 
 QUIET = 1e-6
-"""Power below which frequencies are silent, of samples from -1 to 1."""
+"""Power below which a frequency counts as silent, for samples from -1 to 1."""
 
 
 def sample_rate(path: str | Path) -> int:
-    """Samples a second of a sound file. VideoError where it can't be read."""
+    """Samples per second of a sound file. VideoError if it can't be read."""
     container, stream = _opened(path)
     with container:
         return int(stream.rate)
 
 
 def seconds_of(path: str | Path) -> float:
-    """How long a sound file says it is; 0 where it says nothing. VideoError where it can't be read."""
+    """Length of a sound file in seconds as it states it, 0 if it doesn't. VideoError if it can't be read."""
     container, stream = _opened(path)
     with container:
         return float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
 
 
 def read_audio(path: str | Path, rate: int | None = None) -> Tensor:
-    """A sound file's samples, float32 ``(N,)`` from -1 to 1: WAV, NIST SPHERE (TIMIT's), FLAC, and what PyAV reads.
+    """Reads a sound file's samples, float32 ``(N,)`` from -1 to 1: WAV, NIST SPHERE (TIMIT), FLAC, all that PyAV reads.
 
-    Several channels become their mean. Another rate than that of the file is made by FFmpeg's resampler; of each kind
-    of file that is changed a warning says so, once.
+    Several channels are averaged. A different rate than the file's is produced by FFmpeg's resampler. A warning says
+    when sound is changed in these ways, once for each combination of rates and channels.
 
     Args:
         path: the file.
-        rate: samples a second; None is that of the file.
+        rate: samples per second; None keeps the file's.
 
     Raises:
-        VideoError: a file that can't be read, without a sample, or with samples that are no numbers.
+        VideoError: a file that can't be read, has no samples, or has samples that are NaN or infinite.
     """
     return torch.cat(list(read_sound(path, rate)))
 
 
 def read_sound(source: str | Path, rate: int | None = None) -> Iterator[Tensor]:
-    """`read_audio` part by part, as they come: also of ``-``, standard input, and ``microphone:NAME``.
+    """Like `read_audio`, but yields parts as they arrive; also reads ``-`` (standard input) and ``microphone:NAME``.
 
     Raises:
-        VideoError: as `read_audio`; a microphone that can't be opened.
+        VideoError: as in `read_audio`, or a microphone that can't be opened.
     """
     import av
 
@@ -71,7 +71,7 @@ def read_sound(source: str | Path, rate: int | None = None) -> Iterator[Tensor]:
         rate = own if rate is None else rate
         if (rate != own or channels > 1) and (own, channels, rate) not in _said:
             _said.add((own, channels, rate))
-            message = f"sound of {own} Hz, {channels} channels, is made sound of {rate} Hz, 1 channel: {source}"
+            message = f"sound of {own} Hz, {channels} channels, is converted to {rate} Hz, 1 channel: {source}"
             warnings.warn(message, RuntimeWarning, stacklevel=2)
         resampler, count = av.AudioResampler(format="fltp", rate=rate), 0
         try:
@@ -89,11 +89,11 @@ def read_sound(source: str | Path, rate: int | None = None) -> Iterator[Tensor]:
 
 
 def moments(features: Iterable[Tensor], least: float) -> tuple[list[float], list[float]] | None:
-    """Mean and standard deviation of each feature over all windows ``(T, F)``; None where there is no window.
+    """Mean and standard deviation of each feature over all windows; None if there is no window.
 
     Args:
-        features: of each recording.
-        least: variance; a smaller one counts as this.
+        features: windows ``(T, F)`` of each recording.
+        least: lower limit of the variance.
     """
     count, total, squares = 0, torch.zeros(()).double(), torch.zeros(()).double()
     for windows in (each.double() for each in features):
@@ -114,12 +114,12 @@ def _opened(path: str | Path) -> "tuple[av.container.InputContainer, av.AudioStr
         raise VideoError(f"{path}: can't be read as sound: {error}") from error
     if not container.streams.audio:
         container.close()
-        raise VideoError(f"{path}: expected a file with sound, found none in it")
+        raise VideoError(f"{path}: expected a file with sound, found none")
     return container, container.streams.audio[0]
 
 
 def _place(source: str) -> tuple[str, dict[str, Any]]:
-    """av.open's name and arguments for a file, standard input or a microphone."""
+    """The name and arguments that av.open takes for a file, standard input or a microphone."""
     if source == "-":
         return "pipe:0", {}
     if not source.startswith(MICROPHONE):
@@ -132,9 +132,9 @@ def _place(source: str) -> tuple[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class LogSpectrum:
-    """The logarithm of each frequency's power, in windows: a spectrogram, what end-to-end recognisers read.
+    """The log power of each frequency in windows: a spectrogram, the input of end-to-end recognizers.
 
-    A Hamming window of ``window`` seconds every ``hop`` seconds, ``x = ln(|rfft(samples)|^2 + 1e-6)``.
+    It takes a Hamming window of ``window`` seconds every ``hop`` seconds: ``x = ln(|rfft(samples)|^2 + 1e-6)``.
 
     Attributes:
         window: seconds.
@@ -153,15 +153,15 @@ class LogSpectrum:
             raise ValueError(f"spectrum: expected a hop of at most the window's {self.window} s, got {self.hop}")
 
     def size(self, rate: int) -> int:
-        """Frequencies of a window."""
+        """Number of frequencies in a window."""
         return _samples(self.window, rate) // 2 + 1
 
     def lengths(self, rate: int) -> tuple[int, int]:
-        """Samples of a window and between the starts of two windows."""
+        """Samples in a window, and samples from the start of one window to the next."""
         return _samples(self.window, rate), _samples(self.hop, rate)
 
     def __call__(self, samples: Tensor, rate: int) -> Tensor:
-        """Windows ``(T, F)`` of samples ``(N,)``, as many as are full."""
+        """Windows ``(T, F)`` of samples ``(N,)``; an incomplete last window is dropped."""
         window, hop = self.lengths(rate)
         if len(samples) < window:
             return samples.new_zeros(0, self.size(rate))
@@ -171,17 +171,17 @@ class LogSpectrum:
 
 @dataclass(frozen=True)
 class Cepstra:
-    """Mel-frequency cepstral coefficients with first and second differences: what TIMIT's recognisers read.
+    """Mel-frequency cepstral coefficients with first and second differences: the input of recognizers for TIMIT.
 
-    A window of ``window`` seconds every ``hop`` seconds; its power in ``bands`` bands of the mel scale, their
-    logarithm's discrete cosine transform, of which the first ``count`` coefficients are kept (Davis and Mermelstein,
-    1980), and their slopes over five windows, twice. All by torchaudio.
+    A window of ``window`` seconds is taken every ``hop`` seconds. Its features are the first ``count`` coefficients of
+    the discrete cosine transform of the log power in ``bands`` bands of the mel scale (Davis and Mermelstein, 1980),
+    their slopes over five windows, and the slopes of these. All computed by torchaudio.
 
     Attributes:
         window: seconds.
         hop: seconds.
-        bands: of the mel scale.
-        count: coefficients; there are three times as many features.
+        bands: number of mel bands.
+        count: coefficients kept; there are three times as many features.
 
     Raises:
         ValueError: numbers out of range, more coefficients than bands.
@@ -199,21 +199,21 @@ class Cepstra:
 
     @property
     def size(self) -> int:
-        """Features of a window."""
+        """Number of features per window."""
         return 3 * self.count
 
     def steps(self, samples: int, rate: int) -> int:
-        """How many windows so many samples have, one at least."""
+        """Number of windows in ``samples`` samples, at least one."""
         window, hop = self._lengths(rate)
         return 1 + max(0, samples - window) // hop
 
     def middles(self, steps: int, rate: int) -> np.ndarray:
-        """Seconds of the middle of each window ``(T,)``."""
+        """Time of the middle of each window in seconds, ``(T,)``."""
         window, hop = self._lengths(rate)
         return (np.arange(steps) * hop + window / 2) / rate
 
     def __call__(self, samples: Tensor, rate: int) -> Tensor:
-        """Features ``(T, 3 * count)`` of samples ``(N,)``; fewer than a window are filled up with silence.
+        """Features ``(T, 3 * count)`` of samples ``(N,)``; less than one window is padded with silence.
 
         Raises:
             ImportError: torchaudio is missing: ``pip install "prernn[speech]"``.
@@ -224,7 +224,7 @@ class Cepstra:
         except ImportError as error:
             raise ImportError('torchaudio is missing: pip install "prernn[speech]"', name="torchaudio") from error
         window, hop = self._lengths(rate)
-        points = 2 ** math.ceil(math.log2(max(window, 512 * rate / 16000)))  # narrow bands want some points each
+        points = 2 ** math.ceil(math.log2(max(window, 512 * rate / 16000)))  # each narrow band needs a few points
         before, after = (points - window) // 2, points - window - (points - window) // 2
         room = max(0, window - len(samples))
         padded = torch.nn.functional.pad(samples, (before, after + room))

@@ -1,4 +1,4 @@
-"""Videos written, whole or not at all."""
+"""Writing videos: complete or not at all."""
 
 import math
 from collections.abc import Iterable
@@ -14,17 +14,17 @@ from prernn.reports.files import whole_file
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> int:
-    """Writes uint8 RGB frames ``(H, W, 3)`` as an mp4 (H.264, else MPEG-4).
+    """Writes uint8 RGB frames ``(H, W, 3)`` as an mp4 (H.264, or MPEG-4 if there is no H.264 encoder).
 
-    The file appears under its name only when it is complete. Odd sizes are kept (H.264 then uses 4:4:4). It says that
-    its pixels are square, and that its colours are BT.709 in high definition (see `picture.is_hd`), BT.601 below.
+    The file appears under its name only when it is complete. Odd sizes are kept (H.264 then uses 4:4:4). The file is
+    tagged with square pixels and with BT.709 colors in high definition (see `picture.is_hd`), BT.601 otherwise.
 
     Returns:
-        How many frames there were.
+        The number of frames written.
 
     Raises:
         ValueError: another suffix, no frames, a bad rate, dtype or shape, or a change of size.
-        OSError: the file cannot be written, such as on a full disk.
+        OSError: the file cannot be written, for instance because the disk is full.
     """
     path = Path(path)
     if path.suffix.lower() != ".mp4" or not 0 < fps < math.inf:
@@ -46,7 +46,7 @@ def _encode(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
                 raise ValueError(f"frame {count}: expected uint8 {shape}, got {image.dtype} {image.shape}")
             if count == 0:
                 stream.height, stream.width, _ = shape
-                # 4:2:0 halves the colour planes, which x264 does for even sizes only.
+                # 4:2:0 halves the color planes, which x264 does for even sizes only.
                 stream.pix_fmt = "yuv444p" if h264 and (shape[0] % 2 or shape[1] % 2) else "yuv420p"
                 stream.options = {"crf": "18"} if h264 else {"qmin": "3", "qmax": "3"}
                 stream.sample_aspect_ratio = Fraction(1)

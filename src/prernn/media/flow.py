@@ -1,16 +1,16 @@
-"""Optical flow for the temporal stream of two-stream networks: computed in advance, or on the way in a stream.
+"""Optical flow for the temporal stream of two-stream networks: computed in advance, or on the fly in a stream.
 
-The flow between two frames says for every pixel how far it moved, in x and y. Simonyan and Zisserman, "Two-Stream
-Convolutional Networks for Action Recognition in Videos", NIPS 2014, stack that of ten frames as the 20 input channels
-of a CNN, and so does PreRNN (section 4.3), with the TV-L1 method: Zach, Pock and Bischof, "A Duality Based Approach for
-Realtime TV-L1 Optical Flow", DAGM 2007.
+The flow between two frames says for every pixel how far it moved in x and y. Simonyan and Zisserman, "Two-Stream
+Convolutional Networks for Action Recognition in Videos", NIPS 2014, stack the flow of ten frames as the 20 input
+channels of a CNN. PreRNN (section 4.3) does the same with the TV-L1 method: Zach, Pock and Bischof, "A Duality Based
+Approach for Realtime TV-L1 Optical Flow", DAGM 2007.
 
 Flow is stored as uint8: ``128 + 127 v / bound``, rounded, for v pixels between two frames, clipped to ``+-bound``.
-A frame's flow is that from the frame before, zero for the first; so it depends on nothing that comes later, and a
+A frame's flow is the motion since the previous frame, zero for the first. So it never depends on later frames, and a
 video has as many flow frames as frames.
 
-A cache holds one Matroska file a video, of grey pictures ``(2H, W)`` with x above y, losslessly as FFV1: a stream and
-a cache give the very same numbers. The settings are in the file's metadata.
+A cache holds one Matroska file per video, of grey pictures ``(2H, W)`` with x above y, compressed losslessly with FFV1,
+so a stream and a cache give exactly the same numbers. The settings are in the file's metadata.
 """
 
 from collections import deque
@@ -21,22 +21,22 @@ from typing import Literal
 import numpy as np
 
 STILL = 128
-"""The stored value of no motion."""
+"""The stored value for no motion."""
 
 
 @dataclass(frozen=True)
 class FlowSettings:
-    """How flow is computed; a cache file carries it.
+    """How flow is computed; stored in every cache file.
 
     Attributes:
-        short_side: pixels that the shorter side of frames is shrunk to before, None for frames as they are. Flow is in
-            pixels of the shrunk frames.
-        bound: pixels between two frames that flow is clipped to, on either side; a level of uint8 is bound / 127
+        short_side: frames are first shrunk so that their shorter side has this many pixels; None leaves them as they
+            are. Flow is in pixels of the shrunk frames.
+        bound: flow is clipped to this many pixels per frame in either direction; a level of uint8 is bound / 127
             pixels.
-        method: "tvl1", OpenCV's TV-L1 with its own parameters.
+        method: "tvl1", OpenCV's TV-L1 with its default parameters.
 
     Raises:
-        ValueError: numbers that make no sense, or another method.
+        ValueError: a number out of range, or another method.
     """
 
     short_side: int | None = 256
@@ -50,16 +50,16 @@ class FlowSettings:
             raise ValueError(f"flow bound: expected pixels above 0, got {self.bound}")
         if self.method != "tvl1":
             raise ValueError(f'flow method: expected "tvl1", got {self.method!r}')
-        object.__setattr__(self, "bound", float(self.bound))  # 20 and 20.0 are written alike
+        object.__setattr__(self, "bound", float(self.bound))  # so that 20 and 20.0 are written the same way
 
 
 def flow_frames(frames: Iterable[np.ndarray], settings: FlowSettings) -> Iterator[np.ndarray]:
-    """Yields for every uint8 RGB frame ``(H, W, 3)`` the flow from the one before, uint8 ``(h, w, 2)``: x, then y.
+    """Yields for every uint8 RGB frame ``(H, W, 3)`` the flow since the previous one, uint8 ``(h, w, 2)``: x, then y.
 
-    ``h``, ``w`` are the size after shrinking. The first frame's flow is all 128, which is no motion.
+    ``h``, ``w`` are the size after shrinking. The first frame's flow is all 128, that is, no motion.
 
     Raises:
-        ValueError: a frame of another dtype or shape than uint8 ``(H, W, 3)`` as the first.
+        ValueError: a frame that is not uint8 ``(H, W, 3)``, or differs in shape from the first.
     """
     flow = Flow(settings)
     for frame in frames:
@@ -67,13 +67,13 @@ def flow_frames(frames: Iterable[np.ndarray], settings: FlowSettings) -> Iterato
 
 
 class FlowStack:
-    """The stacked flow of a stream, frame by frame: of uint8 RGB ``(H, W, 3)``, uint8 ``(h, w, 2 stack)``.
+    """The stacked flow of a stream, frame by frame: from uint8 RGB ``(H, W, 3)`` to uint8 ``(h, w, 2 stack)``.
 
-    That is the flow of this frame and of the ``stack - 1`` before it, oldest first, x and y in turn; 128 before the
-    first frame: what `read_flow_clip` gives for this frame, channels last.
+    The stack is the flow of this frame and of the ``stack - 1`` frames before it, oldest first, x and y alternating,
+    with 128 before the first frame: the same as `read_flow_clip` gives for this frame, but with channels last.
 
     Raises:
-        ValueError: a stack below 1; at a frame, as `flow_frames`.
+        ValueError: a stack below 1; when called, a bad frame as in `flow_frames`.
     """
 
     def __init__(self, settings: FlowSettings, stack: int = 10) -> None:
@@ -125,12 +125,12 @@ class Flow:
 
 
 def _quantised(flow: np.ndarray, bound: float) -> np.ndarray:
-    """Pixels to uint8, 1 to 255: the range is symmetric, so that mirrored flow has its counterpart."""
+    """Pixels to uint8, 1 to 255: the range is symmetric, so that mirrored flow can be stored exactly."""
     clipped = np.clip(np.nan_to_num(flow, nan=0.0), -bound, bound)
     return (STILL + np.rint(clipped * (127 / bound))).astype(np.uint8)
 
 
 def check_stack(stack: int) -> None:
-    """Raises ValueError for a stack of no frames."""
+    """Raises ValueError for a stack of less than one frame."""
     if stack < 1:
         raise ValueError(f"flow stack: expected at least 1 frame, got {stack}")

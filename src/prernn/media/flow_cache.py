@@ -1,4 +1,4 @@
-"""Optical flow of whole folders of videos, computed in advance and read back."""
+"""Optical flow of whole folders of videos, computed in advance, stored in files and read back."""
 
 import contextlib
 import dataclasses
@@ -28,19 +28,19 @@ from prernn.reports.progress import bars
 CACHE_SUFFIX = ".mkv"
 
 
-METADATA_KEY = "PRERNN_FLOW"  # Matroska hands names back in capitals
+METADATA_KEY = "PRERNN_FLOW"  # Matroska returns names in capitals
 
 
-# FFV1's larger context model and its range coder: on the flow of five clips a quarter smaller than FFmpeg's default,
-# and 8 to 29 % smaller than lossless H.264.
+# FFV1 with its larger context model and range coder: on the flow of five clips a quarter smaller than with FFmpeg's
+# default, and 8 to 29 % smaller than lossless H.264.
 FFV1: dict[str, object] = {"level": "3", "coder": "1", "context": "1"}
 
 
 def flow_file(video: str | Path, root: str | Path, cache: str | Path) -> Path:
-    """The cache file of a video below ``root``: its name from there with ".mkv" behind it, below ``cache``.
+    """The cache file of a video: its path relative to ``root`` with ".mkv" appended, inside ``cache``.
 
     Raises:
-        ValueError: a video that is not below ``root``.
+        ValueError: a video that is not inside ``root``.
     """
     try:
         name = Path(video).absolute().relative_to(Path(root).absolute())
@@ -60,20 +60,20 @@ def read_flow_clip(
 ) -> Tensor:
     """Reads the flow of the frames that ``sampling`` picks from a cache file: uint8 ``(T, 2 stack, H, W)``.
 
-    A picked frame has the flows of itself and the ``stack - 1`` frames before it, oldest first, x and y in turn; 128
-    before the video's start. Which frames are picked is as in `video.read_clip`, by times that the cache keeps to
-    the millisecond.
+    Each picked frame comes as the flow of itself and of the ``stack - 1`` frames before it, oldest first, x and y
+    alternating, with 128 before the start of the video. Frames are picked as in `video.read_clip`, by their times,
+    which the cache stores to the millisecond.
 
     Args:
-        source: a file that `precompute` wrote; `flow_file` tells its name.
+        source: a file that `precompute` wrote; `flow_file` gives its name.
         sampling: which frames are picked.
         chance: makes the "random" and "consecutive" rules random.
-        stack: flows of a picked frame.
-        settings: those that the file must have been made with; None takes any.
-        tolerate_truncation: of a file that ends early or is damaged, take what decodes before.
+        stack: flow frames stacked for each picked frame.
+        settings: those that the file must have been made with; None accepts any.
+        tolerate_truncation: if the file ends early or is damaged, use the part that decodes.
 
     Raises:
-        VideoError: a file that is absent, not readable or cut off, no flow cache, or made with other settings.
+        VideoError: a file that is missing, unreadable or cut off, no flow cache, or made with other settings.
         ValueError: a stack below 1.
     """
     check_stack(stack)
@@ -91,7 +91,7 @@ def _open(source: str | Path) -> Iterator[Any]:
     try:
         container = av.open(f"file:{source}")
     except FFmpegError as error:
-        raise VideoError(f"{source}: no flow cache that can be read: {error.strerror}") from error
+        raise VideoError(f"{source}: not a readable flow cache: {error.strerror}") from error
     with container:
         if METADATA_KEY not in container.metadata or not container.streams.video:
             raise VideoError(f"{source}: expected a flow cache, found a file without its settings")
@@ -99,7 +99,7 @@ def _open(source: str | Path) -> Iterator[Any]:
 
 
 def read_settings(source: str | Path) -> FlowSettings:
-    """The settings that a cache file was made with. Raises VideoError for a file that is none."""
+    """The settings that a cache file was made with. Raises VideoError if it is no cache file."""
     with _open(source) as container:
         return _settings_in(container, source)
 
@@ -117,7 +117,7 @@ def _written(settings: FlowSettings) -> str:
 
 
 def _times(source: str | Path, settings: FlowSettings | None) -> tuple[list[float], bool]:
-    """Seconds of each frame, without decoding, and whether the file is whole."""
+    """The time of each frame in seconds, without decoding, and whether the file is complete."""
     with _open(source) as container:
         own = _settings_in(container, source)
         if settings is not None and settings != own:
@@ -128,12 +128,12 @@ def _times(source: str | Path, settings: FlowSettings | None) -> tuple[list[floa
                 if packet.size and packet.pts is not None:
                     times.append(float(packet.pts * packet.time_base))
                     end = times[-1] + float((packet.duration or 0) * packet.time_base)
-        # the length is written when the file is complete; the slack is for rounding to Matroska's milliseconds
+        # the length is written only to a complete file; the slack allows for rounding to Matroska's milliseconds
         return times, end > (container.duration or 0) / av.time_base - 0.002
 
 
 def _planes(source: str | Path, picks: list[int], stack: int) -> dict[int, np.ndarray]:
-    """The pictures (2H, W) that the stacks of the picked frames need, by index."""
+    """The pictures (2H, W) needed for the stacks of the picked frames, by index."""
     needed = {i for pick in picks for i in range(max(pick - stack + 1, 0), pick + 1)}
     planes: dict[int, np.ndarray] = {}
     with _open(source) as container:
@@ -171,27 +171,27 @@ def precompute(
     progress: bool = True,
     run_jobs: "Callable[..., Generator[Result, None, None]] | None" = None,
 ) -> dict[str, str]:
-    """Computes the flow of all videos below ``root`` into ``cache``; returns those skipped, ``{path: reason}``.
+    """Computes the flow of all videos in ``root`` into ``cache``; returns the skipped ones as ``{path: reason}``.
 
-    Each video, a file or a folder of frames, becomes one file (see `flow_file`), which appears whole or not at all;
-    a file that is there with the same settings is left, so an interrupted run goes on where it was. Hidden files,
-    and ``cache`` where it lies below ``root``, are left out.
+    Each video, a file or a folder of frames, becomes one file (see `flow_file`), which appears complete or not at all.
+    Existing files with the same settings are kept, so an interrupted run continues where it stopped. Hidden files are
+    ignored, and so is ``cache`` if it lies inside ``root``.
 
     Args:
         root: folder of the videos.
         cache: folder of the flow files.
         settings: how flow is computed.
-        processes: worker processes, each on one core; None takes one a core. 1 computes in this process. Workers are
-            started anew (spawn), so a script that calls this needs the guard ``if __name__ == "__main__"``.
+        processes: worker processes, each on one core; None means one per core. 1 computes in this process. Workers are
+            started by "spawn", so a script that calls this needs the guard ``if __name__ == "__main__"``.
         on_error: "raise" stops at a video that cannot be read; "skip" goes on and reports it at the end.
-        overwrite: compute files anew that are there with other settings or can't be read.
-        tolerate_truncation: take what decodes of a video that ends early.
-        progress: show a bar, and what was skipped.
-        run_jobs: does the ``jobs=`` elsewhere, each by what `worker` makes there; yields what that gives.
+        overwrite: recompute files that have other settings or can't be read.
+        tolerate_truncation: use the part that decodes of a video that ends early.
+        progress: show a progress bar, and what was skipped.
+        run_jobs: runs the ``jobs=`` elsewhere, each with a function that `worker` makes there, and yields the results.
 
     Raises:
-        ValueError: an absent root or one without videos, a file with other settings, ``processes`` below 1.
-        VideoError: a video can't be read, with on_error="raise".
+        ValueError: a root that is missing or has no videos, a file with other settings, ``processes`` below 1.
+        VideoError: a video can't be read and on_error is "raise".
         OSError: a file can't be written.
     """
     if on_error not in ("raise", "skip"):
@@ -236,7 +236,7 @@ def _videos(root: Path, cache: Path) -> list[Path]:
 
 
 def _is_done(target: Path, settings: FlowSettings, overwrite: bool) -> bool:
-    """Whether a file that is there can stay. Raises ValueError where it can't and may not be replaced."""
+    """Whether an existing file can stay. Raises ValueError if it can't but may not be replaced."""
     try:
         own = read_settings(target)
     except VideoError as error:
@@ -256,13 +256,13 @@ Job = tuple[str, str, FlowSettings, bool]
 
 
 Result = tuple[str, str]
-"""Video, and why there is no flow of it: "" where there is."""
+"""A video, and the reason why its flow could not be computed, or "" if it was."""
 
 
 def _run(jobs: list[Job], processes: int) -> Generator[Result, None, None]:
-    """Does the jobs and yields their results as they come; closed early it stops the workers within a frame."""
+    """Runs the jobs and yields results as they arrive; if closed early, the workers stop within one frame."""
     processes = min(processes, len(jobs))
-    if processes <= 1:  # also no jobs, for which there is no pool
+    if processes <= 1:  # also if there are no jobs: a pool can't be empty
         with _one_thread():
             for job in jobs:
                 yield _compute(job)
@@ -271,7 +271,7 @@ def _run(jobs: list[Job], processes: int) -> Generator[Result, None, None]:
     stop = context.Event()
     pool = ProcessPoolExecutor(processes, context, _start_worker, (stop,))
     try:
-        with _interrupts_ignored():  # as workers then do from their start: Ctrl-C goes to all processes
+        with _interrupts_ignored():  # workers inherit this: Ctrl-C is sent to all processes
             futures = [pool.submit(_compute, job) for job in jobs]
         for done in as_completed(futures):
             yield done.result()
@@ -280,7 +280,7 @@ def _run(jobs: list[Job], processes: int) -> Generator[Result, None, None]:
         pool.shutdown(cancel_futures=True)
 
 
-_stopped: Callable[[], bool] = bool  # in a worker: whether the main process wants it to stop
+_stopped: Callable[[], bool] = bool  # in a worker, tells whether the main process wants it to stop
 
 
 def _start_worker(stop: Any) -> None:
@@ -288,14 +288,14 @@ def _start_worker(stop: Any) -> None:
     import cv2
 
     _stopped = stop.is_set
-    cv2.setNumThreads(1)  # the processes share out the cores
+    cv2.setNumThreads(1)  # each process uses one core
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
+        yield  # only the main thread may set signal handlers
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -305,7 +305,7 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """Ends a worker whose main process was killed and so can't say stop."""
+    """Ends a worker whose main process was killed and so can't tell it to stop."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -325,7 +325,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def worker() -> Callable[[Job], Result]:
-    """What does a job, in a process that has one core."""
+    """The function that runs a job, for a process that has one core."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -357,7 +357,7 @@ def _until_stopped(frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[tuple
 
 
 def _write(path: Path, frames: Iterable[tuple[float, np.ndarray]], settings: FlowSettings) -> None:
-    """Writes the flow of a video's frames with their times to a cache file, whole or not at all."""
+    """Writes the flow of a video's frames and their times to a cache file, complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     flow, last = Flow(settings), -1
     with whole_file(path) as part, av.open(f"file:{part}", "w", format="matroska") as container:
@@ -379,7 +379,7 @@ def _write(path: Path, frames: Iterable[tuple[float, np.ndarray]], settings: Flo
 
 @contextlib.contextmanager
 def _bar(total: int, done: int, show: bool) -> Iterator[Callable[[], None]]:
-    """A progress bar over videos; gives what advances it."""
+    """A progress bar over videos; gives the function that advances it."""
     with bars(disable=not show) as progress:
         task = progress.add_task("flow", total=total, completed=done, note="videos")
         yield lambda: progress.advance(task)

@@ -14,8 +14,8 @@ def folder_frames(folder: Address, fps: float) -> list[tuple[float, Path]]:
     """The images of a folder with their times in seconds, in natural order: frame2 comes before frame10.
 
     Raises:
-        ValueError: a rate that is none.
-        VideoError: no images.
+        ValueError: a rate that is not a positive number.
+        VideoError: a folder without images.
     """
     if not 0 < fps < math.inf:
         raise ValueError(f"fps of a folder of frames: expected a rate above 0, got {fps}")
@@ -31,7 +31,7 @@ def _natural(file: Path) -> tuple[list[str | int], str]:
 
 
 def load(folder: Address, file: Path) -> np.ndarray:
-    """An image as it is to be shown, uint8 RGB ``(H, W, 3)``; VideoError where it cannot be read."""
+    """An image as it should be displayed (upright), uint8 RGB ``(H, W, 3)``; VideoError if it cannot be read."""
     try:
         with Image.open(file) as image:
             mode = image.mode
@@ -39,5 +39,5 @@ def load(folder: Address, file: Path) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise VideoError(f"{folder}: frame {file.name} cannot be read: {error}") from error
     if mode.startswith(("I", "F")):  # converting these to 8 bits would only clip them
-        raise VideoError(f"{folder}: frame {file.name}: expected 8 bits a channel, got mode {mode}")
+        raise VideoError(f"{folder}: frame {file.name}: expected 8 bits per channel, got mode {mode}")
     return np.array(upright)

@@ -1,4 +1,4 @@
-"""Decoded frames as the pictures that a player shows: progressive, RGB, square pixels, upright."""
+"""Decoded frames as pictures, the way a player shows them: progressive, RGB, with square pixels, upright."""
 
 import warnings
 from collections import deque
@@ -15,31 +15,31 @@ from av.video.reformatter import Colorspace, ColorTrc, Interpolation, VideoRefor
 from prernn.media.source import Address
 
 UNKNOWN = 2
-"""FFmpeg's number for colours that a video says nothing of."""
+"""FFmpeg's number for a color space that the video does not state."""
 
 
 COLORS = {0: "RGB", 1: "BT.709", 4: "FCC", 5: "BT.601", 6: "BT.601", 7: "SMPTE 240M", 9: "BT.2020", 10: "BT.2020"}
-"""FFmpeg's numbers of the equations between Y'CbCr and RGB."""
+"""FFmpeg's numbers for the conversions between Y'CbCr and RGB."""
 
 
 HDR = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
 
 
 MOST_STRETCH = 8
-"""A pixel that is said to be more oblong than this is a fault of the file."""
+"""A pixel aspect ratio beyond this is taken for an error in the file."""
 
 
-_said: set[str] = set()  # of what this process has warned
+_said: set[str] = set()  # the kinds of warnings that this process has given
 
 
 class Painter:
-    """Makes pictures of the frames of one video."""
+    """Converts the frames of one video to pictures."""
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: Any, aspect: Fraction | None) -> np.ndarray:
-        """uint8 RGB ``(H, W, 3)`` of a PyAV frame; ``aspect`` is a pixel's width over its height, None for unknown."""
+        """A PyAV frame as uint8 RGB ``(H, W, 3)``; ``aspect`` is a pixel's width over its height, None if unknown."""
         width, height = square_pixels(frame.width, frame.height, aspect)
         assumed = Colorspace.ITU709 if _assumed(frame) and is_hd(frame.height, frame.width) else None
         how = Interpolation.BILINEAR if (width, height) != (frame.width, frame.height) else Interpolation.AREA
@@ -50,14 +50,14 @@ class Painter:
 
 
 def square_pixels(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
-    """The size with square pixels: one side is longer, so that nothing is lost."""
+    """The size with square pixels: one side is enlarged, so that no detail is lost."""
     if not aspect or not 1 / MOST_STRETCH <= aspect <= MOST_STRETCH:
         return width, height
     return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
 
 
 def oriented(image: np.ndarray, matrix: tuple[int, ...]) -> np.ndarray:
-    """An image ``(H, W, ...)`` turned and mirrored by quarters, as the nine integers of a display matrix say.
+    """An image ``(H, W, ...)`` rotated by quarter turns and mirrored, as the nine integers of a display matrix say.
 
     A pixel at ``(x, y)`` is shown at ``(a x + c y, b x + d y)``, ``y`` pointing down: the matrix starts ``a b . c d``.
     """
@@ -74,7 +74,7 @@ def _display_matrix(frame: Any) -> tuple[int, ...]:
 
 
 def colors(frame: Any) -> str:
-    """What a frame's Y'CbCr is read as: BT.601, BT.709, ..., with ", assumed" where the video does not say."""
+    """How a frame's Y'CbCr is interpreted: BT.601, BT.709, ..., with ", assumed" if the video does not say."""
     if not _has_chroma(frame.format):
         return "RGB" if frame.format.is_rgb or frame.format.has_palette else "grey"
     if not _assumed(frame):
@@ -87,33 +87,35 @@ def _assumed(frame: Any) -> bool:
 
 
 def _has_chroma(pixels: Any) -> bool:
-    """Whether pixels of a format are Y'CbCr."""
+    """Whether a pixel format is Y'CbCr."""
     return not pixels.is_rgb and len(pixels.components) >= 3
 
 
 def is_hd(height: int, width: int) -> bool:
-    """Whether a video without tags counts as high definition, whose colours are those of BT.709."""
+    """Whether a video without color tags counts as high definition, which means BT.709 colors."""
     return height >= 720 or width >= 1280
 
 
 def remark(frame: Any, source: Address) -> None:
-    """Warns, once a process, of frames that are taken as they are, though a player would not."""
+    """Warns, once per process and kind, of frames that are used as they are although a player would convert them."""
     if frame.color_trc in HDR:
-        _warn_once("HDR", f"{source}: HDR ({HDR[frame.color_trc]}) is taken as it is, without tone mapping")
+        _warn_once("HDR", f"{source}: HDR ({HDR[frame.color_trc]}) is used as it is, without tone mapping")
     if frame.interlaced_frame:
-        _warn_once("interlaced", f"{source}: interlaced, and taken as it is: moving edges are combs (see deinterlace)")
+        _warn_once(
+            "interlaced", f"{source}: interlaced, and used as it is: moving edges look like combs (see deinterlace)"
+        )
 
 
 def _warn_once(kind: str, text: str) -> None:
     if kind not in _said:
         _said.add(kind)
-        warnings.warn(f"{text}; said of the first such video alone", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"{text}; shown for the first such video only", RuntimeWarning, stacklevel=2)
 
 
 def deinterlaced(frames: Iterable[tuple[float, Any]]) -> Iterator[tuple[float, Any]]:
-    """(time, PyAV frame) pairs, of which those marked as interlaced become progressive; one frame late.
+    """(time, PyAV frame) pairs in which frames marked as interlaced become progressive, with a delay of one frame.
 
-    By FFmpeg's bwdif: a picture a frame, its missing lines from space and time.
+    Uses FFmpeg's bwdif: one picture per frame, missing lines interpolated in space and time.
     """
     graph, shape, times = None, None, deque[float]()
     for time, frame in frames:
@@ -135,7 +137,7 @@ def _graph(frame: Any) -> Graph:
 
 
 def _through(graph: Graph | None, frame: Any, times: deque[float]) -> Iterator[tuple[float, Any]]:
-    """Hands a frame in, None at the end, and yields what comes out: every frame once, in order."""
+    """Passes a frame (None at the end) to the graph and yields what comes out: every frame once, in order."""
     if graph is None:
         return
     graph.vpush(frame)

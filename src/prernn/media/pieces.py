@@ -1,8 +1,8 @@
-"""Pieces of long videos: single frames of a file, without decoding what lies before them.
+"""Pieces of long videos: selected frames of a file, without decoding everything before them.
 
-`read_frames` decodes in order from the first frame, which for a piece late in an hour of video takes minutes. Here the
-container is asked for the key frame before the piece. Frames are told apart by their time stamps, and where those don't
-serve (AVI, stamps that start anew, damage), the file is read in order after all: the result is the same.
+`read_frames` decodes in order from the first frame, which takes minutes for a piece late in an hour of video. Here
+decoding starts at the key frame before the piece. Frames are identified by their time stamps. If those are unreliable
+(AVI, stamps that restart, damage), the file is read in order after all: the result is the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,10 +22,10 @@ from prernn.media.timing import rate, shown_times, stamp, stamps
 from prernn.media.video import read_frames
 
 BEFORE = 0.5
-"""Seconds before a piece that the container is asked for: frames are stored earlier than they are shown."""
+"""Seconds before the piece to seek to: frames are stored earlier than they are shown."""
 
 CLOSE = 0.25
-"""Share of a frame's time by which its stamp may differ from that of its packet."""
+"""How much a frame's time stamp may differ from its packet's, as a share of the frame interval."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Timeline:
 
     Attributes:
         times: of each frame, in seconds since the first, ascending.
-        origin: of the first frame on the container's own clock; None where frames can't be told by their stamps.
-        fps: mean rate.
+        origin: time of the first frame on the container's own clock; None if time stamps do not identify frames.
+        fps: mean frame rate.
     """
 
     times: tuple[float, ...]
@@ -52,7 +52,7 @@ def timeline(source: Address, *, fps: float = 25.0) -> Timeline:
     """When frames are shown, without decoding them; ``fps`` is the rate of a folder of frames.
 
     Raises:
-        VideoError: a source that can't be read, or that holds no frame.
+        VideoError: a source that can't be read, or that contains no frame.
         NotImplementedError: a live source, which has no end.
     """
     place = locate(source)
@@ -64,7 +64,7 @@ def timeline(source: Address, *, fps: float = 25.0) -> Timeline:
         found, _ = stamps(container, stream)
         times = shown_times(container, stream, found)
         if not times:
-            raise VideoError(f"{source}: no frame in it decodes")
+            raise VideoError(f"{source}: no frame can be decoded")
         stamped = times == sorted(item.shown for item in found if item.shown is not None)
         distinct = len(set(times)) == len(times)
         seeks = stamped and distinct and container.format.name != "avi"
@@ -85,12 +85,12 @@ def read_piece(
     Args:
         source: the video.
         line: its `timeline`.
-        picks: T numbers of frames, ascending; a frame may come several times.
-        transform: makes something else of each frame ``(H, W, 3)`` as it is decoded; the result is the stack of that.
-        deinterlace: make progressive pictures of frames that are marked as interlaced.
+        picks: T frame numbers, ascending; a frame may be repeated.
+        transform: applied to each frame ``(H, W, 3)`` as it is decoded; its results are stacked instead.
+        deinterlace: make frames that are marked as interlaced progressive.
 
     Raises:
-        ValueError: no picks, or such as are not in the video or not ascending.
+        ValueError: no picks, or picks that are outside the video or not ascending.
         VideoError: a frame that can't be read.
     """
     inside = picks and picks[0] >= 0 and picks[-1] < len(line.times)
@@ -112,7 +112,7 @@ def read_piece(
 def _in_order(
     source: Address, wanted: set[int], each: Callable[[np.ndarray], Tensor], deinterlace: bool
 ) -> dict[int, Tensor]:
-    """The wanted frames, by number, of a video that is decoded from its first frame on."""
+    """The wanted frames, by number, decoded in order from the first frame."""
     kept: dict[int, Tensor] = {}
     reader = read_frames(source, deinterlace=deinterlace)
     with closing(reader):  # type: ignore[type-var]  # a generator
@@ -127,7 +127,7 @@ def _in_order(
 def _sought(
     source: Address, line: Timeline, wanted: set[int], each: Callable[[np.ndarray], Tensor]
 ) -> dict[int, Tensor] | None:
-    """The wanted frames, decoded from the key frame before the first; None where they are not all found so."""
+    """The wanted frames, decoded from the key frame before the first of them; None if not all are found this way."""
     assert line.origin is not None
     times = np.asarray(line.times) + line.origin
     first, last = min(wanted), max(wanted)
@@ -136,7 +136,7 @@ def _sought(
         paint = Painter()
         try:
             start = max(times[first] - BEFORE, times[0])
-            if times[first] - BEFORE > times[0]:  # else the file is at its begin already
+            if times[first] - BEFORE > times[0]:  # otherwise the file is already at its start
                 container.seek(int(start / stream.time_base), stream=stream)
             for frame in container.decode(stream):
                 shown = stamp(container, frame)

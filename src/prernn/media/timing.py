@@ -1,4 +1,4 @@
-"""What a container says of time: stamps of frames, and where the video ends.
+"""What a container says about time: the time stamps of frames, and where the video ends.
 
 Times are seconds on the container's own clock, which need not start at zero.
 """
@@ -10,53 +10,53 @@ import av
 from av.error import FFmpegError
 
 FROM_ZERO = ("matroska,webm", "nut", "asf")
-"""Containers whose length counts from time zero, wherever their first frame is."""
+"""Containers whose length counts from time zero, no matter when their first frame is."""
 
 
 CLOCKLESS = ("mpjpeg",)
-"""Containers of live pictures without time stamps: FFmpeg numbers them as if there were 25 a second, but the time of a
-camera's picture is when it arrives."""
+"""Containers of live pictures without time stamps: FFmpeg stamps them as if there were 25 per second, but the time of
+a camera's picture is when it arrives."""
 
 
 MOST_FPS = 1000
-"""A rate above this is a clock's."""
+"""A rate above this is the tick rate of a clock, not a frame rate."""
 
 
 def rate(container: Any, stream: Any) -> float:
-    """Mean frames per second, 25 where the container states none."""
+    """Mean frames per second, 25 if the container states none."""
     mean = stream.average_rate or stream.guessed_rate or 25
     if stream.guessed_rate and (container.format.name == "avi" or mean > MOST_FPS):
-        mean = stream.guessed_rate  # an AVI's own may be that of its clock, with empty frames in between
+        mean = stream.guessed_rate  # an AVI may state the rate of its clock, with empty frames in between
     return float(mean)
 
 
 def header_frames(container: Any, stream: Any) -> int:
-    """The count of frames in the container's header, 0 without one that can be meant."""
-    # what was written into a pipe has a made-up number there; a frame has 8 bytes at least in any container that counts
+    """The number of frames in the container's header, 0 if there is none or it is implausible."""
+    # a file written to a pipe has a made-up number; in any container that counts frames, one takes at least 8 bytes
     return stream.frames if 8 * stream.frames <= container.size else 0
 
 
 def stamp(container: Any, item: Any) -> float | None:
-    """Presentation time of a frame or packet."""
-    # AVI stores no presentation times: FFmpeg's guesses run backwards, the decoding order is right.
+    """Presentation time of a frame or packet in seconds, or None."""
+    # AVI stores no presentation times: FFmpeg's guesses may go backwards, but the decoding times are right.
     ticks = item.dts if container.format.name == "avi" else item.pts
     return None if ticks is None else float(ticks * item.time_base)
 
 
 def stated_frames(container: Any, stream: Any) -> int | None:
-    """How many frames are shown as the container states it, or None."""
+    """The number of frames shown, as the container states it, or None."""
     index = [entry.timestamp for entry in stream.index_entries if not entry.is_discard]
     stated = header_frames(container, stream)
     if not stated or not index:
         return stated or None
     step = (index[-1] - index[0]) / max(len(index) - 1, 1)
     if container.format.name == "avi" and index[-1] + step < 0.95 * stated:
-        return stated  # the end of the file is lost, and its index with it
-    return len(index)  # without what an edit list leaves out, and the empty frames of an AVI
+        return stated  # the end of the file is lost, including its index
+    return len(index)  # without frames that an edit list leaves out, and without the empty frames of an AVI
 
 
 def stated_end(container: Any, stream: Any) -> float | None:
-    """Where the video ends, as its container states it, or None."""
+    """When the video ends, as its container states it, or None."""
     if container.format.name == "avi":  # its own duration shrinks with a truncated file
         frames = header_frames(container, stream)
         return float(frames / stream.average_rate) if frames and stream.average_rate else None
@@ -76,17 +76,17 @@ def stated_length(container: Any, stream: Any, first: float | None) -> float | N
 
 
 def _length(container: Any, stream: Any) -> float | None:
-    if stream.duration is not None and container.format.name != "asf":  # whose is that of the whole file
+    if stream.duration is not None and container.format.name != "asf":  # ASF: that of the whole file
         return float(stream.duration * stream.time_base)
     if length := _matroska_length(stream.metadata.get("DURATION", "")):
         return length
-    if container.duration is not None and len(container.streams) == 1:  # else the sound may be longer
+    if container.duration is not None and len(container.streams) == 1:  # otherwise the sound may be longer
         return container.duration / av.time_base
     return None
 
 
 def _matroska_length(text: str) -> float | None:
-    """The seconds in Matroska's own tag of a track, such as 00:00:07.000000000."""
+    """Seconds from Matroska's duration tag of a track, such as 00:00:07.000000000; None if it is not of this form."""
     try:
         hours, minutes, seconds = map(float, text.split(":"))
     except ValueError:
@@ -95,22 +95,22 @@ def _matroska_length(text: str) -> float | None:
 
 
 def time_held(item: Any) -> float:
-    """For how many seconds a frame or packet says that it is shown, 0 where it does not say."""
+    """How many seconds a frame or packet is shown, as it states it; 0 if it doesn't."""
     return float((item.duration or 0) * (item.time_base or 0))
 
 
 def ends_early(container: Any, stream: Any, count: int, first: float, last: float, held: float) -> str:
-    """Says so where a video clearly ends before what its container states.
+    """A message if a video clearly ends earlier than its container states, "" otherwise.
 
-    The slack of 5 % and two frames is for rounding and for AVI files that count frames they do not hold.
+    The slack of 5 % and two frames allows for rounding and for AVI files that count frames they do not contain.
 
     Args:
         container: of the video.
-        stream: likewise.
-        count: frames that there were.
+        stream: of the video.
+        count: number of frames found.
         first: time of the first frame.
-        last: time of the last one.
-        held: for how long the last one is shown, 0 where it does not say.
+        last: time of the last frame.
+        held: seconds that the last frame is shown, 0 if unknown.
     """
     stated = stated_end(container, stream)
     if stated is None or 0 < header_frames(container, stream) <= count:
@@ -121,7 +121,7 @@ def ends_early(container: Any, stream: Any, count: int, first: float, last: floa
 
 
 class Stamp(NamedTuple):
-    """When a packet's frame is shown, for how long, when it is decoded, in seconds; whether it hangs on no other."""
+    """When a packet's frame is shown, for how long, when it is decoded, all in seconds; whether it is a key frame."""
 
     shown: float | None
     held: float
@@ -130,7 +130,7 @@ class Stamp(NamedTuple):
 
 
 def stamps(container: Any, stream: Any) -> tuple[list[Stamp], bool]:
-    """Of all packets that make a frame, in file order, without decoding them; and whether all packets are whole."""
+    """Stamps of all packets that give a frame, in file order, without decoding; and whether all packets are intact."""
     found, whole = [], True
     try:
         for packet in container.demux(stream):
@@ -144,7 +144,7 @@ def stamps(container: Any, stream: Any) -> tuple[list[Stamp], bool]:
 
 
 def shown_times(container: Any, stream: Any, found: list[Stamp]) -> list[float]:
-    """When frames are shown, ascending: by their stamps, or by the rate where those are absent or start anew."""
+    """When frames are shown, ascending: by their time stamps, or by the rate if stamps are missing or restart."""
     times = sorted(item.shown for item in found if item.shown is not None)
     order = [item.decoded for item in found if item.decoded is not None]
     if len(times) < len(found) or any(later < earlier for earlier, later in pairwise(order)):
@@ -155,24 +155,24 @@ def shown_times(container: Any, stream: Any, found: list[Stamp]) -> list[float]:
 
 
 def _is_shown(stream: Any, packet: Any) -> bool:
-    """Whether a packet makes a frame: an edit list leaves some out, and VP8 has some that others are predicted from."""
+    """Whether a packet gives a visible frame: an edit list leaves some out, and VP8 has frames only for reference."""
     if not packet.size or packet.is_discard:
         return False
     return stream.codec_context.codec.canonical_name != "vp8" or bool(memoryview(packet)[0] & 0x10)  # RFC 6386, 9.1
 
 
 def begins_with_key(container: Any, stream: Any) -> bool:
-    """Whether the container's index says that its first frame is a key frame, as packets of damaged ones do not."""
+    """Whether the container's index says that its first frame is a key frame; packets of a damaged file may not."""
     index = stream.index_entries
-    if container.format.name == "mpeg":  # FFmpeg has an entry for every packet, and calls each a key frame
+    if container.format.name == "mpeg":  # FFmpeg makes an entry for every packet and calls each a key frame
         return False
     return len(index) > 0 and index[0].is_keyframe and index[0].timestamp <= (stream.start_time or 0)
 
 
 def _decodable(found: list[Stamp]) -> list[Stamp]:
-    """Those that a decoder makes frames of.
+    """The packets that a decoder can decode.
 
-    A recording may start before its first key frame; and what is shown before a key frame hangs on frames before it.
+    A recording may start before its first key frame, and a frame shown before a key frame may need earlier frames.
     """
     first = next((i for i, item in enumerate(found) if item.key), 0)
     start = found[first].shown if found else None

@@ -1,6 +1,6 @@
-"""From decoded frames to network input: how each is resized, cropped, flipped and normalised (`TransformSpec`).
+"""From decoded frames to network input: how frames are resized, cropped, flipped and normalized (`TransformSpec`).
 
-The specification is a plain record that goes into JSON and back. Which frames make a clip says `prernn.media.sampling`.
+The specification is a plain record that can be stored as JSON. `prernn.media.sampling` says which frames make a clip.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 FLOW_MEAN = 128 / 255
-"""Mean of optical flow as `prernn.media.flow` stores it, in [0, 1]: that of no motion."""
+"""Mean of optical flow as `prernn.media.flow` stores it, scaled to [0, 1]: the value for no motion."""
 
 
 FLOW_STD = 0.226
-"""Standard deviation that flow is divided by. A choice: ImageNet's, averaged over the colours, so that flow goes into
-a network that was trained on colour on the scale of its pictures. The flow's own is smaller by far in most videos."""
+"""Standard deviation that flow is divided by. By choice it is ImageNet's, averaged over the colors, so that a network
+trained on color sees flow at the scale of its pictures. The flow's own is much smaller in most videos."""
 
 
 @dataclass(frozen=True)
@@ -30,21 +30,21 @@ class TransformSpec:
 
     Attributes:
         size: side in pixels of the square that the network sees.
-        resize: shorter side in pixels before the centre crop of evaluation; None means ``size``.
-        mean: a number for each channel, or one for all, for pixel values in [0, 1]; kept as a tuple.
-        std: as ``mean``.
-        scale: range of the area that a training crop takes of the frame; its aspect ratio is within 3/4 and 4/3.
+        resize: shorter side in pixels before evaluation's center crop; None means ``size``.
+        mean: a number for each channel, or one for all, for pixel values in [0, 1]; stored as a tuple.
+        std: like ``mean``.
+        scale: range of a training crop's area as a share of the frame; its aspect ratio is between 3/4 and 4/3.
         flip: whether training mirrors half of the clips.
-        rotation: training turns each clip by up to so many degrees to either side (with shear and crop, the affine
-            transformations of the RCN supplement, section 2); what comes in from outside is black.
-        shear: training shears each clip by up to so many degrees to either side.
-        flow: the channels are optical flow, x and y in turn, with 128 for no motion: a clip that is mirrored has its x
-            negated too. See `prernn.media.flow`.
-        grey: colours are made grey (the luma of BT.601 in each channel): of a network for depth or infrared, whose
-            pictures have none.
+        rotation: training rotates each clip by up to this many degrees either way (together with shear and crop, the
+            affine transformations of the RCN supplement, section 2); uncovered corners are black.
+        shear: training shears each clip by up to this many degrees either way.
+        flow: whether the channels are optical flow, x and y alternating, with 128 for no motion. Mirroring a clip then
+            also negates x. See `prernn.media.flow`.
+        grey: whether to convert colors to grey (the luma of BT.601 in each channel), for networks that see depth or
+            infrared pictures.
 
     Raises:
-        ValueError: numbers that make no sense.
+        ValueError: numbers out of range, or options that exclude each other.
     """
 
     size: int = 224
@@ -84,19 +84,19 @@ class TransformSpec:
 
     @property
     def channels(self) -> int | None:
-        """C as mean and std tell it, None where they have one number for any C."""
+        """C according to mean and std; None if each is a single number, which fits any C."""
         count = max(map(len, self._statistics))
         return count if count > 1 else None
 
     @property
     def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        assert isinstance(self.mean, tuple)  # __post_init__ saw to it
+        assert isinstance(self.mean, tuple)  # __post_init__ ensures this
         assert isinstance(self.std, tuple)
         return self.mean, self.std
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TransformSpec":
-        """Builds a spec from `dataclasses.asdict` output, also after JSON; ValueError for unknown keys."""
+        """Builds a spec from the output of `dataclasses.asdict`, even after JSON; ValueError for unknown keys."""
         known = [field.name for field in dataclasses.fields(cls)]
         if unknown := sorted(set(values) - set(known)):
             raise ValueError(f"transform: expected keys among {known}, got {unknown}")
@@ -104,17 +104,17 @@ class TransformSpec:
 
 
 class _FlowFlip(v2.RandomHorizontalFlip):
-    """Mirrors a flow clip ``(..., C, H, W)``, in which motion to the right then is motion to the left."""
+    """Mirrors a flow clip ``(..., C, H, W)``, in which motion to the right becomes motion to the left."""
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         mirrored = super().transform(inpt, params).clone()
-        # 1 to 255 map onto themselves; 0, which no flow is stored as, has no counterpart in uint8
+        # the range 1 to 255 maps onto itself; 0, which stored flow never has, would become 256
         mirrored[..., 0::2, :, :] = (256 - mirrored[..., 0::2, :, :].int()).clamp(max=255).to(torch.uint8)
         return tv_tensors.wrap(mirrored, like=inpt)
 
 
 class _Grey(v2.Transform):
-    """Makes a clip ``(..., 3, H, W)`` grey; torchvision's own lets a video pass as it is."""
+    """Makes a clip ``(..., 3, H, W)`` grey; torchvision's own transform leaves a video unchanged."""
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         grey = v2.functional.rgb_to_grayscale(inpt.as_subclass(Tensor), num_output_channels=3)
@@ -124,11 +124,11 @@ class _Grey(v2.Transform):
 def clip_transform(spec: TransformSpec, train: bool) -> Callable[[Tensor], Tensor]:
     """A function from a uint8 clip ``(T, C, H, W)`` to a float32 clip ``(T, C, size, size)``.
 
-    Evaluation resizes the shorter side and crops the centre. Training takes a random crop of random scale
-    and mirrors at random, the same for every frame and channel of a clip; torch's global generator supplies the
-    chance. Resized flow keeps its values: they stay in pixels of the frames that it was computed on.
+    Evaluation resizes the shorter side and crops the center. Training takes a random crop of random scale
+    and mirrors at random, the same for every frame and channel of a clip; randomness comes from torch's global
+    generator. Resizing flow does not rescale its values: they stay in pixels of the frames it was computed on.
 
-    The function raises ValueError for a clip that is not uint8, or of another number of channels than the spec.
+    The function raises ValueError for a clip that is not uint8, or whose number of channels is not the spec's.
     """
     if train:
         crop = [v2.RandomResizedCrop(spec.size, scale=spec.scale, antialias=True)]
@@ -139,7 +139,7 @@ def clip_transform(spec: TransformSpec, train: bool) -> Callable[[Tensor], Tenso
     normalize = v2.Normalize(*spec._statistics)
     crop += [_Grey()] if spec.grey else []
     steps = v2.Compose([*crop, v2.ToDtype(torch.float32, scale=True), normalize, v2.ToPureTensor()])
-    return partial(_transform_clip, steps, spec)  # not a nested function, which could not go to worker processes
+    return partial(_transform_clip, steps, spec)  # a nested function could not be sent to worker processes
 
 
 def _affine(spec: TransformSpec) -> v2.Transform:
@@ -150,7 +150,7 @@ def _affine(spec: TransformSpec) -> v2.Transform:
 def frame_transform(spec: TransformSpec) -> Callable[[np.ndarray | Tensor], Tensor]:
     """A function from one uint8 frame ``(H, W, C)`` to float32 ``(C, size, size)``.
 
-    It gives exactly what the evaluation `clip_transform` gives for that frame in a clip, and raises as it does.
+    It gives exactly what the evaluation `clip_transform` gives for that frame in a clip, and raises the same errors.
     """
     return partial(_transform_frame, clip_transform(spec, train=False), spec)
 
@@ -158,8 +158,8 @@ def frame_transform(spec: TransformSpec) -> Callable[[np.ndarray | Tensor], Tens
 def _transform_clip(steps: Callable[[Tensor], Tensor], spec: TransformSpec, clip: Tensor) -> Tensor:
     if clip.dtype != torch.uint8 or clip.ndim != 4 or not _fits(clip.shape[1], spec):
         raise ValueError(f"clip: expected uint8 (T, {_wanted(spec)}, H, W), got {clip.dtype} {tuple(clip.shape)}")
-    # One memory layout for all, so that no resize kernel can tell a single frame from its clip: that of decoded
-    # pictures, in which torchvision resizes up to seven times as fast.
+    # One memory layout for all, so that the resize kernel gives the same result for a single frame as for a clip. It is
+    # the layout of decoded pictures, in which torchvision resizes up to seven times as fast.
     layout = torch.channels_last if clip.shape[1] == 3 else torch.contiguous_format
     video = tv_tensors.Video(clip.contiguous(memory_format=layout))
     return steps(video).contiguous()  # (T, C, size, size)

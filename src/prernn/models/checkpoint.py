@@ -34,19 +34,19 @@ def save(net: SequenceNetwork, path: str | Path) -> Path:
         >>> path.name
         'model.safetensors'
 
-    The file appears whole or not at all. Of weights that `prernn.quantize` made it holds the packed counts.
+    The file appears complete or not at all. Weights made by `prernn.quantize` are stored as packed counts.
 
     Raises:
-        ValueError: a module that was not made recurrent.
-        NotImplementedError: integer layers and weights of few bits, which are made anew from the network.
-        OSError: the file can't be written, a full disk for instance.
+        ValueError: a module that is not a `SequenceNetwork`.
+        NotImplementedError: integer layers and weights of few bits, which can be made again from the network.
+        OSError: the file can't be written, for instance because the disk is full.
     """
     if not isinstance(net, SequenceNetwork):
         expected = "expected a SequenceNetwork (of other quantized modules: prernn.save_quantized)"
         raise ValueError(f"{expected}, got {type(net).__name__}")
     if any(isinstance(part, IntegerLayer) for part in net.modules()):
-        raise NotImplementedError("save the quantized network, and make its integer_network when it is loaded")
-    refuse_narrow(net, "save the network itself, and make its low_precision when it is loaded")
+        raise NotImplementedError("save the quantized network, and make its integer_network after loading")
+    refuse_narrow(net, "save the network itself, and make its low_precision after loading")
     path = Path(path)
     if path.suffix != ".safetensors":
         path = path / FILE_NAME
@@ -62,7 +62,7 @@ def save(net: SequenceNetwork, path: str | Path) -> Path:
 
 
 def load(path: str | Path, cnn: nn.Module | None = None) -> SequenceNetwork:
-    """The network that a run folder, ``.safetensors`` or Lightning ``.ckpt`` file holds, in evaluation mode.
+    """Loads the network from a run folder, a ``.safetensors`` or a Lightning ``.ckpt`` file, in evaluation mode.
 
     Example:
         >>> import prernn, torch
@@ -76,12 +76,12 @@ def load(path: str | Path, cnn: nn.Module | None = None) -> SequenceNetwork:
         True
 
     Args:
-        path: what `save` or ``prernn fit`` wrote. Nothing in it is executed; a class of one's own that it names, by
-            file or package, is imported from there (`prernn.layers.names.own_class`).
-        cnn: the CNN that was made recurrent, where the recipe names no backbone (a CNN of your own).
+        path: what `save` or ``prernn fit`` wrote. Nothing in it is executed; a user's own class that it names, by file
+            or package, is imported (`prernn.layers.names.own_class`).
+        cnn: the CNN that was made recurrent, if the recipe names no backbone (a CNN of your own).
 
     Raises:
-        ValueError: an absent file, one that is no prernn checkpoint, or weights that don't fit the recipe.
+        ValueError: a file that is missing or no prernn checkpoint, or weights that don't fit the recipe.
     """
     path = Path(path)
     if path.is_dir():
@@ -100,22 +100,22 @@ def load(path: str | Path, cnn: nn.Module | None = None) -> SequenceNetwork:
 
 
 def recipe_of(path: str | Path) -> Recipe:
-    """The recipe of Lightning's checkpoint, without reading its weights.
+    """The recipe in a Lightning checkpoint, without reading its weights.
 
     Raises:
-        ValueError: no prernn checkpoint.
+        ValueError: the file is no prernn checkpoint.
     """
     return Recipe.from_json(_lightning_content(Path(path), mmap=True)[RECIPE_KEY])
 
 
 def rewrite_recipe(path: str | Path, recipe: Recipe) -> Path:
-    """Gives a checkpoint, ``.safetensors`` or Lightning's ``.ckpt``, another recipe; all else stays as it is.
+    """Replaces the recipe in a checkpoint, ``.safetensors`` or Lightning's ``.ckpt``; everything else stays the same.
 
-    The file changes whole or not at all.
+    The file is changed completely or not at all.
 
     Raises:
-        ValueError: no prernn checkpoint.
-        OSError: it can't be written.
+        ValueError: the file is no prernn checkpoint.
+        OSError: the file can't be written.
     """
     path = Path(path)
     text = json.dumps(recipe.to_json())
@@ -141,7 +141,7 @@ def _rebuilt(path: Path, recipe: Any, cnn: nn.Module | None) -> SequenceNetwork:
 
 
 def load_state(network: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
-    """Loads a state dict into a network; a ValueError of one line where it belongs to another network."""
+    """Loads a state dict into a network; ValueError, on one line, if it belongs to another network."""
     own = network.state_dict()
     odd = sorted(set(own) ^ set(weights)) + [
         name for name in own if name in weights and own[name].shape != weights[name].shape

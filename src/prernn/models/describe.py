@@ -1,4 +1,4 @@
-"""A recipe in words."""
+"""Describes recipes in words."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ from prernn.conversion.recipe import Recipe, Step
 from prernn.layers.names import short
 
 PLAIN = {"framewise": "frame-wise", "normalized": "normalized"}
-"""Steps without arguments worth a word."""
+"""Steps without arguments worth mentioning."""
 
 
 UNSAID = ("calibrated",)
-"""Steps that are no word: most networks have them."""
+"""Steps that are not mentioned, because most networks have them."""
 
 
 def describe(recipe: Recipe) -> str:

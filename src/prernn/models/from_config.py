@@ -1,4 +1,4 @@
-"""What a config says of a network: a backbone, and the way it becomes recurrent."""
+"""How a config describes a network: a backbone, and how it becomes recurrent."""
 
 import inspect
 from collections.abc import Mapping
@@ -23,53 +23,54 @@ from prernn.models.networks.deep_speech import deep_speech
 from prernn.models.networks.spectrogram import Spectrogram
 
 DEEP_SPEECH = ("cell", "hidden", "hidden_size", "num_layers", "lookahead", "start")
-"""Options that say what stands on a spectrogram."""
+"""Options for the layers on top of a spectrogram."""
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A backbone and the way it becomes recurrent.
+    """A backbone and how it becomes recurrent.
 
     Attributes:
         backbone: a name of `prernn.models.backbones.backbone`, or a class of your own, ``"file.py:Name"``.
-        pretrained: load the weights that the backbone's library offers: True for those that it takes first, or one of
-            torchvision's names, such as "IMAGENET1K_V1".
-        weights: a local file of weights in place of the library's, or the run folder of a frame-wise network: see
-            `prernn.models.weight_files.load_weights`. Where ``outputs`` are given, its output layer may be another.
-        keep_output: keep the CNN's own output layer, which its weights were trained for, and draw none anew; it has to
-            have as many outputs as the task (``backbone_options`` may have to say so: ``{"classes": 136}``).
+        pretrained: load the weights that the backbone's library offers: True for its default, or one of torchvision's
+            names, such as "IMAGENET1K_V1".
+        weights: a local file of weights instead of the library's, or the run folder of a frame-wise network: see
+            `prernn.models.weight_files.load_weights`. Its output layer may differ if a new one is made.
+        keep_output: keep the CNN's own trained output layer instead of making a new one; it must have as many outputs
+            as the task (``backbone_options`` may have to say so: ``{"classes": 136}``).
         backbone_options: further arguments of the backbone, such as ``{"frames": 8}`` for C3D.
-        channels: input channels where they are not the 3 of colour, such as 20 for ten frames of optical flow: see
+        channels: input channels, if they are not the 3 colors, such as 20 for ten frames of optical flow: see
             `prernn.models.weight_files.adapt_channels`.
-        inflate: makes a 3-D network of the CNN first: arguments of `prernn.inflate`, such as ``{"frames": 8}``.
-        frames: of a clip, for a 3-D backbone that takes clips of any length, such as "r3d_18".
+        inflate: first makes the CNN a 3-D network: arguments of `prernn.inflate`, such as ``{"frames": 8}``.
+        frames: frames of a clip, for a 3-D backbone that takes clips of any length, such as "r3d_18".
         method: "prernn" (`convert`), "traditional", "rcn" (`convert_rcn`), "framewise" (no recurrence), or
             "deep_speech" (`prernn.models.networks.deep_speech.deep_speech`) on the backbone "spectrogram".
         layer: dotted name or names of the layers that become recurrent; None takes the last.
         cell: "vrnn", "lstm", "gru", another of `prernn.layers.cells.CELLS`, or one of your own, ``"file.py:Name"``.
         input: "gate" (PreRNN) or "single" (PreRNN-SIH), or a form of your own.
         hidden: structure of ``W_hh``.
-        inputs: structure of ``W_ih``, of stacked layers: those of method "traditional" and ``layers_on_top``.
-        start: how the recurrence starts: see `prernn.layers.starts`. A number multiplies torch.nn's ``W_hh``; from
-            "lasting" states last, for questions about time; from "cnn" the network begins as the CNN, for questions
-            that a frame nearly answers (LSTM and GRU: with ``keep_activation`` and ``calibrate``). None is "lasting"
-            where ``calibrate`` is on, else 1, as in the papers. Layers with random weights, such as stacked ones, take
-            "lasting" in place of "cnn".
+        inputs: structure of ``W_ih`` of stacked layers: those of method "traditional" and ``layers_on_top``.
+        start: how the recurrence is initialized: see `prernn.layers.starts`. A number multiplies torch.nn's ``W_hh``;
+            with "lasting" states last long, for questions about time; with "cnn" the network starts as the CNN, for
+            questions that single frames nearly answer (LSTM and GRU: with ``keep_activation`` and ``calibrate``). None
+            means "lasting" if ``calibrate`` is on, else 1, as in the papers. Layers with random weights, such as
+            stacked ones, use "lasting" instead of "cnn".
         rcn: further arguments of `convert_rcn`, such as ``{"init": "random", "mix": "sum"}``; its ``layers`` and
-            ``hidden`` are ``layer`` and ``hidden`` here, unless they stand in ``rcn``.
-        rcn_below: convert the CNN to an RCN first and then by ``method``: PreRNN on top of RCN.
-        pretrained_layer: False draws the converted layer anew.
-        keep_activation: leave the CNN's activation before the recurrence: see `convert`.
-        calibrate: bring the gate inputs of converted layers to one scale, from a few training videos before training
-            begins: see `prernn.calibrate`. "all" does so for stacked layers too; False is the papers' way.
-        activation: of a traditional VRNN, "tanh" (also where None is given) or "relu": see `traditional`. PreVRNN has
-            that of the CNN.
-        behind: "features", or "outputs" for a traditional RNN that reads what the CNN answers, which keeps its output
+            ``hidden`` are ``layer`` and ``hidden`` here, unless they are given in ``rcn``.
+        rcn_below: first convert the CNN to an RCN and then by ``method``: PreRNN on top of RCN.
+        pretrained_layer: False initializes the converted layer at random.
+        keep_activation: keep the CNN's activation before the recurrence: see `convert`.
+        calibrate: bring the gate inputs of converted layers to a common scale, measured on a few training videos before
+            training: see `prernn.calibrate`. "all" includes stacked layers; False is as in the papers.
+        activation: activation of a traditional VRNN, "tanh" (the default if None) or "relu": see `traditional`. PreVRNN
+            has that of the CNN.
+        behind: "features", or "outputs" for a traditional RNN that reads the outputs of the CNN, which keeps its output
             layer: post-processing.
-        hidden_size: hidden size of a traditional RNN, or a list with that of each layer; None takes that of the
-            features. Of Deep Speech one number; None is 768.
-        num_layers: layers of a traditional RNN; None is as many as there are sizes, or one. Of Deep Speech None is 5.
-        lookahead: steps that a causal Deep Speech hears ahead.
+        hidden_size: hidden size of a traditional RNN, or a list with one size per layer; None takes the size of the
+            features. For Deep Speech a single number; None means 768.
+        num_layers: layers of a traditional RNN; None means as many as there are sizes, or one. For Deep Speech None
+            means 5.
+        lookahead: steps that a causal Deep Speech looks ahead.
         layers_on_top: further random recurrent layers on a converted network (the supplement's 3-layer case).
     """
 
@@ -106,25 +107,25 @@ class NetworkSpec:
             if unknown := [key for key in getattr(self, name) or {} if key not in known]:
                 raise ValueError(f"recipe {name}: expected keys among {', '.join(known)}, got {', '.join(unknown)}")
         if self.rcn and self.method != "rcn" and not self.rcn_below:
-            raise ValueError(f"recipe rcn: expected method 'rcn' or rcn_below beside it, got method {self.method!r}")
+            raise ValueError(f"recipe rcn: expected method 'rcn' or rcn_below with it, got method {self.method!r}")
 
         own = self.method == "prernn" and self.cell != "vrnn"
         if own and self.start == CNN and not self.calibrate:
-            raise ValueError(f"recipe start: expected calibrate beside {CNN!r} with the cell {self.cell}, got false")
+            raise ValueError(f"recipe start: expected calibrate with {CNN!r} and the cell {self.cell}, got false")
         if self.activation is not None and self.method != "traditional" and not self.layers_on_top:
             raise ValueError(
-                f"recipe activation: expected method 'traditional' or layers_on_top beside it, got {self.method!r}"
+                f"recipe activation: expected method 'traditional' or layers_on_top with it, got {self.method!r}"
             )
         if self.inputs != "full" and self.method != "traditional" and not self.layers_on_top:
             raise ValueError(
-                f"recipe inputs: expected method 'traditional' or layers_on_top beside it, got {self.method!r}"
+                f"recipe inputs: expected method 'traditional' or layers_on_top with it, got {self.method!r}"
             )
         if self.method == "deep_speech":
             self._check_deep_speech()
         if self.lookahead and self.method != "deep_speech":
-            raise ValueError(f"recipe lookahead: expected method 'deep_speech' beside it, got {self.method!r}")
+            raise ValueError(f"recipe lookahead: expected method 'deep_speech' with it, got {self.method!r}")
         if self.behind != "features" and self.method != "traditional":
-            raise ValueError(f"recipe behind: expected method 'traditional' beside it, got {self.method!r}")
+            raise ValueError(f"recipe behind: expected method 'traditional' with it, got {self.method!r}")
 
     def _check_deep_speech(self) -> None:
         taken = ("method", "backbone", "backbone_options", "pretrained", "weights", *DEEP_SPEECH)
@@ -134,10 +135,10 @@ class NetworkSpec:
                 raise ValueError(f"recipe {option.name}: expected another method than 'deep_speech', which has none")
 
     def knowing(self, options: Mapping[str, Any]) -> "NetworkSpec":
-        """The same with options of the backbone that the data say.
+        """A copy with options of the backbone that follow from the data.
 
         Raises:
-            ValueError: ``backbone_options`` say something else.
+            ValueError: ``backbone_options`` contradict them.
         """
         for name, value in options.items():
             if (given := self.backbone_options.get(name, value)) != value:
@@ -145,20 +146,20 @@ class NetworkSpec:
         return replace(self, backbone_options={**self.backbone_options, **options})
 
     def build(self, outputs: int | None = None) -> RecurrentNetwork:
-        """`network` of a CNN. Raises NotImplementedError for another one."""
+        """Like `network`, for a CNN. Raises NotImplementedError for any other network."""
         return of_a_cnn(self.network(outputs))
 
     def network(self, outputs: int | None = None) -> SequenceNetwork:
-        """The network, with a new output layer of size ``outputs``, or with ``keep_output`` the CNN's own.
+        """Builds the network with a new output layer of size ``outputs``, or the CNN's own with ``keep_output``.
 
         Raises:
             ValueError: a name, structure or file that does not fit.
-            NotImplementedError: a backbone that can't become recurrent this way, or take so many channels.
-            OSError: a file that is absent, or weights that can't be downloaded.
+            NotImplementedError: a backbone that can't become recurrent in this way, or can't take so many channels.
+            OSError: a file that is missing, or weights that can't be downloaded.
         """
         check_traditional(
             self.cell, self.activation, self.behind
-        )  # names that are none come to light before weights are read, or downloaded
+        )  # reports invalid names before weights are read or downloaded
         look_up(self.input, INPUTS, "input", "introduced")
         drawn = None if self.keep_output else outputs
         cnn = backbone(
@@ -207,7 +208,7 @@ class NetworkSpec:
         return None if self.frames is None else (self.frames, side, side)
 
     def _start(self, drawn: bool) -> float | str:
-        """How a layer starts, whose weights may be ``drawn`` anew."""
+        """How a layer's recurrence starts; ``drawn`` tells whether its input weights are random."""
         if self.start is None:
             return LASTING if self.calibrate else 1.0
         return LASTING if drawn and self.start == CNN else self.start

@@ -1,4 +1,4 @@
-"""From a recipe back to the network: what loading a checkpoint begins with."""
+"""Rebuilds a network from its recipe, the first part of loading a checkpoint."""
 
 import inspect
 from collections.abc import Callable
@@ -24,18 +24,18 @@ STEPS: dict[str, Callable[..., nn.Module]] = {
     "deep_speech": deep_speech,
     STEP: with_calibration,
 }
-"""What each step of a recipe does."""
+"""The function for each step of a recipe."""
 
 
 def rebuild(recipe: Recipe, cnn: nn.Module | None = None) -> SequenceNetwork:
     """The network that a recipe describes, with random weights.
 
     Args:
-        recipe: as a checkpoint carries it.
+        recipe: the recipe from a checkpoint.
         cnn: the CNN that was made recurrent, for a recipe that names no backbone.
 
     Raises:
-        ValueError: a recipe without steps, or with one that is not known; one without a backbone and no ``cnn``.
+        ValueError: a recipe without steps, or with an unknown step; no backbone in the recipe and no ``cnn``.
     """
     if not recipe.steps:
         raise ValueError(f"expected a recipe with steps among {', '.join(STEPS)}, got one without steps")

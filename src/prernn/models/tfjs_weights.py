@@ -1,4 +1,4 @@
-"""Files of weights as TensorFlow.js keeps them: a manifest (JSON) that names tensors, beside files of their bytes."""
+"""Weights in the format of TensorFlow.js: a manifest (JSON) that names tensors, and binary files next to it."""
 
 import json
 import math
@@ -15,21 +15,21 @@ KINDS = {"float32": "<f4", "int32": "<i4", "uint8": "u1", "uint16": "<u2"}
 
 
 def read_tfjs(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a manifest, under its own names, float32; those that are quantized times their scale.
+    """The tensors of a manifest, under its own names, in float32; quantized tensors are dequantized.
 
-    Nothing in such files is run.
+    Nothing in such files is executed.
 
     Args:
-        path: the manifest, ``..._weights_manifest.json``; the files of bytes that it names lie beside it.
+        path: the manifest, ``..._weights_manifest.json``; the binary files that it names must be in the same folder.
 
     Raises:
-        ValueError: a file that is no manifest, or bytes that are not as many as it says.
+        ValueError: a file that is no manifest, or a number of bytes that contradicts it.
         OSError: a file that can't be read.
     """
     path, tensors = Path(path), {}
     try:
         for group in json.loads(path.read_text(encoding="utf-8")):
-            # names alone, so that a manifest reads nothing from elsewhere
+            # only file names are used, so that a manifest can't read other folders
             raw = b"".join((path.parent / Path(name).name).read_bytes() for name in group["paths"])
             begin = 0
             for entry in group["weights"]:
@@ -42,7 +42,7 @@ def read_tfjs(path: str | Path) -> dict[str, Tensor]:
 
 
 def _tensor(entry: dict[str, Any], raw: bytes, begin: int) -> tuple[Tensor, int]:
-    """A tensor out of the bytes, and where the next begins."""
+    """A tensor from the bytes, and where the next one begins."""
     quantized = entry.get("quantization")
     kind = np.dtype(KINDS[quantized["dtype"] if quantized else entry["dtype"]])
     count = math.prod(entry["shape"])
@@ -56,5 +56,5 @@ def _tensor(entry: dict[str, Any], raw: bytes, begin: int) -> tuple[Tensor, int]
 
 
 def face_landmarks_state(path: str | Path) -> dict[str, Tensor]:
-    """The state dict of `prernn.models.networks.face_landmarks.FaceLandmarks`; raises as `read_tfjs`."""
+    """The state dict for `prernn.models.networks.face_landmarks.FaceLandmarks`; raises errors as in `read_tfjs`."""
     return as_face_landmarks(read_tfjs(path))

@@ -16,21 +16,21 @@ from prernn.models.tfjs_weights import face_landmarks_state
 def load_weights(model: nn.Module, path: str | Path, *, new_output: bool = False) -> nn.Module:
     """Loads a file of weights into a network, in place; returns the network.
 
-    The file is a state dict: ``.safetensors``, or written by ``torch.save`` and read without running code that
-    it may hold. It may be wrapped in a dict under ``state_dict`` or ``model``, and its keys may all start with the
-    same part (``module.``, ``backbone.``), as training on several devices or in a larger network leaves them. A run
-    folder, ``model.safetensors`` or checkpoint of a frame-wise network of prernn is one too, and so are the C3D files
-    of other projects, which name the layers differently, and the manifest of face-api's 68 points (``.json``).
+    The file is a state dict: ``.safetensors``, or written by ``torch.save`` and read without running any code in it. It
+    may be wrapped in a dict under ``state_dict`` or ``model``, and its keys may all start with the same prefix
+    (``module.``, ``backbone.``), as after training on several devices or in a larger network. It can also be a run
+    folder, ``model.safetensors`` or checkpoint of a frame-wise network of prernn, a C3D file of another project, which
+    names the layers differently, or the manifest of face-api's 68 points (``.json``).
 
     Args:
         model: the network.
         path: the file, or a run folder of prernn.
-        new_output: the network's output layer is about to be replaced: where the file has one of another size, or
-            none, it is left as it is.
+        new_output: the network's output layer is about to be replaced: if the file's has another size, or there is
+            none, it is not loaded.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file holds no state dict, or its keys or shapes are not those of the network.
+        ValueError: the file contains no state dict, or its keys or shapes are not those of the network.
     """
     return load_into(model, path, new_output, None)
 
@@ -38,13 +38,13 @@ def load_weights(model: nn.Module, path: str | Path, *, new_output: bool = False
 def adapt_channels(cnn: nn.Module, channels: int) -> nn.Module:
     """Gives the first convolution of a CNN ``channels`` inputs, in place; returns the network.
 
-    Its filters become the mean over the colours, once for each channel (two-stream networks, and PreRNN's flow
-    stream). With C channels that are all equal, the convolution (bias aside) so gives ``max(1, C/3)`` times its
-    response to a grey picture of these values: above 3 channels the mean is copied as it is, as usual for flow, whose
-    values are small (the first responses of EfficientNet-Lite0 to 20 channels are 0.1 to 3.5 times as large as those
-    to the colours of the same video, and would be a seventh of that if they were scaled by 3/C); below 3 it is scaled
-    by 3/C, so that one channel acts as a grey picture. Everything else of the layer stays; a convolution that
-    standardises its weights undoes the scale itself.
+    Its filters become the mean over the colors, repeated for each channel (as in two-stream networks, and PreRNN's flow
+    stream). For C equal channels, the convolution (without bias) then gives ``max(1, C/3)`` times its response to a
+    grey picture with these values. Above 3 channels the mean is copied unscaled, as is usual for flow, whose values are
+    small (the first responses of EfficientNet-Lite0 to 20 channels are 0.1 to 3.5 times as large as those to the colors
+    of the same video, and would be a seventh of that if scaled by 3/C); below 3 it is scaled by 3/C, so that one
+    channel acts as a grey picture. The rest of the layer is unchanged; a convolution that standardizes its weights
+    undoes the scale itself.
 
     Args:
         cnn: a network whose first convolution, in the order of its modules, takes the pictures.
@@ -52,7 +52,7 @@ def adapt_channels(cnn: nn.Module, channels: int) -> nn.Module:
 
     Raises:
         ValueError: ``channels < 1``.
-        NotImplementedError: a CNN without convolution, or whose first one is grouped or has no plain weight.
+        NotImplementedError: a CNN without a convolution, or whose first one has groups or a computed weight.
     """
     if channels < 1:
         raise ValueError(f"expected at least 1 input channel, got {channels}")
@@ -76,7 +76,7 @@ def adapt_channels(cnn: nn.Module, channels: int) -> nn.Module:
 
 
 def first_convolution(cnn: nn.Module) -> nn.Conv2d | nn.Conv3d:
-    """The first 2D or 3D convolution in the order of modules. Raises NotImplementedError where there is none."""
+    """The first 2D or 3D convolution in the order of modules. Raises NotImplementedError if there is none."""
     for module in cnn.modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):
             return module
@@ -84,7 +84,7 @@ def first_convolution(cnn: nn.Module) -> nn.Conv2d | nn.Conv3d:
 
 
 def turn_colours_round(model: nn.Module) -> None:
-    """Makes the first convolution take R, G, B where it took B, G, R, or back."""
+    """Makes the first convolution take R, G, B instead of B, G, R, or vice versa."""
     conv = first_convolution(model)
     if conv.in_channels == 3:
         with torch.no_grad():
@@ -92,7 +92,7 @@ def turn_colours_round(model: nn.Module) -> None:
 
 
 def load_into(model: nn.Module, path: str | Path, new_output: bool, channels: int | None) -> nn.Module:
-    """`load_weights`, from a file for so many input channels: where it has them, the network's are adapted first."""
+    """`load_weights`, from a file for 3 or for ``channels`` input channels; if the latter, first adapts the network."""
     path = weights_file(path)
     own = model.state_dict()
     state = _named_as(own, _unwrap(read_weights(path), path))
@@ -100,7 +100,7 @@ def load_into(model: nn.Module, path: str | Path, new_output: bool, channels: in
         raise ValueError(f"{path}: expected weights of a CNN or of a frame-wise network, got a recurrent network's")
     if channels is not None and _inputs_in(state, model) == channels:
         own = adapt_channels(model, channels).state_dict()
-    # Counters of batches: files from before they existed lack them, and nothing that is computed needs them.
+    # Counters of batches: files from before they existed lack them, and no result depends on them.
     state.update({k: v for k, v in own.items() if k.endswith("num_batches_tracked") and k not in state})
     if new_output and not _same(own, state):
         state = _with_own_output(model, own, state)
@@ -110,7 +110,7 @@ def load_into(model: nn.Module, path: str | Path, new_output: bool, channels: in
 
 
 def weights_file(path: str | Path) -> Path:
-    """The file of weights at a path, which may be a run folder. Raises FileNotFoundError where there is none."""
+    """The file of weights at a path, which may be a run folder. Raises FileNotFoundError if there is none."""
     path = Path(path)
     if path.is_dir():
         path = path / "model.safetensors"
@@ -120,7 +120,7 @@ def weights_file(path: str | Path) -> Path:
 
 
 def _inputs_in(state: Mapping[str, Tensor], model: nn.Module) -> int | None:
-    """Input channels of the network's first convolution in a state dict."""
+    """Input channels of the network's first convolution according to a state dict."""
     conv = first_convolution(model)
     name = next(name for name, module in model.named_modules() if module is conv)
     weight = state.get(f"{name}.weight")
@@ -128,9 +128,9 @@ def _inputs_in(state: Mapping[str, Tensor], model: nn.Module) -> int | None:
 
 
 def _with_own_output(model: nn.Module, own: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The file's tensors, but the network's own for its output layer, which is replaced, where the two differ there."""
+    """The file's tensors; if the output layers differ, with the network's own for that layer, as it is replaced."""
     behind = [key for key in state if key not in own and key.startswith("output_0.")]
-    if behind:  # framewise has appended it to a CNN that ends in no layer
+    if behind:  # framewise has appended it to a CNN without an output layer
         return {key: value for key, value in state.items() if key not in behind}
     head = find_output_layer(open_network(model).cnn)
     keys = [] if head is None else [key for key in own if key.startswith(f"{head.target}.")]
@@ -157,12 +157,12 @@ C3D_NAMES = {**dict(zip(_NUMBERED, _C3D_LAYERS, strict=True)), **dict(zip(_MMACT
 
 
 C3D_NAMES["cls_head.fc_cls"] = "fc8"
-"""Layers of C3D as published files name them (numbered: the file known as c3d-pretrained.pth; MMAction2's), and as
-`prernn.models.networks.c3d` does. c3d.pickle has the latter."""
+"""Names of C3D's layers in published files (numbered: the file known as c3d-pretrained.pth; MMAction2's), and in
+`prernn.models.networks.c3d`. c3d.pickle has the latter."""
 
 
 def _named_as(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict under the network's own names, where the file's differ by a common first part or are C3D's."""
+    """The state dict with the network's own names, if the file's differ by a common prefix or are C3D's."""
     plain = state
     while len({key.partition(".")[0] for key in plain}) == 1 and not own.keys() & plain.keys():
         plain = {key.partition(".")[2]: value for key, value in plain.items()}
@@ -176,7 +176,7 @@ def _named_as(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[str, 
 
 
 def read_weights(path: Path) -> Any:
-    """What a file of weights holds, read without running code. ValueError where it is none."""
+    """The content of a file of weights, read without running code. ValueError if it is none."""
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -211,7 +211,7 @@ def _kind(content: Any) -> str:
 
 
 def check_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
-    """Raises ValueError in one line where a state dict does not fit a network's own."""
+    """Raises ValueError, on one line, if a state dict does not fit the network's own."""
     shapes = [
         f"{key} (expected {tuple(own[key].shape)}, got {tuple(state[key].shape)})"
         for key in own

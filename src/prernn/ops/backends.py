@@ -1,4 +1,4 @@
-"""Which kernels there are, which of them are asked for, and which transforms of torch stand in their way."""
+"""Which kernels are available, which are requested, and which of torch's transforms prevent their use."""
 
 import contextlib
 import functools
@@ -17,7 +17,7 @@ DTYPES = {
     "native": (torch.float32, torch.bfloat16),
     "triton": (torch.float32, torch.bfloat16, torch.float16),
 }
-"""Types of tensors that the kernels take; all accumulate in float32."""
+"""Tensor types that the kernels support; all accumulate in float32."""
 
 _reasons: dict[str, str | None] = {"reference": None}
 _override: list[str] = []
@@ -27,13 +27,13 @@ def kernels(name: str) -> Any:
     """The module of the backend called ``name``.
 
     Raises:
-        ImportError: this installation does not have it.
+        ImportError: it is not available in this installation.
     """
     return importlib.import_module(f"prernn.ops.{name}")
 
 
 def missing(name: str) -> str | None:
-    """Why the backend called ``name`` can't run in this installation, or None where it can."""
+    """Why the backend called ``name`` can't run in this installation, or None if it can."""
     if name not in _reasons:
         try:
             kernels(name)
@@ -43,16 +43,16 @@ def missing(name: str) -> str | None:
     return _reasons[name]
 
 
-# A compiler that traces can't trace an import. This is what torch.compiler.assume_constant_result sets, without the
-# seconds that importing torch._dynamo takes.
+# A tracing compiler can't trace an import. This is what torch.compiler.assume_constant_result sets, without the seconds
+# it takes to import torch._dynamo.
 missing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def forced() -> str | None:
-    """The backend that `using` or ``PRERNN_OPS`` asks for, or None.
+    """The backend that `using` or ``PRERNN_OPS`` requests, or None.
 
     Raises:
-        ValueError: there is none of that name, or it can't run in this installation.
+        ValueError: there is no backend of that name, or it can't run in this installation.
     """
     name = _override[-1] if _override else os.environ.get("PRERNN_OPS")
     if not name:
@@ -60,13 +60,13 @@ def forced() -> str | None:
     if name not in BACKENDS:
         raise ValueError(f"expected PRERNN_OPS to be one of {', '.join(BACKENDS)}, got {name!r}")
     if missing(name):
-        raise ValueError(f"PRERNN_OPS={name} can't be had: {missing(name)}")
+        raise ValueError(f"PRERNN_OPS={name} is not available: {missing(name)}")
     return name
 
 
 @contextlib.contextmanager
 def using(name: str) -> Iterator[None]:
-    """Forces a backend inside a with block, over ``PRERNN_OPS``."""
+    """Forces a backend inside a with block, overriding ``PRERNN_OPS``."""
     _override.append(name)
     try:
         yield
@@ -75,12 +75,12 @@ def using(name: str) -> Iterator[None]:
 
 
 def choose(name: str | None, tensors: list[Tensor]) -> str | None:
-    """The kernels that take these tensors (the gate inputs first) in their common type, or None for the reference.
+    """The kernels that support these tensors (gate inputs first) in their common type, or None for the reference.
 
-    ``name`` is the backend that is asked for (`forced`).
+    ``name`` is the requested backend (`forced`).
 
     Raises:
-        ValueError: it does not take them, or not for such derivatives.
+        ValueError: the requested backend does not support these tensors, or the derivatives that are being computed.
     """
     first = tensors[0]
     wanted = name or DEVICES.get(first.device.type)
@@ -91,7 +91,7 @@ def choose(name: str | None, tensors: list[Tensor]) -> str | None:
         raise ValueError(f"PRERNN_OPS={name}: expected PRERNN_OPS=reference for {beyond}, got kernels without it")
     if beyond:
         return None
-    # under autocast gate inputs have fewer bits than the weights and the state, which must be alike
+    # under autocast gate inputs have fewer bits than the weights and the state, which must have the same type
     alike = all(tensor.device == first.device and tensor.dtype == tensors[1].dtype for tensor in tensors[1:])
     fits = alike and common_type(tensors) in DTYPES[wanted] and _device_fits(wanted, first)
     if name and not fits:
@@ -103,57 +103,57 @@ def choose(name: str | None, tensors: list[Tensor]) -> str | None:
 
 
 def _beyond_kernels() -> str | None:
-    """What is asked for that no kernel has, or None."""
+    """A description of what is requested but no kernel supports, or None."""
     if forward_mode():
         return "a forward-mode derivative"
-    # torch.compile can't take an autograd.Function, which torch.func needs, through vmap
+    # torch.func needs an autograd.Function, which torch.compile can't handle under vmap
     return "torch.func in torch.compile" if torch.compiler.is_compiling() and transformed() else None
 
 
 def forward_mode() -> bool:
-    """Whether forward-mode derivatives are asked for (`torch.func.jvp`, ``jacfwd``, ``hessian``, dual numbers).
+    """Whether forward-mode derivatives are requested (`torch.func.jvp`, ``jacfwd``, ``hessian``, dual numbers).
 
-    No kernel has them. Past torch's dispatcher they would be lost without a word.
+    No kernel supports them. Kernels called past torch's dispatcher would silently drop them.
     """
     return forward_ad._current_level >= 0
 
 
 def transformed() -> bool:
-    """Whether a transform of `torch.func` is at work, or a forward-mode derivative."""
+    """Whether a transform of `torch.func` or a forward-mode derivative is active."""
     return torch._C._are_functorch_transforms_active() or forward_mode()
 
 
 def takes_native() -> bool:
-    """Whether the C kernels are there and not ruled out, and no transform of `torch.func`, which they lack, is at work.
+    """Whether the C kernels are available and not ruled out, and no transform of `torch.func` is active.
 
     Raises:
-        ValueError: ``PRERNN_OPS`` names a backend that there is not.
+        ValueError: ``PRERNN_OPS`` names a backend that does not exist.
     """
     return forced() in (None, "native") and missing("native") is None and not transformed()
 
 
 def learns(*tensors: Tensor | None) -> bool:
-    """Whether gradients of any of these are asked for."""
+    """Whether the gradient of any of these tensors is requested."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors if tensor is not None)
 
 
 def batched() -> bool:
-    """Whether ``vmap`` is among the transforms of `torch.func` at work; torch's recurrences have no rule for it."""
+    """Whether ``vmap`` is among the active transforms of `torch.func`; torch's recurrences have no rule for it."""
     transforms = torch._C._functorch.get_interpreter_stack() or ()
     return any(transform.key() == torch._C._functorch.TransformType.Vmap for transform in transforms)
 
 
 def common_type(tensors: list[Tensor]) -> torch.dtype:
-    """The type that torch's arithmetic gives these tensors together."""
+    """The type that results when torch combines these tensors."""
     return functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
 
 
 def _device_fits(name: str, tensor: Tensor) -> bool:
-    # Triton's interpreter computes on the CPU: that is how its kernels are tested without a GPU
+    # Triton's interpreter computes on the CPU, which is used to test its kernels without a GPU
     interpreted = name == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     return DEVICES.get(tensor.device.type) == name or (interpreted and tensor.device.type == "cpu")
 
 
 def has_bfloat16() -> bool:
-    """Whether the CPU computes with bfloat16; torch's convolutions fall back on slow loops where it does not."""
+    """Whether the CPU has bfloat16 arithmetic; without it torch's convolutions fall back to slow loops."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,7 +1,7 @@
 """A product with compressed rows, linear in the number of weights: ``torch.ops.prernn.rows_product``.
 
-For connections (`prernn.ops.connections`) that are the same for all gates. The operator looks them up itself: sorting
-takes long, so their layout is kept for the calls that follow.
+For connections (`prernn.ops.connections`) that are the same for all gates. The operator looks them up itself. Sorting
+them takes long, so their layout is cached for later calls.
 """
 
 import functools
@@ -21,12 +21,12 @@ _library.define(
 
 
 def usable(*tensors: Tensor | None) -> bool:
-    """Whether `product` takes these: float32 on the CPU, with C kernels that are there and not ruled out.
+    """Whether `product` supports these: float32 on the CPU, with C kernels that are available and not ruled out.
 
-    Not under the transforms of `torch.func`, where plain torch is vectorized and these operators have no rules.
+    False under the transforms of `torch.func`, for which these operators have no rules, while plain torch does.
 
     Raises:
-        ValueError: ``PRERNN_OPS`` names a backend that there is not.
+        ValueError: ``PRERNN_OPS`` names a backend that does not exist.
     """
     given = [tensor for tensor in tensors if tensor is not None]
     return all(tensor.is_cpu and tensor.dtype == torch.float32 for tensor in given) and takes_native()
@@ -37,8 +37,8 @@ def product(
 ) -> Tensor:
     """``W h + b`` for ``h (N, I)`` and the entries' weights ``(G, E)``, giving ``(N, G, D)``; float32 on the CPU.
 
-    ``kind`` and ``amount`` name the entries: ``"sparse"`` and a density, ``"paths"`` and their number, ``"band"`` and
-    its columns. ``D`` is ``size``, or ``I``; ``bias`` is ``(G*D,)`` or None.
+    ``kind`` and ``amount`` specify the entries: ``"sparse"`` and a density, ``"paths"`` and their number, ``"band"``
+    and its columns. ``D`` is ``size``, or ``I`` if that is None; ``bias`` is ``(G*D,)`` or None.
     """
     y: Tensor = torch.ops.prernn.rows_product(h, weight, kind, amount, size, bias)
     return y
@@ -46,7 +46,7 @@ def product(
 
 @functools.lru_cache(maxsize=64)
 def layout(kind: str, amount: float, size: int, inputs: int) -> tuple[Tensor, Tensor]:
-    """Where the rows of the entries that ``kind`` and ``amount`` name begin ``(D+1,)``, and their columns ``(E,)``."""
+    """Compressed rows of the entries that ``kind`` and ``amount`` specify: row starts ``(D+1,)``, columns ``(E,)``."""
     receiver, sender = ENTRIES[kind](size, inputs, amount)
     counts = torch.bincount(receiver, minlength=size)
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)]), sender.int()
@@ -90,9 +90,9 @@ def _gradients(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _refuse(ctx: Any, *gradients: Tensor | None) -> NoReturn:
-    raise NotImplementedError("the compressed product's gradient has no gradient of its own: PRERNN_OPS=reference has")
+    raise NotImplementedError("the compressed product can't be differentiated twice: use PRERNN_OPS=reference")
 
 
 torch.library.register_autograd("prernn::rows_product", _gradients, setup_context=_save)
-# without this torch would warn and go on with zeros
+# without this torch would warn and continue with zeros
 torch.library.register_autograd("prernn::rows_product_backward", _refuse)

@@ -1,14 +1,14 @@
 """Recurrences whose whole sequence is one operator: ``torch.ops.prernn.recurrence`` and its gradient.
 
-The operator is the seam between torch and the kernels: it has a shape function and a gradient, so torch.compile and
-torch.export pass over it. `prernn.ops.native` computes it on the CPU, `prernn.ops.triton` on a GPU; both have the
-functions ``forward`` and ``backward`` of the same signature.
+The operator is the interface between torch and the kernels: it has a shape function and a gradient, so torch.compile
+and torch.export treat it as a unit. `prernn.ops.native` computes it on the CPU, `prernn.ops.triton` on a GPU; both have
+functions ``forward`` and ``backward`` with the same signatures.
 
-`torch.func` wants gradients in a form of its own, `Recurrence`, and a rule for ``vmap``: the kernels run over one
-sample after the other. Forward-mode derivatives are the reference's.
+`torch.func` needs gradients in a different form, `Recurrence`, and a rule for ``vmap``, which runs the kernels on one
+sample after the other. Forward-mode derivatives use the reference.
 
-Its structures are the diagonal and the band, with compact weights ``(G, D, C)`` (C columns, 1 for the diagonal): entry
-``[g, i, c]`` joins neuron ``i + c - C//2`` to neuron ``i``; entries outside the matrix are never used.
+Supported structures are the diagonal and the band, with compact weights ``(G, D, C)`` (C columns, 1 for the diagonal):
+entry ``[g, i, c]`` connects neuron ``i + c - C//2`` to neuron ``i``; entries outside the matrix are never used.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from prernn.ops.scan import begun
 Outputs = tuple[Tensor, Tensor, Tensor]
 """Outputs, last state, states after each step."""
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Of gate inputs, weight, bias and state."""
+"""Gradients of gate inputs, weight, bias and state."""
 
 _library = torch.library.Library("prernn", "DEF")
 _library.define(
@@ -113,7 +113,7 @@ def _(
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
     u, weight, bias, state, started, lengths, ctx.cell, keep = inputs
     if not keep:
-        raise ValueError("expected keep=True where gradients are asked for, got False")
+        raise ValueError("expected keep=True when gradients are requested, got False")
     ctx.mark_non_differentiable(output[2])
     ctx.save_for_backward(u, weight, bias, state, started, lengths, output[2])
 
@@ -128,11 +128,11 @@ def _gradients(ctx: Any, d_out: Tensor | None, d_last: Tensor | None, _: Tensor 
 
 
 def _refuse(ctx: Any, *gradients: Tensor | None) -> NoReturn:
-    raise NotImplementedError("the kernels' gradient has no gradient of its own: PRERNN_OPS=reference has")
+    raise NotImplementedError("the kernels can't be differentiated twice: use PRERNN_OPS=reference")
 
 
 torch.library.register_autograd("prernn::recurrence", _gradients, setup_context=_save)
-# without this torch would warn and go on with zeros
+# without this torch would warn and continue with zeros
 torch.library.register_autograd("prernn::recurrence_backward", _refuse)
 
 
@@ -162,13 +162,13 @@ class RecurrenceGradient(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Nothing is saved, as nothing comes back."""
+        """Saves nothing, because there is no second backward pass."""
 
     backward = staticmethod(_refuse)
 
 
 def _one_by_one(operator: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Any, ...]]:
-    """A rule for ``vmap``: ``operator`` on each sample."""
+    """A rule for ``vmap`` that applies ``operator`` to each sample."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, ...]:
         columns = [
@@ -195,11 +195,11 @@ def sequence(
     state: tuple[Tensor, ...],
     lengths: Tensor | None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Runs the cell called ``kernel`` over ``u (T, N, G or 1, D)``; the rest as `prernn.ops.reference.sequence`.
+    """Runs the cell called ``kernel`` over ``u (T, N, G or 1, D)``; the rest is as in `prernn.ops.reference.sequence`.
 
     ``name`` is the backend that `prernn.ops.backends.choose` found for these tensors, ``band`` is the hidden-to-hidden
-    weight ``(G, D, C)``. The state is float32 inside; outputs and state have the type that torch's arithmetic gives the
-    arguments together.
+    weight ``(G, D, C)``. Internally the state is float32; outputs and state are returned in the common type of the
+    arguments.
     """
     started: Tensor | None = None
     flags: tuple[Tensor, ...] = ()
@@ -216,6 +216,6 @@ def sequence(
     if keep or torch.compiler.is_compiling():
         run = Recurrence.apply if functional else torch.ops.prernn.recurrence
         out, last, _ = run(u, band, bias, rows, started, lengths, kernel, keep)
-    else:  # a stream has no use for torch's dispatcher, which takes as long as a small step
+    else:  # a stream does not need torch's dispatcher, which takes as long as a small step
         out, last, _ = kernels(name).forward(kernel, u, band, bias, rows, started, lengths, False)
     return out, (*(last[i].to(dtype) for i in range(last.shape[0])), *flags)

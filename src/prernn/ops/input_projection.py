@@ -1,11 +1,11 @@
-"""The input projection: oneDNN's matrix product where torch's own is slower.
+"""The input projection: uses oneDNN's matrix product when it is faster than torch's own.
 
-Once the recurrence is cheap the projection is nearly all of a layer's time, and on many processors the BLAS behind
-torch's linear does not use their widest instructions, while oneDNN does. oneDNN's operator has no gradient, which is
-written here, of two more of its products, and no place in torch's public interface: it is looked for, tried against
-torch's product once, and left alone where either fails. It takes the weight as it is: packing it beforehand gains
-little more (benchmarks/recurrence.py, ``--linear``) and would leave a second copy that goes stale when the weight
-changes.
+Once the recurrence is cheap, the projection takes nearly all of a layer's time. On many processors the BLAS behind
+torch's linear does not use the widest instructions, while oneDNN does. oneDNN's operator has no gradient, so it is
+implemented here with two more of its products. It is not part of torch's public interface either: we look it up,
+compare it with torch's product once, and don't use it if either fails. It takes the weight as it is: packing it
+beforehand gains little (benchmarks/recurrence.py, ``--linear``) and would create a second copy that becomes outdated
+when the weight changes.
 """
 
 import functools
@@ -19,14 +19,14 @@ from prernn.ops.backends import forced, learns, transformed
 from prernn.ops.narrow import NarrowWeight
 
 LEAST = 2**22
-"""Multiplications from which oneDNN is faster (benchmarks/recurrence.py, --linear)."""
+"""Number of multiplications from which oneDNN is faster (benchmarks/recurrence.py, --linear)."""
 
 LEAST_OF_BLOCKS = 2**20
-"""Likewise of a block among several."""
+"""The same for one block among several."""
 
 
 def linear(x: Tensor, weight: Tensor | NarrowWeight, bias: Tensor | None = None) -> Tensor:
-    """``x W^T + b`` for ``x (..., D_in)``; differentiable, but for a weight of few bits."""
+    """``x W^T + b`` for ``x (..., D_in)``; differentiable, except with respect to a weight of few bits."""
     if isinstance(weight, NarrowWeight):
         return weight.product(x, bias)
     if not (_suits(x, weight, bias) and _works()):
@@ -41,7 +41,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """The product with its gradients, ``dx = g W``, ``dW = g^T x``, ``db`` the sum of g; differentiable again."""
+    """The product with gradients ``dx = g W``, ``dW = g^T x``, ``db`` the sum of g, which are differentiable too."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -55,7 +55,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        grad = grad.contiguous()  # a sum's is one number, with strides of 0
+        grad = grad.contiguous()  # the gradient of a sum is a single number with strides of 0
         rows = grad.flatten(0, -2)
         wanted = ctx.needs_input_grad
         d_x = linear(grad, weight.t()) if wanted[0] else None
@@ -64,10 +64,10 @@ class _Product(torch.autograd.Function):
 
 
 def blockwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x W^T + b`` for a matrix of blocks: ``x (N, I)`` gives ``(N, B*d)``.
+    """``x W^T + b`` for a block matrix: ``x (N, I)`` gives ``(N, B*d)``.
 
     Args:
-        x: ``(N, K*i)``, K parts side by side.
+        x: ``(N, K*i)``, K parts concatenated.
         weight: ``(B, d, i)``, B a multiple of K; block b reads part ``b % K``.
         bias: ``(B*d,)`` or None.
     """
@@ -91,12 +91,12 @@ def _blocks(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     offsets = [None] * count if bias is None else bias.chunk(count)
     out = x.new_empty(len(x), count, weight.shape[1])
     for b in range(count):
-        out[:, b] = _product(parts[b % len(parts)], weight[b], offsets[b])  # while it is in the cache
+        out[:, b] = _product(parts[b % len(parts)], weight[b], offsets[b])  # while the block is in the cache
     return out.flatten(1)
 
 
 class _Blocks(torch.autograd.Function):
-    """`blockwise` by oneDNN, a product for each block, with its gradients; differentiable again."""
+    """`blockwise` with oneDNN, one product per block, with gradients that are differentiable too."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -129,29 +129,29 @@ class _Blocks(torch.autograd.Function):
 
 
 class _Gathered:
-    """Blocks side by side: each is copied as soon as it is there, but for a gradient that is differentiated again."""
+    """Collects blocks into one tensor: each is copied as soon as it is ready, unless the result needs a gradient."""
 
     def __init__(self, like: Tensor):
         self.blocks: list[Tensor] = []
         self.out = None if torch.is_grad_enabled() else torch.empty_like(like)
 
     def take(self, place: int, block: Tensor) -> None:
-        """The block that stands in a place; they come in order."""
+        """Takes the block for a position; blocks must come in order."""
         if self.out is None:
             self.blocks.append(block)
         else:
             self.out[place] = block
 
     def whole(self) -> Tensor:
-        """All of them."""
+        """All blocks as one tensor."""
         return torch.stack(self.blocks) if self.out is None else self.out
 
 
 def _suits(x: Tensor, weight: Tensor, bias: Tensor | None, least: int | None = None) -> bool:
-    """A product worth choosing for, of float32 on the CPU."""
+    """Whether a product is large enough to gain, and of float32 on the CPU."""
     tensors = [x, weight] if bias is None else [x, weight, bias]
     return (
-        not torch.compiler.is_compiling()  # first: what follows would fix a symbolic batch size
+        not torch.compiler.is_compiling()  # checked first: the tests below would fix a symbolic batch size
         and x.device.type == "cpu"
         and x.ndim > 1
         and weight.ndim == 2
@@ -165,7 +165,7 @@ def _suits(x: Tensor, weight: Tensor, bias: Tensor | None, least: int | None = N
 
 @functools.cache
 def _works() -> bool:
-    """Whether the operator is there and computes what torch does."""
+    """Whether the operator exists and gives the same results as torch."""
     if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
         return False
     x, weight = torch.linspace(-1, 1, 3 * 40).view(3, 40), torch.linspace(-1, 1, 24 * 40).sin().view(24, 40)

@@ -1,13 +1,15 @@
 """Weights of few bits: bfloat16, or 8-bit integers with a scale for each row; sums and everything else in float32.
 
-A step of a stream takes as long as its weights take to come from memory: half or a quarter of the bytes is what these
-gain, by the C kernels on a CPU. With more rows they are widened first, which costs no more than float32.
+A step of a stream takes as long as it takes to load its weights from memory: with the C kernels on a CPU, weights of
+half or a quarter of the bytes make it faster. With more rows the weights are converted to float32 first, so that it is
+no slower than float32.
 
-Where what they meet has 8 bits too ("int8x8"), products and sums are those of integers, of which a processor does many
-at once (AVX-512 VNNI), so that several streams gain as one does. They are exact: every instruction set and torch, where
-there are no kernels, give the same numbers, and a sequence those of its steps.
+If the inputs have 8 bits too ("int8x8"), products and sums are computed in integers, of which a processor does many at
+once (AVX-512 VNNI), so that several streams gain as much as one. They are exact: every instruction set, and torch if
+there are no kernels, gives the same numbers, and a sequence gives the same as its single steps.
 """
 
+import math
 from collections.abc import Callable
 from typing import Self
 
@@ -19,25 +21,25 @@ from prernn.ops.backends import kernels, learns, takes_native
 from prernn.ops.reference import Product
 
 TYPES = {"bfloat16": torch.bfloat16, "int8": torch.int8, "int8x8": torch.int8}
-"""Of weights; those called "int8x8" meet inputs in 8 bits."""
+"""Types of the weights; with "int8x8" the inputs have 8 bits too."""
 
 FEW = 16
-"""Rows of a product up to which the kernels are faster than a float32 product (2048 x 8192, one thread of an AMD EPYC
+"""Number of rows up to which the kernels are faster than a float32 product (2048 x 8192, one thread of an AMD EPYC
 with AVX-512, 2026-11-29: 1 row 2.85 ms in float32, 0.80 in bfloat16, 0.35 in 8 bits; 16 rows 9.7, 3.9, 3.0)."""
 
 MOST_INPUTS = 65536
-"""Of a product in integers, whose sums 32 bits hold: 65536 * 255 * 128 is below 2^31."""
+"""Most inputs of an integer product, so that its sums fit in 32 bits: 65536 * 255 * 128 is below 2^31."""
 
 Segments = tuple[Tensor, Tensor, Tensor]
-"""``begin`` int64, ``first`` and ``count`` int32 ``(R,)``: where an output's weights begin, the input that the first of
-them meets, and how many there are."""
+"""``begin`` int64, ``first`` and ``count`` int32 ``(R,)``: where the weights of an output begin, the input that belongs
+to the first of them, and how many there are."""
 
 Integers = tuple[Tensor, Tensor]
-"""Counts ``(R, K)`` and the scale of each row ``(R,)``: what a quantized weight is the product of."""
+"""Integers ``(R, K)`` and a scale for each row ``(R,)``, whose product is a quantized weight."""
 
 
 class FewBits(nn.Module):
-    """Buffers of few bits and what goes with them, which keep their types where a module changes its own."""
+    """Narrow buffers and those that belong to them, which keep their types when a module is converted to another."""
 
     def __init__(self, **buffers: Tensor | None):
         super().__init__()
@@ -45,7 +47,7 @@ class FewBits(nn.Module):
             self.register_buffer(name, value)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Takes them to another device, but not to another type."""
+        """Moves the buffers to another device, but does not change their type."""
         kept = {name: value for name, value in self._buffers.items() if value is not None and not value.is_meta}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in kept.items():
@@ -56,7 +58,7 @@ class FewBits(nn.Module):
 
 
 class NarrowWeight(FewBits):
-    """``scale * values``, in the place of a float32 weight ``(R, K)``.
+    """``scale * values``, which replaces a float32 weight ``(R, K)``.
 
     Example:
         >>> import torch
@@ -68,16 +70,16 @@ class NarrowWeight(FewBits):
 
     Args:
         weight: ``(R, K)``.
-        kind: "bfloat16", or "int8": the row's largest weight is 127, others are rounded to the nearest. A row of
-            multiples of one number up to 127 times it, as `prernn.quantize` makes them, is kept exactly. "int8x8" are
-            the same, for inputs in 8 bits (`in_8_bits`).
-        integers: counts ``(R, K)`` up to 127 and a scale for each row ``(R,)``, of which the weight is the product as
-            `prernn.quantize` left it: they are kept as they are. Where it no longer is, they are left alone.
+        kind: "bfloat16", or "int8": each row's largest weight becomes 127, others are rounded to the nearest integer. A
+            row whose weights are multiples of one number, up to 127 times, as `prernn.quantize` makes them, is stored
+            exactly. "int8x8" is the same, with inputs in 8 bits (`in_8_bits`).
+        integers: integers ``(R, K)`` up to 127 and a scale for each row ``(R,)`` whose product is the weight, as
+            `prernn.quantize` left it: they are stored exactly. If the weight has changed since, they are ignored.
 
     Attributes:
-        values: in the narrow type.
+        values: the integers or numbers, in the narrow type.
         scale: ``(R,)`` float32, or None.
-        sums: ``(R,)`` int32, of each row's values, or None where inputs are floats.
+        sums: sum of each row's values, ``(R,)`` int32, or None if inputs are floats.
 
     Raises:
         ValueError: another kind, weights that are not finite.
@@ -105,7 +107,7 @@ class NarrowWeight(FewBits):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of what it is multiplied with."""
+        """Type of the inputs it is multiplied with."""
         return torch.float32
 
     def wide(self) -> Tensor:
@@ -117,11 +119,11 @@ class NarrowWeight(FewBits):
         """``x W^T + b`` for ``x (..., K)``.
 
         Raises:
-            ValueError: another width.
+            ValueError: an input of another width.
         """
         if x.shape[-1] != self.values.shape[1]:
             raise ValueError(f"expected an input (..., {self.values.shape[1]}), got shape {tuple(x.shape)}")
-        rows = x.reshape(-1, x.shape[-1])
+        rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # -1 would say nothing of rows without a number
         y = self.by_kernel(rows, bias)
         if y is None:
             y = self.by_torch(lambda weight: lambda h: F.linear(h, weight))(rows)
@@ -131,10 +133,10 @@ class NarrowWeight(FewBits):
     def by_kernel(
         self, x: Tensor, bias: Tensor | None, segments: Segments | None = None, part: slice = slice(None)
     ) -> Tensor | None:
-        """``x W^T + b``, ``(N, R)``, for ``x (N, I)`` and some of the rows, by the C kernels.
+        """``x W^T + b``, ``(N, R)``, for ``x (N, I)`` and some of the rows, with the C kernels.
 
-        None where they do not take it, or `by_torch` is done sooner. With ``segments`` the rows meet parts of
-        x only.
+        None if they do not support it, or if `by_torch` is faster. With ``segments`` each row multiplies only a part
+        of x.
         """
         values = self.values if segments else self.values[part]
         scale = None if self.scale is None else self.scale[part]
@@ -149,10 +151,10 @@ class NarrowWeight(FewBits):
         return whole
 
     def by_torch(self, make: Callable[[Tensor], Product], part: slice = slice(None)) -> Product:
-        """A function ``x (N, K) -> x W^T (N, ...)`` for some of the rows, by products of wider numbers.
+        """A function ``x (N, K) -> x W^T (N, ...)`` for some of the rows, with torch's products of wider numbers.
 
         Args:
-            make: makes such a function of a weight ``(R, K)``; it is called once for each type.
+            make: makes such a function from a weight ``(R, K)``; it is called once for each type.
             part: the rows.
         """
         made: dict[tuple[bool, torch.dtype], Product] = {}
@@ -177,13 +179,13 @@ class NarrowWeight(FewBits):
 
 
 def is_product(weight: Tensor, integers: Integers) -> bool:
-    """Whether a weight ``(R, K)`` is the product of counts that 8 bits hold and a scale."""
+    """Whether a weight ``(R, K)`` is the product of integers that fit in 8 bits and a scale."""
     counts, scale = integers
     return int(counts.long().abs().max()) <= 127 and torch.equal(counts * scale.unsqueeze(1), weight)
 
 
 def _scale(weight: Tensor) -> Tensor:
-    """What the 8-bit integers of each row are times, ``(R,)``."""
+    """The scale of the 8-bit integers in each row, ``(R,)``."""
     size = weight.abs()
     if not size.numel():
         return weight.new_ones(len(weight))
@@ -198,13 +200,15 @@ def _scale(weight: Tensor) -> Tensor:
 
 
 def in_8_bits(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Integers ``n`` and a step ``s`` for each row, a stream at one time, so that x is about ``s n``.
+    """Integers ``n`` and a step ``s`` for each row (one stream at one time), so that x is about ``s n``.
 
-    A row's range, with 0 in it, has 255 equal steps, and each number goes to the nearest: with ``q`` from 0 to 255
+    A row's range, extended to include 0, is divided into 255 equal steps, and each number is rounded to the nearest:
+    with ``q`` from 0 to 255
 
         s = (max(x, 0) - min(x, 0)) / 255,   n = q - z,   q = round(x / s) + z,   z = round(-min(x, 0) / s),
 
-    so that ``|x - s n| <= s / 2`` and 0 stays 0. A product with weights w is then at most ``s / 2 sum |w|`` off.
+    so that ``|x - s n| <= s / 2`` and 0 stays 0. The error of a product with weights w is then at most
+    ``s / 2 sum |w|``.
 
     Example:
         >>> import torch
@@ -216,9 +220,12 @@ def in_8_bits(x: Tensor) -> tuple[Tensor, Tensor]:
         x: ``(N, K)``.
 
     Returns:
-        ``n (N, K)``, from -255 to 255 in float32, and ``s (N, 1)``; not a number where the row has infinite numbers.
+        ``n (N, K)``, from -255 to 255 in float32, and ``s (N, 1)``: 1 for a row of zeros or without a number, not a
+        number where the row has infinite ones.
     """
     x = x.detach().float()
+    if not x.shape[1]:  # a row without any number has no largest; as one of zeros it has the step 1
+        return x, x.new_ones(len(x), 1)
     low, high = x.amin(1, keepdim=True).clamp(max=0), x.amax(1, keepdim=True).clamp(min=0)
     step = high / 255 - low / 255
     step = torch.where(step == 0, 1.0, torch.where(step.isinf(), torch.nan, step))
@@ -227,17 +234,17 @@ def in_8_bits(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _straight_through(x: Tensor) -> Tensor:
-    """``s n`` of `in_8_bits`, with the gradient of x."""
+    """``s n`` of `in_8_bits`, with the gradient of x (a straight-through estimator)."""
     whole, step = in_8_bits(x)
     return x + ((whole * step).to(x.dtype) - x.detach())
 
 
 def fits(rows: Tensor, bias: Tensor | None = None, most: int | None = FEW) -> bool:
-    """Whether the kernels take a product with ``rows (N, K)``, N up to ``most``.
+    """Whether the kernels support a product with ``rows (N, K)``, N up to ``most``.
 
-    With weights alone of few bits, with more rows a float32 product is done sooner.
+    If only the weights have few bits, a float32 product is faster for more rows.
     """
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):  # before anything fixes a symbolic batch size
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):  # the tests below would fix a symbolic batch
         return False
     given = [rows] if bias is None else [rows, bias]
     plain = all(each.device.type == "cpu" and each.dtype == torch.float32 for each in given)
@@ -252,6 +259,6 @@ def has_few_bits(module: nn.Module) -> bool:
 
 
 def refuse_narrow(module: nn.Module, instead: str) -> None:
-    """NotImplementedError where a module has weights of few bits, with what to do instead."""
+    """Raises NotImplementedError if a module has weights of few bits; the message says what to do instead."""
     if has_few_bits(module):
         raise NotImplementedError(f"expected weights as they were trained, got some of few bits: {instead}")

@@ -1,13 +1,13 @@
 """A layer made of paths, streamed: ``torch.ops.prernn.path_product`` (the talk "Structural Sparsity", paths).
 
-Path p joins neuron ``source[p]`` to neuron ``destination[p]``. The weights are used once and in their order, so that
-time and memory are linear in the number of paths, whatever the layers' sizes; the order is the caller's, nothing is
-sorted. With ``relu`` the activation stands at the beginning of the path, as in the talk: what is not positive is not
-passed on.
+Path p connects neuron ``source[p]`` to neuron ``destination[p]``. Each weight is used once, in order, so that time and
+memory are linear in the number of paths, whatever the layers' sizes; the caller determines the order, nothing is
+sorted. With ``relu`` the activation is at the beginning of the path, as in the talk: values that are not positive are
+not passed on.
 
-On the way back the errors run along the same paths in the other direction: the gradient with respect to the input is
-again such a product. Two operators, the product and its weight's gradient, therefore differentiate each other, any
-number of times.
+In the backward pass the errors run along the same paths in the opposite direction: the gradient with respect to the
+input is such a product too. Therefore two operators, the product and its weight's gradient, are each other's
+derivatives, any number of times.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ from prernn.ops.backends import kernels
 from prernn.ops.compressed_rows import usable
 
 BESIDE, SMALL = 16, 64
-"""Pictures that stand side by side in a plane, and the places of maps up to which it pays (``prernn bench paths``):
-small ones fill the processor's vectors badly."""
+"""Number of pictures placed side by side in a plane, and the map size in positions up to which this is faster (``prernn
+bench paths``): small maps do not fill the processor's vectors."""
 
 _library = torch.library.Library("prernn", "FRAGMENT")
 _library.define(
@@ -51,19 +51,19 @@ def product(
 ) -> Tensor:
     """``y[n, i] = bias[i] + sum of weight[p] x[n, source[p]]`` over the paths p that end in i: ``(N, size)``.
 
-    In float32 on the CPU by the C kernels where they are there and not ruled out, elsewhere by plain torch.
+    Float32 on the CPU uses the C kernels if they are available and not ruled out; everything else uses plain torch.
 
     Args:
         x: ``(N, I)``.
         weight: ``(P,)``.
         source: ``(P,)`` int32, neurons of ``x``.
         destination: ``(P,)`` int32, neurons of ``y``. Paths with the same ends add up.
-        size: outputs.
+        size: number of outputs.
         bias: ``(size,)`` or None.
-        relu: whether ``max(0, x)`` stands for ``x``.
+        relu: whether to use ``max(0, x)`` instead of ``x``.
 
     Raises:
-        IndexError: a path that leads outside (on a GPU torch has errors of its own).
+        IndexError: a path that leads outside (on a GPU torch raises a different error).
     """
     if usable(x, weight, bias):
         out: Tensor = torch.ops.prernn.path_product(x, weight, source, destination, bias, size, relu)
@@ -87,17 +87,17 @@ def convolution(
 ) -> Tensor:
     """``y[n, i] = bias[i] + sum of weight[p] * x[n, source[p]]`` over the paths p that end in i: ``(N, size, H', W')``.
 
-    By the C kernels alone, which read each channel from one plane, margin included, so that a tap of a kernel is a
-    distance in it. With a stride of s a plane holds every s-th row and column one after the other, and again.
+    Only with the C kernels, which read each channel from one plane that includes the margin, so that a tap of the
+    kernel is an offset in it. With a stride of s, rows and columns are grouped by their index modulo s.
 
     Args:
-        x: ``(N, I, H, W)``; as the weight and the bias of what `prernn.ops.compressed_rows.usable` says.
+        x: ``(N, I, H, W)``; must satisfy `prernn.ops.compressed_rows.usable`, as must the weight and the bias.
         weight: ``(P, kh, kw)``.
         source: ``(P,)`` int32, channels of ``x``.
         destination: ``(P,)`` int32, channels of ``y``.
         size: output channels.
         bias: ``(size,)`` or None.
-        stride, padding, dilation: as in ``nn.Conv2d``.
+        stride, padding, dilation: as in ``nn.Conv2d``, for height and width.
 
     Raises:
         ValueError: maps that are smaller than the kernel.
@@ -123,7 +123,7 @@ def convolution(
 
 
 def pictures_beside(sides: Sequence[int], pictures: int) -> int:
-    """How many of the pictures stand side by side in a plane, whose outputs have these sides."""
+    """How many of the pictures to place side by side in a plane, if outputs have these sides."""
     return BESIDE if sides[0] * sides[1] <= SMALL and pictures % BESIDE == 0 else 1
 
 
@@ -134,7 +134,7 @@ def map_sides(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> tuple[int, int]:
-    """Height and width of what a convolution puts out."""
+    """Height and width of a convolution's output."""
     each = zip(sides, kernel, stride, padding, dilation, strict=True)
     height, width = (
         (side + 2 * margin - (taps - 1) * apart - 1) // step + 1 for side, taps, step, margin, apart in each
@@ -187,7 +187,7 @@ def _(d_y: Tensor, x: Tensor, source: Tensor, destination: Tensor, relu: bool) -
 
 
 def _back(d_y: Tensor, weight: Tensor, source: Tensor, destination: Tensor, x: Tensor, relu: bool) -> Tensor:
-    """Gradient with respect to ``x``: against the direction of the paths, to where the input was passed on."""
+    """Gradient with respect to ``x``: backwards along the paths, to those inputs that were passed on."""
     d_x: Tensor = torch.ops.prernn.path_product(d_y, weight, destination, source, None, x.shape[1], False)
     return torch.ops.aten.threshold_backward(d_x, x, 0) if relu else d_x
 
@@ -269,9 +269,9 @@ def _(d_y: Tensor, x: Tensor, source: Tensor, destination: Tensor, shift: list[i
 def _maps_back(
     d_y: Tensor, weight: Tensor, source: Tensor, destination: Tensor, x: Tensor, shift: list[int], step: int
 ) -> Tensor:
-    """Gradient with respect to the planes ``x (N, I, S)``: the paths the other way, the shifts too."""
+    """Gradient with respect to the planes ``x (N, I, S)``: with reversed paths and reversed shifts."""
     plane, most = x.shape[2], max(shift)
-    laid = F.pad(d_y, (0, step - d_y.shape[3])).flatten(2)  # as the places lie in a plane
+    laid = F.pad(d_y, (0, step - d_y.shape[3])).flatten(2)  # in the layout of a plane
     laid = F.pad(laid, (most, plane - laid.shape[2]))
     back = [most - distance for distance in shift]
     d_x: Tensor = torch.ops.prernn.path_maps(

@@ -1,4 +1,4 @@
-"""The truth: a plain torch loop over time, for any dtype, twice differentiable, exportable."""
+"""The reference implementation: a plain torch loop over time, for any dtype, twice differentiable, exportable."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 State = tuple[Tensor, ...]
-"""A cell's state tensors ``(N, D)``, the first of which it puts out."""
+"""A cell's state tensors ``(N, D)``, the first of which is its output."""
 Product = Callable[[Tensor], Tensor]
 """A recurrent product, ``h (N, D) -> W_hh h (N, G, D)``."""
 
 
 class Step(Protocol):
-    """What the loop needs of a cell."""
+    """What the loop needs from a cell."""
 
     def step(self, u: Tensor, state: State, products: list[Product]) -> State:
         """The next state."""
@@ -27,25 +27,25 @@ def sequence(
     Args:
         cell: gate equations (`prernn.layers.cells.Cell`).
         products: recurrent products of the cell's groups of gates.
-        u: gate inputs ``(T, N, G, D)``; ``G`` may be 1 where all gates share one input.
+        u: gate inputs ``(T, N, G, D)``; ``G`` may be 1 if all gates share one input.
         state: tensors ``(N, D)``.
-        lengths: ``(N,)`` valid steps of each row. A row that has ended keeps its state and puts out zeros; what stands
-            in its further steps changes no result and no gradient.
+        lengths: ``(N,)`` valid steps of each row. A row that has ended keeps its state and outputs zeros; the padding
+            affects no result and no gradient.
 
     Returns:
         Outputs ``(T, N, D)`` and the state after each row's last valid step.
 
-    In an export that leaves T open the loop is torch's scan operator, which is one of ONNX and OpenVINO too.
+    In an export with variable T the loop becomes torch's scan operator, which ONNX and OpenVINO have too.
 
     Raises:
-        NotImplementedError: an export that leaves T open, of rows of several lengths.
+        NotImplementedError: an export with variable T and rows of different lengths.
     """
     u = without_padding(u, lengths)
     if torch.compiler.is_exporting() and isinstance(u.shape[0], torch.SymInt):
         return _as_one_operator(cell, products, u, state, lengths)
-    if len(u) == 1 and lengths is None:  # a stream: one step, none of a sequence's bookkeeping
+    if len(u) == 1 and lengths is None:  # a stream: one step, without a sequence's overhead
         state = cell.step(u[0], state, products)
-        return state[0].clone().unsqueeze(0), state  # a copy: what follows may work in place
+        return state[0].clone().unsqueeze(0), state  # a copy, because the caller may modify it in place
     outputs = []
     for time, u_t in enumerate(u.unbind(0)):
         following = cell.step(u_t, state, products)
@@ -62,26 +62,26 @@ def sequence(
 def _as_one_operator(
     cell: Step, products: list[Product], u: Tensor, state: State, lengths: Tensor | None
 ) -> tuple[Tensor, State]:
-    import torch._dynamo  # an export has done so, which takes seconds
+    import torch._dynamo  # takes seconds, but an export has already imported it
     from torch._higher_order_ops import scan
 
     if lengths is not None:
-        raise NotImplementedError("expected rows of one length in an export that leaves T open, got several")
+        raise NotImplementedError("expected rows of equal length in an export with variable T, got different lengths")
 
     def combine(state: State, u_t: Tensor) -> tuple[State, Tensor]:
-        # what the operator hands on may be none of what it was given, nor twice the same
+        # the operator's outputs must be neither its inputs nor the same tensor twice
         following = tuple(leaf.clone() for leaf in cell.step(u_t, state, products))
         return following, following[0].clone()
 
     if not torch.compiler.is_dynamo_compiling():
-        torch._dynamo.reset()  # a scan that was traced before with a batch of that size would fix this one's to it
+        torch._dynamo.reset()  # a scan traced earlier with the same batch size would fix the size of this one
     last, out = scan(combine, tuple(state), u, dim=0)
     return out, tuple(last)
 
 
 def without_padding(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """``x (T, N, ...)`` with zeros from ``lengths (N,)`` on in each row: a step that is left out, but computed with NaN
-    on the way, would have NaN for a gradient."""
+    """``x (T, N, ...)`` with zeros from step ``lengths (N,)`` on in each row: a masked step that was computed from NaN
+    would still give NaN gradients."""
     if lengths is None:
         return x
     valid = torch.arange(x.shape[0], device=x.device).unsqueeze(1) < lengths  # (T, N)

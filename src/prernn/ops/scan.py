@@ -1,10 +1,10 @@
-"""Parallel scans over time, in plain torch: where a loop takes T dependent steps. Differentiable, any type.
+"""Parallel scans over time, in plain torch, which replace loops of T dependent steps. Differentiable, for any type.
 
-For the linear diagonal recurrence, on devices and for types without a kernel, in ``log2 T`` steps (`sequence`). For
-``s_t = a_t * s_{t-1} + b_t``, with coefficients that no state has to be known for, in chunks of some sqrt(T) steps
-(`affine_sequence`): all chunks go through their steps side by side, from zero and with the product of their a; then
-the states at the chunks' ends go from one to the next. That is about 2 sqrt(T) dependent operations, and three times
-the work of the loop.
+The linear diagonal recurrence, on devices and for types without a kernel, takes ``log2 T`` steps (`sequence`). The
+recurrence ``s_t = a_t * s_{t-1} + b_t``, whose coefficients do not depend on the state, is split into chunks of about
+sqrt(T) steps (`affine_sequence`): all chunks run through their steps in parallel, starting from zero and accumulating
+the product of their a; then the state at the end of each chunk is passed on to the next. This takes about 2 sqrt(T)
+dependent operations, and three times the arithmetic of the loop.
 """
 
 import math
@@ -21,8 +21,8 @@ def sequence(
 ) -> tuple[Tensor, State]:
     """``h_t = scale (u_t + w h_{t-1} + b)``, and ``h_1 = u_1`` in rows that have not started.
 
-    With ``a = scale w`` and ``x_t = scale (u_t + b)`` the sum of ``a^k x_{t-k}`` over the last ``2^n`` steps doubles
-    its reach each time: ``x_t + a^{2^n} x_{t-2^n}`` (Hillis and Steele's scan with a constant factor).
+    With ``a = scale w`` and ``x_t = scale (u_t + b)``, the sum of ``a^k x_{t-k}`` over the last ``2^n`` steps doubles
+    its range in each round: ``x_t + a^{2^n} x_{t-2^n}`` (Hillis and Steele's scan with a constant factor).
 
     Args:
         scale: 1/2 or 1.
@@ -30,10 +30,10 @@ def sequence(
         bias: ``(1, D)`` or None.
         u: ``(T, N, 1, D)``.
         state: ``h (N, D)`` and ``started (N, 1)``.
-        lengths: as `prernn.ops.sequence`.
+        lengths: as in `prernn.ops.sequence`.
 
     Returns:
-        As `prernn.ops.sequence`.
+        As in `prernn.ops.sequence`.
     """
     h, started = state
     u = without_padding(u.squeeze(2), lengths)  # (T, N, D)
@@ -44,7 +44,7 @@ def sequence(
     reach = 1
     while reach < len(x):
         earlier = x[:-reach]
-        # an overflowed factor times nothing is nothing, as in the loop
+        # an overflowed factor times zero is zero, as in the loop
         reached = torch.where(earlier == 0, 0, factor * earlier)
         x = torch.cat([x[:reach], x[reach:] + reached])
         factor, reach = factor * factor, 2 * reach
@@ -57,14 +57,14 @@ def sequence(
 
 
 def begun(started: Tensor, lengths: Tensor | None) -> Tensor:
-    """Which rows have started after a sequence, ``(N, 1)``: those that had and those with a step."""
+    """Which rows have started after a sequence, ``(N, 1)``: those that had started before and those with a step."""
     if lengths is None:
         return torch.ones_like(started)
     return ((started > 0) | (lengths > 0).unsqueeze(1)).to(started.dtype)
 
 
 def affine_sequence(cell: Any, u: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
-    """Runs a cell that has ``affine`` over gate inputs ``u (T, N, G, D)``, as `prernn.ops.sequence`."""
+    """Runs a cell that has ``affine`` over gate inputs ``u (T, N, G, D)``, like `prernn.ops.sequence`."""
     u = without_padding(u, lengths)
     a, b = cell.affine(u)  # (T, N, D) each
     if lengths is not None:  # a row that has ended keeps its state
@@ -84,7 +84,7 @@ def affine_sequence(cell: Any, u: Tensor, state: State, lengths: Tensor | None =
 def affine_scan(a: Tensor, b: Tensor, first: Tensor) -> Tensor:
     """All ``s_t`` of ``s_t = a_t * s_{t-1} + b_t``; ``a``, ``b (T, N, D)``, ``first (N, D)`` is ``s_0``.
 
-    Differentiable, any number of times: the way back is the same recurrence, backwards.
+    Differentiable any number of times: the backward pass is the same recurrence, reversed in time.
     """
     found: Tensor = _Scan.apply(a, b, first)
     return found
@@ -118,7 +118,7 @@ def _chunked(a: Tensor, b: Tensor, first: Tensor) -> Tensor:
         return _stepped(a, b, first)
     count = -(-steps // size)
     room = count * size - steps
-    if room:  # steps that change nothing
+    if room:  # pad with steps that change nothing
         a, b = torch.cat([a, a.new_ones(room, *a.shape[1:])]), torch.cat([b, b.new_zeros(room, *b.shape[1:])])
     a, b = a.unflatten(0, (count, size)), b.unflatten(0, (count, size))  # (chunks, steps, N, D)
     sums, factors = torch.empty_like(b), torch.empty_like(a)

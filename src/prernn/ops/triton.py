@@ -1,7 +1,7 @@
-"""GPU kernels of a recurrence whose hidden-to-hidden matrices are diagonal or a band, written in Triton.
+"""GPU kernels for recurrences whose hidden-to-hidden matrices are diagonal or a band, written in Triton.
 
-`forward` runs a cell over time, `backward` is its gradient, written by hand. ``T`` time steps, ``N`` rows, ``G``
-gates, ``D`` neurons, ``S`` state tensors, ``C`` columns of the band (odd; 1 is a diagonal):
+`forward` runs a cell over time, `backward` is its hand-written gradient. There are ``T`` time steps, ``N`` rows, ``G``
+gates, ``D`` neurons, ``S`` state tensors, ``C`` columns of the band (odd; 1 for a diagonal):
 
     cell           equations of a step                                                                 G  S
     vrnn:tanh      h_t = tanh(u + R)                                                                   1  1
@@ -21,12 +21,12 @@ gates, ``D`` neurons, ``S`` state tensors, ``C`` columns of the band (odd; 1 is 
 
     R_g[i] = b_g[i] + sum over columns c of weight[g, i, c] * h_{t-1}[i + c - (C-1)/2], nothing from outside 0..D-1
 
-All arithmetic and the state are float32, whatever the dtype of ``u``. Equal inputs give equal bits: sums over rows
-go through partial sums in a fixed order, without atomics.
+All arithmetic and the state are float32, whatever the dtype of ``u``. Results are bitwise reproducible: sums over rows
+are computed from partial sums in a fixed order, without atomics.
 
-A diagonal's neurons never meet, so a program runs some neurons of a row through all steps with everything in
-registers. A band's do, so there one program holds all neurons of a row, and what neighbours read (h, or r*h, or the
-gates' gradients) goes through global memory, with a barrier between writing and reading.
+The neurons of a diagonal are independent, so a program runs some neurons of a row through all steps with everything in
+registers. Those of a band interact, so one program holds all neurons of a row, and values that neighbors read (h, or
+r*h, or the gates' gradients) go through global memory, with a barrier between writing and reading.
 """
 
 from typing import Any
@@ -53,18 +53,18 @@ GATES = {
     "sru": 4,
     "mingru": 2,
 }
-"""Gates of each cell."""
+"""Number of gates of each cell."""
 
 WITHOUT_WEIGHTS = ("qrnn", "sru", "mingru")
-"""Cells whose gates see no state, so that there are no R."""
+"""Cells whose gates do not see the state, so that there is no R."""
 
 TWO_STATES = ("lstm", "qrnn", "sru")
 
 MAX_BAND_SIZE = 16384
-"""Most neurons with a band, whose rows have one program each (from 4096 on some of them leave its registers)."""
+"""Most neurons with a band, where each row needs one program (from 4096 neurons on, registers spill)."""
 
 PROGRAMS = 4096
-"""Programs that fill any GPU; where there would be more, a program of the backward pass takes several rows."""
+"""Number of programs that fills any GPU; if there would be more, a backward program processes several rows."""
 
 
 def forward(
@@ -81,20 +81,20 @@ def forward(
 
     Args:
         cell: a name in `GATES`.
-        u: gate inputs ``(T, N, G, D)``, or ``(T, N, 1, D)`` where all gates share one; float32, bfloat16 or float16.
-        weight: ``(G, D, C)`` float32; entry ``[g, i, c]`` joins neuron ``i + c - (C-1)/2`` to neuron ``i``.
+        u: gate inputs ``(T, N, G, D)``, or ``(T, N, 1, D)`` if all gates share one; float32, bfloat16 or float16.
+        weight: ``(G, D, C)`` float32; entry ``[g, i, c]`` connects neuron ``i + c - (C-1)/2`` to neuron ``i``.
         bias: ``(G, D)`` float32, or None.
         state: ``(S, N, D)`` float32, ``s_{-1}``.
-        started: ``(N,)`` bool, or None where all rows have; read by the linear cells alone.
-        lengths: ``(N,)`` int64 valid steps of each row; a row that has ended keeps its state and puts out zeros.
-        keep: whether to hand back what `backward` needs.
+        started: ``(N,)`` bool, or None if all rows have started; only used by the linear cells.
+        lengths: ``(N,)`` int64 valid steps of each row; a row that has ended keeps its state and outputs zeros.
+        keep: whether to return the states that `backward` needs.
 
     Returns:
         Outputs ``(T, N, D)`` in the dtype of ``u``, the state ``(S, N, D)`` after each row's last valid step, and
-        the states ``(T, N, S, D)`` after every step (undefined where a row has ended), empty without ``keep``.
+        the states ``(T, N, S, D)`` after every step (undefined after a row's end), empty without ``keep``.
 
     Raises:
-        ValueError: a dtype, shape or device that does not fit, naming what was expected and what came.
+        ValueError: a dtype, shape or device that does not fit; the message says what was expected.
     """
     _check(cell, u, weight, bias, state, started, lengths)
     steps, rows, _, size = u.shape
@@ -105,7 +105,7 @@ def forward(
     bias = weight.new_zeros(gates, size) if bias is None else bias.contiguous()
     out = u.new_empty(steps, rows, size)
     last = torch.empty_like(state)
-    # without keep a band still needs a place where neighbours read h: two slots that take turns
+    # without keep a band still needs memory where neighbors read h: two slots, used alternately
     kept = state.new_empty((steps if keep else 2, rows, states, size) if keep or columns > 1 else 0)
     reset = state.new_empty((rows, size) if columns > 1 and "before" in cell else 0)
     if rows:
@@ -131,19 +131,19 @@ def backward(
     lengths: Tensor | None,
     kept: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """The gradient of `forward`, which must have run with ``keep``. Gates are computed anew.
+    """The gradient of `forward`, which must have run with ``keep``. Gates are recomputed.
 
     Args:
         d_out: gradient of the outputs, ``(T, N, D)``.
         d_last: gradient of the last state, ``(S, N, D)`` float32.
-        kept: what `forward` handed back; the other arguments are those of `forward`.
+        kept: the states that `forward` returned; the other arguments are those of `forward`.
 
     Returns:
-        Gradients of ``u`` (its shape and dtype, zero where a row has ended), of ``weight`` (zero outside the
+        Gradients of ``u`` (in its shape and dtype, zero after a row's end), of ``weight`` (zero outside the
         matrix), of ``bias`` (None without one) and of ``state``.
 
     Raises:
-        ValueError: a dtype, shape or device that does not fit, naming what was expected and what came.
+        ValueError: a dtype, shape or device that does not fit; the message says what was expected.
     """
     _check(cell, u, weight, bias, state, started, lengths)
     (steps, rows, inputs, size), states, (gates, _, columns) = u.shape, state.shape[0], weight.shape
@@ -198,7 +198,7 @@ def _band_weights(
     steps, rows, gates, size = d_recurrent.shape
     block, width = min(_power_of_two(size), 128), min(_power_of_two(columns), 8)
     blocks = triton.cdiv(size, block), triton.cdiv(columns, width)
-    # a quarter of the programs, since each leaves a whole table of sums
+    # a quarter of the programs, since each writes a whole table of sums
     rows_each = triton.cdiv(rows, max(1, PROGRAMS // 4 // (blocks[0] * blocks[1])))
     chunks = triton.cdiv(rows, rows_each)
     partial = d_recurrent.new_empty(chunks, gates, columns, size)
@@ -211,7 +211,7 @@ def _band_weights(
 
 
 def _constants(cell: str, u: Tensor, state: Tensor, weight: Tensor) -> dict[str, Any]:
-    """What the kernels are compiled for."""
+    """The compile-time constants of the kernels."""
     kind, option, update, *_ = [*cell.split(":"), "", ""]
     products, columns, size = weight.shape
     block = _power_of_two(size) if columns > 1 else min(_power_of_two(size), 128)
@@ -225,15 +225,15 @@ def _constants(cell: str, u: Tensor, state: Tensor, weight: Tensor) -> dict[str,
         "STATES": state.shape[0],
         "COLUMNS": columns,
         "BLOCK": block,
-        # one neuron a thread where that many threads exist: neighbours' loads then fall together however they start
+        # one neuron per thread if there are enough threads: loads of neighbors then coalesce whatever their offset
         "num_warps": min(max(block // 32, 1), 32),
-        "num_stages": 1,  # no copies ahead of time: a step reads what the step before it wrote
+        "num_stages": 1,  # no prefetching: a step reads what the previous step wrote
         "enable_fp_fusion": True,  # Triton's default, which is about to change
     }
 
 
 def _turned(weight: Tensor) -> Tensor:
-    """``(G, D, C)`` to ``(G, C, D)``: what neighbouring neurons read lies side by side."""
+    """``(G, D, C)`` to ``(G, C, D)``, so that neighboring neurons read adjacent values."""
     return weight.transpose(1, 2).contiguous()
 
 
@@ -243,7 +243,7 @@ def _power_of_two(number: int) -> int:
 
 
 def _dense(tensor: Tensor) -> Tensor:
-    """The tensor with neighbouring neurons next to each other in memory; a copy only where they are not."""
+    """The tensor with neighboring neurons adjacent in memory; copied only if they are not."""
     return tensor if tensor.shape[-1] == 1 or tensor.stride(-1) == 1 else tensor.contiguous()
 
 
@@ -256,7 +256,7 @@ def _check(
     started: Tensor | None,
     lengths: Tensor | None,
 ) -> None:
-    """Raises ValueError where an argument does not fit: a kernel would read past its end or other numbers."""
+    """Raises ValueError if an argument does not fit: a kernel would read past its end or misread it."""
     if cell not in GATES:
         raise ValueError(f"expected cell to be one of {', '.join(GATES)}, got {cell!r}")
     gates, states = GATES[cell], 2 if cell in TWO_STATES else 1

@@ -1,10 +1,10 @@
-"""What `prernn.ops.triton` launches: the programs themselves, forward, backward, and a band's weights.
+"""The Triton programs that `prernn.ops.triton` launches: forward, backward, and the gradient of a band's weights.
 
-Names in capitals are compiled in. Nothing here comes from Triton's own library of compound functions (tl.sum,
-tl.sigmoid, ...), so that the kernels also run in its interpreter when Triton was imported without it.
+Names in capitals are compile-time constants. The kernels use none of Triton's compound functions (tl.sum, tl.sigmoid,
+...), so that they also run in Triton's interpreter when Triton was imported without it.
 """
 # mypy: disable-error-code="assignment, misc"
-# one variable holds the tiles of all gates, and not all cells have equally many
+# one variable holds the tiles of all gates, whose number depends on the cell
 
 import triton
 import triton.language as tl
@@ -17,14 +17,14 @@ def forward_kernel(
     KEEP: tl.constexpr, KIND: tl.constexpr, OPTION: tl.constexpr, UPDATE: tl.constexpr, GATES: tl.constexpr,
     PRODUCTS: tl.constexpr, SHARED: tl.constexpr, STATES: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One row's neurons (a block of them, or all where they are joined) through all steps."""
+    """Runs one row's neurons (a block of them, or all if they are connected) through all steps."""
     row = tl.program_id(0).to(tl.int64)
     unit = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = unit < size
     length = _length(lengths, row, steps)
     biases = _weights(bias + unit, size, inside, PRODUCTS)
     weights = _weights(weight + unit, size, inside, PRODUCTS) if COLUMNS == 1 else weight
-    source = state + row * size  # where neighbours find h_{t-1}
+    source = state + row * size  # where neighbors find h_{t-1}
     h = tl.load(source + unit, mask=inside, other=0.0)
     c = h
     if STATES == 2:
@@ -84,11 +84,11 @@ def backward_kernel(
     KIND: tl.constexpr, OPTION: tl.constexpr, UPDATE: tl.constexpr, GATES: tl.constexpr,
     PRODUCTS: tl.constexpr, SHARED: tl.constexpr, STATES: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Neurons of ``rows_each`` rows, one row after the other, back through all steps.
+    """Runs the neurons of ``rows_each`` rows, one row after the other, backwards through all steps.
 
-    ``x``: gate inputs, ``d_x``: their gradients, ``d_r``: gradients of the recurrent products R, which go on to
-    h_{t-1}, and on to the weights and biases. A band leaves ``d_r`` in ``d_recurrent`` and r*h in ``reset``, for
-    neighbours and for `_band_weight_kernel`.
+    ``x``: gate inputs, ``d_x``: their gradients, ``d_r``: gradients of the recurrent products R, from which those of
+    h_{t-1}, the weights and the biases follow. A band stores ``d_r`` in ``d_recurrent`` and r*h in ``reset``, for
+    neighbors and for `band_weight_kernel`.
     """
     chunk = tl.program_id(0).to(tl.int64)
     unit = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -98,7 +98,7 @@ def backward_kernel(
     nothing = tl.full((BLOCK,), 0.0, tl.float32)
     bias_sums = _repeat(nothing, GATES)
     weight_sums = _repeat(nothing, GATES)
-    # where the state is reset before the product, the last gate does not read h but r*h
+    # if the state is reset before the product, the last gate reads r*h instead of h
     DIRECT: tl.constexpr = GATES - 1 if KIND == "gru" and OPTION == "before" else GATES
     for row in range(chunk * rows_each, tl.minimum(chunk * rows_each + rows_each, rows)):
         length = _length(lengths, row, steps)
@@ -114,9 +114,9 @@ def backward_kernel(
             h = tl.load(source + unit, mask=inside, other=0.0)
             dh += tl.load(d_out + time * d_time + row * d_row + unit, mask=inside, other=0.0).to(tl.float32)
             x = _gates(u + time * u_time + row * u_row + unit, u_gate, inside, GATES, SHARED)
-            own = d_recurrent + step * GATES * size  # where neighbours find d_r
-            straight = nothing  # the gradient that reaches h_{t-1} past the weights
-            read = h  # what the last gate's weights are multiplied with
+            own = d_recurrent + step * GATES * size  # where neighbors find d_r
+            straight = nothing  # the gradient that reaches h_{t-1} without passing through the weights
+            read = h  # the value that the last gate's weights are multiplied with
             if KIND == "vrnn":
                 d_x = (tl.where(after <= 0, 0.0, dh) if OPTION == "relu" else dh * (1 - after * after),)
                 d_r = d_x
@@ -164,7 +164,7 @@ def backward_kernel(
                 r, z, n, product_n, reset_h = _gru(
                     x, h, source, own_reset, weights, biases, unit, inside, size, OPTION, COLUMNS
                 )
-                share = z if UPDATE == "new" else 1 - z  # of n in h_t
+                share = z if UPDATE == "new" else 1 - z  # the share of n in h_t
                 dz = dh * (n - h) if UPDATE == "new" else dh * (h - n)
                 d_n = dh * share * (1 - n * n)
                 straight = dh * (1 - share)
@@ -252,7 +252,7 @@ def _length(lengths, row, steps):
 
 @triton.jit
 def _before(state, kept, index, row, time, rows, size, STATES: tl.constexpr):
-    """Where the row's state tensor ``index`` stands as it was before step ``time``."""
+    """Pointer to the row's state tensor ``index`` before step ``time``."""
     pointer = state + (index * rows + row) * size
     if time > 0:
         pointer = kept + (((time - 1) * rows + row) * STATES + index) * size
@@ -261,7 +261,7 @@ def _before(state, kept, index, row, time, rows, size, STATES: tl.constexpr):
 
 @triton.jit
 def _flows(started, row, time):
-    """Whether the step reads the state: not the first of a row that has not started."""
+    """Whether the step reads the state: all do, except the first step of a row that has not started."""
     flows = time >= 0
     if started is not None:
         flows = (time > 0) | tl.load(started + row)
@@ -270,7 +270,7 @@ def _flows(started, row, time):
 
 @triton.jit
 def _gates(pointer, stride, inside, GATES: tl.constexpr, SHARED: tl.constexpr):
-    """Tiles of all gates as float32, ``stride`` apart; one tile for all where they share it."""
+    """Tiles of all gates as float32, ``stride`` apart; the same tile for all if they share it."""
     tile = tl.load(pointer, mask=inside, other=0.0).to(tl.float32)
     tiles = (tile,)
     for gate in tl.static_range(1, GATES):
@@ -282,7 +282,7 @@ def _gates(pointer, stride, inside, GATES: tl.constexpr, SHARED: tl.constexpr):
 
 @triton.jit
 def _weights(pointer, size, inside, PRODUCTS: tl.constexpr):
-    """Tiles of the gates that see the state; one that nobody reads where none does."""
+    """Tiles of the gates that see the state; an unused one if none does."""
     tiles = (tl.full(inside.shape, 0.0, tl.float32),)
     if PRODUCTS > 0:
         tiles = _gates(pointer, size, inside, PRODUCTS, False)
@@ -291,7 +291,7 @@ def _weights(pointer, size, inside, PRODUCTS: tl.constexpr):
 
 @triton.jit
 def _store_inputs(pointer, d_x, unit, inside, size, GATES: tl.constexpr, SHARED: tl.constexpr):
-    """Stores the gates' gradients, or their sum where the gates share one input."""
+    """Stores the gates' gradients, or their sum if the gates share one input."""
     if SHARED:
         total = d_x[0]
         for gate in tl.static_range(1, GATES):
@@ -304,7 +304,7 @@ def _store_inputs(pointer, d_x, unit, inside, size, GATES: tl.constexpr, SHARED:
 
 @triton.jit
 def _exchange(tiles, pointer, unit, inside, size, FIRST: tl.constexpr, LAST: tl.constexpr, COLUMNS: tl.constexpr):
-    """Puts a row's tiles where its neurons read their neighbours'. A band's row has one program, hence one barrier."""
+    """Stores a row's tiles for its neurons to read their neighbors'. A row has one program, so a barrier suffices."""
     if COLUMNS > 1:
         for gate in tl.static_range(FIRST, LAST):
             tl.store(pointer + gate * size + unit, tiles[gate], mask=inside)
@@ -316,7 +316,7 @@ def _recurrent(
     h, source, weights, biases, unit, inside, size,
     FIRST: tl.constexpr, LAST: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """``W_g h + b_g`` for gates FIRST to LAST-1; neighbours' h stands at ``source``."""
+    """``W_g h + b_g`` for gates FIRST to LAST-1; neighbors' h is at ``source``."""
     sums = ()
     if COLUMNS == 1:
         for gate in tl.static_range(FIRST, LAST):
@@ -340,7 +340,7 @@ def _transposed(
     d_r, source, weights, unit, inside, size,
     FIRST: tl.constexpr, LAST: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """``sum over gates FIRST to LAST-1 of W_g^T d_g``; neighbours' d_g stand at ``source (G, D)``."""
+    """``sum over gates FIRST to LAST-1 of W_g^T d_g``; neighbors' d_g are at ``source (G, D)``."""
     total = tl.full(unit.shape, 0.0, tl.float32)
     if COLUMNS == 1:
         for gate in tl.static_range(FIRST, LAST):
@@ -366,7 +366,7 @@ def _repeat(tile, COUNT: tl.constexpr):
 
 @triton.jit
 def _accumulate(sums, d_r, h, read, GATES: tl.constexpr):
-    """``sums + d_r * h``; the last gate reads ``read`` in place of h."""
+    """``sums + d_r * h``; the last gate uses ``read`` instead of h."""
     further = ()
     for gate in tl.static_range(GATES - 1):
         further += (sums[gate] + d_r[gate] * h,)
@@ -383,7 +383,7 @@ def _lstm(x, product):
 
 @triton.jit
 def _mixed(share, one, other):
-    """``share`` of the one and the rest of the other; infinite where one of them is."""
+    """Weighted mean, ``share`` of one and the rest of the other; infinite if one of them is."""
     return share * one + (1 - share) * other
 
 
@@ -398,7 +398,7 @@ def _ligru(x, product):
 def _gru(
     x, h, source, reset, weights, biases, unit, inside, size, OPTION: tl.constexpr, COLUMNS: tl.constexpr
 ):  # fmt: skip
-    """Gates r, z, n, the recurrent product in n, and r*h, which goes through ``reset`` where the product reads it."""
+    """Gates r, z, n, the recurrent product in n, and r*h, which goes through ``reset`` if the product reads it."""
     if OPTION == "before":
         product = _recurrent(h, source, weights, biases, unit, inside, size, 0, 2, COLUMNS)
         r, z = _sigmoid(x[0] + product[0]), _sigmoid(x[1] + product[1])
@@ -422,11 +422,11 @@ def _sigmoid(x):
 
 @triton.jit
 def _tanh(x):
-    """Within a few units in the last place everywhere, NaN for NaN."""
+    """tanh to within a few units in the last place everywhere; NaN for NaN."""
     size = tl.abs(x)
     power = tl.exp(-2 * size)
     large = (1 - power) / (1 + power)
-    # near zero that would cancel: x + x^3 P(x^2), P fitted to the least relative error for |x| < 0.6
+    # near zero this would cancel: use x + x^3 P(x^2), with P fitted for minimal relative error for |x| < 0.6
     square = x * x
     series = 0.020795971 - 0.0058951578 * square
     series = 0.13331924 + square * (-0.05378383 + square * series)

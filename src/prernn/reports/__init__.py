@@ -1,1 +1,1 @@
-"""What is written for people: whole files, tables, progress bars, pages, plots."""
+"""Output for people to read: files, tables, progress bars, pages and plots."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files written atomically: they appear complete or not at all."""
 
 import contextlib
 import csv
@@ -17,18 +17,18 @@ os.umask(_UMASK)
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Gives a path beside ``path`` to write to, renamed at the end of the block and removed where it raises.
+    """Gives a temporary path next to ``path`` to write to; it is renamed when the block ends, or removed if it raises.
 
     Raises:
-        OSError: the file can't be written, a full disk for instance.
+        OSError: the file can't be written, for instance because the disk is full.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
         with open(part, "rb") as file:
-            os.fsync(file.fileno())  # a disk may report that it is full only now
-        os.chmod(part, 0o666 & ~_UMASK)  # some libraries make files that their owner alone may read
+            os.fsync(file.fileno())  # a full disk may be reported only now
+        os.chmod(part, 0o666 & ~_UMASK)  # some libraries create files that only their owner may read
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -36,12 +36,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_files(path: str | Path) -> Iterator[Path]:
-    """Gives a path of the same name in a folder of its own to write to, and more files beside it.
+    """Gives a path of the same name in a temporary folder, where the block may write further files too.
 
-    All are moved to where ``path`` lies at the end of the block, the one called so last, and removed where it raises.
+    When the block ends, all of them are moved to the folder of ``path``, the file named ``path`` last. If the block
+    raises, they are removed.
 
     Raises:
-        OSError: they can't be written; it names ``path``.
+        OSError: the files can't be written; the error names ``path``.
     """
     path = Path(path)
     try:
@@ -50,14 +51,14 @@ def whole_files(path: str | Path) -> Iterator[Path]:
             yield draft
             for file in sorted(draft.parent.iterdir(), key=lambda file: file == draft):
                 with open(file, "rb") as handle:
-                    os.fsync(handle.fileno())  # a disk may report that it is full only now
+                    os.fsync(handle.fileno())  # a full disk may be reported only now
                 os.replace(file, path.with_name(file.name))
     except OSError as error:
         raise OSError(error.errno, f"not written: {error.strerror}", str(path)) from error
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Writes a text file, and its folder where there is none; see `whole_file`."""
+    """Writes a text file, creating its folder if needed; see `whole_file`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as part:
@@ -66,12 +67,12 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def write_json(path: str | Path, value: Any) -> Path:
-    """Writes plain data as JSON, null for numbers that are none; see `whole_file`."""
+    """Writes plain data as JSON, with null for NaN and infinity; see `whole_file`."""
     return write_text(path, json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n")
 
 
 def without_nan(value: Any) -> Any:
-    """Plain data with None for numbers that are none: JSON knows no NaN, and other readers than Python's stop at it."""
+    """Plain data with None for NaN and infinity: JSON has neither, and most readers other than Python's reject them."""
     if isinstance(value, dict):
         return {key: without_nan(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -80,7 +81,7 @@ def without_nan(value: Any) -> Any:
 
 
 def write_table(path: str | Path, rows: Sequence[dict[str, Any]]) -> Path:
-    """Writes rows as CSV, with the first row's keys as heading; see `whole_file`."""
+    """Writes rows as CSV, with the first row's keys as the header; see `whole_file`."""
     text = io.StringIO()
     if rows:
         writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
@@ -90,17 +91,17 @@ def write_table(path: str | Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 
 def say_written(folder: str | Path, since: float) -> None:
-    """Prints in a line which files of a folder are of the time since then (`time.time`)."""
+    """Prints, on one line, which files in a folder were written after ``since`` (as `time.time` gives it)."""
     files = sorted(path for path in Path(folder).iterdir() if path.is_file() and not path.name.startswith("."))
     names = [path.name for path in files if path.stat().st_mtime > since - 0.05]  # file systems' clocks are coarse
     print(f"written to {folder}: {', '.join(names) or 'nothing'}")
 
 
 def list_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields ("file:line", text) for the lines of a list that are not blank.
+    """Yields ("file:line", text) for each line of a list that is not blank.
 
     Raises:
-        ValueError: the list is absent, or holds nothing.
+        ValueError: the list is missing or empty.
     """
     if not path.is_file():
         raise ValueError(f"{path.name}: list is absent from {path.parent}")

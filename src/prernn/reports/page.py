@@ -1,4 +1,4 @@
-"""A page of pictures and tables as one HTML file that needs nothing beside it."""
+"""A page of pictures and tables as one self-contained HTML file."""
 
 import base64
 import re
@@ -20,7 +20,7 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; }
 
 
 def page(title: str, body: Sequence[str], notes: Sequence[str] = ()) -> str:
-    """A whole page from parts that are HTML already; ``title`` and ``notes`` are plain text."""
+    """A complete page made of parts that are already HTML; ``title`` and ``notes`` are plain text."""
     listed = f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>\n" if notes else ""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
@@ -31,7 +31,7 @@ def page(title: str, body: Sequence[str], notes: Sequence[str] = ()) -> str:
 
 
 def picture(path: Path, title: str, text: str, tables: Sequence[str] = ()) -> str:
-    """A PNG, held in the page itself, with a heading, a caption and links to tables beside the page."""
+    """A PNG, embedded in the page, with a heading, a caption and links to table files next to the page."""
     data = base64.b64encode(path.read_bytes()).decode("ascii")
     links = ", ".join(f'<a href="{escape(name)}">{escape(name)}</a>' for name in [path.name, *tables])
     return (
@@ -42,7 +42,7 @@ def picture(path: Path, title: str, text: str, tables: Sequence[str] = ()) -> st
 
 
 def table(rows: Sequence[dict[str, Any]], *, link: str = "") -> str:
-    """Rows of plain data, the first row's keys as heading, and a link to a file that holds them."""
+    """A table of plain data with the first row's keys as the header, and a link to a file that holds the rows."""
     if not rows:
         return ""
     file = f'\n<p>File: <a href="{escape(link)}">{escape(link)}</a></p>' if link else ""

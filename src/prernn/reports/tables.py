@@ -1,4 +1,4 @@
-"""Tables in the terminal and as plain text. Plain text does not wait for rich."""
+"""Tables in the terminal and as plain text. Plain text does not import rich, which is slow to load."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def text_table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Rows in columns of equal width, the first ``left`` columns to the left and the others to the right."""
+    """Rows as aligned text columns: the first ``left`` columns are left-aligned, the others right-aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(v.ljust(w) if c < left else v.rjust(w) for c, (v, w) in enumerate(zip(row, widths, strict=True)))
@@ -18,12 +18,12 @@ def text_table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
 
 
 def mean_text(mean: float, spread: float, count: int, form: str = ".2f") -> str:
-    """A mean of ``count`` values in words, with its spread where there are several."""
+    """A mean of ``count`` values as text, with its spread if there are several."""
     return f"{mean:{form}} ± {spread:{form}}" if count > 1 else f"{mean:{form}}"
 
 
 def seeds_text(count: int) -> str:
-    """How many seeds figures are of."""
+    """The number of seeds behind a figure, as text."""
     return "1 seed" if count == 1 else f"{count} seeds"
 
 

@@ -1,1 +1,1 @@
-"""A server of many live streams: one network, one batch of steps for all who wait."""
+"""A server for many live streams: one network, and one batch of steps for all waiting clients."""

@@ -16,7 +16,7 @@ STATUS = {"full": 503, "stopping": 503, "token": 401, "origin": 403}
 
 
 def app_for(service: Service, page: bool = False) -> FastAPI:
-    """The application that serves a model; with the page at ``/``."""
+    """The application that serves a model, optionally with the page at ``/``."""
     app = FastAPI(title="prernn", version=prernn.__version__, description=DESCRIPTION)
 
     @app.exception_handler(TurnedAway)
@@ -28,17 +28,17 @@ def app_for(service: Service, page: bool = False) -> FastAPI:
     async def stream(socket: WebSocket) -> None:
         await live(service, socket, _token(socket.headers.get("authorization")) or socket.query_params.get("token"))
 
-    @app.post("/predict", openapi_extra=VIDEO, summary="The rows of a whole video, a line of JSON each")
+    @app.post("/predict", openapi_extra=VIDEO, summary="The rows of a whole video, one line of JSON each")
     async def predict(
         request: Request,
-        top: Annotated[int, Query(ge=0, le=1000, description="so many of the most probable labels")] = 0,
+        top: Annotated[int, Query(ge=0, le=1000, description="number of most probable labels")] = 0,
         authorization: Annotated[str | None, Header()] = None,
     ) -> Response:
         check_origin(request.headers)
         service.check(_token(authorization))
         return await rows_of_video(service, request, top)
 
-    @app.get("/healthz", summary="Whether clients are let in")
+    @app.get("/healthz", summary="Whether new clients are accepted")
     async def health() -> JSONResponse:
         state = "stopping" if service.stopping else "ok"
         return JSONResponse({"status": state, "version": prernn.__version__}, 503 if service.stopping else 200)
@@ -67,8 +67,8 @@ A recurrent network over many live streams. `GET /stream` is a WebSocket, which 
    `drop` ("oldest", "none"), `reset`, `top`, `activity`, `state`, `token`;
 2. get `{"type": "started", ...}`;
 3. send each frame as a binary message, and get one answer with its number,
-   `{"type": "frame", "message": 0, "rows": [...], ...}`, or of type "skipped" (the clock has no use for it), "dropped"
+   `{"type": "frame", "message": 0, "rows": [...], ...}`, or of type "skipped" (the clock does not need it), "dropped"
    (newer ones came) or "refused";
-4. send `{"type": "reset"}` to start anew, `{"type": "state"}` to keep the state, `{"type": "end"}` when there are no
-   more, which is answered by the rows that were still due.
+4. send `{"type": "reset"}` to reset the state, `{"type": "state"}` to save it, `{"type": "end"}` when there are no
+   more frames, which is answered by the rows that were still due.
 """

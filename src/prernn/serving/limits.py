@@ -1,4 +1,4 @@
-"""What a client of the server may do, so that one can't take what is all others'."""
+"""What a client of the server may do, so that one client can't take the resources of all others."""
 
 import math
 from collections.abc import Callable
@@ -10,23 +10,23 @@ from prernn.layers.arguments import real, whole
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds for each client; `prernn serve` has options for most.
+    """Limits for each client; `prernn serve` has options for most of them.
 
     Attributes:
-        clients: streams at a time, those of `POST /predict` among them.
-        pixels: of a picture; the size is read before it is decoded.
+        clients: concurrent streams, including those of `POST /predict`.
+        pixels: of a picture; the size is read before the picture is decoded.
         message_bytes: of a message.
-        fps: frames a second, on average; what comes faster is dropped, or left unread where nothing may be dropped.
-        bytes_per_second: on average, with what is dropped.
-        video_bytes: of a video that is uploaded.
-        queue: frames that wait for their turn.
-        idle: seconds without a message after which a client is sent away.
-        hello: seconds that a client has to say what it wants.
-        refusals: frames in a row that can't be used after which a client is sent away.
-        unread: answers that a client has not read after which it is sent away.
+        fps: frames a second, on average; faster frames are dropped, or left unread if none may be dropped.
+        bytes_per_second: on average, including dropped frames.
+        video_bytes: of an uploaded video.
+        queue: frames that may wait for their turn.
+        idle: seconds without a message after which a client is disconnected.
+        hello: seconds within which a client must send its hello.
+        refusals: consecutive unusable frames after which a client is disconnected.
+        unread: answers that a client has not read after which it is disconnected.
 
     Raises:
-        ValueError: numbers below 1, or not above 0.
+        ValueError: a number below 1, or not above 0.
     """
 
     clients: int = 64
@@ -49,7 +49,7 @@ class Limits:
 
 
 class Allowance:
-    """So much a second on average, and a second's worth at once: a bucket that fills by itself.
+    """A token bucket: a fixed amount per second on average, and at most one second's worth at once.
 
     Example:
         >>> now = 0.0
@@ -61,8 +61,8 @@ class Allowance:
         0.0
 
     Args:
-        rate: what comes in, a second.
-        clock: seconds.
+        rate: the amount that is added per second.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, rate: float, clock: Callable[[], float] = monotonic):
@@ -70,9 +70,9 @@ class Allowance:
         self._held, self._latest = self._most, clock()
 
     def take(self, amount: float = 1.0) -> float:
-        """Takes so much and gives 0; or takes nothing and gives the seconds until there is enough.
+        """Takes an amount and returns 0; or takes nothing and returns the seconds until there is enough.
 
-        More than fits is taken when it is full, and owed.
+        More than the bucket holds can be taken when it is full; the rest is owed.
         """
         now = self._clock()
         self._held = min(self._most, self._held + (now - self._latest) * self._rate)

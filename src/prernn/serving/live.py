@@ -16,17 +16,17 @@ from prernn.serving.service import Service, TurnedAway
 from prernn.serving.session import Session
 
 ABORT = "prernn.abort"
-"""In a socket's extensions, what ends it at once (`prernn.serving.server.Protocol`)."""
+"""The key in a socket's extensions of a function that ends it at once (`prernn.serving.server.Protocol`)."""
 
 PATIENCE = 2.0
-"""Seconds for a last word to a client that may not read."""
+"""Seconds for a last message to a client that may not read it."""
 
 POLICY, LATER = 1008, 1013
-"""Codes with which a WebSocket closes: a rule was broken; come again later."""
+"""Codes with which a WebSocket closes: a rule was broken; try again later."""
 
 
 async def live(service: Service, socket: WebSocket, token: str | None) -> None:
-    """Serves one client from its hello to its end."""
+    """Serves one client from its hello to the end."""
     await socket.accept()
     try:
         with service.greeting():
@@ -42,7 +42,7 @@ async def live(service: Service, socket: WebSocket, token: str | None) -> None:
 
 
 async def _greeting(service: Service, socket: WebSocket, token: str | None) -> tuple[Hello, bytes | None]:
-    """A client's hello, and the state that it brings."""
+    """A client's hello, and the state that it sends with it."""
     check_origin(socket.headers)
     async with asyncio.timeout(service.limits.hello):
         message = await _received(socket)
@@ -66,16 +66,16 @@ async def _received(socket: WebSocket) -> Any:
 
 
 def check_origin(headers: Mapping[str, str]) -> None:
-    """Raises TurnedAway for a page of another site, which a browser on this machine has open."""
+    """Raises TurnedAway for a page of another site, open in a browser on this machine."""
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != headers.get("host"):
         raise TurnedAway("origin", f"expected a page of {headers.get('host')}, got one of {origin}")
 
 
 class _Connection:
-    """A client's socket and session: frames go from the one to the other, answers back.
+    """A client's socket and session: frames go from socket to session, answers back.
 
-    The client's place is free when its session's thread has ended, and not before.
+    The client's place becomes free only when its session's thread has ended.
     """
 
     def __init__(self, service: Service, socket: WebSocket, hello: Hello, number: int):
@@ -87,7 +87,7 @@ class _Connection:
         self._bytes = Allowance(service.limits.bytes_per_second)
 
     async def serve(self, state: bytes | None) -> None:
-        """Runs until either side has had enough."""
+        """Runs until either side ends it."""
         limits, metrics = self._service.limits, self._service.metrics
         calls = (self._say, self._has_room, self._ended, state)
         try:
@@ -110,10 +110,10 @@ class _Connection:
             session.end("left", at_once=True)
             for task in (sending, receiving, unread):
                 task.cancel()
-            self._loop.call_later(PATIENCE, _abort, self._socket)  # whatever of it nobody reads
+            self._loop.call_later(PATIENCE, _abort, self._socket)  # even if not everything was read
 
     async def _away(self, session: Session, why: str, sending: "asyncio.Task[None]") -> None:
-        """Ends for a client that has ended, has gone, or is sent away."""
+        """Ends the connection of a client that has ended, has gone, or is disconnected."""
         if why == "end":
             session.end("end")
             try:
@@ -128,7 +128,7 @@ class _Connection:
             await _goodbye(self._socket, texts[why], POLICY)
 
     async def _receive(self, session: Session) -> str:
-        """Takes frames and orders; gives why no more are to come."""
+        """Takes frames and orders; returns the reason why no more will come."""
         while True:
             try:
                 message = await asyncio.wait_for(self._socket.receive(), self._service.limits.idle)
@@ -160,7 +160,7 @@ class _Connection:
         session.offer(data)
 
     async def _allowed(self, size: int, session: Session | None = None) -> bool:
-        """Waits until a message is within the limits; of a session's frame that may be dropped gives False instead."""
+        """Waits until a message is within the limits; returns False for a session's frame that may be dropped."""
         for allowance, amount in ((self._frames, 1.0), (self._bytes, float(size))):
             while wait := allowance.take(amount):
                 if session is not None and self._hello.drop == "oldest":
@@ -170,14 +170,14 @@ class _Connection:
         return True
 
     async def _send(self) -> None:
-        """Sends answers until the session has said its last word."""
+        """Sends answers until the session has sent its last one."""
         code = 1000
         try:
             while (answer := await self._answers.get()) is not None:
                 await self._socket.send_text(json.dumps(answer))
                 code = POLICY if answer["type"] == "error" else code
             await self._socket.close(code)
-        except (RuntimeError, WebSocketDisconnect):  # the client has gone, or had what it wanted
+        except (RuntimeError, WebSocketDisconnect):  # the client has gone, or has disconnected
             return
 
     def _say(self, answer: dict[str, Any]) -> None:
@@ -196,7 +196,7 @@ class _Connection:
         self._on_loop(self._answers.put_nowait, None)
 
     def _on_loop(self, call: Any, *arguments: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # a loop that has ended
+        with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(call, *arguments)
 
 
@@ -215,7 +215,7 @@ def _order_in(text: str) -> str | None:
 
 
 async def _goodbye(socket: WebSocket, text: str, code: int) -> None:
-    """Says why, where the client is still there and reads, and closes."""
+    """Sends the reason if the client is still there and reads, and closes."""
     try:
         async with asyncio.timeout(PATIENCE):
             if socket.client_state == WebSocketState.CONNECTED:

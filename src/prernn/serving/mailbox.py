@@ -1,4 +1,4 @@
-"""What a client has sent and nobody has looked at yet: a queue between the server's loop and a stream's thread."""
+"""Messages that a client has sent but are not processed yet: a queue from the server's loop to a stream's thread."""
 
 import threading
 from collections import deque
@@ -9,13 +9,13 @@ Order = Literal["reset", "state"]
 
 
 class Arrived(NamedTuple):
-    """A frame that has come.
+    """A frame that has arrived.
 
     Attributes:
-        number: of the client's frames, from 0, those that were dropped counted.
-        time: of arrival, reading of `time.perf_counter`.
+        number: of the client's frames, from 0, including dropped ones.
+        time: of arrival, a value of `time.perf_counter`.
         data: the message.
-        late: whether some before it were dropped, as those before took too long.
+        late: whether frames before it were dropped because earlier ones took too long.
     """
 
     number: int
@@ -25,16 +25,16 @@ class Arrived(NamedTuple):
 
 
 class Mailbox:
-    """Frames and orders in the order in which they came; of frames at most ``size``.
+    """Frames and orders in order of arrival, with at most ``size`` frames.
 
     Args:
-        size: frames that wait.
-        drops: whether a frame that comes when it is full takes the place of the oldest; else `full` says that the
-            client is to wait.
+        size: number of frames that may wait.
+        drops: whether a frame that arrives when it is full replaces the oldest; otherwise `full` says that the client
+            must wait.
         on_room: called, by the thread that takes, when a frame has been taken.
 
     Attributes:
-        dropped: frames whose place was taken.
+        dropped: number of frames that were replaced.
     """
 
     def __init__(self, size: int, drops: bool, on_room: Callable[[], None] = lambda: None):
@@ -42,17 +42,17 @@ class Mailbox:
         self._size, self._drops, self._on_room = size, drops, on_room
         self._waiting: deque[Arrived | Order] = deque()
         self._frames, self._ended, self._stopped = 0, False, False
-        self._late = False  # whether the next frame is
+        self._late = False  # whether the next frame is late
         self._changed = threading.Condition()
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more is taken in."""
+        """Whether it accepts nothing more."""
         return self._ended
 
     @property
     def stopped(self) -> bool:
-        """Whether it has ended at once: what was taken is not to be followed any more."""
+        """Whether it was ended at once: what was taken is not to be processed any more."""
         return self._stopped
 
     @property
@@ -61,7 +61,7 @@ class Mailbox:
         return not self._drops and self._frames >= self._size
 
     def put(self, item: Arrived | Order) -> Arrived | None:
-        """Adds a frame or an order; gives the frame that had to go for it. After the end nothing is added."""
+        """Adds a frame or an order; returns the frame that it replaced. After the end nothing is added."""
         with self._changed:
             if self._ended:
                 return None
@@ -78,7 +78,7 @@ class Mailbox:
             return gone
 
     def take(self) -> Arrived | Order | None:
-        """The next one, once there is one; None when it has ended and nothing is left."""
+        """The next item, once there is one; None when it has ended and nothing is left."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._ended)
             if not self._waiting:
@@ -92,7 +92,7 @@ class Mailbox:
         return item
 
     def end(self, *, at_once: bool = False) -> None:
-        """Takes nothing more; what waits is still given, unless it is to end at once."""
+        """Accepts nothing more; waiting items can still be taken, unless it is to end at once."""
         with self._changed:
             self._ended = True
             if at_once:
@@ -100,4 +100,4 @@ class Mailbox:
                 self._waiting.clear()
                 self._frames = 0
             self._changed.notify()
-        self._on_room()  # who waits for it is to see that it has ended
+        self._on_room()  # a thread that waits for room must see that it has ended

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus."""
+"""The server's counters, for Prometheus."""
 
 from typing import Any
 
@@ -9,18 +9,18 @@ ROWS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """Counters of one server, in a registry of its own.
+    """Counters of one server, in its own registry.
 
     Attributes:
-        clients: that are connected now.
-        joined: that ever were, by what they came for, "stream" or "video".
-        left: that have gone, by why: "end", "left", "idle", "refused", "unread", "stop", "error".
-        turned_away: that were not let in, by why: "full", "hello", "token", "origin", "stopping".
-        frames: by what became of them: "answered", "dropped" for newer ones or for the limits, "skipped" by
-            the clock, "refused"; "held" counts ticks at which none was new.
+        clients: clients connected now.
+        joined: all clients so far, by what they came for, "stream" or "video".
+        left: clients that have gone, by reason: "end", "left", "idle", "refused", "unread", "stop", "error".
+        turned_away: clients that were not accepted, by reason: "full", "hello", "token", "origin", "stopping".
+        frames: frames by outcome: "answered", "dropped" for newer ones or because of the limits, "skipped" by the
+            clock, "refused"; "held" counts ticks without a new frame.
         answer: seconds from a frame's arrival to its answer.
-        step: seconds of a step of the network.
-        streams: in a step.
+        step: seconds that a step of the network takes.
+        streams: number of streams in a step.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Metrics:
         self.turned_away = Counter("turned_away", "clients that were not let in", ["why"], **own)
         self.frames = Counter("frames", "frames that came", ["outcome"], **own)
         self.answer = Histogram("answer_seconds", "from a frame's arrival to its answer", buckets=SECONDS, **own)
-        self.step = Histogram("step_seconds", "of a step of the network", buckets=SECONDS, **own)
+        self.step = Histogram("step_seconds", "that a step of the network takes", buckets=SECONDS, **own)
         self.streams = Histogram("step_streams", "streams in a step of the network", buckets=ROWS, **own)
 
     def stepped(self, rows: int, seconds: float) -> None:
@@ -41,5 +41,5 @@ class Metrics:
         self.streams.observe(rows)
 
     def text(self) -> bytes:
-        """As Prometheus reads it."""
+        """The counters in Prometheus' text format."""
         return generate_latest(self.registry)

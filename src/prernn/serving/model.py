@@ -1,4 +1,4 @@
-"""What is served: networks whose steps all clients share, and the task that says what follows a stream."""
+"""What is served: networks whose steps all clients share, and the task, which defines what follows a stream."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,24 +16,24 @@ from prernn.tasks import followed
 
 
 class Model:
-    """Networks of one run, or of several whose answers a task joins, for many streams at once.
+    """Networks of one run, or of several whose answers a task combines, for many concurrent streams.
 
     Args:
         sources: networks, run folders, checkpoints, or steps that `prernn.export` wrote.
-        engine: as of `prernn.Stream`, like ``precision`` and ``threads``.
+        engine: as in `prernn.Stream`, like ``precision`` and ``threads``.
         precision: of the arithmetic.
-        threads: of a step.
-        options: what the task's watcher takes beside networks.
-        most: streams in a step.
+        threads: number of threads of a step.
+        options: options of the task's watcher.
+        most: largest number of streams in a step.
         observe: called with the number of streams and the seconds of each step.
 
     Attributes:
-        task: what it was trained for.
-        recipe: of its first network.
-        labels: of its outputs, or None.
+        task: the task that it was trained for.
+        recipe: the recipe of its first network.
+        labels: the names of its outputs, or None.
 
     Raises:
-        ValueError, NotImplementedError, ImportError: as `prernn.Stream`; a network of another input than pictures.
+        ValueError, NotImplementedError, ImportError: as in `prernn.Stream`; a network whose input is not pictures.
     """
 
     def __init__(
@@ -56,22 +56,22 @@ class Model:
             raise ValueError(f"task {self.task.name}: expected options among {known}, got {', '.join(unknown)}")
         if self.task.input != "pictures" or any(len(net.frame_shape) < 3 for net in nets):
             raise NotImplementedError(f"expected a network of pictures, got one of steps {nets[0].frame_shape}")
-        of_steps = threads or torch.get_num_threads()  # said, as those of other threads are fewer
+        of_steps = threads or torch.get_num_threads()  # given explicitly, because other threads have fewer
         self._shared = [Together(net, of_steps, most, observe) for net in nets]
         try:
-            self.watcher()  # refuses at once what no client could have
+            self.watcher()  # refuses at once what would not work for any client
         except BaseException:
             self.close()
             raise
 
     def watcher(self, reset: str | None = None) -> Watcher:
-        """What follows one more stream, with a state of its own.
+        """A watcher for one more stream, with its own state.
 
         Args:
-            reset: the stream's policy in place of the run's.
+            reset: the stream's policy instead of the run's.
 
         Raises:
-            ValueError: another text.
+            ValueError: the text is no policy.
         """
         if reset is not None:
             reset_policy(reset)
@@ -82,19 +82,19 @@ class Model:
         return self.task.watcher(*nets, **self.options)
 
     def clock(self, asked: Rate = None) -> Pace:
-        """The clock of a stream: at the rate that is asked for, else the one of training; else frames as they come."""
+        """The clock of a stream: at the requested rate, else at that of training; else without one."""
         nets = [together.net for together in self._shared]
         known = any(net.recipe.rate is not None for net in nets)
         return clock_for(nets, asked if asked is not None or known else "source")
 
     def close(self) -> None:
-        """Ends the threads of the steps."""
+        """Ends the threads that compute steps."""
         for together in self._shared:
             together.close()
 
 
 def streams_of(watcher: Watcher) -> list[Stream]:
-    """The streams of a watcher. Raises NotImplementedError where it has no ``stream`` and no ``streams``."""
+    """The streams of a watcher. Raises NotImplementedError if it has neither ``stream`` nor ``streams``."""
     found = getattr(watcher, "streams", None) or [getattr(watcher, "stream", None)]
     if not all(isinstance(stream, Stream) for stream in found):
         raise NotImplementedError("expected a task whose watcher has streams, which can be saved")

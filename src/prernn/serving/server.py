@@ -18,34 +18,34 @@ from prernn.serving.service import Service
 
 
 class Protocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, which an application can also end at once, whatever it has not sent yet.
+    """uvicorn's WebSocket, which an application can also end at once, even if not everything has been sent yet.
 
-    Closing waits until everything is sent, which is for ever where a client does not read.
+    Closing waits until everything is sent, which never happens if a client does not read.
     """
 
     def handle_connect(self, event: Request) -> None:
-        """Begins, with the way to end it in the scope."""
+        """Begins, and puts the function that ends it at once into the scope."""
         super().handle_connect(event)
         if self.response.status_code == 101:
             self.scope["extensions"][ABORT] = self.transport.abort  # type: ignore[index, assignment]
 
 
 class Server(uvicorn.Server):
-    """Answers what waits before it stops; at a second signal it stops at once.
+    """Answers waiting frames before it stops; at a second signal it stops at once.
 
     Args:
         service: what is served.
-        host: address that it listens at.
-        port: number, 0 for one that is free.
-        grace: seconds for what waits when it stops.
+        host: address to listen on.
+        port: port number, 0 for a free one.
+        grace: seconds for answering waiting frames when it stops.
         certificate: PEM file for TLS.
-        key: its key.
+        key: PEM file with the certificate's key.
         on_ready: called with the address, once it listens.
-        page: whether the page for browsers is at ``/``.
+        page: whether to serve the page for browsers at ``/``.
 
     Raises:
-        ValueError: another address than this machine's own without a token; a port or certificate that is none.
-        OSError: (when it is run) an address that it can't listen at.
+        ValueError: an address other than this machine's own without a token; an invalid port or certificate.
+        OSError: (when it is run) it can't listen on the address.
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class Server(uvicorn.Server):
             host=host,
             port=port,
             log_level="warning",
-            ws=Protocol,  # which reads on only when a message has been taken
+            ws=Protocol,  # which continues reading only when a message has been taken
             ws_max_size=service.limits.message_bytes,
-            ws_per_message_deflate=False,  # JPEG does not shrink
+            ws_per_message_deflate=False,  # JPEG does not compress further
             timeout_graceful_shutdown=5,
             ssl_certfile=certificate,
             ssl_keyfile=key,
@@ -84,26 +84,26 @@ class Server(uvicorn.Server):
 
     @property
     def address(self) -> str:
-        """Where it listens, as http://HOST:PORT."""
+        """The address it listens on, as http://HOST:PORT."""
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         scheme = "https" if self.config.ssl_certfile else "http"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begins to listen."""
+        """Starts listening."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets or [_listening(self.config.host, self.config.port)])
         if self.started:
             self._on_ready(self.address)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begins to stop, or stops at once if it has begun."""
+        """Begins to stop, or stops at once if it has already begun."""
         if self.service.stopping:
             self.should_exit = self.force_exit = True
         self.stop()
 
     def stop(self) -> None:
-        """Lets nobody in any more, answers what waits, then ends; from any thread."""
+        """Accepts no new clients, answers waiting frames, then ends; callable from any thread."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._begin_to_stop)
 
@@ -118,7 +118,7 @@ class Server(uvicorn.Server):
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """A socket that listens; OSError, where it can't, names the address, while uvicorn would log it and end."""
+    """A socket that listens. If it can't, OSError names the address; uvicorn would only log it and exit."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
@@ -127,7 +127,7 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is this machine's own, which nobody else can reach."""
+    """Whether an address is this machine's own, which no other machine can reach."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

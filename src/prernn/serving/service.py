@@ -1,4 +1,4 @@
-"""Who is there: clients are let in, counted, and sent away when the server stops."""
+"""The clients: they are accepted, counted, and disconnected when the server stops."""
 
 import asyncio
 import contextlib
@@ -14,11 +14,11 @@ from prernn.serving.session import Session
 
 
 class TurnedAway(Exception):
-    """A client that is not let in.
+    """Raised for a client that is not accepted.
 
     Args:
         why: "full", "stopping", "token" or "origin", as `Metrics.turned_away` counts it.
-        text: for the client.
+        text: the message for the client.
     """
 
     def __init__(self, why: str, text: str):
@@ -28,15 +28,15 @@ class TurnedAway(Exception):
 
 @dataclass
 class Service:
-    """A model, and those who use it.
+    """A model, and the clients that use it.
 
     Attributes:
         model: what is served.
-        limits: for each client.
-        token: that clients have to know; None where there is none.
-        metrics: of the server.
-        stopping: whether nobody is let in any more.
-        stopped: whether what waits is left, too.
+        limits: limits for each client.
+        token: the token that clients must send; None if there is none.
+        metrics: the server's counters.
+        stopping: whether no more clients are accepted.
+        stopped: whether waiting frames are abandoned, too.
     """
 
     model: Model
@@ -54,9 +54,9 @@ class Service:
 
     @contextlib.contextmanager
     def greeting(self) -> Iterator[None]:
-        """A place at the door for someone who has not said yet what he wants. Raises TurnedAway where there is none."""
+        """A place for a client that has not sent its hello yet. Raises TurnedAway if there is none."""
         if self._at_the_door >= self.limits.clients:
-            raise TurnedAway("full", "too many are at the door: come again later")
+            raise TurnedAway("full", "too many clients are connecting: try again later")
         self._at_the_door += 1
         try:
             yield
@@ -64,11 +64,11 @@ class Service:
             self._at_the_door -= 1
 
     def enter(self, kind: str) -> int:
-        """A place for a client, as its number. Raises TurnedAway where there is none."""
+        """A place for a client, as its number. Raises TurnedAway if there is none."""
         if self.stopping:
-            raise TurnedAway("stopping", "the server is stopping: come again when it is back")
+            raise TurnedAway("stopping", "the server is stopping: try again when it is back")
         if len(self._places) >= self.limits.clients:
-            raise TurnedAway("full", f"the server has its {self.limits.clients} clients: come again later")
+            raise TurnedAway("full", f"the server has its {self.limits.clients} clients: try again later")
         number = next(self._numbers)
         self._places.add(number)
         self.metrics.joined.labels(kind).inc()
@@ -76,7 +76,7 @@ class Service:
         return number
 
     def leave(self, number: int, why: str) -> None:
-        """Gives a client's place to others."""
+        """Frees a client's place."""
         if number not in self._places:
             return
         self._places.remove(number)
@@ -85,11 +85,11 @@ class Service:
         self.metrics.clients.set(len(self._places))
 
     def admits(self, token: str | None) -> bool:
-        """Whether a token is the one that is wanted."""
+        """Whether a token is the right one."""
         return self.token is None or (token is not None and secrets.compare_digest(token.encode(), self.token.encode()))
 
     def check(self, *tokens: str | None) -> None:
-        """Raises TurnedAway where none of the tokens is the one that is wanted."""
+        """Raises TurnedAway if none of the tokens is the right one."""
         if not any(self.admits(token) for token in tokens):
             raise TurnedAway("token", "expected the server's token, got " + ("another" if any(tokens) else "none"))
 
@@ -101,7 +101,7 @@ class Service:
             session.end("stop")
 
     async def drain(self, seconds: float) -> None:
-        """Lets nobody in, answers what waits, and says goodbye to all; after so many seconds it ends at once."""
+        """Accepts no clients, answers waiting frames, and says goodbye to all; after ``seconds`` it ends at once."""
         self.stopping = True
         for session in list(self._sessions.values()):
             session.end("stop")

@@ -1,4 +1,4 @@
-"""One client's stream: its frames come in on the server's loop, and are followed in a thread of its own."""
+"""One client's stream: its frames arrive on the server's loop, and are processed in the stream's own thread."""
 
 import itertools
 import logging
@@ -21,7 +21,7 @@ from prernn.serving.metrics import Metrics
 from prernn.serving.model import Model, streams_of
 
 Answer = Callable[[dict[str, Any]], None]
-"""What takes a client's messages, from any thread."""
+"""Takes a client's messages, from any thread."""
 
 LOG = logging.getLogger("prernn.serving")
 
@@ -36,30 +36,30 @@ class _Shown(NamedTuple):
 class Session:
     """Follows a client's frames with the task's watcher, and answers each.
 
-    Messages, all with a ``type``. "started" is the first. Each frame of the client's has one answer, with its number as
-    ``message``: "frame" where the network sees it, with ``frame`` and ``time_s`` of the network's clock, ``rows`` as
-    `prernn stream` writes them, ``dropped`` so far, and ``waited_ms`` from arrival to answer; "skipped" where the clock
-    has no use for it; "dropped" where newer ones came or too many; "refused" with the ``error`` of one that is none. A
-    tick at which no new frame has come is one more "frame" with ``held`` true. Orders are answered by "reset" and
-    "state"; at last comes "end" with the rows that were still due, and counts. Where the hello asks for them, a "frame"
-    has ``top`` of a task whose rows are events (gestures), and ``activity``, as `Activity` gives it.
+    Each message has a ``type``. "started" is the first. Each of the client's frames has one answer, with the frame's
+    number as ``message``: "frame" if the network sees it, with ``frame`` and ``time_s`` of the network's clock,
+    ``rows`` as `prernn stream` writes them, ``dropped`` so far, and ``waited_ms`` from arrival to answer; "skipped" if
+    the clock does not need it; "dropped" if newer or too many frames came; "refused" with the ``error`` if it is
+    invalid. A tick without a new frame gives one more "frame" with ``held`` true. Orders are answered by "reset" and
+    "state"; at the end comes "end" with the rows that were still due, and counts. If the hello asks for them, a
+    "frame" has ``top`` for a task whose rows are events (gestures), and ``activity``, as returned by `Activity`.
 
     Args:
         model: what is served.
         hello: what the client wants.
         limits: what it may do.
-        metrics: where it is counted.
+        metrics: the counters to update.
         answer: takes its messages, from any thread.
         on_room: called, from any thread, when there is room for another frame.
-        on_end: called with why, from the session's thread, when it has said its last word.
-        state: a state to go on from, as bytes of safetensors; None begins at zero.
+        on_end: called with the reason, from the session's thread, when it has sent its last message.
+        state: a state to continue from, as bytes of safetensors; None starts from zero.
 
     Attributes:
-        mailbox: of the frames to come.
-        counts: of frames, by what became of them.
+        mailbox: the frames waiting to be processed.
+        counts: number of frames by outcome.
 
     Raises:
-        ValueError: a hello that the network can't follow.
+        ValueError: the network can't do what the hello asks for.
     """
 
     def __init__(
@@ -84,20 +84,20 @@ class Session:
         self.mailbox = Mailbox(limits.queue, hello.drop == "oldest", on_room)
         self.counts: Counter[str] = Counter()
         self._refused_in_a_row, self._ending, self._begin = 0, "end", perf_counter()
-        self._ticks, self._latest = itertools.count(), -1  # of the clock; the number of the latest frame that was shown
+        self._ticks, self._latest = itertools.count(), -1  # ticks of the clock; the number of the latest frame shown
         self._clocks: list[str] = []  # what each clock counted
-        self._anew = False  # whether the clock's frames ended with an order to start anew
+        self._anew = False  # whether the clock's frames ended with a reset order
         self._thread = threading.Thread(target=self._run, name="stream", daemon=True)
 
     def start(self, number: int) -> None:
-        """Says hello to the client, and begins."""
+        """Sends the first message to the client, and begins."""
         known = {"labels": self.model.labels, "task": self.model.task.name, "fps": self._pace.rate}
         begun = "state" if self.hello.state else "zero"
         self._answer({"type": "started", "stream": number, "from": begun, **known})
         self._thread.start()
 
     def offer(self, data: bytes) -> None:
-        """Takes a frame, on the server's loop; where it is full and may drop, the oldest goes."""
+        """Takes a frame, on the server's loop; if the mailbox is full and may drop frames, the oldest is dropped."""
         if self.mailbox.ended:
             return
         number = self.counts["received"]
@@ -106,7 +106,7 @@ class Session:
             self._drop(gone.number)
 
     def skip(self) -> None:
-        """Lets a frame go that came too fast."""
+        """Drops a frame that came too fast."""
         if not self.mailbox.ended:
             self.counts["received"] += 1
             self.counts["too many"] += 1
@@ -117,16 +117,16 @@ class Session:
         self._say("dropped", message=number)
 
     def order(self, order: Order) -> None:
-        """Takes an order, which is followed after the frames before it."""
+        """Takes an order, which is carried out after the frames before it."""
         self.mailbox.put(order)
 
     def end(self, why: str, *, at_once: bool = False) -> None:
-        """Takes no more; what waits is still answered, unless it is to end at once."""
+        """Takes no more; waiting frames are still answered, unless it is to end at once."""
         self._ending = why
         self.mailbox.end(at_once=at_once)
 
     def _run(self) -> None:
-        torch.set_num_threads(1)  # of this thread: its work is small, and there are many
+        torch.set_num_threads(1)  # in this thread: its work is small, and there are many threads
         try:
             while not self._follow_clock():
                 pass
@@ -139,7 +139,7 @@ class Session:
         self._on_end(self._ending)
 
     def _follow_clock(self) -> bool:
-        """Follows frames by one clock, up to the end or to an order to start anew; gives whether it was the end."""
+        """Follows frames by one clock, until the end or a reset order; returns whether it was the end."""
         self._anew = False
         for time, shown in self._pace(self._frames()):
             if self.mailbox.stopped:
@@ -155,7 +155,7 @@ class Session:
         return not self._anew
 
     def _frames(self) -> Iterator[tuple[float, _Shown]]:
-        """The frames that can be used, with their times, as they come, up to the end or to an order to start anew."""
+        """The usable frames with their times, as they come, until the end or a reset order."""
         while (item := self.mailbox.take()) is not None:
             if item == "reset":
                 self._anew = True
@@ -166,7 +166,9 @@ class Session:
                 if item.late:
                     self._pace.fell_behind()
                 yield usable
-                if self._latest < item.number and not self.mailbox.stopped:  # the clock wants another, or it later
+                if (
+                    self._latest < item.number and not self.mailbox.stopped
+                ):  # the clock needs another frame, or this one later
                     self._latest = item.number
                     self.counts["skipped"] += 1
                     self.metrics.frames.labels("skipped").inc()
@@ -203,7 +205,7 @@ class Session:
         self._say("frame", **at, rows=self._plain(rows), dropped=self.dropped, waited_ms=round(waited * 1e3, 2))
 
     def _more(self) -> dict[str, Any]:
-        """What the client asked for besides rows."""
+        """What the client asked for in addition to rows."""
         more: dict[str, Any] = {}
         probabilities = getattr(self._watcher, "probabilities", None)
         if self.hello.top and probabilities is not None:
@@ -228,7 +230,7 @@ class Session:
             self._say("refused", error=str(error))
 
     def _load(self, state: bytes | None) -> None:
-        """Goes on from a state that a client has kept."""
+        """Continues from a state that a client has saved."""
         if state is None:
             return
         streams = streams_of(self._watcher)
@@ -237,12 +239,12 @@ class Session:
                 stream.load_state_dict(values)
         except ValueError:
             raise
-        except Exception as error:  # tensors that no stream ever gave
+        except Exception as error:  # tensors that never came from a stream
             raise ValueError(f"state: expected one of this network's streams: {error}") from error
 
     @property
     def dropped(self) -> int:
-        """Frames that were not followed because newer ones came, or too many."""
+        """Frames that were not processed because newer or too many frames came."""
         return self.mailbox.dropped + self.counts["too many"]
 
     def _totals(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``POST /predict``: a whole video in, its rows out, a line of JSON each."""
+"""``POST /predict``: a whole video in, its rows out, one line of JSON each."""
 
 import asyncio
 import contextlib
@@ -26,24 +26,26 @@ from prernn.streaming.watch import watch
 LOG = logging.getLogger("prernn.serving")
 
 SLOWEST = 10_000
-"""Bytes a second that a body has to come with, on average, but for the first of `Limits.idle`."""
+"""Bytes a second at which a body must arrive, on average, after the first `Limits.idle` seconds."""
 
 
 class _Gone(Exception):
-    """Nobody reads the rows any more."""
+    """Raised when the rows are no longer read."""
 
 
 async def rows_of_video(service: Service, request: Request, top: int) -> StreamingResponse:
-    """Follows the video in the request's body from beginning to end, and gives its rows as they come.
+    """Processes the video in the request's body from beginning to end, and sends its rows as they come.
 
-    Its place is free when the thread that follows it has ended.
+    Its place is freed when the thread that processes it has ended.
 
     Raises:
-        HTTPException: no video (422), one that is too large (413) or comes too slowly (408).
-        TurnedAway: there is no place.
+        HTTPException: there is no video (422), or it is too large (413) or arrives too slowly (408).
+        TurnedAway: there is no free place.
     """
     number = service.enter("video")
-    folder = tempfile.TemporaryDirectory(prefix="prernn-video-")  # of its own: a list of files finds no others in it
+    folder = tempfile.TemporaryDirectory(
+        prefix="prernn-video-"
+    )  # its own folder, in case the upload is a list of files
     try:
         path = Path(folder.name) / "video"
         await _save(request, path, service)
@@ -80,7 +82,7 @@ async def _save(request: Request, path: Path, service: Service) -> None:
 
 
 class _Rows:
-    """A video's rows, followed in a thread as fast as they are read."""
+    """A video's rows, computed in a thread as fast as they are read."""
 
     def __init__(self, service: Service, number: int, folder: Any, path: Path, top: int):
         self._service, self._number, self._folder, self._path, self._top = service, number, folder, path, top
@@ -97,11 +99,11 @@ class _Rows:
             pass
         finally:
             self._folder.cleanup()
-            with contextlib.suppress(RuntimeError):  # a loop that has ended
+            with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._service.leave, self._number, why)
 
     def _follow(self) -> str:
-        """Puts rows, and at last None, or the error that there is; gives how it ended."""
+        """Puts rows, and finally None or the error that occurred; returns how it ended."""
         model = self._service.model
         clock = model.clock()
         try:
@@ -119,7 +121,7 @@ class _Rows:
         return "end"
 
     def _frames(self, clock: Pace) -> Generator[tuple[float, Any], None, None]:
-        """The video's frames, as long as somebody wants them; raises ValueError for one that is too large."""
+        """The video's frames, as long as they are needed; raises ValueError if it is too large."""
         deinterlace = self._service.model.task.deinterlace
         reading = Reading(fps=clock.rate or FOLDER_RATE, deinterlace=deinterlace, on_jump=clock.jumped_back)
         pictures: Any = read_pictures(self._path, reading)
@@ -140,19 +142,19 @@ class _Rows:
         putting = asyncio.run_coroutine_threadsafe(self._queue.put(item), self._loop)
         try:
             putting.result(self._service.limits.idle)
-        except (TimeoutError, CancelledError):  # nobody reads
+        except (TimeoutError, CancelledError):  # the rows are no longer read
             putting.cancel()
             raise _Gone from None
 
     async def first(self) -> dict[str, Any] | None:
-        """The first row, None where there is none; raises HTTPException for what is no video."""
+        """The first row, None if there is none; raises HTTPException if there is no video."""
         item = await self._queue.get()
         if isinstance(item, Exception):
             raise HTTPException(500 if isinstance(item, RuntimeError) else 422, self._told(item))
         return item
 
     async def rest(self) -> AsyncIterator[dict[str, Any]]:
-        """The other rows; where the video breaks off, the last one says so."""
+        """The other rows; if the video breaks off, the last one says so."""
         while (item := await self._queue.get()) is not None:
             if isinstance(item, Exception):
                 yield {"error": self._told(item)}
@@ -160,7 +162,7 @@ class _Rows:
             yield item
 
     def _told(self, error: Exception) -> str:
-        """An error, without the name that the video has here."""
+        """An error message without the temporary name of the video."""
         return str(error).replace(f"{self._path}: ", "").replace(str(self._path), "the video")
 
     def leave(self) -> None:

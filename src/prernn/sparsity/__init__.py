@@ -1,1 +1,1 @@
-"""Sparsity of any network: Sobol' paths, quantization without retraining, activations sampled while it runs."""
+"""Sparsity for any network: Sobol' paths, quantization without retraining, sampling of activations at run time."""

@@ -16,16 +16,16 @@ from prernn.sparsity.online import row_rank, rows_of, sampling_layers, sampling_
 
 @dataclass(frozen=True)
 class LayerActivity:
-    """What one layer saw and did in a run.
+    """Inputs and work of one layer in a run.
 
     Attributes:
-        inputs: activations of a row: a picture at a convolution, a vector at a linear layer.
-        samples: ``N`` of a row: of activations, or of channels or places where these are drawn; None where the layer is
-            left alone.
+        inputs: number of activations in a row: a picture for a convolution, a vector for a linear layer.
+        samples: number of samples ``N`` per row, of activations, channels or positions, whichever are drawn; None if
+            the layer is not sampled.
         non_zero: share of the activations that were not zero before sampling.
-        used: share of the activations that are not zero after it.
-        multiply_adds: of one picture. What a convolution multiplies with its own zeros around the picture is left out.
-        remaining: of them, those with an activation that is not zero after sampling.
+        used: share of the activations that are not zero after sampling.
+        multiply_adds: multiply-adds for one picture, not counting those with a convolution's own zero padding.
+        remaining: the multiply-adds with an activation that is not zero after sampling.
     """
 
     name: str
@@ -39,9 +39,9 @@ class LayerActivity:
 
 @dataclass(frozen=True)
 class ActivationReport:
-    """What the layers of a network saw and did in one run, in order; averages are over the layers that are sampled.
+    """Inputs and work of a network's layers in one run, in order; averages are over the layers that are sampled.
 
-    Where no layer is sampled they are over all.
+    If no layer is sampled, averages are over all layers.
     """
 
     layers: tuple[LayerActivity, ...]
@@ -58,7 +58,7 @@ class ActivationReport:
 
     @property
     def used_of_non_zero(self) -> float:
-        """Mean share, of the activations that were not zero, of those that are used (the talk's "used a_i")."""
+        """Mean share of used activations among those that were not zero before sampling (the talk's "used a_i")."""
         return self._mean([layer.used / layer.non_zero for layer in self._averaged if layer.non_zero])
 
     @property
@@ -68,7 +68,7 @@ class ActivationReport:
 
     @property
     def remaining(self) -> float:
-        """Those of them that are left where zeros are skipped."""
+        """Multiply-adds that remain if zeros are skipped."""
         return sum(layer.remaining for layer in self.layers)
 
     @property
@@ -80,7 +80,7 @@ class ActivationReport:
         return math.fsum(values) / len(values) if values else math.nan
 
     def table(self) -> str:
-        """A text table, one line a layer and one for averages and sums."""
+        """A text table with one line per layer and one for averages and sums."""
         head = ("layer", "inputs", "samples", "non-zero", "used", "multiply-adds", "remaining")
         rows: list[tuple[str | float, ...]] = [
             (x.name, x.inputs, "" if x.samples is None else x.samples, x.non_zero, x.used, x.multiply_adds, x.remaining)
@@ -99,11 +99,11 @@ def _text(column: str, value: str | float) -> str:
 def activation_report(module: nn.Module, *inputs: Any) -> ActivationReport:
     """Runs a network once, in evaluation mode, and counts the activations that its layers see and use.
 
-    Layers that did not run are left out, and so are recurrent products: their states are not sampled.
+    Layers that did not run are left out, and so are recurrent products, because states are not sampled.
 
     Args:
-        module: from `online_sparsity`; of other networks it tells how sparse they are by themselves.
-        inputs: what the module takes.
+        module: the result of `online_sparsity`; for other networks the report shows how sparse their activations are.
+        inputs: inputs of the module.
     """
     counts = [_Counts(name, layer) for name, layer in sampling_layers(module)]
     hooks = [hook for count in counts for hook in count.watch()]
@@ -126,7 +126,7 @@ class _Counts:
         self.before = self.after = self.dense = self.left = 0.0
 
     def watch(self) -> list[RemovableHandle]:
-        """Hooks before and behind the layer's own."""
+        """Hooks before and after the layer's own."""
         register = self.layer.register_forward_pre_hook
         return [register(self._see_before, prepend=True), register(self._see_after)]
 
@@ -163,13 +163,13 @@ class _Counts:
 
 
 def _products(layer: Any, mask: Tensor) -> float:
-    """Multiply-adds of a layer with the activations that are 1 in ``mask``, and not 0."""
+    """Multiply-adds of a layer with the activations whose ``mask`` is 1, not 0."""
     if isinstance(layer, nn.Linear):
         return float(mask.sum()) * layer.out_features
     if isinstance(layer, StructuredLinear):
-        heard = layer.structure.mask(layer.size, layer.input_size).sum(0).to(mask)  # how many neurons hear each input
+        heard = layer.structure.mask(layer.size, layer.input_size).sum(0).to(mask)  # neurons that receive each input
         return layer.gates * float((mask * heard).sum())
-    # one output of each group says how many of its inputs each place reads
+    # one output of each group tells how many nonzero inputs each position reads
     weight = torch.ones_like(layer.weight[: layer.groups], dtype=torch.float64)
     reads: Tensor = layer._conv_forward(mask, weight, None)  # (B, groups, H', W')
     outputs: int = layer.out_channels // layer.groups

@@ -1,10 +1,10 @@
-"""Which channels of a graph's values have one factor, and where a factor can't go.
+"""Which channels of a graph's values must have the same factor, and where factors can't pass.
 
-For a positive factor ``f`` of a channel, ReLU, pooling, flattening, zeros around a map and additions give ``f`` times
-what they gave, as long as everything that meets has the same one. So channels are put together into classes, step by
-step: what a ReLU gives is of the class of what it is given, the two sides of an addition are of one, zeros that fill up
-channels are of any. A class that something else makes or reads (the graph's inputs, a sigmoid, a recurrent layer) has
-factor 1.
+If a channel is multiplied by a positive factor ``f``, the results of ReLU, pooling, flattening, zero padding and
+additions are multiplied by ``f`` too, as long as everything that is combined has the same factor. So channels are
+grouped into classes, step by step: the output of a ReLU is in the class of its input, both sides of an addition are in
+one class, channels of padding zeros are in a class of their own. A class that anything else computes or reads (the
+graph's inputs, a sigmoid, a recurrent layer) has factor 1.
 """
 
 import operator
@@ -19,7 +19,7 @@ from prernn.conversion.graph.nodes import submodule_of
 from prernn.layers.input_to_hidden import Layer
 
 ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity)
-"""Modules with ``m(f x) = f m(x)`` for ``f > 0``, number by number, at inference."""
+"""Elementwise modules with ``m(f x) = f m(x)`` for ``f > 0`` at inference."""
 ELEMENTWISE_FUNCTIONS = (F.relu, torch.relu, F.leaky_relu)
 ELEMENTWISE_METHODS = ("relu", "contiguous")
 ADDITIONS = (operator.add, operator.iadd, torch.add)
@@ -29,13 +29,13 @@ POOLING = {
     2: (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
     3: (nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d),
 }
-"""The same, channel by channel, of maps with so many dimensions."""
+"""The same for each channel, by the number of dimensions of the maps."""
 POOLING_FUNCTIONS = {
     2: (F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d),
     3: (F.max_pool3d, F.avg_pool3d, F.adaptive_avg_pool3d, F.adaptive_max_pool3d),
 }
 VECTOR, FLAT = 0, -1
-"""Kinds of values beside maps of 1, 2 or 3 dimensions: vectors, and maps that were flattened."""
+"""Kinds of values other than maps of 1, 2 or 3 dimensions: vectors, and flattened maps."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Channels:
 
 
 class Classes:
-    """Classes of channels, of which two may turn out to be one, and those that have no factor."""
+    """Classes of channels, as a union-find structure, some of which are closed, that is, have factor 1."""
 
     def __init__(self) -> None:
         self._parent: list[int] = []
@@ -57,34 +57,34 @@ class Classes:
         return len(self._parent)
 
     def new(self, count: int) -> list[int]:
-        """So many new ones."""
+        """``count`` new classes."""
         first = len(self._parent)
         self._parent += range(first, first + count)
         return list(range(first, first + count))
 
     def find(self, number: int) -> int:
-        """The number that stands for a class."""
+        """The number that represents a class."""
         while self._parent[number] != number:
             self._parent[number] = number = self._parent[self._parent[number]]
         return number
 
     def join(self, one: Sequence[int], other: Sequence[int]) -> None:
-        """Makes one of two, channel by channel."""
+        """Merges the classes of two values, channel by channel."""
         for a, b in zip(one, other, strict=True):
             self._parent[self.find(a)] = self.find(b)
 
     def close(self, numbers: Sequence[int]) -> None:
-        """Leaves these without a factor."""
+        """Closes these classes, so that they have factor 1."""
         self._closed.update(numbers)
 
     def closed(self) -> set[int]:
-        """The numbers of all classes without one."""
+        """The numbers of all closed classes."""
         return {self.find(number) for number in self._closed}
 
 
 @dataclass(frozen=True)
 class LayerChannels:
-    """The classes of what a layer puts out, and of what it reads; None where that has none."""
+    """The classes of a layer's outputs, and of its inputs, or None if the inputs have none."""
 
     outputs: list[int]
     inputs: list[int] | None
@@ -93,10 +93,11 @@ class LayerChannels:
 def layer_channels(
     graph: fx.GraphModule, known: dict[fx.Node, Layer]
 ) -> tuple[dict[fx.Node, LayerChannels], Classes, list[int] | None]:
-    """The classes of the channels of some layers of a graph.
+    """The classes of the channels of some layers in a graph.
 
     Returns:
-        Those of each layer, all classes, and those of the graph's first output, which are not closed by being put out.
+        The classes of each layer, all classes, and those of the graph's first output, which being an output alone does
+        not close.
     """
     classes, values = Classes(), dict[fx.Node, Channels]()
     found: dict[fx.Node, LayerChannels] = {}
@@ -127,7 +128,7 @@ def _close(classes: Classes, values: Sequence[Channels]) -> None:
 
 
 def _flat(argument: object) -> list[fx.Node]:
-    """The nodes in what a graph puts out."""
+    """The nodes in a graph's output."""
     if isinstance(argument, fx.Node):
         return [argument]
     return [node for part in argument for node in _flat(part)] if isinstance(argument, tuple | list) else []
@@ -146,7 +147,7 @@ def _takes(reader: Layer, value: Channels) -> bool:
 
 
 def _after(graph: fx.GraphModule, node: fx.Node, given: list[Channels], classes: Classes) -> Channels | None:
-    """What a step makes of values with classes; None for a step that a factor does not pass."""
+    """The classes after a step, given those of its inputs; None for a step that factors can't pass."""
     if (node.op == "call_function" and node.target in ADDITIONS) or (node.op, node.target) == ("call_method", "add"):
         return _added(node, given, classes)
     if node.op == "call_function" and node.target in CONCATENATIONS:
@@ -176,10 +177,10 @@ def _is_pooling(node: fx.Node, module: nn.Module | None, kind: int) -> bool:
 
 
 def _added(node: fx.Node, given: list[Channels], classes: Classes) -> Channels | None:
-    """Two values of one shape; a number that is added has no factor."""
+    """The sum of two values of the same shape; None if a number is added, which has no factor."""
     if len(node.args) != 2 or len([*filter(lambda side: isinstance(side, fx.Node), node.args)]) != 2:
         return None
-    one, other = given[0], given[-1]  # x + x has one
+    one, other = given[0], given[-1]  # x + x has a single input
     if one.kind != other.kind or len(one.classes) != len(other.classes):
         return None
     classes.join(one.classes, other.classes)
@@ -187,7 +188,7 @@ def _added(node: fx.Node, given: list[Channels], classes: Classes) -> Channels |
 
 
 def _joined(node: fx.Node, given: list[Channels]) -> Channels | None:
-    """Maps behind each other along the channels."""
+    """Concatenation along the channels."""
     tensors, dim = (*node.args, *node.kwargs.values(), 0)[:2]
     if dim not in (1,) or not isinstance(tensors, tuple | list) or len(tensors) != len(given):
         return None
@@ -197,7 +198,7 @@ def _joined(node: fx.Node, given: list[Channels]) -> Channels | None:
 
 
 def _sliced(node: fx.Node, value: Channels, classes: Classes) -> Channels | None:
-    """Some places of a map, with all its channels."""
+    """Some positions of a map, with all its channels."""
     index = node.args[1]
     whole = isinstance(index, tuple) and all(isinstance(part, slice) for part in index)
     if not whole or value.kind < 1 or any(part != slice(None) for part in index[:2]):  # type: ignore[index,union-attr]
@@ -206,7 +207,7 @@ def _sliced(node: fx.Node, value: Channels, classes: Classes) -> Channels | None
 
 
 def _padded(node: fx.Node, value: Channels, classes: Classes) -> Channels | None:
-    """Zeros around a map, and channels of zeros."""
+    """Padding with zeros around a map, and with channels of zeros."""
     arguments = dict(zip(("mode", "value"), node.args[2:], strict=False)) | {"pad": node.args[1]} | dict(node.kwargs)
     pad = arguments["pad"]
     zeros = arguments.get("mode", "constant") == "constant" and arguments.get("value") in (None, 0)
@@ -225,7 +226,7 @@ STEPS: dict[object, Callable[[fx.Node, Channels, Classes], Channels | None]] = {
 
 
 def _flattens(module: nn.Module | None, node: fx.Node) -> bool:
-    """Whether a step joins all dimensions but the first."""
+    """Whether a step flattens all dimensions except the first."""
     if isinstance(module, nn.Flatten):
         return (module.start_dim, module.end_dim) == (1, -1)
     if node.target not in (torch.flatten, "flatten"):

@@ -1,10 +1,10 @@
-"""Layers of paths whose weights stay: what was made of these, compressed rows or a dense matrix, is kept.
+"""Path layers whose weights don't change: compressed rows or a dense matrix are computed once and cached.
 
-Along the paths each weight writes its output anew; in compressed rows, sorted by output, a sum is written once. Sorting
-takes longer than a product, so it is done once, and its result is kept for the calls that follow. Nobody has to say
-that weights have changed: each call compares them with those of which the rows were made, byte by byte, which takes
-a fifth of a product with one row. torch's count of changes would take none, but does not see what ``Tensor.data``, an
-array of numpy's or inference mode do to a weight.
+Along the paths each weight updates its output in memory; in compressed rows, sorted by output, each sum is written only
+once. Sorting takes longer than a product, so its result is cached. Changes of weights need not be announced: each call
+compares the weights with the cached ones byte by byte, which takes a fifth of the time of a product with one row.
+Comparing torch's version counter would be free, but it misses changes through ``Tensor.data``, numpy arrays and
+inference mode.
 """
 
 import dataclasses
@@ -19,19 +19,20 @@ from prernn.ops.compressed_rows import usable
 from prernn.ops.paths import dense
 
 KEPT_DENSE = 0.25
-"""Paths over all connections above which a dense matrix that is kept is faster than rows (``prernn bench paths``)."""
+"""Paths, as a share of all connections, above which a cached dense matrix is faster than rows (``prernn bench
+paths``)."""
 
 
 def can_keep(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether a `KeptProduct` computes this: float32 on the CPU, nothing differentiated, traced or exported."""
+    """Whether a `KeptProduct` can compute this: float32 on the CPU, without gradients, tracing or export."""
     if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter):
-        return False  # a tensor that is a tracer's has no values to compare
+        return False  # a tracer's tensors have no values to compare
     return not learns(x, weight, bias) and usable(x, weight, bias)
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Paths and weights of a layer, as they were, ``(P,)`` and ``(P, ..)``, and what was made of them."""
+    """Copies of a layer's paths ``(P,)`` and weights ``(P, ..)``, and ``held``, what was computed from them."""
 
     source: Tensor
     destination: Tensor
@@ -39,21 +40,21 @@ class Kept:
     held: Tensor
 
     def follows(self, source: Tensor, destination: Tensor) -> bool:
-        """Whether it was made of these very paths."""
+        """Whether it was computed from these same path tensors."""
         return self.source is source and self.destination is destination
 
     def has(self, weight: Tensor) -> bool:
-        """Whether these are its weights, by their bytes."""
+        """Whether it was computed from these weights, comparing bytes."""
         same: bool = kernels("native").same(self.weight, weight)
         return same
 
 
 @dataclass(frozen=True)
 class KeptProduct(Kept):
-    """Paths sorted by output and input; ``held``: their weights ``(1, P)``, or a dense matrix ``(outputs, inputs)``.
+    """Paths sorted by output and input; ``held`` is their weights ``(1, P)`` or a dense matrix ``(outputs, inputs)``.
 
     Attributes:
-        order: of the paths in the rows, ``(P,)``.
+        order: order of the paths in the rows, ``(P,)``.
         start, column: the compressed rows, ``(outputs+1,)`` and ``(P,)``.
     """
 
@@ -67,7 +68,7 @@ class KeptProduct(Kept):
     def of(
         cls, source: Tensor, destination: Tensor, inputs: int, outputs: int, weight: Tensor, dense: bool | None = None
     ) -> "KeptProduct":
-        """The rows of these paths, with weights ``(P,)``; dense, unless it is told, by their share."""
+        """The product for these paths with weights ``(P,)``; by default their share decides whether it is dense."""
         order = (destination.long() * inputs + source).argsort(stable=True)
         counts = torch.bincount(destination.long(), minlength=outputs)
         start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
@@ -86,7 +87,7 @@ class KeptProduct(Kept):
         return dataclasses.replace(self, weight=weight, held=held)
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """``(N, inputs)`` to ``(N, outputs)``."""
+        """Maps ``(N, inputs)`` to ``(N, outputs)``."""
         if self.dense:
             return F.linear(x, self.held, bias)
         y: Tensor = kernels("native").rows_product(x, self.held, self.start, self.column, bias)

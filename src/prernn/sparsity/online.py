@@ -6,31 +6,31 @@ or becomes an estimate ("estimate"),
 
     estimate_i = sign(a_i) * max(|a_i|, ||a||_1 / N),
 
-whose mean over the offsets is ``a_i``: it is ``a_i`` over the probability of being drawn at all (Horvitz and Thompson's
-estimator). With "count" it becomes the plain one, ``sign(a_i) * count_i * ||a||_1 / N``, of the same mean and more
-noise. Samples are systematic: with ``C_i = N * (|a_1| + ... + |a_i|) / ||a||_1`` and
-one offset ``u`` in [0, 1) for the layer,
+whose mean over the offsets is ``a_i``: it is ``a_i`` over the probability of being drawn at all (the Horvitz-Thompson
+estimator). With "count" it becomes the plain estimator, ``sign(a_i) * count_i * ||a||_1 / N``, with the same mean and
+more noise. Sampling is systematic: with ``C_i = N * (|a_1| + ... + |a_i|) / ||a||_1`` and one offset ``u`` in [0, 1)
+for the layer,
 
     count_i = floor(C_i - u) - floor(C_{i-1} - u),
 
-so that every count is ``N |a_i| / ||a||_1`` rounded down or up, and all of them sum to ``N``. Nothing is drawn while
-the network runs: the result is a function of the picture alone, whatever else is in its batch, and the same for a
-video as a whole and frame by frame. That is so up to rounding: where a layer before rounds otherwise in a batch of
+so that every count is ``N |a_i| / ||a||_1`` rounded down or up, and all counts sum to ``N``. No random numbers are
+drawn while the network runs: the result depends only on the picture, not on the rest of its batch, and is the same for
+a whole video and frame by frame. This holds up to rounding: if an earlier layer rounds differently in a batch of
 another size, a sample may fall on the next activation.
 
-How the talk is read. Its slide says "subsampled with 20% activations in convolutional layers, and 5% activations in
-dense layers" over a table of "avg. used a_i / layer" (42-48 %) and "avg. a_ij != 0 / layer" (15-16 %). With 20 %
-samples, of which some fall on the same activation, the latter is the share of all activations that are not zero after
-sampling (``used``). The former is taken as the share that is used of those that were not zero before
-(``used_of_non_zero``): of a picture nothing is zero, so that the two agree there, and what the row "1st Conv" adds to
-the averages of "2nd Conv" over the 15 layers of that network is 20 % in both columns. The talk does not say how
-samples are spread, nor which values drawn activations have.
+How we read the talk: its slide says "subsampled with 20% activations in convolutional layers, and 5% activations in
+dense layers" above a table of "avg. used a_i / layer" (42-48 %) and "avg. a_ij != 0 / layer" (15-16 %). With 20 %
+samples, some of which fall on the same activation, the latter is the share of all activations that are not zero after
+sampling (``used``). We take the former to be the share of used activations among those that were not zero before
+(``used_of_non_zero``): in a picture no value is zero, so that the two agree there, and the amount that the row "1st
+Conv" adds to the averages of "2nd Conv" over the 15 layers of that network is 20 % in both columns. The talk does not
+say how samples are distributed, nor which values drawn activations get.
 
-Whole channels of a convolution's input, or whole places of it, can be drawn in the place of single activations, by the
-sum of what is in them.
+Instead of single activations, whole channels or whole positions of a convolution's input can be drawn, by the sum of
+their magnitudes.
 
-What is not drawn is not multiplied where that pays (`prernn.conversion.lighter.skipping`), and samples are drawn by a C
-kernel that gives the numbers of the functions here to the last bit.
+Activations that are not drawn are skipped in products if that is faster (`prernn.conversion.lighter.skipping`), and
+samples are drawn by a C kernel whose results equal those of the functions here bit by bit.
 """
 
 import math
@@ -57,14 +57,15 @@ LAYERS = (nn.Linear, *CONVOLUTIONS)
 
 INPUT_FORMS = (SingleInput, TraditionalInput)
 FULLY_CONNECTED = (nn.Linear, StructuredLinear)
-"""They call their layer past its hooks, and several times, so that the input of the whole is sampled."""
+"""Fully connected layers. `INPUT_FORMS` bypass their layer's hooks or call it several times, so their own input is
+sampled."""
 
 
 VALUES = ("keep", "estimate", "count")
 
 
 PARTS = ("activation", "channel", "place")
-"""What can be drawn of a convolution's input."""
+"""The units of a convolution's input that can be drawn."""
 
 
 def online_sparsity(
@@ -77,7 +78,7 @@ def online_sparsity(
     start: int | str | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """A copy of ``module`` whose layers see samples of their inputs, drawn by importance; ``module`` is not touched.
+    """A copy of ``module`` whose layers see samples of their inputs, drawn by importance; ``module`` is not changed.
 
     Example:
         >>> import prernn, torch
@@ -86,30 +87,30 @@ def online_sparsity(
         >>> sampled(torch.rand(2, 64)).shape
         torch.Size([2, 4])
 
-    On a CPU what was not drawn is not multiplied, where that is quicker: by fully connected layers at few rows, and by
-    convolutions of stride 1 with small kernels. A row of its own is each picture ``(C, H, W)`` at a convolution and
-    each vector at a linear layer. The weights and their names stay. Sampled are ``nn.Linear`` and convolutions; path
-    layers and recurrent products are left alone. A checkpoint holds the network as it was: sample it anew when it is
-    loaded. It is meant for inference: there is no gradient to what is not drawn, nor to an estimate. Convert a CNN
-    first and sample it then: of a layer that becomes recurrent only one gate would see samples.
+    On a CPU, activations that are not drawn are skipped in products if that is faster: in fully connected layers for
+    few rows, and in convolutions of stride 1 with small kernels. Each picture ``(C, H, W)`` of a convolution and each
+    vector of a linear layer is sampled separately. The weights and their names stay the same. ``nn.Linear`` and
+    convolutions are sampled; path layers and recurrent products are not. A checkpoint contains the network without
+    sampling: sample it again after loading. This is meant for inference: activations that are not drawn, and estimates,
+    get no gradient. Convert a CNN before sampling it: otherwise only one gate of a converted layer would be sampled.
 
     Args:
         module: any network, with or without recurrence.
-        conv: samples at convolutions, as a share of the activations; None and 1 leave them alone.
+        conv: samples at convolutions, as a share of the activations; None and 1 disable sampling there.
         linear: the same at linear layers.
-        values: of the activations that are drawn: "keep", "estimate" or "count". Trained residual networks that are
-            sampled from their first layers on lose less with "keep". "estimate" and "count" have no bias; a VGG, which
-            has no shortcuts, keeps half of its accuracy and more with them and nearly none with "keep".
-        per: what is drawn of a convolution's input: an "activation", a "channel" with all its places, or a "place" with
-            all its channels.
-        start: the first layer that is sampled, by name or by its place among the convolutions and linear layers: in a
-            `RecurrentNetwork` in order of execution, else in that of ``named_modules``. None takes the second where
-            there are several: at 0 the picture itself is sampled, which few networks bear.
-        seed: of the layers' offsets ``u``.
+        values: values of the drawn activations: "keep", "estimate" or "count". Trained residual networks that are
+            sampled from their first layers on lose less with "keep". "estimate" and "count" are unbiased; a VGG, which
+            has no shortcuts, keeps more than half of its accuracy with them and nearly none with "keep".
+        per: the unit of a convolution's input that is drawn: an "activation", a "channel" with all its positions, or a
+            "place", a position with all its channels.
+        start: the first layer that is sampled, by name or by its index among the convolutions and linear layers: in
+            order of execution in a `RecurrentNetwork`, else in that of ``named_modules``. None takes the second, if
+            there are several: with 0 the picture itself is sampled, which few networks tolerate.
+        seed: seed of the layers' offsets ``u``.
 
     Raises:
-        ValueError: a rate outside (0, 1], other values, a start that the module does not have, a module that is
-            sampled already.
+        ValueError: a rate outside (0, 1], unknown ``values`` or ``per``, a start that the module does not have, a
+            module that is already sampled.
     """
     _check(conv, linear, values, per)
     sampled = copy_of(module)
@@ -123,7 +124,7 @@ def online_sparsity(
         rate = linear if isinstance(weighted_layer(layer), FULLY_CONNECTED) else conv
         if rate is not None and rate < 1:
             layer.register_forward_pre_hook(ActivationSampling(rate, offset, values, per))
-            if not isinstance(layer, GateInput):  # which lends its layer other weights
+            if not isinstance(layer, GateInput):  # which runs its layer with several weights
                 skip(weighted_layer(layer), rate)
     return sampled
 
@@ -151,7 +152,7 @@ def _place(start: int | str | None, names: list[str]) -> int:
 
 
 def sampling_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Names and layers whose inputs can be sampled, in order; of a recurrent layer it is what gives its gate inputs.
+    """Names and layers whose inputs can be sampled, in order; for a recurrent layer, the layer behind its gate inputs.
 
     A layer that has several names comes once, under the first.
     """
@@ -173,7 +174,7 @@ def _inside(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         yield from _inside(name, module.input_to_hidden)
     elif isinstance(module, (*LAYERS, *INPUT_FORMS)):
         yield name, module
-    elif not isinstance(module, nn.MultiheadAttention):  # which runs past the hooks of its layer
+    elif not isinstance(module, nn.MultiheadAttention):  # which bypasses the hooks of its layer
         for part, child in module.named_children():
             yield from _inside(f"{name}.{part}" if name else part, child)
 
@@ -193,7 +194,7 @@ def sampling_of(layer: nn.Module) -> "ActivationSampling | None":
 class ActivationSampling:
     """A forward pre-hook that samples the first input of a layer: see `sample`.
 
-    The offset is a plain number, and no buffer, so that no change of the network's type or device changes it.
+    The offset is a plain number, not a buffer, so that converting the network's type or device does not change it.
     """
 
     rate: float
@@ -212,25 +213,25 @@ class ActivationSampling:
         return sample_parts(maps, samples, self.offset, self.values, self.per).reshape(x.shape), *others
 
     def parts(self, layer: nn.Module, x: Tensor) -> int:
-        """Of what one row has, how much can be drawn: activations, channels or places."""
+        """How many units of one row can be drawn: activations, channels or positions."""
         shape = x.shape[-row_rank(weighted_layer(layer)) :]
         if self.per == "activation" or len(shape) == 1:
             return math.prod(shape)
         return shape[0] if self.per == "channel" else math.prod(shape[1:])
 
     def samples(self, parts: int) -> int:
-        """``N``, at least 1."""
+        """The number of samples ``N``, at least 1."""
         return max(1, round(self.rate * parts))
 
 
 def rows_of(layer: nn.Module, x: Tensor) -> Tensor:
-    """A layer's input as rows ``(R, n)``: pictures of a convolution, vectors of a linear layer."""
+    """A layer's input as rows ``(R, n)``: pictures for a convolution, vectors for a linear layer."""
     rank = row_rank(weighted_layer(layer))
     return x.reshape(-1, math.prod(x.shape[-rank:]))
 
 
 def row_rank(layer: nn.Module) -> int:
-    """Dimensions of one row: 1 of a vector, 3 of a picture ``(C, H, W)``."""
+    """Number of dimensions of one row: 1 for a vector, 3 for a picture ``(C, H, W)``."""
     if isinstance(layer, FULLY_CONNECTED):
         return 1
     weight = layer.weight
@@ -239,11 +240,11 @@ def row_rank(layer: nn.Module) -> int:
 
 
 def sample(a: Tensor, samples: int, offset: float, values: str = "keep") -> Tensor:
-    """Rows ``a (R, n)`` with so many systematic samples of each, and zeros elsewhere; rows of zeros stay zero.
+    """Rows ``a (R, n)`` with ``samples`` systematic samples of each, and zeros elsewhere; rows of zeros stay zero.
 
     Args:
-        a: of any floating type.
-        samples: ``N``.
+        a: the rows, of any floating type.
+        samples: number of samples ``N`` per row.
         offset: ``u`` in [0, 1).
         values: "keep", "estimate" or "count".
     """
@@ -252,17 +253,17 @@ def sample(a: Tensor, samples: int, offset: float, values: str = "keep") -> Tens
         return drawn
     counts, norm = sample_counts(a, samples, offset)
     if values == "keep":
-        return torch.where(counts == 0, 0, a)  # what is not finite stays, as its counts are NaN
+        return torch.where(counts == 0, 0, a)  # values that are not finite stay, because their counts are NaN
     each = norm / samples
     size = counts * each if values == "count" else torch.maximum(a.detach().abs().double(), each)
     return torch.where(counts == 0, 0, a.detach().sign() * size.to(a.dtype))
 
 
 def sample_parts(a: Tensor, samples: int, offset: float, values: str, per: str) -> Tensor:
-    """Maps ``a (R, C, P)`` with so many systematic samples of each one's channels or places, and zeros elsewhere.
+    """Maps ``a (R, C, P)`` with ``samples`` systematic samples of each one's channels or positions, zeros elsewhere.
 
-    With ``s_j`` the sum of ``|a|`` over channel or place j, an estimate is ``a_i max(1, ||a||_1 / (N s_j))``, and by
-    count ``a_i count_j ||a||_1 / (N s_j)``: of mean ``a_i`` both.
+    With ``s_j`` the sum of ``|a|`` over channel or position j, "estimate" gives ``a_i max(1, ||a||_1 / (N s_j))``, and
+    "count" gives ``a_i count_j ||a||_1 / (N s_j)``: both have mean ``a_i``.
     """
     across = 2 if per == "channel" else 1
     size = a.detach().abs().sum(across, dtype=torch.float64)
@@ -280,7 +281,7 @@ def sample_counts(a: Tensor, samples: int, offset: float) -> tuple[Tensor, Tenso
     """How often each activation of the rows ``a (R, n)`` is drawn, and ``||a||_1 (R, 1)``, both float64."""
     place = a.abs().cumsum(1, dtype=torch.float64)  # (R, n)
     norm = place[:, -1:].clone()  # (R, 1)
-    # C ends at exactly N: the last is divided by itself. In place, as memory is what takes the time
+    # C ends at exactly N, because the last is divided by itself; in place, because memory access dominates the time
     place.div_(torch.where(norm > 0, norm, 1.0)).mul_(samples)
     first = math.floor(-offset)
     # N - u may have been rounded up to N

@@ -15,13 +15,13 @@ from prernn.sparsity.kept_product import Kept, can_keep
 from prernn.sparsity.paths import PathLayer, Sampling, with_weights
 
 SLOWER, CALL, LANES = 5, 1e6, 16
-"""A product along a path takes so many times as long as one of a dense convolution (twice that with a stride, whose
-planes are made first), a call as long as so many of these; places come in vectors, unless pictures fill these
-(``prernn bench paths --maps``)."""
+"""How many times as long a product along a path takes as one of a dense convolution (twice that with a stride, for
+which planes are made first); how many such products a call costs; and how many positions a processor's vector holds,
+unless pictures fill it (``prernn bench paths --maps``)."""
 
 
 class PathConv2d(PathLayer):
-    """A convolution whose paths choose pairs of channels; the kernels stay dense and are shared over all places.
+    """A convolution whose paths choose pairs of channels; the kernels are dense and shared over all positions.
 
     Example:
         >>> import prernn, torch
@@ -29,16 +29,16 @@ class PathConv2d(PathLayer):
         >>> layer(torch.zeros(2, 8, 6, 6)).shape
         torch.Size([2, 16, 6, 6])
 
-    ``y[destination_i] += kernel_i * x[source_i]`` with ``paths`` kernels ``(kh, kw)`` in place of
-    ``out_channels x in_channels``: weights, memory and time are linear in the number of paths, by the C kernels on the
-    CPU in float32. Where there are too many to gain by it (`pays`), and elsewhere, it is a dense convolution with
-    zeros.
+    ``y[destination_i] += kernel_i * x[source_i]`` with ``paths`` kernels ``(kh, kw)`` instead of
+    ``out_channels x in_channels``: weights, memory and time are linear in the number of paths, with the C kernels in
+    float32 on the CPU. With too many paths to be faster (see `pays`), and in all other cases, it is computed as a dense
+    convolution with zeros.
 
     Args:
-        in_channels: channels read.
-        out_channels: channels put out.
+        in_channels: number of input channels.
+        out_channels: number of output channels.
         kernel_size: of each path's kernel, as in ``nn.Conv2d``.
-        paths: pairs of channels.
+        paths: number of paths, that is, pairs of channels.
         stride: as in ``nn.Conv2d``.
         padding: as in ``nn.Conv2d``.
         dilation: as in ``nn.Conv2d``.
@@ -90,7 +90,7 @@ class PathConv2d(PathLayer):
         return kernels
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``."""
+        """Maps ``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``."""
         stride, padding, dilation = self.stride, self.padding, self.dilation
         if self._by_paths(x):
             place = {"stride": stride, "padding": padding, "dilation": dilation}
@@ -110,7 +110,7 @@ class PathConv2d(PathLayer):
         places = (height, width), self.kernel_size, self.stride, self.padding, self.dilation
         high, wide = ops.map_sides(*places)
         if min(high, wide) < 1:
-            return False  # torch says what is wrong
+            return False  # torch will raise the error
         step = -(-(width + 2 * self.padding[1]) // self.stride[1])  # columns of a plane
         lanes = 1 if ops.pictures_beside((high, wide), pictures) > 1 else LANES
         looked_at = -(-high * step // lanes) * lanes
@@ -146,6 +146,6 @@ class PathConv2d(PathLayer):
 
 
 def _sizes(name: str, value: int | tuple[int, int], least: int = 1) -> tuple[int, int]:
-    """Height and width of something."""
+    """A height and a width, from a pair or a single number."""
     height, width = value if isinstance(value, tuple) and len(value) == 2 else (value, value)
     return whole(name, height, least), whole(name, width, least)

@@ -1,4 +1,4 @@
-"""Networks whose layers are all made of the same paths, from the inputs to the outputs."""
+"""Networks in which the same paths lead through all layers, from the inputs to the outputs."""
 
 import copy
 import itertools
@@ -21,36 +21,36 @@ class PathNetwork(nn.Module):
 
     Example:
         >>> import prernn, torch
-        >>> net = prernn.PathNetwork([784, 300, 10], paths=4096)  # 4096 of 238,200 weights in each layer at most
+        >>> net = prernn.PathNetwork([784, 300, 10], paths=4096)  # at most 2 x 4096 of 238,200 weights
         >>> net(torch.zeros(2, 784)).shape
         torch.Size([2, 10])
 
-    ``paths`` weights between any two layers, in place of the product of their widths. The outputs are linear, so that
-    it serves as classifier (logits) and, with a narrow layer in the middle, as autoencoder. The talk's algorithm
-    applies its ReLU to the inputs too; here they pass as they are, which is the same for pictures.
+    There are ``paths`` weights between any two layers, instead of the product of their widths. The outputs are linear,
+    so that the network can be a classifier (logits) or, with a narrow layer in the middle, an autoencoder. The talk's
+    algorithm also applies ReLU to the inputs; here it does not, which makes no difference for pictures.
 
     A network with more paths contains one with fewer (`grown`).
 
-    With ``step`` h the layers between the first and the last are residual, two to each, steps of Euler's method (the
-    talk, relations to mathematical objects):
+    With ``step`` h, the layers between the first and the last form residual layers, two in each, which are steps of
+    Euler's method (the talk, relations to mathematical objects):
 
         a_l = a_{l-1} + h W_l^(2) max{0, W_l^(1) a_{l-1}}
 
-    with ``a_0`` the first layer's outputs, and the outputs read the last ``a_l``, both without a ReLU. The widths are
-    those of the inputs, ``a_0``, then inside and behind each residual layer, and of the outputs:
+    where ``a_0`` is the output of the first layer, and the outputs read the last ``a_l``, both without ReLU. The widths
+    are those of the inputs, of ``a_0``, then inside and after each residual layer, and of the outputs:
 
         >>> net = prernn.PathNetwork([784, 64, 128, 64, 128, 64, 10], paths=1024, step=0.5)  # two residual layers
 
     Args:
-        widths: neurons of each layer, inputs and outputs among them.
+        widths: neurons of each layer, including inputs and outputs.
         paths: number of paths.
-        init: of the weights, as in `PathLinear`.
+        init: initialization of the weights, as in `PathLinear`.
         step: step size h of residual layers; None for a network without them.
-        least: use only so many neurons of each hidden layer that this number of paths passes each. While there are
-            fewer Sobol' paths than neurons, each passes neurons of its own and they never meet; with 4 a neuron they do
-            (docs/sparsity.md). 0: all neurons.
-        bias: of all layers, 0 at the start.
-        sampling: of the paths, as in `PathLinear`.
+        least: use only as many neurons of each hidden layer as get this number of paths each. With fewer Sobol' paths
+            than neurons, paths have separate neurons and never meet; with 4 per neuron they do (docs/sparsity.md). 0
+            uses all neurons.
+        bias: whether layers have biases, which start at 0.
+        sampling: how paths are drawn, as in `PathLinear`.
 
     Attributes:
         layers: `PathLinear`, one between any two layers of neurons.
@@ -96,12 +96,12 @@ class PathNetwork(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, PathLinear)]
 
     def _reads_relu(self, number: int) -> bool:
-        """Whether a ReLU stands between a layer and the one before it."""
+        """Whether there is a ReLU between a layer and the one before it."""
         inside = 0 < number < len(self.widths) - 2 and number % 2 == 0  # W^(2) of a residual layer
         return number > 0 if self.step is None else inside
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(..., widths[0])`` to ``(..., widths[-1])``."""
+        """Maps ``(..., widths[0])`` to ``(..., widths[-1])``."""
         if self.step is None:
             for layer in self.layers:
                 x = layer(x)
@@ -122,7 +122,7 @@ class PathNetwork(nn.Module):
 
     @torch.no_grad()
     def _follow(self, fingerprint: int) -> None:
-        """Takes the order of the sequence that the paths of a checkpoint have (`PathLayer`), if one has."""
+        """Switches to the order of the sequence that gives the paths of a checkpoint (`PathLayer`), if any does."""
         for order in ORDERS:
             other = self._built(self.paths, order=order)
             other = other.merged() if self.is_merged else other
@@ -131,11 +131,11 @@ class PathNetwork(nn.Module):
             self.sampling = other.sampling
             for own, layer in zip(self._path_layers, other._path_layers, strict=True):
                 own.lead(torch.stack([layer.source, layer.destination], dim=1))
-                if own.weight.shape != layer.weight.shape:  # of merged paths; an optimizer would not have these
+                if own.weight.shape != layer.weight.shape:  # after merging; optimizers don't know the new one
                     own.weight = nn.Parameter(layer.weight.detach(), own.weight.requires_grad)
 
     def _built(self, paths: int, **changes: Any) -> "PathNetwork":
-        """A network of so many paths, drawn and started as this one was."""
+        """A network with ``paths`` paths, drawn and initialized like this one."""
         first = self._path_layers[0].weight
         place = {"device": first.device, "dtype": first.dtype}
         built = {"init": self.init, "step": self.step, "least": self.least, "bias": self.bias}
@@ -144,19 +144,19 @@ class PathNetwork(nn.Module):
 
     @torch.no_grad()
     def grown(self, paths: int) -> "PathNetwork":
-        """A network of more paths that contains this one, weights kept; the new weights are 0.
+        """A network with more paths that contains this one with its weights; the new weights are 0.
 
         So it computes the same until it is trained.
 
         Raises:
-            ValueError: fewer paths than there are.
+            ValueError: fewer paths than this network has.
             NotImplementedError: a network whose coincident paths were merged, or one with a ``least`` number of paths,
-                which uses other neurons when there are more.
+                which would use other neurons with more paths.
         """
         if self.least:
-            raise NotImplementedError("a network with least paths a neuron uses other neurons with more: expected 0")
+            raise NotImplementedError("expected a network with least=0: others use different neurons with more paths")
         if self.is_merged:
-            raise NotImplementedError("a network of merged paths has lost its paths: expected one as it was built")
+            raise NotImplementedError("expected a network whose paths were not merged: merging loses paths")
         larger = self._built(whole("paths", paths, self.paths))
         for layer, own in zip(larger._path_layers, self._path_layers, strict=True):
             layer.weight.zero_()
@@ -182,7 +182,7 @@ class PathNetwork(nn.Module):
 
 
 def network_neurons(widths: Sequence[int], paths: int, least: int, **sampling: Unpack[Sampling]) -> Tensor:
-    """Neurons of each path, ``(paths, L)``, of hidden layers only so many that ``least`` paths pass each."""
+    """Neurons of each path, ``(paths, L)``; in hidden layers only as many as get ``least`` paths each."""
     used = list(widths)
     for layer in range(1, len(widths) - 1) if least else ():
         used[layer] = min(widths[layer], max(1, paths // least))
@@ -190,7 +190,7 @@ def network_neurons(widths: Sequence[int], paths: int, least: int, **sampling: U
 
 
 def _step(step: float, widths: Sequence[int]) -> float:
-    """A step size that is checked, for residual layers of these widths."""
+    """A checked step size for residual layers of these widths."""
     if len(widths) < 5 or len(widths) % 2 == 0 or len(set(widths[1:-1:2])) != 1:
         expected = "[inputs, D, inside, D, .., D, outputs], two layers to each residual one"
         raise ValueError(f"expected widths {expected}, for a step size, got {list(widths)}")

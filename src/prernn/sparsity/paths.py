@@ -1,13 +1,13 @@
-"""Layers that are made of paths: sparse from the start, deterministic, linear in the number of paths.
+"""Layers that consist of paths: sparse from the start, deterministic, linear in the number of paths.
 
-A path passes one neuron of each layer and has one weight between two of them (the talk "Structural Sparsity",
-representing artificial neural networks by paths). Which neurons is drawn from the Sobol' sequence (`prernn.ops.sobol`);
-so the connections of a layer with ``paths`` paths are
+A path passes through one neuron of each layer and has one weight between two of them (the talk "Structural Sparsity",
+representing artificial neural networks by paths). The neurons come from the Sobol' sequence (`prernn.ops.sobol`). The
+connections of a layer with ``paths`` paths are
 
     y[destination_i] += weight_i x[source_i],  i = 0 .. paths-1,
 
-one pass over the weights in their order (`prernn.ops.paths`). Paths may coincide between two layers; their weights
-then add up.
+computed in one pass over the weights in order (`prernn.ops.paths`). Paths may coincide between two layers; their
+weights then add up.
 """
 
 import math
@@ -25,16 +25,16 @@ from prernn.ops.sobol import MOST_POINTS, ORDERS, network_paths
 from prernn.sparsity.kept_product import KeptProduct, can_keep
 
 DENSE = 0.25
-"""Paths over all connections above which a dense product is faster in training, whose matrix is made for each call
-(``prernn bench paths``)."""
+"""Paths, as a share of all connections, above which a dense product is faster in training, even though its matrix is
+made for each call (``prernn bench paths``)."""
 INITS = ("alternating", "mixed", "constant")
-"""How weights start, beside a number that all of them start from."""
+"""Initializations of weights; the alternative is one number for all weights."""
 
 Layer = TypeVar("Layer", bound="PathLayer")
 
 
 class Sampling(TypedDict, total=False):
-    """Where paths lead: arguments of `prernn.ops.sobol.network_paths`, which all layers and networks of paths take."""
+    """How paths are drawn: arguments of `prernn.ops.sobol.network_paths`, which all path layers and networks accept."""
 
     sampler: str
     seed: int
@@ -44,14 +44,14 @@ class Sampling(TypedDict, total=False):
 
 
 PLAIN: Sampling = {"sampler": "sobol", "seed": 0, "scramble": False, "skip": 0, "order": "natural"}
-"""What of it is not told."""
+"""The defaults of `Sampling`."""
 
 
 class PathLayer(nn.Module):
-    """The connections of one layer: source and destination of each path, and weights of constant size.
+    """The connections of one layer: source and destination of each path, and weights of constant magnitude.
 
-    They are functions of the arguments, so a checkpoint carries the weights and a number that tells paths apart. A
-    checkpoint of before 2026-11-29 has torch's order of the Sobol' points: a layer takes the order of what it loads.
+    Paths are determined by the arguments, so a checkpoint contains only the weights and a fingerprint of the paths. A
+    checkpoint from before 2026-11-29 has torch's order of the Sobol' points: a layer adopts the order of what it loads.
     """
 
     source: Tensor
@@ -90,10 +90,10 @@ class PathLayer(nn.Module):
         own = self.fingerprint.clone()
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
         if given is not None and not own.is_meta and int(given) != int(own):
-            errors.append(f"{prefix}weight is of other paths than these (sampler, seed, scramble, skip)")
+            errors.append(f"{prefix}weight belongs to other paths (sampler, seed, scramble, skip)")
 
     def _follow(self, fingerprint: int) -> None:
-        """Takes the order of the sequence whose paths have this fingerprint, if one has."""
+        """Switches to the order of the sequence that gives paths with this fingerprint, if any does."""
         if self._drawn_by is None or self.fingerprint.is_meta or int(self.fingerprint) == fingerprint:
             return
         for order in ORDERS:
@@ -104,15 +104,15 @@ class PathLayer(nn.Module):
 
     @torch.no_grad()
     def lead(self, drawn: Tensor) -> None:
-        """Lets the same weights join other neurons, ``(paths, 2)``."""
+        """Makes the same weights connect other neurons, ``drawn (paths, 2)``."""
         self.fingerprint.copy_(_fingerprint(drawn))
-        # new tensors: who keeps a layout of the old ones sees that they are gone
+        # new tensors, so that cached layouts of the old ones are recognized as outdated
         source, destination = drawn.to(self.source).T
         self.source, self.destination = source.contiguous(), destination.contiguous()
 
     @property
     def paths(self) -> int:
-        """Number of paths, one weight (or kernel) each."""
+        """Number of paths, each with one weight (or kernel)."""
         return len(self.source)
 
     @property
@@ -122,16 +122,16 @@ class PathLayer(nn.Module):
 
     @property
     def coincident(self) -> int:
-        """Paths whose connection an earlier one has already."""
+        """Number of paths whose connection an earlier path already has."""
         return self.paths - len(self._connections().unique())
 
     def signs(self, *, mixed: bool = False) -> Tensor:
         """+1 or -1 for each path, ``(paths,)``: the first path into a neuron is positive, then they alternate.
 
-        So every neuron's weights add up to 0 or to one weight, whatever the number of paths, and a neuron of one path
-        is not silent behind positive activations. Where Sobol' paths join every neuron to all inputs, in an order that
-        is the same for all, alternating signs make all neurons alike; ``mixed`` takes the paths in an order that has
-        nothing to do with the sequence, the same for the same connections.
+        So every neuron's weights add up to 0 or to one weight, whatever the number of paths, and a neuron with a single
+        path is not dead after positive activations. If Sobol' paths connect every neuron to all inputs in the same
+        order, alternating signs would make all neurons equal; ``mixed`` takes the paths in an order that is independent
+        of the sequence, but the same for the same connections.
         """
         destination = self.destination.long()
         if not mixed:
@@ -147,7 +147,7 @@ class PathLayer(nn.Module):
         return self.source.long() * self.outputs + self.destination.long()  # (paths,)
 
     def _start(self, weight: Tensor, init: str | float, taps: int = 1) -> None:
-        """``+-sqrt(2 / fan_in)``: He's scale with constant magnitude; or one number for all, as in the talk."""
+        """Initializes with ``+-sqrt(2 / fan_in)``, He's scale at constant magnitude, or one number, as in the talk."""
         fan_in = max(1.0, self.paths / self.outputs) * taps
         size = math.sqrt(2 / fan_in)
         if isinstance(init, str) and init not in INITS:
@@ -174,7 +174,7 @@ class PathLayer(nn.Module):
 
 
 class PathLinear(PathLayer):
-    """``y = W x + b`` whose ``W`` consists of paths: ``y[destination_i] += weight_i x[source_i]``.
+    """``y = W x + b`` with a ``W`` that consists of paths: ``y[destination_i] += weight_i x[source_i]``.
 
     Example:
         >>> import prernn, torch
@@ -184,31 +184,31 @@ class PathLinear(PathLayer):
         >>> layer.indices.shape  # input and output of each path
         torch.Size([2, 128])
 
-    Time and memory are linear in the number of paths: by the C kernels on the CPU in float32; elsewhere every path's
-    products are held, ``(N, paths)``. Above the share `DENSE` of all connections the dense product is faster, and runs.
-    Without gradients the layer computes by compressed rows, up to three times as fast, or dense
-    (`prernn.sparsity.kept_product`), made once and kept until the weights change.
-    It starts with weights of constant magnitude and alternating sign, so that two builds are bit-identical.
+    Time and memory are linear in the number of paths, with the C kernels in float32 on the CPU; otherwise the products
+    of all paths are stored, ``(N, paths)``. Above the share `DENSE` of all connections a dense product is faster and
+    used. Without gradients the layer uses compressed rows, up to three times as fast, or a dense matrix
+    (`prernn.sparsity.kept_product`), which are made once and cached until the weights change.
+    Weights start with constant magnitude and alternating signs, so that two builds are bit-identical.
 
     Args:
-        in_features: neurons read.
-        out_features: neurons put out.
+        in_features: number of inputs.
+        out_features: number of outputs.
         paths: number of paths.
-        bias: add a bias, 0 at the start.
-        relu: apply ReLU to the inputs, on the way (the talk's implicit ReLU).
-        init: "alternating" (``+-sqrt(2 / fan_in)``, the signs of a neuron's weights in turns), "mixed" (the same, the
-            turns in an order that has nothing to do with the sequence), "constant" (``sqrt(2 / fan_in)``), or the
-            number that all weights start from, ``InitialWeight`` in the talk.
-        drawn: sources and destinations ``(paths, 2)`` to take in place of drawing them.
-        sampling: ``sampler`` ("sobol" or "random"), ``seed``, ``scramble``, ``skip`` and ``order`` of what is drawn, as
-            in `prernn.ops.sobol.network_paths`.
+        bias: whether to add a bias, which starts at 0.
+        relu: whether to apply ReLU to the inputs (the talk's implicit ReLU).
+        init: "alternating" (``+-sqrt(2 / fan_in)``, the signs of a neuron's weights alternate), "mixed" (the same, but
+            alternating in an order independent of the sequence), "constant" (``sqrt(2 / fan_in)``), or the number that
+            all weights start from, ``InitialWeight`` in the talk.
+        drawn: sources and destinations ``(paths, 2)`` to use instead of drawing them.
+        sampling: how to draw paths: ``sampler`` ("sobol" or "random"), ``seed``, ``scramble``, ``skip`` and ``order``,
+            as in `prernn.ops.sobol.network_paths`.
 
     Attributes:
         weight: ``(paths,)``.
         indices: ``(2, paths)``: input and output of each path.
 
     Raises:
-        ValueError: arguments out of range, or ``drawn`` that lies outside the layer.
+        ValueError: arguments out of range, or neurons in ``drawn`` that are outside the layer.
     """
 
     def __init__(
@@ -235,12 +235,12 @@ class PathLinear(PathLayer):
 
     @property
     def in_features(self) -> int:
-        """Inputs."""
+        """Number of inputs."""
         return self.inputs
 
     @property
     def out_features(self) -> int:
-        """Outputs."""
+        """Number of outputs."""
         return self.outputs
 
     def matrix(self) -> Tensor:
@@ -248,7 +248,7 @@ class PathLinear(PathLayer):
         return ops.dense(self.weight, self.source, self.destination, self.inputs, self.outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(..., in_features)`` to ``(..., out_features)``. ValueError for inputs of another width."""
+        """Maps ``(..., in_features)`` to ``(..., out_features)``. ValueError for inputs of another width."""
         if x.shape[-1] != self.inputs:
             raise ValueError(f"expected inputs (..., {self.inputs}), got {tuple(x.shape)}")
         if can_keep(x, self.weight, self.bias):
@@ -265,7 +265,7 @@ class PathLinear(PathLayer):
             kept = KeptProduct.of(self.source, self.destination, self.inputs, self.outputs, self.weight)
         elif not kept.has(self.weight):
             kept = kept.of_weights(self.weight)
-        self._kept = kept  # one assignment, for other threads
+        self._kept = kept  # a single assignment, which is safe with threads
         return kept.product(rows.relu() if self.relu else rows, self.bias)
 
     def merged(self) -> "PathLinear":
@@ -281,14 +281,14 @@ class PathLinear(PathLayer):
 
 
 def whole_sampling(sampling: Sampling) -> Sampling:
-    """With what was not told. TypeError for a name that none of its arguments has."""
+    """The sampling options with defaults filled in. TypeError for an unknown name."""
     if unknown := sorted(set(sampling) - set(PLAIN)):
         raise TypeError(f"expected arguments of paths among {', '.join(PLAIN)}, got {unknown[0]!r}")
     return {**PLAIN, **sampling}
 
 
 def drawn_paths(widths: Sequence[int], paths: int, **sampling: Unpack[Sampling]) -> Tensor:
-    """`prernn.ops.sobol.network_paths` of numbers that are checked."""
+    """`prernn.ops.sobol.network_paths` with checked arguments."""
     widths, paths = [whole("widths", width) for width in widths], whole("paths", paths, 0, MOST_POINTS)
     given = whole_sampling(sampling)
     given |= {"seed": whole("seed", given["seed"], *SEEDS), "skip": whole("skip", given["skip"], 0)}
@@ -296,14 +296,14 @@ def drawn_paths(widths: Sequence[int], paths: int, **sampling: Unpack[Sampling])
 
 
 def _fingerprint(drawn: Tensor) -> Tensor:
-    """A number that other paths hardly have: a sum that depends on the order, modulo a prime below 2**31."""
+    """A hash of the paths: a sum that depends on their order, modulo a prime below 2**31."""
     with torch.device("cpu"):
         place = torch.arange(1, len(drawn) + 1)
         return ((place * 31 + drawn[:, 0] * 1009 + drawn[:, 1]) % 65521 * (place % 32749)).sum() % 2147483647
 
 
 def _check(drawn: Tensor, inputs: int, outputs: int) -> None:
-    """The kernels read where these say, so they are checked once."""
+    """Checks indices once, because the kernels read memory at these positions."""
     if drawn.ndim != 2 or drawn.shape[1] != 2 or drawn.is_floating_point():
         raise ValueError(f"expected sources and destinations (paths, 2) of integers, got {tuple(drawn.shape)}")
     for name, column, size in zip(("sources", "destinations"), drawn.T, (inputs, outputs), strict=True):
@@ -312,7 +312,7 @@ def _check(drawn: Tensor, inputs: int, outputs: int) -> None:
 
 
 def rank_among_equals(values: Tensor) -> Tensor:
-    """How many equal values stand before each, ``(n,)``."""
+    """For each value, how many equal values come before it, ``(n,)``."""
     order = values.argsort(stable=True)
     ordered = values[order]
     rank = torch.empty_like(values)
@@ -321,7 +321,7 @@ def rank_among_equals(values: Tensor) -> Tensor:
 
 
 def with_weights(layer: Layer, weight: Tensor, bias: Tensor | None) -> Layer:
-    """The layer with these weights, in their type and place."""
+    """The layer with these weights, converted to their type and device."""
     layer = layer.to(weight.device, weight.dtype)
     with torch.no_grad():
         layer.weight.copy_(weight)

@@ -1,12 +1,12 @@
 """Paths sampled backwards from the outputs of a trained network, by importance of the weights.
 
 From each output a path walks back, layer by layer (the talk "Structural Sparsity", sampling paths backwards from the
-outputs by importance sampling the weights): at neuron j it takes input i with the probability
+outputs by importance sampling the weights): at neuron j it takes input i with probability
 
     |w_ji| / ||w_j||_1,
 
-and only weights that a path passed are kept. Paths that meet at a neuron can't be told apart, so what goes through the
-network is their number at each neuron; a layer shares its out over the weights.
+and only weights on a path are kept. Paths that meet at a neuron are indistinguishable, so only their number at each
+neuron is propagated; a layer distributes it over the weights.
 """
 
 import math
@@ -27,20 +27,20 @@ from prernn.sparsity.paths import PathLinear
 SAMPLERS = ("systematic", "random")
 VALUES = ("keep", "counts")
 MOST_PATHS = {"systematic": 2**40, "random": 2**22}
-"""From a layer of outputs. Random paths are drawn one by one."""
+"""Most paths from a layer of outputs. Random paths are drawn one by one."""
 
 Connected = nn.Linear | PathLinear
 Chain = list[tuple[Connected, list[Connected]]]
-"""The layers from the inputs on, each with those that read it."""
+"""The layers in order from the inputs, each with its readers."""
 Counts = dict[Connected, Tensor]
-"""How many paths pass each weight, ``(outputs, inputs)`` of each layer."""
+"""How many paths pass through each weight, ``(outputs, inputs)`` for each layer."""
 
 
 @torch.no_grad()
 def sample_paths(
     network: nn.Module, share: float, *, sampler: str = "systematic", values: str = "keep", seed: int = 0
 ) -> nn.Module:
-    """A copy of a trained network with only those fully connected weights that sampled paths pass; no retraining.
+    """A copy of a trained network with only those fully connected weights that are on sampled paths; no retraining.
 
     Example:
         >>> import prernn, torch
@@ -51,24 +51,24 @@ def sample_paths(
         True
 
     As many paths are drawn as the share allows, the same number from every output. They walk back through ``nn.Linear``
-    layers that read each other behind activations, pooling or dropout, as the network's graph says; a layer whose
-    outputs anything else reads is one where paths begin anew. All other weights, and the biases, stay. Of a
-    `PathNetwork` paths that were not passed are taken out, so that it takes less time too.
+    layers that are connected through activations, pooling or dropout, according to the network's graph; at a layer
+    whose outputs are read by anything else, new paths begin. All other weights, and the biases, stay the same. In a
+    `PathNetwork`, unused paths are removed, so that it also gets faster.
 
     Args:
-        network: any network that torch.fx traces, a `RecurrentNetwork`, or a `PathNetwork`; it is left as it is.
-        share: of the fully connected weights, how many are used at most, from 0 to 1. From 1 on, with values kept, all
-            are.
+        network: any network that torch.fx can trace, a `RecurrentNetwork`, or a `PathNetwork`; it is not changed.
+        share: the largest share of the fully connected weights to use, from 0 to 1. With 1 and ``values="keep"``, all
+            are used.
         sampler: "systematic" (paths at a neuron are spread evenly over its weights, by one offset), or "random" (each
-            chooses for itself).
-        values: "keep" (a weight that was passed has its value), or "counts" (``sign(w_ji) c_ji ||w_j||_1 / m_j`` for
+            chooses independently).
+        values: "keep" (a weight on a path keeps its value), or "counts" (``sign(w_ji) c_ji ||w_j||_1 / m_j`` for
             ``c_ji`` of the ``m_j`` paths at neuron j, whose expectation is ``w_ji``).
-        seed: of all draws.
+        seed: seed of all samples.
 
     Raises:
         ValueError: a share outside 0 to 1, an unknown sampler or values, no fully connected layer, weights that are not
             finite.
-        NotImplementedError: a network that can't be traced; a `PathNetwork` of residual layers.
+        NotImplementedError: a network that can't be traced; a `PathNetwork` with residual layers.
     """
     share, seed = real("share", share, 0, 1), whole("seed", seed, *SEEDS)
     for name, value, known in (("sampler", sampler, SAMPLERS), ("values", values, VALUES)):
@@ -93,7 +93,7 @@ def sample_paths(
 
 
 def used_weights(network: nn.Module) -> str:
-    """A text table of the fully connected layers: their weights, and those of them that are not 0."""
+    """A text table of the fully connected layers: numbers of weights, and of those that are not 0."""
     lines, total, kept = [], 0, 0
     for name, layer in network.named_modules():
         if isinstance(layer, Connected):
@@ -105,7 +105,7 @@ def used_weights(network: nn.Module) -> str:
 
 
 def _chain(network: nn.Module) -> Chain:
-    """The fully connected layers in their order, each with those that paths come from."""
+    """The fully connected layers in order, each with the layers from which paths arrive."""
     if isinstance(network, PathNetwork):
         if network.step is not None:
             raise NotImplementedError("expected a PathNetwork without residual layers, got one with a step size")
@@ -121,14 +121,14 @@ def _chain(network: nn.Module) -> Chain:
 
     def layer(node: torch.fx.Node) -> Connected:
         own = owner.get_submodule(name_of(node))
-        assert isinstance(own, nn.Linear)  # found so above
+        assert isinstance(own, nn.Linear)  # checked above
         return own
 
     return [(layer(node), [layer(reader) for reader in readers]) for node, readers in found.items()]
 
 
 def _rows(layer: Connected) -> Tensor:
-    """Weights of each neuron, ``(outputs, inputs)`` float64; of paths those that end in it, side by side."""
+    """The weight matrix ``(outputs, inputs)`` in float64; for paths, weights of coincident ones are added."""
     weight = layer.weight.detach().double().cpu()
     if not bool(weight.isfinite().all()):
         raise ValueError("expected finite weights, got some that are infinite or not a number")
@@ -151,22 +151,22 @@ def _counts(chain: Chain, rows: Counts, paths: int, sampler: str, seed: int) -> 
 
 
 def _spread(paths: int, neurons: int) -> Tensor:
-    """``paths`` over the neurons, the numbers of which differ by 1 at most, ``(neurons,)`` float64."""
+    """``paths`` distributed over the neurons, with numbers that differ by at most 1, ``(neurons,)`` float64."""
     edges = torch.arange(neurons + 1, dtype=torch.float64) * (paths / neurons)
     return (edges + 0.5).floor().diff()
 
 
 def _shared(weight: Tensor, arriving: Tensor, sampler: str, generator: torch.Generator) -> Tensor:
-    """Each neuron's paths over its inputs, ``(outputs, inputs)`` float64."""
+    """Each neuron's paths distributed over its inputs, ``(outputs, inputs)`` float64."""
     edges = weight.abs().cumsum(1)
     norm = edges[:, -1:]
     edges = torch.where(norm > 0, edges / norm.clamp_min(math.ulp(0.0)), 0.0)
     if sampler == "random":
         owner = torch.arange(len(weight)).repeat_interleave(arriving.long())
         at = torch.rand(len(owner), dtype=torch.float64, generator=generator) + owner
-        # the rows end to end; a neuron without weights takes no room, and its paths end here
+        # the rows end to end; a neuron without weights has an empty row, and its paths end here
         hits = torch.searchsorted((edges + torch.arange(len(weight)).unsqueeze(1)).flatten(), at, right=True)
-        hits = hits.minimum((owner + 1) * weight.shape[1] - 1)  # a sum that was rounded up
+        hits = hits.minimum((owner + 1) * weight.shape[1] - 1)  # in case a sum was rounded up
         inside = hits[norm[owner, 0] > 0]
         return torch.bincount(inside, minlength=weight.numel()).double().view(weight.shape)
     offset = torch.rand(len(weight), 1, dtype=torch.float64, generator=generator)
@@ -179,7 +179,7 @@ def _used(counts: Counts) -> int:
 
 
 def _most_paths(fits: Callable[[int], bool], limit: int) -> int:
-    """A number of paths that fits where the next larger one that was tried does not, 0 where none does."""
+    """A number of paths that fits, while the next larger number tried does not; 0 if none fits."""
     low, high = 0, 1
     while high < limit and fits(high):
         low, high = high, 2 * high

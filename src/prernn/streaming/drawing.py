@@ -1,4 +1,4 @@
-"""An answer drawn on a frame, and the events of the last seconds."""
+"""Draws an answer on a frame, and the events of the last seconds."""
 
 import functools
 import hashlib
@@ -10,14 +10,14 @@ from prernn.streaming.events import EventSpan
 from prernn.streaming.prediction import Prediction
 
 SHOWN_SECONDS = 10.0
-"""How much of the past the time line shows."""
+"""How far back the timeline goes."""
 
 
 def annotate(frame: np.ndarray, prediction: Prediction) -> np.ndarray:
-    """A copy of a uint8 ``(H, W, 3)`` frame with label, probability and its bar below, latency above.
+    """A copy of a uint8 ``(H, W, 3)`` frame with the label, its probability and a bar at the bottom, latency on top.
 
     Raises:
-        ValueError: a frame of another dtype or shape.
+        ValueError: the frame has another dtype or shape.
     """
     from PIL import Image, ImageDraw
 
@@ -44,32 +44,32 @@ def annotate(frame: np.ndarray, prediction: Prediction) -> np.ndarray:
 
 
 def _letters(height: int, width: int) -> int:
-    """Size of the letters, in pixels."""
+    """Font size, in pixels."""
     return max(10, round(min(height, width) / 16))
 
 
 def _answer_top(height: int, width: int) -> int:
-    """Where the band with the answer begins, in pixels from the upper edge."""
+    """The upper edge of the band with the answer, in pixels from the top."""
     size = _letters(height, width)
     return height - 2 * size - size // 3
 
 
 class EventStrip:
-    """The events of the last seconds as a strip above the answer that `annotate` puts on a frame; now is its right end.
+    """The events of the last seconds as a strip above the answer that `annotate` draws; its right end is now.
 
-    A label has always the same colour, and its name stands in its span where there is room.
+    A label always has the same color, and its name is written in its span if there is room.
     """
 
     def __init__(self, seconds: float = SHOWN_SECONDS) -> None:
         self.seconds = seconds
-        self._spans: dict[tuple[str, float], EventSpan] = {}  # by label and start: the end comes later
+        self._spans: dict[tuple[str, float], EventSpan] = {}  # by label and start, because the end comes later
 
     def add(self, events: Iterable[EventSpan]) -> None:
-        """Takes events that have begun or ended."""
+        """Adds events that have begun or ended."""
         self._spans |= {(event.label, event.start): event for event in events}
 
     def draw(self, frame: np.ndarray, now: float) -> np.ndarray:
-        """A copy of a uint8 ``(H, W, 3)`` frame with the strip at ``now`` seconds; forgets what is older."""
+        """A copy of a uint8 ``(H, W, 3)`` frame with the strip at ``now`` seconds; forgets events that are too old."""
         from PIL import Image, ImageDraw
 
         first = now - self.seconds
@@ -88,13 +88,13 @@ class EventStrip:
             )
             box = (left, bottom - strip, max(left, right - 1), bottom - 1)
             draw.rectangle(box, fill=(*_color(event.label), 255))
-            if size >= 8 and right - left > font.getlength(event.label) + 4:  # smaller ones can't be read
+            if size >= 8 and right - left > font.getlength(event.label) + 4:  # smaller text can't be read
                 draw.text((left + 2, bottom - strip / 2), event.label, "black", font, anchor="lm")
         return np.array(image)
 
 
 def _color(label: str) -> tuple[int, int, int]:
-    """A light colour that a label has in every process."""
+    """A light color, the same for a label in every process."""
     import colorsys
 
     hue = hashlib.blake2b(label.encode(), digest_size=1).digest()[0] / 256
@@ -110,7 +110,7 @@ def _font(size: int):
 
 
 def _fitted(text: str, width: float, font) -> str:
-    """The text, cut off where it is wider than ``width`` pixels."""
+    """The text, truncated if it is wider than ``width`` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}…") > width:

@@ -1,4 +1,4 @@
-"""From the probabilities of each moment to events: what happened, from when until when."""
+"""Turns the probabilities of each moment into events: what happened, from when until when."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,20 +11,20 @@ from prernn.layers.arguments import real
 
 @dataclass(frozen=True)
 class EventRule:
-    """When a label's probabilities make an event.
+    """Which probabilities of a label make an event.
 
-    An event is a run of moments in which the label's probability is at least ``low``, and in one of them at least
-    ``high`` (hysteresis, as in Canny's edges): so it begins and ends where the action does, not where the network is
-    surest.
+    An event is a run of moments in which the label's probability is at least ``low``, and at least ``high`` in one of
+    them (hysteresis, as in Canny's edge detector). So it begins and ends where the action does, not where the network
+    is most confident.
 
     Attributes:
         high: probability that makes a run an event.
         low: probability below which a run ends.
-        least: seconds that an event lasts at least; shorter runs are none.
-        cool_down: seconds after an event in which its label can't begin again.
+        least: minimum duration of an event in seconds; shorter runs make no event.
+        cool_down: seconds after an event in which its label can't begin another.
 
     Raises:
-        ValueError: probabilities outside 0 to 1, ``low`` above ``high`` or 0, negative seconds.
+        ValueError: a probability outside 0 to 1, ``low`` of 0 or above ``high``, negative seconds.
     """
 
     high: float = 0.5
@@ -47,10 +47,10 @@ class EventSpan:
 
     Attributes:
         label: what happened.
-        start: seconds at which it began.
-        end: of the first moment after it; None while it goes on.
+        start: time in seconds at which it began.
+        end: time of the first moment after it; None while it is going on.
         score: the label's highest probability so far.
-        start_frame: number of the frame that it began with.
+        start_frame: number of its first frame.
         end_frame: number of the first frame after it.
     """
 
@@ -68,13 +68,13 @@ class _Run(NamedTuple):
     start: float
     frame: int
     score: float
-    event: bool  # whether it has been given as one
+    event: bool  # whether it has been reported as an event
 
 
 class EventTracker:
-    """Finds the events of a stream as its probabilities arrive, for each label by itself.
+    """Finds the events of a stream as its probabilities arrive, for each label separately.
 
-    Causal, and a function of times and probabilities alone. Frame by frame it gives the same events as at once.
+    It is causal, and depends on times and probabilities only: frame by frame it gives the same events as all at once.
 
     Example:
         >>> import torch
@@ -88,9 +88,9 @@ class EventTracker:
         wave 0.1 0.4 0.9
 
     Args:
-        labels: of the K outputs.
+        labels: names of the K outputs.
         rule: what makes an event.
-        quiet: outputs that never make one, such as the background.
+        quiet: outputs that never make an event, such as the background.
     """
 
     def __init__(self, labels: Sequence[str], rule: EventRule | None = None, *, quiet: Sequence[int] = ()) -> None:
@@ -99,22 +99,22 @@ class EventTracker:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets what it has seen."""
+        """Forgets everything it has seen."""
         self._runs: dict[int, _Run] = {}
-        self._ready: dict[int, float] = {}  # when a label that had an event may begin again
+        self._ready: dict[int, float] = {}  # when a label that had an event may begin another
         self._last: tuple[int, float] | None = None  # frame and time of the latest moment
-        self._next: tuple[int, float] | None = None  # ... and of the one that is expected after it
+        self._next: tuple[int, float] | None = None  # ... and of the moment expected after it
 
     @property
     def open(self) -> list[EventSpan]:
-        """The events that go on."""
+        """The events that are going on."""
         return [self._span(label, run) for label, run in self._runs.items() if run.event]
 
     def push(self, frame: int, time: float, probabilities: Tensor) -> list[EventSpan]:
-        """Takes the probabilities ``(K,)`` of a moment; gives events that have begun (``end`` None) or ended.
+        """Takes the probabilities ``(K,)`` of a moment; returns events that have begun (``end`` None) or ended.
 
         Raises:
-            ValueError: another number of probabilities than labels, a time that is not after the one before.
+            ValueError: the number of probabilities is not that of labels, or a time is not after the previous one.
         """
         if probabilities.shape != (len(self.labels),):
             raise ValueError(f"expected probabilities ({len(self.labels)},), got shape {tuple(probabilities.shape)}")
@@ -136,7 +136,7 @@ class EventTracker:
         return found
 
     def finish(self) -> list[EventSpan]:
-        """Gives the events that end with the source, one moment after its last; then the tracker is as new."""
+        """Returns the events that end with the source, one moment after its last; then the tracker is reset."""
         assert self._next is not None or not self._runs
         found = [event for label in list(self._runs) for event in self._end(label, *(self._next or (0, 0.0)))]
         self.reset()
@@ -158,14 +158,14 @@ class EventTracker:
         return [*([] if run.event else [begun]), replace(begun, end=time, end_frame=frame)]
 
     def _lasts(self, run: _Run, time: float) -> bool:
-        return time - run.start >= self.rule.least - 1e-9  # times are sums of steps, with their rounding
+        return time - run.start >= self.rule.least - 1e-9  # times are sums of steps and have rounding errors
 
     def _span(self, label: int, run: _Run) -> EventSpan:
         return EventSpan(self.labels[label], run.start, None, run.score, run.frame)
 
 
 def ended(events: Sequence[EventSpan]) -> list[EventSpan]:
-    """Those of them that have ended, in the order of their starts."""
+    """The events among these that have ended, in the order of their starts."""
     return sorted((event for event in events if event.end is not None), key=lambda event: (event.start, event.label))
 
 
@@ -179,10 +179,10 @@ def events_of(
         probabilities: ``(T, K)``.
         labels: K names.
         rule: what makes an event.
-        quiet: as `EventTracker`.
+        quiet: as in `EventTracker`.
 
     Raises:
-        ValueError: as `EventTracker.push`.
+        ValueError: as in `EventTracker.push`.
     """
     tracker = EventTracker(labels, rule, quiet=quiet)
     found = [event for i, time in enumerate(times) for event in tracker.push(i, time, probabilities[i])]

@@ -1,4 +1,4 @@
-"""What a stream's frames become before the network sees them, and what is refused."""
+"""Turns a stream's frames into network input, and refuses those that don't fit."""
 
 from collections.abc import Callable, Mapping
 from itertools import islice
@@ -11,7 +11,7 @@ from torch import Tensor
 from prernn.conversion.clip_network import frames_a_step
 from prernn.conversion.sequence_network import DIMENSIONS, SequenceNetwork
 
-if TYPE_CHECKING:  # at run time they, and with them PyAV and torchvision, load when first used
+if TYPE_CHECKING:  # imported when first used, as they load PyAV and torchvision
     from prernn.media.source import Address
     from prernn.media.transforms import TransformSpec
 
@@ -21,16 +21,16 @@ FrameTransform = Callable[[Frame], Tensor]
 
 
 class FrameInput:
-    """Makes network input of the frames of streams side by side: call it with a frame of each.
+    """Makes network input from the frames of parallel streams: call it with one frame of each.
 
-    uint8 pictures ``(H, W, 3)`` go through the transform; what is float, or the number of a word, passes as it is. It
-    holds nothing between frames.
+    uint8 pictures ``(H, W, 3)`` go through the transform; float frames, and the numbers of words, pass unchanged. It
+    keeps nothing between frames.
 
     Args:
         net: the network, or one in an engine.
-        transform: of uint8 pictures: a TransformSpec, its dict, or a function from uint8 ``(H, W, 3)`` to float
+        transform: for uint8 pictures: a TransformSpec, its dict, or a function from uint8 ``(H, W, 3)`` to float
             ``(C, H, W)``. None takes ``net.recipe.transform``.
-        batch_size: number of streams side by side; frames of several have a leading dimension.
+        batch_size: number of parallel streams; with several, frames have a leading dimension.
     """
 
     def __init__(
@@ -40,16 +40,16 @@ class FrameInput:
         batch_size: int = 1,
     ):
         self.net, self.batch_size = net, batch_size
-        self._words = len(net.frame_shape) == 1 and net.input_type == torch.int64  # whose numbers are the input
+        self._words = len(net.frame_shape) == 1 and net.input_type == torch.int64  # the numbers of words are the input
         self._transform = _frame_transform(net.recipe.transform if transform is None else transform)
 
     def __call__(self, frame: Frame) -> Tensor:
-        """Input ``(B, C, H, W)``, of a snippet ``(B, C, D, H, W)``; a picture that is one of a snippet has no D yet.
+        """Input ``(B, C, H, W)``, or ``(B, C, D, H, W)`` for a snippet; a single picture of a snippet has no D yet.
 
         Raises:
-            ValueError: a dtype or shape that doesn't fit, numbers that are none, uint8 without a transform.
+            ValueError: a dtype or shape that doesn't fit, NaN or infinite values, uint8 without a transform.
         """
-        # copied, as arrays may be read-only or run backwards in memory (a BGR picture turned to RGB)
+        # copied, because arrays may be read-only or have negative strides (a BGR picture turned into RGB)
         value = torch.from_numpy(np.array(frame, order="C")) if isinstance(frame, np.ndarray) else frame
         if not isinstance(value, Tensor):
             raise ValueError(f"expected a frame as array or tensor, got {type(frame).__name__}")
@@ -60,7 +60,7 @@ class FrameInput:
         shape = self.net.frame_shape
         if value.dtype == torch.uint8:
             value = self._transformed(value)
-            shape = (shape[0], *shape[-2:])  # of a snippet one frame
+            shape = (shape[0], *shape[-2:])  # one frame of a snippet
         fits = value.dtype == torch.int64 if self._words else value.is_floating_point()
         if not fits or value.ndim != len(shape) + 1 or value.shape[1] != shape[0]:
             raise ValueError(f"expected a frame {self._wanted()}, got {value.dtype} {tuple(value.shape[1:])}")
@@ -76,7 +76,7 @@ class FrameInput:
         return torch.stack([self._transform(picture) for picture in pictures])  # (B, C, H, W)
 
     def _wanted(self) -> str:
-        """A frame that fits, in words."""
+        """Describes a frame that fits."""
         shape = self.net.frame_shape
         wanted = f"({', '.join([str(shape[0]), *DIMENSIONS[len(shape)].split(', ')[1:]])})"
         if self._words:
@@ -88,7 +88,7 @@ def frames_of(net: SequenceNetwork, source: "Address", limit: int) -> Tensor:
     """The first frames of a source as input of a network, ``(T, C, H, W)`` or snippets ``(T, C, D, H, W)``.
 
     Raises:
-        ValueError: a network whose input is no pictures, a source without frames; VideoError, which is one.
+        ValueError: the network's input is not pictures, or the source has no frames; also VideoError, a ValueError.
     """
     from prernn.media.video import read_frames
 
@@ -102,7 +102,7 @@ def frames_of(net: SequenceNetwork, source: "Address", limit: int) -> Tensor:
 
 
 def _frame_transform(transform: Any) -> FrameTransform | None:
-    """A transform as a function, whatever form it came in."""
+    """A transform as a function, in whatever form it was given."""
     if transform is None or callable(transform):
         return transform
     from prernn.media.transforms import TransformSpec, frame_transform

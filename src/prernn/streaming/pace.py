@@ -1,8 +1,8 @@
-"""A source at the network's own rate: at each tick of its clock the newest frame that has come.
+"""Resamples a source to the network's own rate: at each tick of its clock, the newest frame that has arrived.
 
-A network that learnt motion at 12 frames a second sees everything at double speed from a camera of 24. So a stream is
-resampled by the time stamps of its frames, causally: where the source is slower than the network, a frame is held, and
-where it is faster, frames are dropped.
+A network that learned motion at 12 frames a second sees everything at double speed from a camera at 24. So a stream is
+resampled causally, by the time stamps of its frames: if the source is slower than the network, frames are held, and if
+it is faster, frames are dropped.
 """
 
 import math
@@ -19,26 +19,26 @@ from prernn.media.sampling import RATES_AGREE, same_rate
 Picture = TypeVar("Picture")
 
 Rate = float | Literal["source"] | None
-"""What a stream can be asked for: frames a second, "source" for frames as they come, None for what the recipe says."""
+"""A requested rate: frames a second, "source" to take every frame as it comes, None for the rate in the recipe."""
 
 FOLDER_RATE = 25.0
-"""Frames a second of a folder of frames where nobody says another, nor what rate the network wants."""
+"""Frames a second of a folder of frames if neither the caller nor the network gives a rate."""
 
 LONGEST_HOLD = 10.0
-"""Seconds for which a frame is held: the clock stands still in a longer gap, as after a camera that was asleep."""
+"""Longest time in seconds that a frame is held: in a longer gap, as after a camera was asleep, the clock stops."""
 
 NEAR = 0.4
-"""A frame is of a tick when it comes this near to it, as a share of a period, its own or the clock's, the shorter one:
-below a half, where it would be as near to the next tick."""
+"""A frame belongs to a tick if it comes this close to it, as a share of its own period or the clock's, whichever is
+shorter. It is below a half, at which the frame would be as close to the next tick."""
 
 RECENT = 30
-"""Gaps between frames that tell the source's own period."""
+"""Number of gaps between frames from which the source's own period is estimated."""
 
 STUCK = 10
-"""Frames in a row with one time stamp after which the stamps are taken for none, and frames for one a period."""
+"""Consecutive frames with one time stamp after which stamps are ignored, and each frame counts as one period."""
 
 CHANGED = 1.25
-"""Factor by which the source's period differs from what it was, when its rate has changed."""
+"""Factor by which the source's period must differ from before for its rate to count as changed."""
 
 
 @dataclass
@@ -46,15 +46,15 @@ class Counts:
     """What became of a source's frames.
 
     Attributes:
-        read: frames of the source.
-        shown: pictures that the network saw, one a tick: read - dropped + held.
-        held: ticks at which no new frame had come, so that the network saw the one before again.
+        read: frames read from the source.
+        shown: pictures that the network saw, one per tick: read - dropped + held.
+        held: ticks at which no new frame had come, so that the network saw the previous one again.
         dropped: frames that a newer one had replaced before the next tick.
-        gaps: gaps of more than `LONGEST_HOLD`, of which the rest was left out.
-        back: jumps of the time stamps back in time.
-        repeated: frames with the time stamp of the one before.
+        gaps: gaps longer than `LONGEST_HOLD`, the rest of which was skipped.
+        back: times that the time stamps jumped back.
+        repeated: frames with the time stamp of the previous one.
         changes: changes of the source's rate by a quarter or more.
-        over: ticks that were left out, as the network is too slow for them.
+        over: ticks that were skipped because the network is too slow for them.
     """
 
     read: int = 0
@@ -68,7 +68,7 @@ class Counts:
     over: int = 0
 
     def __str__(self) -> str:
-        """In words, without what never happened; empty where nothing did."""
+        """The counts in words, without those that are 0; empty if all are."""
         parts = {
             f"{self.held} held": self.held,
             f"{self.dropped} dropped": self.dropped,
@@ -82,19 +82,19 @@ class Counts:
 
 
 class Pace:
-    """The clock of a stream: call it with (time, frame) pairs, get those that the network sees.
+    """The clock of a stream: call it with (time, frame) pairs to get those that the network sees.
 
-    Frame k of what it yields is that of tick k. Its time is that of the frame where the frame came with the tick, so
-    that a source at the network's own rate passes untouched, and that of the tick where a frame is held or comes late.
-    Rates within 2 % are one (29.97 and 30): the clock follows the source's, and so it does where the source's is a
-    multiple. A few milliseconds of jitter change nothing. As nothing is known of a tick before a later frame has
-    come, a held frame is yielded then, with those that follow.
+    Frame k of the output belongs to tick k. Its time is the frame's own if the frame came with the tick, so that a
+    source at the network's own rate passes unchanged, and the tick's if the frame is held or comes late. Rates within
+    2 % of each other count as equal (29.97 and 30): the clock then follows the source's, and likewise if the source's
+    rate is a multiple. A few milliseconds of jitter change nothing. What belongs to a tick is known only once a later
+    frame has come, so a held frame is yielded then, together with the frames that follow.
 
-    A gap of more than 10 s is held for so long, then the clock goes over it. Stamps that jump back are taken to go on
-    from the frame before; frames with the same stamp replace each other, but where the stamps stand still for good,
-    each counts as a period. Where frames were dropped because the network is slower than its own rate (`fell_behind`),
-    their ticks are left out: to hold them would make it later still, without end. All is counted, and each kind of it
-    said once, as a RuntimeWarning.
+    In a gap of more than 10 s the frame is held for 10 s, then the clock skips the rest. If stamps jump back, time
+    continues from the previous frame. Frames with the same stamp replace each other, but if the stamps stay the same
+    for good, each frame counts as one period. If frames were dropped because the network is slower than its own rate
+    (`fell_behind`), their ticks are skipped, because holding frames for them would make it ever later. All of this is
+    counted, and each kind is reported once, as a RuntimeWarning.
 
     Example:
         >>> pace = Pace(2)
@@ -104,14 +104,14 @@ class Pace:
         '2 held, 1 dropped'
 
     Args:
-        rate: ticks a second; None takes all frames as they come, and counts what is odd about them.
-        remark: said as a UserWarning when the first frame has come.
+        rate: ticks a second; None takes all frames as they come, and only counts irregularities.
+        remark: shown as a UserWarning when the first frame has come.
 
     Attributes:
-        counts: of what has been yielded so far.
+        counts: the counts up to what has been yielded so far.
 
     Raises:
-        ValueError: a rate that is none.
+        ValueError: the rate is not above 0.
     """
 
     def __init__(self, rate: float | None, remark: str = ""):
@@ -135,7 +135,7 @@ class Pace:
 
     def _ticks(self, frames: Iterable[tuple[float, Picture]], period: float) -> Iterator[tuple[float, Picture]]:
         counts, stamps = self.counts, _Stamps(period)
-        tick, ahead = math.nan, 0  # the next tick; 1 where the newest frame has not been shown, and may still be
+        tick, ahead = math.nan, 0  # the next tick; 1 if the newest frame has not been shown yet, but may be
         newest: Picture | None = None
         for stamp, frame in frames:
             time = self._noted(stamps, stamp)
@@ -163,15 +163,15 @@ class Pace:
         counts.dropped += ahead
 
     def fell_behind(self) -> None:
-        """Says that frames before the next one were dropped, because those before took too long."""
+        """Tells the clock that frames before the next one were dropped because earlier ones took too long."""
         self._behind = True
 
     def jumped_back(self, seconds: float) -> None:
-        """Counts a jump that the reader has mended already, see `prernn.media.video.read_frames`."""
+        """Counts a jump that the reader has already corrected, see `prernn.media.video.read_frames`."""
         self._say("back", f"time stamps that jump back, by {seconds:.3g} s")
 
     def _noted(self, stamps: "_Stamps", stamp: float) -> float:
-        """The time of a frame, once what is odd about its stamp is counted."""
+        """The time of a frame, after counting what is irregular about its stamp."""
         if self.counts.read == 0 and self._remark:
             warnings.warn(self._remark, UserWarning, stacklevel=4)
         self.counts.read += 1
@@ -189,16 +189,16 @@ class Pace:
         setattr(self.counts, kind, getattr(self.counts, kind) + 1)
         if kind not in self._said:
             self._said.add(kind)
-            warnings.warn(f"the source has {text}; counted, and said of the first alone", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"the source has {text}; counted, but reported only once", RuntimeWarning, stacklevel=3)
 
 
 class _Stamps:
-    """The time stamps of a source, mended, and the period that they keep.
+    """The time stamps of a source, corrected, and the period they keep.
 
     Attributes:
         stamp: of the latest frame, as it came.
-        step: the source's period in seconds that `Pace` compares with, 0 as long as too few frames have come.
-        near: how far from a tick a frame still is of it, in seconds.
+        step: the source's period in seconds that `Pace` compares with; 0 until enough frames have come.
+        near: how far from a tick, in seconds, a frame may be to belong to it.
     """
 
     def __init__(self, period: float):
@@ -209,7 +209,7 @@ class _Stamps:
         self._gaps: deque[float] = deque(maxlen=RECENT)
 
     def time_of(self, stamp: float) -> float:
-        """Seconds on a clock that never runs back."""
+        """Time in seconds that never decreases."""
         before, self.stamp = self.stamp, stamp
         if before is None:
             self._time = stamp
@@ -232,10 +232,10 @@ class _Stamps:
             self.step = period
 
     def pull(self, late: float) -> float:
-        """By how much the clock goes with a source of its own rate, or a multiple, whose frame came late or early."""
+        """How the clock moves to follow a source at its own rate, or a multiple, whose frame came late or early."""
         usual = 1.5 * statistics.median_low(self._gaps) if self._gaps else 0.0
         mean = statistics.fmean([gap for gap in self._gaps if gap <= usual] or [self.period])
-        times = max(1, round(self.period / mean))  # frames of the source a tick
+        times = max(1, round(self.period / mean))  # frames of the source per tick
         if not same_rate(times * mean, self.period):
             return 0.0
         most = RATES_AGREE * self.period
@@ -244,22 +244,22 @@ class _Stamps:
 
 UNKNOWN = (
     "the network does not say at what rate it was trained, so frames are taken as they come, and a camera that is "
-    "faster or slower than the training videos shows other motion: say the rate (--fps 12.5, in Python rate=12.5), or "
-    'that this is meant (--fps source, in Python rate="source")'
+    "faster or slower than the training videos shows other motion: give the rate (--fps 12.5, in Python rate=12.5), or "
+    'say that this is intended (--fps source, in Python rate="source")'
 )
 
 
 def clock_for(nets: Sequence[SequenceNetwork], asked: Rate = None) -> Pace:
-    """The clock at which networks follow a source together.
+    """The clock by which networks follow a source together.
 
     Args:
         nets: the networks.
-        asked: a rate, "source" for frames as they come, or None for the rate of the networks' recipes. Where none of
-            those says one, frames are taken as they come, and a UserWarning says what to do.
+        asked: a rate, "source" to take frames as they come, or None for the rate in the networks' recipes. If none of
+            those gives one, frames are taken as they come, and a UserWarning says what to do.
 
     Raises:
-        ValueError: another text than "source", a rate that is none.
-        NotImplementedError: networks that were trained at different rates.
+        ValueError: a text other than "source", or a rate that is not above 0.
+        NotImplementedError: the networks were trained at different rates.
     """
     if asked == "source":
         return Pace(None)

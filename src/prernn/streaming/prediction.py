@@ -1,4 +1,4 @@
-"""What networks say of a frame, and of each frame of a source."""
+"""What networks predict for a frame, and for each frame of a source."""
 
 from collections.abc import Iterator, Mapping
 from time import perf_counter
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:  # at run time they, and with them PyAV and torchvision, load when first used
+if TYPE_CHECKING:  # imported when first used, as they load PyAV and torchvision
     from prernn.media.source import Address
     from prernn.streaming.sources.source import Source
 from dataclasses import dataclass, replace
@@ -18,19 +18,20 @@ from prernn.streaming.stream import Frame, Stream
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a network says at one moment.
+    """What a network predicts at one moment.
 
     Attributes:
-        index: of the frame among those that the network saw, from 0: in a stream with a clock (`prernn.streaming.pace`)
-            the number of its tick, whether the frame is new or held, else its number in the source. Of a snippet, that
-            of its last frame.
-        time: of that frame, in seconds since the first: of a frame that is held, the time of the tick.
-        label: the most probable one, its number where the network has no labels.
+        index: number of the frame among those that the network saw, from 0: in a stream with a clock
+            (`prernn.streaming.pace`) the number of its tick, whether the frame is new or held; otherwise its number in
+            the source. For a snippet, that of its last frame.
+        time: of that frame, in seconds since the first; for a held frame, the time of the tick.
+        label: the most probable label, or its number if the network has no labels.
         probability: of that label.
-        latency_ms: milliseconds for all work on the frame once it was read: optical flow, transform and network.
+        latency_ms: milliseconds for all work on the frame after it was read: optical flow, transform and network.
         probabilities: of all labels, float32 ``(K,)`` on the CPU.
-        dropped: frames that a live source lost since the prediction before, as they came faster than they were seen
-            (`prernn.streaming.sources`); those that the clock leaves out are none.
+        dropped: frames that a live source lost since the previous prediction because they came faster than they were
+            processed (`prernn.streaming.sources`); frames that the clock skips don't count.
+        reconnected: how often the source was lost and came back since then.
         reconnected: how often it was lost and came back since then.
     """
 
@@ -52,20 +53,20 @@ def predictions(
     rate: Rate = None,
     deinterlace: bool = False,
 ) -> Iterator[Prediction]:
-    """Yields a prediction a frame (a snippet, for a network of snippets) as the frames of ``source`` arrive.
+    """Yields one prediction per frame (per snippet, for a network of snippets) as the frames of ``source`` arrive.
 
     Args:
-        stream: a single stream; it goes on from the state it is in.
-        source: anything that `prernn.media.video.read_frames` reads, or a `prernn.Source` of it, which says how; it is
-            closed at the end.
-        fps: the rate of a folder of frames; None takes that of the network, else 25.
-        rate: at which the network sees the source, in frames a second (`prernn.streaming.pace`); "source" takes frames
-            as they come, None the rate that the network's recipe says it was trained at.
-        deinterlace: make progressive pictures of frames that are marked as interlaced.
+        stream: a single stream; it continues from its current state.
+        source: anything that `prernn.media.video.read_frames` reads, or a `prernn.Source`, which has its own options;
+            it is closed at the end.
+        fps: the rate of a folder of frames; None takes the network's, or else 25.
+        rate: frames a second at which the network sees the source (`prernn.streaming.pace`); "source" takes frames as
+            they come, None takes the rate that the network was trained at according to its recipe.
+        deinterlace: deinterlace frames that are marked as interlaced.
 
     Raises:
-        ValueError: several streams side by side, labels that don't fit the outputs; VideoError, which is one,
-            for a source that can't be read or breaks off.
+        ValueError: several parallel streams, labels that don't fit the outputs; also VideoError, a ValueError, for a
+            source that can't be read or breaks off.
     """
     from prernn.streaming.sources.moments import moments
     from prernn.streaming.sources.source import as_source
@@ -91,24 +92,24 @@ def predict(
     more: Mapping[int, Frame] | None = None,
     start: float | None = None,
 ) -> Prediction | None:
-    """What streams say of a frame together, the mean of their probabilities; None while one collects a snippet.
+    """What streams predict for a frame together, the mean of their probabilities; None while one collects a snippet.
 
     Args:
         streams: single streams with the same labels.
         index: number of the frame.
         time: of the frame, in seconds.
         frame: the frame.
-        more: other inputs for some of the streams, by their place in the list (optical flow).
-        start: reading of `time.perf_counter` when the frame had been read, from where its latency counts; None is now.
+        more: other inputs for some of the streams, by their position in the list (optical flow).
+        start: value of `time.perf_counter` when the frame had been read, from which the latency counts; None is now.
 
     Raises:
-        ValueError: several streams side by side, labels that don't fit the outputs.
+        ValueError: several parallel streams, labels that don't fit the outputs.
     """
     start = perf_counter() if start is None else start
     answers = [
         (stream, _single(stream).probabilities((more or {}).get(i, frame), time)) for i, stream in enumerate(streams)
     ]
-    known = [answer.cpu() for _, answer in answers if answer is not None]  # waits for the device
+    known = [answer.cpu() for _, answer in answers if answer is not None]  # this waits for the device
     if len(known) < len(streams):
         return None
     probabilities = torch.stack(known).mean(0)  # (K,)
@@ -118,7 +119,7 @@ def predict(
         raise ValueError(f"expected {len(probabilities)} labels, one an output, got {len(labels)}")
     label = str(best) if labels is None else str(labels[best])
     if bool(probabilities.isnan().any()):
-        label = ""  # none is the best
+        label = ""  # no label is the most probable
     return Prediction(index, time, label, float(probabilities[best]), latency, probabilities)
 
 

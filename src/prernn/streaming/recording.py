@@ -1,8 +1,8 @@
-"""Labelled clips from a source, in the layout that the task of actions trains on: ``root/<part>/<label>/NNNN.mp4``.
+"""Labelled clips from a source, in the layout that action recognition trains on: ``root/<part>/<label>/NNNN.mp4``.
 
-Clips are cut by the clock (`record_times`) or by keys (`record_keys`), and encoded while their frames come, so that
-memory stays constant. Each has the source's own rate: a camera that jitters or falters has frames held or dropped, so
-that a clip's time is that of the world.
+Clips are cut on a timer (`record_times`) or by keys (`record_keys`), and encoded while their frames arrive, so that
+memory stays constant. A clip has the source's own rate: if a camera jitters or stalls, frames are held or dropped, so
+that time in the clip is real time.
 """
 
 import itertools
@@ -23,32 +23,32 @@ from prernn.streaming.sources.source import Source
 from prernn.streaming.watch import of_one_size
 
 ASKED = 15
-"""First frames of a live source that tell its rate."""
+"""First frames of a live source, from which its rate is estimated."""
 
 READ_AHEAD = 16
-"""Frames that may wait for the encoder."""
+"""Number of frames that may wait for the encoder."""
 
 Say = Callable[[str], None]
-"""Shows a line of what goes on, in place of the one before."""
+"""Shows a line about the progress, in place of the previous one."""
 
 Key = Callable[[], str | None]
-"""The key that was pressed since the last call, None without one."""
+"""Returns the key pressed since the last call, or None."""
 
 
 class Footage:
-    """A source's frames at its own rate, read once, in a thread beside the encoding.
+    """A source's frames at its own rate, read once, in a thread parallel to the encoding.
 
-    A source is never connected to again: a clip with a hole is none. A camera that gives nothing for so long ends it.
+    A lost source is never reconnected, because a clip must have no hole. It ends if no frame comes for ``timeout``.
 
     Args:
         source: anything that `prernn.media.video.read_frames` reads.
-        timeout: seconds without a frame after which it is lost; None as `prernn.Source`.
+        timeout: seconds without a frame after which it counts as lost; None as in `prernn.Source`.
 
     Attributes:
-        rate: frames a second: of a file what it says, of a live source that of its first frames.
+        rate: frames a second: for a file what it states, for a live source the rate of its first frames.
 
     Raises:
-        VideoError: a source that can't be read.
+        VideoError: the source can't be read.
     """
 
     def __init__(self, source: Address, timeout: float | None = None):
@@ -72,7 +72,7 @@ class Footage:
         return next(self._moments)[:2]
 
     def close(self) -> None:
-        """Lets go of the source."""
+        """Closes the source."""
         self._reader.close()
 
 
@@ -80,7 +80,7 @@ def clip_folder(root: str | Path, part: str, label: str) -> Path:
     """``root/part/label``.
 
     Raises:
-        ValueError: a label that can't be the name of a folder.
+        ValueError: the label can't be the name of a folder.
     """
     if not label or label != label.strip() or label.startswith(".") or any(sign in label for sign in '/\\:\0\n"'):
         raise ValueError(f"label: expected a name that a folder can have, got {label!r}")
@@ -88,7 +88,7 @@ def clip_folder(root: str | Path, part: str, label: str) -> Path:
 
 
 def next_free(folder: Path) -> Path:
-    """``folder/NNNN.mp4`` with the number after the highest of what is there, whatever its suffix."""
+    """``folder/NNNN.mp4`` with the number after the highest there, whatever its suffix."""
     folder.mkdir(parents=True, exist_ok=True)
     numbers = [int(entry.stem) for entry in folder.iterdir() if entry.stem.isascii() and entry.stem.isdigit()]
     return folder / f"{max(numbers, default=0) + 1:04d}.mp4"
@@ -97,18 +97,18 @@ def next_free(folder: Path) -> Path:
 def record_times(
     footage: Footage, folder: Path, *, seconds: float, times: int, pause: float, say: Say
 ) -> Iterator[Path]:
-    """Records clips of a length, each after a pause that is counted down; yields the file of each when it is whole.
+    """Records clips of a fixed length, each after a countdown; yields the file of each clip when it is complete.
 
     Args:
         footage: the source.
-        folder: of the label.
-        seconds: of each clip.
-        times: how many clips.
-        pause: seconds before each.
+        folder: folder of the label.
+        seconds: length of each clip.
+        times: number of clips.
+        pause: seconds before each clip.
         say: shows the countdown.
 
     Raises:
-        ValueError: numbers that make no sense; VideoError, which is one, where the source ends before the last clip.
+        ValueError: numbers out of range; also VideoError, a ValueError, if the source ends before the last clip.
         OSError: a clip can't be written.
     """
     if not 0 < seconds < math.inf or times < 1 or not 0 <= pause < math.inf:
@@ -121,15 +121,15 @@ def record_times(
 
 
 def record_keys(footage: Footage, folders: Mapping[str, Path], key: Key, say: Say) -> Iterator[Path]:
-    """Records by keys: one starts a clip of its label and ends it; yields the file of each when it is whole.
+    """Records by keys: a label's key starts and ends its clip; yields the file of each clip when it is complete.
 
-    Another label's key ends the clip and starts its own; any other ends the recording, and so does the source's end.
+    Another label's key ends the clip and starts its own; any other key ends the recording, as does the source's end.
 
     Args:
         footage: the source.
-        folders: of labels, by key.
+        folders: folders of the labels, by key.
         key: the keyboard.
-        say: shows what goes on.
+        say: shows the progress.
 
     Raises:
         VideoError: the source breaks off; the clip that was being recorded is left out.
@@ -182,7 +182,7 @@ def _ended(footage: Footage) -> VideoError:
 
 
 def _until_key(footage: Footage, key: Key, ends: list[tuple[str, np.ndarray]]) -> Iterator[np.ndarray]:
-    """Pictures up to where a key is pressed, which goes into the list with the picture of then."""
+    """Pictures until a key is pressed; the key is put into the list together with the picture at that moment."""
     for _, picture in footage:
         pressed = key()
         if pressed is not None:

@@ -1,13 +1,13 @@
-"""When the state of a stream starts anew: never, at a cut, after idleness, or every so many frames.
+"""When the state of a stream is reset: never, at a cut, after idleness, or every so many frames.
 
-A state that is older than those of training may go wrong. A policy is a text, in `prernn.Stream`, in a recipe and on
-the command line:
+A state older than those in training may go wrong. A policy is a text, in `prernn.Stream`, in a recipe and on the
+command line:
 
-- ``never`` keeps the state for ever;
-- ``cut`` starts anew where the picture changes at once, a boundary of shots (`Cut`);
-- ``idle:SECONDS`` where nothing has changed, or no frame has come, for so long (`Idle`);
-- ``every:N`` answers from a state that is N/2 to N frames old: a second one starts N/2 frames after each, and takes its
-  place. The network runs twice.
+- ``never`` keeps the state forever;
+- ``cut`` resets it where the whole picture changes at once, at a shot boundary (`Cut`);
+- ``idle:SECONDS`` resets it after nothing has changed, or no frame has come, for this long (`Idle`);
+- ``every:N`` answers from a state that is N/2 to N frames old: every N/2 frames a second state starts from zero, and
+  replaces the first N/2 frames later. The network runs twice.
 """
 
 import math
@@ -20,29 +20,29 @@ import torch
 from torch import Tensor
 
 GRID = 16
-"""Cells a side of the thumbnails that are compared."""
+"""Cells per side of the thumbnails that are compared."""
 
 CUT_CHANGE = 16.0
-"""Mean change from one picture to the next, of 255, that a cut has at least."""
+"""Least mean change from one picture to the next, out of 255, for a cut."""
 
 CUT_RATIO = 2.5
-"""How many times as large as the largest of the changes before it the change of a cut is."""
+"""How many times larger the change of a cut is than the largest of the changes before it."""
 
 CUT_MEMORY = 8
-"""Changes that a cut is compared with."""
+"""Number of previous changes that a cut is compared with."""
 
 CUT_LEAST = 3
-"""Changes that have to be known before there can be a cut: whatever begins moving fast is no cut."""
+"""Number of changes that must be known before there can be a cut, so that the onset of fast motion is not one."""
 
 STILL = 6.0
-"""Change of a cell, of 255, up to which a picture is still: noise of a camera and of compression."""
+"""Change of a cell, out of 255, up to which a picture counts as still: camera and compression noise."""
 
 
 def thumbnail(picture: np.ndarray | Tensor) -> Tensor:
-    """The means of 16 x 16 cells of a uint8 picture ``(H, W, 3)``, float32 ``(16, 16, 3)`` from 0 to 255.
+    """The means over 16 x 16 cells of a uint8 picture ``(H, W, 3)``, float32 ``(16, 16, 3)`` from 0 to 255.
 
     Raises:
-        NotImplementedError: something else than a picture, such as optical flow or what a transform has made.
+        NotImplementedError: not a picture, for example optical flow or the result of a transform.
     """
     import cv2
 
@@ -52,17 +52,17 @@ def thumbnail(picture: np.ndarray | Tensor) -> Tensor:
             f"a reset by what the picture shows expects uint8 (H, W, 3), got {pixels.dtype} {pixels.shape}: "
             "hand the picture to stream.look(picture, time) before stream(frame)"
         )
-    pixels = np.ascontiguousarray(pixels[:: max(1, len(pixels) // (8 * GRID))])  # 8 rows of a cell tell enough of it
+    pixels = np.ascontiguousarray(pixels[:: max(1, len(pixels) // (8 * GRID))])  # 8 rows per cell are enough
     return torch.from_numpy(cv2.resize(pixels, (GRID, GRID), interpolation=cv2.INTER_AREA)).float()
 
 
 class Cut:
-    """Finds boundaries of shots: a change of the picture that is large, and larger than the motion before it.
+    """Finds shot boundaries: a change of the picture that is large, and larger than the motion before it.
 
-    The change is the mean absolute difference of two pictures' thumbnails. A cut has at least `CUT_CHANGE` of it, and
-    `CUT_RATIO` times the largest of the up to `CUT_MEMORY` changes since the last cut, of which there have to be
-    `CUT_LEAST`. So fast motion that goes on is none, and neither are two cuts within four frames; a cut in the midst
-    of such motion is missed. What comes after a lost connection is a cut, whatever it shows.
+    The change is the mean absolute difference of two pictures' thumbnails. For a cut it must be at least `CUT_CHANGE`,
+    and `CUT_RATIO` times the largest of the up to `CUT_MEMORY` changes since the last cut, of which there must be at
+    least `CUT_LEAST`. So continuing fast motion is no cut, nor is a second cut within four frames; a cut in the middle
+    of fast motion is missed. The first picture after a lost connection is always a cut.
     """
 
     timed = False
@@ -71,17 +71,17 @@ class Cut:
         self.forget()
 
     def forget(self) -> None:
-        """As before the first picture."""
+        """Returns to the state before the first picture."""
         self._before: Tensor | None = None  # (16, 16, 3)
         self._changes: deque[float] = deque(maxlen=CUT_MEMORY)
         self._interrupted = False
 
     def interrupted(self) -> None:
-        """Says that pictures are missing before the next."""
+        """Tells it that pictures are missing before the next one."""
         self._interrupted = True
 
     def due(self, picture: Tensor, time: float) -> bool:
-        """Whether the state is to start anew with this picture, given as its thumbnail."""
+        """Whether to reset the state before this picture, given as its thumbnail."""
         before, self._before = self._before, picture
         interrupted, self._interrupted = self._interrupted, False
         if before is None:
@@ -96,14 +96,14 @@ class Cut:
         return cut or interrupted
 
     def memory(self) -> dict[str, Tensor]:
-        """What it remembers, as tensors; empty before a picture."""
+        """What it remembers, as tensors; empty before the first picture."""
         if self._before is None:
             return {}
         changes = [*self._changes, *[math.nan] * (CUT_MEMORY - len(self._changes))]
         return {"picture": self._before, "changes": torch.tensor(changes, dtype=torch.float64)}
 
     def recall(self, memory: dict[str, Tensor]) -> None:
-        """Goes on with what `memory` gave."""
+        """Continues from what `memory` returned."""
         self.forget()
         if memory:
             self._before = memory["picture"].clone()
@@ -111,14 +111,14 @@ class Cut:
 
 
 class Idle:
-    """Finds idleness: no cell of the picture's thumbnail has changed by more than `STILL` for so many seconds.
+    """Finds idleness: no cell of the picture's thumbnail has changed by more than `STILL` for a number of seconds.
 
-    The state starts anew when so long has passed, once, and again with the change that ends the idleness, so that what
-    happens then is seen by a state without a long past. It also does with the first frame after a gap of so long, that
-    of a lost connection among them. Times that jump back count for nothing.
+    The state is reset once when this time has passed, and again with the change that ends the idleness, so that what
+    happens then is seen by a state without a long past. It is also reset with the first frame after a gap this long,
+    such as that of a lost connection. Jumps back in time have no effect.
 
     Args:
-        seconds: how long.
+        seconds: the number of seconds.
     """
 
     timed = True
@@ -128,15 +128,15 @@ class Idle:
         self.forget()
 
     def forget(self) -> None:
-        """As before the first picture."""
-        self._shown: Tensor | None = None  # (16, 16, 3), when it last changed
+        """Returns to the state before the first picture."""
+        self._shown: Tensor | None = None  # (16, 16, 3), as of its last change
         self._still, self._idle, self._latest = 0.0, False, 0.0  # seconds without change; the time of the latest frame
 
     def interrupted(self) -> None:
-        """Says that pictures are missing before the next: the times tell for how long."""
+        """Tells it that pictures are missing before the next one; the times show for how long."""
 
     def due(self, picture: Tensor, time: float) -> bool:
-        """Whether the state is to start anew with this picture, given as its thumbnail, at this time in seconds."""
+        """Whether to reset the state before this picture, given as its thumbnail, at this time in seconds."""
         passed, self._latest = max(0.0, time - self._latest), time
         if self._shown is None or passed >= self.seconds:
             first, self._shown = self._shown is None, picture
@@ -153,14 +153,14 @@ class Idle:
         return True
 
     def memory(self) -> dict[str, Tensor]:
-        """What it remembers, as tensors; empty before a picture."""
+        """What it remembers, as tensors; empty before the first picture."""
         if self._shown is None:
             return {}
         numbers = [self._still, float(self._idle), self._latest]
         return {"picture": self._shown, "times": torch.tensor(numbers, dtype=torch.float64)}
 
     def recall(self, memory: dict[str, Tensor]) -> None:
-        """Goes on with what `memory` gave."""
+        """Continues from what `memory` returned."""
         self.forget()
         if memory:
             self._shown = memory["picture"].clone()
@@ -169,7 +169,7 @@ class Idle:
 
 
 SHAPES = {"picture": (GRID, GRID, 3), "changes": (CUT_MEMORY,), "times": (3,)}
-"""Of what policies remember, by name."""
+"""The shapes of what policies remember, by name."""
 
 
 def _idle(argument: str) -> Idle:
@@ -187,14 +187,14 @@ def _every(argument: str) -> int:
 
 
 POLICIES: dict[str, Callable[[str], Any]] = {"idle": _idle, "every": _every}
-"""What reads the argument of a policy that has one."""
+"""The functions that read the argument of a policy that has one."""
 
 
 def reset_policy(text: str) -> Cut | Idle | int | None:
-    """A policy's text as what looks at the pictures of one stream, N for ``every:N``, or None for ``never``.
+    """A policy's text as an object that looks at the pictures of one stream, N for ``every:N``, or None for ``never``.
 
     Raises:
-        ValueError: another text.
+        ValueError: the text is no policy.
     """
     if text in ("never", "cut"):
         return Cut() if text == "cut" else None
@@ -213,11 +213,11 @@ Seen = tuple[Tensor, float]
 
 
 class Eyes:
-    """The policies of several streams side by side, each with a memory of its own.
+    """The policies of several parallel streams, each with its own memory.
 
     Args:
-        text: of the policy, ``cut`` or ``idle:SECONDS``.
-        streams: how many.
+        text: the policy, ``cut`` or ``idle:SECONDS``.
+        streams: number of streams.
     """
 
     def __init__(self, text: str, streams: int):
@@ -225,21 +225,21 @@ class Eyes:
         self._policies: list[Any] = [reset_policy(text) for _ in range(streams)]
 
     def forget(self) -> None:
-        """As before the first picture."""
+        """Returns to the state before the first picture."""
         for policy in self._policies:
             policy.forget()
 
     def interrupted(self) -> None:
-        """Says that pictures are missing before the next."""
+        """Tells the policies that pictures are missing before the next ones."""
         for policy in self._policies:
             policy.interrupted()
 
     def seen(self, pictures: Sequence[np.ndarray | Tensor], time: float | Sequence[float] | None) -> list[Seen]:
-        """What `due` looks at, of one picture of each stream; the policies do not know of it yet.
+        """What `due` takes, made from one picture of each stream; the policies have not used it yet.
 
         Raises:
-            ValueError: no time, where the policy needs one; times that are not one of each stream.
-            NotImplementedError: something else than pictures.
+            ValueError: no time, if the policy needs one; or times that are not one per stream.
+            NotImplementedError: something other than pictures.
         """
         if time is None and self._policies[0].timed:
             raise ValueError(f"reset {self._text!r}: expected the time of each frame in seconds, got none")
@@ -250,7 +250,7 @@ class Eyes:
         return list(zip([thumbnail(picture) for picture in pictures], times, strict=True))
 
     def due(self, seen: Sequence[Seen]) -> list[int]:
-        """Numbers of the streams that start anew with these pictures, of which `seen` has made this."""
+        """Numbers of the streams that are reset before these pictures, given as `seen` made them."""
         rows = zip(self._policies, seen, strict=True)
         return [row for row, (policy, (picture, time)) in enumerate(rows) if policy.due(picture, time)]
 
@@ -260,7 +260,7 @@ class Eyes:
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
     def checked(self, memory: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The memory of such policies; ValueError where it is that of others."""
+        """The memory of such policies; ValueError if it is that of others."""
         wanted = {name for name in SHAPES if name != ("changes" if self._policies[0].timed else "times")}
         if memory and set(memory) != wanted:
             raise ValueError(f"expected the memory of reset {self._text!r}, {sorted(wanted)}, got {sorted(memory)}")
@@ -270,6 +270,6 @@ class Eyes:
         return memory
 
     def recall(self, memory: dict[str, Tensor]) -> None:
-        """Goes on with what `memory` gave."""
+        """Continues from what `memory` returned."""
         for row, policy in enumerate(self._policies):
             policy.recall({name: value[row] for name, value in memory.items()})

@@ -14,10 +14,10 @@ from prernn.streaming.prediction import Prediction
 
 
 def write_csv(target: str | os.PathLike | TextIO, predictions: Iterable[Prediction]) -> None:
-    """Writes one row a prediction: frame, time_s, label, probability, latency_ms.
+    """Writes one row per prediction: frame, time_s, label, probability, latency_ms.
 
-    To a path, the file appears under its name only when it is complete. To an open text file, such as
-    ``sys.stdout``, each row appears at once, which suits a source without end.
+    For a path, the file appears under its name only when it is complete. In an open text file, such as
+    ``sys.stdout``, each row appears at once, which suits an endless source.
 
     Raises:
         OSError: the file can't be written.
@@ -29,9 +29,10 @@ def write_csv(target: str | os.PathLike | TextIO, predictions: Iterable[Predicti
 
 @contextlib.contextmanager
 def csv_rows(target: str | os.PathLike | TextIO, *, lost: bool = False) -> Iterator[Callable[[Prediction], None]]:
-    """Gives a function that writes a prediction's row to ``target``; paths and files as in `write_csv`.
+    """Yields a function that writes a prediction's row to ``target``; paths and files as in `write_csv`.
 
-    With ``lost`` there are two more columns, of what happened to the source since the row before: dropped, reconnected.
+    With ``lost`` there are two more columns, for what happened to the source since the previous row: dropped,
+    reconnected.
     """
     with _lines(target) as line:
         line("frame", "time_s", "label", "probability", "latency_ms", *(("dropped", "reconnected") if lost else ()))
@@ -45,9 +46,9 @@ def csv_rows(target: str | os.PathLike | TextIO, *, lost: bool = False) -> Itera
 
 @contextlib.contextmanager
 def json_rows(target: str | os.PathLike | TextIO, *, lost: bool = False) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Gives a function that writes a dict as one line of JSON to ``target``; paths and files as in `write_csv`.
+    """Yields a function that writes a dict as one line of JSON to ``target``; paths and files as in `write_csv`.
 
-    With ``lost`` each has what happened to the source since the row before, dropped and reconnected, 0 included.
+    With ``lost`` each line has what happened to the source since the previous one, dropped and reconnected, even if 0.
     """
     with _lines(target) as line:
         nothing = {"dropped": 0, "reconnected": 0} if lost else {}
@@ -56,7 +57,7 @@ def json_rows(target: str | os.PathLike | TextIO, *, lost: bool = False) -> Iter
 
 @contextlib.contextmanager
 def event_rows(target: str | os.PathLike | TextIO) -> Iterator[Callable[[EventSpan], None]]:
-    """Gives a function that writes an event that has ended to ``target``; paths and files as in `write_csv`.
+    """Yields a function that writes an event that has ended to ``target``; paths and files as in `write_csv`.
 
     The columns are label, start_s, end_s, start_frame, end_frame (of the first frame after it), score.
     """
@@ -71,7 +72,7 @@ def event_rows(target: str | os.PathLike | TextIO) -> Iterator[Callable[[EventSp
 def with_events(
     rows: contextlib.AbstractContextManager[Callable[[Any], None]], events: str | os.PathLike | TextIO
 ) -> Iterator[Callable[[Any], None]]:
-    """Gives a function that takes a watcher's rows: events that have ended go to ``events``, all others to ``rows``."""
+    """Yields a function that takes a watcher's rows: finished events go to ``events``, all others to ``rows``."""
     with rows as write, event_rows(events) as write_event:
 
         def sort_out(row: Any) -> None:
@@ -85,7 +86,7 @@ def with_events(
 
 @contextlib.contextmanager
 def _lines(target: str | os.PathLike | TextIO) -> Iterator[Callable[..., None]]:
-    """Gives a function that writes one line of cells, at once in an open file."""
+    """Yields a function that writes one line of cells, immediately if the file is open."""
     if not isinstance(target, str | os.PathLike):
         yield _line_writer(target)
         return
@@ -101,7 +102,7 @@ def _line_writer(file: TextIO) -> Callable[..., None]:
     rows = csv.writer(file, lineterminator="\n")
 
     def write(*cells: str) -> None:
-        if len(cells) == 1:  # a line as it is
+        if len(cells) == 1:  # a complete line
             file.write(cells[0] + "\n")
         else:
             rows.writerow(cells)
@@ -112,7 +113,7 @@ def _line_writer(file: TextIO) -> Callable[..., None]:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Lets an OSError name the file that was asked for, not the temporary one."""
+    """Makes an OSError name the file that was asked for, not the temporary one."""
     try:
         yield
     except OSError as error:
@@ -123,4 +124,4 @@ ROWS: dict[str, Callable[..., contextlib.AbstractContextManager[Callable[[Any], 
     "csv": csv_rows,
     "json": json_rows,
 }
-"""The forms of rows, by the option of ``prernn stream`` that says where they go."""
+"""The functions that write each form of rows, by the option of ``prernn stream`` that says where they go."""

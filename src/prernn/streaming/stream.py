@@ -1,7 +1,7 @@
 """A recurrent network over a live stream: one frame in, one answer out, at constant cost and memory.
 
-`Stream` holds the state of a stream between frames. `predictions` runs one over anything that `prernn.media.video`
-reads.
+`Stream` holds the state of a stream between frames. `predictions` runs one over anything that `prernn.media.video` can
+read.
 """
 
 import os
@@ -21,16 +21,16 @@ from prernn.engines.torch_engine import TorchNetwork
 from prernn.streaming.frame_input import Frame, FrameInput, FrameTransform
 from prernn.streaming.resets import Eyes, Seen, reset_policy
 
-if TYPE_CHECKING:  # at run time they, and with them PyAV and torchvision, load when first used
+if TYPE_CHECKING:  # imported when first used, as they load PyAV and torchvision
     from prernn.media.transforms import TransformSpec
 
 
 YOUNGER, REMEMBERED = "younger_", "reset_"
-"""What the names begin with of a second state, and of what a reset policy remembers, in a saved stream."""
+"""Prefixes of the names in a saved stream of a second state, and of what a reset policy remembers."""
 
 
 class Stream:
-    """A stream through a network: call it with a frame, get the output of that moment.
+    """A stream through a network: call it with a frame to get the output at that moment.
 
     Example:
         >>> import prernn, torch
@@ -43,59 +43,60 @@ class Stream:
         torch.Size([3])
         >>> stream.reset()  # forgets what it has seen
 
-    ``stream(frame)`` takes uint8 ``(H, W, 3)`` RGB through the network's transform, or a float ``(C, H, W)``
-    (snippets ``(C, D, H, W)``; the number of a word, int64 ``(1,)``) as it is, as an array or a tensor, and gives what
-    `SequenceNetwork.step` gives, ``(K,)``, on the network's device. With ``batch_size`` B > 1, B streams run side by
-    side: frames and outputs have a leading dimension B. Nothing is recorded for gradients.
+    ``stream(frame)`` applies the network's transform to uint8 ``(H, W, 3)`` RGB, or takes a float ``(C, H, W)``
+    unchanged (snippets ``(C, D, H, W)``; the number of a word, int64 ``(1,)``), as an array or a tensor. It returns
+    what `SequenceNetwork.step` returns, ``(K,)``, on the network's device. With ``batch_size`` B > 1, B streams run in
+    parallel: frames and outputs have a leading dimension B. Nothing is recorded for gradients.
 
-    A network of snippets collects uint8 frames: it gives None until ``D`` have come, then the output of that
+    A network of snippets collects uint8 frames: it returns None until ``D`` have come, then the output of that
     snippet, then starts to collect the next; snippets do not overlap.
 
-    The network may be shared by many streams: each holds a state of its own. A network in training mode runs in
-    evaluation mode here and is handed back in training mode. What computes the steps is the engine:
+    Many streams may share the network, because each holds its own state. A network in training mode runs in
+    evaluation mode here and is returned to training mode. What computes the steps is the engine:
 
-    - "torch": the network itself, its convolutions laid out with the channels last and fused with what follows them
-      (`prernn.engines.fused_convolutions`). It follows the network when its weights change, but for changes through
-      ``.data``, which torch does not count. Without a ``precision`` large weights of a quantized network are read as
+    - "torch": the network itself, with its convolutions laid out channels last and fused with the operations that
+      follow (`prernn.engines.fused_convolutions`). It follows changes of the network's weights, except those through
+      ``.data``, which torch does not count. Without a ``precision``, large weights of a quantized network are read as
       their integers (`prernn.engines.torch_engine`).
-    - "onnxruntime", "openvino": of a copy of the network as it is now, exported once and kept in a cache
-      (``$PRERNN_CACHE``, ``~/.cache/prernn``). The CPU alone.
-    - "auto": the one of these that is installed, agrees with the network, and is the fastest for a frame on this
-      machine, which is measured once; ``stream.engine`` says which.
+    - "onnxruntime", "openvino": a copy of the network as it is now, exported once and kept in a cache
+      (``$PRERNN_CACHE``, ``~/.cache/prernn``). CPU only.
+    - "auto": the fastest for a frame on this machine, measured once, of those that are installed and agree with the
+      network; ``stream.engine`` says which.
 
-    Outputs are the same up to rounding, and the state too: one stream's ``state_dict()`` goes on in any engine.
+    Outputs and state are the same up to rounding: a stream's ``state_dict()`` can be continued in any engine.
 
-    Where ``reset`` says so (`prernn.streaming.resets`), the state starts anew by itself: streams side by side each by
-    their own pictures. Of a frame that is no uint8 picture, as optical flow, the policy has to be shown the picture
-    first, ``stream.look(picture, time)``; ``idle`` wants times, ``stream(frame, time)``.
+    A reset policy (``reset``, `prernn.streaming.resets`) resets the state automatically, for each of several parallel
+    streams by its own pictures. If frames are not uint8 pictures, such as optical flow, the policy must be shown the
+    picture first, ``stream.look(picture, time)``; ``idle`` needs times, ``stream(frame, time)``.
 
     Args:
-        net: the network, a run folder or checkpoint of one, or a step that `prernn.export` wrote.
-        engine: "torch", "onnxruntime", "openvino" or "auto"; None is "torch", or what an exported file is for.
-        precision: "float32" (also None, see "torch"); "bfloat16" or "float16" of everything feedforward; "int8", of
-            weights or of all products: as engine and processor can (`prernn.engines.opening`).
-        threads: that a step may take; None leaves it to the engine. Of torch they are the whole process's.
-        transform: what makes uint8 frames into input: a TransformSpec, its dict, or a function from uint8
+        net: the network, a run folder or checkpoint, or a step that `prernn.export` wrote.
+        engine: "torch", "onnxruntime", "openvino" or "auto"; None is "torch", or the engine of an exported file.
+        precision: "float32" (or None, see "torch"); "bfloat16" or "float16" for everything feedforward; "int8", for
+            weights or for all products, depending on engine and processor (`prernn.engines.opening`).
+        threads: number of threads that a step may use; None leaves it to the engine. For torch it applies to the whole
+            process.
+        transform: what turns uint8 frames into input: a TransformSpec, its dict, or a function from uint8
             ``(H, W, 3)`` to float ``(C, H, W)``. None takes ``net.recipe.transform``.
-        batch_size: number of streams side by side.
+        batch_size: number of parallel streams.
         reset: "never", "cut", "idle:SECONDS" or "every:N"; None takes ``net.recipe.reset``, which is never by default.
 
     Attributes:
         net: the network.
-        engine: that computes it, "torch", "onnxruntime" or "openvino".
+        engine: the engine that computes it, "torch", "onnxruntime" or "openvino".
         labels: names of the ``K`` outputs from the network's recipe, or None.
 
     Raises:
-        ValueError: ``batch_size < 1``, an unknown engine or precision, a file that is none of ours, a transform with
-            unknown keys, an unknown reset, an N that is no whole number of pairs of snippets.
+        ValueError: ``batch_size < 1``, an unknown engine or precision, a file not written by prernn, a transform with
+            unknown keys, an unknown reset, or an N that is not a whole number of pairs of snippets.
         NotImplementedError: "cut" or "idle" for snippets of several streams, which are collected together; a precision
             that engine or processor lacks.
         ImportError: the engine is not installed.
     """
 
-    _eyes: Eyes | None = None  # what looks for places to start anew
-    _half = 0  # steps after which a second state starts, see ``every:N``; 0 for never
-    _shown = False  # whether someone shows the policy its pictures
+    _eyes: Eyes | None = None  # finds the frames at which to reset
+    _half = 0  # steps after which a second state starts, see ``every:N``; 0: never
+    _shown = False  # whether the caller shows the policy its pictures
 
     def __init__(
         self,
@@ -119,7 +120,7 @@ class Stream:
         self.reset()
 
     def _policy(self, text: str) -> tuple[Eyes | None, int]:
-        """`_eyes` and `_half` for a policy."""
+        """`_eyes` and `_half` of a policy."""
         policy = reset_policy(text)
         if isinstance(policy, int):
             if policy % (2 * self._snippet):
@@ -132,35 +133,35 @@ class Stream:
         return Eyes(text, self.batch_size), 0
 
     def reset(self) -> None:
-        """Forgets what the stream has seen."""
-        self._diverged = False  # said once
+        """Forgets everything the stream has seen."""
+        self._diverged = False  # reported once
         self._state: tuple | None = None  # None until the first frame, whose size the state may depend on
-        self._younger: tuple | None = None  # which takes the state's place, see ``every:N``
-        self._age = 0  # steps since the first frame, up to where the younger state takes over for the first time
+        self._younger: tuple | None = None  # replaces the state later, see ``every:N``
+        self._age = 0  # steps since the first frame, until the younger state takes over for the first time
         if self._eyes is not None:
             self._eyes.forget()
         self._pending: list[Tensor] = []  # (B, C, H, W) frames of the snippet to come
 
     def interrupted(self) -> None:
-        """Says that pictures are missing before the next, as after a lost connection: for the reset "cut" that is one.
+        """Tells it that pictures are missing before the next, as after a lost connection: "cut" resets the state then.
 
-        For "idle" it is the time of the next frame that counts; "never" and "every" go on.
+        For "idle" the time of the next frame decides; "never" and "every" continue.
         """
         if self._eyes is not None:
             self._eyes.interrupted()
 
     def look(self, picture: Frame, time: float | Sequence[float] | None = None) -> list[int]:
-        """Shows the reset policy the picture to come; gives the numbers of the streams that start anew with it.
+        """Shows the reset policy the next picture; returns the numbers of the streams that are reset before it.
 
-        ``stream(frame)`` does so by itself with its uint8 pictures, until this is called for the first time.
+        ``stream(frame)`` does so itself with its uint8 pictures, until this is called for the first time.
 
         Args:
             picture: uint8 ``(H, W, 3)``; with several streams ``(B, H, W, 3)``.
-            time: in seconds, for "idle"; one for all streams, or one each.
+            time: in seconds, for "idle"; one for all streams, or one per stream.
 
         Raises:
-            ValueError: no time, where the policy needs one.
-            NotImplementedError: something else than a picture, where the policy needs one.
+            ValueError: no time, if the policy needs one.
+            NotImplementedError: something other than a picture, if the policy needs one.
         """
         self._shown = True
         return [] if self._eyes is None else self._begin_anew(self._seen(picture, time))
@@ -178,7 +179,7 @@ class Stream:
         rows = self._eyes.due(seen)
         if len(rows) == self.batch_size:
             self._state, self._pending = None, []
-        elif rows and self._state is not None:  # zero is the state to start from
+        elif rows and self._state is not None:  # a state starts from zero
             with torch.inference_mode():
                 self._state = tuple(tuple(_cleared(leaf, rows) for leaf in part) for part in self._state)
         return rows
@@ -188,12 +189,12 @@ class Stream:
 
         Args:
             frame: the frame.
-            time: of it in seconds, for the reset "idle".
+            time: its time in seconds, for the reset "idle".
 
         Raises:
             ValueError: a dtype or shape that doesn't fit, uint8 frames for a network without a transform, no time for
-                "idle". The stream is as it was.
-            NotImplementedError: a frame that is no picture, where the reset needs one.
+                "idle". The stream is left unchanged.
+            NotImplementedError: a frame that is no picture, if the reset needs one.
         """
         with torch.inference_mode(), evaluating(self.net):
             steps, answer = self.steps(self.prepared(frame, time)), None
@@ -204,7 +205,7 @@ class Stream:
                 return end.value
 
     def prepared(self, frame: Frame, time: float | Sequence[float] | None = None) -> tuple[Tensor, list[Seen] | None]:
-        """What `steps` takes of a frame; raises as a call does. The stream knows nothing of the frame yet."""
+        """What `steps` takes for a frame; raises as a call does. The stream does not know the frame yet."""
         values = self._input(frame)
         if self._pending and values.ndim == self._pending[0].ndim and values.shape != self._pending[0].shape:
             expected, got = tuple(self._pending[0].shape), tuple(values.shape)
@@ -212,10 +213,10 @@ class Stream:
         return values, None if self._eyes is None or self._shown else self._seen(frame, time)
 
     def steps(self, prepared: tuple[Tensor, list[Seen] | None]) -> Generator[Request, Any, Tensor | None]:
-        """A frame's way through the stream, without the network: so many streams can ask one network together.
+        """Processes a frame without running the network itself, so that many streams can share a network's steps.
 
-        Yields frame and state for `SequenceNetwork.step`, wants its output and next state sent, and returns what a
-        call returns. To be run in inference mode.
+        Yields frame and state for `SequenceNetwork.step`, expects its output and next state to be sent, and returns
+        what a call returns. Run it in inference mode.
         """
         values, seen = prepared
         if seen is not None:
@@ -242,16 +243,16 @@ class Stream:
         return self._state, self._younger, self._age + 1
 
     def probabilities(self, frame: Frame, time: float | Sequence[float] | None = None) -> Tensor | None:
-        """As a call, but with softmax over the ``K`` outputs, in float32."""
+        """Like a call, but with softmax over the ``K`` outputs, in float32."""
         out = self(frame, time)
         return None if out is None else out.float().softmax(-1)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The stream's state as a flat dict of tensors, batch first, to save and resume; empty before a frame.
+        """The stream's state as a flat dict of tensors, batch first, to save and resume; empty before the first frame.
 
         ``state_0_h`` is the tensor ``h`` of the first recurrent layer; ``pending (B, C, n, H, W)`` are frames
-        collected for the next snippet. With a reset there are what it remembers, ``reset_...``, and for "every" the
-        second state, ``younger_state_0_h``, and so on.
+        collected for the next snippet. With a reset policy it also has what the policy remembers, ``reset_...``, and
+        for "every" the second state, ``younger_state_0_h``, and so on.
         """
         values: dict[str, Tensor] = {}
         for prefix, state in (("", self._state), (YOUNGER, self._younger)):
@@ -267,10 +268,10 @@ class Stream:
         return {name: value.clone(memory_format=torch.contiguous_format) for name, value in values.items()}
 
     def load_state_dict(self, values: Mapping[str, Tensor]) -> None:
-        """Goes on where the stream of `state_dict` was. Without the memory of a reset, that starts as new.
+        """Continues where the stream of `state_dict` was. A reset policy whose memory is missing starts fresh.
 
         Raises:
-            ValueError: names or shapes of another network, number of streams or reset; the stream is left as it was.
+            ValueError: names or shapes of another network, number of streams or reset; the stream is left unchanged.
         """
         memory, rest = _apart(values, REMEMBERED)
         younger, rest = _apart(rest, YOUNGER)
@@ -296,7 +297,7 @@ class Stream:
             self._eyes.recall(memory)
 
     def _checked_age(self, memory: dict[str, Tensor], younger: bool) -> int:
-        """Steps of the older state, once it is known to fit the younger one."""
+        """Steps of the older state, after checking that it fits the younger one."""
         if memory and (set(memory) != {"age"} or memory["age"].shape != (self.batch_size,)):
             raise ValueError(f"expected reset_age of shape ({self.batch_size},), got {sorted(memory)}")
         age = int(memory["age"][0]) if memory else 0
@@ -316,11 +317,11 @@ class Stream:
 
     @property
     def _snippet(self) -> int:
-        """Frames a snippet, 1 for a network of single frames."""
+        """Frames per snippet, 1 for a network of single frames."""
         return frames_a_step(self.net)
 
     def _collected(self, values: Tensor) -> Tensor | None:
-        """Input as it is; but of a snippet's frames ``(B, C, H, W)`` the snippet, once it is full."""
+        """Input unchanged; but for a snippet's frames ``(B, C, H, W)`` the snippet, once it is complete."""
         if values.ndim > len(self.net.frame_shape):
             return values
         self._pending.append(values)
@@ -331,22 +332,22 @@ class Stream:
 
 
 def _apart(values: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The values whose names begin with ``prefix``, without it, and the others."""
+    """The values whose names begin with ``prefix``, without the prefix, and the others."""
     named = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
     return named, {name: value for name, value in values.items() if not name.startswith(prefix)}
 
 
 def _cleared(leaf: Tensor, rows: list[int]) -> Tensor:
-    """A copy of a leaf of the state with zeros for some streams."""
+    """A copy of a leaf of the state with zeros in the rows of some streams."""
     leaf = leaf.clone()
     leaf[rows] = 0
     return leaf
 
 
 def _fitted(leaves: dict[str, Tensor], name: str, template: Tensor) -> Tensor:
-    """A copy of the leaf called ``name`` on the device and in the dtype of ``template``, once it is known to fit."""
+    """A copy of the leaf called ``name`` on the device and in the dtype of ``template``, if it fits."""
     value = leaves[name]
-    # a feature map's size follows the frames, which are not here yet
+    # a feature map's size follows the frames, which have not come yet
     if value.ndim != template.ndim or value.shape[:2] != template.shape[:2]:
         raise ValueError(f"expected {name} of shape {tuple(template.shape)}, got {tuple(value.shape)}")
     if value.is_floating_point() != template.is_floating_point() or value.is_complex():

@@ -1,4 +1,4 @@
-"""Many streams through one network, each at its own time: they join, leave and start anew as they like."""
+"""Many streams through one network, each at its own time: they join, leave and are reset independently."""
 
 import itertools
 import os
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class StreamBatch:
-    """Streams that share the network's steps: what each says is what a `prernn.Stream` of its own would say.
+    """Streams that share the network's steps: each outputs what a separate `prernn.Stream` would.
 
-    A step takes frames of any of the streams, and the network sees those of one size as one batch, which costs less
-    than one after the other. Each stream has a state, a reset policy's memory and a half-full snippet of its own.
+    A step takes frames of any of the streams, and the network processes those of one size as one batch, which costs
+    less than one after the other. Each stream has its own state, memory of the reset policy and unfinished snippet.
 
     Example:
         >>> import prernn, torch
@@ -39,20 +39,20 @@ class StreamBatch:
         [1]
 
     Args:
-        net: as of `prernn.Stream`, like ``engine``, ``precision``, ``threads``, ``transform`` and ``reset``.
-        engine: that computes the steps.
+        net: as in `prernn.Stream`, like ``engine``, ``precision``, ``threads``, ``transform`` and ``reset``.
+        engine: what computes the steps.
         precision: of its arithmetic.
-        threads: that a step may take.
-        transform: what makes uint8 frames into input.
-        reset: when the state of a stream starts anew by itself.
+        threads: number of threads that a step may use.
+        transform: what turns uint8 frames into input.
+        reset: when the state of a stream is reset automatically.
 
     Attributes:
         net: the network.
-        engine: that computes it.
+        engine: the engine that computes it.
         labels: names of the ``K`` outputs from the network's recipe, or None.
 
     Raises:
-        ValueError, NotImplementedError, ImportError: as `prernn.Stream`.
+        ValueError, NotImplementedError, ImportError: as in `prernn.Stream`.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class StreamBatch:
     ):
         self._runs = opened(net, engine, precision, threads)
         self._options: dict[str, Any] = {"transform": transform, "reset": reset}
-        first = Stream(self._runs, **self._options)  # refuses at once what no stream could take
+        first = Stream(self._runs, **self._options)  # refuses at once what would not work for any stream
         self.net, self.engine, self.labels = first.net, first.engine, first.labels
         self._streams: dict[int, Stream] = {}
         self._numbers = itertools.count()
 
     def join(self, state: Mapping[str, Tensor] | None = None) -> int:
-        """A new stream's number, which no stream before it had; it begins, or goes on from what `state_dict` gave."""
+        """Adds a stream, starting from zero or from what `state_dict` returned; returns its number, never reused."""
         stream = Stream(self._runs, **self._options)
         if state is not None:
             stream.load_state_dict(state)
@@ -82,28 +82,28 @@ class StreamBatch:
         return number
 
     def leave(self, number: int) -> None:
-        """Forgets a stream. Raises ValueError where there is none of this number, as all methods do."""
+        """Removes a stream. Raises ValueError if there is none of this number, as all methods do."""
         self._stream(number)
         del self._streams[number]
 
     def reset(self, number: int) -> None:
-        """Lets a stream start anew; the others know nothing of it."""
+        """Resets a stream; the others are unaffected."""
         self._stream(number).reset()
 
     def look(self, number: int, picture: Frame, time: float | None = None) -> bool:
-        """Shows a stream's reset policy the picture to come (`Stream.look`); gives whether it starts anew with it."""
+        """Shows a stream's reset policy its next picture (`Stream.look`); returns whether it is reset before it."""
         return bool(self._stream(number).look(picture, time))
 
     def step(self, frames: Mapping[int, Frame], times: Mapping[int, float] | None = None) -> dict[int, Tensor | None]:
         """The outputs ``(K,)`` of streams for their next frames, in the order of ``frames``; None within a snippet.
 
         Args:
-            frames: by number, a frame of each stream that has one; the others wait.
-            times: of them in seconds, for the reset "idle".
+            frames: by number, one frame of each stream that has one; the others wait.
+            times: their times in seconds, for the reset "idle".
 
         Raises:
             ValueError, NotImplementedError: no such stream, or a frame that a `prernn.Stream` refuses; the message
-                names the stream, and all streams are as they were.
+                names the stream, and all streams are left unchanged.
         """
         with torch.inference_mode(), evaluating(self.net):
             prepared = {}
@@ -117,11 +117,11 @@ class StreamBatch:
         return {number: answers[number] for number in frames}
 
     def state_dict(self, number: int) -> dict[str, Tensor]:
-        """A stream's state, which any `prernn.Stream` of the network can go on from."""
+        """A stream's state, from which any `prernn.Stream` of the network can continue."""
         return self._stream(number).state_dict()
 
     def load_state_dict(self, number: int, state: Mapping[str, Tensor]) -> None:
-        """Lets a stream go on where another was. Raises ValueError for the state of another network or reset."""
+        """Lets a stream continue where another was. Raises ValueError for the state of another network or reset."""
         self._stream(number).load_state_dict(state)
 
     def _stream(self, number: int) -> Stream:
@@ -140,7 +140,7 @@ class StreamBatch:
 
 
 def _advance(net: SequenceNetwork, streams: Mapping[int, Generator[Request, Answer, Any]]) -> dict[int, Any]:
-    """Runs the steps of streams (`Stream.steps`) side by side to their ends; gives what each returns."""
+    """Runs the steps of streams (`Stream.steps`) in parallel to their ends; returns what each returns."""
     waiting: dict[int, Request] = {}
     returned: dict[int, Any] = {}
     answers: Mapping[int, Answer | None] = dict.fromkeys(streams)

@@ -1,4 +1,4 @@
-"""What ``prernn stream`` does with a source: what follows it, one form for each task, and the way through it."""
+"""What ``prernn stream`` does with a source: the form of each task's watcher, and the loop around it."""
 
 import contextlib
 import itertools
@@ -15,17 +15,17 @@ import numpy as np
 from prernn.streaming.pace import FOLDER_RATE, Pace
 from prernn.streaming.prediction import Prediction
 
-if TYPE_CHECKING:  # at run time they, and with them PyAV, load when first used
+if TYPE_CHECKING:  # imported when first used, as they load PyAV
     from prernn.media.source import Address
     from prernn.streaming.sources.moments import Moment
     from prernn.streaming.sources.source import Source
 
 
 class Watcher(Protocol):
-    """Follows a source frame by frame with a network, and says and draws what it sees."""
+    """Follows a source frame by frame with a network, and reports and draws what it sees."""
 
     def see(self, index: int, time: float, frame: np.ndarray) -> list[Any]:
-        """Takes the next frame, uint8 ``(H, W, 3)`` at ``time`` seconds; gives the rows that are due, plain dicts."""
+        """Takes the next frame, uint8 ``(H, W, 3)`` at ``time`` seconds; returns the rows that are due, plain dicts."""
 
     def finish(self) -> list[Any]:
         """The rows that are due when the source has ended."""
@@ -36,10 +36,10 @@ class Watcher(Protocol):
 
 @runtime_checkable
 class Interruptible(Protocol):
-    """A watcher that wants to know where pictures are missing."""
+    """A watcher that needs to know where pictures are missing."""
 
     def interrupted(self) -> None:
-        """Says that the source was lost before the next picture, and has come back with it."""
+        """Tells it that the source was lost before the next picture, and has come back with it."""
 
 
 def watch(
@@ -55,30 +55,30 @@ def watch(
     pace: Pace | None = None,
     frames: Generator[tuple[float, Any], None, None] | None = None,
 ) -> int:
-    """Lets a watcher see a source in one pass, at constant memory; returns how many frames it saw.
+    """Runs a watcher over a source in one pass, at constant memory; returns how many frames it saw.
 
-    Ctrl-C ends it after the current frame, with complete files (pressed twice it interrupts at once). A source
-    that breaks off leaves the files of the frames before, then raises.
+    Ctrl-C ends it after the current frame, with complete files (pressed twice, it interrupts at once). If a source
+    breaks off, the files contain the frames before, then an error is raised.
 
     Args:
         watcher: what follows the source.
-        source: anything that `prernn.media.video.read_frames` reads, or a `prernn.Source` of it, which says what to do
-            with frames that come too fast and lost connections, and has an ``fps`` and ``deinterlace`` of its own.
-            Rows tell how many frames were ``dropped`` since the row before and how often it ``reconnected``, dicts only
-            where it is not 0.
-        rows: gives what writes one row (`prernn.streaming.rows.csv_rows`, `json_rows`).
+        source: anything that `prernn.media.video.read_frames` reads, or a `prernn.Source`, which says what to do with
+            frames that come too fast and lost connections, and has its own ``fps`` and ``deinterlace``. Rows tell how
+            many frames were ``dropped`` since the previous row and how often it ``reconnected``; dicts only if that is
+            not 0.
+        rows: context manager of a function that writes one row (`prernn.streaming.rows.csv_rows`, `json_rows`).
         video: an mp4 with the frames as the watcher draws them, at the rate of the clock or else the mean rate of the
-            source, in the size of the first: those of a live source that changes its size are scaled to it.
+            source, in the size of the first frame, to which later ones of a source that changes its size are scaled.
         on_row: called with each row as it arrives.
-        limit: stop after so many frames that the watcher has seen.
-        fps: the rate of a folder of frames, which has no times of its own; None takes that of the clock, else 25.
-        deinterlace: make progressive pictures of frames that are marked as interlaced.
-        pace: the clock of the watcher's network: the watcher sees a frame a tick, and the frames that it counts are
+        limit: stop after the watcher has seen this many frames.
+        fps: the rate of a folder of frames, which has no time stamps; None takes the clock's, or else 25.
+        deinterlace: deinterlace frames that are marked as interlaced.
+        pace: the clock of the watcher's network: the watcher sees one frame per tick, and the frames that it counts are
             ticks. None lets it see all frames of the source as they come.
-        frames: times and what the watcher sees, where the source is no video.
+        frames: times and what the watcher sees, if the source is no video.
 
     Raises:
-        ValueError: ``limit < 1``; VideoError, which is one, for a source that can't be read or breaks off.
+        ValueError: ``limit < 1``; also VideoError, a ValueError, for a source that can't be read or breaks off.
         OSError: a file can't be written.
     """
     from prernn.media.source import VideoError
@@ -92,7 +92,7 @@ def watch(
     opened = None if frames is not None else as_source(source, fps=fps, deinterlace=deinterlace)
     reader: Any = opened if frames is None else frames
     with contextlib.closing(reader), contextlib.ExitStack() as stack:
-        seeable = itertools.chain([next(reader)], _until_broken(reader, broken))  # raises where nothing is readable
+        seeable = itertools.chain([next(reader)], _until_broken(reader, broken))  # raises if nothing is readable
         receivers = [stack.enter_context(rows)] if rows is not None else []
         receivers += [on_row] if on_row is not None else []
         interrupted = stack.enter_context(_noting_interrupt(opened))
@@ -108,7 +108,7 @@ Seen = Iterator[tuple[float, np.ndarray]]
 
 
 def _draw(watcher: Watcher, seen: Seen, video: Path, source: "Source | None", fps: float, pace: Pace) -> int:
-    """Writes what the watcher draws; returns of how many frames."""
+    """Writes what the watcher draws; returns the number of frames."""
     from prernn.media import encoding
 
     drawn: Seen = ((time, watcher.draw(frame)) for time, frame in seen)
@@ -122,8 +122,8 @@ def _run(
     receivers: Sequence[Callable[[Any], None]],
     interrupted: Callable[[], bool],
 ) -> Seen:
-    """Yields the time and image of each moment, once the receivers have its rows, which are told what was lost."""
-    lost = {"dropped": 0, "reconnected": 0}  # since the row before
+    """Yields the time and image of each moment after passing its rows, with what was lost, to the receivers."""
+    lost = {"dropped": 0, "reconnected": 0}  # since the previous row
     for index, moment in enumerate(moments):
         if moment.reconnected and isinstance(watcher, Interruptible):
             watcher.interrupted()
@@ -136,7 +136,7 @@ def _run(
 
 
 def _hand_out(rows: list[Any], receivers: Sequence[Callable[[Any], None]], lost: dict[str, int]) -> dict[str, int]:
-    """Gives the rows to their receivers, the first with what was lost; gives what is lost from then on."""
+    """Passes the rows to their receivers, the first with what was lost; returns what is lost from then on."""
     for row in rows:
         if isinstance(row, Prediction):
             row, lost = replace(row, dropped=lost["dropped"], reconnected=lost["reconnected"]), dict.fromkeys(lost, 0)
@@ -148,7 +148,7 @@ def _hand_out(rows: list[Any], receivers: Sequence[Callable[[Any], None]], lost:
 
 
 def _until_broken(frames: Iterator, broken: list) -> Iterator:
-    """The frames up to where the source breaks off; the error goes into ``broken``."""
+    """The frames until the source breaks off; the error is put into ``broken``."""
     from prernn.media.video import VideoError
 
     try:
@@ -158,7 +158,7 @@ def _until_broken(frames: Iterator, broken: list) -> Iterator:
 
 
 def of_one_size(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The pictures, scaled to the size of the first where theirs is another."""
+    """The pictures, scaled to the size of the first if theirs differs."""
     import cv2
 
     size = None
@@ -168,22 +168,22 @@ def of_one_size(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def _output_rate(source: "Source | None", fps: float, results: Seen) -> tuple[float, Seen]:
-    """Mean frames per second of the source, and the pictures, none of which is lost."""
+    """Mean frames per second of the source, and all of the pictures."""
     from prernn.media.video import probe
 
     if source is not None and not source.live:
         return probe(source.address, fps=fps).fps, results
-    head = list(itertools.islice(results, 10))  # a live source may not open twice: its first frames tell
+    head = list(itertools.islice(results, 10))  # a live source may not open twice, so its first frames tell
     span = head[-1][0] - head[0][0]
     return (len(head) - 1) / span if span > 0 else fps, itertools.chain(head, results)
 
 
 @contextlib.contextmanager
 def _noting_interrupt(source: "Source | None") -> Iterator[Callable[[], bool]]:
-    """Says whether Ctrl-C was pressed, which the first time interrupts nothing here but waiting for a source."""
+    """Yields whether Ctrl-C was pressed, as a function; the first time it interrupts only waiting for a source."""
     before = signal.getsignal(signal.SIGINT)
     if not callable(before) or threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # ignored by the caller, or not ours to take
+        yield lambda: False  # ignored by the caller, or not in the main thread
         return
     pressed = threading.Event()
 

@@ -1,1 +1,1 @@
-"""Networks compared, asked early, quantized and looked into: whole experiments behind one command each."""
+"""Whole experiments with one command each: networks are compared, asked early, quantized and inspected."""

@@ -1,7 +1,7 @@
-"""``prernn confidence``: how sure a trained run may say it is, fitted on videos that it was not trained on.
+"""``prernn confidence``: calibrates the confidence of a trained run on videos that it was not trained on.
 
-On held-out videos the temperature, and the probability below which an answer is "unknown"; on videos of other things
-the probability that an event has to come up to, for a stated number of false events an hour.
+On held-out videos it fits the temperature, and the probability below which an answer is "unknown"; on videos of other
+things, the probability that an event must reach, for a given number of false events per hour.
 """
 
 import dataclasses
@@ -39,38 +39,38 @@ from prernn.training.evaluation import Batch, onward, scalars
 from prernn.training.run.run_files import run_folder_of, write_confidence
 
 BINS = 15
-"""Of the expected calibration error, as Guo et al. have them."""
+"""Number of bins of the expected calibration error, as in Guo et al."""
 
 FILE = "confidence.json"
 
 STEPS = 20
-"""Of the thresholds that are tried, from 0 to 1."""
+"""Number of thresholds that are tried, from 0 to 1."""
 
 Held = Sequence[tuple[Tensor, Batch]]
 """Outputs ``(B, T, K)`` of batches of held-out videos, and the batches."""
 
 
 class Watched(NamedTuple):
-    """What a network said of one video of other things, as a stream."""
+    """What a network output for one video of other things, as a stream."""
 
     times: list[float]  # seconds, T of them
-    probabilities: Tensor  # (T, K), as the network gives them
+    probabilities: Tensor  # (T, K), as output by the network
 
 
 @dataclass
 class Others:
-    """Videos in which nothing happens that the network knows.
+    """Videos that show nothing the network knows.
 
     Attributes:
         videos: each as a stream saw it, one after the other and never reset.
-        hours: that they last together.
+        hours: their total duration.
     """
 
     videos: list[Watched]
     hours: float
 
     def events(self, task: Task, *, everything: bool = False) -> list[EventSpan]:
-        """What the task finds in them, all of it false."""
+        """The events that the task finds in them, all of which are false."""
         return [
             event
             for video in self.videos
@@ -79,7 +79,7 @@ class Others:
         ]
 
     def rate(self, task: Task) -> float:
-        """False events an hour."""
+        """False events per hour."""
         return len(self.events(task)) / self.hours
 
 
@@ -92,30 +92,30 @@ def fit_confidence(
     unknown: float = 0.05,
     write: bool = True,
 ) -> dict[str, Any]:
-    """Fits a run's confidence, writes it into the run, prints a table and draws what was found.
+    """Fits a run's confidence, writes it into the run, prints a table and plots the results.
 
     Args:
         run: run folder, or a checkpoint file in one.
-        others: videos, and folders of them, in which nothing happens that the network knows; without any, the
-            threshold of events stays as it is.
-        check: others again, by which nothing is chosen: false events are counted on them.
-        per_hour: false events that are borne.
-        unknown: share of the right answers on held-out videos that may become "unknown".
-        write: whether the run is changed; else only the report is written.
+        others: videos, and folders of them, that show nothing the network knows; without any, the threshold of events
+            stays unchanged.
+        check: further such videos, on which false events are counted but nothing is fitted.
+        per_hour: tolerated number of false events per hour.
+        unknown: share of the correct answers on held-out videos that may become "unknown".
+        write: whether the run is changed; otherwise only the report is written.
 
     Returns:
-        What stands in ``confidence.json``.
+        The contents of ``confidence.json``.
 
     Raises:
         ValueError: a run without held-out videos, videos that can't be read, numbers out of range.
-        NotImplementedError: a run of a task without probabilities and events, of optical flow, or without its data.
+        NotImplementedError: the run's task has no probabilities and events, its input is flow, or its data is missing.
     """
     real("false alarms", per_hour, 0)
     real("unknown", unknown, 0, 1)
     begun, path = time.time(), Path(run)
     net, folder = checkpoint.load(path), run_folder_of(path)
     before = restore(net.recipe)
-    before.confident(1.0, 0.0, None)  # raises for a task without
+    before.confident(1.0, 0.0, None)  # raises for a task without confidence
     files, more = ([file for source in sources for file in videos_in(Path(source))] for sources in (others, check))
     loader, which = held_out_videos(folder, net)
     with evaluating(channels_last(net)), bars() as progress:
@@ -200,7 +200,7 @@ def _fitted(
     per_hour: float,
     unknown: float,
 ) -> dict[str, Any]:
-    """The options that the run gets."""
+    """The new options of the run."""
     warmth = round(temperature(logits, label), 4)
     sure, best = (logits / warmth).softmax(-1).max(-1)
     right = sure[best == label]
@@ -223,10 +223,10 @@ def _fitted(
 
 
 def _best_threshold(at: Callable[[float], Task], present: float, least: float, batches: Held) -> float:
-    """From ``least`` on, the threshold with the best event F1 on held-out videos, the highest of several.
+    """From ``least`` on, the threshold with the best event F1 on held-out videos, the highest of equals.
 
-    Videos of other things are few, and say nothing of false events among true ones. Of a task whose held-out videos
-    have no events it is the present threshold, or ``least`` where that is higher.
+    Videos of other things are few, and say nothing about false events among true ones. For a task whose held-out videos
+    have no events, it is the present threshold, or ``least`` if that is higher.
     """
     tried = {}
     for high in (least, *(step / STEPS for step in range(1, STEPS) if step / STEPS > least)):
@@ -246,7 +246,7 @@ def _metrics(task: Task, batches: Held) -> dict[str, float]:
 
 
 def _figures(task: Any, logits: Tensor, label: Tensor, batches: Held, *others: Others | None) -> dict[str, float]:
-    """What is measured before and after: on held-out videos, and on those of other things."""
+    """The figures before and after: on held-out videos, and on those of other things."""
     from torchmetrics.functional.classification import multiclass_calibration_error
 
     probabilities = (logits / task.temperature).softmax(-1)
@@ -268,7 +268,7 @@ def _figures(task: Any, logits: Tensor, label: Tensor, batches: Held, *others: O
 
 
 def _unknown(task: Any, others: Others) -> float:
-    """Share of the moments of other things whose answer is "unknown"."""
+    """Share of the moments in videos of other things whose answer is "unknown"."""
     probabilities = torch.cat([video.probabilities for video in others.videos if video.times])
     sure = Confidence(task.temperature).calibrated(probabilities).amax(-1)
     return float((sure < task.unknown_below).float().mean())
@@ -297,7 +297,7 @@ def _high(task: Any) -> float:
 
 
 def table(found: dict[str, Any]) -> Table:
-    """What was fitted, and figures before and after."""
+    """The fitted values, and figures before and after."""
     shown = Table(title=f"confidence, fitted on {found['answers']:,} answers of {found['held_out']}")
     shown.add_column("", no_wrap=True)
     for name in ("before", "after"):

@@ -28,9 +28,9 @@ def show(
     num_layers: int = 1,
     outputs: int | None = None,
 ) -> None:
-    """Prints the weights that each combination introduces into a backbone, and the traditional RNN that matches it.
+    """Prints the weights that each combination introduces into a backbone, and the matching traditional RNN.
 
-    Nothing but shapes is built (torch's meta device).
+    Only shapes are computed (torch's meta device).
 
     Raises:
         ValueError, NotImplementedError: what `backbone` and `convert` raise.
@@ -67,13 +67,13 @@ def show_rcn(
     size: int | None = None,
     outputs: int | None = None,
 ) -> None:
-    """Prints the units of an RCN of the backbone: weights, state and multiply-adds a frame, and the totals.
+    """Prints the units of an RCN of the backbone: weights, state and multiply-adds per frame, and the totals.
 
     Args:
-        name: of the backbone.
+        name: name of the backbone.
         layers: as in `convert_rcn`.
         hiddens: structures of ``W_hh``; the units are listed for the first of them.
-        size: side of the picture in pixels; None takes what the backbone expects.
+        size: side of the frame in pixels; None takes what the backbone expects.
         outputs: size of a new output layer.
 
     Raises:
@@ -114,5 +114,5 @@ def _add_row(table: Table, network: str, cell: str, hidden: str, count: Recurren
 
 
 def _ratio(value: float) -> str:
-    """Three decimals, or as many as show two digits that are not leading zeros."""
+    """Three decimals, or enough to show two digits after leading zeros."""
     return f"{value:.{max(3, 1 - math.floor(math.log10(value)))}f}" if value else "0"

@@ -1,9 +1,9 @@
-"""``prernn demo``: the whole way in one command, on an embedded data set.
+"""``prernn demo``: the whole workflow in one command, on an embedded data set.
 
-Renders short videos whose classes come in reversed pairs, so that no single frame tells them apart; makes a
+It renders short videos whose classes come in reversed pairs, so that no single frame tells them apart; makes a
 pre-trained CNN recurrent in several ways; trains each on cached features of the frozen trunk, on rows of clips whose
-state goes on; compares them on pictures that were not trained on, with the state reset before each video and live, one
-video after the other and never reset; and streams one held-out video frame by frame.
+state carries over; compares them on pictures that were not trained on, with the state reset before each video and live,
+one video after the other without resets; and streams one held-out video frame by frame.
 """
 
 import statistics
@@ -55,23 +55,23 @@ SIZE, FRAMES, BATCH = 96, 12, 32
 
 
 OPTIONS: dict[str, Any] = {"sampling": {"frames": FRAMES, "rule": "consecutive"}, "size": SIZE, "flip": False}
-"""Of the task over the rendered videos, as a configuration has them."""
+"""Options of the task over the rendered videos, as in a configuration."""
 
 
 LEARNING_RATE = 0.3
-"""For every row alike."""
+"""The same for every row."""
 
 
 DROPOUT = Dropout(inputs=0.3)
-"""Likewise: what the gates read of a clip is never all that is in it."""
+"""The same for every row: the gates never see all that is in a clip."""
 
 
 CONTINUITY = Continuity(clips=2, carry=True, onset=0.5)
-"""States as old as in use, and no loss where nobody can know the answer yet."""
+"""States as old as in use, and no loss where the answer can't be known yet."""
 
 
 ORDERS = 5
-"""Random orders of the test videos, one after the other as on a camera."""
+"""Number of random orders of the test videos, one after the other as on a camera."""
 
 
 MAIN = "PreGRU-SIH"
@@ -85,7 +85,7 @@ STACKED = "traditional GRU, matched"
 
 
 LIVE = ("clip_accuracy", "late_accuracy", "frame_accuracy", "frames_until_right")
-"""Metrics that are reported of the stream that is never reset."""
+"""Metrics that are reported for the stream that is never reset."""
 
 
 @dataclass
@@ -101,17 +101,17 @@ class Contestant:
     milliseconds: float = 0.0
 
     def build(self, classes: int, seed: int) -> None:
-        """Makes the network; what is new in it starts by the seed."""
+        """Makes the network; its new part is initialized from the seed."""
         torch.manual_seed(seed)
         self.net = self.spec.build(classes)
 
 
 @dataclass(frozen=True)
 class Features:
-    """What the frozen trunk gives for each video: all that the networks read of it, from one pass.
+    """The frozen trunk's outputs for each video: everything that the networks read, from one pass.
 
     Attributes:
-        vectors: items with the vectors behind the pooling, ``(T, D)``.
+        vectors: items with the vectors after the pooling, ``(T, D)``.
         maps: items with the inputs of the converted layer, ``(T, C, H, W)``.
     """
 
@@ -119,25 +119,25 @@ class Features:
     maps: Items
 
     def read_by(self, row: Contestant) -> Items:
-        """Those that a network reads."""
+        """The items that a network reads."""
         return self.maps if row.spec.method == "prernn" else self.vectors
 
 
 def run(
     root: str | Path = "runs/demo", *, clips: int = 70, epochs: int = 5, seed: int = 0, single_clips: bool = False
 ) -> dict[str, Any]:
-    """Runs the demo and leaves checkpoint, metrics, curves and per-frame predictions in ``root``.
+    """Runs the demo and writes checkpoint, metrics, curves and per-frame predictions into ``root``.
 
     Args:
         root: run folder.
-        clips: training clips a class; a quarter as many again, of other pictures, test.
-        epochs: of each network.
-        seed: of the data and of all weights.
-        single_clips: train on each clip from a zero state with the loss on all frames, as the papers do, to see what a
-            stream that is never reset makes of that.
+        clips: training clips per class; a quarter as many, of other pictures, are for testing.
+        epochs: number of epochs of each network.
+        seed: seed of the data and of all weights.
+        single_clips: train on each clip from a zero state with the loss on all frames, as the papers do, to see how
+            that affects a stream that is never reset.
 
     Returns:
-        What ``metrics.json`` holds.
+        The contents of ``metrics.json``.
 
     Raises:
         ImportError: the packages of the ``demo`` extra are missing.
@@ -171,7 +171,7 @@ def run(
 
 
 def prepare(root: Path, clips: int, seed: int = 0) -> Path:
-    """Renders the videos into ``root/data`` and writes the configuration of the demo's network on them; its path."""
+    """Renders the videos into ``root/data`` and writes a configuration of the demo's network; returns its path."""
     with bars() as progress:
         data = render(root / "data", clips, seed, progress)
     path = root / "config.yaml"
@@ -180,7 +180,7 @@ def prepare(root: Path, clips: int, seed: int = 0) -> Path:
 
 
 def render(root: Path, clips: int, seed: int, progress: Progress) -> Path:
-    """Renders ``clips`` training clips a class and a quarter as many for the test; returns their folder."""
+    """Renders ``clips`` training clips per class and a quarter as many for the test; returns their folder."""
     task = progress.add_task("render videos", total=None, note="")
     return sample_videos.render(
         root,
@@ -201,7 +201,7 @@ def open_task(data: Path) -> Action:
 
 
 def _config(spec: NetworkSpec, data: Path, seed: int) -> str:
-    """What makes a run of the folder, for ``prernn test`` and its kind."""
+    """The configuration that makes a run of the folder, for ``prernn test`` and related commands."""
     task = {"class_path": "prernn.tasks.Action", "init_args": {"layout": "folders", **OPTIONS}}
     model = {"recipe": asdict(spec), "learning": {"dropout": asdict(DROPOUT)}}
     values = {"model": model, "data": {"root": str(data.resolve()), "task": task}}
@@ -213,7 +213,7 @@ def _contestants(classes: int, seed: int) -> list[Contestant]:
     matched = matched_hidden_size(cnn, cell="gru", outputs=classes)
     rows = [
         Contestant("frame-wise CNN", NetworkSpec(pretrained=True, method="framewise")),
-        # its gate inputs are calibrated too, so that all networks have the same care
+        # its gate inputs are calibrated too, so that all networks are treated equally
         Contestant(STACKED, NetworkSpec(pretrained=True, method="traditional", hidden_size=matched, calibrate="all")),
         Contestant("PreGRU", replace(CONVERTED, input="gate")),
         Contestant(MAIN, CONVERTED),
@@ -231,9 +231,9 @@ def features(
 
     Args:
         task: opened.
-        part: of the data set.
-        stacked: a traditional network, which stands on the vectors.
-        main: a network whose one layer is converted, which reads what that layer reads.
+        part: part of the data set.
+        stacked: a traditional network, which reads the vectors.
+        main: a network with one converted layer, which reads that layer's inputs.
         progress: shows a bar.
     """
     trunk = split(stacked, [*inputs_of(main), *inputs_of(stacked)])[0].eval().to(memory_format=torch.channels_last)
@@ -261,7 +261,7 @@ def train_head(
     progress: Progress,
     continuity: Continuity = CONTINUITY,
 ) -> None:
-    """Trains what stands behind the frozen trunk, and measures it on the test items after each epoch."""
+    """Trains the part behind the frozen trunk, and evaluates it on the test items after each epoch."""
     torch.manual_seed(seed)
     learns, items, shown = head(row), train.read_by(row), test.read_by(row)
     calibrate_behind(row.net, learns, items)
@@ -285,7 +285,7 @@ def train_head(
 
 
 def head(row: Contestant) -> Learner:
-    """What trains of a network: all that is behind what it reads of the trunk."""
+    """The part of a network that trains: everything behind what it reads from the trunk."""
     if row.spec.method != "framewise":
         return learner(row.net, inputs_of(row.net))
     output = find_output_layer(row.net.cnn)
@@ -294,7 +294,7 @@ def head(row: Contestant) -> Learner:
 
 
 def time_streams(contestants: Sequence[Contestant], frames: int = 60) -> None:
-    """Median milliseconds of ``step`` for one frame, the networks taking turns."""
+    """Median milliseconds of ``step`` for one frame, with the networks taking turns."""
     frame = torch.randn(1, 3, SIZE, SIZE)
     states: list[Any] = [row.net.init_state(1) for row in contestants]
     times: list[list[float]] = [[] for _ in contestants]

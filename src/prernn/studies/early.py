@@ -1,4 +1,4 @@
-"""Early prediction: how often a network is right when it has seen only the first part of each video."""
+"""Early prediction: how often a network is right after seeing only the first part of each video."""
 
 import statistics
 import time
@@ -31,19 +31,19 @@ from prernn.training.batches import none_readable
 from prernn.training.run.run_files import run_folder_of
 
 FRACTIONS = tuple(tenth / 10 for tenth in range(1, 11))
-"""Shares of a video after which a network is asked."""
+"""Shares of a video after which a network's answer is evaluated."""
 
 Curves = Mapping[str, Sequence[Sequence[float]]]
 """From a network's name to S lists of F accuracies, one list for each of its trainings."""
 
 
 def frames_seen(lengths: Tensor, fraction: float) -> Tensor:
-    """Frames that make up a fraction of each video, ``ceil(fraction * length)`` and at least 1: ``(B,)``.
+    """Number of frames that make up a fraction of each video, ``ceil(fraction * length)`` and at least 1: ``(B,)``.
 
     Args:
         lengths: frames of each video, int64 ``(B,)``.
-        fraction: above 0 and at most 1; it counts as the nearest ratio of integers up to a million, so that neither 0.3
-            nor 3 * 0.1 of 10 frames are 4.
+        fraction: above 0 and at most 1; it is rounded to the nearest ratio of integers up to a million, so that neither
+            0.3 nor 3 * 0.1 of 10 frames makes 4.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction: expected above 0 and at most 1, got {fraction}")
@@ -59,15 +59,16 @@ def early_scores(
 ) -> Tensor:
     """Class probabilities ``(B, F, K)`` from the first ``n = ceil(fraction * length)`` frames of each video.
 
-    A network that answers at every frame is causal, so that one pass over the videos has all its answers: the mean of
-    ``softmax(out_t)`` over ``t <= n`` (`prernn.tasks.classification.clip_scores`). Where it takes snippets, a frame is
-    one. A clip network (`prernn.conversion.clip_network`) runs anew on the first n frames for each fraction that adds a
+    A network that answers at every frame is causal, so one pass over the videos yields all its answers: the mean of
+    ``softmax(out_t)`` over ``t <= n`` (`prernn.tasks.classification.clip_scores`). If it takes snippets, each snippet
+    counts as a frame. A clip network (`prernn.conversion.clip_network`) runs again on the first n frames for each
+    fraction that adds a frame.
     frame.
 
     Args:
-        net: any network whose outputs are classes; it runs in the mode (training or evaluation) that it is in.
+        net: any network whose outputs are classes; it keeps its mode (training or evaluation).
         video: ``(B, T, C, H, W)``, snippets ``(B, T, C, D, H, W)``.
-        lengths: valid steps of each video ``(B,)``; what follows is padding and counts for nothing.
+        lengths: valid steps of each video ``(B,)``; what follows is padding and is ignored.
         fractions: F shares of a video.
 
     Raises:
@@ -86,12 +87,12 @@ def early_scores(
 
 
 class EarlyAccuracy(Metric):
-    """Running share of videos whose class is found, for each fraction of them that was seen.
+    """Running share of videos whose class is recognized, for each fraction that was seen.
 
     Move it with ``.to(device)``; torchmetrics sums over processes in `compute`.
 
     Args:
-        fractions: how many, F.
+        fractions: their number F.
     """
 
     full_state_update = False
@@ -126,21 +127,21 @@ def early_accuracy(
     *,
     advance: Callable[[int], None] = lambda videos: None,
 ) -> dict[str, Any]:
-    """Runs a network over videos in evaluation mode, and asks it after each fraction of them.
+    """Runs a network over videos in evaluation mode, and evaluates it after each fraction of them.
 
     Args:
         net: as in `early_scores`; each of its modules keeps the mode it is in.
-        batches: as `prernn.training.batches.collate` makes them, with ``input``, ``lengths`` and ``label``; those where
-            every video was skipped are left out. Of several clips of a video each counts for itself.
+        batches: as made by `prernn.training.batches.collate`, with ``input``, ``lengths`` and ``label``; batches whose
+            videos were all skipped are left out. Several clips of a video count separately.
         fractions: F shares of a video.
         advance: called with the number of videos, read or skipped, after each batch.
 
     Returns:
-        ``fractions``, ``accuracy`` and ``frames`` (seen on average; snippets of a network that takes them), F numbers
-        each, and ``videos``, how many.
+        ``fractions``, ``accuracy`` and ``frames`` (seen on average; snippets for a network that takes them), F numbers
+        each, and ``videos``, their number.
 
     Raises:
-        ValueError: no video at all; as `early_scores`.
+        ValueError: no video at all; as in `early_scores`.
     """
     device = next(net.parameters()).device
     metric = EarlyAccuracy(len(fractions)).to(device)
@@ -165,19 +166,19 @@ def early_accuracy(
 
 
 def ask_runs(runs: Sequence[str | Path], out: str | Path, limit: int | None = None) -> Path:
-    """Asks trained runs after each tenth of their test videos; prints a table, writes table and curves.
+    """Evaluates trained runs after each tenth of their test videos; prints a table, writes table and curves.
 
     Args:
         runs: run folders or checkpoint files, of a task whose videos have one class each.
         out: folder for ``early.csv`` and ``early.png``.
-        limit: so many videos for each run, spread over its test list; None takes all.
+        limit: number of videos for each run, spread over its test list; None takes all.
 
     Returns:
         The picture.
 
     Raises:
         ValueError: a run that can't be read, or test videos that don't fit its network.
-        NotImplementedError: a run of another kind of task, or one that does not say which its test videos are.
+        NotImplementedError: a run of another kind of task, or one that does not say where its test videos are.
     """
     begun, paths = time.time(), [Path(run) for run in runs]
     names = short_names(paths)
@@ -205,7 +206,7 @@ def _test_videos(path: Path, net: SequenceNetwork, limit: int | None) -> DataLoa
 
 
 def some_videos(loader: DataLoader, limit: int | None) -> DataLoader:
-    """``limit`` of a loader's videos, spread evenly over its data set: the first of a list are of few classes."""
+    """``limit`` of a loader's videos, spread evenly over its data set: the first in a list cover few classes."""
     count = len(loader.dataset)  # type: ignore[arg-type]
     if limit is None or limit >= count:
         return loader
@@ -224,16 +225,16 @@ def write_curves(
     videos: int | Mapping[str, int] | None = None,
     frames: Mapping[str, Sequence[float]] | None = None,
 ) -> Path:
-    """Writes ``early.csv``, a row for each network and fraction, and ``early.png``, a curve for each network.
+    """Writes ``early.csv``, one row per network and fraction, and ``early.png``, one curve per network.
 
-    Of several trainings of a network both show the mean and the standard deviation (of a sample).
+    For several trainings of a network both show the mean and the (sample) standard deviation.
 
     Args:
-        curves: accuracies by network, for each of its S trainings F of them.
+        curves: accuracies by network, F of them for each of its S trainings.
         out: the folder.
         fractions: F shares of a video.
-        videos: that the accuracies are over, all alike or by network.
-        frames: seen on average after each fraction, by network.
+        videos: number of videos in the accuracies, the same for all or by network.
+        frames: number seen on average after each fraction, by network.
 
     Returns:
         The picture.
@@ -262,7 +263,7 @@ def write_curves(
 
 
 def curve_table(curves: Curves, fractions: Sequence[float] = FRACTIONS) -> Table:
-    """The curves as a table: a row for each network, a column for each fraction. Arguments as in `write_curves`."""
+    """The curves as a table: one row per network, one column per fraction. Arguments as in `write_curves`."""
     mean, spread = _mean(curves, fractions), _spread(curves)
     several = max(map(len, curves.values())) > 1
     table = Table(title="accuracy after a share of each video" + (", ± standard deviation" if several else ""))
@@ -277,7 +278,7 @@ def curve_table(curves: Curves, fractions: Sequence[float] = FRACTIONS) -> Table
 
 
 def _mean(curves: Curves, fractions: Sequence[float]) -> dict[str, list[float]]:
-    """Mean over the trainings, F numbers a network."""
+    """Mean over the trainings, F numbers per network."""
     if not curves:
         raise ValueError("expected the curve of at least one network, got none")
     for name, runs in curves.items():
@@ -288,7 +289,7 @@ def _mean(curves: Curves, fractions: Sequence[float]) -> dict[str, list[float]]:
 
 
 def _spread(curves: Curves) -> dict[str, list[float]]:
-    """Standard deviation over the trainings, 0 where there is one."""
+    """Standard deviation over the trainings, 0 if there is only one."""
     return {
         name: [statistics.stdev(values) if len(values) > 1 else 0.0 for values in zip(*runs, strict=True)]
         for name, runs in curves.items()

@@ -1,4 +1,4 @@
-"""Late fusion: the softmax of several tested runs averaged, step by step."""
+"""Late fusion: averages the softmax of several tested runs, step by step."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,15 +19,15 @@ def fuse(runs: Sequence[str | Path], out: str | Path, weights: Sequence[float] |
     """Metrics of the mean of several networks' softmax scores, step by step (PreRNN, sections 4.2 and 4.3).
 
     Args:
-        runs: run folders that ``prernn test`` has been through, on the same videos.
-        out: folder for ``metrics.json`` and what the task reports.
-        weights: of the runs; None weighs them alike.
+        runs: run folders that ``prernn test`` was run on, with the same videos.
+        out: folder for ``metrics.json`` and the task's report.
+        weights: weights of the runs; None weights them equally.
 
     Returns:
-        What ``metrics.json`` holds.
+        The contents of ``metrics.json``.
 
     Raises:
-        ValueError: fewer than two runs, other videos or labels, outputs that are no classes, weights that don't fit.
+        ValueError: fewer than two runs, different videos or labels, outputs that are not classes, unfit weights.
     """
     if len(runs) < 2:
         raise ValueError(f"expected at least two runs to fuse, got {len(runs)}")

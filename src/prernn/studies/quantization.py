@@ -1,4 +1,4 @@
-"""``prernn quantize``: quantized copies of trained networks, what is lost, and the curve over the number of samples."""
+"""``prernn quantize``: quantized copies of trained networks, their loss, and the curve over the number of samples."""
 
 import math
 import statistics
@@ -42,10 +42,10 @@ class Trial:
     """One quantized copy.
 
     Attributes:
-        samples: a weight.
-        coded: bits a weight in a file.
-        error: of the weights, ``||q - w|| / ||w||`` over all of them.
-        score: of the task on its test videos, or None without videos.
+        samples: samples per weight.
+        coded: bits per weight in a file.
+        error: error of the weights, ``||q - w|| / ||w||`` over all of them.
+        score: score of the task on its test videos, or None without videos.
     """
 
     samples: float
@@ -66,7 +66,7 @@ def weight_error(trained: nn.Module, quantized: nn.Module) -> float:
     """``||q - w|| / ||w||`` over all quantized weights."""
     off = size = 0.0
     for before, after in zip(weights_of(trained), weights_of(quantized), strict=True):
-        inside = before.neuron >= 0  # beside a band stand numbers that are no weights
+        inside = before.neuron >= 0  # outside a band there are numbers that are not weights
         off += float((after.values - before.values)[inside].double().square().sum())
         size += float(before.values[inside].double().square().sum())
     return (off / size) ** 0.5 if size else 0.0
@@ -76,23 +76,23 @@ class Judge:
     """Scores networks by a task on its test videos.
 
     Args:
-        loader: of test items, as `prernn.training.data_module` makes it.
+        loader: loader of test items, as made by `prernn.training.data_module`.
 
     Attributes:
-        name: of the score, such as ``clip_accuracy``.
+        name: name of the score, such as ``clip_accuracy``.
     """
 
     def __init__(self, loader: DataLoader):
         dataset: Any = loader.dataset
         self.loader = loader
-        self.task: Task = getattr(dataset, "dataset", dataset).task  # of a subset, too
+        self.task: Task = getattr(dataset, "dataset", dataset).task  # also for a subset
         self.name = self.task.score[0]
 
     def __call__(self, net: nn.Module) -> float:
-        """The score; batches where every video was skipped are left out.
+        """The score; batches whose videos were all skipped are left out.
 
         Raises:
-            ValueError: no video that could be read.
+            ValueError: no video could be read.
         """
         assert isinstance(net, SequenceNetwork)
         with evaluating(net):
@@ -112,9 +112,9 @@ def sweep(
     """Quantizes a network with each number of samples and each seed.
 
     Args:
-        net: trained.
-        samples: a weight.
-        judge: gives a network's score; None measures the weights alone.
+        net: a trained network.
+        samples: numbers of samples per weight.
+        judge: returns a network's score; None measures only the weights.
         advance: called after each trial.
         options: of `prernn.quantize`.
     """
@@ -131,7 +131,7 @@ def sweep(
 
 
 def summary(trials: Sequence[Trial]) -> list[dict[str, str]]:
-    """Means over the seeds, and the spread of the score, one row for each number of samples."""
+    """Means over the seeds, and the spread of the score, one row per number of samples."""
     rows = []
     for amount in dict.fromkeys(trial.samples for trial in trials):
         own = [trial for trial in trials if trial.samples == amount]
@@ -146,12 +146,12 @@ def summary(trials: Sequence[Trial]) -> list[dict[str, str]]:
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation, 0 of one value."""
+    """Mean and standard deviation, 0 for one value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def draw(trials: Sequence[Trial], path: Path, *, score_name: str, full: float | None, title: str) -> Path:
-    """Score (or the weights' error), bits and share of non-zero weights over the samples a weight."""
+    """Plots score (or the weights' error), bits and share of non-zero weights over the samples per weight."""
     measure, name = ("error", "error of the weights") if full is None else ("score", score_name.replace("_", " "))
     shape = (("coded", "bits a weight in a file"), ("nonzero", "share of non-zero weights"))
     panels = {label: _line(trials, key) for key, label in ((measure, name), *shape)}
@@ -166,13 +166,13 @@ def _line(trials: Sequence[Trial], name: str) -> list[tuple[float, float, float]
 
 
 def folder_beside(network: Path) -> Path:
-    """The folder beside a run, checkpoint or, for a backbone, among the runs, that a quantized copy goes to."""
+    """The folder for a quantized copy, beside a run or checkpoint, or among the runs for a backbone."""
     where = network.resolve() if network.exists() else Path("runs") / network.name
     return where.with_name(f"{where.stem if where.is_file() else where.name}-quantized")
 
 
 def read_backbone(name: str, weights: str | Path | None = None) -> nn.Module:
-    """A backbone in evaluation mode, with the weights of a file or else those that its library offers.
+    """A backbone in evaluation mode, with the weights of a file or those that its library offers.
 
     Raises:
         ValueError: no such backbone.
@@ -187,13 +187,13 @@ def read_backbone(name: str, weights: str | Path | None = None) -> nn.Module:
 def read_run(
     path: Path, out: Path, *, config: str | Path | None = None, limit: int | None = None
 ) -> tuple[nn.Module, "Judge | None"]:
-    """A run's network, and what scores it on its test videos; None where there are none.
+    """A run's network, and its judge on its test videos; None if there are none.
 
     Args:
         path: run folder or checkpoint.
-        out: where the quantized copy goes to.
-        config: file that says which test videos; None means the run's own config.yaml.
-        limit: so many test videos, spread over the list; 0 means none.
+        out: folder for the quantized copy.
+        config: configuration that names the test videos; None means the run's own config.yaml.
+        limit: number of test videos, spread over the list; 0 means none.
 
     Raises:
         ValueError: ``out`` holds the trained network; no such config; test videos that don't fit the network.
@@ -222,22 +222,22 @@ def run(
     judge: Judge | None,
     **options: Any,
 ) -> None:
-    """Quantizes a network, reports what became of each layer, draws the curve, and writes all to a folder.
+    """Quantizes a network, reports on each layer, draws the curve, and writes everything to a folder.
 
-    The folder holds ``model.safetensors`` (the first draw of ``samples``, which `prernn.load` and every command takes),
+    The folder contains ``model.safetensors`` (the first draw of ``samples``, readable by `prernn.load` and commands),
     ``layers.csv``, ``quantize.csv`` and ``quantize.png``.
 
     Args:
         net: a trained network.
         out: the folder.
-        samples: a weight, of the network that is kept.
+        samples: samples per weight of the network that is kept.
         more: further numbers, for the curve.
-        seeds: of the draws.
+        seeds: seeds of the draws.
         judge: scores networks on test videos, or None.
         options: of `prernn.quantize`.
 
     Raises:
-        ValueError: what `prernn.quantize` raises, before anything is written; no test video that can be read.
+        ValueError: what `prernn.quantize` raises, before anything is written; no readable test video.
     """
     out, console, begun = Path(out), Console(), time.time()
     amounts = sorted({samples, *more})
@@ -268,7 +268,7 @@ def run(
 
 
 def _inputs(net: nn.Module, allocation: float | str = 0.0, correct: bool = False, **others: Any) -> dict[str, Any]:
-    """Inputs made from the network, once for all draws, where they are asked for."""
+    """Inputs made from the network, once for all draws, if they are requested."""
     if allocation != OUTPUTS and not correct:
         return {}
     shape = None if isinstance(net, RecurrentNetwork) else _input_shape(net)
@@ -278,7 +278,7 @@ def _inputs(net: nn.Module, allocation: float | str = 0.0, correct: bool = False
 
 
 def _input_shape(net: nn.Module) -> tuple[int, ...]:
-    """Of a backbone's picture, or clip of 16 frames. NotImplementedError where it takes neither."""
+    """Shape of a backbone's picture, or clip of 16 frames. NotImplementedError if it takes neither."""
     first = next((part for part in net.modules() if isinstance(part, nn.Conv2d | nn.Conv3d)), None)
     if first is None:
         raise NotImplementedError(f"expected a backbone that takes pictures, got {_name(net)} without a convolution")
@@ -287,7 +287,7 @@ def _input_shape(net: nn.Module) -> tuple[int, ...]:
 
 
 def _name(net: nn.Module) -> str:
-    """What a picture calls a network."""
+    """A network's name in a picture."""
     if isinstance(net, RecurrentNetwork):
         return f"{describe(net.recipe)} of {short(net.recipe.backbone or 'a CNN')}"
     return short(getattr(net, "recipe_of_backbone", {}).get("backbone") or type(net).__name__)

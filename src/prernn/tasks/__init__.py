@@ -1,4 +1,4 @@
-"""The applications: what a network learns from which recordings or texts, a folder each."""
+"""The applications: what a network learns from which recordings or texts, one folder each."""
 
 from prernn.conversion.recipe import Recipe
 from prernn.layers.names import lasting, look_up
@@ -17,11 +17,11 @@ TASKS: dict[str, type[Task]] = {
 """The applications by name."""
 
 DEFAULT_TASK = Action
-"""What is learnt where nothing is said."""
+"""The default task."""
 
 
 def followed(recipe: Recipe, name: str | None = None) -> Task:
-    """As `restore`, for a stream: of a network that names no task the classes of each moment."""
+    """Like `restore`, for a stream: the classes of each moment if the network names no task."""
     return restore(recipe, name or (recipe.task.name if recipe.task else DEFAULT_TASK.name))
 
 
@@ -29,12 +29,12 @@ def restore(recipe: Recipe, name: str | None = None) -> Task:
     """The task of a checkpoint's recipe, with its labels and without data.
 
     Args:
-        recipe: of a trained network.
-        name: of the task, where it is another one than the recipe says: a key of `TASKS`, or a class of one's own
+        recipe: the recipe of a trained network.
+        name: name of the task, if it differs from the recipe's: a key of `TASKS`, or your own class
             (`prernn.layers.names.find`).
 
     Raises:
-        ValueError: a recipe that names no task, or an unknown one.
+        ValueError: the recipe names no task, or an unknown one.
     """
     own = recipe.task.name if recipe.task is not None else None
     wanted = own if name is None else lasting(name)

@@ -20,8 +20,8 @@ def report_classes(results: dict[str, Any], labels: list[str], root: Path) -> di
         root: the folder.
 
     Returns:
-        The results, with ``class_accuracy`` by name, and ``labels``, those of the confusion matrix: a network may have
-        outputs that are no class, such as that of no gesture.
+        The results, with ``class_accuracy`` by name, and ``labels`` restricted to the confusion matrix: a network may
+        have outputs that are no class, such as that for no gesture.
     """
     from prernn.reports.plots import classes
 
@@ -40,9 +40,9 @@ def report_classes(results: dict[str, Any], labels: list[str], root: Path) -> di
 
 
 def class_accuracies(counts: Tensor) -> dict[str, Tensor]:
-    """Accuracies from counts ``(K, K + 1)``: rows are true classes, the last column is of outputs that are no numbers.
+    """Accuracies from counts ``(K, K + 1)``: rows are true classes, the last column counts outputs that are no numbers.
 
-    ``accuracy`` and ``mean_class_accuracy`` (over the classes that there are), scalars; ``class_accuracy`` ``(K,)``;
+    ``accuracy`` and ``mean_class_accuracy`` (over the classes that occur), scalars; ``class_accuracy`` ``(K,)``;
     ``confusion`` ``(K, K)``, the counts without their last column.
     """
     confusion = counts[:, :-1]
@@ -53,12 +53,12 @@ def class_accuracies(counts: Tensor) -> dict[str, Tensor]:
 
 
 def without_best(scores: Tensor) -> Tensor:
-    """Where K scores ``(..., K)`` have no finite best: NaN, infinity, only -infinity."""
+    """True where K scores ``(..., K)`` have no finite best: NaN, infinity, only -infinity."""
     return ~scores.amax(-1).isfinite()
 
 
 def answers(scores: Tensor) -> Tensor:
-    """The best of K scores ``(..., K)``; K, which is no class, where they are `without_best`."""
+    """The best of K scores ``(..., K)``; K, which is no class, if they are `without_best`."""
     return scores.argmax(-1).masked_fill(without_best(scores), scores.shape[-1])
 
 
@@ -88,16 +88,16 @@ def masked_cross_entropy(
         return logits.sum()
     if steps == "last":
         return F.cross_entropy(_last(logits, lengths), label)
-    # Masked before as well as after, because a NaN in the padding would survive a zero gradient.
+    # Masked before and after, because a NaN in the padding would survive a zero gradient.
     clean = logits.masked_fill(~mask[..., None], 0)
     loss = F.cross_entropy(clean.transpose(1, 2), label[:, None].expand_as(mask), reduction="none")  # (B, T)
     return (loss.masked_fill(~mask, 0).sum(1) / lengths).mean()
 
 
 def weighted_cross_entropy(logits: Tensor, label: Tensor, weight: Tensor) -> Tensor:
-    """Cross entropy of frame logits ``(B, T, K)`` against labels ``(B, T)``, a mean by weights ``(B, T)``.
+    """Cross entropy of frame logits ``(B, T, K)`` against labels ``(B, T)``, averaged with weights ``(B, T)``.
 
-    Steps without weight, padding among them, change neither loss nor gradient; without any weight it is 0.
+    Steps without weight, padding among them, change neither loss nor gradient; if all weights are 0, so is the result.
 
     Raises:
         ValueError: shapes that do not match.
@@ -107,7 +107,7 @@ def weighted_cross_entropy(logits: Tensor, label: Tensor, weight: Tensor) -> Ten
         raise ValueError(f"expected logits (B, T, K), labels and weights (B, T), got {shapes}")
     if not bool((weight > 0).any()):
         return logits.masked_fill(weight[..., None] == 0, 0).sum()
-    # Masked before as well as after, because a NaN in the padding would survive a zero gradient.
+    # Masked before and after, because a NaN in the padding would survive a zero gradient.
     clean = logits.masked_fill(weight[..., None] == 0, 0)
     loss = F.cross_entropy(clean.transpose(1, 2), label, reduction="none")  # (B, T)
     return (loss * weight).sum() / weight.sum()
@@ -122,7 +122,7 @@ def clip_scores(logits: Tensor, lengths: Tensor, mode: Literal["mean", "last"] =
         mode: "mean" averages softmax over the valid frames; "last" takes the last of them.
 
     Raises:
-        ValueError: as `masked_cross_entropy`.
+        ValueError: as in `masked_cross_entropy`.
     """
     if mode not in ("mean", "last"):
         raise ValueError(f'mode: expected "mean" or "last", got {mode!r}')
@@ -133,9 +133,9 @@ def clip_scores(logits: Tensor, lengths: Tensor, mode: Literal["mean", "last"] =
 
 
 def late_scores(logits: Tensor, lengths: Tensor) -> Tensor:
-    """Class probabilities of clips ``(B, K)``, the mean over the second half, where an answer can be known.
+    """Class probabilities of clips ``(B, K)``, the mean over the second half, by which the answer can be known.
 
-    Of an odd number of frames the middle one belongs to it. Arguments and errors as `masked_cross_entropy`'s.
+    For an odd number of frames the middle one is included. Arguments and errors as in `masked_cross_entropy`.
     """
     late = _valid(logits, lengths) & (torch.arange(logits.shape[1], device=logits.device) >= (lengths // 2)[:, None])
     return logits.softmax(-1).masked_fill(~late[..., None], 0).sum(1) / late.sum(1, keepdim=True)

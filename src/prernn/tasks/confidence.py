@@ -1,4 +1,4 @@
-"""How sure a network may say it is: temperature, a threshold for a stated rate of false alarms, and "unknown"."""
+"""Calibrates a network's confidence: temperature, a threshold for a given rate of false alarms, and "unknown"."""
 
 import dataclasses
 import math
@@ -15,23 +15,23 @@ from prernn.streaming.events import EventRule, EventSpan, events_of
 from prernn.streaming.prediction import Prediction
 
 UNKNOWN = "unknown"
-"""The label of an answer that is too improbable to be one."""
+"""The label of an answer whose probability is too low."""
 
 
 LIMIT = math.log(100)
-"""Of the logarithm of a temperature, either way."""
+"""Bound of the logarithm of a temperature, in both directions."""
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """What is made of a stream's probabilities.
+    """How a stream's probabilities are calibrated.
 
     Attributes:
-        temperature: T of ``softmax(logits / T)``; above 1 makes answers less sure.
-        unknown_below: an answer less probable than this is `UNKNOWN`.
+        temperature: T in ``softmax(logits / T)``; above 1 lowers the confidence.
+        unknown_below: an answer with a probability below this is `UNKNOWN`.
 
     Raises:
-        ValueError: a temperature that is not above 0, a probability outside 0 to 1.
+        ValueError: a temperature not above 0, or a probability outside 0 to 1.
     """
 
     temperature: float = 1.0
@@ -42,18 +42,18 @@ class Confidence:
         real("unknown_below", self.unknown_below, 0, 1)
 
     def calibrated(self, probabilities: Tensor) -> Tensor:
-        """Probabilities ``(..., K)``, or any positive numbers in their proportions, at this temperature."""
+        """Probabilities ``(..., K)``, or any positive numbers proportional to them, at this temperature."""
         if self.temperature == 1:
             return probabilities
-        # the logarithms are the logits but for a constant, which the softmax does not feel
+        # the logarithms are the logits up to a constant, to which the softmax is invariant
         return (probabilities.log() / self.temperature).softmax(-1)
 
     def named(self, label: str, probability: float) -> str:
-        """The label, or `UNKNOWN` where its calibrated probability is too low."""
+        """The label, or `UNKNOWN` if its calibrated probability is too low."""
         return UNKNOWN if probability < self.unknown_below else label
 
     def of(self, prediction: Prediction) -> Prediction:
-        """The prediction with calibrated probabilities; its label `UNKNOWN` where the best of them is too low."""
+        """The prediction with calibrated probabilities; its label is `UNKNOWN` if the best of them is too low."""
         probabilities = self.calibrated(prediction.probabilities)
         best = float(probabilities.max())
         label = self.named(prediction.label, best)
@@ -69,25 +69,25 @@ def found_events(
     quiet: Sequence[int] = (),
     everything: bool = False,
 ) -> list[EventSpan]:
-    """`prernn.streaming.events.events_of`; or everything that the rule would find with a lower ``high``.
+    """Like `prernn.streaming.events.events_of`; or everything that the rule would find with a lower ``high``.
 
     Args:
         times: T seconds, ascending.
         probabilities: ``(T, K)``, calibrated.
         labels: K names.
         rule: what makes an event.
-        quiet: outputs that make none.
-        everything: with ``high`` as low as ``low``, and no cool-down, in which a weak event could hide a strong one:
-            what `threshold` wants.
+        quiet: outputs that make no events.
+        everything: find events with ``high`` as low as ``low``, and without a cool-down, in which a weak event could
+            hide a strong one, as `threshold` requires.
     """
     rule = dataclasses.replace(rule, high=rule.low, cool_down=0.0) if everything else rule
     return events_of(times, probabilities, labels, rule, quiet)
 
 
 def class_options(rule: EventRule, temperature: float, unknown_below: float, threshold: float | None) -> dict[str, Any]:
-    """The options of a task whose events follow a rule, with that confidence, as plain data.
+    """Options of a task whose events follow a rule, with this confidence, as plain data.
 
-    The threshold, where there is one, becomes the rule's ``high``, within ``low`` and 1.
+    The threshold, if given, becomes the rule's ``high``, within ``low`` and 1.
     """
     high = rule.high if threshold is None else min(max(threshold, rule.low), 1.0)
     events = dataclasses.asdict(dataclasses.replace(rule, high=high))
@@ -95,19 +95,19 @@ def class_options(rule: EventRule, temperature: float, unknown_below: float, thr
 
 
 def temperature(logits: Tensor, label: Tensor) -> float:
-    """The temperature T above 0 that minimises the cross entropy of ``softmax(logits / T)``, by LBFGS over ``log T``.
+    """The temperature T above 0 that minimizes the cross entropy of ``softmax(logits / T)``, by LBFGS over ``log T``.
 
-    It changes no answer, only how sure it is (Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural
-    Networks", ICML 2017, section 4.2). Fit it on videos that the network was not trained on. Where all answers are
-    right the best temperature is 0, and where they are no better than chance it has no bound: T stays between 0.01 and
-    100.
+    It changes no answer, only the confidence (Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural
+    Networks", ICML 2017, section 4.2). Fit it on videos that the network was not trained on. If all answers are
+    correct, the best temperature is 0, and if they are no better than chance, it is unbounded: T stays between 0.01
+    and 100.
 
     Args:
-        logits: ``(N, K)`` of held-out frames or clips.
+        logits: ``(N, K)`` from held-out frames or clips.
         label: ``(N,)`` true classes.
 
     Raises:
-        ValueError: shapes that don't match, none of them, or logits that are not finite.
+        ValueError: shapes that don't match, no logits, or logits that are not finite.
 
     Example:
         >>> sure, label = 9.0 * torch.eye(2).repeat(5, 1), torch.tensor([0, 1, 0, 1, 0, 1, 0, 1, 1, 0])
@@ -134,22 +134,22 @@ def temperature(logits: Tensor, label: Tensor) -> float:
 
 
 def threshold(events: Iterable[EventSpan], hours: float, per_hour: float) -> float:
-    """The lowest score from which on no more than ``per_hour`` of these false events an hour are left.
+    """The lowest score above which at most ``per_hour`` of these false events per hour remain.
 
-    Take the events of videos in which nothing happens that the network knows, found with ``high`` equal to ``low``
-    (`prernn.streaming.events.EventRule`, without a cool-down): with the result as ``high`` exactly those of at least
-    this score are found there.
+    Pass the events of videos that show nothing the network knows, found with ``high`` equal to ``low``
+    (`prernn.streaming.events.EventRule`, without a cool-down): with the result as ``high``, exactly those with at
+    least this score are found there.
 
     Args:
-        events: that have ended.
-        hours: of video that they were found in.
-        per_hour: how many are borne.
+        events: events that have ended.
+        hours: hours of video in which they were found.
+        per_hour: tolerated number per hour.
 
     Returns:
-        A threshold, 0 where all may stay. Above 1, which nothing reaches, where even events of score 1 are too many.
+        A threshold, 0 if all may stay; above 1, which no event reaches, if even events of score 1 are too many.
 
     Raises:
-        ValueError: hours that are not above 0, a negative rate.
+        ValueError: hours not above 0, or a negative rate.
 
     Example:
         >>> seen = [EventSpan("wave", 0.0, 1.0, score, 0, 25) for score in (0.5, 0.9, 0.7)]
@@ -162,5 +162,5 @@ def threshold(events: Iterable[EventSpan], hours: float, per_hour: float) -> flo
     borne = int(hours * per_hour + 1e-9)
     if len(scores) <= borne:
         return 0.0
-    # just above the first that is one too many
+    # just above the first event that is one too many
     return math.nextafter(scores[borne], 2.0)

@@ -1,4 +1,4 @@
-"""The form that every application in `prernn.tasks` has: data set, loss, metrics and what is reported."""
+"""The base class of every application in `prernn.tasks`: data set, loss, metrics and reports."""
 
 import dataclasses
 from collections.abc import Generator, Mapping, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 from prernn.conversion.recipe import KeptTask, Recipe
 from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.layers.names import lasting
-from prernn.media.video import probe
+from prernn.media.video import VideoError, probe
 from prernn.streaming.events import EventSpan
 from prernn.streaming.watch import Watcher
 
@@ -20,13 +20,13 @@ Subset = Literal["train", "val", "test"]
 
 
 class Verdict(NamedTuple):
-    """What a network says of one item, and how wrong it is.
+    """What a network answers for one item, and how wrong it is.
 
     Attributes:
         said: its answer in words.
-        true: the true one.
-        error: 0 where it is right; 1 where it is wrong, or how wrong it is where there are degrees.
-        points: ``(T, N, 2)`` that it finds in the input, from 0 to 1 across and down; None where there are none.
+        true: the true answer.
+        error: 0 if it is right; 1 if it is wrong, or how wrong it is if there are degrees.
+        points: points ``(T, N, 2)`` that it finds in the input, from 0 to 1 across and down; None if there are none.
     """
 
     said: str
@@ -36,7 +36,7 @@ class Verdict(NamedTuple):
 
 
 class Metrics(Protocol):
-    """Running metrics of a task, an nn.Module of torchmetrics', so that they add up over batches and processes."""
+    """Running metrics of a task, a torchmetrics nn.Module, so that they add up over batches and processes."""
 
     def update(self, out: Tensor, batch: dict[str, Any]) -> None:
         """Adds outputs ``(B, T, K)`` of a batch."""
@@ -51,38 +51,39 @@ class Metrics(Protocol):
 class Task:
     """What a network learns from which recordings. An application is one subclass, a dataclass of its options.
 
-    Life of a task: it is made from its options; `open` reads the data set's lists and so learns the labels; then
-    `records`, `read` and `length` serve the data, `loss`, `metrics` and `predictions` the training, and `watcher` a
-    stream. A task that was rebuilt from a checkpoint (`prernn.tasks.restore`) is not opened: it has labels, but no
+    The life of a task: it is created from its options; `open` reads the data set's lists and thereby the labels; then
+    `records`, `read` and `length` provide the data, `loss`, `metrics` and `predictions` serve training, and `watcher`
+    serves a stream. A task restored from a checkpoint (`prernn.tasks.restore`) is not opened: it has labels, but no
     data.
 
-    Items and batches. `read` gives one recording as a dict: ``input (T, ...)``, for pictures float32 ``(T, C, H, W)``
+    Items and batches. `read` returns one recording as a dict: ``input (T, ...)``, for pictures float32 ``(T, C, H, W)``
     or snippets ``(T, C, D, H, W)``, and whatever the loss and the metrics need. `prernn.training.batches.collate` makes
     a batch of them: tensors are padded with zeros along their first dimension to the longest and stacked,
     ``(B, T, ...)``; ints become an int64 tensor ``(B,)``; anything else a list of B. It adds ``lengths (B,)``, the
-    valid steps of ``input``, and ``path``, B of them.
+    number of valid steps of ``input``, and ``path``, a list of B.
 
     Attributes:
-        name: of the application, its key in `prernn.tasks.TASKS`.
-        score: the metric that tells the best epoch, and whether more ("max") or less ("min") of it is better.
+        name: name of the application, its key in `prernn.tasks.TASKS`.
+        score: the metric that decides which epoch is best, and whether more ("max") or less ("min") of it is better.
         one_answer: whether a recording has one answer as a whole, so that ``prernn early`` can ask after a part of it.
         joins_clips: whether clips can follow each other in a row of a batch (`prernn.training.continuity`): `join`
-            makes one item of several, and `loss` heeds a batch's ``weight (B, T)``.
+            makes one item from several, and `loss` uses a batch's ``weight (B, T)``.
         loss_of_frames: whether the loss is a mean over frames, which can have weights.
-        input: what it is made of: "pictures", "words" or "features".
-        goes_on_in_training: whether in training too a record goes on from the one before it, as `goes_on` says: its
-            items have ``goes_on``, and those of streams side by side a number ``way`` each.
+        input: kind of input: "pictures", "words" or "features".
+        goes_on_in_training: whether a record continues from the previous one in training too, as `goes_on` says: its
+            items have ``goes_on``, and a number ``way`` for each parallel stream.
         keeps_outputs: whether a test keeps all outputs in a file, for ``prernn fuse``.
         comparable: whether ``prernn compare`` can train networks for it side by side.
-        rows: the form of the rows that its watcher gives, a key of `prernn.streaming.rows.ROWS`.
-        watcher_options: names of what `watcher` takes beside networks, options of ``prernn stream``.
+        rows: the form of its watcher's rows, a key of `prernn.streaming.rows.ROWS`.
+        watcher_options: names of the options of `watcher`, which are options of ``prernn stream``.
         kept_options: names of the options that evaluation and streaming need again, which a checkpoint keeps.
-        measured_options: those of them that are measured on the training records where they are None: a test takes what
-            the checkpoint has.
-        path_options: names of the options that are paths, which a run keeps whole, to be read from anywhere.
-        deinterlace: whether interlaced frames are made progressive, in training, evaluation and streams.
-        labels: names of the network's outputs, or None where they are no classes.
-        remarks: lines that a training says before it begins.
+        measured_options: those of them that are measured on the training records if they are None: a test takes them
+            from the checkpoint.
+        path_options: names of the options that are paths, which a run stores as absolute paths, to be readable from
+            anywhere.
+        deinterlace: whether interlaced frames are deinterlaced, in training, evaluation and streams.
+        labels: names of the network's outputs, or None if they are not classes.
+        remarks: lines that are printed before training begins.
         transform: the evaluation transform as plain data (`prernn.media.transforms.TransformSpec`), for the checkpoint.
     """
 
@@ -107,7 +108,7 @@ class Task:
 
     @property
     def kept_name(self) -> str:
-        """What a checkpoint calls the task: its name, or its class where it is not one of prernn's own."""
+        """The task's name in a checkpoint: its name, or its class if it is not one of prernn's own."""
         kind = type(self)
         own = kind.__module__.startswith("prernn.")
         return self.name if own else lasting(f"{kind.__module__}.{kind.__qualname__}")
@@ -121,17 +122,17 @@ class Task:
 
     @property
     def backbone_options(self) -> dict[str, Any]:
-        """Options of the backbone that the data say, such as how many words there are."""
+        """Options of the backbone that the data determine, such as the number of words."""
         return {}
 
     @property
     def clip_length(self) -> int | None:
-        """Steps of every training item, where they are a fixed number."""
+        """Number of steps of every training item, if it is fixed."""
         return None
 
     @property
     def rate(self) -> float | None:
-        """Frames a second that the network sees in training, which its stream keeps to; None where there is no one."""
+        """Frames a second that the network sees in training, and in a stream; None if there is no single rate."""
         return None
 
     def open(self, root: str | Path, spec: Mapping[str, Any]) -> None:
@@ -139,43 +140,43 @@ class Task:
 
         Args:
             root: the data set's folder.
-            spec: what the backbone says of its input (for pictures ``size``, ``mean`` and ``std``); the task takes what
-                it has a use for, where its own options say nothing.
+            spec: the backbone's requirements on its input (for pictures ``size``, ``mean`` and ``std``); the task uses
+                them if its own options don't say otherwise.
 
         Raises:
-            ValueError: lists or folders that are absent or malformed, naming file and line.
+            ValueError: lists or folders are missing or malformed; the message names file and line.
         """
         raise NotImplementedError
 
     def begin_epoch(self, epoch: int) -> None:
-        """Called before training records are read, with the number of the epoch that they are read in."""
+        """Called before training records are read, with the number of their epoch."""
 
     @property
     def has_validation(self) -> bool:
-        """Whether the data set has validation videos of its own, so that there are `records` of "val"."""
+        """Whether the data set has validation videos of its own, that is, `records` of "val"."""
         return False
 
     def records(self, subset: Subset) -> Sequence[Any]:
-        """The videos of a subset, each with an attribute ``path``. Raises ValueError as `open` does."""
+        """The videos of a subset, each with an attribute ``path``. Raises ValueError like `open`."""
         raise NotImplementedError
 
     def recording(self, record: Any) -> tuple[int, str]:
-        """Label of a training record, 0 where it has none or several, and what it was cut from.
+        """Label of a training record, 0 if it has none or several, and the recording that it was cut from.
 
-        Of each label a share can be held out for validation; records of one recording stay together.
+        A share of each label can be held out for validation; records of one recording stay together.
         """
         return 0, record.path
 
     def evaluated(self, records: Sequence[Any]) -> Sequence[Any]:
-        """Training records as evaluation would have them."""
+        """Training records as evaluation would read them."""
         return records
 
     def goes_on(self, record: Any) -> bool:
         """Whether in evaluation a record is the next piece of the same video as the record before it in its list.
 
-        In training too, where `goes_on_in_training` says so.
+        In training too, if `goes_on_in_training` is set.
 
-        The items of such a task have ``goes_on``, 1 or 0, and the state of a piece's end is the next one's begin.
+        The items of such a task have ``goes_on``, 1 or 0, and a piece starts from the final state of the previous one.
         """
         return False
 
@@ -188,9 +189,9 @@ class Task:
 
         Args:
             record: one of `records`.
-            chance: None for evaluation, where nothing is random. In training torch's default generator, seeded for
+            chance: None for evaluation, in which nothing is random. In training torch's default generator, seeded for
                 this video and epoch, so that torchvision's transforms draw from it too.
-            tolerate_truncation: take what decodes of a video that ends early.
+            tolerate_truncation: use what can be decoded of a truncated video.
 
         Raises:
             VideoError: the video or its annotation can't be used.
@@ -198,9 +199,9 @@ class Task:
         raise NotImplementedError
 
     def join(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Items that follow each other as one: tensors are joined along their first dimension, the rest is the first's.
+        """Consecutive items as one: tensors are joined along their first dimension, the rest is the first item's.
 
-        A task whose items have something for the whole of them, such as a label, says here what becomes of it.
+        A task whose items have something for the whole item, such as a label, overrides this.
         """
         first = items[0]
         return {
@@ -209,17 +210,25 @@ class Task:
         }
 
     def length(self, record: Any) -> int:
-        """Steps that the item will have, without decoding it (0 where they hardly differ). VideoError as `read`."""
+        """Number of steps of the item, found without decoding it (0 if they hardly differ). VideoError as in `read`."""
         return 0
 
     def probe(self, record: Any) -> None:
-        """Opens what a record is read from, and decodes next to nothing. VideoError where that can't be done."""
-        probe(record.path)
+        """Opens what a record is read from, decoding almost nothing. VideoError if that fails.
+
+        A task whose records are not videos overrides this.
+        """
+        try:
+            probe(record.path)
+        except VideoError as error:
+            if type(self).__module__.startswith("prernn."):
+                raise
+            raise VideoError(f"{error}; if records are not videos, the task must override `probe`") from error
 
     def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
-        """Scalar loss of outputs ``(B, T, K)``, a mean over the batch's videos; padding counts for nothing.
+        """Scalar loss of outputs ``(B, T, K)``, a mean over the batch's videos; padding is ignored.
 
-        A batch of rows of clips has ``weight (B, T)``, that of each frame (see ``joins_clips``).
+        A batch of rows of clips has a ``weight (B, T)`` for each frame (see ``joins_clips``).
         """
         raise NotImplementedError
 
@@ -232,15 +241,15 @@ class Task:
         raise NotImplementedError
 
     def verdicts(self, out: Tensor, batch: dict[str, Any]) -> list[Verdict]:
-        """What outputs ``(B, T, K)`` say of each item of a batch of evaluation, and what is true.
+        """What outputs ``(B, T, K)`` answer for each item of an evaluation batch, and what is true.
 
-        Predictions with a column ``true`` beside ``label`` say it themselves; others have none, unless a task does.
+        By default they come from predictions with columns ``true`` and ``label``; without these there are none.
         """
         rows = [row for row in self.predictions(out, batch) if "true" in row]
         return [Verdict(row["label"], row["true"], float(row["label"] != row["true"])) for row in rows]
 
     def joined_predictions(self, rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-        """The rows of all batches as they go into ``predictions.csv``, where `predictions` gave parts of them."""
+        """The rows of all batches as they go into ``predictions.csv``, if `predictions` returned parts of them."""
         return rows
 
     def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
@@ -251,15 +260,15 @@ class Task:
             root: the folder.
 
         Returns:
-            What is to stand in ``metrics.json``: long lists that went into a table of their own may be left out.
+            What goes into ``metrics.json``: long lists that were written to their own table may be left out.
         """
         return results
 
     def watcher(self, *nets: SequenceNetwork, **options: Any) -> Watcher:
-        """What follows a stream with trained networks, as ``prernn stream`` does.
+        """Creates what follows a stream with trained networks, for ``prernn stream``.
 
         Args:
-            nets: the networks; several where their answers can be averaged.
+            nets: the networks; several if their answers can be averaged.
             options: those of `watcher_options` that were given.
 
         Raises:
@@ -269,49 +278,49 @@ class Task:
         raise NotImplementedError(f"task {self.name!r}: expected one whose streams can be followed")
 
     def frames(self, source: str) -> Generator[tuple[float, Any], None, None] | None:
-        """What a stream of a source is made of: times in seconds, and what `watcher` sees; None for pictures."""
+        """The input of a stream from a source: times in seconds, and what `watcher` sees; None for pictures."""
         return None
 
     def answers(self, out: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Outputs ``(N, K)`` that have one true answer each, and these answers ``(N,)``: what confidence is fitted on.
+        """Outputs ``(N, K)`` with one true answer each, and these answers ``(N,)``, on which confidence is fitted.
 
         Args:
             out: outputs ``(B, T, K)`` of a batch.
             batch: the batch.
 
         Raises:
-            NotImplementedError: a task whose outputs are no probabilities of classes.
+            NotImplementedError: the task's outputs are not class probabilities.
         """
         raise NotImplementedError(f"task {self.name!r}: expected one that gives probabilities of classes, and events")
 
     def events_in(self, times: Sequence[float], probabilities: Tensor, *, everything: bool = False) -> list[EventSpan]:
-        """The events that a stream of the task finds, those that have ended, in the order of their starts.
+        """The finished events that a stream of the task finds, in the order of their starts.
 
         Args:
             times: T seconds, ascending.
-            probabilities: ``(T, K)``, as the network gives them; the task's temperature is applied here.
-            everything: all that a lower threshold would find, see `prernn.tasks.confidence.threshold`.
+            probabilities: ``(T, K)``, as output by the network; the task's temperature is applied here.
+            everything: everything that a lower threshold would find, see `prernn.tasks.confidence.threshold`.
 
         Raises:
-            NotImplementedError: a task without events.
+            NotImplementedError: the task has no events.
         """
         raise NotImplementedError(f"task {self.name!r}: expected one that gives probabilities of classes, and events")
 
     def confident(self, temperature: float, unknown_below: float, threshold: float | None) -> dict[str, Any]:
-        """The options that make the task as sure as that (`prernn.tasks.confidence`), of those that a checkpoint keeps.
+        """The options that give the task this confidence (`prernn.tasks.confidence`), among those a checkpoint keeps.
 
         Args:
             temperature: of the softmax.
             unknown_below: probability below which an answer is "unknown".
-            threshold: probability that an event has to come up to; None leaves it as it is.
+            threshold: probability that an event must reach; None leaves it unchanged.
 
         Raises:
-            NotImplementedError: a task whose outputs are no probabilities of classes.
+            NotImplementedError: the task's outputs are not class probabilities.
         """
         raise NotImplementedError(f"task {self.name!r}: expected one that gives probabilities of classes, and events")
 
     def noted(self, recipe: Recipe) -> Recipe:
-        """The recipe with what a checkpoint keeps of the task: labels, transform, rate, its name and its options."""
+        """The recipe with what a checkpoint keeps about the task: labels, transform, rate, its name and its options."""
         options = {key: _plain(getattr(self, key)) for key in self.kept_options}
         kept = KeptTask(self.kept_name, options)
         noted = dataclasses.replace(recipe, labels=self.labels, transform=self.transform, task=kept)
@@ -319,10 +328,10 @@ class Task:
 
 
 def only(nets: Sequence[SequenceNetwork]) -> SequenceNetwork:
-    """The one network of a task that follows streams with one.
+    """The one network of a task that follows streams with only one.
 
     Raises:
-        NotImplementedError: several.
+        NotImplementedError: there are several.
     """
     if len(nets) != 1:
         raise NotImplementedError(f"expected one checkpoint for this task, got {len(nets)}")
@@ -334,7 +343,7 @@ def _plain(value: Any) -> Any:
 
 
 def valid_steps(lengths: Tensor, steps: int) -> Tensor:
-    """``(B, T)`` for ``steps`` T, True where a step is no padding.
+    """``(B, T)`` for ``steps`` T, True where a step is not padding.
 
     Raises:
         ValueError: lengths outside 1..T.

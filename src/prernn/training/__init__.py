@@ -1,1 +1,1 @@
-"""From a config to a trained run: data, Lightning's halves, evaluation, the run folder."""
+"""From a configuration to a trained run: data, Lightning's modules, evaluation, the run folder."""

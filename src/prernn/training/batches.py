@@ -1,4 +1,4 @@
-"""Batches of items: joined, padded, of like length."""
+"""Batches of items: collated, padded, of similar length."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,11 +12,11 @@ from torch.utils.data import Sampler
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Joins data set items into a batch (see `Task`).
+    """Combines data set items into a batch (see `Task`).
 
-    Tensors are zero padded to the longest along their first dimension and stacked ``(B, T, ...)``, ints become int64
+    Tensors are zero-padded to the longest along their first dimension and stacked ``(B, T, ...)``, ints become int64
     ``(B,)``, the rest lists. ``lengths`` ``(B,)`` int64 are those of ``input``; ``skipped`` is a list of (path, reason)
-    for the items left out. Where all are left out, ``path`` is empty and there is no ``input``.
+    for the items left out. If all are left out, ``path`` is empty and there is no ``input``.
 
     Raises:
         ValueError: frames of different shapes.
@@ -33,7 +33,7 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def none_readable(skipped: Mapping[str, str]) -> ValueError:
-    """The error where no video of a list could be read; ``skipped`` has the reason of each, by path."""
+    """The error if no video of a list could be read; ``skipped`` has the reason for each, by path."""
     first = "; ".join(list(skipped.values())[:3])
     more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
     return ValueError(f"none of {len(skipped)} videos could be read: {first}{more}")
@@ -46,15 +46,15 @@ def _joined(values: list[Any]) -> Any:
 
 
 class LengthBucketSampler(Sampler[list[int]]):
-    """Batches of clips of similar length, to cut padding: a ``batch_sampler`` for one or several processes.
+    """Batches of clips of similar length, to reduce padding: a ``batch_sampler`` for one or several processes.
 
-    Every epoch shuffles anew by (seed, epoch), then sorts by length within pools of ``pool`` batches. Each
-    index comes exactly once an epoch over all ranks, and all ranks get the same number of batches. Batches
-    hold at most ``batch_size`` clips, in sizes that differ by one at most; they are larger only where there are
-    too few clips to give every rank one in the last step. ``rank`` is this process out of ``world_size``.
+    Every epoch is shuffled by (seed, epoch), then sorted by length within pools of ``pool`` batches. Each index comes
+    exactly once per epoch over all ranks, and all ranks get the same number of batches. Batches contain at most
+    ``batch_size`` clips, in sizes that differ by at most one; they are larger only if there are too few clips to give
+    every rank one in the last step. ``rank`` is this process out of ``world_size``.
 
     Raises:
-        ValueError: a bad batch size or rank, or fewer clips than ranks.
+        ValueError: an invalid batch size or rank, or fewer clips than ranks.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class LengthBucketSampler(Sampler[list[int]]):
         self.batch_size, self.seed, self.shuffle, self.pool = batch_size, seed, shuffle, pool
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
-        # Whole steps of all ranks: enough for the batch size, but no more than leave every batch a clip.
+        # Whole steps of all ranks: enough for the batch size, but no more than allow a clip in every batch.
         steps = -(-len(lengths) // (batch_size * world_size))
         self.steps = min(steps, len(lengths) // world_size)
 
@@ -86,7 +86,7 @@ class LengthBucketSampler(Sampler[list[int]]):
         return self.steps
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the shuffle of this epoch."""
+        """Sets the epoch, which determines the shuffle."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -94,13 +94,13 @@ class LengthBucketSampler(Sampler[list[int]]):
         order = chance.permutation(len(self.lengths)) if self.shuffle else np.arange(len(self.lengths))
         size = self.pool * self.batch_size if self.shuffle else len(order)
         pools = [order[start : start + size] for start in range(0, len(order), size)]
-        # Every second pool runs from long to short, so that a batch across two pools is of one length too.
+        # Every second pool runs from long to short, so that a batch across two pools has similar lengths too.
         ordered = [
             part[np.argsort(self.lengths[part], kind="stable")][:: -1 if i % 2 else 1] for i, part in enumerate(pools)
         ]
         batches = np.array_split(np.concatenate(ordered), self.steps * self.world_size)
         steps = chance.permutation(self.steps) if self.shuffle else np.arange(self.steps)
-        for step in steps:  # ranks take neighbours, so that none waits long for another
+        for step in steps:  # ranks take neighbors, so that none waits long for another
             yield batches[step * self.world_size + self.rank].tolist()
 
 
@@ -112,7 +112,7 @@ def hold_last(video: Tensor, lengths: Tensor) -> Tensor:
 
 
 def of_each_frame(item: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    """The item with all its tensors changed that have a row a frame."""
+    """The item with a change applied to all its tensors that have one row per frame."""
     steps = len(item["input"])
     return {
         name: change(value) if isinstance(value, Tensor) and len(value) == steps else value
@@ -121,7 +121,7 @@ def of_each_frame(item: dict[str, Any], change: Callable[[Tensor], Tensor]) -> d
 
 
 def pieces_of(goes_on: Iterable[bool]) -> list[list[int]]:
-    """The numbers of each video's pieces, of which all but the first go on from the one before."""
+    """The numbers of each video's pieces, of which all but the first continue the previous one."""
     videos: list[list[int]] = []
     for piece, on in enumerate(goes_on):
         if on and videos:
@@ -132,14 +132,14 @@ def pieces_of(goes_on: Iterable[bool]) -> list[list[int]]:
 
 
 class PieceSampler(Sampler[list[int]]):
-    """Batches of videos that are read in pieces: some side by side, the first piece of each, then the second ones.
+    """Batches of videos that are read in pieces: several in parallel, first the first piece of each, then the second.
 
-    So a piece's state can be handed to the next, see `prernn.training.evaluation.Onward`. All processes get the same
-    number of batches; some may be empty.
+    So a piece's state can be passed to the next one, see `prernn.training.evaluation.Onward`. All processes get the
+    same number of batches; some may be empty.
 
     Args:
-        goes_on: of each piece, in the order of the videos, whether it goes on from the one before.
-        batch_size: videos side by side.
+        goes_on: for each piece, in the order of the videos, whether it continues the previous one.
+        batch_size: number of parallel videos.
         rank: this process out of ``world_size``.
 
     Example:
@@ -149,7 +149,7 @@ class PieceSampler(Sampler[list[int]]):
 
     def __init__(self, goes_on: Sequence[bool], batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
         videos = pieces_of(goes_on)
-        videos.sort(key=len, reverse=True)  # those side by side end together, or nearly
+        videos.sort(key=len, reverse=True)  # parallel videos end at about the same time
         self._batches = [list(_side_by_side(videos[place::world_size], batch_size)) for place in range(world_size)]
         self.batch_size, self.rank = batch_size, rank
 
@@ -157,7 +157,7 @@ class PieceSampler(Sampler[list[int]]):
         return max(map(len, self._batches))
 
     def set_epoch(self, epoch: int) -> None:
-        """Nothing: the order is the same in all epochs."""
+        """Does nothing: the order is the same in all epochs."""
 
     def __iter__(self) -> Iterator[list[int]]:
         own = self._batches[self.rank]

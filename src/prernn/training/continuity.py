@@ -1,7 +1,7 @@
-"""States in training that are as old as in use: clips that follow each other in rows, and rows that go on.
+"""Training with states as old as those in use: clips that follow each other in rows, and rows that carry their state.
 
-A network that is trained on single clips, each from the zero state, has never seen a state that is older than a clip;
-on a camera, which nobody resets, it sees no other.
+A network trained on single clips, each from the zero state, has never seen a state older than a clip; on a camera,
+which is never reset, it sees nothing else.
 """
 
 import math
@@ -29,26 +29,26 @@ Item = dict[str, Any]
 
 @dataclass(frozen=True)
 class Continuity:
-    """How states go on from clip to clip in training. What is None is what suits the task (`of`).
+    """How states carry over from clip to clip in training. None means what suits the task (`of`).
 
-    `SINGLE_CLIPS`, each from the zero state with the loss on all frames, is the way of the papers.
+    `SINGLE_CLIPS`, each from the zero state with the loss on all frames, is the method of the papers.
 
     Attributes:
-        clips: that follow each other in a row of a batch, which has ``batch_size / clips`` rows; None is 2.
-        carry: a row of the next batch goes on from this one's state, through which no gradient flows. An epoch begins
+        clips: clips that follow each other in a row of a batch, which has ``batch_size / clips`` rows; None is 2.
+        carry: a row of the next batch continues from this one's state, through which no gradient flows. An epoch begins
             with zero states. None is True.
-        reset: share of the rows that begin anew with each batch, drawn at random, where states are carried.
-        onset: share of each clip, from its begin, that has no loss, as nobody could know the answer there yet;
-            "linear" lets the loss grow evenly with a frame's age in its clip; None is 0.5 for a task whose clips have
+        reset: share of the rows whose carried state is reset with each batch, drawn at random.
+        onset: share of each clip, from its begin, that has no loss, because the answer can't be known there yet;
+            "linear" lets the loss grow linearly with a frame's age in its clip; None is 0.5 for a task whose clips have
             one answer each, and 0 for others.
-        cut: share of each clip that may be missing at its end, drawn anew each time from 0 to this: so changes come at
-            times that nobody can learn.
-        warm_up: no loss in the first clip of a row that begins anew: its state alone counts.
-        noise: standard deviation of normal noise on states that are carried.
+        cut: largest share of each clip that may be missing at its end, drawn each time from 0 to this, so that changes
+            come at times that can't be learned.
+        warm_up: no loss in the first clip of a row that starts from zero: it only builds up the state.
+        noise: standard deviation of normal noise on carried states.
         dropout: share of the units whose carried state is set to zero.
 
     Raises:
-        ValueError: numbers out of range; a warm-up of rows that have one clip.
+        ValueError: numbers out of range; a warm-up in rows of one clip.
     """
 
     clips: int | None = None
@@ -73,15 +73,15 @@ class Continuity:
 
     @property
     def plain(self) -> bool:
-        """Whether training is on single clips with the loss on all their frames."""
+        """Whether training is on single clips with the loss on all of their frames."""
         return self.clips == 1 and not self.carry and self.onset == self.cut == 0
 
     def of(self, task: Task, network: SequenceNetwork | None = None) -> "Continuity":
-        """With all that is None decided: single clips for tasks that cannot join them, and for networks of whole clips.
+        """With every None decided: single clips for tasks that cannot join them, and for networks of whole clips.
 
         Raises:
-            NotImplementedError: rows that the task or the network cannot have, weights of frames for a task whose loss
-                is not one of frames.
+            NotImplementedError: rows that the task or the network does not support, frame weights for a task whose loss
+                is not a loss of frames.
         """
         suits = SINGLE_CLIPS
         if task.joins_clips and not (network is not None and is_clip_network(network)):
@@ -103,7 +103,7 @@ class Continuity:
         return known
 
     def __str__(self) -> str:
-        """In words, of what has been decided."""
+        """In words, once everything is decided."""
         if self.plain:
             return "single clips, each from a zero state"
         follow = "single clips" if self.clips == 1 else f"rows of {self.clips} clips"
@@ -121,13 +121,13 @@ class Continuity:
 
 
 SINGLE_CLIPS = Continuity(clips=1, carry=False, onset=0.0)
-"""The way of the papers."""
+"""The method of the papers."""
 
 
 def row_of(
     task: Task, items: Sequence[Item], continuity: Continuity, chance: np.random.Generator | None = None
 ) -> Item:
-    """Clips that follow each other as one item; ``weight (T,)`` is that of the loss at each step, 0 in a warm-up.
+    """Clips that follow each other as one item; ``weight (T,)`` is the loss weight of each step, 0 in a warm-up.
 
     ``chance`` draws where clips are cut; without it they are whole.
     """
@@ -145,15 +145,15 @@ def _begin_of(item: Item, share: float) -> Item:
 
 
 class Rows:
-    """Joins the items of a batch into rows, a collate function.
+    """Joins the items of a batch into rows; a collate function.
 
-    A row none of whose clips could be read is another's, without weight: its place has a state that goes on.
+    If none of a row's clips could be read, another row takes its place, without weight, to keep the carried states.
 
     Args:
-        task: which says how items follow each other.
-        continuity: how many of them.
-        epoch: the number of the epoch, a tensor that is shared with whoever sets it; with the names of the clips it
-            says where they are cut.
+        task: the task, which says how items are joined.
+        continuity: number of clips in a row.
+        epoch: the number of the epoch, a tensor shared with the process that sets it; together with the names of the
+            clips it determines where they are cut.
     """
 
     def __init__(self, task: Task, continuity: Continuity, epoch: Tensor | None = None) -> None:
@@ -161,7 +161,7 @@ class Rows:
         self.epoch = torch.zeros(1, dtype=torch.long) if epoch is None else epoch
 
     def __call__(self, items: list[Item]) -> dict[str, Any]:
-        """Items, a row's together, to a batch as `prernn.training.batches.collate` makes it, with ``weight (B, T)``."""
+        """From items, a row's together, to a batch as by `prernn.training.batches.collate`, with ``weight (B, T)``."""
         size = self.continuity.clips or 1
         groups = [items[first : first + size] for first in range(0, len(items), size)]
         read = [[item for item in group if "reason" not in item] for group in groups]
@@ -176,7 +176,7 @@ class Rows:
         return collate([*rows, *skipped])
 
     def _chance(self, items: Sequence[Item]) -> np.random.Generator:
-        """Of a row in this epoch, whichever process reads it, and wherever the videos lie."""
+        """The random generator of a row in this epoch, whichever process reads it, and wherever the videos are."""
         names = [zlib.crc32("/".join(Path(item["path"]).parts[-2:]).encode()) for item in items]
         return np.random.default_rng([int(self.epoch), *names])
 
@@ -184,12 +184,12 @@ class Rows:
 class RowSampler(Sampler[list[int]]):
     """Batches of rows of clips, the same number in each, for one or several processes: a ``batch_sampler``.
 
-    Every epoch shuffles anew by (seed, epoch). Each clip comes once; some come twice, to fill the last batch.
+    Every epoch is shuffled by (seed, epoch). Each clip comes once; some come twice, to fill the last batch.
 
     Args:
-        clips: how many there are.
-        rows: of a batch in each process.
-        length: clips of a row.
+        clips: total number of clips.
+        rows: rows of a batch in each process.
+        length: clips in a row.
         rank: this process out of ``world_size``.
     """
 
@@ -204,28 +204,28 @@ class RowSampler(Sampler[list[int]]):
         return -(-self.clips // (self.rows * self.length * self.world_size))
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the shuffle of this epoch."""
+        """Sets the epoch, which determines the shuffle."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.clips)
         size = self.rows * self.length
         wanted = len(self) * size * self.world_size
-        order = np.resize(order, wanted)  # again from its begin
+        order = np.resize(order, wanted)  # repeated from its beginning
         for batch in order.reshape(len(self), self.world_size, size):
             yield batch[self.rank].tolist()
 
 
 def carried(state: NetworkState | None, continuity: Continuity) -> NetworkState | None:
-    """The states that the next batch's rows begin with; chance is torch's own."""
-    if not state or not continuity.carry:  # of a network without recurrence it is empty
+    """The states that the next batch's rows start from; randomness is torch's own."""
+    if not state or not continuity.carry:  # for a network without recurrence it is empty
         return None
     rows, device = state[0][0].shape[0], state[0][0].device
     going = torch.rand(rows, device=device) >= continuity.reset
 
     def disturbed(value: Tensor) -> Tensor:
         value = value.detach()
-        if value.shape[1:] != (1,):  # but for flags, one a stream
+        if value.shape[1:] != (1,):  # except flags, one per stream
             if continuity.noise:
                 value = value + continuity.noise * torch.randn_like(value)
             if continuity.dropout:

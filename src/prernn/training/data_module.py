@@ -21,7 +21,7 @@ from prernn.training.dataset import VideoDataset
 from prernn.training.loader import EpochLoader, video_loader
 
 TEST_VIDEOS = "the test videos"
-"""What `VideoData.validation` says where there are no others."""
+"""What `VideoData.validation` says if there are no others."""
 
 
 class VideoData(L.LightningDataModule):
@@ -29,21 +29,21 @@ class VideoData(L.LightningDataModule):
 
     Args:
         root: the data set's folder.
-        task: what is learnt from it: ``prernn.tasks.Action`` or another of `prernn.tasks`, with its options; None
+        task: what is learned from it: ``prernn.tasks.Action`` or another of `prernn.tasks`, with its options; None
             means Action with its defaults.
-        backbone: the backbone's name, which gives size and normalisation where the task's are not set.
-        batch_size: videos a batch and process.
+        backbone: the backbone's name, which determines size and normalization if the task's are not set.
+        batch_size: videos per batch and process.
         num_workers: decoding processes for each training process.
         on_error: "raise" stops at a video that can't be read, "skip" leaves it out and reports it.
-        tolerate_truncation: take what decodes of a video that ends early.
-        holdout: share of the training videos, of each class and at least one, that ``fit`` does not train on but
-            validates on, and so chooses ``best.ckpt`` by, where the data set has no validation videos of its own; 0
-            trains on all and validates on the test videos.
-        seed: of shuffling, frame sampling and augmentation, and of what is held out.
-        pretrained: the name of the backbone's weights where it was named; some are for pictures of another size.
+        tolerate_truncation: use what can be decoded of truncated videos.
+        holdout: share of the training videos, of each class and at least one, that ``fit`` uses for validation instead
+            of training, and so to choose ``best.ckpt``, if the data set has no validation videos of its own; 0 trains
+            on all and validates on the test videos.
+        seed: seed for shuffling, frame sampling, augmentation, and the choice of held-out videos.
+        pretrained: the name of the backbone's weights, if given; some are for pictures of another size.
 
     Raises:
-        ValueError: an absent folder, a class without videos, a list that names absent files.
+        ValueError: a missing folder, a class without videos, a list that names missing files.
     """
 
     def __init__(
@@ -81,11 +81,11 @@ class VideoData(L.LightningDataModule):
 
     @property
     def opened(self) -> Task:
-        """The task, which has read its lists."""
+        """The task, after it has read its lists."""
         return self.task
 
     def dataset(self, subset: Subset) -> VideoDataset:
-        """The videos of a subset, read as this data is; those of "train", all of them, with chance."""
+        """The videos of a subset, read as configured here; for "train" all of them, with random augmentation."""
         return self._read(self.task.records(subset), train=subset == "train")
 
     def _read(self, records: Sequence[Any], train: bool) -> VideoDataset:
@@ -100,9 +100,9 @@ class VideoData(L.LightningDataModule):
             self._set_validation()
 
     def _set_validation(self) -> None:
-        """Validation videos: the data set's own, else some that are taken from the training, else those of the test.
+        """Sets the validation videos: the data set's own, else some held out from training, else those of the test.
 
-        ``validation`` says which.
+        ``validation`` says which they are.
         """
         if self.task.has_validation:
             self.datasets["val"], self.validation = self.dataset("val"), "the data set's validation videos"
@@ -121,7 +121,7 @@ class VideoData(L.LightningDataModule):
         )
 
     def _held_out(self, train: VideoDataset) -> list[bool]:
-        """Which records are held out, all of which can be opened."""
+        """Which records are held out; all of these can be opened."""
         sound = [True] * len(train)
         while True:
             recordings = [self.task.recording(record) for record in itertools.compress(train.records, sound)]
@@ -150,11 +150,11 @@ class VideoData(L.LightningDataModule):
         return video_loader(dataset, order, self.num_workers, epoch, Rows(self.task, continuity, dataset.epoch))
 
     def _in_order(self, train: bool) -> bool:
-        """Whether records may go on from each other."""
+        """Whether records may continue each other."""
         return self.task.goes_on_in_training or not train
 
     def _continuity(self) -> Continuity:
-        """How the module that is trained wants its clips."""
+        """How the trained module wants its clips."""
         return getattr(self.trainer and self.trainer.lightning_module, "continuity", SINGLE_CLIPS)
 
     def some_training_videos(self, count: int) -> Iterator[Tensor]:
@@ -164,13 +164,13 @@ class VideoData(L.LightningDataModule):
         chosen = [records[(2 * k + 1) * len(records) // (2 * count)] for k in range(count)]
         dataset = VideoDataset(self.task, chosen, **{**self.reading, "on_error": "skip"})
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # training says what it skips
+            warnings.simplefilter("ignore")  # training reports what it skips
             for number in range(count):
                 if "input" in (item := dataset[number]):
                     yield item["input"][None]
 
     def _epoch(self) -> int:
-        """Epochs that are behind: Lightning's own number is still that of the last one when a resumed run begins."""
+        """Epochs completed: when a resumed run begins, Lightning's own number is still that of the last one."""
         return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0  # type: ignore[attr-defined]
 
     def train_dataloader(self) -> EpochLoader:
@@ -186,7 +186,7 @@ class VideoData(L.LightningDataModule):
         return self._loader("test")
 
     def note_skipped(self, batch: dict[str, Any]) -> None:
-        """Remembers what the workers left out of a batch, for the summary."""
+        """Remembers what the workers skipped in a batch, for the summary."""
         for dataset in self.datasets.values():
             dataset.note_skipped(batch)
 
@@ -204,9 +204,9 @@ def _check_folder(root: str | Path) -> None:
 
 
 def held_out(recordings: Sequence[tuple[int, str]], share: float, seed: int) -> list[bool]:
-    """Which records are held out, by their labels and recordings: of every label the share, at least one recording.
+    """Which records are held out, by their labels and recordings: this share of each label, at least one recording.
 
-    A label with one recording keeps it, and none is held out where the share is 0.
+    A label with one recording keeps it, and none is held out if the share is 0.
     """
     chance, held = np.random.default_rng(seed), set()
     for label in sorted({label for label, _ in recordings} if share else ()):

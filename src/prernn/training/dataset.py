@@ -15,15 +15,15 @@ from prernn.tasks.task import Task
 
 
 class VideoDataset(Dataset[dict[str, Any]]):
-    """A task's records as items: what `Task.read` gives of each, and its ``path``.
+    """A task's records as items: what `Task.read` returns for each, and its ``path``.
 
     Args:
-        train: lets reading be random, by (seed, epoch, index) alone: the same items whatever the number of workers, and
-            after a resume. Call `set_epoch` before each epoch.
+        train: allows randomness in reading, by (seed, epoch, index) alone: items are the same with any number of
+            workers, and after a resume. Call `set_epoch` before each epoch.
         on_error: "raise" lets VideoError through; "skip" warns, notes the video in ``skipped`` (path: reason) and
-            returns ``dict(path=str, reason=str)``, which `collate` leaves out of the batch. With worker processes, give
-            each batch to `note_skipped` to gather the summary in the main process.
-        tolerate_truncation: take what decodes of a video that ends early.
+            returns ``dict(path=str, reason=str)``, which `collate` leaves out of the batch. With worker processes, pass
+            each batch to `note_skipped` to collect the summary in the main process.
+        tolerate_truncation: use what can be decoded of truncated videos.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class VideoDataset(Dataset[dict[str, Any]]):
         self.on_error, self.tolerate_truncation = on_error, tolerate_truncation
         self.skipped: dict[str, str] = {}
         self._lengths: list[int] = []
-        # Shared memory, so that workers that outlive an epoch see the next one.
+        # Shared memory, so that workers that live longer than an epoch see the next one.
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.records)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the random draws of this epoch, in the workers as well. Call it between epochs."""
+        """Sets the epoch, which determines the random draws, in the workers as well. Call it between epochs."""
         self.epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -79,18 +79,18 @@ class VideoDataset(Dataset[dict[str, Any]]):
     def _skip(self, path: str, reason: str) -> None:
         if path not in self.skipped:
             self.skipped[path] = reason
-            if get_worker_info() is None:  # else the main process says it, once for all workers
+            if get_worker_info() is None:  # otherwise the main process warns, once for all workers
                 warnings.warn(f"skipped {reason}", RuntimeWarning, stacklevel=3)
 
     def note_skipped(self, batch: dict[str, Any]) -> None:
-        """Adds what a batch's workers skipped of these videos to ``skipped``, and warns of what is new."""
+        """Adds what a batch's workers skipped of these videos to ``skipped``, and warns about new ones."""
         skipped = dict(batch["skipped"])
         own = {path_of(record) for record in self.records if skipped}
         for path in own & skipped.keys():
             self._skip(path, skipped[path])
 
     def lengths(self) -> list[int]:
-        """Steps that each item will have, by `Task.length` (kept in memory); 0 for a video that is skipped."""
+        """Number of steps of each item, by `Task.length` (kept in memory); 0 for a skipped video."""
         if not self._lengths:
             self._lengths = [self._length(record) for record in self.records]
         return self._lengths
@@ -107,7 +107,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
         return True
 
     def part(self, chosen: Sequence[bool]) -> "VideoDataset":
-        """The records that are chosen, with what is known of them by now."""
+        """The chosen records, with what is known about them so far."""
         part = VideoDataset(
             self.task,
             list(itertools.compress(self.records, chosen)),
@@ -130,5 +130,5 @@ class VideoDataset(Dataset[dict[str, Any]]):
 
 
 def path_of(record: Any) -> str:
-    """The whole path of a record's video, which means the same in any working directory."""
+    """The absolute path of a record's video, which is valid in any working directory."""
     return os.path.abspath(record.path)

@@ -1,4 +1,4 @@
-"""Tests and predictions in another engine than torch."""
+"""Tests and predictions in an engine other than torch."""
 
 import lightning as L
 
@@ -7,7 +7,7 @@ from prernn.training.module import VideoModule
 
 
 class InEngine(L.Callback):
-    """Lets an engine compute what is tested or predicted, step by step, once the weights are those of the checkpoint.
+    """Lets an engine compute tests or predictions, step by step, once the weights are those of the checkpoint.
 
     Args:
         engine: "torch", "onnxruntime", "openvino" or "auto".

@@ -1,4 +1,4 @@
-"""The one way to evaluate: batches through a network into metrics."""
+"""The one way to evaluate: from batches through a network into metrics."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -16,11 +16,11 @@ from prernn.training.batches import PieceSampler, collate, hold_last, none_reada
 
 Batch = dict[str, Any]
 Advance = Callable[[Batch, NetworkState | None], tuple[Tensor, NetworkState]]
-"""Outputs of a batch that goes on from a state, None for zeros, and the next state."""
+"""Outputs of a batch that continues from a state, None for zeros, and the next state."""
 
 
 def whole_outputs(net: SequenceNetwork, batch: Batch) -> Tensor:
-    """Outputs ``(B, T, K)`` of a network for a batch of videos; a clip network's one answer stands at every frame."""
+    """Outputs ``(B, T, K)`` of a network for a batch of videos; a clip network's one answer is at every frame."""
     inputs, lengths = batch["input"], batch["lengths"]
     if answers_once(net, inputs):
         return clip_outputs(net, inputs, lengths).unsqueeze(1).expand(-1, inputs.shape[1], -1)
@@ -31,17 +31,17 @@ def whole_outputs(net: SequenceNetwork, batch: Batch) -> Tensor:
 
 
 def hears_all(net: SequenceNetwork, inputs: Tensor) -> bool:
-    """Whether a batch is for `whole_outputs` in training too, as the network is to know where each sequence ends."""
+    """Whether a batch needs `whole_outputs` in training too, because the network must know where each sequence ends."""
     return net.wants_lengths or answers_once(net, inputs)
 
 
 def next_outputs(
     net: SequenceNetwork, batch: Batch, state: NetworkState | None, checkpoint: int | None = None
 ) -> tuple[Tensor, NetworkState]:
-    """Outputs ``(B, T, K)`` of a network that goes on from a state, None for zeros, and the state at each video's end.
+    """Outputs ``(B, T, K)`` of a network that continues from a state, None for zeros, and the state at videos' ends.
 
     Raises:
-        NotImplementedError: a network that answers once for a clip, and so has no state.
+        NotImplementedError: the network answers once per clip, and so has no state.
     """
     inputs, lengths = batch["input"], batch["lengths"]
     if answers_once(net, inputs):
@@ -51,7 +51,7 @@ def next_outputs(
 
 
 def going_on(state: NetworkState, going: Tensor) -> NetworkState:
-    """The states of rows that go on, zeros for the others, whatever theirs is; ``going (B,)`` is of truth values."""
+    """The states of continuing rows, zeros for the others, even if theirs is not finite; ``going (B,)`` is Boolean."""
 
     def of_rows(value: Tensor) -> Tensor:
         on = going.to(value.device).view(-1, *[1] * (value.ndim - 1))
@@ -62,26 +62,25 @@ def going_on(state: NetworkState, going: Tensor) -> NetworkState:
 
 
 class Onward:
-    """Outputs of batches in which pieces of a video go on from the state at the end of the piece before.
+    """Outputs of batches in which pieces of a video continue from the final state of the previous piece.
 
-    A batch with ``goes_on (B,)`` is of pieces: where it is not 0, the piece before is of the same ``path`` and in the
-    batch before, as `prernn.training.batches.PieceSampler` has them. A video that is there in several ways has ``way
-    (B,)``, a number of each. Pieces of any length so give what the whole video
-    gives. Other batches are of whole videos.
-    No gradient flows from a piece to the one before: in training this is truncated back-propagation.
+    A batch with ``goes_on (B,)`` consists of pieces: where it is not 0, the previous piece has the same ``path`` and is
+    in the previous batch, as ordered by `prernn.training.batches.PieceSampler`. A video that occurs in several ways has
+    ``way (B,)``, a number for each. So pieces of any length give the same as the whole video. Other batches consist of
+    whole videos. No gradient flows from a piece to the previous one: in training this is truncated back-propagation.
 
     Args:
-        advance: outputs of a batch that goes on from a state, and the next state, such as `next_outputs` of a network.
+        advance: outputs of a batch that continues from a state, and the next state, such as `next_outputs`.
         whole: outputs of a batch of whole videos, such as `whole_outputs`.
     """
 
     def __init__(self, advance: Advance, whole: Callable[[Batch], Tensor]) -> None:
         self.advance, self.whole = advance, whole
-        self._places: list[tuple[str, int]] = []  # of the batch before
+        self._places: list[tuple[str, int]] = []  # of the previous batch
         self._ends: NetworkState = ()
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Outputs ``(B, T, K)``. Raises ValueError for a piece that is not preceded by the one before it."""
+        """Outputs ``(B, T, K)``. Raises ValueError for a piece whose predecessor was not in the previous batch."""
         if "goes_on" not in batch:
             return self.whole(batch)
         out, ends = self.advance(batch, self._begins(batch))
@@ -90,7 +89,7 @@ class Onward:
         return out
 
     def _begins(self, batch: Batch) -> NetworkState | None:
-        """The state that each piece of a batch begins with; None where all begin with zeros."""
+        """The state that each piece of a batch starts from; None if all start from zeros."""
         going = batch["goes_on"] != 0
         if not bool(going.any()):
             return None
@@ -111,16 +110,16 @@ def _places(batch: Batch) -> list[tuple[str, int]]:
 
 
 def onward(net: SequenceNetwork) -> Callable[[Batch], Tensor]:
-    """`Onward` for a network; one that answers once for a clip has no state, and answers for each piece by itself."""
+    """`Onward` for a network; one that answers once per clip has no state, and answers for each piece separately."""
     whole = partial(whole_outputs, net)
     return whole if is_clip_network(net) else Onward(partial(next_outputs, net), whole)
 
 
 def add_batch(forward: Callable[[Batch], Tensor], metrics: Metrics, batch: Batch) -> Tensor | None:
-    """Puts a batch through a network into metrics.
+    """Runs a batch through a network and adds it to metrics.
 
     Returns:
-        The outputs ``(B, T, K)`` in float32; None where every item of the batch was skipped.
+        The outputs ``(B, T, K)`` in float32; None if every item of the batch was skipped.
     """
     if "input" not in batch:
         return None
@@ -133,12 +132,12 @@ def evaluate(forward: Callable[[Batch], Tensor], metrics: Metrics, batches: Iter
     """A task's metrics over batches.
 
     Args:
-        forward: outputs ``(B, T, K)`` of a batch; the network is in the mode that its caller has put it in.
-        metrics: of the task, new.
-        batches: as `prernn.training.batches.collate` makes them.
+        forward: outputs ``(B, T, K)`` of a batch; the network is in the mode set by the caller.
+        metrics: new metrics of the task.
+        batches: as made by `prernn.training.batches.collate`.
 
     Raises:
-        ValueError: no item that could be read.
+        ValueError: no item could be read.
     """
     seen, skipped = 0, {}
     with torch.inference_mode():
@@ -152,12 +151,12 @@ def evaluate(forward: Callable[[Batch], Tensor], metrics: Metrics, batches: Iter
 
 
 def scalars(values: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Those of a task's metrics that are one number each, as plain numbers."""
+    """A task's metrics that are a single number each, as plain numbers."""
     return {name: plain(value) for name, value in values.items() if value.ndim == 0}
 
 
 def in_order(items: Sequence[Batch], size: int) -> Iterator[Batch]:
-    """Items in batches as `Onward` wants them: pieces that go on are in the batch after those that they go on from."""
+    """Items in batches as `Onward` needs them: continuing pieces are in the batch after those that they continue."""
     goes_on = [bool(item.get("goes_on")) for item in items]
     if not any(goes_on):
         return in_batches(items, size)
@@ -165,6 +164,6 @@ def in_order(items: Sequence[Batch], size: int) -> Iterator[Batch]:
 
 
 def in_batches(items: Sequence[Batch], size: int) -> Iterator[Batch]:
-    """Items in batches, in their order."""
+    """Items in batches, in the given order."""
     for first in range(0, len(items), size):
         yield collate(list(items[first : first + size]))

@@ -38,25 +38,25 @@ from prernn.training.run.run_folder import RunFolder, WholeFiles
 DEFAULT_ROOT = "runs/latest"
 HARMLESS_WARNINGS = (
     ".*does not have many workers.*",
-    ".*exists and is not empty.*",  # a run that is resumed or tested keeps its folder
+    ".*exists and is not empty.*",  # a resumed or tested run keeps its folder
     ".*log_every_n_steps.*",
     ".*args parameter is intended.*",
-    ".*in eval mode at the start of training.*",  # frozen batch normalization is meant
+    ".*in eval mode at the start of training.*",  # frozen batch normalization is intended
     ".*LeafSpec.*",
-    ".*custom batch sampler.*",  # ours gives every video once
+    ".*custom batch sampler.*",  # ours yields every video once
 )
 
 
 VALUED = ("--config", "-c", "--data.task", "--data.task.class_path")
-"""Options whose value stands in the next word, and is looked at here."""
+"""Options whose value is the next word, which is checked here."""
 
 
 SHORT = {"--backbone": "--model.recipe.backbone", "--weights": "--model.recipe.weights"}
-"""Short names of options that are often changed."""
+"""Short names of frequently changed options."""
 
 
 MOVED = {f"prernn.tasks.{task.name}.{task.__name__}": f"prernn.tasks.{task.__name__}" for task in TASKS.values()}
-"""Dotted names of classes in configs of before, and what they are called now."""
+"""Dotted names of classes in old configurations, and their current names."""
 
 
 CLASS_IN_TEXT = re.compile(r"(?<=class_path: )[^\s,}'\"]+|(?<=task: )[^\s,}'\"{]+")
@@ -64,10 +64,10 @@ CLASS_IN_TEXT = re.compile(r"(?<=class_path: )[^\s,}'\"]+|(?<=task: )[^\s,}'\"{]
 
 
 def plain_words(arguments: Sequence[str]) -> list[str]:
-    """Arguments as they are parsed: configurations first, the long names of `SHORT`, a task's class as a dotted name.
+    """Arguments as they are parsed: configurations first, long names for `SHORT`, a task's class as a dotted name.
 
-    Where neither the words nor the configurations name a task it is the default one. That is no default of the parser,
-    which would keep the values of its options for another task that has options of the same names.
+    If neither the words nor the configurations name a task, it is the default one. This is not a default of the parser,
+    because that would keep the values of its options for another task with options of the same names.
     """
     files, words = [], []
     pairs = iter(arguments)
@@ -91,7 +91,7 @@ def plain_words(arguments: Sequence[str]) -> list[str]:
 
 
 def _says_task(file: Path) -> bool:
-    """Whether a configuration names a task; one that can't be read is the parser's to complain of."""
+    """Whether a configuration names a task; the parser complains about one that can't be read."""
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
         task = values["data"]["task"]
@@ -101,14 +101,14 @@ def _says_task(file: Path) -> bool:
 
 
 def task_class(name: str) -> str:
-    """The dotted name of a task's class, also of one that is named as `TASKS` does, or by its file."""
+    """The dotted name of a task's class, which may be given by its key in `TASKS`, or by its file."""
     return f"prernn.tasks.{TASKS[name].__name__}" if name in TASKS else importable(name)
 
 
 class OneLineParser(LightningArgumentParser):
-    """A parser whose complaints are one line, raised as ValueError, in place of a usage text and an exit.
+    """A parser that raises its complaints as a one-line ValueError, instead of printing the usage and exiting.
 
-    A config with a class's name of before is read, and one line says its name of now.
+    A configuration with an old class name is read, and one line reports its current name.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -116,7 +116,7 @@ class OneLineParser(LightningArgumentParser):
         self._start = os.getcwd()  # jsonargparse reads a file from within its folder
 
     def parse_string(self, content: str, path: str | os.PathLike = "", **options: Any) -> Any:
-        """As jsonargparse's, with the names of now, and with tasks of one's own."""
+        """As in jsonargparse, with current names, and with the user's own tasks."""
         for old, new in MOVED.items():
             renamed = re.sub(rf"\b{re.escape(old)}\b", new, content)
             if renamed != content:
@@ -132,13 +132,13 @@ class OneLineParser(LightningArgumentParser):
 
 
 class RunConfig(SaveConfigCallback):
-    """Keeps the configuration of a training as ``config.yaml`` in the run's folder, wherever the logger writes."""
+    """Stores the configuration of a training as ``config.yaml`` in the run's folder, wherever the logger writes."""
 
     def __init__(self, parser: LightningArgumentParser, config: Any, **options: Any) -> None:
         super().__init__(parser, config, **{**options, "save_to_log_dir": False})
 
     def save_config(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        """Writes it; a test or a prediction leaves that of the training."""
+        """Writes it; a test or a prediction leaves that of the training unchanged."""
         if stage != "fit":
             return
         values = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
@@ -147,7 +147,7 @@ class RunConfig(SaveConfigCallback):
 
 
 def lasting_values(values: dict[str, Any], task: Task) -> dict[str, Any]:
-    """A configuration's values with whole paths, for a training from the start, not from a checkpoint."""
+    """A configuration's values with absolute paths, for a training from the start, not from a checkpoint."""
     model, data = values["model"]["recipe"], values["data"]
     options = data["task"].get("init_args", {})
     places = [(values["trainer"], "default_root_dir"), (data, "root"), (model, "weights")]
@@ -160,7 +160,7 @@ def lasting_values(values: dict[str, Any], task: Task) -> dict[str, Any]:
 
 
 def without_start(config: Namespace) -> Namespace:
-    """A configuration of a command that takes a checkpoint, which has all weights: none are read beside it."""
+    """The configuration for a command that takes a checkpoint, which has all weights, so no others are read."""
     restored = config.clone()
     recipe = restored[restored.subcommand].model.recipe
     recipe.weights, recipe.pretrained = None, False
@@ -168,13 +168,13 @@ def without_start(config: Namespace) -> Namespace:
 
 
 def _where_it_is(root: Path, others: Sequence[Path]) -> Path:
-    """A run's folder; where it was moved, that of the config.yaml that was given."""
+    """A run's folder; if it was moved, that of the given config.yaml."""
     holds = [folder for folder in (root, *others) if (folder / "checkpoints" / "last.ckpt").is_file()]
     return holds[0] if holds else root
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's, which counts epochs from 1, as all that a run writes does."""
+    """Lightning's, which counts epochs from 1 here, like everything that a run writes."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         last = self.trainer.max_epochs
@@ -182,7 +182,7 @@ class ProgressBar(RichProgressBar):
 
 
 def _recall(config: Any) -> None:
-    """Gives the task what its training measured, from the checkpoint, where the configuration leaves it open."""
+    """Gives the task what its training measured, from the checkpoint, if the configuration leaves it open."""
     given = config.data.task
     kind: Any = own_class(given.class_path) if given else None
     kept = recipe_of(config.ckpt_path).task
@@ -194,23 +194,32 @@ def _recall(config: Any) -> None:
 
 
 class VideoCLI(LightningCLI):
-    """The configured command. A run lives in ``trainer.default_root_dir`` (default ``runs/latest``)."""
+    """The configured command. A run is in ``trainer.default_root_dir`` (default ``runs/latest``)."""
+
+    def __init__(self, *parts: Any, **options: Any) -> None:
+        self._command = next(iter(options["args"]), None)
+        super().__init__(*parts, **options)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning's knows no instance
+        """The one that is asked for: each has a parser of all options, and building four takes four times as long."""
+        known = super().subcommands()
+        return {name: known[name] for name in known if name == self._command} or known
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Data and network share the backbone; the task, which has read the labels, goes from one to the other."""
+        """Data and network share the backbone; the task, which has read the labels, is passed from data to network."""
         parser.link_arguments("model.recipe.backbone", "data.backbone")
         parser.link_arguments("model.recipe.pretrained", "data.pretrained")
         parser.link_arguments("data.opened", "model.task", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Reads them, and keeps how a training that is broken off could go on."""
+        """Parses the arguments, and remembers how an interrupted training can be continued."""
         resume = [] if any(word.startswith("--ckpt_path") for word in args) else ["--ckpt_path", "last"]
         self.again = shlex.join(["prernn", *args, *resume])
         command = args[: 0 if not args or args[0].startswith("-") else 1]
         super().parse_arguments(parser, [*command, *plain_words(args[len(command) :])])
 
     def _parse_ckpt_path(self) -> None:
-        """Looks at a checkpoint's name; Lightning would read a network's arguments in it, which ours do not hold."""
+        """Checks a checkpoint's name; Lightning would look for a network's arguments in it, which ours lack."""
         path = self.config[self.config.subcommand].ckpt_path if self.config.get("subcommand") else None
         if path not in (None, "last", "best") and (Path(path).suffix != ".ckpt" or not Path(path).is_file()):
             near = run_folder_of(Path(path)) / "checkpoints" / "last.ckpt"
@@ -218,7 +227,7 @@ class VideoCLI(LightningCLI):
             raise ValueError(f"--ckpt_path {path}: expected a file such as RUN/checkpoints/last.ckpt, found none{hint}")
 
     def before_instantiate_classes(self) -> None:
-        """Keeps checkpoints and logs in the run's folder, where ``--ckpt_path last`` finds them."""
+        """Puts checkpoints and logs into the run's folder, where ``--ckpt_path last`` finds them."""
         config = self.config[self.subcommand]
         root = Path(config.trainer.default_root_dir or DEFAULT_ROOT)
         if self.subcommand != "fit":
@@ -251,7 +260,7 @@ class VideoCLI(LightningCLI):
         callbacks = [*callbacks, RunFolder(self.again), *checkpoints]
         if self.subcommand == "fit":
             callbacks += callbacks_of(learning, f"val_{score}", mode)
-        else:  # those of training have left their part in the checkpoint
+        else:  # the callbacks of training have left their state in the checkpoint
             warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")
         if config.get("enable_progress_bar") is not False:
             callbacks.append(ProgressBar())
@@ -265,7 +274,7 @@ class VideoCLI(LightningCLI):
 
 
 def callbacks_of(learning: Learning, score: str, mode: str) -> list[L.Callback]:
-    """What of learning is Lightning's to do in training; ``score`` is validation's, ``mode`` says which is better."""
+    """The parts of learning that Lightning's callbacks do; ``score`` is validation's, ``mode`` says which is better."""
     callbacks: list[L.Callback] = []
     if learning.average is not None:
         tail = learning.average == TAIL
@@ -279,30 +288,30 @@ def callbacks_of(learning: Learning, score: str, mode: str) -> list[L.Callback]:
 _OPTIONS: dict[str, Any] = {
     "parser_class": OneLineParser,
     "seed_everything_default": 0,
-    # Lightning's summary of the network says 0 FLOPs, as it has no example of its input; ours says what learns
+    # Lightning's summary of the network says 0 FLOPs, because it has no example of its input; ours says what learns
     "trainer_defaults": {"use_distributed_sampler": False, "enable_model_summary": False},
     "auto_configure_optimizers": False,
 }
 
 
 class _ReadCLI(VideoCLI):
-    """Reads a configuration and makes the data that it says, without a trainer."""
+    """Reads a configuration and creates its data, without a trainer."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """As `VideoCLI`; what a run's own config.yaml says beside is read past."""
+        """As in `VideoCLI`; other settings in a run's own config.yaml are ignored."""
         super().add_arguments_to_parser(parser)
         for name in ("ckpt_path", "weights_only", "return_predictions", "verbose"):
             parser.add_argument(f"--{name}", default=None, type=Any)
 
     def before_instantiate_classes(self) -> None:
-        """Nothing to prepare without a trainer."""
+        """Does nothing: without a trainer there is nothing to prepare."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """None is needed."""
+        """Does nothing: no trainer is needed."""
 
 
 class _NoNetwork(L.LightningModule):
-    """Takes what a configuration says of `VideoModule`, and makes nothing of it: a run's is in its checkpoint."""
+    """Accepts the configuration of `VideoModule` but builds no network: a run's network is in its checkpoint."""
 
     def __init__(
         self,
@@ -316,10 +325,10 @@ class _NoNetwork(L.LightningModule):
 
 
 def read_config(arguments: list[str]) -> tuple[NetworkSpec, Learning, VideoData]:
-    """What arguments such as ``--config FILE --data.root DIR`` say of the network, how it learns, and the data.
+    """The network, way of learning and data that arguments such as ``--config FILE --data.root DIR`` describe.
 
     Raises:
-        ValueError: as `main`.
+        ValueError: as in `main`.
     """
     _quiet()
     warnings.filterwarnings("ignore", ".*args parameter is intended.*")
@@ -328,13 +337,13 @@ def read_config(arguments: list[str]) -> tuple[NetworkSpec, Learning, VideoData]
 
 
 def _quiet() -> None:
-    """Silences Lightning's tips, seeds and device lists, which crowd out what counts. Its import sets the levels."""
+    """Silences Lightning's tips, seeds and device lists, which hide what matters. Importing it sets the levels."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def main(arguments: list[str], callbacks: Sequence[L.Callback] = ()) -> None:
-    """Runs ``fit``, ``validate``, ``test`` or ``predict`` with its arguments, and callbacks beside our own.
+    """Runs ``fit``, ``validate``, ``test`` or ``predict`` with its arguments, and callbacks in addition to our own.
 
     Raises:
         ValueError: an argument, key or value that does not fit; a checkpoint of another network.

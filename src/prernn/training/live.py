@@ -1,4 +1,4 @@
-"""Evaluation as a camera sees it: one video after the other, and nobody resets the state."""
+"""Evaluation as on a camera: one video after the other, without resetting the state."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,31 +14,31 @@ from prernn.training.batches import collate, of_each_frame
 from prernn.training.evaluation import Advance
 
 PIECE = 500
-"""Frames at a time of a picture that stands still."""
+"""Number of frames at a time of a still picture."""
 
 
 def random_orders(items: int, orders: int, seed: int = 0) -> list[list[int]]:
-    """Orders of so many items, by the seed."""
+    """Random orders of ``items`` items, determined by the seed."""
     return [np.random.default_rng([seed, number]).permutation(items).tolist() for number in range(orders)]
 
 
 def evaluate_live(
     advance: Advance, metrics: Metrics, items: Sequence[dict[str, Any]], orders: Sequence[Sequence[int]]
 ) -> dict[str, Tensor]:
-    """A task's metrics over items in several orders, through each of which one state goes from the first to the last.
+    """A task's metrics over items in several orders, through each of which one state is carried from first to last.
 
-    The orders are streams side by side, so they take little longer than one.
+    The orders are parallel streams, so they take little longer than one.
 
     Args:
         advance: the network, or the part behind its trunk.
-        metrics: of the task, new.
-        items: videos, or what the trunk made of them.
-        orders: of their numbers.
+        metrics: new metrics of the task.
+        items: videos, or the trunk's outputs for them.
+        orders: orders of their numbers.
     """
     state: NetworkState | None = None
     with torch.inference_mode():
         for numbers in zip(*orders, strict=True):
-            # a piece of a video goes on from whatever came before it here
+            # here a piece of a video continues from whatever came before it
             rows = ({name: value for name, value in items[n].items() if name != "goes_on"} for n in numbers)
             batch = collate(list(rows))
             out, state = advance(batch, state)
@@ -47,9 +47,9 @@ def evaluate_live(
 
 
 def at_rate(item: dict[str, Any], rate: float) -> dict[str, Any]:
-    """An item as a camera of ``rate`` times the frames a second would give it: frames are shown again, or left out.
+    """An item as a camera at ``rate`` times the frame rate would deliver it: frames are repeated or left out.
 
-    All tensors with a row a frame change alike, ``input (T, ...)`` to ``(max(1, T rate), ...)``.
+    All tensors with one row per frame change in the same way, ``input (T, ...)`` to ``(max(1, T rate), ...)``.
     """
     steps = len(item["input"])
     shown = torch.arange(max(1, int(steps * rate + 1e-6))).div(rate).add(1e-6).long().clamp(max=steps - 1)
@@ -57,7 +57,7 @@ def at_rate(item: dict[str, Any], rate: float) -> dict[str, Any]:
 
 
 def through_clock(item: dict[str, Any], rate: float) -> dict[str, Any]:
-    """What a stream that keeps to the network's rate shows it of such a camera (`prernn.streaming.pace`)."""
+    """What a stream at the network's rate shows it from such a camera (`prernn.streaming.pace`)."""
     seen = at_rate(item, rate)
     stamps = ((number / rate, number) for number in range(len(seen["input"])))
     shown = torch.tensor([number for _, number in Pace(1.0)(stamps)])
@@ -65,12 +65,12 @@ def through_clock(item: dict[str, Any], rate: float) -> dict[str, Any]:
 
 
 def stand_still(advance: Advance, item: dict[str, Any], frames: int) -> dict[str, float]:
-    """What a network does while the last picture of a video stands for so many frames.
+    """What a network does while the last picture of a video stands still for a number of frames.
 
     Returns:
-        ``changes``, how often the best output changes, the first answer to the picture left aside; ``drift``, by how
-        much an output moves at most once a tenth of the frames has passed; ``largest``, the largest number of a state
-        by magnitude, and ``first``, that before the picture.
+        ``changes``, how often the best output changes, not counting the first answer to the picture; ``drift``, the
+        largest change of an output after the first tenth of the frames; ``largest``, the largest magnitude in a state,
+        and ``first``, the same before the picture.
     """
     changes, largest, answer, outputs = 0, 0.0, None, []
     with torch.inference_mode():

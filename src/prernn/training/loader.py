@@ -1,4 +1,4 @@
-"""How batches come from worker processes. A worker that is spawned imports this, and no Lightning."""
+"""Loads batches with worker processes. A spawned worker imports this module, and no Lightning."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,15 +12,15 @@ from prernn.training.dataset import VideoDataset
 
 
 class EpochLoader(DataLoader):
-    """Batches in whose order and chance nothing counts but the seed and the number of the epoch.
+    """Batches whose order and randomness depend only on the seed and the number of the epoch.
 
-    The number is asked for whenever a pass begins, as workers begin to read at once: Lightning begins its first pass
-    before it says that an epoch has started, and later ones after it.
+    The number is requested whenever a pass begins, because workers start reading at once: Lightning begins its first
+    pass before it announces that an epoch has started, and later ones after it.
 
     Args:
-        dataset: as DataLoader's; it and the batch sampler have ``set_epoch``.
-        epoch: gives the number of the epoch that a pass is for; None where nothing is random.
-        options: DataLoader's.
+        dataset: as in DataLoader; it and the batch sampler have ``set_epoch``.
+        epoch: returns the number of the epoch of a pass; None if nothing is random.
+        options: those of DataLoader.
     """
 
     def __init__(self, dataset: VideoDataset, epoch: Callable[[], int] | None = None, **options: Any) -> None:
@@ -42,12 +42,12 @@ def video_loader(
     epoch: Callable[[], int] | None = None,
     join: Callable[[list[dict[str, Any]]], dict[str, Any]] = collate,
 ) -> EpochLoader:
-    """Batches of videos, read by so many processes (0: by this one); ``epoch`` as `EpochLoader`'s.
+    """Batches of videos, read by a number of processes (0: by this one); ``epoch`` as in `EpochLoader`.
 
-    ``join`` makes a batch of items.
+    ``join`` makes a batch from items.
 
-    The processes stay for all passes: starting one can take longer than an epoch. Their seeds come from a generator
-    that is the loader's own, so that the global one goes on as it would without them.
+    The processes stay alive for all passes: starting one can take longer than an epoch. Their seeds come from the
+    loader's own generator, so that the global one continues as it would without them.
     """
     return EpochLoader(
         dataset,
@@ -62,4 +62,4 @@ def video_loader(
 
 
 def _begin_worker(number: int) -> None:
-    keep_memory()  # which a process that was not forked does not have from the main one
+    keep_memory()  # a process that was not forked does not inherit this

@@ -1,4 +1,4 @@
-"""Joint fine-tuning of a recurrent network: losses, learning rates, schedules, what is logged and predicted."""
+"""Joint fine-tuning of a recurrent network: losses, learning rates, schedules, logging and predictions."""
 
 import json
 import math
@@ -38,20 +38,20 @@ from prernn.training.learning.clipping import Clipping
 from prernn.training.learning.optimizer import make_optimizer
 
 CONTINUITY_KEY = "prernn_continuity"
-"""In a checkpoint: how its states went on in training."""
+"""Key in a checkpoint: how its states carried over in training."""
 
 CALIBRATION = 32
-"""Training videos that gate inputs are calibrated on."""
+"""Number of training videos on which gate inputs are calibrated."""
 
 
 class VideoModule(L.LightningModule):
-    """A task learnt by a recurrent network, for Lightning's Trainer.
+    """A task learned by a recurrent network, for Lightning's Trainer.
 
     Args:
         recipe: the network.
         learning: how it learns.
         task: what it learns: outputs, loss and metrics; labels and transform go into the checkpoint.
-        network: a network that is built already, in place of ``recipe``.
+        network: a network that is already built, instead of ``recipe``.
 
     Raises:
         ValueError, NotImplementedError: what `NetworkSpec.build` raises; checkpoints for a network of whole clips.
@@ -75,11 +75,11 @@ class VideoModule(L.LightningModule):
         if task is not None:
             self.network.recipe = task.noted(self.network.recipe)
             self.metrics = task.metrics()
-        channels_last(self.network)  # checkpoints do not differ
+        channels_last(self.network)  # checkpoints are not affected
         self.run_seed: int | None = None
         self.weights_epoch: int | None = None
         self.test_results: dict[str, Any] = {}
-        self._read, self._skipped = 0, dict[str, str]()  # by this process, in the pass that goes on
+        self._read, self._skipped = 0, dict[str, str]()  # by this process, in the current pass
         if self.learning.pretrained_lr == 0:
             self._freeze_pretrained()
         if learning.checkpoint is not None and (is_clip_network(self.network) or self.network.wants_lengths):
@@ -92,10 +92,10 @@ class VideoModule(L.LightningModule):
         penalised = learning.activity or learning.slowness
         self._activity = Activity(self.network, learning.activity, learning.slowness) if penalised else None
         self._onward = onward(self.network)
-        self._pieces = onward(self.network)  # of training, which is in the middle of an epoch when it is validated
-        self._steps: tuple[int, int] | None = None  # of the optimizer, in an epoch and in all
-        self._state: NetworkState | None = None  # that rows of the next batch go on from
-        self.train()  # Lightning takes the mode that it finds
+        self._pieces = onward(self.network)  # for training, since validation may come in the middle of an epoch
+        self._steps: tuple[int, int] | None = None  # of the optimizer, per epoch and in total
+        self._state: NetworkState | None = None  # from which rows of the next batch continue
+        self.train()  # Lightning keeps the mode that it finds
 
     def _freeze_pretrained(self) -> None:
         new = {id(p) for p in self.network.new_parameters()}
@@ -103,11 +103,11 @@ class VideoModule(L.LightningModule):
             p.requires_grad_(id(p) in new)
 
     def evaluate_by(self, network: SequenceNetwork) -> None:
-        """Lets another form of the network compute what is evaluated."""
+        """Lets another form of the network compute evaluations."""
         self.network, self._onward = network, onward(network)
 
     def train(self, mode: bool = True):
-        """Sets the mode; batch normalization stays on its statistics where they are frozen."""
+        """Sets the mode; batch normalization keeps its statistics if they are frozen."""
         super().train(mode)
         if self.learning.frozen_statistics:
             freeze_statistics(self)
@@ -131,18 +131,22 @@ class VideoModule(L.LightningModule):
             by_batch = LambdaLR(optimizer, self._rate_of_step)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": by_batch, "interval": "step"}}
         if schedule.kind == "plateau":
-            # torch's patience is how many epochs without improvement are let pass, and the next one reduces
-            counts: dict[str, Any] = {"patience": schedule.every - 1, "threshold": 0.0, "eps": 0.0}  # any fall is one
+            # torch's patience is the number of tolerated epochs without improvement; the next one reduces the rate
+            counts: dict[str, Any] = {
+                "patience": schedule.every - 1,
+                "threshold": 0.0,
+                "eps": 0.0,
+            }  # any decrease counts
             plateau = ReduceLROnPlateau(optimizer, factor=schedule.factor, **counts)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "train_loss"}}
         return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, schedule.rate)}
 
     def _rate_of_step(self, step: int) -> float:
-        """Share of the base learning rate, of a schedule by the batch; 1 as long as nobody knows how many there are."""
+        """Share of the base learning rate, for a schedule per batch; 1 until the number of batches is known."""
         return self.learning.schedule.rate_at(step, *self._steps) if self._steps else 1.0
 
     def _begin_by_batch(self) -> None:
-        """Counts the optimizer's steps: not before, as Lightning would begin to read the batches of a first epoch."""
+        """Counts the optimizer's steps; not earlier, as that would make Lightning read the first epoch's batches."""
         steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(steps):
             raise ValueError("learning schedule: expected --trainer.max_epochs, at whose end it ends, got none")
@@ -154,7 +158,7 @@ class VideoModule(L.LightningModule):
             group["lr"] = base * self._rate_of_step(scheduler.last_epoch)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """By the batch; by the epoch not where Lightning would step: of a plateau that is behind the checkpoint."""
+        """Steps per batch; per epoch only if Lightning's step is not that of a plateau already in the checkpoint."""
         if self.learning.schedule.each_batch:
             scheduler.step()
 
@@ -164,7 +168,7 @@ class VideoModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Limits the gradient, of all that trains together, or its norm in each parameter group by itself."""
+        """Limits the gradient of everything that trains, or its norm in each parameter group separately."""
         clip = self.clipping(gradient_clip_val, gradient_clip_algorithm)
         if clip.each_group:
             clip(optimizer)
@@ -172,12 +176,12 @@ class VideoModule(L.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def clipping(self, limit: float | None, algorithm: str | None) -> Clipping:
-        """Of the gradient, as the trainer's options and ``learning.clip_groups`` say."""
+        """How the gradient is clipped, by the trainer's options and ``learning.clip_groups``."""
         by_value = algorithm == "value"
         return Clipping(float(limit or math.inf), by_value, self.learning.clip_groups and not by_value)
 
     def on_fit_start(self) -> None:
-        """Brings gate inputs to one scale and trains behind the frozen trunk first, where no checkpoint goes before."""
+        """Calibrates gate inputs and trains behind the frozen trunk first, unless training continues a checkpoint."""
         if self.learning.clip_groups and not self.trainer.gradient_clip_val:
             raise ValueError("learning clip_groups: expected the limit as --trainer.gradient_clip_val, got none")
         self._calibrate()
@@ -192,7 +196,7 @@ class VideoModule(L.LightningModule):
             return (video.to(self.device) for video in videos())
 
         before = gate_inputs_of(self.network, read())
-        if not before:  # no video can be read, which training says more of
+        if not before:  # no video can be read, which training reports in detail
             return
         measure(self.network, lambda: [self.network(video) for video in read()])
         after = gate_inputs_of(self.network, read())
@@ -202,13 +206,13 @@ class VideoModule(L.LightningModule):
                 print(f"  {line}")
 
     def on_train_start(self) -> None:
-        """Trains no further where a run that is resumed had come down to its floor."""
+        """Stops at once if the resumed run had already reached its floor."""
         if self.learning.schedule.each_batch:
             self._begin_by_batch()
         self._stop_at_floor()
 
     def on_train_epoch_start(self) -> None:
-        """Makes an epoch's chance a function of the seed and its number, so that a resumed run repeats it."""
+        """Makes an epoch's randomness a function of the seed and its number, so that a resumed run repeats it."""
         if self.run_seed is None:
             self.run_seed = torch.initial_seed()
         torch.manual_seed((self.run_seed + self.current_epoch) % 2**63)
@@ -216,7 +220,7 @@ class VideoModule(L.LightningModule):
         self._pieces = onward(self.network)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The task's loss of a batch, weighed so that processes with unequal batches average rightly."""
+        """The task's loss of a batch, weighted so that processes with unequal batches average correctly."""
         videos = len(batch["path"])
         self._note(batch)
         if self.trainer.is_last_batch:
@@ -236,7 +240,7 @@ class VideoModule(L.LightningModule):
         return loss * videos * self.trainer.world_size / counts.sum().clamp(min=1)
 
     def _training_loss(self, batch: dict[str, Any]) -> Tensor:
-        """The task's, and penalties on what recurrent layers give."""
+        """The task's loss, plus penalties on the outputs of recurrent layers."""
         if self._activity is None:
             return self._loss(self._training_outputs(batch), batch)
         with self._activity.noted() as outputs:
@@ -244,19 +248,19 @@ class VideoModule(L.LightningModule):
         return loss + self._activity.penalty(outputs)
 
     def _training_outputs(self, batch: dict[str, Any]) -> Tensor:
-        if "goes_on" in batch:  # pieces that go on from each other
+        if "goes_on" in batch:  # pieces that continue each other
             return self._pieces(batch)
-        if "weight" not in batch:  # clips that begin with a zero state
+        if "weight" not in batch:  # clips that start from a zero state
             return self._outputs(batch, self._video(batch))
         state = carried(self._state, self.continuity)
         video = self._video(batch)
-        if video is not batch["input"]:  # the state of a row that has ended goes on with its last frame
+        if video is not batch["input"]:  # the state of a row that has ended continues with its last frame
             batch = {**batch, "input": video, "lengths": torch.full_like(batch["lengths"], video.shape[1])}
         out, self._state = next_outputs(self.network, batch, state, self.learning.checkpoint)
         return out
 
     def _video(self, batch: dict[str, Any]) -> Tensor:
-        """The videos; where batch statistics are learnt, padded with their last frames, as zeros would distort them."""
+        """The videos; if batch statistics are learned, padded with their last frames, as zeros would distort them."""
         video, lengths = batch["input"], batch["lengths"]
         pads = not self.learning.frozen_statistics and not self.network.wants_lengths
         if not pads or int(lengths.min()) == video.shape[1]:
@@ -264,11 +268,11 @@ class VideoModule(L.LightningModule):
         return hold_last(video, lengths)
 
     def _outputs(self, batch: dict[str, Any], video: Tensor) -> Tensor:
-        """Outputs ``(B, T, K)``; a network of clips sees each video as one."""
+        """Outputs ``(B, T, K)``; a network of clips sees each video as one clip."""
         return whole_outputs(self.network, batch) if hears_all(self.network, video) else self(video)
 
     def _evaluated(self, batch: dict[str, Any]) -> Tensor:
-        """Outputs ``(B, T, K)`` in evaluation, where pieces of a video go on from each other."""
+        """Outputs ``(B, T, K)`` in evaluation, in which pieces of a video continue each other."""
         return self._onward(batch) if "goes_on" in batch else self._outputs(batch, batch["input"])
 
     def _loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
@@ -279,7 +283,7 @@ class VideoModule(L.LightningModule):
         return torch.stack([p.sum() for p in self.network.parameters() if p.requires_grad]).sum() * 0.0
 
     def on_train_epoch_end(self) -> None:
-        """Sets the next epoch's learning rate, once the history has this one's and before a checkpoint is written."""
+        """Sets the next epoch's learning rate, after the history has this one's and before a checkpoint is written."""
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(self.trainer.callback_metrics["train_loss"])
@@ -288,13 +292,13 @@ class VideoModule(L.LightningModule):
         self._stop_at_floor()
 
     def _stop_at_floor(self) -> None:
-        """Ends training once the schedule has brought the learning rate down to its floor."""
-        floor = self.learning.schedule.stop_at * (1 + 1e-6)  # 3e-3 divided by 10 four times is a hair above 3e-7
+        """Ends training once the schedule has decreased the learning rate to its floor."""
+        floor = self.learning.schedule.stop_at * (1 + 1e-6)  # 3e-3 divided by 10 four times is slightly above 3e-7
         if floor and self.trainer.optimizers[0].param_groups[0]["lr"] <= floor:
             self.trainer.should_stop = True
 
     def _note(self, batch: dict[str, Any]) -> None:
-        """Remembers what of a batch was read, and what was skipped."""
+        """Remembers what was read of a batch, and what was skipped."""
         self._read += len(batch["path"])
         self._skipped.update(batch["skipped"])
         data = getattr(self.trainer, "datamodule", None)
@@ -302,7 +306,7 @@ class VideoModule(L.LightningModule):
             data.note_skipped(batch)
 
     def _check_some_read(self) -> None:
-        """Ends a pass over videos. Raises ValueError, in every process, where none of them has read any."""
+        """Ends a pass over videos. Raises ValueError, in every process, if none of them has read any."""
         passes: list[Any] = [(self._read, self._skipped)]  # of each process
         self._read, self._skipped = 0, {}
         if self.trainer.world_size > 1:
@@ -312,12 +316,12 @@ class VideoModule(L.LightningModule):
             raise none_readable({path: reason for _, skipped in passes for path, reason in skipped.items()})
 
     def _evaluate(self, batch: dict[str, Any], name: str) -> Tensor | None:
-        """Adds a batch to loss and metrics; gives its outputs ``(B, T, K)``, None where all videos were skipped."""
+        """Adds a batch to loss and metrics; returns its outputs ``(B, T, K)``, None if all videos were skipped."""
         self._note(batch)
         videos = len(batch["path"])
         out = add_batch(self._evaluated, self.metrics, batch)
         loss = torch.zeros((), device=self.device) if out is None else self._loss(out, batch)
-        # logged for an empty batch too, with no weight: every process has to take part in the exchange
+        # logged for an empty batch too, with no weight: every process must take part in the exchange
         self.log(f"{name}_loss", loss, batch_size=videos, sync_dist=True)
         return out
 
@@ -340,7 +344,7 @@ class VideoModule(L.LightningModule):
         self._finish("val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
-        """Adds a batch to the test metrics; gives its outputs ``(B, T, K)``."""
+        """Adds a batch to the test metrics; returns its outputs ``(B, T, K)``."""
         return self._evaluate(batch, "test")
 
     def on_test_epoch_end(self) -> None:
@@ -367,14 +371,14 @@ class VideoModule(L.LightningModule):
         checkpoint[CONTINUITY_KEY] = str(self.continuity)
 
     def _train_as_before(self) -> None:
-        """As trainings went before they had rows and rates of sparse recurrences, but for what the config says."""
+        """Trains as before there were rows and rates of sparse recurrences, except where the configuration says so."""
         if self.learning.continuity == Continuity():
             self.continuity = SINGLE_CLIPS
         if self.learning.sparse_power == SPARSE_POWER:
             self.sparse_power = 0.0
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Checks that the checkpoint is of this network, and takes on its seed.
+        """Checks that the checkpoint is of this network, and takes over its seed.
 
         Raises:
             ValueError: another network, or classes in another order.
@@ -385,7 +389,7 @@ class VideoModule(L.LightningModule):
             self._train_as_before()
         steps = Recipe.from_json(checkpoint[RECIPE_KEY]).steps if RECIPE_KEY in checkpoint else ()
         if self.recipe.calibrate and steps and STEP not in [step.name for step in steps]:
-            drop_calibration(self.network)  # a training of before calibration was the default
+            drop_calibration(self.network)  # trained before calibration was the default
         prefix = "network."
         weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         load_state(self.network, weights, "checkpoint")

@@ -1,20 +1,15 @@
 """Fake cameras, and that nothing is left running."""
 
-import time
-
 import pytest
 
-from live_servers import numbered, reading_threads
+from live_servers import await_end_of_reading, numbered
 from prernn.streaming.sources import source as reader
 
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left():
     yield
-    until = time.monotonic() + 5
-    while reading_threads() and time.monotonic() < until:
-        time.sleep(0.01)
-    assert reading_threads() == []
+    await_end_of_reading()
 
 
 @pytest.fixture

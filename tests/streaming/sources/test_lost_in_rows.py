@@ -214,9 +214,16 @@ def run(tmp_path_factory):
     return root
 
 
-def test_the_command_says_what_happened_to_the_source(run, capsys):
-    server = LiveServer(40)
-    threading.Timer(1.5, server.kill).start()
+def test_the_command_says_what_happened_to_the_source(run, capsys, monkeypatch):
+    server, taken, take = LiveServer(40), [], Source.__next__
+
+    def killed_after_twenty(source):
+        taken.append(take(source))
+        if len(taken) == 20:
+            server.kill()
+        return taken[-1]
+
+    monkeypatch.setattr(Source, "__next__", killed_after_twenty)
     words = ["stream", server.url, "--checkpoint", str(run), "--drop", "every:2", "--reconnect", "1", "--timeout", "2"]
     code = main(words)
     out, err = capsys.readouterr()

@@ -1,1 +1,1 @@
-"""What all commands' options have in common."""
+"""What the options of all commands share."""

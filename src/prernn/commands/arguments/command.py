@@ -1,4 +1,4 @@
-"""What every command has: a line of help, its options, and what it does."""
+"""What every command consists of: a line of help, its options, and a function."""
 
 import argparse
 import contextlib
@@ -17,14 +17,14 @@ class Command:
     """One word after ``prernn``.
 
     Attributes:
-        help: what it does, in a line.
+        help: what it does, in one line.
         run: does it, with the options as they were given.
-        add_arguments: adds its options to a parser. Nothing heavy is imported for it: help has to come at once. None
-            where they are not argparse's: ``run`` then gets ``options.command``, and all that follows it as
+        add_arguments: adds its options to a parser. It imports nothing heavy, because help must appear at once. None
+            if argparse does not parse them: ``run`` then gets ``options.command``, and everything that follows it as
             ``options.words``.
         options: further arguments of its parser, such as ``usage``.
-        passes_on: whether ``run`` gets the words that are none of its options as ``options.words``, as they are
-            another command's.
+        passes_on: whether ``run`` gets the words that are not among its options as ``options.words``, because they
+            belong to another command.
     """
 
     help: str
@@ -35,12 +35,12 @@ class Command:
 
 
 class Parser(argparse.ArgumentParser):
-    """Complains in one line, as the other errors do; ``passes_on`` as a `Command`'s."""
+    """Reports a mistake in one line, as the other errors do; ``passes_on`` as in `Command`."""
 
     passes_on = False
 
     def parse_known_args(self, *arguments: Any, **options: Any) -> Any:
-        """As argparse's, but a word that is unknown is an error here, where the options that it may be are known."""
+        """As in argparse, but an unknown word is an error here, where the options it may have meant are known."""
         known, rest = super().parse_known_args(*arguments, **options)
         if self.passes_on:
             known.words = [word for word in rest if word != "--"]
@@ -52,20 +52,20 @@ class Parser(argparse.ArgumentParser):
         return known, rest
 
     def error(self, message: str) -> NoReturn:
-        """Raises ValueError with the message, and with the choice that was nearest to a wrong one."""
+        """Raises ValueError with the message, and with the choice closest to a wrong one."""
         if wrong := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
             message += close_to(wrong[1], re.findall(r"[\w.:-]+", wrong[2]))
         raise ValueError(f"{message} (see {self.prog} --help)")
 
 
 def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Those of the named options that were given, for a function that has defaults of its own."""
+    """The named options that were given, for a function that has its own defaults."""
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 @contextlib.contextmanager
 def saying_warnings() -> Iterator[None]:
-    """Lets warnings be lines for a user, without the place in the source that they come from."""
+    """Shows warnings as lines for a user, without the place in the source where they were raised."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *place, **more: print(f"prernn: {message}", file=sys.stderr)
         yield

@@ -1,4 +1,4 @@
-"""What jsonargparse and Lightning complain of, in the words of all other messages."""
+"""What jsonargparse and Lightning complain about, in the words of all other messages."""
 
 import ast
 import contextlib
@@ -26,7 +26,7 @@ VALUE = re.compile(r"(?P<kinds>Expected a .*?)(?:\. Got value: (?P<value>.*))?")
 
 @contextlib.contextmanager
 def in_plain_words() -> Iterator[None]:
-    """Lets a ValueError through with one plain line, and makes one of what Lightning calls a misconfiguration."""
+    """Reduces a ValueError to one plain line, and makes one of what Lightning calls a misconfiguration."""
     try:
         yield
     except Exception as error:
@@ -38,7 +38,7 @@ def in_plain_words() -> Iterator[None]:
 
 
 def plain(message: str) -> str:
-    """The message of a parser in plain words; any other as it is."""
+    """A parser's message in plain words; any other message as it is."""
     if required := re.search(r"arguments are required: (?:(?:fit|validate|test|predict)\.)?([\w.]+)", message):
         prefix, _, name = required[1].rpartition(".")
         text = groups().get(prefix, {}).get(name, "").rstrip(".")
@@ -68,7 +68,7 @@ def plain(message: str) -> str:
 
 
 def _innermost(message: str) -> tuple[str, str, str]:
-    """The option, what is said of it, and its value where that stands apart."""
+    """The option, what is said about it, and its value if that is given separately."""
     keys, said, value = [], message, ""
     while True:
         if match := WITHIN.fullmatch(said):

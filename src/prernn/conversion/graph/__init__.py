@@ -1,1 +1,1 @@
-"""The graph of a CNN: tracing it, finding what lies around a layer, putting recurrent layers in."""
+"""The graph of a CNN: tracing it, finding the surroundings of a layer, inserting recurrent layers."""

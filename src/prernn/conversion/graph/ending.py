@@ -1,4 +1,4 @@
-"""Where a graph ends: the value that the CNN puts out, and the output layer that it comes from."""
+"""The end of a graph: the CNN's output value, and the output layer that it comes from."""
 
 from torch import fx, nn
 
@@ -8,33 +8,33 @@ ENDING_MODULES = (
     *(nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout),
     *(nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Sigmoid),
 )
-"""Modules that may stand between the output layer and the output."""
+"""Modules that may be between the output layer and the output."""
 
 ENDING_STEPS = (
     *("flatten", "view", "reshape", "squeeze", "contiguous", "getitem"),
     *("softmax", "log_softmax", "sigmoid"),
 )
-"""Functions and methods that may."""
+"""Functions and methods that may be there."""
 
 
 def final_value(module: fx.GraphModule) -> fx.Node:
-    """The node whose value the CNN puts out.
+    """The node whose value is the CNN's output.
 
     Raises:
-        NotImplementedError: it puts out something other than one tensor.
+        NotImplementedError: the output is something other than one tensor.
     """
     value = module.graph.output_node().args[0]
     if isinstance(value, tuple | list):
-        value = value[0]  # a network in state form puts out (output, states)
+        value = value[0]  # a recurrent network's graph returns (output, states)
     if not isinstance(value, fx.Node) or value_shape(value) is None:
-        raise NotImplementedError("expected a CNN that puts out one tensor; wrap it in a module that picks one")
+        raise NotImplementedError("expected a CNN with one tensor as output; wrap it in a module that picks one")
     return value
 
 
 def find_output_layer(module: fx.GraphModule) -> fx.Node | None:
     """The fc or 1x1 conv layer whose values are the CNN's outputs, or None for a CNN that ends in features.
 
-    Between it and the output only reshaping, dropout and a final softmax, log-softmax or sigmoid may stand.
+    Only reshaping, dropout and a final softmax, log-softmax or sigmoid may be between it and the output.
     """
     node = final_value(module)
     while True:
@@ -47,7 +47,7 @@ def find_output_layer(module: fx.GraphModule) -> fx.Node | None:
 
 
 def _ends_only(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether the node may stand between the output layer and the output."""
+    """Whether the node may be between the output layer and the output."""
     before = value_shape(node.all_input_nodes[0]) if node.all_input_nodes else None
     if before is None:
         return False

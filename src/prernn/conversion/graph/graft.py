@@ -1,7 +1,7 @@
-"""Recurrent layers in a network's graph: finding them, putting one in, taking one out.
+"""Recurrent layers in a network's graph: finding, inserting and removing them.
 
 The graph of a `prernn.conversion.network.RecurrentNetwork` is ``(frames, states) -> (output, states)``; each recurrent
-layer takes its inputs and its own state, and gives its output and its next state.
+layer takes its inputs and its own state, and returns its output and its next state.
 """
 
 import copy
@@ -15,7 +15,7 @@ from prernn.layers.cells import LinearCell
 from prernn.layers.recurrent_layer import RecurrentLayer
 
 UNIT_LAYER = "input_to_hidden.layer"
-"""Where a recurrent layer keeps the CNN's own layer."""
+"""Name of the CNN's own layer inside a recurrent layer."""
 
 
 def recurrent_nodes(cnn: fx.GraphModule) -> list[fx.Node]:
@@ -24,7 +24,7 @@ def recurrent_nodes(cnn: fx.GraphModule) -> list[fx.Node]:
 
 
 def recurrent_layer(cnn: fx.GraphModule, node: fx.Node) -> RecurrentLayer:
-    """The recurrent layer that ``node`` calls. TypeError where it calls something else."""
+    """The recurrent layer that ``node`` calls. TypeError if it calls something else."""
     layer = submodule_of(cnn, node)
     if not isinstance(layer, RecurrentLayer):
         raise TypeError(f"expected a node that calls a recurrent layer, got {node.format_node()}")
@@ -52,13 +52,13 @@ def insert_layer(
     end: fx.Node,
     nodes: list[fx.Node],
 ) -> fx.Node:
-    """Puts a recurrent layer into the graph in place of ``nodes``.
+    """Inserts a recurrent layer into the graph in place of ``nodes``.
 
-    It reads ``inputs``; its output, which is returned, stands in for ``end``.
+    It reads ``inputs``; its output, which is returned, replaces ``end``.
     """
     graph = module.graph
     module.add_submodule(name, layer)
-    with graph.inserting_after(inputs_of(graph)[-1] if end.op == "placeholder" else end):  # behind the state
+    with graph.inserting_after(inputs_of(graph)[-1] if end.op == "placeholder" else end):  # after the state
         call = graph.call_module(name, (tuple(inputs), None))
     with graph.inserting_after(call):
         output = graph.call_function(operator.getitem, (call, 0))
@@ -75,7 +75,7 @@ def insert_layer(
 
 
 def _connect_states(module: fx.GraphModule) -> None:
-    """Hands the i-th recurrent layer the i-th state and puts the new states out in the same order."""
+    """Connects the i-th recurrent layer to the i-th state, and outputs the new states in the same order."""
     graph = module.graph
     state, output = inputs_of(graph)[1], graph.output_node()
     following = []
@@ -90,10 +90,10 @@ def _connect_states(module: fx.GraphModule) -> None:
 
 
 def _output_and_states(output: fx.Node) -> tuple[Argument, tuple[fx.Node, ...]]:
-    """What a network's graph puts out."""
+    """The output value and the new states of a network's graph."""
     both = output.args[0]
     if not isinstance(both, tuple):
-        raise TypeError(f"expected a graph that puts out (output, states), got {both!r}")
+        raise TypeError(f"expected a graph that returns (output, states), got {both!r}")
     value, states = both
     return value, as_nodes(states)
 
@@ -119,12 +119,12 @@ def without_units(cnn: fx.GraphModule) -> fx.GraphModule:
 
 
 def unit_of(name: str) -> str:
-    """The name of an RCN's unit, from that of the convolution inside it; other names pass."""
+    """The name of an RCN's unit, given that of the convolution inside it; other names are returned unchanged."""
     return name.removesuffix(f".{UNIT_LAYER}")
 
 
 def remove_unit(cnn: fx.GraphModule, name: str) -> None:
-    """Puts the CNN's own convolution in the place of the RCN's unit called ``name``, if that is one."""
+    """Replaces the RCN's unit called ``name`` by the CNN's own convolution, if it is a unit."""
     for call in recurrent_nodes(cnn):
         unit = recurrent_layer(cnn, call)
         if call.target == name and isinstance(unit.cell, LinearCell):
@@ -136,7 +136,7 @@ def remove_unit(cnn: fx.GraphModule, name: str) -> None:
 
 
 def _call_layer(cnn: fx.GraphModule, call: fx.Node, name: str) -> None:
-    """Calls the layer called ``name`` in place of a unit, whose input it takes."""
+    """Replaces the call of a unit by a call of the layer called ``name`` on the same input."""
     output = layer_output(call)
     with cnn.graph.inserting_before(call):
         layer = cnn.graph.call_module(name, (call.all_input_nodes[0],))
@@ -149,7 +149,7 @@ def _call_layer(cnn: fx.GraphModule, call: fx.Node, name: str) -> None:
 
 
 def _drop_state(cnn: fx.GraphModule, call: fx.Node) -> None:
-    """Takes a recurrent layer's next state out of the graph's outputs."""
+    """Removes a recurrent layer's next state from the graph's outputs."""
     output = cnn.graph.output_node()
     value, states = _output_and_states(output)
     output.args = ((value, tuple(state for state in states if state.args[0] is not call)),)

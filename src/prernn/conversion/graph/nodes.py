@@ -1,7 +1,7 @@
-"""What a graph's nodes are: readers of their targets, arguments and shapes, and predicates of their kinds.
+"""Nodes of a graph: accessors for their targets, arguments and shapes, and predicates for their kinds.
 
-A node's target and arguments are unions of everything. The readers say what is expected and raise TypeError where
-something else stands.
+A node's target and arguments may have many types. The accessors state the expected type and raise TypeError if they
+find another.
 """
 
 import math
@@ -55,12 +55,12 @@ PRODUCTS: set[Target] = {operator.mul, torch.mul, torch.matmul, operator.matmul,
 
 
 def nodes_of(graph: fx.Graph) -> list[fx.Node]:
-    """The nodes in their order, as they are now: the graph may change while they are gone through."""
+    """A list of the current nodes in order, so that the graph may change during iteration."""
     return list(graph.nodes)
 
 
 def inputs_of(graph: fx.Graph) -> list[fx.Node]:
-    """The nodes that stand for the graph's own arguments, in order."""
+    """The nodes for the graph's own arguments, in order."""
     return [node for node in nodes_of(graph) if node.op == "placeholder"]
 
 
@@ -82,21 +82,21 @@ def step_name(node: fx.Node) -> str:
 
 
 def as_node(value: Argument) -> fx.Node:
-    """An argument that is a value of the graph."""
+    """An argument as a value of the graph."""
     if not isinstance(value, fx.Node):
         raise TypeError(f"expected a value of the graph, got {value!r}")
     return value
 
 
 def as_nodes(values: Argument) -> tuple[fx.Node, ...]:
-    """An argument that is a tuple of values of the graph."""
+    """An argument as a tuple of values of the graph."""
     if not isinstance(values, tuple | list):
         raise TypeError(f"expected a tuple of values of the graph, got {values!r}")
     return tuple(as_node(value) for value in values)
 
 
 def argument(node: fx.Node, place: int) -> fx.Node:
-    """The value of the graph that the node takes as an argument."""
+    """The value of the graph that is the node's positional argument number ``place``."""
     return as_node(node.args[place])
 
 
@@ -114,13 +114,13 @@ def layer_at(module: fx.GraphModule, node: fx.Node) -> Layer:
 
 
 def value_shape(node: fx.Node) -> tuple[int, ...] | None:
-    """Shape of a node's value for a batch of 2, or None where it is no tensor."""
+    """Shape of a node's value for a batch of 2, or None if it is no tensor."""
     shape: tuple[int, ...] | None = node.meta.get("shape")
     return shape
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
-    """`value_shape` of a tensor."""
+    """`value_shape` of a tensor; TypeError if it is none."""
     shape = value_shape(node)
     if shape is None:
         raise TypeError(f"expected a tensor, got {node.format_node()}")
@@ -128,18 +128,18 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
 
 
 def map_size(shape: tuple[int, ...]) -> int:
-    """Number of places of a map ``(N, C, ...)``; 1 for a vector."""
+    """Number of positions of a map ``(N, C, ...)``; 1 for a vector."""
     return math.prod(shape[2:])
 
 
 def is_vector(node: fx.Node) -> bool:
-    """Whether the value is one vector a frame, ``(N, D)``."""
+    """Whether the value is one vector per frame, ``(N, D)``."""
     shape = value_shape(node)
     return shape is not None and len(shape) == 2 and shape[0] == 2
 
 
 def is_constant(node: fx.Node) -> bool:
-    """Whether the value comes from parameters and numbers alone, not from the frame or a state."""
+    """Whether the value depends only on parameters and constants, not on the frame or a state."""
     todo, seen = [node], {node}
     while todo:
         current = todo.pop()
@@ -157,7 +157,7 @@ def is_layer(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def holds_layer(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether the node is a layer, or a module that can't be traced with one inside."""
+    """Whether the node is a layer, or an untraceable module that contains one."""
     inner = submodule_of(module, node)
     return inner is not None and any(isinstance(part, Layer) for part in inner.modules())
 
@@ -173,7 +173,7 @@ def is_activation(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def averages(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether the node averages a map or tokens down to one place."""
+    """Whether the node averages a map or tokens down to one position."""
     before = value_shape(node.all_input_nodes[0]) if node.all_input_nodes else None
     after = value_shape(node)
     if before is None or after is None or len(before) < 3:

@@ -1,4 +1,4 @@
-"""Tracing a forward that asks for shapes: what it does for frames of one size, and for any number of them."""
+"""Tracing a forward that reads shapes: the graph is valid for frames of one size, and for any number of them."""
 
 import operator
 import warnings
@@ -15,18 +15,18 @@ from prernn.conversion.graph import shapes, tracing
 from prernn.conversion.graph.nodes import inputs_of
 
 BATCHES = (2, 3)
-"""What is the same for both numbers of frames is so for any."""
+"""A value that is the same for both numbers of frames is taken to be the same for any."""
 
 
 class OneSize(nn.Module):
-    """Passes frames of the size that the rest of a graph was traced for, and refuses others."""
+    """Passes on frames of the size that the rest of a graph was traced for, and rejects others."""
 
     def __init__(self, frame_shape: tuple[int, ...]):
         super().__init__()
         self.frame_shape = frame_shape
 
     def forward(self, frames: Tensor) -> Tensor:
-        """``(N, *frame_shape)``, as they are."""
+        """Returns frames ``(N, *frame_shape)`` unchanged; ValueError for any other shape."""
         if tuple(frames.shape[1:]) != self.frame_shape:
             raise ValueError(
                 f"expected frames {self.frame_shape}, the only ones that this network was traced for, as the CNN's "
@@ -36,10 +36,10 @@ class OneSize(nn.Module):
 
 
 class Measured(tracing.Aliased):
-    """A value that knows what Python asks of it, where that follows from the frames' size."""
+    """A value that can be converted to Python numbers if they follow from the frames' size."""
 
     def __getattr__(self, name: str) -> Any:
-        if name == "shape":  # fx's own stand-in for an attribute answers nothing
+        if name == "shape":  # fx's own proxy for an attribute has no value
             return self.tracer.create_proxy("call_function", getattr, (self, "shape"), {})
         return super().__getattr__(name)
 
@@ -69,14 +69,14 @@ class Measured(tracing.Aliased):
 
 
 class OneSizeTracer(tracing.CNNTracer):
-    """Follows the forward that frames ``(N, *frame_shape)`` take."""
+    """Traces the path through the forward that frames ``(N, *frame_shape)`` take."""
 
-    def __init__(self, frame_shape: tuple[int, ...] = ()):  # torch.fx makes one of its own when it unpickles
+    def __init__(self, frame_shape: tuple[int, ...] = ()):  # torch.fx creates one without arguments when it unpickles
         super().__init__()
         self.frame_shape = frame_shape
 
     def proxy(self, node: fx.Node) -> Measured:
-        """As CNNTracer's."""
+        """Like CNNTracer's, with `Measured` values."""
         return Measured(node, self)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
@@ -84,14 +84,14 @@ class OneSizeTracer(tracing.CNNTracer):
         return bool(self.value_of(obj))
 
     def value_of(self, obj: fx.Proxy, ask: Any = lambda value: value) -> Any:
-        """What stands for a value, computed on shapes alone.
+        """The number behind a value, computed from shapes only.
 
         Raises:
             TraceError: it depends on the frames' contents or their number.
         """
         values = [ask(self._run(obj.node, batch)) for batch in BATCHES]
         if not isinstance(values[0], bool | int | float):
-            raise TraceError(f"{obj.node} depends on what the frames hold")
+            raise TraceError(f"{obj.node} depends on the contents of the frames")
         if values[0] != values[1]:
             raise TraceError(f"{obj.node} depends on the number of frames")
         return values[0]
@@ -103,7 +103,7 @@ class OneSizeTracer(tracing.CNNTracer):
         so_far.output(copies[node])
         others = [None] * (len(inputs_of(so_far)) - 1)  # arguments that were fixed at their defaults
         parameter = next(self.root.parameters(), torch.empty(0))
-        # tracing has put recorders in the place of modules' calls
+        # tracing has replaced modules' calls by recorders
         with _maybe_revert_all_patches(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             frames = torch.empty(batch, *self.frame_shape, dtype=parameter.dtype, device=parameter.device)
             return _Quiet(fx.GraphModule(self.root, so_far)).run(frames, *others)
@@ -116,10 +116,10 @@ class _Quiet(fx.Interpreter):
 
 
 def trace_for_one_size(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> fx.GraphModule:
-    """As `tracing.trace`, for frames of ``image_size`` or of the first usual size that the CNN takes, and says so.
+    """Like `tracing.trace`, for frames of ``image_size`` or of the first usual size that the CNN accepts; it warns.
 
     Raises:
-        NotImplementedError: the forward asks for more than the frames' size, or takes none of the usual ones.
+        NotImplementedError: the forward depends on more than the frames' size, or accepts none of the usual sizes.
     """
     reasons = []
     for shape in shapes.shapes_for(cnn.modules(), image_size):
@@ -136,6 +136,6 @@ def trace_for_one_size(cnn: nn.Module, image_size: tuple[int, ...] | None = None
         guard = module.graph.call_module("one_size", (frames,))
     frames.replace_all_uses_with(guard, delete_user_cb=lambda user: user is not guard)
     module.recompile()
-    message = f"the forward of {type(cnn).__name__} asks for the size of its frames: traced for {shape} alone"
-    warnings.warn(f"{message}; image_size says which", UserWarning, stacklevel=2)
+    message = f"the forward of {type(cnn).__name__} reads the size of its frames: traced only for {shape}"
+    warnings.warn(f"{message}; image_size sets another size", UserWarning, stacklevel=2)
     return module

@@ -1,4 +1,4 @@
-"""A graph in plain steps: nothing works in place, activations stand on their own, dropout is a module."""
+"""A graph in plain steps: nothing works in place, activations are separate nodes, dropout is a module."""
 
 import copy
 import inspect
@@ -39,24 +39,24 @@ VIEWS = (
         "type_as",
     ),
 )
-"""Functions and methods whose result may share memory with what they take."""
+"""Functions and methods whose result may share memory with their arguments."""
 
 DROPOUTS: dict[Target, type[nn.Dropout | nn.Dropout2d | nn.Dropout3d]] = {
     F.dropout: nn.Dropout,
     F.dropout2d: nn.Dropout2d,
     F.dropout3d: nn.Dropout3d,
 }
-"""Functional dropout, and the module of each."""
+"""Functional dropouts and the module for each."""
 
 
 def avoid_overwriting(module: fx.GraphModule) -> None:
-    """Makes in-place steps plain ones wherever a value that they overwrite has another reader.
+    """Replaces in-place steps by plain ones wherever a value that they overwrite is also read elsewhere.
 
-    Conversion moves steps about, a tail runs once for each gate, and a step whose result nobody uses would be
-    dropped: none of that may change what another step reads.
+    Conversion moves steps around, a tail runs once for each gate, and a step whose result is unused would be dropped:
+    none of this may change what another step reads.
 
     Raises:
-        NotImplementedError: a part of a value is overwritten, and the value read afterwards.
+        NotImplementedError: a part of a value is overwritten, and the value is read afterwards.
     """
     order = {node: count for count, node in enumerate(nodes_of(module.graph))}
     for node in nodes_of(module.graph):
@@ -79,7 +79,7 @@ def avoid_overwriting(module: fx.GraphModule) -> None:
 
 
 def _seen_afterwards(value: fx.Node, step: fx.Node, order: dict[fx.Node, int]) -> fx.Node | None:
-    """A view of ``value``, taken before ``step`` and read after it; None where there is none."""
+    """A view of ``value``, taken before ``step`` and read after it; None if there is none."""
     for view in value.users:
         if view is step or not _is_view(view) or order.get(view, order[step]) >= order[step]:
             continue
@@ -112,7 +112,7 @@ def _inplace_argument(node: fx.Node) -> inspect.BoundArguments | None:
 
 def _make_plain(module: fx.GraphModule, node: fx.Node) -> None:
     if (called := submodule_of(module, node)) is not None:
-        plain = copy.copy(called)  # others may call the same one
+        plain = copy.copy(called)  # other nodes may call the same one
         plain.inplace = False  # type: ignore[assignment]  # to mypy an unknown attribute is a tensor or a module
         name = f"{node.target}_plain"
         module.add_submodule(name, plain)
@@ -127,12 +127,12 @@ def _make_plain(module: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _is_view(node: fx.Node) -> bool:
-    """Whether the value may share memory with what it is made of."""
+    """Whether the value may share memory with the value it is computed from."""
     return node.op in ("call_function", "call_method") and step_name(node) in VIEWS
 
 
 def separate_activations(module: fx.GraphModule) -> None:
-    """Splits norm-act modules (timm's BatchNormAct2d and kin) into the norm and a node for its activation."""
+    """Splits norm-act modules (timm's BatchNormAct2d and the like) into the norm and a node for its activation."""
     for node in nodes_of(module.graph):
         norm = submodule_of(module, node)
         act = getattr(norm, "act", None)
@@ -149,14 +149,14 @@ def separate_activations(module: fx.GraphModule) -> None:
 
 
 def make_dropout_modules(module: fx.GraphModule) -> None:
-    """Functional dropout has the mode of tracing time burnt in; a module follows train() and eval()."""
+    """Replaces functional dropout, whose mode is fixed by tracing, by modules that follow train() and eval()."""
     for count, node in enumerate(nodes_of(module.graph)):
         if node.op == "call_function" and node.target in DROPOUTS:
             p = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
             if not isinstance(p, int | float):
                 raise TypeError(f"expected dropout's probability as a number, got {p!r}")
             name = f"dropout_{count}"
-            module.add_submodule(name, DROPOUTS[node.target](p).eval())  # as all that is traced
+            module.add_submodule(name, DROPOUTS[node.target](p).eval())  # like everything that is traced
             with module.graph.inserting_after(node):
                 replacement = module.graph.call_module(name, (node.args[0],))
             node.replace_all_uses_with(replacement)

@@ -1,4 +1,4 @@
-"""The shape of every value of a graph, found without computing."""
+"""The shape of every value in a graph, found without computing values."""
 
 import contextlib
 import logging
@@ -19,10 +19,10 @@ from prernn.layers.arguments import whole
 from prernn.layers.computed_weights import refresh_all
 
 IMAGE_SIZES = ((224, 224), (299, 299), (256, 256), (112, 112), (96, 96), (64, 64), (48, 48), (32, 32), (28, 28))
-"""Frames' sizes that are tried in turn when nothing says what the CNN takes; C is read from the first layer."""
+"""Frame sizes that are tried in turn if the CNN's input size is unknown; C is read from the first layer."""
 
 SNIPPET_SIZES = ((16, 112, 112), (8, 112, 112), (16, 224, 224), (8, 224, 224), (4, 224, 224), (32, 224, 224))
-"""Snippets' sizes, for a CNN whose first layer convolves over time."""
+"""Snippet sizes, for a CNN whose first layer convolves over time."""
 
 
 class UnknownFrame(NotImplementedError):
@@ -32,17 +32,17 @@ class UnknownFrame(NotImplementedError):
 def frame_candidates(module: fx.GraphModule, image_size: tuple[int, ...] | None = None) -> list[tuple[int, ...]]:
     """Shapes ``(C, H, W)`` or ``(C, D, H, W)`` to try, from the kind and the channels of the first layer.
 
-    ``image_size`` leaves only the channels open.
+    With ``image_size`` only the channels remain to be found.
 
     Raises:
-        ValueError: an ``image_size`` that is none.
-        UnknownFrame: there is no convolution and no fc layer.
+        ValueError: an invalid ``image_size``.
+        UnknownFrame: there is neither a convolution nor an fc layer.
     """
     return shapes_for((submodule_of(module, node) for node in nodes_of(module.graph)), image_size)
 
 
 def shapes_for(layers: Iterable[nn.Module | None], image_size: tuple[int, ...] | None) -> list[tuple[int, ...]]:
-    """As `frame_candidates`, for a CNN that has these layers in this order."""
+    """Like `frame_candidates`, for a CNN that has these layers in this order."""
     image_size = None if image_size is None else checked_size(image_size)
     for layer in layers:
         if isinstance(layer, nn.Embedding):
@@ -50,7 +50,7 @@ def shapes_for(layers: Iterable[nn.Module | None], image_size: tuple[int, ...] |
         if isinstance(layer, (nn.Conv3d, nn.Conv2d)):
             usual = SNIPPET_SIZES if isinstance(layer, nn.Conv3d) else IMAGE_SIZES
             sizes = usual if image_size is None else [image_size]
-            # colour last: some CNNs rearrange pixels into channels before their first layer
+            # 3 channels last: some CNNs rearrange pixels into channels before their first layer
             return [(channels, *size) for channels in dict.fromkeys((layer.in_channels, 3)) for size in sizes]
         if isinstance(layer, nn.Linear):
             features = layer.in_features
@@ -62,7 +62,7 @@ def shapes_for(layers: Iterable[nn.Module | None], image_size: tuple[int, ...] |
 
 
 def input_type(module: fx.GraphModule) -> torch.dtype:
-    """Of a frame's numbers: int64 for numbers of words, which an embedding takes first, else that of the parameters."""
+    """Type of a frame's numbers: int64 if an embedding of word indices comes first, else the parameters' type."""
     for node in nodes_of(module.graph):
         layer = submodule_of(module, node)
         if isinstance(layer, nn.Embedding):
@@ -73,7 +73,7 @@ def input_type(module: fx.GraphModule) -> torch.dtype:
 
 
 def checked_size(image_size: Sequence[int]) -> tuple[int, ...]:
-    """``(H, W)`` or ``(D, H, W)`` as ints. ValueError where it is something else."""
+    """``(H, W)`` or ``(D, H, W)`` as ints. ValueError if it is anything else."""
     if isinstance(image_size, str) or not isinstance(image_size, Sequence):
         raise ValueError(f"image_size: expected (H, W) or (D, H, W), got {image_size!r}")
     return tuple(whole("image_size", extent) for extent in image_size)
@@ -83,13 +83,13 @@ def propagate(module: fx.GraphModule, frame_shapes: list[tuple[int, ...]]) -> tu
     """Stores each value's shape in ``node.meta["shape"]``, without computing; returns the first frame shape that fits.
 
     Raises:
-        UnknownFrame: the CNN takes none of them.
+        UnknownFrame: the CNN accepts none of them.
     """
     failures = []
     parameter = next(iter(module.parameters()), torch.empty(0))
     for shape in frame_shapes:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            # a batch of 2: no other size of the graph should be mistaken for it
+            # a batch of 2, which is unlikely to be confused with another size in the graph
             frames = torch.empty(2, *shape, dtype=input_type(module), device=parameter.device)
             try:
                 with torch.no_grad(), _quiet():
@@ -109,20 +109,27 @@ def propagate(module: fx.GraphModule, frame_shapes: list[tuple[int, ...]]) -> tu
 
 
 class _Shapes(FakeTensorProp):
-    """Fake tensors through a graph. Batch normalization keeps a shape, and faking it takes most of the time."""
+    """Runs fake tensors through a graph, but skips two kinds of layers, whose shapes are known: most of the time."""
 
     def call_module(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """As FakeTensorProp's, but for batch normalization."""
+        """Like FakeTensorProp's, except for batch normalization and fc layers."""
         assert isinstance(target, str)
         layer, value = self.fetch_attr(target), args[0] if args else None
         if isinstance(layer, _BatchNorm) and isinstance(value, Tensor) and value.shape[1] == layer.num_features:
             return value
+        if type(layer) is nn.Linear and isinstance(value, Tensor) and _fits(layer, value):
+            return value.new_empty(*value.shape[:-1], layer.out_features)
         return super().call_module(target, args, kwargs)
+
+
+def _fits(layer: nn.Linear, value: Tensor) -> bool:
+    """Whether the layer takes the value; if not, FakeTensorProp says why."""
+    return value.shape[-1:] == (layer.in_features,) and value.dtype == layer.weight.dtype
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """A frame shape that does not fit is expected here, torch's log of it is not."""
+    """Silences torch's log about frame shapes that don't fit, which are expected here."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True
     try:

@@ -1,8 +1,8 @@
-"""What has to be cut out of a CNN's graph around a layer to make it recurrent.
+"""Finds the part of a CNN's graph around a layer that has to be cut out to make the layer recurrent.
 
 `find_site` gives the layer's inputs, the *tail* between the layer and the vector that becomes the hidden state
-(batch normalization, shortcut, pooling), and the activation that moves behind the recurrence (PreRNN, eqs. 4-7).
-Nothing here knows any architecture by name: what lies where follows from the graph.
+(batch normalization, shortcut, pooling), and the activation that moves after the recurrence (PreRNN, eqs. 4-7).
+No architecture is known by name here: everything follows from the graph.
 """
 
 import operator
@@ -43,11 +43,11 @@ SCALINGS: set[Target] = {operator.mul, torch.mul, "mul"}
 
 @dataclass
 class Site:
-    """What is cut out around a layer to make it recurrent.
+    """The part of a graph that is cut out around a layer to make it recurrent.
 
-    The recurrent layer takes the values of ``inputs`` (the layer's own input first, then shortcuts) and its
-    output stands in for the value of ``end``; ``nodes`` go. ``tail`` is None where the layer's output is the
-    vector itself. ``activation`` is the CNN's own, which stands in the tail only where it is kept.
+    The recurrent layer takes the values of ``inputs`` (the layer's own input first, then shortcuts), and its output
+    replaces the value of ``end``; ``nodes`` are removed. ``tail`` is None if the layer's output is the vector itself.
+    ``activation`` is the CNN's own, which remains in the tail only if it is kept.
     """
 
     name: str
@@ -62,16 +62,16 @@ class Site:
 
 
 def find_layer(module: fx.GraphModule, *, keep_activation: bool = False) -> Site:
-    """The last fc or conv layer before the output layer: the deepest that leads to a vector, nothing between.
+    """The last fc or conv layer before the output layer: the deepest that leads to a vector, without layers in between.
 
     Raises:
-        NotImplementedError: no layer can be made recurrent; says why for the last few.
+        NotImplementedError: no layer can be made recurrent; the message gives reasons for the last few.
     """
     output_layer = find_output_layer(module)
     layers = [node for node in module_calls(module.graph) if is_layer(module, node) and node is not output_layer]
     depth = _depths(module)
     reasons = []
-    # the deepest first (a shortcut's convolution may come later in the graph), the later one where equal
+    # the deepest first (a shortcut's convolution may come later in the graph); if equally deep, the later one
     layers = sorted(layers, key=lambda node: depth[node])[::-1]
     for node in layers:
         try:
@@ -83,23 +83,23 @@ def find_layer(module: fx.GraphModule, *, keep_activation: bool = False) -> Site
     if layers and (tokens := _tokens(module, layers[0])):
         raise NotImplementedError(
             f"found no layer to make recurrent: the last ones give {tokens} tokens, as in a transformer, which "
-            "is no CNN; prernn.traditional stacks recurrent layers on what it puts out"
+            "is no CNN; prernn.traditional stacks recurrent layers on its outputs"
         )
     raise NotImplementedError(
         "found no layer to make recurrent: looked for the last fc layer, or a conv layer with global average pooling "
-        f"behind it; pass layer=NAME to choose one. {'; '.join(reasons[:3]) or 'There is no layer before the output'}"
+        f"after it; pass layer=NAME to choose one. {'; '.join(reasons[:3]) or 'There is no layer before the output'}"
     )
 
 
 def _tokens(module: fx.GraphModule, node: fx.Node) -> int:
-    """How many places an fc layer treats alike, each a vector; 0 where it gives one vector or is none."""
+    """How many tokens an fc layer is applied to; 0 if it gives one vector, or is no fc layer."""
     shape = value_shape(node)
     several = isinstance(submodule_of(module, node), nn.Linear) and shape is not None and len(shape) == 3
     return shape[1] if several and shape is not None else 0
 
 
 def _depths(module: fx.GraphModule) -> dict[fx.Node, int]:
-    """Number of fc and conv layers on the longest way from the input to each node."""
+    """Number of fc and conv layers on the longest path from the input to each node."""
     depth: dict[fx.Node, int] = {}
     for node in nodes_of(module.graph):
         before = max((depth[parent] for parent in node.all_input_nodes), default=0)
@@ -108,11 +108,11 @@ def _depths(module: fx.GraphModule) -> dict[fx.Node, int]:
 
 
 def find_site(module: fx.GraphModule, name: str, *, keep_activation: bool = False) -> Site:
-    """What to cut out to make the layer called ``name`` recurrent; ``keep_activation`` leaves it in the tail.
+    """The part to cut out to make the layer called ``name`` recurrent; ``keep_activation`` keeps it in the tail.
 
     Raises:
-        ValueError: no such fc or conv layer; no activation behind it that could be kept.
-        NotImplementedError: it is used more than once, or no pooled vector lies behind it.
+        ValueError: there is no such fc or conv layer, or no activation after it that could be kept.
+        NotImplementedError: the layer is used more than once, or is not followed by a pooled vector.
     """
     node = _layer_node(module, name)
     end = _vector_behind(module, node)
@@ -125,7 +125,7 @@ def find_site(module: fx.GraphModule, name: str, *, keep_activation: bool = Fals
         cut = [*tail_region, outer]
     if keep_activation:
         if outer is None:
-            raise ValueError(f"expected an activation behind layer {name!r} to keep, found none")
+            raise ValueError(f"expected an activation after layer {name!r} to keep, found none")
         tail_region, moved = cut, None
     end = tail_region[-1]
     inputs = [argument(node, 0), *_outside_values(tail_region)]
@@ -154,7 +154,7 @@ def _layer_node(module: fx.GraphModule, name: str) -> fx.Node:
 
 
 def _reaches(start: fx.Node, goal: fx.Node, blocked: set[fx.Node]) -> bool:
-    """Whether a way leads from ``start`` to ``goal`` round the ``blocked`` nodes."""
+    """Whether a path leads from ``start`` to ``goal`` that avoids the ``blocked`` nodes."""
     seen: set[fx.Node] = set()
     todo = [start]
     while todo:
@@ -167,7 +167,7 @@ def _reaches(start: fx.Node, goal: fx.Node, blocked: set[fx.Node]) -> bool:
 
 
 def _vector_behind(module: fx.GraphModule, node: fx.Node) -> fx.Node:
-    """The first vector ``(N, D)`` that every way from the layer to the output passes."""
+    """The first vector ``(N, D)`` that every path from the layer to the output passes through."""
     goal = module.graph.output_node()
     for other in nodes_of(module.graph):  # topological order
         if other is node and is_vector(node):
@@ -175,12 +175,12 @@ def _vector_behind(module: fx.GraphModule, node: fx.Node) -> fx.Node:
         if is_vector(other) and _reaches(node, other, set()) and not _reaches(node, goal, {other}):
             return other
     raise NotImplementedError(
-        f"no vector lies behind layer {node.target!r}: looked for global average pooling or flattening"
+        f"no vector follows layer {node.target!r}: looked for global average pooling or flattening"
     )
 
 
 def _between(node: fx.Node, end: fx.Node) -> list[fx.Node]:
-    """The nodes on the ways from the layer to the vector, both included, in topological order."""
+    """The nodes on all paths from the layer to the vector, both included, in topological order."""
     forward = {node}
     for other in nodes_of(node.graph):
         if any(parent in forward for parent in other.all_input_nodes):
@@ -195,33 +195,33 @@ def _between(node: fx.Node, end: fx.Node) -> list[fx.Node]:
 
 
 def _check_region(module: fx.GraphModule, node: fx.Node, end: fx.Node, region: list[fx.Node]) -> None:
-    """Holds the region to eq. 6: normalization, shortcut and average pooling, no further layer."""
+    """Checks that the region has the form of eq. 6: normalization, shortcut and average pooling, no further layer."""
     inside = set(region)
     layers = {other for other in region[1:] if holds_layer(module, other)}
     if not _reaches(node, end, layers):
         last = [repr(other.target) for other in region if other in layers][-6:]
         names = ", ".join(last)
         raise NotImplementedError(
-            f"between layer {node.target!r} and the pooled vector stand further layers ({names}); pass the last of them"
+            f"between layer {node.target!r} and the pooled vector are further layers ({names}); pass the last of them"
         )
     for other in region:
         others = [parent for parent in other.all_input_nodes if parent not in inside]
         if other.target in PRODUCTS and any(value_shape(parent) and not is_constant(parent) for parent in others):
             raise NotImplementedError(
-                f"layer {node.target!r} scales other features (a gate or attention), it makes none"
+                f"layer {node.target!r} scales other features (a gate or attention), but computes none"
             )
     start = value_shape(node)
     if end is node or start is None:
         return
     if map_size(start) > 1 and _reaches(node, end, {other for other in region if averages(module, other)}):
         raise NotImplementedError(
-            f"no global average pooling lies behind layer {node.target!r}, whose output is {start[1:]}: looked for "
+            f"no global average pooling follows layer {node.target!r}, whose output is {start[1:]}: looked for "
             "a mean or an average pooling to one place; pass an fc layer, or a conv layer that is pooled"
         )
 
 
 def _activation_within(module: fx.GraphModule, node: fx.Node, end: fx.Node, region: list[fx.Node]) -> fx.Node | None:
-    """The last activation on the main way from the layer to the vector, or None."""
+    """The last activation on the main path from the layer to the vector, or None."""
     inside = set(region)
     other = end
     while other is not node:
@@ -229,8 +229,8 @@ def _activation_within(module: fx.GraphModule, node: fx.Node, end: fx.Node, regi
             return other
         parents = [parent for parent in other.all_input_nodes if parent in inside and value_shape(parent)]
         if len(parents) != 1 and other.target in PRODUCTS:
-            return None  # features times their own gate (squeeze-and-excitation): nothing moves
-        # of several branches that depend on the layer, the deepest in the graph is the main way
+            return None  # features times their own gate (squeeze-and-excitation): no activation can be moved
+        # of several branches that depend on the layer, the deepest in the graph is the main path
         other = parents[-1] if parents else node
     return None
 
@@ -238,7 +238,7 @@ def _activation_within(module: fx.GraphModule, node: fx.Node, end: fx.Node, regi
 def _extend_to_activation(
     module: fx.GraphModule, end: fx.Node, region: list[fx.Node]
 ) -> tuple[list[fx.Node], fx.Node | None]:
-    """Takes in normalization behind the vector where an activation follows it; the region and the activation."""
+    """Extends the region by normalization after the vector if an activation follows; gives both."""
     extended, node = list(region), end
     while len(node.users) == 1:
         node = next(iter(node.users))
@@ -251,7 +251,7 @@ def _extend_to_activation(
 
 
 def _outside_values(region: list[fx.Node]) -> list[fx.Node]:
-    """Values that enter the region past its layer: the shortcuts gamma. Constants are copied into the tail."""
+    """Values that enter the region other than through its layer: the shortcuts gamma. Constants go into the tail."""
     inside = set(region)
     parents = [parent for node in region[1:] for parent in node.all_input_nodes]
     return list(dict.fromkeys(p for p in parents if p not in inside and not is_constant(p)))
@@ -264,14 +264,14 @@ def extract(
     output: fx.Node,
     without: fx.Node | None = None,
 ) -> fx.GraphModule:
-    """A module that computes ``output`` from ``inputs`` through ``nodes``, one of which may be left out."""
+    """A module that computes ``output`` from ``inputs`` through ``nodes``, leaving out the node ``without``."""
     graph = fx.Graph()
     values: dict[fx.Node, fx.Node] = {}
     for count, node in enumerate(inputs):
         values[node] = graph.placeholder(f"x{count}")
 
     def value(node: fx.Node) -> fx.Node:
-        if node not in values:  # a parameter, or what is made of one
+        if node not in values:  # a parameter, or a value computed from parameters
             values[node] = graph.node_copy(node, value)
         return values[node]
 
@@ -289,12 +289,12 @@ def _activation_module(module: fx.GraphModule, node: fx.Node) -> nn.Module:
 
 
 def _pools_first(module: fx.GraphModule, node: fx.Node, region: list[fx.Node], without: fx.Node | None) -> bool:
-    """Whether pooling may come before the layer: all that stands before the pooling treats places alike, linearly."""
+    """Whether pooling may come before the layer: all steps before it are affine and the same at every position."""
     layer = layer_at(module, node)
     pointwise = isinstance(layer, _ConvNd) and set(layer.kernel_size) == {1} == set(layer.stride)
     if not pointwise or any(map(bool, layer.padding if isinstance(layer.padding, tuple) else ())):
         return False
-    small: set[fx.Node] = set()  # values of one place, such as the gates of squeeze-and-excitation
+    small: set[fx.Node] = set()  # values of one position, such as the gates of squeeze-and-excitation
     inside = set(region)
     for other in region[1:]:
         parents = [parent for parent in other.all_input_nodes if parent in inside]
@@ -318,7 +318,7 @@ def _pools_first(module: fx.GraphModule, node: fx.Node, region: list[fx.Node], w
 
 
 def _averages_evenly(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether an averaging node takes the mean over all places, whatever their number."""
+    """Whether an averaging node takes the mean over all positions, whatever their number."""
     kind = submodule_of(module, node)
     adaptive = isinstance(kind, POOL_MODULES[:3]) or "Adaptive" in type(kind).__name__
     return adaptive or node.target in ADAPTIVE_POOLS

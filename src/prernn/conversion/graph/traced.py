@@ -1,4 +1,4 @@
-"""A CNN as a graph that is known to compute the same: what every conversion begins with."""
+"""A CNN as a graph that was checked to compute the same: the starting point of every conversion."""
 
 from torch import fx, nn
 
@@ -8,15 +8,15 @@ from prernn.conversion.graph.one_size import trace_for_one_size
 
 
 def traced(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> tuple[fx.GraphModule, tuple[int, ...]]:
-    """The graph of a copy of ``cnn``, each value's shape in its node, and the shape of a frame.
+    """The graph of a copy of ``cnn``, with each value's shape in its node, and the shape of a frame.
 
     Args:
-        cnn: any CNN that torch.fx can trace. A forward that asks for the size of its frames is traced for one size.
-        image_size: ``(H, W)`` or ``(D, H, W)`` of a frame, only where no usual size fits.
+        cnn: any CNN that torch.fx can trace. A forward that reads the size of its frames is traced for one size.
+        image_size: ``(H, W)`` or ``(D, H, W)`` of a frame, needed only if no usual size fits.
 
     Raises:
-        ValueError: an ``image_size`` that is none.
-        NotImplementedError: the CNN can't be traced, its graph computes something else, or it takes none of the usual
+        ValueError: an invalid ``image_size``.
+        NotImplementedError: the CNN can't be traced, its graph computes something else, or it accepts none of the usual
             frame sizes.
     """
     cnn = tracing.unwrapped(cnn)
@@ -26,7 +26,7 @@ def traced(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> tuple[f
         try:
             module, small = trace_for_one_size(cnn, image_size), False
         except NotImplementedError:
-            raise error from None  # which says what to do
+            raise error from None  # its message says what to do
     shape = shapes.propagate(module, shapes.frame_candidates(module, image_size))
     check_graph(module, cnn, shape, small=small)
     return module, shape

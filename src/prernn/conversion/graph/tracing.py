@@ -28,7 +28,7 @@ from prernn.layers.input_to_hidden import Layer
 
 
 class CNNTracer(fx.Tracer):
-    """Traces a CNN down to layers: what torch.nn, a childless module or a same-padding convolution does is one node."""
+    """Traces a CNN down to layers: a module of torch.nn, a childless one or a same-padding convolution is one node."""
 
     def __init__(self) -> None:
         super().__init__(autowrap_functions=_timm_leaves()[1])
@@ -39,7 +39,7 @@ class CNNTracer(fx.Tracer):
         return type(module) in _timm_leaves()[0] or super().is_leaf_module(module, name)
 
     def proxy(self, node: fx.Node) -> "Aliased":
-        """What stands for a value while the CNN is traced."""
+        """The object that represents a value while the CNN is traced."""
         return Aliased(node, self)
 
 
@@ -52,9 +52,9 @@ def _overwriting(operation: Callable[..., Any]) -> Callable[["Aliased", Any], "A
 
 
 class Aliased(fx.Proxy):
-    """A value under all of its names: after ``y = x; x += 1`` both are what the sum is, as with tensors.
+    """A value that may have several names: after ``y = x; x += 1`` both are the sum, as with tensors.
 
-    torch.fx takes ``x += 1`` for ``x = x + 1``, which leaves ``y`` as it was.
+    torch.fx treats ``x += 1`` as ``x = x + 1``, which would leave ``y`` unchanged.
     """
 
     __iadd__ = _overwriting(operator.iadd)
@@ -67,7 +67,7 @@ class Aliased(fx.Proxy):
 
 
 def _timm_leaves() -> tuple[set[type[nn.Module]], tuple[Callable[..., Any], ...]]:
-    """Modules and functions that timm declares untraceable; empty when no timm model can be about."""
+    """Modules and functions that timm declares untraceable; empty if timm's models are not imported."""
     features = sys.modules.get("timm.models._features_fx")
     if features is None:
         return set(), ()
@@ -75,17 +75,17 @@ def _timm_leaves() -> tuple[set[type[nn.Module]], tuple[Callable[..., Any], ...]
 
 
 def trace(cnn: nn.Module, tracer: CNNTracer | None = None) -> fx.GraphModule:
-    """The graph of a copy of ``cnn``, traced in evaluation mode; ``cnn`` itself is not touched.
+    """The graph of a copy of ``cnn``, traced in evaluation mode; ``cnn`` itself is not changed.
 
-    Fused normalization-and-activation modules are taken apart, and functional dropout becomes modules, so that
-    the graph serves training as well.
+    Fused normalization-and-activation modules are split, and functional dropout becomes modules, so that the graph can
+    be trained as well.
 
     Raises:
         NotImplementedError: torch.fx can't follow the forward.
     """
     _check(cnn)
     cnn = copy_of(cnn).eval()
-    # parameters with a default (forward(x, return_features=False)) take it
+    # parameters with a default (forward(x, return_features=False)) are fixed to it
     parameters = inspect.signature(cnn.forward).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
     try:
@@ -106,7 +106,7 @@ def trace(cnn: nn.Module, tracer: CNNTracer | None = None) -> fx.GraphModule:
 
 
 def unwrapped(cnn: nn.Module) -> nn.Module:
-    """The module itself, where torch.compile or data parallelism has wrapped it."""
+    """The module inside wrappers of torch.compile and data parallelism."""
     parallel = isinstance(cnn, nn.DataParallel | nn.parallel.DistributedDataParallel)
     name = "module" if parallel else "_orig_mod"
     return unwrapped(cnn.get_submodule(name)) if name in cnn._modules else cnn
@@ -120,7 +120,7 @@ def _check(cnn: nn.Module) -> None:
 
 
 def _tell_of_hooks(cnn: nn.Module, graph: fx.Graph) -> None:
-    """Warns where hooks watch what the graph has no step for: blocks are taken apart."""
+    """Warns of hooks on modules that are no step of the graph, because the graph splits blocks into their layers."""
     steps = {name_of(node) for node in nodes_of(graph) if node.op == "call_module"}
     hooked = [name for name, part in cnn.named_modules() if part._forward_hooks or part._forward_pre_hooks]
     inside = tuple(f"{step}." for step in steps)
@@ -130,12 +130,12 @@ def _tell_of_hooks(cnn: nn.Module, graph: fx.Graph) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, on one line."""
+    """The first line of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _drop_assertions(module: fx.GraphModule) -> None:
-    """Removes shape assertions: they would keep alive what conversion cuts out."""
+    """Removes shape assertions, which would keep nodes alive that conversion cuts out."""
     for node in reversed(nodes_of(module.graph)):
         if node.op == "call_function" and step_name(node) == "_assert":
             module.graph.erase_node(node)
@@ -143,7 +143,7 @@ def _drop_assertions(module: fx.GraphModule) -> None:
 
 
 def make_output_linear(module: fx.GraphModule) -> None:
-    """Turns an output layer that is a 1x1 convolution of one place into the fc layer it is: it reads a vector."""
+    """Turns an output layer that is a 1x1 convolution on one position into the equivalent fc layer on a vector."""
     head = find_output_layer(module)
     if head is None:
         return

@@ -11,18 +11,18 @@ from prernn.conversion.network import RecurrentNetwork
 
 
 def split(network: RecurrentNetwork, at: Sequence[str] | None = None) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """The network in two: ``trunk(frames) -> inputs`` and ``rest(inputs, state) -> (outputs, state)``.
+    """Splits a network in two: ``trunk(frames) -> inputs`` and ``rest(inputs, state) -> (outputs, state)``.
 
     ``inputs`` are those of the first recurrent layer, a tuple of tensors with ``T*B`` rows. Both parts share
-    their weights with the network, so a trunk that does not train can run once over a data set.
+    their weights with the network, so a trunk that is not trained can run once over a data set.
 
     Args:
         network: any network.
-        at: names of values of its graph to cut at instead, such as `inputs_of` gives for another network that was
-            made of the same CNN.
+        at: names of values of its graph to cut at instead, such as `inputs_of` gives for another network made from the
+            same CNN.
 
     Raises:
-        ValueError: the network has no recurrent layer, or no value of such a name.
+        ValueError: the network has no recurrent layer, or no value of that name.
         NotImplementedError: a value bypasses the cut.
     """
     names = inputs_of(network) if at is None else list(at)

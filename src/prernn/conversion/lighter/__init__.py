@@ -1,1 +1,1 @@
-"""What makes a step of training lighter, and changes no value."""
+"""Makes training faster without changing values, and streams faster with weights of few bits."""

@@ -1,8 +1,8 @@
-"""ReLU6 and its kind with the gradient taken from the result, for as long as a pass of training takes.
+"""ReLU6 and the like with the gradient computed from the result, during a training pass.
 
-torch keeps what goes into a ``Hardtanh`` (copied first where it works in place), and the next layer keeps what comes
-out. Where the gradient is zero can be read from either: ``low < x < high`` if and only if ``low < clamp(x) < high``. So
-one feature map is kept in place of two, and nothing is copied.
+torch keeps the input of a ``Hardtanh`` (a copy if it works in place), and the next layer keeps its output. Either tells
+where the gradient is zero: ``low < x < high`` if and only if ``low < clamp(x) < high``. So one feature map is kept
+instead of two, and nothing is copied.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from prernn.conversion.modes import lent_forwards
 
 
 def clamps_of(cnn: fx.GraphModule) -> list[nn.Hardtanh]:
-    """The modules of a graph that clamp, whose results nothing overwrites."""
+    """The clamping modules of a graph whose results are not overwritten."""
     found: dict[nn.Hardtanh, bool] = {}
     for call in module_calls(cnn.graph):
         part = submodule_of(cnn, call)
@@ -30,9 +30,9 @@ def clamps_of(cnn: fx.GraphModule) -> list[nn.Hardtanh]:
 
 @contextlib.contextmanager
 def from_result(clamps: Sequence[nn.Hardtanh]) -> Iterator[None]:
-    """Lets modules keep their results for a while, and not what they were given.
+    """Makes modules keep their results instead of their inputs within a block.
 
-    Not inside torch.func, whose transforms take no function that works in place.
+    Does nothing inside torch.func, whose transforms don't support functions that work in place.
     """
     chosen = (
         [] if torch._C._are_functorch_transforms_active() else [part for part in clamps if "forward" not in vars(part)]
@@ -42,7 +42,7 @@ def from_result(clamps: Sequence[nn.Hardtanh]) -> Iterator[None]:
 
 
 def _clamped(module: nn.Hardtanh, x: Tensor) -> Tensor:
-    """The forward pass of a module."""
+    """The forward pass that replaces a module's own."""
     out: Tensor = _Clamp.apply(x, module.min_val, module.max_val, module.inplace)
     return out
 

@@ -1,6 +1,6 @@
-"""Frozen batch normalization folded into the convolution before it, for as long as a pass of training takes.
+"""Folds frozen batch normalization into the convolution before it, during a training pass.
 
-With frozen statistics it is an affine map of each channel, ``g (x - mu) / sigma + beta``, so that
+With frozen statistics, batch normalization is an affine map of each channel, ``g (x - mu) / sigma + beta``, so that
 
     B(w * x + b) = w' * x + b'   with   w' = w g / sigma   and   b' = beta + (b - mu) g / sigma.
 
@@ -21,11 +21,11 @@ from prernn.conversion.graph.nodes import module_calls, submodule_of
 from prernn.conversion.modes import lent_forwards
 
 Pair = tuple[_ConvNd, _BatchNorm]
-"""A convolution, and the batch normalization that alone reads its output."""
+"""A convolution, and the batch normalization that is the only reader of its output."""
 
 
 def pairs_of(cnn: fx.GraphModule) -> list[Pair]:
-    """The convolutions of a graph with a batch normalization behind them, each called once."""
+    """The convolutions of a graph that are followed by batch normalization, both called only once."""
     calls = module_calls(cnn.graph)
     targets = [call.target for call in calls]
     found = []
@@ -42,9 +42,9 @@ def pairs_of(cnn: fx.GraphModule) -> list[Pair]:
 
 @contextlib.contextmanager
 def folded(pairs: Sequence[Pair]) -> Iterator[None]:
-    """Lets convolutions do the work of their frozen normalizations for a while.
+    """Makes convolutions do the work of their frozen normalizations within a block.
 
-    Passed over are normalizations in training, and modules with hooks, which may watch what lies between the two.
+    Normalizations in training are skipped, and so are modules with hooks, which may read the value between the two.
     """
     chosen = [pair for pair in pairs if _is_frozen(pair[1]) and not any(map(has_hooks, pair))]
     forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {conv: _Folded(conv, norm) for conv, norm in chosen}
@@ -53,9 +53,9 @@ def folded(pairs: Sequence[Pair]) -> Iterator[None]:
 
 
 def foldable(pairs: Sequence[Pair]) -> list[Pair]:
-    """Those pairs that compute the same when folded, tried on a small input.
+    """The pairs that compute the same when folded, as tested on a small input.
 
-    Others are, for example, convolutions that standardise their weight, and normalizations that do something more.
+    Counterexamples are convolutions that standardize their weight, and normalizations that do something else as well.
     """
     return [pair for pair in pairs if _is_frozen(pair[1]) and _computes_the_same(*pair)]
 
@@ -65,7 +65,7 @@ def _is_frozen(norm: _BatchNorm) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether something watches the module, or another forward is in its place."""
+    """Whether the module has hooks, or its forward has been replaced."""
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
@@ -73,7 +73,7 @@ def has_hooks(module: nn.Module) -> bool:
 def _computes_the_same(conv: _ConvNd, norm: _BatchNorm) -> bool:
     size = [(kernel - 1) * step + 2 for kernel, step in zip(conv.kernel_size, conv.dilation, strict=True)]
     numbers = torch.arange(conv.in_channels * torch.Size(size).numel(), device=conv.weight.device)
-    picture = numbers.sin().view(1, conv.in_channels, *size).to(conv.weight.dtype)  # draws nothing from the generator
+    picture = numbers.sin().view(1, conv.in_channels, *size).to(conv.weight.dtype)  # without torch's random generator
     expected = norm(conv(picture))
     with folded([(conv, norm)]):
         return torch.allclose(norm(conv(picture)), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
@@ -84,9 +84,9 @@ def _as_it_is(x: Tensor) -> Tensor:
 
 
 class _Folded:
-    """The forward pass of a convolution with the normalization behind it.
+    """The forward pass of a convolution followed by its normalization.
 
-    torch.nn.utils.fusion computes the same weights, but as new parameters, through which no gradient comes.
+    torch.nn.utils.fusion computes the same weights, but as new parameters, which pass no gradient on.
     """
 
     def __init__(self, conv: _ConvNd, norm: _BatchNorm) -> None:
@@ -97,7 +97,7 @@ class _Folded:
         mean, variance = norm.running_mean, norm.running_var
         assert mean is not None
         assert variance is not None
-        factor = (variance + norm.eps).rsqrt()  # (C,), as the rest
+        factor = (variance + norm.eps).rsqrt()  # (C,), as are all others
         if norm.weight is not None:
             factor = factor * norm.weight
         bias = -mean * factor if conv.bias is None else (conv.bias - mean) * factor
@@ -105,7 +105,7 @@ class _Folded:
             bias = bias + norm.bias
         weight = conv.weight * factor.view(-1, *[1] * (conv.weight.ndim - 1))
         own = conv._parameters.copy()
-        # as torch.func.functional_call does, which has no way to give a bias where there is none
+        # like torch.func.functional_call, which can't add a bias to a layer without one
         conv._parameters.update(weight=cast(nn.Parameter, weight), bias=cast(nn.Parameter, bias))
         try:
             out: Tensor = type(conv).forward(conv, x)

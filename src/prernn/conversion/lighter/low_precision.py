@@ -1,8 +1,8 @@
-"""A copy of a network whose large weights have few bits, for a stream: a step is bound by the bytes of its weights.
+"""A copy of a network whose large weights have few bits, for streams: a step's time is bound by reading its weights.
 
-Those of recurrent products and fully connected layers come in bfloat16, or as 8-bit integers with a scale for each
-neuron; convolutions, small layers, biases and states stay float32. A quantized network's weights are such integers
-already, and its copy has the same numbers.
+The weights of recurrent products and fully connected layers become bfloat16, or 8-bit integers with a scale for each
+neuron; convolutions, small layers, biases and states remain float32. A quantized network's weights already are such
+integers, and its copy has the same numbers.
 """
 
 from typing import Any, TypeVar, cast
@@ -22,14 +22,14 @@ from prernn.ops.narrow import TYPES, Integers, NarrowWeight, Segments, has_few_b
 Network = TypeVar("Network", bound=nn.Module)
 
 LEAST = 2**14
-"""Weights of a layer below which it stays as it is: they come from the processor's own memory."""
+"""Number of weights below which a layer is left as it is, because they fit in the processor's caches."""
 
 LEAST_FAN_IN = 16
-"""Of a neuron, below which a recurrence stays as it is: the kernels of diagonals and narrow bands are faster."""
+"""Fan-in of a neuron below which a recurrence is left as it is: kernels for diagonals and narrow bands are faster."""
 
 
 MOST_COLUMNS = 2**16
-"""Inputs whose numbers 16 bits hold, as compressed rows have them."""
+"""Most inputs that can be numbered with the 16 bits of compressed rows."""
 
 
 class NarrowLinear(nn.Module):
@@ -45,16 +45,16 @@ class NarrowLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """In float32, for those who look at it."""
+        """The weight in float32, for inspection."""
         return self.narrow.wide()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(..., D_in)`` to ``(..., D_out)``."""
+        """Maps ``(..., D_in)`` to ``(..., D_out)``."""
         return self.narrow.product(x, self.bias)
 
 
 def low_precision(net: Network, precision: str = "int8") -> Network:
-    """A copy in evaluation mode, which does not learn, whose recurrent and fully connected layers have few bits.
+    """A copy in evaluation mode, not trainable, whose recurrent and fully connected layers have weights of few bits.
 
     Example:
         >>> import prernn, torch
@@ -65,18 +65,18 @@ def low_precision(net: Network, precision: str = "int8") -> Network:
         >>> bool((out - layer.step(x)[0]).abs().max() < 0.02)
         True
 
-    Recurrences and input projections with few weights a neuron and a fast kernel (diagonal, narrow bands) stay in
-    float32. The integers of a quantized network (`prernn.quantize`) are kept where 8 bits hold them.
+    Recurrences and input projections with few weights per neuron and a fast kernel (diagonal, narrow bands) remain in
+    float32. The integers of a quantized network (`prernn.quantize`) are kept if they fit in 8 bits.
 
     Args:
         net: a network, or a layer such as `prernn.LSTM`.
-        precision: of weights, "bfloat16" or "int8". With "int8x8" what they meet, states and inputs, has 8 bits too,
-            by the range of each stream at each step (`prernn.ops.narrow.in_8_bits`), and the sums are exact: for
-            several streams; but for sparse and path weights, which meet floats.
+        precision: of weights, "bfloat16" or "int8". With "int8x8", meant for several streams, states and inputs have 8
+            bits too, by the range of each stream at each step (`prernn.ops.narrow.in_8_bits`), and sums are exact; the
+            inputs of sparse and path weights remain floats.
 
     Raises:
         ValueError: another precision, weights that are not finite.
-        NotImplementedError: weights that are not float32, or have few bits already.
+        NotImplementedError: weights that are not float32, or already have few bits.
     """
     if precision not in TYPES:
         raise ValueError(f"expected precision to be one of {', '.join(TYPES)}, got {precision!r}")
@@ -95,13 +95,13 @@ def low_precision(net: Network, precision: str = "int8") -> Network:
 
 
 def in_integers(net: Network) -> tuple[Network, list[str]]:
-    """A copy in evaluation mode in which large quantized weights are the integers that they are products of.
+    """A copy in evaluation mode in which large quantized weights are stored as integers and scales.
 
-    All other tensors are the network's own. It computes what the network does, up to rounding of the sums; weights that
-    are not quantized, or whose counts 8 bits do not hold, are left as they are.
+    It shares all other tensors with the network. It computes the same up to rounding of the sums; weights that are not
+    quantized, or whose integers don't fit in 8 bits, are left as they are.
 
     Returns:
-        The copy, and the names of the weights that are integers in it; the network itself where there are none.
+        The copy, and the names of the weights that are integers in it; the network itself if there are none.
     """
     if not holds_integers(net):
         return net, []
@@ -115,12 +115,12 @@ def in_integers(net: Network) -> tuple[Network, list[str]]:
 
 
 def holds_integers(net: nn.Module) -> bool:
-    """Whether integers stand beside the weights of a network, which `in_integers` may read."""
+    """Whether a network has integers stored with its weights, which `in_integers` may read."""
     return not has_few_bits(net) and any(name.endswith("_counts") for name, _ in net.named_buffers())
 
 
 def integers_of(module: nn.Module, name: str, neurons: int) -> Integers | None:
-    """Counts in the weight's shape and the scale of each neuron ``(R,)`` that stand beside it quantized, or None."""
+    """The integers in a quantized weight's shape, and the scale of each neuron ``(R,)``, or None if it has none."""
     counts, scale = getattr(module, f"{name}_counts", None), getattr(module, f"{name}_scale", None)
     if not (isinstance(counts, Tensor) and isinstance(scale, Tensor)):
         return None
@@ -128,8 +128,8 @@ def integers_of(module: nn.Module, name: str, neurons: int) -> Integers | None:
 
 
 def _narrow_all(made: nn.Module, precision: str, exact: bool) -> None:
-    """Puts weights of few bits in their places; ``exact`` only where they are the same numbers."""
-    layers: dict[int, NarrowLinear] = {}  # one for each that stands in several places
+    """Replaces weights by ones of few bits, with ``exact`` only if they represent the same numbers."""
+    layers: dict[int, NarrowLinear] = {}  # so that a shared layer remains shared
     for module in list(made.modules()):
         if isinstance(module, RecurrentStack):
             _narrow_stack(module, precision, exact)
@@ -145,13 +145,13 @@ def _narrow_all(made: nn.Module, precision: str, exact: bool) -> None:
 
 
 def _is_large(layer: nn.Linear) -> bool:
-    """Whether a layer is to have few bits: also an integer network's layer, which has no weight, is not."""
+    """Whether a layer is large enough for few bits; False also for a layer of an integer network, without a weight."""
     watched = layer._forward_hooks or layer._forward_pre_hooks
     return isinstance(layer.weight, Tensor) and layer.weight.numel() >= LEAST and not watched
 
 
 def _may(module: nn.Module, name: str, weight: Tensor, exact: bool) -> bool:
-    """Whether a weight ``(R, K)`` is to have few bits; ``exact``: it is the product of what stands beside it."""
+    """Whether a weight ``(R, K)`` may have few bits; with ``exact``, only if its integers and scale give it exactly."""
     if not exact:
         return True
     integers = integers_of(module, name, len(weight))
@@ -189,10 +189,10 @@ def _narrow_stack(stack: RecurrentStack, precision: str, exact: bool) -> None:
 
 
 def _replace(module: nn.Module, name: str, weight: nn.Module | None) -> None:
-    """Puts a weight of few bits in a parameter's place; None leaves it."""
+    """Replaces a parameter by a weight of few bits; None leaves it."""
     if weight is not None:
         delattr(module, name)
-        for kept in ("counts", "scale"):  # beside a quantized weight, whose integers it has now itself
+        for kept in ("counts", "scale"):  # buffers of a quantized weight, now part of the new weight
             module._buffers.pop(f"{name}_{kept}", None)
         module.add_module(name, weight)
 
@@ -200,7 +200,7 @@ def _replace(module: nn.Module, name: str, weight: nn.Module | None) -> None:
 def _narrow(
     module: nn.Module, name: str, weights: RecurrentWeights | InputWeights, precision: str, exact: bool
 ) -> NarrowRecurrence | None:
-    """``W_hh`` or ``W_ih`` with few bits, or None where it stays."""
+    """``W_hh`` or ``W_ih`` with few bits, or None if it is to stay as it is."""
     weight, structure = weights.weight, weights.structure
     if weight.numel() < LEAST or (weight.ndim < 3 and structure.band(weight) is not None):  # a diagonal
         return None
@@ -224,7 +224,7 @@ def _narrow(
 
 
 def _is_product(weight: Tensor, integers: Integers, neuron: Tensor) -> bool:
-    """Whether each weight is a count of 8 bits times the scale of its neuron; of neuron -1 there is none."""
+    """Whether each weight is an 8-bit integer times the scale of its neuron; weights of neuron -1 are ignored."""
     counts, scale = integers
     fits = int(counts.long().abs().max()) <= 127 and weight.dtype == torch.float32
     return fits and bool(((counts * scale[neuron.clamp(min=0)] == weight) | (neuron < 0)).all())
@@ -233,7 +233,7 @@ def _is_product(weight: Tensor, integers: Integers, neuron: Tensor) -> bool:
 def _in_rows(
     weights: RecurrentWeights | InputWeights, place: Tensor, precision: str, projects: bool, integers: Integers | None
 ) -> NarrowRows | None:
-    """As compressed rows, where the weights of all gates lie at the same places, by receiver; else None."""
+    """The weights as compressed rows if all gates have the same positions, ordered by receiver; otherwise None."""
     weight, columns, first = weights.weight, weights.columns, place[0].flatten()
     gate = torch.arange(len(weight), device=place.device).unsqueeze(1) * weights.size * columns
     alike = bool((first >= 0).all()) and torch.equal(place.flatten(1), first + gate)
@@ -244,11 +244,11 @@ def _in_rows(
 
 
 def segments_of(place: Tensor, columns: int) -> Segments | None:
-    """Where the weights of each neuron of each gate lie, given each weight's place; None where they are no run.
+    """Where the weights of each neuron of each gate are, given each weight's position; None if not contiguous.
 
     Args:
-        place: of each weight ``(G, D, C)`` in ``W (G, D, I)``, -1 outside (`matrix_places`).
-        columns: ``I``, of ``W_hh`` ``D``.
+        place: position of each weight ``(G, D, C)`` in ``W (G, D, I)``, -1 outside (`matrix_places`).
+        columns: ``I``; for ``W_hh``, ``D``.
     """
     rows = place.flatten(0, 1)  # (G*D, C)
     inside = rows >= 0

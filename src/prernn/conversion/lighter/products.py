@@ -1,4 +1,4 @@
-"""A CNN's fc layers by the faster matrix product, for as long as a pass of training takes."""
+"""Runs a CNN's fc layers with the faster matrix product, during a training pass."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -11,13 +11,13 @@ from prernn.ops.input_projection import linear
 
 
 def plain_layers(cnn: nn.Module) -> list[nn.Linear]:
-    """Its fc layers that are torch's own."""
+    """A CNN's fc layers that are exactly torch's own class."""
     return [part for part in cnn.modules() if type(part) is nn.Linear]
 
 
 @contextlib.contextmanager
 def faster_products(layers: Sequence[nn.Linear]) -> Iterator[None]:
-    """Lets fc layers compute as `prernn.ops.input_projection.linear` for a while, with the same weights."""
+    """Makes fc layers use `prernn.ops.input_projection.linear` within a block, with the same weights."""
     chosen = [layer for layer in layers if "forward" not in vars(layer)]
     with lent_forwards({layer: partial(_forward, layer) for layer in chosen}):
         yield

@@ -1,7 +1,8 @@
-"""Layers that leave out products with zeros: by the C kernels on a CPU, for few rows or pictures.
+"""Layers that skip products with zeros, with the C kernels on a CPU, for few rows or pictures.
 
-A fully connected layer of one row takes as long as its weights take to come from memory. Where they lie by input,
-those of a zero need not come. A convolution multiplies faster than it reads, so that only few activations pay.
+A fully connected layer of one row takes as long as it takes to load its weights from memory. If they are stored by
+input, those of a zero input need not be loaded. A convolution multiplies faster than it reads, so that skipping pays
+off only if few activations are not zero.
 """
 
 from typing import Any, TypeVar
@@ -14,28 +15,28 @@ from prernn.layers.computed_weights import computed, copy_of
 from prernn.ops.backends import kernels, learns, takes_native
 
 FEW = 16
-"""Rows up to which the kernel was faster than torch's product (4096 x 4096, one thread of an AMD EPYC with AVX-512,
+"""Most rows for which the kernel was faster than torch's product (4096 x 4096, one thread of an AMD EPYC with AVX-512,
 2026-11-29): `prernn bench cifar_online --layers`."""
 
 LEAST = 1 << 20
-"""Weights of a layer that `skip_zeros` changes: smaller ones are in the caches, and quick as they are."""
+"""Least number of weights of a layer that `skip_zeros` changes: smaller ones fit in the caches and are already fast."""
 
 FEW_PICTURES = 4
-"""The same of a convolution: with more, torch reads the weights of deep layers once for all."""
+"""Most pictures for which a convolution uses the kernel: with more, torch reads the weights only once for all."""
 
 SHARES = {256: 0.2, 0: 0.5}
-"""Share of samples up to which a convolution takes the kernel, from so many places of its map on: torch computes small
-maps less quickly."""
+"""Largest share of nonzero samples for which a convolution uses the kernel, by the least number of positions of its
+map: torch is slower on small maps."""
 
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class SkippingLinear(nn.Linear):
-    """`torch.nn.Linear` whose weight ``(O, I)`` lies by input; its kernel reads those of inputs that are not 0.
+    """`torch.nn.Linear` whose weight ``(O, I)`` is stored by input; its kernel only reads weights of nonzero inputs.
 
-    So a zero times an infinite weight is 0. With more than `FEW` rows, gradients, other types, or without the kernels
-    it computes as its parent.
+    So zero times an infinite weight is 0. With more than `FEW` rows, gradients, other types, or without the kernels it
+    computes like its parent class.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,14 +51,14 @@ class SkippingLinear(nn.Linear):
 
 
 class SkippingConv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` with few activations that are not 0; its kernel reads a copy of the weight, outputs last.
+    """`torch.nn.Conv2d` for inputs of which few are not 0; its kernel reads a copy of the weight, outputs last.
 
-    Stride 1, one group, k = 1 or 3 with a margin that keeps the size; otherwise as `SkippingLinear`. The copy is made
-    anew when the weight changes, but for changes behind torch's back (`Tensor.data`).
+    Stride 1, one group, k = 1 or 3 with "same" padding; otherwise like `SkippingLinear`. The copy is renewed when the
+    weight changes, except for changes that torch does not track (`Tensor.data`).
     """
 
     share: float
-    """Of its activations that are samples."""
+    """Share of its input activations that are nonzero samples."""
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution of ``x (B, C, H, W)`` or ``(C, H, W)``."""
@@ -74,7 +75,7 @@ class SkippingConv2d(nn.Conv2d):
         return places > 0 and self.share <= next(share for least, share in SHARES.items() if places >= least)
 
     def _packed(self) -> Tensor:
-        """The weight as the kernel reads it."""
+        """The weight in the kernel's layout."""
         weight = self.weight
         now = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
         kept: tuple[tuple[int, int], Tensor] | None = vars(self).get("_kept")
@@ -84,12 +85,12 @@ class SkippingConv2d(nn.Conv2d):
         return kept[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_kept"}  # of copies and pickles
+        return {name: value for name, value in vars(self).items() if name != "_kept"}  # not for copies and pickles
 
 
 def kernels_take(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether the kernels take an input and parameters: plain float32 tensors on the CPU, without gradients."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):  # first: what follows fixes a symbolic size
+    """Whether the kernels support an input and parameters: plain float32 tensors on the CPU, without gradients."""
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):  # the tests below would fix a symbolic size
         return False
     given = [x, *(other for other in others if other is not None)]
     plain = all(
@@ -99,9 +100,10 @@ def kernels_take(x: Tensor, *others: Tensor | None) -> bool:
 
 
 def skip(layer: nn.Module, share: float = 1.0) -> bool:
-    """Makes a layer skip zeros, in place, if its kind can and ``share`` of its activations may be few enough to pay.
+    """Makes a layer skip zeros, in place, if its type supports it and the ``share`` of nonzero inputs is small enough.
 
-    Names, shapes and values of its parameters stay; that of a fully connected layer is laid out anew.
+    Names, shapes and values of its parameters stay the same; the memory layout of a fully connected layer's weight
+    changes. Returns whether the layer was changed.
     """
     weight = getattr(layer, "weight", None)
     if computed(layer) or not isinstance(weight, Tensor) or weight.is_meta:
@@ -118,7 +120,7 @@ def skip(layer: nn.Module, share: float = 1.0) -> bool:
 
 
 def unskipped(layer: Layer) -> Layer:
-    """Undoes `skip`, in place, but for where the weight lies."""
+    """Undoes `skip`, in place, except for the memory layout of the weight."""
     if type(layer) in (SkippingLinear, SkippingConv2d):
         layer.__class__ = type(layer).__bases__[0]
     return layer
@@ -132,10 +134,10 @@ def _regular(layer: nn.Conv2d) -> bool:
 
 
 def skip_zeros(net: nn.Module) -> nn.Module:
-    """A copy whose large fully connected layers do not read the weights of inputs that are exactly 0, as behind ReLU.
+    """A copy whose large fully connected layers do not read the weights of inputs that are exactly 0, as after ReLU.
 
-    The same outputs up to rounding, with less to read: about half behind ReLU. It pays for streams, at up to `FEW` rows
-    on a CPU; convolutions stay, for which half is too much (`SHARES`).
+    Outputs are the same up to rounding, with fewer weights to read: about half after ReLU. It pays off for streams, for
+    up to `FEW` rows on a CPU; convolutions are not changed, because half is too much for them (`SHARES`).
 
     Example:
         >>> import prernn, torch

@@ -1,1 +1,1 @@
-"""A network as a file that runs without prernn."""
+"""Writes a network as a file that runs without prernn."""

@@ -1,9 +1,9 @@
-"""A step in integers without what no runtime needs, and its weights of few counts in 4 bits.
+"""Shrinks a step in integers: removes what no runtime needs, and stores weights of few counts in 4 bits.
 
-onnxruntime's tool calls each value by the names of those that it came from, gives every zero point and scale a tensor
-of its own, and torch's exporter notes where each node came from. In networks of a few hundred kB that is a fifth of the
-file. Integers from -8 to 7 need 4 bits: a Cast makes 8 of them when a runtime loads the file, so that it multiplies by
-the same kernels as ever.
+onnxruntime's tool names each value after those that it was computed from, and gives every zero point and scale its own
+tensor; torch's exporter notes where each node came from. In networks of a few hundred kB that is a fifth of the file.
+Integers from -8 to 7 need only 4 bits: a Cast turns them into 8 bits when a runtime loads the file, so that it uses the
+same kernels as before.
 """
 
 import itertools
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 FOUR_BITS_OPSET = 21
-"""The first of ONNX's operator sets that has them."""
+"""The first of ONNX's operator sets with 4-bit integers."""
 
 
 def compact(model: Any) -> None:
-    """Makes a model of `prernn.engines.exported.integer_file` small, in place; it computes the same numbers."""
+    """Shrinks a model of `prernn.engines.exported.integer_file` in place; it computes the same numbers."""
     _forget_origins(model)
     _leave_out_zeros(model.graph)
     _multiply_scales(model.graph)
@@ -29,7 +29,7 @@ def compact(model: Any) -> None:
 
 
 def _forget_origins(model: Any) -> None:
-    """Names of nodes, from which line of Python each came, shapes in between."""
+    """Removes names of nodes, the lines of Python each came from, and intermediate shapes."""
     del model.graph.value_info[:]
     del model.graph.metadata_props[:]
     for node in model.graph.node:
@@ -40,7 +40,7 @@ def _forget_origins(model: Any) -> None:
 
 
 def _leave_out_zeros(graph: Any) -> None:
-    """Zero points of biases, which are 0 where there are none; those of weights onnxruntime wants to see."""
+    """Removes zero points of biases, which default to 0; those of weights are required by onnxruntime."""
     from onnx import TensorProto
 
     values = {tensor.name: tensor for tensor in graph.initializer}
@@ -53,7 +53,7 @@ def _leave_out_zeros(graph: Any) -> None:
 
 
 def _multiply_scales(graph: Any) -> None:
-    """A bias has the scale of its layer's inputs times that of its weights: a product that runtimes compute once."""
+    """Makes a bias's scale the product of its layer's input and weight scales, which runtimes compute once."""
     from onnx import helper
 
     values = _arrays(graph)
@@ -92,18 +92,18 @@ def _weights_in_four_bits(graph: Any) -> None:
 
 
 def fits_four_bits(values: np.ndarray) -> bool:
-    """Whether a weight's integers lie from -8 to 7."""
+    """Whether all integers of a weight are between -8 and 7."""
     return values.ndim > 1 and values.size > 0 and bool(values.min() >= -8 and values.max() <= 7)
 
 
 def in_pairs(values: np.ndarray) -> bytes:
-    """Integers from -8 to 7, two in a byte, the first in its lower half."""
+    """Integers from -8 to 7, two per byte, the first in the lower half."""
     flat = np.append(values.reshape(-1), np.zeros(values.size % 2, dtype=np.int8)).astype(np.uint8) & 15
     return (flat[::2] | flat[1::2] << 4).tobytes()
 
 
 def _in_bytes(graph: Any) -> None:
-    """Values as they lie in memory, where the tool wrote numbers one by one."""
+    """Stores values as raw bytes, where the tool wrote numbers one by one."""
     from onnx import TensorProto, numpy_helper
 
     for tensor in graph.initializer:
@@ -112,11 +112,11 @@ def _in_bytes(graph: Any) -> None:
 
 
 def _shorten_names(graph: Any) -> None:
-    """Of all values but inputs, outputs and the network's own weights."""
+    """Shortens the names of all values except inputs, outputs and the network's own weights."""
     own = {value.name for value in [*graph.input, *graph.output]}
     own |= {tensor.name for tensor in graph.initializer if len(tensor.dims) > 1}
     unused = (name for name in _short_names() if name not in own)
-    new = {name: name for name in own} | {"": ""}  # "" is an input that is left out
+    new = {name: name for name in own} | {"": ""}  # "" is an omitted input
     for names in (names for node in graph.node for names in (node.input, node.output)):
         for place, name in enumerate(names):
             if name not in new:
@@ -132,7 +132,7 @@ def _short_names() -> Iterator[str]:
 
 
 def _insert_first(graph: Any, nodes: list[Any]) -> None:
-    """In front of all others: what they read are constants."""
+    """Inserts nodes before all others: they read only constants."""
     rest = list(graph.node)
     del graph.node[:]
     graph.node.extend([*nodes, *rest])

@@ -1,6 +1,6 @@
-"""Nodes of an ONNX graph that depend on weights alone, computed once, when the file is written.
+"""Computes the nodes of an ONNX graph that depend only on weights once, when the file is written.
 
-Nothing has to compute them at every frame then, and OpenVINO's Scan takes from around it what is constant alone.
+Then they need not be computed at every frame; and OpenVINO's Scan accepts only constants from outside.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def settle(model: Any) -> None:
-    """Puts values in the place of nodes that depend on no input, in place."""
+    """Replaces nodes that depend on no input by their values, in place."""
     import onnx_ir as ir
 
     graph = model.graph
@@ -37,7 +37,7 @@ def settle(model: Any) -> None:
 
 
 def _constant_nodes(graph: Any) -> list[Any]:
-    """In the graph's order; small ones, whose value torch's exporter wrote down already, are constants too."""
+    """In the graph's order; small nodes whose value torch's exporter has already written count as constants too."""
     known, nodes = set(graph.initializers.values()), []
     for node in graph:
         plain = not any(attribute.type.name in ("GRAPH", "GRAPHS") for attribute in node.attributes.values())
@@ -48,7 +48,7 @@ def _constant_nodes(graph: Any) -> list[Any]:
 
 
 def _computed(nodes: list[Any], wanted: list[Any], model: Any) -> list[np.ndarray]:
-    """The wanted values by ONNX's own reference."""
+    """The requested values, computed by ONNX's reference implementation."""
     import onnx
     import onnx_ir as ir
     from onnx.reference import ReferenceEvaluator

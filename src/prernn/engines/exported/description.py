@@ -1,4 +1,4 @@
-"""What an exported file says of itself: everything that one needs to feed it a video and to read its answers."""
+"""The description in an exported file: everything needed to feed it a video and to interpret its answers."""
 
 import dataclasses
 import json
@@ -11,10 +11,10 @@ from prernn.conversion.recipe import Recipe
 from prernn.conversion.sequence_network import SequenceNetwork
 
 KEY = "prernn"
-"""Under which the description stands in a file's metadata, as JSON."""
+"""The key of the description, as JSON, in a file's metadata."""
 
 FORM = 1
-"""Of the description; a reader refuses later ones."""
+"""Version of the description's form; a reader refuses later ones."""
 
 KINDS = ("step", "sequence")
 
@@ -24,10 +24,10 @@ class StateLeaf:
     """One tensor of the state, in the file's order; it starts as zeros.
 
     Attributes:
-        name: such as "state_0_h": of layer and value.
-        layer: which tensors belong together, counted from 0.
-        shape: without the batch, as the network has it.
-        file_shape: without the batch, as the file has it: at most three dimensions, which small runtimes need.
+        name: made from layer and value, such as "state_0_h".
+        layer: number of the layer that the tensor belongs to, from 0.
+        shape: without the batch, as in the network.
+        file_shape: without the batch, as in the file: at most three dimensions, as small runtimes require.
     """
 
     name: str
@@ -38,20 +38,20 @@ class StateLeaf:
 
 @dataclass(frozen=True)
 class Description:
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
         kind: "step" or "sequence".
-        frame_shape: of one step, ``(C, H, W)`` or as `SequenceNetwork.frame_shape`.
+        frame_shape: of one step, ``(C, H, W)`` or as in `SequenceNetwork.frame_shape`.
         free_size: whether height and width are free.
         input_type: "float32", or "int64" for numbers of words.
         states: the state's tensors.
         outputs: number of outputs K.
         recipe: the network's, as plain data: labels, transform, rate, task and how it was made.
-        delay: steps by which an output comes late.
-        precision: "float32", or "int8" where convolutions and products are in integers.
+        delay: number of steps by which an output lags behind its frame.
+        precision: "float32", or "int8" if convolutions and products are computed in integers.
         version: of prernn.
-        form: of this description.
+        form: version of this description's form.
     """
 
     kind: str
@@ -67,7 +67,7 @@ class Description:
     form: int = FORM
 
     def to_json(self) -> str:
-        """The description as text, with labels, transform, frame rate and reset for readers that know no recipe."""
+        """The description as text, with labels, transform, frame rate and reset for readers that don't know recipes."""
         found = Recipe.from_json(self.recipe)
         snippet = self.frame_shape[1] if len(self.frame_shape) == 4 else 1
         more = {name: getattr(found, name) for name in ("labels", "transform", "rate", "reset")} | {"snippet": snippet}
@@ -75,10 +75,10 @@ class Description:
 
     @classmethod
     def from_json(cls, text: str | None, place: str) -> "Description":
-        """The description in a file's metadata.
+        """Reads the description in a file's metadata.
 
         Raises:
-            ValueError: there is none, or one of a later form; ``place`` is named.
+            ValueError: there is none, or it has a later form; the message names ``place``.
         """
         try:
             values = json.loads(text or "null")
@@ -98,7 +98,7 @@ class Description:
 
 
 def file_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A leaf's shape without the batch ``(D, H, W)`` as it stands in a file: of 3-D maps time and height are one."""
+    """A leaf's shape without the batch ``(D, H, W)`` as in a file: for 3-D maps time and height are merged."""
     return shape if len(shape) < 4 else (shape[0], shape[1] * shape[2], shape[3])
 
 
@@ -110,7 +110,7 @@ def in_file(leaf: Tensor) -> Tensor:
 def describe(
     net: SequenceNetwork, kind: str, frame_shape: tuple[int, ...], outputs: int, free_size: bool
 ) -> Description:
-    """The description of a network's file, for frames of a shape."""
+    """The description of a network's file, for frames of a given shape."""
     from prernn import __version__
 
     size = frame_shape[1:] if len(frame_shape) > 2 else None

@@ -1,16 +1,16 @@
-"""`prernn.export`: a network as a file for another runtime, compared with the network before it is kept.
+"""`prernn.export`: writes a network as a file for another runtime, and compares it with the network before keeping it.
 
-Inputs are ``frame (B, C, H, W)``, snippets ``(B, C, D, H, W)`` (of a sequence ``video (B, T, C, H, W)``), then the
-state's tensors ``state_0_h (B, D)``, ``state_0_c`` and so on: layer and name in its cell, zeros at the start of a
-stream. Outputs are ``output (B, K)`` (``(B, T, K)``), then ``next_state_0_h`` and so on. Batch and time are free,
-height and width where the network allows. No tensor of the state has more than four dimensions: of 3-D maps time
-and height are one. Diagonals, bands and paths are element-wise; a step has no loop, a sequence one ONNX ``Scan`` of
-the cell's few operations for each recurrent layer. What the file needs besides stands in its metadata, under
-"prernn", as JSON (`prernn.engines.exported.description.Description`).
+Inputs are ``frame (B, C, H, W)``, for snippets ``(B, C, D, H, W)`` (for a sequence ``video (B, T, C, H, W)``), then the
+state's tensors ``state_0_h (B, D)``, ``state_0_c`` and so on, named after the layer and the value in its cell, which
+are zeros at the start of a stream. Outputs are ``output (B, K)`` (``(B, T, K)``), then ``next_state_0_h`` and so on.
+Batch and time are free, height and width where the network allows. No tensor of the state has more than four
+dimensions: for 3-D maps time and height are merged. Diagonals, bands and paths are element-wise; a step has no loop, a
+sequence has one ONNX ``Scan`` with the cell's few operations per recurrent layer. Everything else about the file is in
+its metadata, under "prernn", as JSON (`prernn.engines.exported.description.Description`).
 
-The file is run and compared with the network before it gets its name: at other sizes of batch, time and frame, and
-over 200 frames. Where onnxruntime is not installed an ONNX file is written without, and a warning says so. A
-network of another type than float32, or on a GPU, is exported as one of float32 on the CPU.
+The file is run and compared with the network before it gets its name: with other sizes of batch, time and frame, and
+over 200 frames. If onnxruntime is not installed, an ONNX file is written without comparison, and a warning says so. A
+network of a type other than float32, or on a GPU, is exported as float32 on the CPU.
 """
 
 import dataclasses
@@ -48,15 +48,15 @@ from prernn.reports.files import whole_files
 from prernn.sparsity.quantization.synthetic_inputs import CLIP, synthetic_inputs
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
-"""What a file of each ends in."""
+"""The suffix of each format's file."""
 
 PRECISIONS = ("float32", "int8")
 
 CLIPS = 4
-"""Videos that are made to show ranges."""
+"""Number of videos that are made to find the ranges of activations."""
 
 LONG = 200
-"""Frames of the longest comparison: errors that add up over time would show."""
+"""Number of frames of the longest comparison, which would reveal errors that add up over time."""
 
 
 def export(
@@ -82,28 +82,29 @@ def export(
         >>> [leaf.name for leaf in about.states]
         ['state_0_h']
 
-    What goes in and comes out, and how the file is compared, says `prernn.engines.exported.export`, its module.
+    For inputs and outputs, and how the file is compared, see the module `prernn.engines.exported.export`.
 
     Args:
-        net: any network that goes step by step; of a sequence also one that hears both directions.
-        path: the file. OpenVINO's weights lie beside it, ``.bin``; ONNX weights above 1.5 GB in ``path`` + ".data".
+        net: any network that goes step by step; for a sequence also one that hears both directions.
+        path: the file. OpenVINO's weights are beside it, ``.bin``; ONNX weights above 1.5 GB in ``path`` + ".data".
         format: "onnx", "openvino" or "torch" (torch.export's ``.pt2``, which loads without prernn).
         kind: "step" or "sequence".
-        image_size: ``(H, W)`` in pixels, fixed in the file; None leaves them free where the network allows, else takes
-            those of the recipe's transform or of ``net.frame_shape``.
-        stateful: of OpenVINO: the state stays inside, for one stream.
+        image_size: ``(H, W)`` in pixels, fixed in the file; None leaves them free where the network allows, otherwise
+            takes those of the recipe's transform or of ``net.frame_shape``.
+        stateful: for OpenVINO: the state stays inside, for one stream.
         precision: "float32", or "int8": an ONNX or OpenVINO step in 8-bit integers, which keeps those of a quantized
             network (`prernn.engines.exported.integer_file`).
-        inputs: of an int8 file: videos ``(T, *frame_shape)`` that show the ranges of its activations; None makes
-            some from the network alone (`prernn.synthetic_inputs`).
-        opset: ONNX operator set; None is 18, which runs on runtimes since 2023, and in int8 21, since 2024: below it
-            no weight is in 4 bits.
+        inputs: for an int8 file: videos ``(T, *frame_shape)`` from which the ranges of its activations are found; None
+            makes inputs from the network alone (`prernn.synthetic_inputs`).
+        opset: ONNX operator set; None is 18, which runs on runtimes since 2023, and for int8 21, since 2024: below that
+            no weight is stored in 4 bits.
 
     Raises:
-        ValueError: an unknown format, kind or precision, an image size that is no pair of pixels, an ending that
-            belongs to another format, stateful where it is not OpenVINO's step.
-        NotImplementedError: the network holds an operation that the format lacks, or the file does not compute what
+        ValueError: an unknown format, kind or precision, an image size that is not a pair of pixels, a suffix that
+            belongs to another format, stateful for anything but OpenVINO's step.
+        NotImplementedError: the network contains an operation that the format lacks, or the file does not compute what
             the network does.
+        ImportError: the package that writes the format is not installed.
         ImportError: what writes the format is not installed.
         OSError: the file can't be written.
     """
@@ -169,9 +170,9 @@ def _written_in_floats(
     net: SequenceNetwork, kind: str, image_size: tuple[int, int] | None, how: tuple[str, bool, int, Path]
 ) -> Description:
     found = _written(traced(net, kind, image_size), *how, net)
-    if found is None:  # the network lets height and width be free, the format does not
+    if found is None:  # the network leaves height and width free, the format does not
         found = _written(traced(net, kind, frame_shape_of(net, None)[-2:]), *how, net)
-        assert found is not None  # fixed sizes are compared at no other
+        assert found is not None  # fixed sizes are compared only at these
     return found
 
 
@@ -183,7 +184,7 @@ def _written_in_integers(
     opset: int,
     inputs: Sequence[Tensor] | Tensor | None,
 ) -> Description:
-    """Writes a step in float32, which is compared, for a while; and of it one in integers."""
+    """Writes a step in float32 to a temporary file, compares it, and makes one in integers from it."""
     if net.input_type == torch.int64:
         raise NotImplementedError("precision int8: expected a network of frames or features, got one of words")
     with tempfile.TemporaryDirectory() as folder:
@@ -201,7 +202,7 @@ def _written_in_integers(
 
 
 def _inputs(net: SequenceNetwork, about: Description) -> Tensor:
-    """Made from a network of frames, in the size of the file; normally distributed for any other."""
+    """Synthetic inputs for a network of frames, in the size of the file; normally distributed ones for any other."""
     if isinstance(net, RecurrentNetwork) and len(about.frame_shape) > 1:
         return synthetic_inputs(net, (CLIP, *about.frame_shape), count=CLIPS)
     return noise(net, CLIPS, CLIP, about.frame_shape)
@@ -210,7 +211,7 @@ def _inputs(net: SequenceNetwork, about: Description) -> Tensor:
 def _written(
     found: Traced, format: str, stateful: bool, opset: int, path: Path, net: SequenceNetwork
 ) -> Description | None:
-    """Writes and compares the file; None where it holds at the traced frame size alone, though that is free."""
+    """Writes and compares the file; None if it holds only at the traced frame size, though the size is free."""
     about = found.description
     with whole_files(path) as draft:
         run: Runner | None
@@ -242,9 +243,9 @@ def _onnxruntime_run(path: Path) -> Runner | None:
 
 
 def _check_stateful(net: SequenceNetwork, description: Description, path: Path) -> None:
-    """Raises NotImplementedError where the model that keeps its state does not give what the network does."""
+    """Raises NotImplementedError if the model that keeps its state does not compute what the network does."""
     run = openvino_engine.remembering(openvino_engine.model_of(path))
-    outside = dataclasses.replace(description, states=())  # what comes out is the output alone
+    outside = dataclasses.replace(description, states=())  # the only output is the network's output
     _refuse(_apart(net, outside, run, 1, LONG, description.frame_shape), net, description, 1, LONG)
 
 
@@ -264,7 +265,7 @@ def _refuse(apart: float, net: SequenceNetwork, description: Description, batch:
 
 
 def agrees(net: SequenceNetwork, description: Description, run: Runner) -> bool:
-    """Whether the file computes what the network does; False where it does so at the traced frame size alone.
+    """Whether the file computes what the network does; False if it does so only at the traced frame size.
 
     Raises:
         NotImplementedError: it does not at that size either.
@@ -272,7 +273,7 @@ def agrees(net: SequenceNetwork, description: Description, run: Runner) -> bool:
     for batch, steps in ((3, 4), (1, LONG)):
         try:
             apart = _apart(net, description, run, batch, steps, description.frame_shape)
-        except Exception as error:  # each runtime has its own kinds
+        except Exception as error:  # each runtime raises its own types
             raise NotImplementedError(f"the file was not kept, as it does not run: {first_line(error)}") from error
         _refuse(apart, net, description, batch, steps)
     if not description.free_size:
@@ -301,7 +302,7 @@ def _apart(
 
 
 def _of_file(run: Runner, description: Description, video: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Outputs of a file and the state's leaves at the end."""
+    """Outputs of a file, and the state's leaves at the end."""
     if description.kind == "sequence":
         return run(video, [torch.zeros(len(video), *leaf.file_shape) for leaf in description.states])
     out, state = in_steps(EngineNetwork(description, lambda shape: run, "", "float32"), video, None)

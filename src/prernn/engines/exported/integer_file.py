@@ -1,15 +1,14 @@
 """A step in 8-bit integers: an ONNX file whose convolutions and matrix products multiply integers.
 
-Weights are signed 8-bit integers times a scale for each output, activations unsigned 8-bit integers whose ranges some
-frames show; between them stand QuantizeLinear and DequantizeLinear, which onnxruntime and OpenVINO fuse into their
-integer kernels. onnxruntime's own tool writes them. What it is told:
+Weights are signed 8-bit integers times a scale for each output, activations unsigned 8-bit integers whose ranges are
+found from some frames; between them are QuantizeLinear and DequantizeLinear, which onnxruntime and OpenVINO fuse into
+their integer kernels. onnxruntime's own tool writes them. It is told the following:
 
-- The weights of a network that `prernn.quantize` made are integers already, and stay the same ones: each output's scale
-  is the layer's, times that of the batch normalization which the exporter folded in. A row whose counts go beyond 127
-  is rounded to 127 steps of its own. Weights that are not quantized are rounded to the nearest of 127 steps, row by
-  row.
-- The state stays in float32, and everything that is computed from it but the matrix products: an error of 8 bits would
-  come back at every step.
+- The weights of a network that `prernn.quantize` made are integers already, and stay the same: each output's scale is
+  the layer's, times that of the batch normalization that the exporter folded in. A row with counts beyond 127 is
+  rounded to its own 127 steps. Weights that are not quantized are rounded to the nearest of 127 steps, row by row.
+- The state stays in float32, as does everything computed from it except the matrix products: an 8-bit error would
+  return at every step.
 """
 
 import contextlib
@@ -30,12 +29,12 @@ from prernn.engines.exported.description import KEY, Description
 from prernn.sparsity.quantization.weights import weights_of
 
 PRODUCTS = {"Conv": 0, "Gemm": 0, "MatMul": 1}
-"""Operations whose second input is a weight, and where its outputs stand; of a Gemm where it is transposed."""
+"""Operations whose second input is a weight, and the axis of its outputs; for Gemm if it is transposed."""
 AROUND = ("Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool", "MaxPool", "Relu")
-"""What may go in integers between convolutions."""
+"""Operations between convolutions that may be computed in integers."""
 MOST = 127
 CLOSE = 1e-4
-"""Of a row's largest weight, by which it may differ from integers times a scale: rounding errors of float32."""
+"""Allowed deviation from integers times a scale, as a share of a row's largest weight: rounding errors of float32."""
 
 
 def save_integers(
@@ -46,9 +45,9 @@ def save_integers(
     Args:
         draft: the step in float32.
         out: the file.
-        net: the network that the draft was made of.
+        net: the network that the draft was made from.
         description: of the draft.
-        inputs: videos ``(T, *frame_shape)``, which show the ranges of activations.
+        inputs: videos ``(T, *frame_shape)`` from which the ranges of activations are found.
 
     Raises:
         ImportError: the ``onnx`` extra is not installed.
@@ -60,7 +59,7 @@ def save_integers(
 
     model = onnx.load(draft)
     for place, node in enumerate(model.graph.node):
-        node.name = node.name or f"node_{place}"  # by which the tool leaves some out
+        node.name = node.name or f"node_{place}"  # the tool excludes nodes by name
     with tempfile.TemporaryDirectory() as folder, without_advice():
         named = Path(folder) / "named.onnx"
         onnx.save(model, named)
@@ -89,7 +88,7 @@ def save_integers(
 
 @contextlib.contextmanager
 def without_advice() -> Iterator[None]:
-    """The tool advises to fold batch normalization first, as the exporter has."""
+    """Suppresses the tool's advice to fold batch normalization first, which the exporter has done."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -99,7 +98,7 @@ def without_advice() -> Iterator[None]:
 
 
 def _followers(model: Any, states: set[str]) -> list[str]:
-    """Names of the nodes that are computed from the state, but for products."""
+    """Names of the nodes that are computed from the state, except products."""
     known, found = set(states), []
     for node in model.graph.node:
         if known & set(node.input):
@@ -110,7 +109,7 @@ def _followers(model: Any, states: set[str]) -> list[str]:
 
 
 class RangeFrames:
-    """What goes into the step for each frame of the videos, as onnxruntime's tool asks for it: states go on."""
+    """The step's inputs for each frame of the videos, as onnxruntime's tool expects them: states are carried on."""
 
     def __init__(self, step: Path, description: Description, inputs: Sequence[Tensor] | Tensor):
         self.run = onnxruntime_engine.runner(onnxruntime_engine.session_of(step, None))
@@ -156,7 +155,7 @@ def _axis(node: Any) -> int:
 
 
 def _integers(net: SequenceNetwork) -> tuple[dict[str, np.ndarray], dict[bytes, np.ndarray]]:
-    """Counts of each quantized weight, a row for each output, by its name; and of each row, by its values."""
+    """The counts of each quantized weight, one row per output, by its name; and of each row, by its values."""
     counts: dict[str, np.ndarray] = {}
     rows: dict[bytes, np.ndarray] = {}
     for weight in weights_of(net):
@@ -170,9 +169,9 @@ def _integers(net: SequenceNetwork) -> tuple[dict[str, np.ndarray], dict[bytes, 
 
 
 def _scales(weight: np.ndarray, counts: np.ndarray | None, rows: dict[bytes, np.ndarray]) -> np.ndarray | None:
-    """Of each row of a weight ``(outputs, inputs)``; None where its integers are not known.
+    """The scale of each row of a weight ``(outputs, inputs)``; None if its integers are unknown.
 
-    A named weight may be the quantized one times a factor for each row. One without a name is put together of rows of
+    A named weight may be the quantized one times a factor for each row. One without a name is composed of rows of
     recurrent weights.
     """
     if counts is None or counts.shape != weight.shape:

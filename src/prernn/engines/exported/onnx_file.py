@@ -1,6 +1,6 @@
 """ONNX files of a recurrent network: one step of a stream, or a whole sequence.
 
-Both are what torch's exporter makes of the network's program. In a sequence everything feedforward runs on all frames
+torch's exporter makes both from the network's program. In a sequence, everything feedforward runs on all frames
 at once, and each recurrent layer is an ONNX ``Scan`` over its own few operations. Needs the ``onnx`` extra.
 """
 
@@ -18,24 +18,24 @@ from prernn.engines.exported import constants
 from prernn.engines.exported.description import KEY
 from prernn.engines.exported.program import Traced, quiet
 
-LARGE = 1_500_000_000  # bytes of weights from which they get a file of their own: protobuf ends at 2 GB
+LARGE = 1_500_000_000  # bytes of weights above which they get their own file: protobuf's limit is 2 GB
 
 OPSET = 18
-"""ONNX's operator set, which runtimes know since 2023."""
+"""ONNX operator set that runtimes support since 2023."""
 
 
 def check_installed() -> None:
-    """Raises ImportError where the ``onnx`` extra is not installed."""
+    """Raises ImportError if the ``onnx`` extra is not installed."""
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f'export to ONNX needs {" and ".join(missing)}: pip install "prernn[onnx]"')
 
 
 def onnx_program(found: Traced, opset: int = OPSET) -> Any:
-    """torch's ONNX program of a network's, with names, free sizes and the description in place.
+    """torch's ONNX program of a network's program, with names, free sizes and the description in place.
 
     Raises:
-        NotImplementedError: the network holds an operation that ONNX does not have.
+        NotImplementedError: the network contains an operation that ONNX lacks.
         ImportError: the ``onnx`` extra is not installed.
     """
     check_installed()
@@ -53,14 +53,14 @@ def onnx_program(found: Traced, opset: int = OPSET) -> Any:
     constants.settle(made.model)
     _name_sizes(made.model, found)
     made.model.metadata_props[KEY] = found.description.to_json()
-    for name in ("labels", "transform"):  # as files had them before they had a description
+    for name in ("labels", "transform"):  # as in files from before there was a description
         if (value := found.description.recipe.get(name)) is not None:
             made.model.metadata_props[name] = json.dumps(value)
     return made
 
 
 def _name_sizes(model: Any, found: Traced) -> None:
-    """Calls the free sizes batch, time, height and width."""
+    """Names the free sizes batch, time, height and width."""
     import onnx_ir as ir
 
     (first, *leaves), description = model.graph.inputs, found.description
@@ -88,6 +88,6 @@ def _values(graph: Any) -> Iterable[Any]:
 
 
 def save_onnx(program: Any, path: Path) -> None:
-    """Writes the file, and one of its weights beside it where they are too many."""
+    """Writes the file, and a second one with its weights if they are too large."""
     weights = program.model.graph.initializers.values()
     program.save(path, external_data=sum(value.const_value.nbytes for value in weights) > LARGE)

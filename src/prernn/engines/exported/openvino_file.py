@@ -11,7 +11,7 @@ from prernn.engines.openvino_engine import missing
 
 
 def openvino_model(program: Any, description: Description) -> Any:
-    """An OpenVINO model of torch's ONNX program (`prernn.engines.exported.onnx_file.onnx_program`).
+    """An OpenVINO model made from torch's ONNX program (`prernn.engines.exported.onnx_file.onnx_program`).
 
     Raises:
         NotImplementedError: OpenVINO lacks an operation.
@@ -39,9 +39,9 @@ def model_of_onnx(path: Path, description: Description) -> Any:
 
 
 def keep_state(model: Any, description: Description) -> None:
-    """Keeps the state inside a step's model, in place: ``infer_request.reset_state()`` starts anew.
+    """Keeps the state inside a step's model, in place: ``infer_request.reset_state()`` resets it.
 
-    It is that of one stream, as a free batch has none at first.
+    It is the state of one stream, because a free batch has no size at first.
     """
     from openvino._offline_transformations import apply_make_stateful_transformation
 
@@ -51,7 +51,7 @@ def keep_state(model: Any, description: Description) -> None:
 
 
 def save_openvino(model: Any, path: Path) -> None:
-    """Writes ``path`` and, of the same name, its weights as ``.bin``, in the precision that they have."""
+    """Writes ``path``, and its weights as ``.bin`` under the same name, in their own precision."""
     import openvino
 
     try:

@@ -1,7 +1,7 @@
-"""A network's step or sequence as torch's exported program: the one way to every format.
+"""A network's step or sequence as torch's exported program, from which every format is made.
 
-Height and width stay free where the network lets them: torch.export finds out. The state of a network with feature
-maps has a size that follows the frames', so there they are fixed.
+Height and width stay free where the network allows it, which torch.export finds out. If the state is a feature map, its
+size follows that of the frames, so they are fixed.
 """
 
 import contextlib
@@ -22,17 +22,17 @@ from prernn.engines.exported.description import Description, describe, in_file
 from prernn.layers.computed_weights import copy_of
 
 STEPS = 3
-"""Of the sequence that is traced; no other size of the graph should be mistaken for it."""
+"""Length of the traced sequence; no other size in the graph should be mistaken for it."""
 
 
 @dataclass(frozen=True)
 class Traced:
-    """A network's program and what is to be said of it.
+    """A network's program with its description.
 
     Attributes:
         program: from ``frame (B, C, H, W)`` or ``video (B, T, C, H, W)`` and the state to output and next state.
-        description: of the file to be.
-        example: arguments that it was traced with.
+        description: of the file to be written.
+        example: arguments with which it was traced.
     """
 
     program: ExportedProgram
@@ -41,18 +41,18 @@ class Traced:
 
     @property
     def input_names(self) -> list[str]:
-        """Of the frame or video, then of the state's leaves."""
+        """The names of the frame or video, then of the state's leaves."""
         first = "frame" if self.description.kind == "step" else "video"
         return [first, *(leaf.name for leaf in self.description.states)]
 
     @property
     def output_names(self) -> list[str]:
-        """Of the output, then of the next state's leaves."""
+        """The names of the output, then of the next state's leaves."""
         return ["output", *(f"next_{leaf.name}" for leaf in self.description.states)]
 
 
 class _Exported(nn.Module):
-    """``step`` or ``forward`` as a module of its own, with a state of at most four dimensions."""
+    """``step`` or ``forward`` as a separate module, with a state of at most four dimensions."""
 
     def __init__(self, network: SequenceNetwork, kind: str, shapes: list[list[tuple[int, ...]]]):
         super().__init__()
@@ -72,7 +72,7 @@ def _opened(leaf: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def plain_copy(net: SequenceNetwork) -> SequenceNetwork:
-    """A copy as a file holds it: float32, on the CPU, in evaluation mode."""
+    """A copy as it goes into a file: float32, on the CPU, in evaluation mode."""
     return copy_of(net).float().cpu().eval()
 
 
@@ -80,9 +80,9 @@ def traced(net: SequenceNetwork, kind: str, image_size: tuple[int, ...] | None =
     """The network's program.
 
     Args:
-        net: the network, as `plain_copy` gives it.
+        net: the network, as returned by `plain_copy`.
         kind: "step" or "sequence".
-        image_size: ``(H, W)`` that is fixed; None leaves them free where the network allows.
+        image_size: fixed ``(H, W)``; None leaves them free where the network allows.
 
     Raises:
         NotImplementedError: torch can't export this network.
@@ -93,14 +93,14 @@ def traced(net: SequenceNetwork, kind: str, image_size: tuple[int, ...] | None =
     shapes = [[tuple(leaf.shape[1:]) for leaf in part] for part in state]
     closed: NetworkState = tuple(tuple(in_file(leaf) for leaf in part) for part in state)
     module = _Exported(net, kind, shapes)
-    example = (frames, closed) if closed else (frames,)  # torch.onnx.export stumbles over an empty tuple
+    example = (frames, closed) if closed else (frames,)  # torch.onnx.export fails on an empty tuple
     may_be_free = image_size is None and len(shape) > 2 and not any(len(leaf) > 1 for part in shapes for leaf in part)
     program, free = _program(module, example, kind, may_be_free)
     return Traced(program, describe(net, kind, shape, _width(program), free), example)
 
 
 def _width(program: ExportedProgram) -> int:
-    """K, of the first output."""
+    """K, taken from the first output."""
     (output,) = (node for node in program.graph.nodes if node.op == "output")
     return int(output.args[0][0].meta["val"].shape[-1])
 
@@ -119,7 +119,7 @@ def _exported(module: nn.Module, example: tuple[Any, ...], kind: str, free: bool
     leading = 2 if kind == "sequence" else 1
     try:
         return _exported_with(module, example, [Dim("batch"), Dim("time")][:leading], free)
-    except NotImplementedError:  # torch before 2.15 does not see that some networks take any size, and yet exports them
+    except NotImplementedError:  # torch before 2.15 does not see that some networks accept any size, yet exports them
         program = _exported_with(module, example, [Dim.AUTO] * leading, free)
         if _are_free(program, range(leading)):
             return program
@@ -127,7 +127,7 @@ def _exported(module: nn.Module, example: tuple[Any, ...], kind: str, free: bool
 
 
 def _exported_with(module: nn.Module, example: tuple[Any, ...], leading: list[Any], free: bool) -> ExportedProgram:
-    """The program, with these as batch and time."""
+    """The program, with the given batch and time."""
     first, frames = dict(enumerate(leading)), example[0]
     if free:
         first |= {frames.ndim - 2: Dim.AUTO, frames.ndim - 1: Dim.AUTO}
@@ -135,9 +135,9 @@ def _exported_with(module: nn.Module, example: tuple[Any, ...], leading: list[An
     if len(example) > 1:
         dynamic = (first, tuple(tuple({0: leading[0]} for _ in part) for part in example[1]))
     try:
-        with torch.no_grad(), ops.using("reference"), quiet():  # no runtime knows our kernels
+        with torch.no_grad(), ops.using("reference"), quiet():  # no other runtime knows our kernels
             return torch.export.export(module, example, dynamic_shapes=dynamic, strict=False)
-    except Exception as error:  # torch raises many kinds
+    except Exception as error:  # torch raises many types
         raise NotImplementedError(f"torch can't export this network: {first_line(error)}") from error
 
 
@@ -150,7 +150,7 @@ def _are_free(program: ExportedProgram, dimensions: Iterable[int]) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """torch's exporters warn of axes that share the name "batch", as all of them should."""
+    """Silences torch's exporters, which warn that axes share the name "batch", as all of them should."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="# The axis name")
         warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -10,7 +10,7 @@ from prernn.engines.exported.description import KEY, Description
 from prernn.engines.exported.program import Traced, quiet
 
 EXTRA = f"{KEY}.json"
-"""The file of the description inside the archive."""
+"""The description's file inside the archive."""
 
 
 def save_torch(found: Traced, path: Path) -> None:
@@ -26,12 +26,12 @@ def load_torch(path: Path) -> tuple[torch.nn.Module, Description]:
     """The program as a module, and its description.
 
     Raises:
-        ValueError: no file that `save_torch` wrote.
+        ValueError: the file was not written by `save_torch`.
     """
     extra = {EXTRA: ""}
     try:
         with quiet():
             program = torch.export.load(path, extra_files=extra)
-    except Exception as error:  # of a broken archive torch raises many kinds
+    except Exception as error:  # torch raises many types for a broken archive
         raise ValueError(f"{path}: expected a program of torch.export, found none") from error
     return program.module(), Description.from_json(str(extra[EXTRA]), str(path))

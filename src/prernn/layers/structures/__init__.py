@@ -1,1 +1,1 @@
-"""Structures of the hidden-to-hidden matrix: full, diagonal, band, grouped, sparse, paths."""
+"""Structures of hidden-to-hidden and input weights: full, diagonal, ring, band, grouped, sparse, paths."""

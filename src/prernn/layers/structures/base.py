@@ -1,4 +1,4 @@
-"""What every structure of a weight matrix has."""
+"""The interface of structures of weight matrices, and what they share."""
 
 from typing import Protocol
 
@@ -11,22 +11,22 @@ from prernn.ops.reference import Product
 
 
 class Structure(Protocol):
-    """What every structure offers: of ``W_hh``, whose units hear units, and of ``W_ih``, whose units hear inputs.
+    """The interface of every structure, for ``W_hh``, which connects units to units, and ``W_ih``, inputs to units.
 
-    ``D`` is the hidden size, ``I`` the number of inputs, None for ``D``, and ``G`` the number of gates.
+    ``D`` is the hidden size, ``I`` the number of inputs (``inputs=None`` means ``D``), and ``G`` the number of gates.
     """
 
     def check(self, size: int, inputs: int | None = None) -> None:
-        """Raises ValueError where the structure makes no sense for ``size`` neurons, or for so many inputs."""
+        """Raises ValueError if the structure is impossible for ``size`` neurons and ``inputs`` inputs."""
 
     def mask(self, size: int, inputs: int | None = None) -> Tensor:
         """Connectivity ``(D, I)`` bool, row = receiving neuron."""
 
     def weight_count(self, size: int, inputs: int | None = None) -> int:
-        """Weights a gate, those outside the matrix not counted."""
+        """Number of weights per gate, not counting those outside the matrix."""
 
     def fan_in(self, size: int, inputs: int | None = None) -> int:
-        """Weights that a neuron away from the border receives."""
+        """Number of weights into a neuron away from the border."""
 
     def weight_shape(self, size: int, inputs: int | None = None) -> tuple[int, ...]:
         """Shape of one gate's compact weight."""
@@ -35,16 +35,16 @@ class Structure(Protocol):
         """Constant positions that `product` and `matrix` need, or None."""
 
     def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
-        """A function ``h (N, D) -> W_hh h (N, G, D)``; what it needs of ``weight`` is prepared once, for many steps."""
+        """A function ``h (N, D) -> W_hh h (N, G, D)``; preparation of ``weight`` is done once, for many steps."""
 
     def project(self, x: Tensor, weight: Tensor, index: Tensor | None, size: int, bias: Tensor | None = None) -> Tensor:
-        """``W_ih x + b``, ``(N, G, D)``, of all steps' inputs ``x (N, I)`` at once; ``bias (G*D,)``."""
+        """``W_ih x + b``, ``(N, G, D)``, for all steps' inputs ``x (N, I)`` at once; ``bias (G*D,)``."""
 
     def matrix(self, weight: Tensor, index: Tensor | None, size: int, inputs: int | None = None) -> Tensor:
-        """Dense, ``(G, D, I)``, differentiable in ``weight``."""
+        """The dense matrices, ``(G, D, I)``, differentiable in ``weight``."""
 
     def band(self, weight: Tensor) -> Tensor | None:
-        """``weight`` as `prernn.ops.fused` takes it, ``(G, D, C)``, or None where its kernels don't fit."""
+        """``weight`` in the form of `prernn.ops.fused`, ``(G, D, C)``, or None if its kernels don't apply."""
 
 
 def dense_product(matrix: Tensor, size: int) -> Product:
@@ -59,11 +59,12 @@ def dense_product(matrix: Tensor, size: int) -> Product:
 
 
 def gathered_product(weight: Tensor, places: Tensor, padding: int = 0) -> Product:
-    """The product for weights ``(G, D, C)`` that meet the units ``places (D, C)`` of h, for an export.
+    """The product for weights ``(G, D, C)`` that multiply the units ``places (D, C)`` of h, for export.
 
-    A gather, a product and a sum are in every runtime, and as cheap as they look. ``padding`` is of h, on both sides.
+    Every runtime has a gather, a product and a sum, and runs them at the expected cost. ``padding`` is added to h on
+    both sides.
     """
-    flat, shape = places.flatten().clone(), places.shape  # torch's scan takes no tensor twice
+    flat, shape = places.flatten().clone(), places.shape  # torch's scan can't take the same tensor twice
 
     def product(h: Tensor) -> Tensor:
         windows = F.pad(h, (padding, padding)).index_select(1, flat).unflatten(1, shape)  # (N, D, C)
@@ -79,13 +80,13 @@ def shortest(number: float) -> str:
 
 
 def senders(size: int, inputs: int | None) -> int:
-    """How many a neuron may hear: ``inputs``, or the ``size`` neurons themselves. ValueError where there is none."""
+    """How many sources a neuron may have: ``inputs``, or else the ``size`` neurons. ValueError for sizes below 1."""
     whole("hidden size", size)
     return size if inputs is None else whole("input size", inputs)
 
 
 def misfit(structure: object, rule: str, size: int, inputs: int | None) -> ValueError:
-    """The error for a structure that breaks a rule of its sizes."""
+    """The error for sizes that violate a structure's rule."""
     if inputs is None:
         return ValueError(f"hidden={str(structure)!r}: {rule}, got D={size}")
     return ValueError(f"inputs={str(structure)!r}: {rule}, got I={inputs} and D={size}")

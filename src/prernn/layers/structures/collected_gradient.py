@@ -1,8 +1,8 @@
-"""The gradient of a dense recurrent matrix by one product over all steps.
+"""The gradient of a dense recurrent matrix as one product over all steps.
 
-Plain autograd adds ``g_t^T h_{t-1}`` to the gradient of ``W_hh`` step by step, and each time goes through a matrix that
-may be larger than the caches. The steps' ``g_t`` and ``h_{t-1}`` are kept instead, and multiplied once, when the last
-of them is known.
+Plain autograd adds ``g_t^T h_{t-1}`` to the gradient of ``W_hh`` step by step, each time passing over a matrix that
+may be larger than the caches. Here ``g_t`` and ``h_{t-1}`` of all steps are kept instead, and multiplied once at the
+end.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from prernn.ops.backends import transformed
 from prernn.ops.input_projection import linear
 
 Steps = dict[int, list[tuple[Tensor, Tensor]]]
-"""Of each backward pass, by its number, the gradients ``(N, M)`` and inputs ``(N, P)`` of the steps so far."""
+"""For each backward pass, by its number, the gradients ``(N, M)`` and inputs ``(N, P)`` of the steps so far."""
 
 
 class _Matrix(torch.autograd.Function):
-    """The matrix as it is; its gradient is what the steps have left."""
+    """Returns the matrix unchanged; its gradient is computed from what the steps have stored."""
 
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, steps: Steps) -> Tensor:
@@ -54,7 +54,7 @@ class _Step(torch.autograd.Function):
 
 
 def _this_pass() -> int:
-    """The number of the backward pass that runs. There may be several over one graph, for parts of its inputs."""
+    """The number of the running backward pass. There may be several over one graph, for parts of its inputs."""
     number: int = torch._C._current_graph_task_id()
     return number
 
@@ -62,9 +62,9 @@ def _this_pass() -> int:
 def product(matrix: Tensor) -> Callable[[Tensor], Tensor]:
     """A function ``h (N, P) -> h W^T (N, M)`` for the steps of one sequence, with W ``(M, P)``; twice differentiable.
 
-    The gradient of W is one product over all steps where it is wanted, and where a step has fewer rows than W columns:
-    with more, adding step by step costs little beside the product, and keeping the steps costs memory. Under
-    torch.compile, export and torch.func it is plain autograd's.
+    If the gradient of W is needed and a step has fewer rows than W has columns, it is computed as one product over all
+    steps. With more rows, adding step by step costs little compared to the product, and keeping the steps would cost
+    memory. Under torch.compile, export and torch.func plain autograd is used.
     """
     wanted = torch.is_grad_enabled() and matrix.requires_grad
     if not wanted or torch.compiler.is_compiling() or transformed():

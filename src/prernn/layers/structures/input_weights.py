@@ -14,7 +14,7 @@ from prernn.layers.structures.parse import input_structure
 class InputWeights:
     """What ``W_ih x + b`` needs: ``weight (G, *weight_shape)``, ``bias (G*D,)`` or None, for ``I`` inputs.
 
-    With ``narrow`` the weight is what that holds in few bits.
+    If ``narrow`` is given, the weight is its values, which have few bits.
     """
 
     structure: Structure
@@ -42,11 +42,11 @@ class InputWeights:
 
     @property
     def columns(self) -> int:
-        """Of the matrix."""
+        """Number of columns of the matrix."""
         return self.inputs
 
     def project(self, x: Tensor) -> Tensor:
-        """``x (..., I)`` to gate inputs ``(..., G, D)``."""
+        """Maps ``x (..., I)`` to gate inputs ``(..., G, D)``."""
         rows = x.flatten(0, -2)
         if self.narrow is None:
             u = self.structure.project(rows, self.weight, self.index, self.size, self.bias)
@@ -63,7 +63,7 @@ class InputWeights:
 
 
 def checked(inputs: str | Structure, size: int, *features: int) -> Structure:
-    """The structure of ``W_ih`` from ``features`` inputs, of each layer, to ``size`` neurons, or a ValueError."""
+    """The structure of ``W_ih``; ValueError if it does not fit ``size`` neurons and each layer's ``features``."""
     structure = input_structure(inputs)
     for each in features:
         structure.check(size, each)
@@ -71,9 +71,9 @@ def checked(inputs: str | Structure, size: int, *features: int) -> Structure:
 
 
 def start_bound(structure: Structure, size: int, inputs: int) -> float:
-    """``W_ih`` starts uniform between minus this and this.
+    """The bound within which ``W_ih`` is initialized, uniformly between plus and minus this value.
 
-    torch.nn starts it within ``1 / sqrt(D)``. With n of I inputs that is ``sqrt(I / n)`` times as much, so that gate
-    inputs start at the scale of the full product, as those of ``W_hh`` do.
+    torch.nn uses ``1 / sqrt(D)``. If neurons receive only n of I inputs, the bound is ``sqrt(I / n)`` times as large,
+    so that gate inputs start at the scale of the full product, as products with ``W_hh`` do.
     """
     return math.sqrt(inputs / (structure.fan_in(size, inputs) * size))

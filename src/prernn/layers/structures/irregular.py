@@ -1,4 +1,4 @@
-"""Structures without a regular pattern: random and Sobol' connections, also with those of neurons to themselves.
+"""Structures without a regular pattern: random and Sobol' connections, with or without self-connections.
 
 They have the methods of `prernn.layers.structures.base.Structure`; ``I`` is ``D`` in a recurrence. Their connections
 are functions of ``D``, ``I`` and one parameter (`prernn.ops.connections`).
@@ -18,19 +18,19 @@ from prernn.ops.reference import Product
 from prernn.ops.sobol import path_sources
 
 SELF = "+self"
-"""End of the specification string of `SelfConnected`."""
+"""Suffix of the specification string of `SelfConnected`."""
 
 
 @dataclass(frozen=True)
 class Sparse:
-    """A fixed random mask keeps the share ``density`` of the matrix: ``round(density*D*I)`` weights a gate.
+    """A fixed random mask keeps the share ``density`` of the matrix: ``round(density*D*I)`` weights per gate.
 
-    So ``sparse:0.1`` keeps a tenth. The talk "Structural Sparsity" counts ``D D (1 - p)`` weights: its p is the share
-    that is removed, and the density is ``1 - p``.
+    For example, ``sparse:0.1`` keeps a tenth. The talk "Structural Sparsity" counts ``D D (1 - p)`` weights: its p is
+    the share that is removed, so the density is ``1 - p``.
 
-    The mask is a function of ``D``, ``I`` and ``density`` alone (`prernn.ops.connections`). Storage is linear in the
-    number of weights; so is the product on the CPU (compressed rows), elsewhere and above `DENSE` it passes through the
-    dense matrix.
+    The mask depends only on ``D``, ``I`` and ``density`` (`prernn.ops.connections`). Storage is linear in the number of
+    weights, and so is the product on the CPU (compressed rows); on other devices and above the density `DENSE` it uses
+    the dense matrix.
     """
 
     density: float
@@ -79,10 +79,10 @@ class Sparse:
 
 @dataclass(frozen=True)
 class Paths:
-    """Each neuron receives ``paths`` Sobol' connections: ``paths*D`` weights a gate, ``(D, paths)``.
+    """Each neuron receives ``paths`` Sobol' connections: ``paths*D`` weights per gate, ``(D, paths)``.
 
-    No connection comes twice. In a recurrence each neuron also sends exactly ``paths``; of other numbers of inputs each
-    sends about as many as the next (see `prernn.ops.sobol`).
+    All connections are distinct. In a recurrence each neuron also sends exactly ``paths``; if ``I`` is not ``D``, all
+    inputs send about equally many (see `prernn.ops.sobol`).
     """
 
     paths: int
@@ -139,10 +139,10 @@ class Paths:
 
 @dataclass(frozen=True)
 class SelfConnected:
-    """The connections of ``base`` and one of every neuron to itself, its memory ("Structural Sparsity" talk).
+    """The connections of ``base``, plus one from every neuron to itself, its memory ("Structural Sparsity" talk).
 
-    ``(E,)`` weights a gate, by receiver, then sender; a connection that ``base`` has already counts once. The identity
-    lies in this structure, as an RCN's start needs it. Of inputs there have to be as many as neurons.
+    ``(E,)`` weights per gate, ordered by receiver, then sender; a connection that ``base`` already has counts once. The
+    structure can represent the identity, which RCN starts from. There must be as many inputs as neurons.
     """
 
     base: Structure
@@ -152,7 +152,7 @@ class SelfConnected:
 
     @property
     def _named(self) -> tuple[str, float] | None:
-        """Name and amount of the connections in `prernn.ops.connections`; None where they are not there."""
+        """Name and amount of the connections in `prernn.ops.connections`; None if they are not listed there."""
         if isinstance(self.base, Sparse):
             return f"sparse{SELF}", self.base.density
         return (f"paths{SELF}", self.base.paths) if isinstance(self.base, Paths) else None
@@ -199,27 +199,27 @@ class SelfConnected:
 
 
 def _positions(kind: str, amount: float, size: int, inputs: int) -> Tensor:
-    """Places ``(E,)`` in the flat matrix ``(D, I)`` of the connections that ``kind`` and ``amount`` name."""
+    """Positions ``(E,)`` in the flat matrix ``(D, I)`` of the connections that ``kind`` and ``amount`` specify."""
     receiver, sender = ENTRIES[kind](size, inputs, amount)
     return receiver * inputs + sender
 
 
 def _matrix_of(weight: Tensor, index: Tensor | None, size: int, inputs: int) -> Tensor:
-    """Dense ``(G, D, I)`` of the weights ``(G, E)`` at the places ``index (E,)``, 0 elsewhere."""
+    """The dense matrices ``(G, D, I)`` with weights ``(G, E)`` at the positions ``index (E,)``, 0 elsewhere."""
     flat = weight.new_zeros(weight.shape[0], size * inputs)
     matrix: Tensor = flat.index_copy(1, _drawn(index), weight).unflatten(1, (size, inputs))
     return matrix
 
 
 def _drawn(index: Tensor | None) -> Tensor:
-    """The positions. They are None on the meta device alone, where nothing is computed."""
+    """The positions, which are None only on the meta device, where nothing is computed."""
     if index is None:
         raise TypeError("expected the positions of the connections, got None: a layer on meta has none")
     return index
 
 
 def _product(weight: Tensor, index: Tensor | None, size: int, share: float, kind: str, amount: float) -> Product:
-    """``W_hh h`` for the weights ``(G, E)``: by compressed rows where they are few, or else by the dense matrix."""
+    """``W_hh h`` for the weights ``(G, E)``: with compressed rows if they are few, otherwise with the dense matrix."""
     if by_rows(weight, share):
         return lambda h: compressed_rows.product(h, weight, kind, amount)
     return dense_product(_matrix_of(weight, index, size, size), size)
@@ -228,7 +228,7 @@ def _product(weight: Tensor, index: Tensor | None, size: int, share: float, kind
 def _project(
     x: Tensor, weight: Tensor, index: Tensor | None, size: int, bias: Tensor | None, kind: str, amount: float
 ) -> Tensor:
-    """``W_ih x + b`` likewise."""
+    """``W_ih x + b``, computed in the same way as `_product`."""
     if by_rows(weight, weight.shape[1] / (size * x.shape[1])):
         return rows_projection(x, weight, bias, kind, amount, size)
     return dense_projection(x, _matrix_of(weight, index, size, x.shape[1]), bias)

@@ -1,4 +1,4 @@
-"""``W_hh`` or ``W_ih`` with weights of few bits: of neurons that each hear a run of neighbours, or irregular places."""
+"""``W_hh`` or ``W_ih`` with weights of few bits, for structures of contiguous neighbors and for irregular ones."""
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,11 @@ class NarrowRecurrence(nn.Module):
     """The compact weight ``(G, *weight_shape)`` of ``W_hh``, or of ``W_ih``, in few bits (`prernn.ops.narrow`).
 
     Args:
-        gates: G.
-        size: units D.
-        structure: of the weight.
-        numbers: what holds it: ``values`` in the narrow type and their ``scale (G*D,)``, or None.
-        projects: whether it is ``W_ih``, which meets the inputs of all steps at once.
+        gates: number of gates G.
+        size: number of units D.
+        structure: structure of the weight.
+        numbers: the stored weight: ``values`` in the narrow type, and their ``scale (G*D,)`` or None.
+        projects: whether it is ``W_ih``, which is applied to the inputs of all steps at once.
     """
 
     def __init__(self, gates: int, size: int, structure: Structure, numbers: FewBits, projects: bool):
@@ -27,7 +27,7 @@ class NarrowRecurrence(nn.Module):
 
     @property
     def values(self) -> Tensor:
-        """The numbers as they are kept, ``(G, *weight_shape)``."""
+        """The numbers as they are stored, ``(G, *weight_shape)``."""
         raise NotImplementedError
 
     def compact(self) -> Tensor:
@@ -40,21 +40,21 @@ class NarrowRecurrence(nn.Module):
 
     @property
     def is_meta(self) -> bool:
-        """Whether there are no numbers."""
+        """Whether it is on the meta device and has no numbers."""
         return self.values.is_meta
 
     @property
     def device(self) -> torch.device:
-        """Where they are."""
+        """Device of the numbers."""
         return self.values.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of what it is multiplied with."""
+        """Type of the inputs it is multiplied with."""
         return torch.float32
 
     def new_zeros(self, *shape: int) -> Tensor:
-        """Zeros on its device, of the type that its product has."""
+        """Zeros on the same device, in the type of the product."""
         return torch.zeros(shape, device=self.device)
 
     def _wide(self, weight: Tensor, index: Tensor | None) -> Product:
@@ -64,15 +64,15 @@ class NarrowRecurrence(nn.Module):
 
 
 class NarrowSegments(NarrowRecurrence):
-    """Of a structure whose neurons each hear a run of neighbours: full, grouped or a band.
+    """For a structure in which each neuron receives contiguous neighbors: full, grouped or a band.
 
     Args:
-        weight: ``(G, D, C)``, 0 where it lies outside the matrix.
-        structure: of it.
+        weight: ``(G, D, C)``, 0 for entries outside the matrix.
+        structure: structure of the weight.
         kind: "bfloat16", "int8" or "int8x8".
-        segments: where each neuron's weights lie, gate after gate ``(G*D,)``; None where they meet all of h.
+        segments: where each neuron's weights are, gate after gate ``(G*D,)``; None if they cover all of h.
         projects: whether it is ``W_ih``.
-        integers: that it is the product of, ``(G*D, C)``.
+        integers: the integers ``(G*D, C)`` and scales that the weight is made of, if it is already quantized.
     """
 
     narrow: NarrowWeight
@@ -97,7 +97,7 @@ class NarrowSegments(NarrowRecurrence):
 
     @property
     def values(self) -> Tensor:
-        """The numbers as they are kept, ``(G, D, C)``."""
+        """The numbers as they are stored, ``(G, D, C)``."""
         values: Tensor = self.narrow.values.unflatten(0, (self.gates, -1))
         return values
 
@@ -124,20 +124,20 @@ class NarrowSegments(NarrowRecurrence):
 
 
 class NarrowRows(NarrowRecurrence):
-    """Of a structure without a regular pattern, sparse or paths: compressed rows, the same places for all gates.
+    """For a structure without a regular pattern, sparse or paths: compressed rows, the same positions for all gates.
 
-    The weights of all gates at one place lie side by side. Inputs stay floats, also with "int8x8": bytes are what there
-    is to gain.
+    The weights of all gates at one position are adjacent in memory. Inputs remain floats, even with "int8x8": only the
+    smaller weights save time.
 
     Args:
-        weight: ``(G, *weight_shape)``, by receiver.
-        structure: of it.
+        weight: ``(G, *weight_shape)``, ordered by receiver.
+        structure: structure of the weight.
         kind: "bfloat16", "int8" or "int8x8".
-        places: of one gate's weights in the matrix ``(D, I)``, ``(E,)``, by receiver.
-        inputs: I, at most 65,536.
-        size: D.
+        places: positions ``(E,)`` of one gate's weights in the matrix ``(D, I)``, ordered by receiver.
+        inputs: number of inputs I, at most 65,536.
+        size: number of units D.
         projects: whether it is ``W_ih``.
-        integers: counts in the shape of the weight, and the scale of each neuron ``(G*D,)``.
+        integers: integers in the shape of the weight, and the scale of each neuron ``(G*D,)``.
     """
 
     start: Tensor
@@ -160,7 +160,7 @@ class NarrowRows(NarrowRecurrence):
         slot = torch.arange(len(row), device=row.device) - start[row]
         longest = int(slot.max()) + 1
 
-        def in_rows(value: Tensor) -> Tensor:  # a neuron's weights in a row, which has its scale
+        def in_rows(value: Tensor) -> Tensor:  # one row per neuron, as each neuron has its own scale
             rows = value.new_zeros(gates, size, longest)
             rows[:, row, slot] = value.flatten(1)
             return rows.flatten(0, 1)
@@ -175,7 +175,7 @@ class NarrowRows(NarrowRecurrence):
 
     @property
     def values(self) -> Tensor:
-        """The numbers as they are kept, ``(G, *weight_shape)``."""
+        """The numbers as they are stored, ``(G, *weight_shape)``."""
         values: Tensor = self._values.t().unflatten(1, self.shape[1:])
         return values
 

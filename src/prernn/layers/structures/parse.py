@@ -1,13 +1,13 @@
-"""Structures of weight matrices by their names: the structure that a specification string says.
+"""Structures of weight matrices by name: parsing of specification strings.
 
-A structure knows its connectivity for any hidden size ``D``, and for any number of inputs ``I``: the ``mask``, the
-number of weights a gate, the shape of the compact weight, the product and the dense matrix. Specification strings name
-them everywhere: ``full``, ``diagonal``, ``ring``, ``band:21``, ``band:5%``, ``grouped:4``, ``sparse:0.1``, ``paths:8``,
-three of them also as ``ring+self``, ``sparse:0.1+self`` and ``paths:8+self``, with every neuron joined to itself
-(BandRNN talk; "Structural Sparsity" talk, structurally sparse RNNs).
+A structure defines its connectivity for any hidden size ``D`` and any number of inputs ``I``: the ``mask``, the number
+of weights per gate, the shape of the compact weight, the product and the dense matrix. Everywhere structures are given
+by specification strings: ``full``, ``diagonal``, ``ring``, ``band:21``, ``band:5%``, ``grouped:4``, ``sparse:0.1``,
+``paths:8``. Three also exist as ``ring+self``, ``sparse:0.1+self`` and ``paths:8+self``, in which every neuron is also
+connected to itself (BandRNN talk; "Structural Sparsity" talk, structurally sparse RNNs).
 
 Those with a regular pattern are in `prernn.layers.structures.regular`, those without one in
-`prernn.layers.structures.irregular`. A new structure is one class with the methods of `Structure`, one line in
+`prernn.layers.structures.irregular`. A new structure needs one class with the methods of `Structure`, one line in
 `STRUCTURES` and one in `EXAMPLES`.
 """
 
@@ -79,11 +79,11 @@ STRUCTURES: dict[str, Callable[[str], Structure]] = {
     "sparse": _parse_sparse,
     "paths": _parse_paths,
 }
-"""What reads the argument behind each word of a specification."""
+"""The function that parses the argument after each word of a specification."""
 
 
 EXAMPLES = ("full", "diagonal", "ring", "band:21", "band:5%", "grouped:4", "sparse:0.1", "paths:8")
-"""Specifications, one of each word at least."""
+"""Example specifications, at least one for each word."""
 
 
 CONNECTED = (Full, Diagonal, Band, Grouped, SelfConnected)
@@ -91,7 +91,7 @@ CONNECTED = (Full, Diagonal, Band, Grouped, SelfConnected)
 
 
 def self_connected(structure: Structure) -> Structure:
-    """The structure, with every neuron's connection to itself where it might lack them."""
+    """The structure, with self-connections added if it may lack some."""
     return structure if isinstance(structure, CONNECTED) else SelfConnected(structure)
 
 
@@ -110,13 +110,13 @@ def hidden_structure(spec: str | Structure) -> Structure:
         10
 
     Raises:
-        ValueError: an unknown word or an argument that makes no sense, naming the spec and the rule.
+        ValueError: an unknown word or an invalid argument; the message names the spec and the rule.
     """
     return _structure("hidden", spec)
 
 
 def input_structure(spec: str | Structure) -> Structure:
-    """The structure of ``W_ih`` likewise: the same ones, over ``I`` inputs.
+    """The structure of ``W_ih`` that a specification string names: the same as for ``W_hh``, over ``I`` inputs.
 
     Example:
         >>> from prernn.layers.structures.parse import input_structure
@@ -128,7 +128,7 @@ def input_structure(spec: str | Structure) -> Structure:
                 [0, 0, 0, 1, 1, 1]], dtype=torch.int32)
 
     Raises:
-        ValueError: as `hidden_structure`.
+        ValueError: as in `hidden_structure`.
     """
     return _structure("inputs", spec)
 

@@ -1,4 +1,4 @@
-"""``W_ih x`` of all steps at once, by the dense matrix or by compressed rows: what structures have in common there."""
+"""``W_ih x`` of all steps at once, with the dense matrix or with compressed rows; shared by the structures."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from prernn.ops import compressed_rows
 from prernn.ops.input_projection import linear
 
 DENSE = 0.2
-"""Share of the connections above which a matrix product is faster than compressed rows (benchmarks/recurrence.py,
+"""Share of all connections above which a matrix product is faster than compressed rows (benchmarks/recurrence.py,
 --rows)."""
 
 
@@ -17,13 +17,13 @@ def dense_projection(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def by_rows(weight: Tensor, share: float) -> bool:
-    """Whether compressed rows take a weight, which is this share of all connections, and are faster."""
+    """Whether compressed rows support a weight and, as it has this ``share`` of all connections, are faster."""
     return share < DENSE and compressed_rows.usable(weight)
 
 
 def rows_projection(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str, amount: float, size: int) -> Tensor:
-    """The same for the weights ``(G, E)`` of the connections that ``kind`` and ``amount`` name, by compressed rows.
+    """The same with compressed rows, for the weights ``(G, E)`` of the connections given by ``kind`` and ``amount``.
 
-    Under autocast too it is of float32: few weights a neuron leave nothing to gain.
+    It runs in float32 even under autocast: with few weights per neuron there is nothing to gain.
     """
     return compressed_rows.product(x.float(), weight, kind, amount, size, bias)

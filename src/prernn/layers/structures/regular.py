@@ -20,7 +20,7 @@ from prernn.ops.reference import Product
 
 @dataclass(frozen=True)
 class Full:
-    """Every neuron hears every one: ``D*I`` weights a gate, ``(D, I)``."""
+    """Every neuron receives all others and itself: ``D*I`` weights per gate, ``(D, I)``."""
 
     def __str__(self) -> str:
         return "full"
@@ -57,7 +57,7 @@ class Full:
 
 
 class _OneEach:
-    """A structure in which every neuron hears one other, or itself: ``D`` weights a gate, ``(D,)``; ``I`` is ``D``."""
+    """A structure in which every neuron receives a single one: ``D`` weights per gate, ``(D,)``; ``I`` is ``D``."""
 
     def check(self, size: int, inputs: int | None = None) -> None:
         if senders(size, inputs) != size:
@@ -86,7 +86,7 @@ class _OneEach:
 
 @dataclass(frozen=True)
 class Diagonal(_OneEach):
-    """Every neuron hears itself alone, or its own input: ``D`` weights a gate, ``(D,)`` (IndRNN's recurrence)."""
+    """Every neuron receives only itself, or its own input: ``D`` weights per gate, ``(D,)`` (IndRNN's recurrence)."""
 
     def __str__(self) -> str:
         return "diagonal"
@@ -107,9 +107,9 @@ class Diagonal(_OneEach):
 
 @dataclass(frozen=True)
 class Ring(_OneEach):
-    """Every neuron hears the one before it alone, and the first the last: ``D`` weights a gate, ``(D,)``.
+    """Every neuron receives only the previous one, and the first the last: ``D`` weights per gate, ``(D,)``.
 
-    What a neuron held comes back to it after ``D`` steps.
+    A neuron's value returns to it after ``D`` steps.
     """
 
     def __str__(self) -> str:
@@ -131,14 +131,14 @@ class Ring(_OneEach):
 
 @dataclass(frozen=True)
 class Band:
-    """Every neuron hears itself and its ``C-1`` nearest neighbours; nothing wraps.
+    """Every neuron receives itself and its ``C-1`` nearest neighbors, without wrap-around.
 
-    Neuron ``i`` hears the ``C`` inputs around ``m_i = floor((i + 1/2) I / D)``, where the diagonal lies that is
-    stretched from corner to corner of the matrix; in a recurrence, and for as many inputs as units, ``m_i = i``.
+    Neuron ``i`` receives the ``C`` inputs around ``m_i = floor((i + 1/2) I / D)``, which is a diagonal stretched from
+    corner to corner of the matrix; in a recurrence, and with as many inputs as units, ``m_i = i``.
 
-    ``C*D - (C*C-1)/4`` weights a gate for ``I = D``, stored as ``(D, C)``: entry ``[i, c]`` joins input
-    ``m_i+c-(C-1)/2`` to neuron ``i``; entries that would reach outside the matrix are never used. ``percent`` gives the
-    odd ``C`` nearest to that share of ``I`` (the wider one when two are equally near).
+    ``C*D - (C*C-1)/4`` weights per gate for ``I = D``, stored as ``(D, C)``: entry ``[i, c]`` connects input
+    ``m_i+c-(C-1)/2`` to neuron ``i``; entries outside the matrix are never used. ``percent`` gives the odd ``C``
+    nearest to that share of ``I`` (the wider one if two are equally near).
     """
 
     width: int | None = None
@@ -154,7 +154,7 @@ class Band:
         return f"band:{self.width}" if self.percent is None else f"band:{shortest(self.percent)}%"
 
     def columns(self, inputs: int) -> int:
-        """Width ``C`` of the band over so many inputs."""
+        """Width ``C`` of the band over ``inputs`` inputs."""
         if self.percent is None:
             assert self.width is not None  # one of the two is given
             return self.width
@@ -224,7 +224,7 @@ class Band:
         return middle[:, None] + torch.arange(columns, device=device) - columns // 2
 
     def _only_inside(self, weight: Tensor, inputs: int) -> Tensor:
-        """The weights, 0 outside the matrix: whatever stands there (even NaN) can never be used."""
+        """The weights, with 0 outside the matrix, so that entries there (even NaN) are never used."""
         neighbours = self._neighbours(weight, inputs)
         inside = (neighbours >= 0) & (neighbours < inputs)
         return torch.where(inside, weight, weight.new_zeros(()))
@@ -232,9 +232,9 @@ class Band:
 
 @dataclass(frozen=True)
 class Grouped:
-    """``groups`` independent groups of neighbours, full inside: ``D*I/groups`` weights a gate, ``(D, I/groups)``.
+    """``groups`` independent groups of neighbors, each full: ``D*I/groups`` weights per gate, ``(D, I/groups)``.
 
-    Both ``D`` and ``I`` are multiples of the groups; the k-th part of the neurons hears the k-th part of the inputs.
+    Both ``D`` and ``I`` are multiples of ``groups``; the k-th group of neurons receives the k-th group of inputs.
     """
 
     groups: int
@@ -272,7 +272,7 @@ class Grouped:
 
     def product(self, weight: Tensor, index: Tensor | None, size: int) -> Product:
         gates, width = weight.shape[0], size // self.groups
-        blocks = weight.reshape(-1, width, width).transpose(1, 2)  # (G*groups, d, d), the weights as they lie
+        blocks = weight.reshape(-1, width, width).transpose(1, 2)  # (G*groups, d, d), without copying the weights
 
         def product(h: Tensor) -> Tensor:
             parts = h.unflatten(1, (self.groups, width)).transpose(0, 1).repeat(gates, 1, 1)  # (G*groups, N, d)
@@ -296,5 +296,5 @@ class Grouped:
 
 
 def middles(size: int, inputs: int) -> Iterator[int]:
-    """Where the diagonal that is stretched over ``(size, inputs)`` lies, of each neuron."""
+    """For each neuron, the input on the diagonal of a ``(size, inputs)`` matrix, stretched from corner to corner."""
     return ((2 * neuron + 1) * inputs // (2 * size) for neuron in range(size))

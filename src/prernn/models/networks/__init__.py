@@ -1,1 +1,1 @@
-"""Networks that torchvision and timm lack."""
+"""Networks that torchvision and timm do not have."""

@@ -15,23 +15,23 @@ SPORTS1M_MEAN = (101.41 / 255, 97.66 / 255, 90.25 / 255)
 """Mean of Sports-1M frames in R, G, B order, for frames scaled to 0..1."""
 
 SPORTS1M_STD = (1 / 255, 1 / 255, 1 / 255)
-"""The published network takes frames of 0..255 less their mean, hence this standard deviation."""
+"""The published network takes frames of 0..255 minus their mean, hence this standard deviation."""
 
 
 class C3D(nn.Module):
     """Video classifier of 8 convolutions over space and time and 3 fully connected layers.
 
     Takes snippets of shape ``(B, 3, frames, size, size)`` and returns class scores of shape ``(B, classes)``.
-    The first pooling halves the picture only and the next three halve time as well, so that ``frames // 8``
-    steps of time reach ``pool5``. With the published 16 frames, ``pool5`` pools these 2 steps into 1.
+    The first pooling only halves the picture and the next three halve time as well, so that ``frames // 8``
+    time steps reach ``pool5``. With the published 16 frames, ``pool5`` pools these 2 steps into 1.
 
-    With ``frames=8``, the snippet length of NVGesture in R3DCNN (Molchanov et al., CVPR 2016), only 1 step
-    reaches ``pool5``, which therefore pools the picture alone. Nothing else differs: ``fc6`` still has 8192
-    inputs and weights trained on 16 frames load. The paper does not say how its authors fitted C3D to 8
-    frames; the original C3D software rounds pooled sizes up, which comes to the same.
+    With ``frames=8``, the snippet length of NVGesture in R3DCNN (Molchanov et al., CVPR 2016), only 1 step reaches
+    ``pool5``, which therefore only pools the picture. Nothing else differs: ``fc6`` still has 8192 inputs, and weights
+    trained on 16 frames can be loaded. The paper does not say how its authors adapted C3D to 8 frames; the original C3D
+    software rounds pooled sizes up, which gives the same.
 
-    ``width``, ``units`` and ``size`` make it smaller, for machines and data that the published network is too large
-    for; nothing else differs. The weights published fit the defaults alone.
+    ``width``, ``units`` and ``size`` make it smaller, for machines and data for which the published network is too
+    large; nothing else differs. The published weights only fit the defaults.
 
     The weights published for Sports-1M were trained on pictures in B, G, R order: see `swap_red_blue`.
 
@@ -42,8 +42,8 @@ class C3D(nn.Module):
         width: channels of conv1; the others have 2, 4 and 8 times as many, as published.
         units: outputs of fc6 and fc7.
         size: side of the picture in pixels, at least 16.
-        batch_norm: put batch normalization behind each convolution, which the published network has not, but without
-            which it hardly trains from nothing.
+        batch_norm: add batch normalization after each convolution; the published network has none, but without it,
+            training from scratch hardly works.
 
     Raises:
         ValueError: ``frames`` is below 8, ``size`` below 16, or another number below 1.
@@ -69,7 +69,7 @@ class C3D(nn.Module):
             if number < 1:
                 raise ValueError(f"C3D {name}: expected at least 1, got {number}")
         self.frame_size = (frames, size, size)  # for prernn.conversion.network.open_network
-        self.image_size = size  # for prernn.models.backbones.backbone, as torchvision's networks of a fixed size say it
+        self.image_size = size  # for prernn.models.backbones.backbone, as in torchvision's networks of fixed size
         self.conv1 = _conv(3, width, batch_norm)
         self.pool1 = nn.MaxPool3d((1, 2, 2))
         self.conv2 = _conv(width, 2 * width, batch_norm)
@@ -115,12 +115,12 @@ class C3D(nn.Module):
 def swap_red_blue(model: C3D) -> C3D:
     """Turns a C3D for pictures in B, G, R order into one for R, G, B (or back), in place; returns the model.
 
-    The weights published for Sports-1M expect B, G, R. They work on R, G, B pictures too, only less well, so
-    nothing warns of the mistake. Call this once after loading them.
+    The weights published for Sports-1M expect B, G, R. They also work on R, G, B pictures, only less well, so nothing
+    reveals the mistake. Call this once after loading them.
     """
     with torch.no_grad():
         first = next(module for module in model.modules() if isinstance(module, nn.Conv3d))
-        first.weight.copy_(first.weight.flip(1))  # (64, 3, 3, 3, 3): the second axis is colour
+        first.weight.copy_(first.weight.flip(1))  # (64, 3, 3, 3, 3): the second axis is color
     return model
 
 

@@ -1,7 +1,7 @@
 """The residual networks for pictures of 32x32 with 20, 32, 44 and 56 layers, as trained on CIFAR-10.
 
 Three stages of 16, 32 and 64 channels (He et al., Deep Residual Learning, section 4.2), whose shortcuts have no
-weights: where the size changes they take every second place and add empty channels.
+weights: if the size changes, they take every second position and add empty channels.
 """
 
 import torch.nn.functional as F
@@ -30,12 +30,12 @@ class _Block(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """Pictures ``(B, 3, 32, 32)`` to class scores ``(B, classes)``.
+    """Maps pictures ``(B, 3, 32, 32)`` to class scores ``(B, classes)``.
 
-    The names of its layers are those of the checkpoints that are commonly used, ``layer2.0.conv1`` and ``linear``.
+    Its layers have the same names as in commonly used checkpoints, such as ``layer2.0.conv1`` and ``linear``.
 
     Args:
-        depth: layers with weights, 6n + 2.
+        depth: number of layers with weights, 6n + 2.
         classes: number of outputs.
 
     Raises:
@@ -57,7 +57,7 @@ class CifarResNet(nn.Module):
         self.linear = nn.Linear(64, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores ``(B, classes)`` of pictures ``(B, 3, 32, 32)``."""
+        """Class scores ``(B, classes)`` of pictures ``(B, 3, 32, 32)``."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(self.pool(x).flatten(1))

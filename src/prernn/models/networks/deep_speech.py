@@ -1,4 +1,4 @@
-"""Recurrent layers over a spectrogram, as in Deep Speech 2, with any cell and any structure of ``W_hh``."""
+"""Recurrent layers on a spectrogram, as in Deep Speech 2, with any cell and any structure of ``W_hh``."""
 
 import copy
 from collections.abc import Sequence
@@ -20,19 +20,19 @@ from prernn.ops.reference import State, flipped
 class DeepSpeech(SequenceNetwork):
     """Scores of letters at each step of a spectrogram (Amodei et al., "Deep Speech 2", ICML 2016). See `deep_speech`.
 
-    Convolutions (`prernn.models.networks.spectrogram.Spectrogram`), recurrent layers with batch normalization between
-    them, over all steps of a batch at once (section 3.2; there it is of ``W h`` of the layer below, here of that h, as
-    in most code), and a linear layer. Where the convolutions see later windows, the layers run in both directions and
-    their outputs are added: it hears a recording as a whole. Where they are causal it runs step by step, and a
-    look-ahead convolution (section 3.5) reads the outputs of a unit over the last steps: ``r_t = sum_j w_j h_{t-j}``
-    over ``lookahead + 1`` steps, which is theirs, ``lookahead`` steps later. So its letters come that much later, and
-    the last ones only if that much silence follows. It begins as ``r_t = h_t``: from random w it learns far more
-    slowly (docs/sequences.md).
+    It has convolutions (`prernn.models.networks.spectrogram.Spectrogram`), recurrent layers with batch normalization
+    between them, over all steps of a batch at once (section 3.2; there it normalizes ``W h`` of the layer below, here
+    that h itself, as in most code), and a linear layer. If the convolutions see later windows, the layers run in both
+    directions and their outputs are added: the network needs the whole recording. If they are causal, it runs step by
+    step, and a look-ahead convolution (section 3.5) reads the outputs of a unit over the last steps:
+    ``r_t = sum_j w_j h_{t-j}`` over ``lookahead + 1`` steps, which is the paper's, delayed by ``lookahead`` steps. So
+    its letters come that much later, and the last ones only if enough silence follows. It starts as ``r_t = h_t``: with
+    random w it would learn far more slowly (docs/sequences.md).
 
     Attributes:
         cnn: the convolutions.
-        layers: recurrent layers, one a level; with both directions two.
-        norms: batch normalization in front of each level but the first.
+        layers: recurrent layers, one per level, or two with both directions.
+        norms: batch normalization before each level except the first.
         ahead: the look-ahead convolution, or None.
     """
 
@@ -53,7 +53,7 @@ class DeepSpeech(SequenceNetwork):
         super().__init__(cnn.frame_shape)
         whole("hidden_size", hidden_size)
         if whole("lookahead", lookahead, 0) and not cnn.causal:
-            raise ValueError(f"lookahead: expected 0 where both directions are heard, got {lookahead}: causal, or 0")
+            raise ValueError(f"lookahead: expected 0 with both directions, or a causal network, got {lookahead}")
         self.cnn = cnn
         self.sees_ahead = not cnn.causal
         self.directions = 2 if self.sees_ahead else 1
@@ -77,24 +77,24 @@ class DeepSpeech(SequenceNetwork):
 
     @property
     def recurrent_layers(self) -> list[RecurrentLayer]:
-        """The recurrent layers, in order; of both directions forwards first."""
+        """The recurrent layers, in order; with both directions, forwards first."""
         return list(self.layers)  # type: ignore[arg-type]
 
     @property
     def delay(self) -> int:
-        """The look-ahead."""
+        """The look-ahead in steps."""
         return self.ahead.kept if self.ahead is not None else 0
 
     def new_parameters(self) -> list[nn.Parameter]:
-        """All of them."""
+        """All parameters: none is pre-trained."""
         return list(self.parameters())
 
     def init_state(self, batch_size: int, image_size: tuple[int, ...] | None = None) -> NetworkState:
-        """Zeros of B streams: the past of each convolution, the state of each layer. None where it runs both ways."""
+        """Zeros for B streams: the past of each convolution, the state of each layer. Empty with both directions."""
         return self._zeros(whole("batch_size", batch_size, 0))
 
     def _zeros(self, batch_size: int) -> NetworkState:
-        """`init_state` of a size that may be left open, in an export."""
+        """`init_state` for a batch size that may be variable, in an export."""
         if self.sees_ahead:
             return ()
         past: list[State] = [(part,) for part in self.cnn.no_past(batch_size)]
@@ -118,17 +118,17 @@ class DeepSpeech(SequenceNetwork):
         *,
         checkpoint: int | None = None,
     ) -> tuple[Tensor, NetworkState]:
-        """Spectrograms ``(B, T, 2, F)``, T steps of two windows, to outputs ``(B, T, K)`` and the state at each end.
+        """Maps spectrograms ``(B, T, 2, F)``, T steps of two windows, to outputs ``(B, T, K)`` and the final states.
 
         Args:
             video: the spectrograms.
-            state: as returned before, of a causal network; None starts at zero.
-            lengths: steps of each ``(B,)``, at least 1; outputs behind them mean nothing.
-            checkpoint: None.
+            state: as returned before, for a causal network; None starts at zero.
+            lengths: steps of each ``(B,)``, at least 1; later outputs are meaningless.
+            checkpoint: must be None.
 
         Raises:
             ValueError: another shape, lengths or a state that don't fit.
-            NotImplementedError: a state for both directions; checkpoints.
+            NotImplementedError: a state with both directions, or ``checkpoint``.
         """
         if video.ndim != 4 or tuple(video.shape[2:]) != self.frame_shape or video.shape[1] == 0:
             wanted = ", ".join(map(str, ("B", "T", *self.frame_shape)))
@@ -155,14 +155,14 @@ class DeepSpeech(SequenceNetwork):
         if not state:
             return zeros
         if self.sees_ahead:
-            raise NotImplementedError("expected no state: both directions hear a recording as a whole")
+            raise NotImplementedError("expected no state: both directions need the whole recording")
         wanted, got = ([[tuple(leaf.shape) for leaf in part] for part in parts] for parts in (zeros, state))
         if wanted != got:
             raise ValueError(f"expected a state of {batch} streams with shapes {wanted}, got {got}")
         return state
 
     def _through_layers(self, x: Tensor, given: NetworkState, lengths: Tensor | None) -> tuple[Tensor, list[State]]:
-        """Steps ``(T, B, D)`` through all levels, and the states at their ends."""
+        """Runs steps ``(T, B, D)`` through all levels; returns outputs and the final states."""
         states: list[State] = []
         for level in range(len(self.norms) + 1):
             if level:
@@ -184,14 +184,14 @@ class DeepSpeech(SequenceNetwork):
         return out.unflatten(0, x.shape[:2]), state
 
     def step(self, frame: Tensor, state: NetworkState | None = None) -> tuple[Tensor, NetworkState]:
-        """Two windows ``(B, 2, F)`` of streams to outputs ``(B, K)`` and the next state.
+        """Maps two windows ``(B, 2, F)`` of streams to outputs ``(B, K)`` and the next state.
 
         Raises:
             ValueError: another shape.
-            NotImplementedError: a network that hears both directions.
+            NotImplementedError: a network with both directions.
         """
         if self.sees_ahead:
-            raise NotImplementedError("expected a causal network: both directions can't be heard step by step")
+            raise NotImplementedError("expected a causal network: both directions can't run step by step")
         if frame.ndim != 3:
             wanted = ", ".join(map(str, ("B", *self.frame_shape)))
             raise ValueError(f"expected two windows ({wanted}), got shape {tuple(frame.shape)}")
@@ -222,19 +222,19 @@ def deep_speech(
         torch.Size([1, 6, 29])
 
     Args:
-        cnn: `prernn.models.networks.spectrogram.Spectrogram`; it is copied. Where it is causal the layers run forwards,
+        cnn: `prernn.models.networks.spectrogram.Spectrogram`; it is copied. If it is causal the layers run forwards,
             otherwise in both directions.
         cell: "vrnn", "lstm", "gru", or another of `prernn.layers.cells.CELLS`.
         hidden_size: ``D`` of each layer and direction.
-        num_layers: levels.
+        num_layers: number of levels.
         hidden: structure of ``W_hh``.
         start: as in `prernn.convert`.
-        lookahead: steps of two windows that a causal network hears ahead.
+        lookahead: steps of two windows that a causal network looks ahead.
         outputs: ``K``: letters, and the blank of CTC.
 
     Raises:
-        ValueError: numbers out of range, an unknown cell or structure, a look-ahead where both directions are heard.
-        NotImplementedError: other convolutions.
+        ValueError: numbers out of range, an unknown cell or structure, a look-ahead with both directions.
+        NotImplementedError: a backbone other than a spectrogram.
     """
     if not isinstance(cnn, Spectrogram):
         raise NotImplementedError(f"deep_speech: expected the backbone spectrogram, got {type(cnn).__name__}")

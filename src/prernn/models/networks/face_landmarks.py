@@ -1,8 +1,8 @@
-"""A small network that was trained for 68 points of a face, with weights that can be had: a start for faces.
+"""A small network trained for 68 landmarks of a face, with freely available weights: a start for faces.
 
 The architecture is that of face-api.js' ``face_landmark_68_model``: four blocks of separable convolutions, each of
 which sees the sum of those before it. The weights, 357 kB, come in the npm package ``@vladmandic/face-api``
-(MIT), in TensorFlow.js' form: `prernn.models.tfjs_weights` reads them.
+(MIT), in the format of TensorFlow.js, which `prernn.models.tfjs_weights` reads.
 """
 
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 CHANNELS = (32, 64, 128, 256)
 
 SIDE = 112
-"""Pixels of the picture that it was trained on."""
+"""Side in pixels of the pictures that it was trained on."""
 
 MEAN = (122.782 / 255, 117.001 / 255, 104.298 / 255)
-"""Of the colours, for pictures from 0 to 1; they are not scaled further."""
+"""Mean of each color, for pictures from 0 to 1; they are not scaled further."""
 
 
 class _Separable(nn.Module):
-    """A 3x3 convolution of each channel by itself, then one of 1x1; padded as TensorFlow's "same"."""
+    """A 3x3 convolution of each channel separately, then one of 1x1; padded like TensorFlow's "same"."""
 
     def __init__(self, inputs: int, channels: int, stride: int = 1):
         super().__init__()
@@ -34,7 +34,7 @@ class _Separable(nn.Module):
 
 
 class _First(nn.Module):
-    """The first convolution, of colours, with stride 2."""
+    """The first convolution, on colors, with stride 2."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -60,23 +60,23 @@ class _Dense(nn.Module):
 
 
 def _padded(x: Tensor, stride: int) -> Tensor:
-    """Padded for a 3x3 convolution of an even picture: with stride 2 to the right and below alone."""
+    """Pads a picture of even size for a 3x3 convolution: with stride 2 only on the right and below."""
     return F.pad(x, (1, 1, 1, 1) if stride == 1 else (0, 1, 0, 1))
 
 
 class FaceLandmarks(nn.Module):
-    """Pictures of a face ``(B, 3, size, size)`` to 68 points ``(B, 136)``, x and y in turn.
+    """Maps pictures of a face ``(B, 3, size, size)`` to 68 points ``(B, 136)``, x and y alternating.
 
-    Between the mean features and the output there is ``fc6``, a layer of 256 units that the original has not. It starts
-    as the identity, which with the ReLU behind it changes nothing, as the features are never negative: a layer that can
-    be made recurrent.
+    Between the mean features and the output there is ``fc6``, a layer of 256 units that the original does not have. It
+    starts as the identity, which, followed by ReLU, changes nothing, because the features are never negative. It can be
+    made recurrent.
 
     Args:
         classes: number of outputs.
         size: side of the picture in pixels, a multiple of 16.
 
     Raises:
-        ValueError: a size that is no multiple of 16, fewer than one output.
+        ValueError: a size that is not a multiple of 16, or fewer than one output.
     """
 
     def __init__(self, classes: int = 136, *, size: int = SIDE) -> None:
@@ -104,10 +104,10 @@ class FaceLandmarks(nn.Module):
 
 
 def as_face_landmarks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """TensorFlow.js' tensors of the model under the names, and in the order of dimensions, of `FaceLandmarks`.
+    """TensorFlow.js' tensors of the model with the names and the order of dimensions of `FaceLandmarks`.
 
-    The original's points are parts of the picture from its corner; here they are measured from its middle, as
-    `prernn.tasks.face.box` does.
+    The original measures points from the corner of the picture, as a share of its size; here they are measured from its
+    center, as in `prernn.tasks.face.box`.
     """
     state = {}
     for name, value in tensors.items():

@@ -1,4 +1,4 @@
-"""A network of features: one fc layer, before which recurrent layers can stand."""
+"""A network for features: one fc layer, before which recurrent layers can be inserted."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from prernn.layers.arguments import whole
 
 
 class Features(nn.Module):
-    """Class scores straight from a vector of features: what `prernn.traditional` puts recurrent layers into.
+    """Class scores directly from a vector of features, into which `prernn.traditional` inserts recurrent layers.
 
     Example:
         >>> import prernn, torch
@@ -15,8 +15,8 @@ class Features(nn.Module):
         torch.Size([2, 5, 4])
 
     Args:
-        features: of a step.
-        classes: outputs ``K``.
+        features: number of features per step.
+        classes: number of outputs ``K``.
 
     Raises:
         ValueError: numbers below 1.
@@ -27,6 +27,6 @@ class Features(nn.Module):
         self.output = nn.Linear(whole("features", features), whole("classes", classes))
 
     def forward(self, features: Tensor) -> Tensor:
-        """``(B, features)`` to ``(B, K)``."""
+        """Maps ``(B, features)`` to ``(B, K)``."""
         out: Tensor = self.output(features)
         return out

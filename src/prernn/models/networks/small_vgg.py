@@ -1,25 +1,25 @@
-"""A VGG small enough to train from nothing on a machine without a GPU, with fc6 and fc7 as VGG16 has them."""
+"""A VGG small enough to train from scratch on a machine without a GPU, with fc6 and fc7 as in VGG16."""
 
 from torch import Tensor, nn
 from torchvision.models.vgg import make_layers
 
 
 class SmallVGG(nn.Module):
-    """Four stages of one 3x3 convolution with batch normalization and a max pooling, then three fc layers.
+    """Four stages of one 3x3 convolution with batch normalization and max pooling, then three fc layers.
 
     Takes pictures ``(B, 3, size, size)`` and returns ``(B, classes)``. Unlike networks with global average pooling it
-    keeps where things are, as VGG16 does, which landmarks need.
+    preserves positions, like VGG16, as needed for landmarks.
 
     Args:
         classes: number of outputs.
         width: channels of the first stage; the others have 2, 4 and 8 times as many.
-        units: of fc6 and fc7.
+        units: number of outputs of fc6 and fc7.
         size: side of the picture in pixels, a multiple of 16.
         dropout: probability with which each output of fc6 and fc7 is dropped in training.
-        batch_norm: put batch normalization behind fc6 and fc7 too, which makes it train from nothing in fewer epochs.
+        batch_norm: also use batch normalization after fc6 and fc7, so that training from scratch takes fewer epochs.
 
     Raises:
-        ValueError: a size that is no multiple of 16, or numbers below 1.
+        ValueError: a size that is not a multiple of 16, or numbers below 1.
     """
 
     def __init__(

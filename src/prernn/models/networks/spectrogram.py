@@ -1,4 +1,4 @@
-"""Two convolutions over a spectrogram: what Deep Speech 2 begins with."""
+"""Two convolutions over a spectrogram: the first layers of Deep Speech 2."""
 
 from typing import cast
 
@@ -9,18 +9,18 @@ from prernn.layers.arguments import whole
 from prernn.models.networks.time_convolution import TimeConvolution
 
 WINDOWS = 2
-"""Windows of sound that make a step."""
+"""Number of windows of sound in a step."""
 
 CLAMP = 20.0
-"""Activations go from 0 to this (Hannun et al., "Deep Speech", 2014, section 2)."""
+"""Upper limit of activations; the lower one is 0 (Hannun et al., "Deep Speech", 2014, section 2)."""
 
 
 class Spectrogram(nn.Module):
-    """Features of each step of a spectrogram, over time and frequency: what `deep_speech` puts recurrent layers on.
+    """Features of each step of a spectrogram, over time and frequency, to which `deep_speech` adds recurrent layers.
 
-    Two convolutions of 11 x 41 and 11 x 21 windows and frequencies, the first of which takes every second window, both
-    every second frequency; each with batch normalization, clamped to 0 to 20 (Amodei et al., "Deep Speech 2", ICML
-    2016, section 3.4; sizes and channels as their successors have them).
+    Two convolutions of 11 x 41 and 11 x 21 windows and frequencies; the first takes every second window, both take
+    every second frequency. Each has batch normalization and is clamped to [0, 20] (Amodei et al., "Deep Speech 2", ICML
+    2016, section 3.4; sizes and channels are those of its successors).
 
     Example:
         >>> import prernn, torch
@@ -29,10 +29,10 @@ class Spectrogram(nn.Module):
         torch.Size([1, 10, 84])
 
     Args:
-        features: frequencies F of a window.
-        filters: of both convolutions.
-        causal: whether a step hears nothing that comes after its two windows; otherwise convolutions, and the layers
-            above them, hear later windows too.
+        features: number of frequencies F in a window.
+        filters: number of filters of both convolutions.
+        causal: whether a step depends on nothing after its two windows; otherwise the convolutions, and the layers
+            above them, see later windows too.
 
     Raises:
         ValueError: numbers below 1.
@@ -50,7 +50,7 @@ class Spectrogram(nn.Module):
         self.size = filters * halved(halved(features))
 
     def no_past(self, batch: int) -> list[Tensor]:
-        """What stands before the first window, of both convolutions."""
+        """The past of both convolutions at the start of a recording: zeros."""
         features = self.frame_shape[1]
         layers = [cast(TimeConvolution, layer) for layer in self.convolutions]
         return [layer.no_past(batch, size) for layer, size in zip(layers, (features, halved(features)), strict=True)]
@@ -58,12 +58,12 @@ class Spectrogram(nn.Module):
     def forward(
         self, windows: Tensor, past: list[Tensor] | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """``(B, T, 2, F)`` to features ``(B, T, C * F')`` and the past of what comes next.
+        """Maps ``(B, T, 2, F)`` to features ``(B, T, C * F')`` and the past for the next call.
 
         Args:
             windows: the spectrogram, T steps of two windows.
-            past: as returned before; None is the start of a recording.
-            lengths: steps of each sequence ``(B,)``, after which nothing is heard; None is all of them.
+            past: as returned before; None at the start of a recording.
+            lengths: steps of each sequence ``(B,)``, after which windows are ignored; None means all steps.
         """
         past = self.no_past(len(windows)) if past is None else past
         if lengths is not None:
@@ -80,17 +80,17 @@ class Spectrogram(nn.Module):
 
 
 def halved(frequencies: int) -> int:
-    """How many there are behind a convolution that takes every second one."""
+    """The number of frequencies after a convolution that takes every second one."""
     return (frequencies + 1) // 2
 
 
 def valid(lengths: Tensor, steps: int) -> Tensor:
-    """``(B, T)``, True up to each sequence's end."""
+    """A mask ``(B, T)`` that is True up to each sequence's end."""
     return torch.arange(steps, device=lengths.device) < lengths[:, None]
 
 
 def normalized(norm: nn.Module, x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Batch normalization of steps ``(B, T, C...)``, of which those behind ``lengths`` count for nothing in it."""
+    """Batch normalization of steps ``(B, T, C...)`` that ignores those after ``lengths``."""
     if lengths is None or not norm.training:
         out: Tensor = norm(x.flatten(0, 1))
         return out.unflatten(0, x.shape[:2])

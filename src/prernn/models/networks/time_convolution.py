@@ -1,14 +1,14 @@
-"""Convolutions over time that hear no future, and those that do."""
+"""Convolutions over time, causal and centered."""
 
 import torch
 from torch import Tensor, nn
 
 
 class TimeConvolution(nn.Module):
-    """A convolution over time and frequency, whose past is a state where it is causal.
+    """A convolution over time and frequency; if it is causal, its past input is a state.
 
-    ``stride[0]`` moments make one step of what it gives. Causal, step t hears the last ``kernel[0]`` moments up to its
-    own last one; centred, half of the kernel lies ahead.
+    ``stride[0]`` input moments give one output step. If causal, step t depends on the ``kernel[0]`` moments up to its
+    own last one; if centered, half of the kernel is ahead.
 
     Example:
         >>> import torch
@@ -19,12 +19,12 @@ class TimeConvolution(nn.Module):
         (torch.Size([2, 4, 6, 5]), torch.Size([2, 1, 3, 9]))
 
     Args:
-        inputs: channels of the input.
-        outputs: channels of what it gives.
-        kernel: moments and frequencies, odd numbers; of moments any where it is causal.
-        stride: likewise, any.
-        causal: whether it hears no later moment.
-        groups: as torch.nn.Conv2d.
+        inputs: number of input channels.
+        outputs: number of output channels.
+        kernel: moments and frequencies, odd numbers; the number of moments may be even if causal.
+        stride: moments and frequencies, any numbers.
+        causal: whether outputs don't depend on later moments.
+        groups: as in torch.nn.Conv2d.
     """
 
     def __init__(
@@ -44,17 +44,17 @@ class TimeConvolution(nn.Module):
         self.kept = kernel[0] - stride[0] if causal else 0
 
     def no_past(self, batch: int, frequencies: int) -> Tensor:
-        """Zeros ``(B, C, kept, F)``: what stands before the first moment."""
+        """Zeros ``(B, C, kept, F)``, the past before the first moment."""
         return self.conv.weight.new_zeros(batch, self.conv.in_channels, self.kept, frequencies)
 
     def forward(self, x: Tensor, past: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``(B, C, stride*T, F)`` to ``(B, C', T, F')`` and the past of what comes next; ``lengths (B,)`` are steps."""
+        """Maps ``(B, C, stride*T, F)`` to ``(B, C', T, F')`` and the next past; ``lengths (B,)`` are in steps."""
         if not self.causal:
             out: Tensor = self.conv(x)
             return out, past
         x = torch.cat([past.to(x.dtype), x], 2)
         out = self.conv(x)
         if lengths is None:
-            return out, x[:, :, x.shape[2] - self.kept :].clone()  # not a view that would hold all of x
+            return out, x[:, :, x.shape[2] - self.kept :].clone()  # a view would keep all of x in memory
         moments = self.stride * lengths[:, None] + torch.arange(self.kept, device=x.device)  # (B, kept)
         return out, x[torch.arange(len(x), device=x.device)[:, None], :, moments].transpose(1, 2)

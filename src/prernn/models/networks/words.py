@@ -1,4 +1,4 @@
-"""A network of words: a vector for each, and scores of the words to come."""
+"""A network for words: a vector for each word, and scores for the next word."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,15 +7,15 @@ from prernn.layers.arguments import real, whole
 
 
 class WordEmbedding(nn.Embedding):
-    """A vector of ``size`` numbers for each of V words, the whole vectors of some of which are dropped in training.
+    """A vector of ``size`` numbers for each of V words; in training, the whole vectors of some words are dropped.
 
-    A word that is dropped is so wherever it stands in a batch, which is the variational dropout of Gal and Ghahramani
-    ("A Theoretically Grounded Application of Dropout in Recurrent Neural Networks", NeurIPS 2016, section 4.2); the
-    vectors of the others are divided by ``1 - p``.
+    A dropped word is dropped everywhere in a batch, which is the variational dropout of Gal and Ghahramani ("A
+    Theoretically Grounded Application of Dropout in Recurrent Neural Networks", NeurIPS 2016, section 4.2); the vectors
+    of the others are divided by ``1 - p``.
 
     Args:
-        words: their number ``V``.
-        size: of a vector.
+        words: number of words ``V``.
+        size: size of a vector.
         dropout: share ``p`` of the words that are dropped.
     """
 
@@ -24,21 +24,21 @@ class WordEmbedding(nn.Embedding):
         self.dropout = dropout
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Numbers of words ``(N, 1)``, int64, to vectors ``(N, size)``."""
+        """Maps word indices ``(N, 1)``, int64, to vectors ``(N, size)``."""
         weight = self.weight
         if self.training and self.dropout:
             weight = weight * F.dropout(weight.new_ones(len(weight), 1), self.dropout)
         return F.embedding(tokens.flatten(), weight)
 
     def extra_repr(self) -> str:
-        """torch's, and the dropout."""
+        """torch's text, and the dropout."""
         return f"{super().extra_repr()}, dropout={self.dropout}"
 
 
 class Words(nn.Module):
-    """Scores of the next word from the vector of this one: what `prernn.traditional` puts recurrent layers into.
+    """Scores for the next word from the vector of this one; `prernn.traditional` inserts recurrent layers between.
 
-    Words are numbers ``(B, 1)``, int64; scores ``(B, V)``. Without recurrence it is a bigram model.
+    Words are indices ``(B, 1)``, int64; scores are ``(B, V)``. Without recurrence it is a bigram model.
 
     Example:
         >>> import prernn, torch
@@ -48,10 +48,10 @@ class Words(nn.Module):
         torch.Size([2, 5, 100])
 
     Args:
-        words: their number ``V``.
-        size: of a word's vector.
-        tied: the scores' weights are the vectors themselves (Press and Wolf, "Using the Output Embedding to Improve
-            Language Models", EACL 2017). What stands between must give ``size`` numbers.
+        words: number of words ``V``.
+        size: size of a word's vector.
+        tied: the weights of the scores are the vectors themselves (Press and Wolf, "Using the Output Embedding to
+            Improve Language Models", EACL 2017). Layers in between must then output ``size`` numbers.
         dropout: share of the words that training drops, see `WordEmbedding`.
 
     Raises:
@@ -71,6 +71,6 @@ class Words(nn.Module):
             self.output.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Words ``(B, 1)`` to scores ``(B, V)``."""
+        """Maps words ``(B, 1)`` to scores ``(B, V)``."""
         out: Tensor = self.output(self.embedding(tokens))
         return out

@@ -1,8 +1,8 @@
-"""The CPU's kernels: a small C library, called through ctypes (its sources are in ``kernels/``).
+"""CPU kernels: a small C library, called through ctypes (its sources are in ``kernels/``).
 
-One pass over time with the state in registers, forward and hand-written backward, for AVX-512, AVX2 or what every
-processor of the family has; ``PRERNN_INSTRUCTIONS`` forces one of them. Threads are as many as torch has, but one
-below about a millisecond of work.
+One pass over time with the state in registers, with a hand-written backward pass, for AVX-512, AVX2 or the baseline
+that every processor of the family has; ``PRERNN_INSTRUCTIONS`` forces one of them. Kernels use as many threads as
+torch, but only one for less than about a millisecond of work.
 """
 
 from prernn.ops.native.few import few_convolution, few_product, packed, sample

@@ -1,4 +1,4 @@
-"""Products with inputs of which few are not zero, and the samples that make them few."""
+"""Products with mostly zero inputs, and the sampling that makes inputs mostly zero."""
 
 import ctypes
 from ctypes import c_double, c_int32, c_int64, c_void_p
@@ -46,10 +46,10 @@ class _FewConvolution(ctypes.Structure):
 
 
 def sample(a: Tensor, samples: int, offset: float, values: str = "keep") -> Tensor:
-    """Rows ``a (R, n)`` with so many systematic samples of each: see `prernn.sparsity.online.sample`.
+    """Takes ``samples`` systematic samples of each row of ``a (R, n)``: see `prernn.sparsity.online.sample`.
 
     Raises:
-        ValueError: a type or device that the kernels do not take.
+        ValueError: a type or device that the kernels do not support.
         MemoryError: no memory for the kernels' own buffers.
     """
     rows, size = a.shape
@@ -70,7 +70,7 @@ def few_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         bias: ``(O,)`` or None, float32.
 
     Raises:
-        ValueError: a type, device or shape that the kernels do not take.
+        ValueError: a type, device or shape that the kernels do not support.
     """
     if weight.dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"expected weights of float32 or bfloat16, got {weight.dtype}")
@@ -90,7 +90,7 @@ PACKED = 32
 
 
 def packed(weight: Tensor) -> Tensor:
-    """The weight ``(O, C, k, k)`` as `few_convolution` reads it, ``(O / 32, C, k, k, 32)``, O rounded up."""
+    """The weight ``(O, C, k, k)`` in the layout of `few_convolution`, ``(O / 32, C, k, k, 32)``, O rounded up."""
     outputs = -(-weight.shape[0] // PACKED) * PACKED
     whole: Tensor = F.pad(weight, (0,) * 7 + (outputs - weight.shape[0],))
     turned: Tensor = whole.unflatten(0, (-1, PACKED)).permute(0, 2, 3, 4, 1)
@@ -98,19 +98,19 @@ def packed(weight: Tensor) -> Tensor:
 
 
 def few_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
-    """The convolution of ``x (N, C, H, W)`` with stride 1 and a margin that keeps its size, zeros of ``x`` left out.
+    """The convolution of ``x (N, C, H, W)`` with stride 1 and "same" padding, skipping zeros of ``x``.
 
     Args:
         x: float32.
-        weight: of 1x1 or 3x3, `packed`, float32.
+        weight: a 1x1 or 3x3 kernel, `packed`, float32.
         bias: ``(O,)`` or None, float32.
-        outputs: ``O``.
+        outputs: number of output channels ``O``.
 
     Returns:
-        ``(N, O, H, W)``, in memory with the channels last.
+        ``(N, O, H, W)``, with channels last in memory.
 
     Raises:
-        ValueError: a type, device or shape that the kernels do not take.
+        ValueError: a type, device or shape that the kernels do not support.
         MemoryError: no memory for the kernels' own buffers.
     """
     rows, inputs, height, width = x.shape

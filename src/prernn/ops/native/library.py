@@ -1,4 +1,4 @@
-"""The C library behind ctypes: opened, its instruction set chosen, what it is handed checked."""
+"""The C library behind ctypes: opens it, chooses its instruction set, and checks its arguments."""
 
 import ctypes
 import importlib.util
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 WORTH_THREADS = 1e6
-"""Nanoseconds of work below which one thread does it."""
+"""Nanoseconds of work below which a single thread is used."""
 
 
 def _open() -> ctypes.CDLL:
@@ -28,7 +28,7 @@ def _open() -> ctypes.CDLL:
         getattr(found, f"prernn_{name}").argtypes = (c_void_p,)
     wanted = os.environ.get("PRERNN_INSTRUCTIONS")
     if not found.prernn_choose(wanted.encode() if wanted else None):
-        raise ValueError(f"expected PRERNN_INSTRUCTIONS to name what this processor has, got {wanted!r}")
+        raise ValueError(f"expected PRERNN_INSTRUCTIONS to name an instruction set of this processor, got {wanted!r}")
     return found
 
 
@@ -36,13 +36,13 @@ kernels = _open()
 
 
 def instructions() -> str:
-    """Instruction set of the kernels that run: avx512_vnni, avx512, avx2 or baseline."""
+    """Instruction set of the kernels in use: avx512_vnni, avx512, avx2 or baseline."""
     name: bytes = kernels.prernn_instructions()
     return name.decode()
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of the CPU, of one type and shape, hold the same bytes."""
+    """Whether two tensors on the CPU have the same type, shape and bytes."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     a, b = a.contiguous(), b.contiguous()
@@ -50,7 +50,7 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 def expect(name: str, tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    """Refuses what the kernels would read wrongly; None is left alone."""
+    """Raises ValueError for a tensor that the kernels would misread; accepts None."""
     if tensor is None:
         return
     if tensor.dtype != dtype:
@@ -62,12 +62,12 @@ def expect(name: str, tensor: Tensor | None, dtype: torch.dtype, shape: tuple[in
 
 
 def contiguous(**tensors: Tensor | None) -> dict[str, Tensor | None]:
-    """The tensors as the kernels read them."""
+    """The tensors in contiguous form, as the kernels read them."""
     return {name: None if tensor is None else tensor.contiguous() for name, tensor in tensors.items()}
 
 
 def hold(job: Any, tensors: Mapping[str, Tensor | None], *others: Any) -> None:
-    """Puts where tensors lie into a job's fields of their names; what is held lives as long as the job."""
+    """Stores the tensors' addresses in the job's fields of the same names; keeps all arguments alive with the job."""
     for name, tensor in tensors.items():
         if tensor is not None:
             setattr(job, name, tensor.data_ptr())
@@ -75,16 +75,16 @@ def hold(job: Any, tensors: Mapping[str, Tensor | None], *others: Any) -> None:
 
 
 def threads_for(nanoseconds: float) -> int:
-    """As many as torch has, or one where there is little to do."""
+    """Number of threads for this much work: as many as torch uses, or one if there is little to do."""
     return torch.get_num_threads() if nanoseconds > WORTH_THREADS else 1
 
 
 def run(function: Callable[..., int], job: Any, *arguments: int) -> None:
-    """Calls the library; ``job`` says what it lays between neurons.
+    """Calls the library; for messages, ``job.what`` names the connections that the job describes.
 
     Raises:
         MemoryError: no memory for its buffers.
-        IndexError: a position that leads outside.
+        IndexError: a position out of range.
     """
     code = function(ctypes.byref(job), *arguments)
     if code == 1:

@@ -36,11 +36,11 @@ def narrow_product(
         scale: ``(R,)`` or None, float32.
         bias: ``(R,)`` or None, float32.
         segments: ``begin`` int64, ``first`` and ``count`` int32, ``(R,)`` each: where the weights of an output begin
-            in ``weight``, the input that the first of them meets, and how many there are.
+            in ``weight``, the input that belongs to the first of them, and how many there are.
 
     Raises:
-        ValueError: a type, device or shape that the kernels do not take.
-        IndexError: segments that lead outside.
+        ValueError: a type, device or shape that the kernels do not support.
+        IndexError: segments out of range.
     """
     if weight.dtype not in (torch.bfloat16, torch.int8):
         raise ValueError(f"expected weights of bfloat16 or int8, got {weight.dtype}")
@@ -61,22 +61,22 @@ def integer_product(
     """`narrow_product` with each row of x in 8 bits (`prernn.ops.narrow.in_8_bits`), summed in integers: exact.
 
     Args:
-        x: ``(N, I)``, float32, of up to `MOST_INPUTS`.
+        x: ``(N, I)``, float32, with I up to `MOST_INPUTS`.
         weight: int8.
-        sums: ``(R,)`` int32, of each output's weights.
-        scale: as there.
-        bias: as there.
-        segments: as there.
+        sums: sum of each output's weights, ``(R,)`` int32.
+        scale: as in `narrow_product`.
+        bias: as in `narrow_product`.
+        segments: as in `narrow_product`.
 
     Raises:
-        ValueError: a type, device or shape that the kernels do not take, more inputs.
-        IndexError: segments that lead outside.
+        ValueError: a type, device or shape that the kernels do not support, or more inputs.
+        IndexError: segments out of range.
         MemoryError: no memory for the kernels' own buffers.
     """
     if weight.dtype != torch.int8:
         raise ValueError(f"expected weights of int8, got {weight.dtype}")
     if x.shape[1] > MOST_INPUTS:
-        raise ValueError(f"expected at most {MOST_INPUTS} inputs, whose products int32 holds, got {x.shape[1]}")
+        raise ValueError(f"expected at most {MOST_INPUTS} inputs, so that sums fit in int32, got {x.shape[1]}")
     job, y = _job(x, weight, scale, bias, segments, sums)
     job.threads = threads_for(weight.numel() * (0.03 + 0.004 * len(x)))
     run(kernels.prernn_integer_product, job)
@@ -91,7 +91,7 @@ def _job(
     segments: tuple[Tensor, Tensor, Tensor] | None,
     sums: Tensor | None = None,
 ) -> tuple[_NarrowProduct, Tensor]:
-    """What the kernels take, checked, and where they write ``(N, R)``."""
+    """The checked arguments of the kernels, and the output ``(N, R)`` that they will write."""
     rows, inputs = x.shape
     outputs = len(segments[0]) if segments else weight.shape[0]
     expect("x", x, torch.float32, (rows, inputs))

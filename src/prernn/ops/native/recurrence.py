@@ -22,11 +22,11 @@ CELLS = {
 }
 GATES = {0: 1, 1: 4, 2: 3, 3: 3, 4: 1, 5: 2, 6: 3, 7: 4, 8: 2}
 WITHOUT_WEIGHTS = (6, 7, 8)
-"""Cells whose gates see no state."""
+"""Cells whose gates do not see the state."""
 STATES = {1: 2, 6: 2, 7: 2}
 """State tensors of the cells that have more than one."""
 NANOSECONDS = {0: 0.5, 1: 2.0, 2: 1.5, 3: 1.5, 4: 0.3, 5: 1.0, 6: 1.5, 7: 1.5, 8: 0.7}
-"""Rough time of a step of one unit on one core; with a band, 0.05 more for each of its weights."""
+"""Rough time of one step of one unit on one core; with a band, 0.05 more for each of its weights."""
 
 
 class _Recurrence(ctypes.Structure):
@@ -51,17 +51,17 @@ def forward(
     lengths: Tensor | None,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A whole sequence of a diagonal or band recurrence.
+    """Computes a whole sequence of a diagonal or band recurrence.
 
     Args:
         cell: ``vrnn:tanh|relu``, ``lstm``, ``gru:before|after:new|old``, ``linear:mean|sum``, ``ligru``, ``qrnn``,
             ``sru`` or ``mingru`` (`prernn.layers.cells`).
         u: gate inputs ``(T, N, G, D)``, or ``(T, N, 1, D)`` shared by all gates; float32 or bfloat16.
-        weight: ``(G, D, C)``, see `prernn.ops.fused`; ``(0, D, 1)`` for the last three, whose gates see no state.
+        weight: ``(G, D, C)``, see `prernn.ops.fused`; ``(0, D, 1)`` for the last three, which have no ``W_hh``.
         bias: ``(G, D)`` or None, added to the recurrent product.
         state: ``(S, N, D)``.
         started: ``(N,)`` bool or None; a linear cell's row that has not started takes ``h = u``.
-        lengths: ``(N,)`` int64 or None. A row that has ended keeps its state and puts out zeros.
+        lengths: ``(N,)`` int64 or None. A row that has ended keeps its state and outputs zeros.
         keep: whether to return the states after each step, which `backward` needs.
 
     Returns:
@@ -69,14 +69,14 @@ def forward(
         each step ``(T, N, S, D)`` or an empty tensor.
 
     Raises:
-        ValueError: a type, device or shape that the kernels do not take.
+        ValueError: a type, device or shape that the kernels do not support.
         MemoryError: no memory for the kernels' own buffers.
     """
     u = _check(cell, u, weight, bias, state, started, lengths)
     steps, rows, _, size = u.shape
     out = u.new_empty(steps, rows, size)
     last = torch.empty_like(state, memory_format=torch.contiguous_format)
-    make = torch.empty if lengths is None else torch.zeros  # what lies past a row's length is never written
+    make = torch.empty if lengths is None else torch.zeros  # steps past a row's length are never written
     kept = make((steps, rows, state.shape[0], size) if keep else 0)
     held = contiguous(weight=weight, bias=bias, state=state, started=started, lengths=lengths)
     job = _job(cell, u, weight, held, out=out, last=last, kept=kept if keep else None)
@@ -98,7 +98,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     """Gradients of `forward` with respect to ``u`` (in its type), ``weight``, ``bias`` and ``state``.
 
-    The gates are computed again from ``u`` and ``kept``, so that nothing else need be saved.
+    The gates are recomputed from ``u`` and ``kept``, so that nothing else needs to be saved.
     """
     u = _check(cell, u, weight, bias, state, started, lengths)
     d_u = u.new_empty(u.shape)
@@ -128,7 +128,7 @@ def _check(
     started: Tensor | None,
     lengths: Tensor | None,
 ) -> Tensor:
-    """Refuses what the kernels would read wrongly; returns ``u`` as they read it."""
+    """Raises ValueError for tensors that the kernels would misread; returns ``u`` in a layout that they can read."""
     if u.dtype not in DTYPES["native"]:
         raise ValueError(f"expected gate inputs of float32 or bfloat16 for the native kernels, got {u.dtype}")
     code = _code(cell)
@@ -145,7 +145,7 @@ def _check(
         raise ValueError(f"expected {gates} gates or 1 and an odd band, got {inputs} and {columns}")
     if lengths is not None and rows and not 0 <= int(lengths.min()) <= int(lengths.max()) <= steps:
         raise ValueError(f"expected lengths between 0 and {steps}, got {lengths.tolist()}")
-    # the kernels read units side by side, and gates that lie on top of each other as one shared input
+    # the kernels need adjacent units, and would take gates with a stride of 0 for one shared input
     dense = u.stride(3) == 1 or size == 1
     return u if dense and (inputs == 1 or u.stride(2)) else u.contiguous()
 
@@ -158,7 +158,7 @@ def _code(cell: str) -> int:
 
 
 def _job(cell: str, u: Tensor, weight: Tensor, held: dict[str, Tensor | None], **results: Tensor | None) -> _Recurrence:
-    """The C structure; it keeps alive what it points to."""
+    """The C structure; it keeps the tensors that it points to alive."""
     steps, rows, inputs, size = u.shape
     gates, _, columns = weight.shape
     time, row, gate, _ = u.stride()

@@ -1,4 +1,4 @@
-"""Products with compressed rows and along paths, of vectors and of maps, and their gradients."""
+"""Products with compressed rows and along paths, for vectors and for maps, and their gradients."""
 
 import ctypes
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ def rows_product(h: Tensor, weight: Tensor, start: Tensor, column: Tensor, bias:
         bias: ``(G*D,)`` float32, or None.
 
     Raises:
-        ValueError: a type, device or shape that the kernels do not take.
+        ValueError: a type, device or shape that the kernels do not support.
         MemoryError: no memory for the kernels' own buffers.
     """
     h, weight = _dense("h", h), _dense("weight", weight)
@@ -87,7 +87,7 @@ def narrow_rows(
 
     Args:
         h: ``(N, senders)``, float32.
-        weight: ``(E, G)``, bfloat16 or int8; its rows may lie apart.
+        weight: ``(E, G)``, bfloat16 or int8; its rows need not be adjacent.
         scale: ``(G*D,)`` float32, or None.
         start: ``(D+1,)`` int64, where each row's entries begin.
         column: ``(E,)`` uint16.
@@ -97,11 +97,11 @@ def narrow_rows(
         ``(N, G, D)``.
 
     Raises:
-        ValueError: a type, device or shape that the kernels do not take.
+        ValueError: a type, device or shape that the kernels do not support.
     """
     (entries, gates), receivers = weight.shape, len(start) - 1
     if weight.dtype not in (torch.bfloat16, torch.int8) or (gates > 1 and weight.stride(1) != 1):
-        raise ValueError(f"expected weights of bfloat16 or int8, gates side by side, got {weight.dtype}")
+        raise ValueError(f"expected weights of bfloat16 or int8 with adjacent gates, got {weight.dtype}")
     h = _dense("h", h)
     expect("start", start, torch.int64, (receivers + 1,))
     expect("column", column, torch.uint16, (entries,))
@@ -150,11 +150,11 @@ def path_product(
         source: ``(P,)`` int32.
         destination: ``(P,)`` int32.
         bias: ``(size,)`` or None, float32.
-        size: outputs.
-        relu: whether ``max(0, x)`` goes along the paths.
+        size: number of outputs.
+        relu: whether ``max(0, x)`` is sent along the paths instead of ``x``.
 
     Raises:
-        ValueError: a type, device or shape that the kernels do not take.
+        ValueError: a type, device or shape that the kernels do not support.
         IndexError: a path that leads outside.
         MemoryError: no memory for the kernels' own buffers.
     """
@@ -208,11 +208,11 @@ def path_maps(
         destination: ``(P,)`` int32.
         bias: ``(size,)`` or None, float32.
         size: output channels.
-        shift: K distances.
+        shift: K offsets into a plane, one per tap of the kernel.
         place: height and width of an output, and the step between its rows in a plane.
 
     Raises:
-        ValueError: a type, device or shape that the kernels do not take, or shifts out of a plane.
+        ValueError: a type, device or shape that the kernels do not support, or shifts outside a plane.
         IndexError: a path that leads outside.
         MemoryError: no memory for the kernels' own buffers.
     """

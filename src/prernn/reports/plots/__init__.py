@@ -1,1 +1,1 @@
-"""Pictures: curves, classes, gates, weights."""
+"""Plots: curves, classes, gates, weights."""

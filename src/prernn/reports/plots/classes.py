@@ -1,4 +1,4 @@
-"""Pictures of classes: a strip of streamed labels, a confusion matrix."""
+"""Plots of classes: a strip of streamed labels, a confusion matrix."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +17,13 @@ def strip(
     *,
     title: str = "",
 ) -> Path:
-    """The frames of a video side by side, over the probability of every class at each of them.
+    """The frames of a video side by side, above a plot of each class's probability at each frame.
 
     Args:
         frames: T pictures, uint8 ``(H, W, 3)``.
         probabilities: ``(T, K)``.
         labels: names of the K classes.
-        path: of the PNG.
+        path: where to write the PNG.
     """
     figure = plt.figure(figsize=(max(6.0, 1.1 * len(frames)), 4.2))
     grid = figure.add_gridspec(2, len(frames), height_ratios=(1, 2.2), hspace=0.25, wspace=0.04)
@@ -47,7 +47,7 @@ def strip(
 
 
 def confusion(matrix: np.ndarray, labels: Sequence[str], path: str | Path, *, title: str = "") -> Path:
-    """A confusion matrix ``(K, K)`` of counts, true classes as rows; ValueError for other than K labels."""
+    """A confusion matrix ``(K, K)`` of counts, true classes as rows; ValueError unless there are K labels."""
     if len(labels) != len(matrix):
         raise ValueError(f"confusion: expected {len(matrix)} labels, got {len(labels)}")
     size = max(4.0, 0.5 * len(labels) + 2)

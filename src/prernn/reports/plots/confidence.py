@@ -1,4 +1,4 @@
-"""Pictures of how sure a network is: reliability, and false events by threshold."""
+"""Plots of how confident a network is: reliability, and false events by threshold."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,12 +9,12 @@ from prernn.reports.plots.figure import colours_of, legend_below, panel_grid, sa
 
 
 def reliability(answers: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str | Path, *, bins: int = 15) -> Path:
-    """A reliability diagram (Guo et al., ICML 2017, Figure 1): how many are right of the answers that are so sure.
+    """A reliability diagram (Guo et al., ICML 2017, Figure 1): accuracy of the answers by their confidence.
 
     Args:
         answers: ``{name: (probabilities (N,), whether each is right (N,))}``.
-        path: of the PNG.
-        bins: of probability, of equal width; those without an answer are left out.
+        path: where to write the PNG.
+        bins: number of probability bins of equal width; empty bins are left out.
     """
     figure, axes = panel_grid(2, 1, 5.6, 2.9)
     colours = colours_of(answers)
@@ -42,14 +42,14 @@ def reliability(answers: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str 
 def false_events(
     scores: Mapping[str, Sequence[float]], hours: float, path: str | Path, *, marks: Mapping[str, float], chosen: float
 ) -> Path:
-    """False events an hour by the probability that an event has to come up to.
+    """False events per hour as a function of the probability threshold that an event has to reach.
 
     Args:
         scores: ``{name: highest probability of each false event}``.
-        hours: of video that they were found in.
-        path: of the PNG.
-        marks: ``{name: false events an hour}``, horizontal lines.
-        chosen: threshold, a vertical line.
+        hours: hours of video in which they were found.
+        path: where to write the PNG.
+        marks: ``{name: false events per hour}``, drawn as horizontal lines.
+        chosen: the chosen threshold, drawn as a vertical line.
     """
     figure, axes = panel_grid(1, 1, 5.6, 4.0)
     axis, colours = axes[0, 0], colours_of(scores)
@@ -65,7 +65,7 @@ def false_events(
     axis.set_xlim(0, 1.01)
     axis.set_ylim(bottom=0)
     axis.set_xlabel("threshold of an event's probability")
-    axis.set_ylabel("false events an hour")
+    axis.set_ylabel("false events per hour")
     axis.grid(alpha=0.3)
     legend_below(figure, colours)
     figure.suptitle(f"events in {hours:.3g} hours of other things")

@@ -1,4 +1,4 @@
-"""Pictures of runs: training curves and per-frame predictions, as PNG."""
+"""Plots of runs: training curves, error curves, ratios and accuracy over time, as PNG."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,24 +23,24 @@ from prernn.reports.plots.figure import (
 
 
 def curves(series: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path, *, title: str = "") -> Path:
-    """Curves over epochs, one panel a metric, one line a network.
+    """Curves over epochs, one panel per metric, one line per network.
 
     Args:
-        series: ``{metric: {network: values, one an epoch}}``.
-        path: of the PNG.
+        series: ``{metric: {network: values, one per epoch}}``.
+        path: where to write the PNG.
     """
     figure, axes = plt.subplots(1, len(series), figsize=(5.2 * len(series), 3.8), squeeze=False)
     for axis, (metric, lines) in zip(axes[0], series.items(), strict=True):
         apart = Apart()
         for place, (colour, (name, values)) in enumerate(zip(colour_cycle(len(lines)), lines.items(), strict=True)):
-            marker = MARKERS[place // len(COLOURS) % len(MARKERS)]  # another where colours begin again
+            marker = MARKERS[place // len(COLOURS) % len(MARKERS)]  # a different one once the colors repeat
             axis.plot(range(1, len(values) + 1), values, label=name, color=colour, marker=marker, **apart.style(values))
         count_epochs(axis)
         name_measure(axis, metric)
         axis.grid(alpha=0.3)
         if len(lines) <= MOST_INSIDE:
             axis.legend(fontsize=8, loc="best")
-    if max(len(lines) for lines in series.values()) > MOST_INSIDE:  # one legend beside the panels
+    if max(len(lines) for lines in series.values()) > MOST_INSIDE:  # one legend next to the panels
         handles, labels = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, fontsize=8, loc="center left", bbox_to_anchor=(0.91, 0.5))
     figure.suptitle(title)
@@ -58,8 +58,8 @@ def training(
 
     Args:
         series: ``{metric: {run: (epochs, values)}}``.
-        path: of the PNG.
-        names: of the networks of a page, each of which then has one colour in all pictures.
+        path: where to write the PNG.
+        names: networks on the page, so that each has the same color in every plot.
     """
     across = 2 if len(series) == 4 else min(3, len(series))
     figure, axes = panel_grid(-(-len(series) // across), across, 4.4, 3.3)
@@ -85,18 +85,18 @@ def cumulative_errors(
     title: str = "",
     names: Sequence[str] = (),
 ) -> Path:
-    """Cumulative error curves: the share of frames with an error of at most so much (PreRNN, Figure 3).
+    """Cumulative error curves: the share of frames whose error is at most the value on the x axis (PreRNN, Figure 3).
 
     Args:
-        series: ``{network: (normalised errors, shares of frames from 0 to 1)}``.
-        path: of the PNG.
-        names: of the networks of a page, each of which then has one colour in all pictures.
+        series: ``{network: (normalized errors, shares of frames from 0 to 1)}``.
+        path: where to write the PNG.
+        names: networks on the page, so that each has the same color in every plot.
     """
     figure, axes = panel_grid(1, 1, 5.6, 4.2)
     colours, apart = colours_of(series, names), Apart()
     for name, (errors, shares) in series.items():
         axes[0, 0].plot(errors, shares, label=name, color=colours[name], **apart.style(shares))
-    axes[0, 0].set_xlabel("normalised point-to-point error")
+    axes[0, 0].set_xlabel("normalized point-to-point error")
     axes[0, 0].set_ylabel("share of frames")
     axes[0, 0].set_xlim(left=0)
     axes[0, 0].set_ylim(0, 1.02)
@@ -110,9 +110,9 @@ def ratio_bars(groups: Mapping[str, Mapping[str, float]], path: str | Path, *, l
     """Ratios as bars with their values (PreRNN, Table 3; BandRNN).
 
     Args:
-        groups: ``{group: {bar: ratio}}``; bars of one name have one colour.
-        path: of the PNG.
-        label: what the ratio is of, at the axis.
+        groups: ``{group: {bar: ratio}}``; bars with the same name have the same color.
+        path: where to write the PNG.
+        label: axis label that says what the ratio measures.
     """
     names = list(dict.fromkeys(name for bars in groups.values() for name in bars))
     colours = colours_of(names)
@@ -140,7 +140,7 @@ def ratio_bars(groups: Mapping[str, Mapping[str, float]], path: str | Path, *, l
 
 
 def _ratio_text(ratio: float) -> str:
-    """Two decimals, or two digits of what is smaller."""
+    """Two decimals, or two significant digits below 0.1."""
     return f"{ratio:.2f}" if ratio >= 0.1 or ratio == 0 else f"{ratio:.2g}"
 
 
@@ -157,16 +157,16 @@ def early(
     Args:
         curves: ``{network: (accuracies, their spreads)}``, F numbers each.
         fractions: F shares from 0 to 1.
-        path: of the PNG.
-        names: of the networks of a page, each of which then has one colour in all pictures.
+        path: where to write the PNG.
+        names: networks on the page, so that each has the same color in every plot.
     """
     width = 6.4
-    across = max(1, int(width * 11 / (max(map(len, curves)) + 6)))  # names a line of the legend, as in legend_below
+    across = max(1, int(width * 11 / (max(map(len, curves)) + 6)))  # names per legend row, as in legend_below
     figure, axes = panel_grid(1, 1, width, 4.2 + 0.19 * -(-len(curves) // across))
     axis, percent, apart = axes[0, 0], [100 * fraction for fraction in fractions], Apart()
     for place, (name, colour) in enumerate(colours_of(curves, names).items()):
         means, spreads = (np.asarray(values) for values in curves[name])
-        marker = MARKERS[place // len(COLOURS) % len(MARKERS)]  # tells lines of one colour apart
+        marker = MARKERS[place // len(COLOURS) % len(MARKERS)]  # tells lines of the same color apart
         axis.plot(percent, means, label=name, color=colour, marker=marker, linewidth=1.4, **apart.style(means))
         if spreads.any():
             axis.fill_between(percent, means - spreads, means + spreads, color=colour, alpha=0.15, linewidth=0)
@@ -182,7 +182,7 @@ def early(
 
 
 Line = Sequence[tuple[float, float, float]]
-"""Points of a line: place, mean and spread."""
+"""Points of a line: position on the x axis, mean and spread."""
 
 
 def lines(
@@ -198,15 +198,15 @@ def lines(
 
     Args:
         panels: ``{measure: {name: points}}``.
-        path: of the PNG.
+        path: where to write the PNG.
         along: what the horizontal axis shows.
         levels: ``{measure: {name: value}}``, horizontal lines to compare with.
-        logarithmic: the horizontal axis.
+        logarithmic: whether the horizontal axis is logarithmic.
     """
     levels = levels or {}
     drawn = {name: None for series in panels.values() for name in series}
     width = 4.9 * len(panels)
-    across = max(1, int(width * 11 / (max(map(len, drawn), default=1) + 6)))  # names a line of the legend
+    across = max(1, int(width * 11 / (max(map(len, drawn), default=1) + 6)))  # names per legend row
     figure, axes = panel_grid(1, len(panels), 4.9, 3.8 + 0.19 * -(-len(drawn) // across))
     shown = {}
     for axis, (measure, series) in zip(axes[0], panels.items(), strict=True):
@@ -219,7 +219,7 @@ def lines(
                 *(at, means),
                 label=name,
                 color=colour,
-                marker=MARKERS[(place + place // len(COLOURS)) % len(MARKERS)],  # none has the look of another
+                marker=MARKERS[(place + place // len(COLOURS)) % len(MARKERS)],  # no two lines look the same
                 linewidth=1.4,
                 **apart.style(means),
             )
@@ -243,7 +243,7 @@ def lines(
 
 
 def _apart(values: Iterable[float], most: int = 6) -> list[float]:
-    """Some of the values, at least one ``most``-th of the way between the ends apart on a logarithmic axis."""
+    """Some of the values, spaced on a logarithmic axis by at least 1/``most`` of its whole range."""
     unique = sorted({value for value in values if value > 0})
     step = (unique[-1] / unique[0]) ** (1 / most) if unique else 1
     kept: list[float] = []

@@ -1,4 +1,4 @@
-"""What the pictures share: colours, panels, legends, and saving them whole."""
+"""What the plots share: colors, panels, legends, and saving to a file."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -34,17 +34,17 @@ COLOURS = (
 MARKERS = "os^Dv"
 
 MOST_INSIDE = 5
-"""Lines whose legend still fits into a panel."""
+"""The largest number of lines whose legend still fits inside a panel."""
 
 
 def panel_grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
-    """A figure and its axes ``(rows, columns)``, each panel of so many inches."""
+    """A figure and its axes ``(rows, columns)``; ``width`` and ``height`` of each panel are in inches."""
     size = (width * columns, height * rows)
     return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
 
 
 def colours_of(shown: Iterable[str], names: Sequence[str] = ()) -> dict[str, str]:
-    """A colour for each name that is shown, by its place in ``names`` where it stands there."""
+    """A color for each name that is shown, chosen by its position in ``names`` if it is listed there."""
     used = set(shown := list(shown))
     unique = list(dict.fromkeys([*names, *shown]))
     colours = dict(zip(unique, colour_cycle(len(unique)), strict=True))
@@ -52,15 +52,15 @@ def colours_of(shown: Iterable[str], names: Sequence[str] = ()) -> dict[str, str
 
 
 def legend_below(figure: Figure, colours: Mapping[str, str]) -> None:
-    """One legend below all panels, as many entries a line as fit."""
+    """One legend below all panels, with as many entries per row as fit."""
     handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
     longest = max((len(name) for name in colours), default=1)
-    across = int(figure.get_size_inches()[0] * 11 / (longest + 6))  # about 11 characters an inch
+    across = int(figure.get_size_inches()[0] * 11 / (longest + 6))  # about 11 characters per inch
     figure.legend(handles=handles, loc="outside lower center", ncols=max(1, across), fontsize=8, frameon=False)
 
 
 def colour_cycle(count: int) -> list[str]:
-    """So many colours, from the first again where they do not suffice."""
+    """``count`` colors, starting again from the first when there are not enough."""
     return [COLOURS[k % len(COLOURS)] for k in range(count)]
 
 
@@ -77,26 +77,26 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
 
 def count_epochs(axis: Axes) -> None:
-    """Whole numbers along an axis of epochs, also where there is one."""
+    """Whole numbers along an axis of epochs, even for a single epoch."""
     axis.set_xlabel("epoch")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def name_measure(axis: Axes, measure: str) -> None:
-    """The name of what is measured; accuracies, from 0 to 1, are shown whole."""
+    """Labels the axis with the measure; for accuracies the axis covers the full range from 0 to 1."""
     axis.set_ylabel(measure.replace("_", " "))
     if "accuracy" in measure:
         axis.set_ylim(-0.02, 1.02)
 
 
 class Apart:
-    """Styles for lines of one panel: one that is equal to others is dashed, with larger markers, and shows them too."""
+    """Line styles for one panel: a line equal to earlier ones is dashed, with larger markers, so that all show."""
 
     def __init__(self) -> None:
         self.drawn: list[np.ndarray] = []
 
     def style(self, values: Sequence[float] | np.ndarray) -> dict[str, Any]:
-        """Keywords of ``axis.plot`` for the next line."""
+        """Keyword arguments of ``axis.plot`` for the next line."""
         line = np.asarray(values)
         same = sum(np.array_equal(line, other, equal_nan=True) for other in self.drawn)
         self.drawn.append(line)

@@ -1,4 +1,4 @@
-"""Pictures of gates: saturation and histograms."""
+"""Plots of gates: saturation and histograms."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from prernn.reports.plots.figure import colours_of, legend_below, panel_grid, save_figure
 
 Units = tuple[np.ndarray, np.ndarray]
-"""Fractions of time that each unit is saturated on the left and on the right."""
+"""Fractions of time during which each unit is left saturated and right saturated."""
 
 Drawn = TypeVar("Drawn")
-"""What a panel draws of one network."""
+"""The data that a panel draws for one network."""
 
 
 def saturation(
@@ -24,15 +24,15 @@ def saturation(
     title: str = "",
     names: Sequence[str] = (),
 ) -> Path:
-    """Saturation plots of gates (PreRNN, Figure 2): a point for each unit, a row a layer, a column a gate.
+    """Saturation plots of gates (PreRNN, Figure 2): a point for each unit, a row per layer, a column per gate.
 
-    Units on the diagonal are saturated all the time, units at the origin never. A large point with a white rim is
-    the mean of a network's units.
+    Units on the diagonal are always saturated, units at the origin never. A large point with a white edge is the mean
+    over a network's units.
 
     Args:
-        grid: ``{layer: {gate: {network: (left, right)}}}``, fractions of time ``(D,)`` that each unit is saturated.
-        path: of the PNG.
-        names: of the networks of a page, each of which then has one colour in all pictures.
+        grid: ``{layer: {gate: {network: (left, right)}}}``, the fraction of time ``(D,)`` each unit is saturated.
+        path: where to write the PNG.
+        names: networks on the page, so that each has the same color in every plot.
     """
     labels = ("fraction right saturated (> 0.9)", "fraction left saturated (< 0.1)")
 
@@ -49,7 +49,7 @@ def _draw_saturation(axis: Axes, networks: Mapping[str, Units], colours: Mapping
     for name, (left, right) in networks.items():
         size = float(np.clip(4000 / len(left), 4, 20))  # small points for many units
         axis.scatter(right, left, s=size, alpha=0.45, color=colours[name], linewidths=0, zorder=2)
-    for name, (left, right) in networks.items():  # above all the units
+    for name, (left, right) in networks.items():  # drawn on top of all the units
         axis.scatter(right.mean(), left.mean(), s=70, color=colours[name], edgecolors="white", linewidths=1.2, zorder=3)
     axis.set_xlim(-0.03, 1.03)
     axis.set_ylim(-0.03, 1.03)
@@ -66,13 +66,13 @@ def histograms(
     title: str = "",
     names: Sequence[str] = (),
 ) -> Path:
-    """Histograms of gate activations, networks side by side (PreRNN, Figure 2): a row a layer, a column a gate.
+    """Histograms of gate activations, networks side by side (PreRNN, Figure 2): a row per layer, a column per gate.
 
     Args:
         grid: ``{layer: {gate: {network: shares}}}``, the share of activations in each of ``K`` bins of equal width.
         ranges: lowest and highest activation of each gate.
-        path: of the PNG.
-        names: of the networks of a page, each of which then has one colour in all pictures.
+        path: where to write the PNG.
+        names: networks on the page, so that each has the same color in every plot.
     """
     labels = ("activation", "share of activations")
 
@@ -92,7 +92,7 @@ def _gate_panels(
     labels: tuple[str, str],
     draw: Callable[[Axes, str, Mapping[str, Drawn], Mapping[str, str]], None],
 ) -> Figure:
-    """A panel for each gate in a row for each layer, with titles, labels of x and y at the edges, and a legend.
+    """A row of panels for each layer, one panel per gate, with titles, axis labels at the outer edges, and a legend.
 
     ``draw(axis, gate, networks, colours)`` fills one panel.
     """

@@ -1,4 +1,4 @@
-"""Pictures of weights: their statistics by layer, and heat maps, as PNG."""
+"""Plots of weights: their statistics by layer, and heat maps, as PNG."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from matplotlib.image import AxesImage
 from prernn.reports.plots.figure import colours_of, legend_below, save_figure
 
 MAP_SIDE = 128
-"""Rows and columns that `weight_maps` draws of a matrix at most: a point is then no smaller than a pixel."""
+"""The most rows and columns that `weight_maps` draws of a matrix, so that a point is no smaller than a pixel."""
 
 MAPS_ACROSS = 6
 
@@ -20,19 +20,19 @@ MAPS_ACROSS = 6
 def weight_statistics(
     panels: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]], path: str | Path, *, title: str = ""
 ) -> Path:
-    """Statistics of weight matrices over the layers of a network (RCN supplement, Figures 1 and 2): a column a gate.
+    """Statistics of weight matrices over the layers of a network (RCN supplement, Figures 1 and 2): a column per gate.
 
-    A row of panels for each part, as a diagonal near 1 would press the others against 0.
+    Each part has its own row of panels, because a diagonal near 1 would flatten the other lines against 0.
 
     Args:
         panels: ``{gate: {layer: {part: {statistic: value}}}}``, layers in order; NaN leaves a gap. Every layer has the
             same parts ("all weights", "diagonal") and statistics.
-        path: of the PNG.
+        path: where to write the PNG.
     """
     parts = list(next(iter(next(iter(panels.values())).values())))
     widths = [max(2.6, 1.2 + 0.21 * len(layers)) for layers in panels.values()]
     longest = max(len(layer) for layers in panels.values() for layer in layers)
-    size = (max(5.0, sum(widths)), 2.4 * len(parts) + 0.5 + 0.07 * longest)  # names stand upright below
+    size = (max(5.0, sum(widths)), 2.4 * len(parts) + 0.5 + 0.07 * longest)  # the names below are vertical
     grid = {"width_ratios": widths}
     figure, axes = plt.subplots(
         len(parts), len(panels), figsize=size, squeeze=False, sharex="col", gridspec_kw=grid, layout="constrained"
@@ -61,18 +61,18 @@ def weight_maps(maps: Mapping[str, Mapping[str, np.ndarray]], path: str | Path, 
     """Heat maps of the magnitude of weights, a panel for each layer and gate (RCN supplement, Figure 3).
 
     Dark is 0, bright the largest in the panel, grey where there is no (finite) weight. Each panel has its own scale,
-    whose end stands above it: layers differ too much for one scale. Of a matrix with more than 128 rows, each point is
-    the root mean square of the weights in a square block (`block_norms`), so that a diagonal stays in sight.
+    whose maximum is given above it, because layers differ too much for a common one. For a matrix of more than 128
+    rows, each point is the root mean square of a square block of weights (`block_norms`), so a diagonal stays visible.
 
     Args:
         maps: ``{layer: {gate: W_hh (D, D)}}``, row = receiving neuron, NaN where there is no weight.
-        path: of the PNG.
+        path: where to write the PNG.
     """
     panels = [(layer, gate, matrix) for layer, gates in maps.items() for gate, matrix in gates.items()]
     most = max(len(gates) for gates in maps.values())
     across = min(len(panels), max(most, MAPS_ACROSS // most * most))  # a layer's gates side by side
     rows = -(-len(panels) // across)
-    side, gap, above = 2.1, 0.1, 0.45  # inches; the panels fill the figure, whose texts stand outside it
+    side, gap, above = 2.1, 0.1, 0.45  # inches; the panels fill the figure, and the text lies outside it
     width, height = across * (side + gap) - gap, rows * (side + above) - above
     whole = {"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": gap / side, "hspace": above / side}
     figure, axes = plt.subplots(rows, across, figsize=(width, height), squeeze=False, gridspec_kw=whole)
@@ -93,20 +93,20 @@ def _draw_map(axis: Axes, matrix: np.ndarray, name: str) -> AxesImage:
     norms = block_norms(matrix, block)
     norms[~np.isfinite(norms)] = np.nan
     largest = float(norms[~np.isnan(norms)].max(initial=0.0))
-    name = name if len(name) <= 30 else f"...{name[-27:]}"  # the end tells more
+    name = name if len(name) <= 30 else f"...{name[-27:]}"  # the end of a name is more specific
     blocks = f" in {block}x{block}" if block > 1 else ""
     axis.set_title(f"{name}\nD={len(matrix)}{blocks}, to {largest:.3g}", fontsize=8)
     axis.set_xticks([])
     axis.set_yticks([])
     colourmap = matplotlib.colormaps["viridis"].with_extremes(bad="0.85")
-    # each block one plain square: smoothed, a diagonal would be paler than its scale says
+    # each block is one plain square: with smoothing, a diagonal would look weaker than it is
     return axis.imshow(norms / (largest or 1.0), cmap=colourmap, vmin=0, vmax=1, interpolation="nearest")
 
 
 def block_norms(matrix: np.ndarray, block: int) -> np.ndarray:
     """Root mean square of each square block of a matrix ``(D, D)``: ``(R, R)`` with ``R = ceil(D / block)``.
 
-    NaN counts as no value; a block without any gives NaN. ``block=1`` gives the magnitudes.
+    NaN values are ignored; a block with nothing else gives NaN. ``block=1`` gives the magnitudes.
     """
     rows = -(-len(matrix) // block)
     padded = np.pad(matrix.astype(np.float64), (0, rows * block - len(matrix)), constant_values=np.nan)

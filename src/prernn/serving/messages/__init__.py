@@ -1,1 +1,1 @@
-"""What goes over a WebSocket: a client's hello, and what is in answers."""
+"""Messages over a WebSocket: a client's hello, and the contents of answers."""

@@ -1,4 +1,4 @@
-"""What a recurrent layer's units do from frame to frame, in a few numbers: for a strip on a page."""
+"""Summarizes the activity of a recurrent layer's units from frame to frame in a few numbers, for a strip on a page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,21 +9,21 @@ from torch import Tensor
 from prernn.streaming.stream import Stream
 
 HIDDEN = "_h"
-"""What the names of hidden states end in; a cell's other values, such as LSTM's c, are left out where there is one."""
+"""Suffix of the names of hidden states; if a cell has one, its other values, such as LSTM's c, are left out."""
 
 
 class Activity:
-    """Looks at the hidden states of streams, which every engine hands out.
+    """Looks at the hidden states of streams, which every engine returns.
 
-    Of each recurrent layer, in ``bins`` groups of neighbouring units (channels, of maps), the means over the group of
+    For each recurrent layer, in ``bins`` groups of neighboring units (channels, for maps), the means over the group of
 
     - ``level``: ``|h_t|``;
-    - ``change``: ``|h_t - h_{t-1}|``, which is what the gates let through: of a GRU (PreRNN, eq. 3)
-      ``h_t - h_{t-1} = z_t * (n_t - h_{t-1})``, so that it is 0 where the update gate z is closed. Before the first
-      frame h is zero; where the stream's own policy has cleared it, that counts as change.
+    - ``change``: ``|h_t - h_{t-1}|``, which is what the gates let through: for a GRU (PreRNN, eq. 3)
+      ``h_t - h_{t-1} = z_t * (n_t - h_{t-1})``, so that it is 0 if the update gate z is closed. Before the first
+      frame h is zero; if the stream's own policy has reset it, that counts as change.
 
     Args:
-        bins: groups of a layer; a layer of fewer units has one for each.
+        bins: groups per layer; a layer with fewer units has one group per unit.
     """
 
     def __init__(self, bins: int):
@@ -31,7 +31,7 @@ class Activity:
         self._before: dict[tuple[int, str], Tensor] = {}
 
     def __call__(self, streams: Sequence[Stream]) -> list[dict[str, Any]]:
-        """For each layer ``name``, ``level`` and ``change``; nothing before the first frame, or without states."""
+        """For each layer ``name``, ``level`` and ``change``; empty before the first frame, or without states."""
         found = []
         now = {(i, name): value for i, stream in enumerate(streams) for name, value in _hidden(stream).items()}
         for place, value in now.items():
@@ -43,7 +43,7 @@ class Activity:
         return found
 
     def forget(self) -> None:
-        """The streams have started anew."""
+        """Tells it that the streams were reset."""
         self._before = {}
 
     def _means(self, values: Tensor) -> list[float]:
@@ -53,7 +53,7 @@ class Activity:
 
 
 def _hidden(stream: Stream) -> Mapping[str, Tensor]:
-    """Its hidden states by name, each ``(D, ...)``."""
+    """A stream's hidden states by name, each ``(D, ...)``."""
     names = stream.net.state_names
     wanted = [name for name in names if name.endswith(HIDDEN)] or list(names)
     values = stream.state_dict()

@@ -1,4 +1,4 @@
-"""Rows of a watcher as plain data for JSON."""
+"""Converts rows of a watcher to plain data for JSON."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from prernn.streaming.prediction import Prediction
 
 
 def plain_row(row: Any, labels: list[str] | None = None, top: int = 0) -> dict[str, Any]:
-    """A row as a dict, whatever a task's watcher gives; what is no number is None.
+    """A row as a dict, whatever type a task's watcher returns; non-finite numbers become None.
 
     Args:
         row: a `Prediction`, an `EventSpan` or a dict.
         labels: names of the outputs, for ``top``.
-        top: so many of a prediction's most probable labels, as ``top``: pairs of label and probability.
+        top: number of a prediction's most probable labels to add as ``top``, pairs of label and probability.
     """
     if isinstance(row, EventSpan):
         kind = "begin" if row.end is None else "end"
@@ -34,7 +34,7 @@ def _prediction(row: Prediction, labels: list[str] | None, top: int) -> dict[str
 
 
 def most_probable(probabilities: Tensor, labels: list[str] | None, top: int) -> list[list[Any]]:
-    """Pairs of label and probability, the most probable first, of ``(K,)``."""
+    """Pairs of label and probability from ``(K,)``, the most probable first."""
     best = probabilities.topk(min(top, len(probabilities)))
     named = [str(i) if labels is None else str(labels[i]) for i in best.indices.tolist()]
     return [[name, round(p, 4)] for name, p in zip(named, best.values.tolist(), strict=True)]

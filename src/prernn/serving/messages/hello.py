@@ -1,4 +1,4 @@
-"""A client's first message: what it sends and what it wants."""
+"""A client's first message: what it sends and what it wants to get."""
 
 import base64
 from typing import Annotated, Literal
@@ -11,39 +11,39 @@ from prernn.serving.messages.pictures import Raw, check_size
 
 
 class Hello(BaseModel):
-    """What a client says first, as JSON; all of it may be left out: ``{}``."""
+    """A client's first message, as JSON; all of it may be left out: ``{}``."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     frames: Literal["jpeg", "rgb"] = Field("jpeg", description="what binary messages hold: a JPEG, or raw RGB")
-    width: Annotated[int, Field(ge=1)] | None = Field(None, description="of raw frames, in pixels")
-    height: Annotated[int, Field(ge=1)] | None = Field(None, description="of raw frames, in pixels")
+    width: Annotated[int, Field(ge=1)] | None = Field(None, description="width of raw frames, in pixels")
+    height: Annotated[int, Field(ge=1)] | None = Field(None, description="height of raw frames, in pixels")
     times: bool = Field(
         False,
-        description="whether each frame begins with its time in seconds, a little-endian float64; else its time "
+        description="whether each frame begins with its time in seconds, a little-endian float64; otherwise its time "
         "is that of its arrival",
     )
     fps: Annotated[float, Field(gt=0, le=1000)] | Literal["source"] | None = Field(
         None,
-        description="frames a second that the network is to see, or source for all; by default what it was trained at",
+        description="frames a second that the network sees, or source for all; by default the rate it was trained at",
     )
     drop: Literal["oldest", "none"] = Field(
         "oldest",
-        description="what happens when frames come faster than answers: the oldest that wait are dropped and "
+        description="what happens when frames come faster than answers: the oldest waiting ones are dropped and "
         "counted, or no more are read until there is room",
     )
-    reset: str | None = Field(None, description="never, cut, idle:SECONDS or every:N; by default what the run says")
-    top: Annotated[int, Field(ge=0, le=1000)] = Field(0, description="so many of the most probable labels in answers")
+    reset: str | None = Field(None, description="never, cut, idle:SECONDS or every:N; by default the run's")
+    top: Annotated[int, Field(ge=0, le=1000)] = Field(0, description="number of most probable labels in answers")
     activity: Annotated[int, Field(ge=0, le=256)] = Field(
-        0, description="so many groups of each recurrent layer's units, whose mean activity comes with answers"
+        0, description="number of groups of each recurrent layer's units whose mean activity is sent with answers"
     )
     state: bool = Field(
-        False, description="whether the next message, a binary one, is a state that the server gave, to go on from"
+        False, description="whether the next message, a binary one, is a state from the server to continue from"
     )
-    token: str | None = Field(None, description="where the server wants one and the header did not bring it")
+    token: str | None = Field(None, description="if the server requires one and it is not in the header")
 
     def raw(self, most_pixels: int) -> Raw | None:
-        """The size of raw frames, None where frames are JPEG. Raises ValueError without one, or for one too large."""
+        """The size of raw frames, None for JPEG frames. Raises ValueError if it is missing or too large."""
         if self.frames == "jpeg":
             if self.width is not None or self.height is not None:
                 raise ValueError("expected no width and height of jpeg frames, which have their own")
@@ -55,7 +55,7 @@ class Hello(BaseModel):
 
 
 LONGEST = 4096
-"""Characters of a hello: all that the server reads as JSON is short, as reading it holds up everyone."""
+"""Maximum number of characters of a hello. Parsing JSON blocks all clients, so the server parses only short texts."""
 
 
 def hello_of(text: str) -> Hello:
@@ -67,21 +67,21 @@ def hello_of(text: str) -> Hello:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "hello"
-        where = where if where.isprintable() else repr(where)  # a key may be anything
+        where = where if where.isprintable() else repr(where)  # a key may contain anything
         raise ValueError(f"{where}: {first['msg']}") from error
 
 
 def packed_state(states: list[dict[str, Tensor]]) -> str:
-    """The states of a client's streams, one for each network, as base64 of safetensors."""
+    """The states of a client's streams, one per network, as base64 of safetensors."""
     tensors = {f"{number}.{name}": value.cpu() for number, state in enumerate(states) for name, value in state.items()}
     return base64.b64encode(save(tensors)).decode()
 
 
 def unpacked_state(data: bytes, networks: int) -> list[dict[str, Tensor]]:
-    """The states of such safetensors. Whether they fit the networks is for `Stream.load_state_dict` to say.
+    """The states in such safetensors. Whether they fit the networks is checked by `Stream.load_state_dict`.
 
     Raises:
-        ValueError: other bytes.
+        ValueError: the bytes are something else.
     """
     try:
         tensors = load(data)
@@ -89,6 +89,6 @@ def unpacked_state(data: bytes, networks: int) -> list[dict[str, Tensor]]:
         states: list[dict[str, Tensor]] = [{} for _ in range(networks)]
         for (number, _, name), value in zip(names, tensors.values(), strict=True):
             states[[str(n) for n in range(networks)].index(number)][name] = value
-    except Exception as error:  # safetensors' own, and KeyError for types that torch has not
+    except Exception as error:  # safetensors' own, and KeyError for types that torch lacks
         raise ValueError(f"state: expected one that this server gave, got other bytes: {error}") from error
     return states

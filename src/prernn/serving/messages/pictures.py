@@ -1,4 +1,4 @@
-"""Frames as clients send them, JPEG or raw RGB: from bytes to a picture, whatever the bytes are."""
+"""Decodes frames as clients send them, JPEG or raw RGB, safely for any bytes."""
 
 import io
 import struct
@@ -8,13 +8,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 MOST_ELONGATED = 16
-"""Times as long as wide a picture may be: a transform makes the shorter side some 100 pixels, and the other as long."""
+"""Largest ratio of a picture's sides: a transform resizes the shorter side to some 100 pixels, the longer to match."""
 
 LATEST = 1e9
-"""Seconds up to which a time stamp goes: a float64 still tells microseconds apart there."""
+"""Largest time stamp in seconds: up to there a float64 can distinguish microseconds."""
 
 MOST_SCANS = 100
-"""Of a JPEG: a progressive one has some ten, and one of thousands takes an hour to decode."""
+"""Largest number of scans of a JPEG: a progressive one has about ten; thousands take an hour to decode."""
 
 STAMP = struct.Struct("<d")
 """The time stamp in front of a frame: float64, little-endian, seconds."""
@@ -28,10 +28,10 @@ class Raw(NamedTuple):
 
 
 def stamped(message: bytes) -> tuple[float, bytes]:
-    """Time in seconds and picture of a message that begins with the time.
+    """Time in seconds and picture from a message that begins with the time.
 
     Raises:
-        ValueError: too short, or a time that is none.
+        ValueError: the message is too short, or its time is invalid.
     """
     if len(message) < STAMP.size:
         raise ValueError(f"expected a time stamp of {STAMP.size} bytes and a picture, got {len(message)} bytes")
@@ -42,15 +42,15 @@ def stamped(message: bytes) -> tuple[float, bytes]:
 
 
 def picture(data: bytes, raw: Raw | None, most_pixels: int) -> np.ndarray:
-    """A frame, uint8 RGB ``(H, W, 3)``, upright as a player shows it.
+    """A frame, uint8 RGB ``(H, W, 3)``, upright, as a player shows it.
 
     Args:
         data: a JPEG; or with ``raw`` the bytes of ``(H, W, 3)``.
         raw: the size of raw frames.
-        most_pixels: that a picture may have; it is looked at before anything is decoded.
+        most_pixels: most pixels that a picture may have; checked before anything is decoded.
 
     Raises:
-        ValueError: bytes that are no such picture, one that is too large or too long and thin.
+        ValueError: the bytes are no such picture, or it is too large, or too long and thin.
     """
     if raw is not None:
         wanted = raw.height * raw.width * 3
@@ -65,7 +65,7 @@ def picture(data: bytes, raw: Raw | None, most_pixels: int) -> np.ndarray:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except ValueError:
         raise
-    except Exception as error:  # whatever a parser of metadata makes of bytes that are none
+    except Exception as error:  # whatever a metadata parser raises on invalid bytes
         raise ValueError(f"expected a JPEG, got {len(data)} bytes that are none: {error}") from error
 
 

@@ -1,1 +1,1 @@
-"""The page: what a browser shows of a stream, from a server or all by itself."""
+"""The page: what a browser shows of a stream, computed by a server or in the browser itself."""

@@ -1,4 +1,4 @@
-"""The page on a server: its files at ``/``, and what it has to know first in ``/about.json``."""
+"""The page on a server: its files at ``/``, and what it needs to know first in ``/about.json``."""
 
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,18 @@ from starlette.staticfiles import StaticFiles
 from prernn.serving.service import Service
 
 FILES = Path(__file__).parent / "files"
-"""HTML, CSS and JavaScript, which need no build."""
+"""HTML, CSS and JavaScript, which need no build step."""
 
 HEADERS = {
-    "Content-Security-Policy": "frame-ancestors 'none'",  # the rest is in the page, which static hosts serve too
+    "Content-Security-Policy": "frame-ancestors 'none'",  # the rest is in the page itself, for static hosts
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # asks whether it has changed: another version may be here tomorrow
+    "Cache-Control": "no-cache",  # makes the browser check for a newer version
 }
 
 
 def add_page(app: FastAPI, service: Service) -> None:
-    """Puts the page behind all other routes."""
+    """Adds the page, which comes after all other routes."""
 
     @app.get("/about.json", include_in_schema=False)
     async def about() -> JSONResponse:
@@ -32,7 +32,7 @@ def add_page(app: FastAPI, service: Service) -> None:
 
 
 def about_server(service: Service) -> dict[str, Any]:
-    """What the page has to know before it can say hello; nothing that a token keeps."""
+    """What the page needs to know before it can say hello; nothing that a token protects."""
     clock = service.model.clock()
     return {
         "runs": "server",

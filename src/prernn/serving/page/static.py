@@ -1,4 +1,4 @@
-"""The page as a folder for any static host: the browser runs the exported network, no server is behind it."""
+"""The page as a folder for any static host: the browser itself runs the exported network, without a server."""
 
 import os
 import shutil
@@ -18,18 +18,18 @@ from prernn.models import checkpoint
 from prernn.reports.files import whole_file, write_json
 
 RUNTIME = "onnxruntime-web"
-"""The package of npm that runs ONNX files in browsers, MIT."""
+"""The npm package that runs ONNX files in browsers (MIT license)."""
 
 VERSION = "1.30.0"
-"""Of it, with which the page is tested."""
+"""Its version, with which the page is tested."""
 
 RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
-"""What the page takes of it: WebAssembly alone."""
+"""The files of it that the page uses: WebAssembly only."""
 
 MODEL = "step.onnx"
 
 ONLY = "action"
-"""The task that the page knows without a server."""
+"""The task that the page supports without a server."""
 
 SERVE_IT = "serve it (prernn web RUN)"
 
@@ -41,19 +41,19 @@ def write_static(
     runtime: str | os.PathLike[str] | None = None,
     precision: str = "float32",
 ) -> None:
-    """Writes page, network and runtime; files of an earlier writing are replaced.
+    """Writes page, network and runtime; files written before are replaced.
 
     Args:
-        source: run folder or checkpoint of a network that tells classes of single frames.
-        folder: made where it is absent.
-        runtime: folder with onnxruntime-web's files, such as ``node_modules/onnxruntime-web``; None has npm fetch
+        source: run folder or checkpoint of a network that classifies single frames.
+        folder: created if it does not exist.
+        runtime: folder with onnxruntime-web's files, such as ``node_modules/onnxruntime-web``; None lets npm fetch
             them once, into prernn's cache.
-        precision: as of `prernn.export`.
+        precision: as in `prernn.export`.
 
     Raises:
         NotImplementedError: a network of another task, of snippets or of optical flow.
-        ValueError: a runtime without the files; ImportError: there is none, and no npm that fetches it.
-        OSError: a folder that can't be written.
+        ValueError: the runtime folder lacks the files; ImportError: there is no runtime, and no npm to fetch it.
+        OSError: the folder can't be written.
     """
     net = checkpoint.load(Path(source))
     _check(net)
@@ -71,7 +71,7 @@ def write_static(
 
 
 def about_browser(recipe: Recipe, exported: Description) -> dict[str, Any]:
-    """What the page has to know of a network that it runs itself."""
+    """What the page needs to know about a network that it runs itself."""
     transform = TransformSpec.from_dict(dict(recipe.transform or {}))
     options = recipe.task.options if recipe.task else {}
     return {
@@ -94,16 +94,16 @@ def _check(net: SequenceNetwork) -> None:
     if task is not None and task.name != ONLY:
         raise NotImplementedError(f"--static: expected a run of the task {ONLY}, got {task.name}: {SERVE_IT}")
     if len(net.frame_shape) != 3 or (task is not None and task.options.get("stream") == "flow"):
-        raise NotImplementedError(f"--static: expected a network of single frames in colour: {SERVE_IT}")
+        raise NotImplementedError(f"--static: expected a network of single frames in color: {SERVE_IT}")
     if net.recipe.labels is None or net.recipe.transform is None:
         raise NotImplementedError("--static: expected a run with labels and a transform, got one without")
 
 
 def runtime_files(folder: str | os.PathLike[str] | None) -> list[Path]:
-    """onnxruntime-web's files: of a folder, else of the cache, where npm puts them.
+    """onnxruntime-web's files: from a folder, or else from the cache, where npm puts them.
 
     Raises:
-        ValueError: the folder has them not. ImportError: there are none and npm, which would fetch them, is absent.
+        ValueError: the folder lacks them. ImportError: there are none, and npm, which would fetch them, is missing.
     """
     if folder is not None:
         for place in (Path(folder), Path(folder) / "dist"):
@@ -120,16 +120,16 @@ def _fetch(place: Path) -> None:
     npm = shutil.which("npm")
     package = f"{RUNTIME}@{VERSION}"
     if npm is None:
-        raise ImportError(f"--static needs {package}: install npm, or unpack that package and say --runtime DIR")
+        raise ImportError(f"--static needs {package}: install npm, or unpack that package and give --runtime DIR")
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run([npm, "pack", "--silent", package], cwd=folder, capture_output=True, text=True)
         if done.returncode:
             why = next(iter(done.stderr.strip().splitlines()), "no reason")
-            raise ImportError(f"--static needs {package}, which npm could not fetch ({why}); or say --runtime DIR")
+            raise ImportError(f"--static needs {package}, which npm could not fetch ({why}); or give --runtime DIR")
         with tarfile.open(next(Path(folder).glob("*.tgz"))) as packed:
             for name in RUNTIME_FILES:
                 part = packed.extractfile(f"package/dist/{name}")
-                assert part is not None  # of this version
+                assert part is not None  # the version is installed
                 with whole_file(place / name) as draft:
                     draft.write_bytes(part.read())

@@ -1,1 +1,1 @@
-"""Integer weights for trained networks: drawn, corrected, coded in files, multiplied."""
+"""Integer weights for trained networks: sampling, correction, coding in files, integer inference."""

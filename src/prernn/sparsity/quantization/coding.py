@@ -1,9 +1,9 @@
-"""Counts as bytes: as many bits for each as the range takes, or Huffman codes, whichever is less.
+"""Counts as bytes: with a fixed number of bits for their range, or Huffman codes, whichever is smaller.
 
-Small counts are the frequent ones, 0 above all, so that a code whose words are short for what is frequent takes fewer
-bits than their range: close to the entropy ``H = -sum_k p_k log2 p_k`` of the counts. zlib's Huffman coding alone,
-without its search for repetitions, does that for bytes; so that its words, of one bit at least, are no waste, a byte
-holds as many counts as it can: ``g`` of them are the digits of one number in base ``k``, for ``k`` different counts and
+Small counts are the most frequent ones, above all 0, so a code with short words for frequent counts takes fewer bits
+than their range: close to the entropy ``H = -sum_k p_k log2 p_k`` of the counts. zlib's Huffman coding without its
+search for repetitions does this for bytes. Its words have at least one bit, so to waste nothing, a byte holds as many
+counts as possible: ``g`` of them are the digits of one number in base ``k``, for ``k`` different counts and
 ``k**g <= 256``.
 """
 
@@ -18,19 +18,19 @@ from torch import Tensor
 from prernn.sparsity.quantization.counts import bits_of
 
 CHUNK = 2**20
-"""Counts at a time, a multiple of 8: each takes a number for every bit on the way."""
+"""Number of counts processed at a time, a multiple of 8, because each is expanded to one number per bit."""
 SYMBOLS = 256
-"""Of a byte."""
+"""Number of different bytes."""
 LARGEST = 2**53
-"""Count that a layer may have."""
+"""The largest count that a layer may have."""
 
 
 def pack(counts: Tensor) -> tuple[Tensor, dict[str, Any]]:
-    """Counts as bytes, and how to read them.
+    """Packs counts into bytes, and says how to read them.
 
     Returns:
-        Bytes uint8 ``(N,)``, and the lowest count, the shape, and either ``bits`` of each or the number ``symbols`` of
-        different counts that Huffman codes stand for.
+        Bytes uint8 ``(N,)``, and a layout: the lowest count, the shape, and either ``bits`` per count or the number
+        ``symbols`` of different counts in the Huffman code.
     """
     low, shape = int(counts.min()), list(counts.shape)
     symbols = int(counts.max()) - low + 1
@@ -47,12 +47,12 @@ def pack(counts: Tensor) -> tuple[Tensor, dict[str, Any]]:
 
 
 def unpack(packed: Tensor, layout: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
-    """Counts that `pack` packed, int64.
+    """Unpacks counts that `pack` packed, int64.
 
     Args:
         packed: bytes.
-        layout: what `pack` gave with them.
-        shape: that the counts have to have, so that nobody else's word says how much is read.
+        layout: the layout that `pack` returned with them.
+        shape: the expected shape, so that untrusted data can't determine how much is read.
 
     Raises:
         ValueError: a layout that does not fit the bytes or the shape.
@@ -71,12 +71,12 @@ def unpack(packed: Tensor, layout: dict[str, Any], shape: tuple[int, ...]) -> Te
 
 
 def coded_bits(counts: Tensor) -> float:
-    """Bits a count in a file."""
+    """Bits per count in a file."""
     return 8 * pack(counts)[0].numel() / counts.numel()
 
 
 def _together(symbols: int) -> int:
-    """How many counts of so many kinds a byte holds."""
+    """How many counts fit in a byte if there are ``symbols`` different ones."""
     together = 1
     while symbols ** (together + 1) <= SYMBOLS:
         together += 1
@@ -98,7 +98,7 @@ def _of_codes(packed: Tensor, symbols: int, count: int) -> Tensor:
     size = -(-count // together)
     code = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        held = code.decompress(packed.numpy().tobytes(), size + 1)  # no more than is expected, whatever the bytes say
+        held = code.decompress(packed.numpy().tobytes(), size + 1)  # never more, whatever the bytes contain
     except zlib.error as error:
         raise ValueError(f"expected Huffman codes of {count} counts, got other bytes ({error})") from None
     if len(held) != size or not code.eof or code.unused_data:

@@ -1,8 +1,8 @@
-"""Batch normalization and biases, corrected for what quantized weights do to the layers before them.
+"""Correction of batch normalization and biases for the errors of quantized weights in the layers before them.
 
-Errors of the weights shift the mean of a channel, and change its variance. Layer by layer, in the order in which they
-run, batch normalization gets statistics with which the channel behind it has the same mean and variance as before, and
-a layer with a bias gets one with which its outputs have the same mean (as Nagel et al., ICCV 2019, correct biases).
+Errors of the weights shift the mean of a channel, and change its variance. Layer by layer, in execution order, batch
+normalization gets statistics with which its output has the same mean and variance as before, and a layer with a bias
+gets one with which its outputs have the same mean (as Nagel et al., ICCV 2019, correct biases).
 """
 
 from typing import Any
@@ -16,14 +16,14 @@ from prernn.conversion.modes import evaluating
 from prernn.sparsity.quantization.synthetic_inputs import channel_statistics, first_output, hooked
 
 MOST = 4.0
-"""Factor by which a variance is changed at most."""
+"""The largest factor by which a variance is changed."""
 
 Statistics = dict[str, tuple[Tensor, Tensor]]
 
 
 @torch.no_grad()
 def layer_statistics(net: nn.Module, inputs: Tensor) -> Statistics:
-    """Mean and variance of each channel in front of every batch normalization and behind every layer with a bias."""
+    """Mean and variance of each channel before every batch normalization and after every layer with a bias."""
     found: Statistics = {}
     names = {module: name for name, module in net.named_modules()}
 
@@ -39,12 +39,12 @@ def layer_statistics(net: nn.Module, inputs: Tensor) -> Statistics:
 
 @torch.no_grad()
 def correct(net: nn.Module, wanted: Statistics, inputs: Tensor) -> None:
-    """Gives a quantized network the statistics of its layers that it had, in place.
+    """Restores the statistics that a quantized network's layers had before quantization, in place.
 
     Args:
-        net: with quantized weights.
-        wanted: `layer_statistics` of the network as it was trained.
-        inputs: the same that those were measured on.
+        net: a network with quantized weights.
+        wanted: `layer_statistics` of the trained network.
+        inputs: the inputs that those were measured on.
     """
     names = {module: name for name, module in net.named_modules()}
 
@@ -64,7 +64,7 @@ def correct(net: nn.Module, wanted: Statistics, inputs: Tensor) -> None:
 
 
 def _of_outputs(layer: nn.Module, out: Tensor) -> tuple[Tensor, Tensor]:
-    """Of a linear layer the channels are the last dimension."""
+    """Statistics of a layer's outputs; for a linear layer the last dimension holds the channels."""
     return channel_statistics(out.flatten(0, -2) if isinstance(layer, nn.Linear) and out.ndim > 2 else out)
 
 

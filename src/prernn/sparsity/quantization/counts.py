@@ -1,4 +1,4 @@
-"""Integer counts of samples drawn from weights, and the scale they are times."""
+"""Integer counts of samples drawn from weights, and the scale to multiply them by."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ SCALES = ("layer", "neuron")
 ORDERS = ("sign", "natural")
 
 MOST_SAMPLES = 2**53
-"""Of a layer: float64 counts no further."""
+"""Most samples of a layer: float64 can't count any further."""
 
 
 def signed_counts(
@@ -31,34 +31,35 @@ def signed_counts(
 
     Args:
         values: the weights, of any shape.
-        neuron: of the same shape, the neuron that each weight feeds; -1 for what is no weight (outside a band).
-        samples: of the layer. It is rounded, to 1 at least unless it is 0; with a scale for each neuron, each of them
-            gets the same number.
-        sampler, scale, order: as `quantize` has them.
-        generator: what the draws come from.
+        neuron: in the same shape, the neuron that each weight feeds; -1 for entries that are no weight, such as those
+            outside a band.
+        samples: samples of the layer. It is rounded, to at least 1 unless it is 0; with a scale for each neuron, all
+            neurons get the same number.
+        sampler, scale, order: as in `quantize`.
+        generator: source of random numbers.
 
     Returns:
-        Counts int64 in the shape of ``values``, and the scale in float64: ``()``, or ``(neurons,)``. Weights that are
-        all 0 have counts and scale 0; so has everything without samples.
+        Counts int64 in the shape of ``values``, and the scale in float64: ``()``, or ``(neurons,)``. If all weights are
+        0, or there are no samples, counts and scale are 0.
     """
     flat = values.detach().flatten().to("cpu", torch.float64)
-    flat = torch.where(neuron.flatten().cpu() >= 0, flat, 0.0)  # what is no weight may be anything
+    flat = torch.where(neuron.flatten().cpu() >= 0, flat, 0.0)  # entries that are no weight may hold anything
     if not bool(flat.isfinite().all()):
         raise ValueError("expected finite weights, got some that are infinite or not a number")
     places = _in_rows(flat, neuron.flatten().cpu(), scale, order)  # (R, k), -1 where a row is shorter
     edges = torch.where(places >= 0, flat.abs()[places], 0.0).cumsum(1)  # (R, k)
     norm = edges[:, -1:].clone()
-    most = MOST_SAMPLES if sampler == "systematic" else MOST_POINTS  # the others hold them all
+    most = MOST_SAMPLES if sampler == "systematic" else MOST_POINTS  # the others store all samples
     if not samples <= most:
         raise ValueError(f"expected at most {most:,} samples of a layer, got {samples:.3g}")
     each = _rounded(samples / len(places), samples)
-    # a row without any weight has nothing to fall on: its samples are taken back
+    # the samples of a row without weights are discarded
     edges = torch.where(norm > 0, edges / norm, 1.0)
     hits = SAMPLERS[sampler](edges, each, generator).diff(
         dim=1, prepend=torch.zeros(len(places), 1, dtype=torch.float64)
     )
     hits = torch.where((norm > 0) & (places >= 0), hits, 0.0).long()
-    counts = torch.zeros(len(flat) + 1, dtype=torch.int64)  # the last one takes what has no place
+    counts = torch.zeros(len(flat) + 1, dtype=torch.int64)  # the last one collects entries without a place
     counts[places.flatten()] = hits.flatten()
     signed = counts[:-1] * flat.sign().long()
     factor = norm.squeeze(1) / each if each else torch.zeros(len(places), dtype=torch.float64)
@@ -70,8 +71,8 @@ def _rounded(samples: float, total: float) -> int:
 
 
 def _in_rows(flat: Tensor, neuron: Tensor, scale: str, order: str) -> Tensor:
-    """The weights in their order along the unit interval, one row for each scale, ``(R, k)``; short rows end in -1."""
-    # every second neuron begins with its negative weights, so that equal signs meet across neurons
+    """Indices of the weights in order along the unit interval, one row per scale, ``(R, k)``; short rows end in -1."""
+    # every second neuron begins with its negative weights, so that equal signs are adjacent across neurons
     key = 2 * neuron + ((flat < 0) ^ (neuron % 2 == 1)) if order == "sign" else neuron
     along = key.argsort(stable=True)
     along = along[neuron[along] >= 0]
@@ -86,13 +87,13 @@ def _in_rows(flat: Tensor, neuron: Tensor, scale: str, order: str) -> Tensor:
 
 
 def _systematic(edges: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-    """``x_j = (j + u) / N``, one ``u`` for a row: ``ceil(N e - u)`` of them lie below ``e``."""
+    """``x_j = (j + u) / N`` with one ``u`` per row: ``ceil(N e - u)`` of them are below ``e``."""
     offset = torch.rand(len(edges), 1, dtype=torch.float64, generator=generator)
     return (edges * samples - offset).ceil()
 
 
 def _jittered(edges: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-    """``x_j = (j + u_j) / N``: below ``e`` lie all of the strata before its own, and perhaps the one in it."""
+    """``x_j = (j + u_j) / N``: below ``e`` are the samples of all earlier strata, and perhaps that of its own."""
     within = torch.rand(len(edges), samples + 1, dtype=torch.float64, generator=generator)
     stratum = (edges * samples).floor()
     own = within.gather(1, stratum.long())
@@ -100,7 +101,7 @@ def _jittered(edges: Tensor, samples: int, generator: torch.Generator) -> Tensor
 
 
 def _sobol(edges: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-    """The first component of the sequence, moved round the unit interval by an offset for each row."""
+    """The first component of the sequence, shifted cyclically in the unit interval by an offset for each row."""
     points = unit_points(samples, 1).T  # (1, N)
     offset = torch.rand(len(edges), 1, dtype=torch.float64, generator=generator)
     return _below(edges, (points + offset) % 1)
@@ -120,7 +121,7 @@ SAMPLERS: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
     "sobol": _sobol,
     "random": _random,
 }
-"""How many of ``N`` samples in each row's unit interval lie below each of its edges ``(R, k)``."""
+"""How many of ``N`` samples in each row's unit interval are below each of its edges ``(R, k)``."""
 
 
 def smallest_integers(counts: Tensor) -> torch.dtype:
@@ -132,6 +133,6 @@ def smallest_integers(counts: Tensor) -> torch.dtype:
 
 
 def bits_of(counts: Tensor) -> int:
-    """Bits that hold every number from the smallest to the largest count."""
+    """Number of bits to represent every integer from the smallest to the largest count."""
     low, high = (int(edge) for edge in counts.aminmax())
     return (high - low).bit_length()

@@ -1,8 +1,9 @@
-"""Inference with the integers of a quantized network: the scales stand outside the sums, or are carried to the end.
+"""Inference with the integers of a quantized network: scales are applied after the sums, or moved to later layers.
 
-A quantized layer ``W = s Q`` computes ``s (Q a) + b``. Behind it a positive factor passes ReLU and pooling
-(`prernn.sparsity.normalize`), so ``s`` need not be multiplied in: the next layer takes ``Q a + b / s`` in place of ``s
-Q a + b`` and multiplies its own scale by ``s``, until a layer whose factors can't be carried on, at last the outputs.
+A quantized layer ``W = s Q`` computes ``s (Q a) + b``. A positive factor can pass through the ReLU and pooling that
+follow (`prernn.sparsity.normalize`), so ``s`` need not be multiplied here: the next layer takes ``Q a + b / s`` instead
+of ``s Q a + b`` and multiplies its own scale by ``s``, and so on up to a layer whose factor can't be moved on, at the
+latest the outputs.
 """
 
 import copy
@@ -19,11 +20,11 @@ from prernn.sparsity.normalize import graph_of, readers_of
 from prernn.sparsity.quantization.weights import Weight, weights_of
 
 LARGEST = 1e12
-"""Factor that is carried at most, and one over it at least: float32 has room for the sums beside it."""
+"""The largest factor that is moved on; the smallest is its reciprocal. This leaves room for sums in float32."""
 
 
 class IntegerLayer(nn.Module):
-    """``scale (Q x) + bias`` with integer weights ``Q`` in their smallest type; ``scale`` may be carried elsewhere.
+    """``scale (Q x) + bias`` with integer weights ``Q`` in their smallest type; ``scale`` may move to a later layer.
 
     Attributes:
         counts: ``Q``, in the layer's shape.
@@ -50,12 +51,12 @@ class IntegerLayer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """``scale Q``, for those who look at it."""
+        """``scale Q``, for inspection."""
         scale = self.scale if self.scale.ndim == 0 else self.scale.view(-1, *[1] * (self.counts.ndim - 1))
         return self.counts * scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the layer puts out for ``x``; sums of integers would leave the range of 16 bits."""
+        """The layer's output for ``x``, computed in at least 32 bits, because sums of integers would overflow 16."""
         wide = x if x.dtype.itemsize > 2 else x.float()
         rows = wide.reshape(-1, wide.shape[-1])
         if type(self.layer) is nn.Linear and self.counts.dtype == torch.int8 and fits(rows):
@@ -67,22 +68,22 @@ class IntegerLayer(nn.Module):
         return (y if self.bias is None else y + self._over_places(self.bias)).to(x.dtype)
 
     def _over_places(self, value: Tensor) -> Tensor:
-        """One value for each output, along the dimension where the outputs stand."""
+        """One value for each output, along the dimension of the outputs."""
         if isinstance(self.layer, nn.Linear) or value.ndim == 0:
             return value
         return value.view(-1, *[1] * len(self.layer.kernel_size))
 
 
 def integer_network(module: nn.Module) -> nn.Module:
-    """A copy of a quantized module for inference that holds and multiplies integers, and gives the same outputs.
+    """A copy of a quantized module for inference that stores and multiplies integers, and gives the same outputs.
 
-    Every quantized linear layer and convolution becomes an `IntegerLayer`. Where a layer's scale is one number and only
-    such layers read what it puts out, through steps that a factor passes, the scale is carried on to them. The
-    hidden-to-hidden products of recurrent layers and the copies of PreRNN's gates stay products of counts and scale.
+    Every quantized linear layer and convolution becomes an `IntegerLayer`. If a layer's scale is one number and only
+    such layers read its outputs, through steps that factors can pass, the scale is moved on to them. The
+    hidden-to-hidden products of recurrent layers and the copies of PreRNN's gates remain products of counts and scale.
 
     Args:
-        module: what `prernn.quantize` gave, of a `RecurrentNetwork`, of a CNN that torch.fx traces, or of its
-            `prernn.sparsity.normalize.normalized` form, in which scales for each neuron are one number too.
+        module: the result of `prernn.quantize` for a `RecurrentNetwork`, for a CNN that torch.fx can trace, or for its
+            `prernn.sparsity.normalize.normalized` form, in which the scales of all neurons are also one number.
 
     Raises:
         ValueError: a module that is not quantized.
@@ -104,7 +105,7 @@ def integer_network(module: nn.Module) -> nn.Module:
 
 
 def _replace(network: nn.Module, quantized: dict[int, Weight]) -> int:
-    """Puts integer layers in the place of quantized ones, but for those that lend their weights to a gate."""
+    """Replaces quantized layers by integer layers, except those whose weights a gate uses; returns their number."""
     count = 0
     gates = {id(part.layer) for part in network.modules() if isinstance(part, GateInput)}
     for path, part in list(network.named_modules()):
@@ -117,12 +118,12 @@ def _replace(network: nn.Module, quantized: dict[int, Weight]) -> int:
 
 
 def _carry(layer: IntegerLayer, incoming: float, readers: list[nn.Module | None]) -> float:
-    """Takes the factor of the layer's inputs in; returns the one that its outputs are to be multiplied with."""
+    """Absorbs the factor of the layer's inputs; returns the factor that its outputs have to be multiplied by."""
     scale = layer.scale.double() * incoming
     used = scale[scale > 0]  # a neuron without weights has scale 0, and no counts to multiply
     one = float(used.mean()) if used.numel() else 0.0
     on = bool(readers) and all(isinstance(reader, IntegerLayer) for reader in readers)
-    # norms that are 1 are so up to rounding
+    # norms are 1 only up to rounding
     same = torch.allclose(used, torch.full_like(used, one), rtol=8 * torch.finfo(layer.scale.dtype).eps, atol=0)
     room = layer.bias is None or layer.bias.dtype.itemsize > 2
     if not (on and same and room and 1 / LARGEST < one < LARGEST):

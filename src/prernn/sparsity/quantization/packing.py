@@ -1,7 +1,7 @@
-"""Quantized networks as files: counts in as few bits as they take (`coding`), the rest as it is.
+"""Quantized networks as files: counts in as few bits as possible (`coding`), everything else unchanged.
 
-A file is safetensors with the packed counts as bytes; how each is to be read stands in the metadata, so that nothing in
-it is executed.
+A file is safetensors with the packed counts as bytes; the metadata says how to read each. Nothing in a file is
+executed.
 """
 
 import json
@@ -19,13 +19,13 @@ from prernn.sparsity.quantization.weights import COUNTS, SCALE, weights_of
 
 PACKED = "_packed"
 LAYOUT_KEY = "prernn_quantized"
-"""Metadata of a file: how each packed weight is to be read."""
+"""Metadata key of the layouts, which say how to read each packed weight."""
 
 
 def packed_state(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The module's state with packed counts in place of quantized weights, and the layout of each by its name.
+    """The module's state with packed counts instead of quantized weights, and the layout of each by name.
 
-    A quantized weight that the module holds under several names stands there once, under the first.
+    A quantized weight that has several names in the module is stored once, under the first.
     """
     state = {name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}
     layouts = {}
@@ -40,7 +40,7 @@ def packed_state(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state whose tensors share no memory, as safetensors wants it."""
+    """A state whose tensors share no memory, as safetensors requires."""
     seen: set[int] = set()
     apart = {}
     for name, tensor in state.items():
@@ -50,10 +50,10 @@ def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unpacked_state(module: nn.Module, state: dict[str, Tensor], layouts: dict[str, Any]) -> dict[str, Tensor]:
-    """Puts the packed weights of ``state`` into a module of the same architecture; returns its whole state dict.
+    """Loads the packed weights of ``state`` into a module of the same architecture; returns its complete state dict.
 
     Raises:
-        ValueError: counts or scales of another network, or layouts that lie.
+        ValueError: counts or scales of another network, or inconsistent layouts.
     """
     if not isinstance(layouts, dict):
         raise ValueError(f"expected the layout of each packed weight by its name, got {type(layouts).__name__}")
@@ -84,7 +84,7 @@ def is_quantized(module: nn.Module) -> bool:
 
 
 def save_quantized(module: nn.Module, path: str | Path) -> Path:
-    """Writes any quantized module to a ``.safetensors`` file, which appears whole or not at all.
+    """Writes any quantized module to a ``.safetensors`` file, which appears complete or not at all.
 
     Example:
         >>> import prernn, torch
@@ -96,10 +96,10 @@ def save_quantized(module: nn.Module, path: str | Path) -> Path:
         >>> size < 64 * 32 * 4  # bytes; a float has four
         True
 
-    For a `RecurrentNetwork` take `prernn.save`, whose file knows how the network is built.
+    For a `RecurrentNetwork` use `prernn.save`, whose file contains how the network is built.
 
     Raises:
-        ValueError: a path of another kind.
+        ValueError: a path with another suffix.
         OSError: the file can't be written.
     """
     path = Path(path)
@@ -115,7 +115,7 @@ def save_quantized(module: nn.Module, path: str | Path) -> Path:
 def load_quantized(module: nn.Module, path: str | Path) -> nn.Module:
     """Loads what `save_quantized` wrote into a module of the same architecture, in place; returns the module.
 
-    What computed its weights (pruning, weight and spectral norm) goes.
+    Pruning, weight norm and spectral norm of the module are removed.
 
     Example:
         >>> import prernn, torch
@@ -128,7 +128,7 @@ def load_quantized(module: nn.Module, path: str | Path) -> nn.Module:
         True
 
     Raises:
-        ValueError: an absent file, one without quantized weights, or one of another network.
+        ValueError: a file that is missing, has no quantized weights, or is of another network.
     """
     path = Path(path)
     metadata, state = read_safetensors(path)
@@ -143,7 +143,7 @@ def load_quantized(module: nn.Module, path: str | Path) -> nn.Module:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a file. ValueError where it is none."""
+    """Metadata and tensors of a safetensors file. ValueError if it is none."""
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -1,23 +1,24 @@
 """Instant quantization: integer weights drawn from the trained ones, without retraining and without data.
 
-The weights ``w`` of a layer, divided by their 1-norm, are a discrete density: ``P_i`` the sum of the first ``i + 1``
-of ``|w| / ||w||_1`` parts the unit interval, and each of ``N`` samples ``x_j`` falls into one part, that of weight
-``i_j`` where ``P_{i-1} <= x_j < P_i`` (the talk "Structural Sparsity", ternarization by simulating discrete probability
-densities). The signed counts ``q_i = sign(w_i) |{j: i_j = i}|`` are integers whose magnitudes add up to ``N``, and
+The weights ``w`` of a layer, divided by their 1-norm, are a discrete density: the sums ``P_i`` of the first ``i + 1``
+values of ``|w| / ||w||_1`` divide the unit interval into parts, and each of ``N`` samples ``x_j`` falls into one part,
+that of weight ``i_j`` with ``P_{i-1} <= x_j < P_i`` (the talk "Structural Sparsity", ternarization by simulating
+discrete probability densities). The signed counts ``q_i = sign(w_i) |{j: i_j = i}|`` are integers whose magnitudes add
+up to ``N``, and
 
     sum over i of w_i a_i  ~  ||w||_1 / N  sum over i of q_i a_i.
 
 Every count is ``N |w_i| / ||w||_1`` on average. With few samples the counts are -1, 0 and 1, and many weights are 0.
 
-What makes few samples enough, beside samples that lie evenly:
+Besides evenly spaced samples, two things make few samples sufficient:
 
-- **Order.** Even samples get the sums over neighbours in the unit interval right, to less than one sample. Activations
-  behind a ReLU are positive, so what a neuron must not lose is the sum of its positive weights and that of its negative
-  ones: errors in them shift its mean, and no sample elsewhere makes up for it. ``order="sign"`` puts a neuron's
-  positive weights side by side, and its negative ones.
-- **Allocation.** The noise of a layer, against its signal, is about ``1 / s**2`` for ``s`` samples a weight, however
-  many weights it has. The least sum of it over layers of ``n`` weights, for a given number of samples, has
-  ``s ~ n**(-1/3)``: small layers are cheap to get right.
+- **Order.** Evenly spaced samples get sums over neighbors in the unit interval right, to less than one sample.
+  Activations after a ReLU are positive, so a neuron must preserve the sum of its positive weights and that of its
+  negative ones: errors in them shift its mean, and no other sample compensates for it. ``order="sign"`` places a
+  neuron's positive weights next to each other, and its negative ones too.
+- **Allocation.** The noise of a layer, relative to its signal, is about ``1 / s**2`` for ``s`` samples per weight,
+  however many weights it has. The sum of the noise over layers of ``n`` weights, for a given total number of samples,
+  is smallest for ``s ~ n**(-1/3)``: it is cheap to represent small layers accurately.
 """
 
 import functools
@@ -40,13 +41,13 @@ from prernn.sparsity.quantization.synthetic_inputs import synthetic_inputs
 from prernn.sparsity.quantization.weights import Weight, weights_of
 
 ALLOCATION = 1 / 3
-"""Exponent of a layer's samples a weight over its number of weights: see above."""
+"""Exponent that relates a layer's samples per weight to its number of weights: see above."""
 OUTPUTS = "outputs"
-"""Samples by how much each layer's noise changes the outputs."""
+"""Allocates samples by how much each layer's noise changes the outputs."""
 
 
 TALK: dict[str, Any] = {"sampler": "random", "scale": "neuron", "order": "natural", "allocation": 0.0}
-"""Options of `quantize` as the talk has it: every neuron is a density of its own, sampled at random, unsorted."""
+"""Options of `quantize` as in the talk: every neuron is a separate density, sampled at random, unsorted."""
 
 
 def quantize(
@@ -70,27 +71,28 @@ def quantize(
         >>> prernn.quantization_report(small).bits < 6
         True
 
-    Quantized are the weights of `prernn.sparsity.quantization.weights.NEURONS`: linear layers, convolutions, recurrent
-    and path layers. The copy computes with the products of counts and scale in its own type; beside each weight stand
-    ``weight_counts``, the smallest integers that hold them, and ``weight_scale``. Quantized weights don't train.
+    The weights in `prernn.sparsity.quantization.weights.NEURONS` are quantized: linear layers, convolutions, recurrent
+    and path layers. The copy computes with the products of counts and scale in its own type; next to each weight it has
+    buffers ``weight_counts``, in the smallest integer type, and ``weight_scale``. Quantized weights are not trainable.
 
     Args:
-        module: any module, a `RecurrentNetwork` among them; it is left as it is.
-        samples_per_weight: samples over weights, of the whole module; a layer's share follows from ``allocation``.
-        sampler: "systematic" (one offset for all strata), "jittered" (each stratum its own), "sobol" (the first
-            component of the sequence, moved by one offset) or "random" (independent).
-        scale: one scale for each "layer", or for each "neuron", whose weights then are a density of their own. All
-            neurons of a layer then get the same number of samples, rounded, and at least one.
-        order: "sign" or "natural", of the weights along the unit interval.
-        allocation: exponent ``e``: a layer of ``n`` weights gets ``n**-e`` samples a weight, times a number that makes
-            up the total. "outputs" measures how much each layer's noise changes the outputs (see `output_noise`).
+        module: any module, such as a `RecurrentNetwork`; it is not changed.
+        samples_per_weight: samples per weight in the whole module; ``allocation`` determines each layer's share.
+        sampler: "systematic" (one offset for all strata), "jittered" (an offset for each stratum), "sobol" (the first
+            component of the sequence, shifted by one offset) or "random" (independent).
+        scale: one scale for each "layer", or for each "neuron", whose weights then are a separate density. All neurons
+            of a layer then get the same number of samples, rounded, and at least one.
+        order: order of the weights along the unit interval, "sign" or "natural".
+        allocation: exponent ``e``: a layer of ``n`` weights gets ``n**-e`` samples per weight, times a constant that
+            gives the total. "outputs" measures how much each layer's noise changes the outputs (see `output_noise`).
         correct: correct batch normalization and biases for the errors of the weights (see `layer_statistics`).
-        inputs: that both are measured on; None makes some of a `RecurrentNetwork` alone (`prernn.synthetic_inputs`).
-        seed: of all draws.
+        inputs: inputs for these measurements; None synthesizes some, only for a `RecurrentNetwork`
+            (`prernn.synthetic_inputs`).
+        seed: seed of all samples.
 
     Raises:
-        ValueError: samples that are negative, too many or no number, an unknown sampler, scale, order or allocation, no
-            inputs that are needed, weights that are not finite, none to quantize, or a module that is quantized.
+        ValueError: samples that are negative, too many or not a number, an unknown sampler, scale, order or allocation,
+            missing inputs, weights that are not finite, no weights to quantize, or a module that is already quantized.
     """
     _check(sampler=(sampler, SAMPLERS), scale=(scale, SCALES), order=(order, ORDERS))
     share = real("samples_per_weight", samples_per_weight, 0)
@@ -118,7 +120,7 @@ def _samples(
     draw: Callable[..., tuple[Tensor, Tensor]],
     inputs: Tensor | None,
 ) -> Tensor:
-    """How many each of the weights gets."""
+    """The number of samples for each weight tensor."""
     sizes = torch.tensor([int((weight.neuron >= 0).sum()) for weight in found], dtype=torch.float64)
     if isinstance(allocation, str):
         assert inputs is not None
@@ -141,7 +143,7 @@ def _draw(weight: "Weight", samples: float, **options: Any) -> tuple[Tensor, Ten
 
 
 def _trained_weights(module: nn.Module) -> "list[Weight]":
-    """What there is to quantize; raises as `quantize` does where there is nothing, or it can't be."""
+    """The weights to quantize; raises ValueError as in `quantize` if there are none, or they are already quantized."""
     found = list(weights_of(module))
     if not found:
         raise ValueError(f"expected a module with weights to quantize, got {type(module).__name__} without")
@@ -158,15 +160,15 @@ def _check(**choices: tuple[str, Collection[str]]) -> None:
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """What quantization made of one parameter.
+    """The result of quantization for one parameter.
 
     Attributes:
-        weights: how many there are.
-        samples: that were drawn.
-        bits: of each count, for the range that they have.
-        coded: bits of each count in a file, where frequent counts have short codes (see `pack`).
-        nonzero: share of the weights.
-        scale: the mean where each neuron has its own.
+        weights: number of weights.
+        samples: number of samples drawn.
+        bits: bits per count, given their range.
+        coded: bits per count in a file, where frequent counts have short codes (see `pack`).
+        nonzero: share of the weights that are not 0.
+        scale: the scale, or its mean if each neuron has its own.
     """
 
     name: str
@@ -186,34 +188,34 @@ class QuantizationReport:
 
     @property
     def weights(self) -> int:
-        """Quantized weights."""
+        """Number of quantized weights."""
         return sum(row.weights for row in self.rows)
 
     @property
     def samples(self) -> int:
-        """Samples drawn."""
+        """Number of samples drawn."""
         return sum(row.samples for row in self.rows)
 
     @property
     def bits(self) -> float:
-        """Bits a weight, on average."""
+        """Bits per weight, on average."""
         return sum(row.bits * row.weights for row in self.rows) / self.weights
 
     @property
     def coded(self) -> float:
-        """Bits a weight in a file, on average."""
+        """Bits per weight in a file, on average."""
         return sum(row.coded * row.weights for row in self.rows) / self.weights
 
     @property
     def nonzero(self) -> float:
-        """Share of the weights that is not 0."""
+        """Share of the weights that are not 0."""
         return sum(row.nonzero * row.weights for row in self.rows) / self.weights
 
     def __iter__(self) -> Iterator[QuantizedLayer]:
         return iter(self.rows)
 
     def table(self) -> str:
-        """A text table, one line a layer and a total."""
+        """A text table with one line per layer and a total."""
         head = ("layer", "weights", "samples", "bits", "in a file", "non-zero", "scale")
         lines = [
             (
@@ -239,7 +241,7 @@ class QuantizationReport:
 
 
 def quantization_report(module: nn.Module) -> QuantizationReport:
-    """What `quantize` made of each layer of a module.
+    """The result of `quantize` for each layer of a module.
 
     Example:
         >>> import prernn, torch

@@ -1,7 +1,7 @@
-"""How much a network's outputs change when one of its weights is quantized: which of them need how many samples.
+"""How much a network's outputs change when one of its layers is quantized, and how many samples each layer needs.
 
-The outputs' error from layer l is about ``a_l / s_l**2`` for ``s_l`` samples a weight, and ``log2 s_l`` more bits are
-paid for each of its ``n_l`` weights. The least sum of errors for a given number of bits has
+The outputs' error from layer l is about ``a_l / s_l**2`` for ``s_l`` samples per weight, which costs ``log2 s_l`` more
+bits for each of its ``n_l`` weights. For a given number of bits, the sum of errors is smallest for
 ``s_l ~ (a_l / n_l)**(1/2)``.
 """
 
@@ -14,24 +14,24 @@ from prernn.conversion.modes import evaluating
 from prernn.sparsity.quantization.synthetic_inputs import first_output
 
 LEAST = 1e-4
-"""Of the mean noise a weight, that every layer counts for: what inputs don't show may matter all the same."""
+"""Lower limit of a layer's noise per weight, as a share of the mean: noise that inputs don't show may still matter."""
 
 
 @torch.no_grad()
 def output_noise(
     net: nn.Module, values: Sequence[Tensor], quantized: Callable[[int], Tensor], inputs: Tensor
 ) -> Tensor:
-    """The change of the outputs when one of the weights is quantized, and all others are as they were trained.
+    """The change of the outputs when one weight tensor is quantized, and all others are as trained.
 
     Args:
-        net: a network, left as it is.
-        values: its weights.
-        quantized: from the place of one among them to what it becomes.
-        inputs: of the network.
+        net: a network; it is the same afterwards.
+        values: its weight tensors.
+        quantized: maps the index of one of them to its quantized values.
+        inputs: inputs of the network.
 
     Returns:
-        ``||y' - y||**2 / ||y||**2`` for each weight, float64, where ``y`` are the outputs less their mean over the
-        classes, which changes no decision.
+        ``||y' - y||**2 / ||y||**2`` for each weight tensor, float64, where ``y`` are the outputs minus their mean over
+        the classes, which affects no decision.
     """
     with evaluating(net):
         before = _outputs(net, inputs)
@@ -51,11 +51,11 @@ def _outputs(net: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def samples_by_noise(noise: Tensor, sizes: Tensor) -> Tensor:
-    """Samples a weight of each layer, up to a common factor: ``(a_l / n_l)**(1/2)``.
+    """Samples per weight of each layer, up to a common factor: ``(a_l / n_l)**(1/2)``.
 
     Args:
-        noise: of each layer, measured with the same number of samples a weight.
-        sizes: weights of each layer.
+        noise: noise of each layer, measured with the same number of samples per weight.
+        sizes: number of weights of each layer.
     """
     each = noise / sizes
     floor = LEAST * noise.sum() / sizes.sum()

@@ -1,7 +1,7 @@
-"""Inputs made from a network alone, for what would take training data: its batch normalization remembers them.
+"""Inputs synthesized from a network alone, to replace training data, by means of its batch normalization.
 
-Batch normalization keeps the mean ``m`` and the variance ``v`` of each channel over the training data. Inputs on which
-a network has the same ones are found by gradient descent from noise (as in ZeroQ: Cai et al., CVPR 2020):
+Batch normalization stores the mean ``m`` and the variance ``v`` of each channel over the training data. Inputs for
+which a network has the same statistics are found by gradient descent from noise (as in ZeroQ: Cai et al., CVPR 2020):
 
     minimize over x   sum over layers of  mean_c (mean(x_l) - m_l)**2 / v_l  +  mean_c (std(x_l) / std_l - 1)**2.
 """
@@ -20,15 +20,15 @@ from prernn.layers.arguments import SEEDS, whole
 from prernn.layers.computed_weights import copy_of
 
 RATE = 0.1
-"""Adam's, from which it goes down to 0, half a cosine."""
+"""Adam's initial learning rate, which decreases to 0 as half a cosine."""
 CLIP = 16
-"""Frames of a clip: errors of a recurrence grow from one to the next."""
+"""Frames of a clip; more than one, because errors of a recurrence grow from frame to frame."""
 
 
 def synthetic_inputs(
     net: nn.Module, shape: Sequence[int] | None = None, *, count: int = 64, steps: int = 60, seed: int = 0
 ) -> Tensor:
-    """Inputs on which a network's batch normalization sees what it saw in training; no data is looked at.
+    """Inputs for which a network's batch normalization sees the same statistics as in training, without any data.
 
     Example:
         >>> import prernn, torch
@@ -37,17 +37,17 @@ def synthetic_inputs(
         torch.Size([2, 3, 8, 8])
 
     Args:
-        net: any module; it is left as it is. Without batch normalization the inputs are normally distributed noise.
-        shape: of one input, without its batch. None means clips of frames as a `RecurrentNetwork` takes them.
-        count: frames in all, or inputs.
-        steps: of descent.
-        seed: of the noise.
+        net: any module; it is not changed. Without batch normalization the inputs are normally distributed noise.
+        shape: shape of one input, without the batch. None means clips of frames for a `RecurrentNetwork`.
+        count: total number of frames, or of inputs.
+        steps: steps of gradient descent.
+        seed: seed of the noise.
 
     Returns:
         ``(count, *shape)``, or clips ``(count / 16, 16, C, H, W)``; on the network's device, float32.
 
     Raises:
-        ValueError: numbers out of range, or no shape of what is no `RecurrentNetwork`.
+        ValueError: numbers out of range, or no shape for a module that is not a `RecurrentNetwork`.
     """
     count, steps = whole("count", count, 1), whole("steps", steps, 0)
     shape = _shape(net, shape, count)
@@ -88,7 +88,7 @@ def _normalizations(net: nn.Module) -> Iterator[_BatchNorm]:
 
 @contextlib.contextmanager
 def _keeping(net: nn.Module) -> Iterator[list[Tensor]]:
-    """A list that each run fills with how far every normalization's inputs are from its statistics."""
+    """A list to which each run adds how far every normalization's inputs are from its statistics."""
     distances: list[Tensor] = []
 
     def distance(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -104,7 +104,7 @@ def _keeping(net: nn.Module) -> Iterator[list[Tensor]]:
 
 @contextlib.contextmanager
 def hooked(handles: Sequence[torch.utils.hooks.RemovableHandle]) -> Iterator[None]:
-    """Hooks for a while."""
+    """Removes hooks at the end of a block."""
     try:
         yield
     finally:
@@ -113,13 +113,13 @@ def hooked(handles: Sequence[torch.utils.hooks.RemovableHandle]) -> Iterator[Non
 
 
 def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel over all others, of ``(N, C, ...)``."""
+    """Mean and variance of each channel of ``(N, C, ...)`` over all other dimensions."""
     others = [dim for dim in range(x.ndim) if dim != 1]
     return x.mean(others), x.var(others, correction=0)
 
 
 def first_output(net: nn.Module, inputs: Tensor) -> Tensor:
-    """What a network puts out, without its state."""
+    """A network's output, without its state."""
     out = net(inputs)
     while isinstance(out, tuple | list):
         out = out[0]

@@ -1,8 +1,8 @@
-"""The weights of a module that can be quantized, and the integers that stand beside one that is.
+"""The weights of a module that can be quantized, and the integers stored with those that are.
 
-Those of ``nn.Linear``, convolutions, recurrent layers (prernn's in any structure, and torch's) and path layers.
-Transposed convolutions, embeddings, the joint projection of ``nn.MultiheadAttention``, biases and normalization stay as
-they are. What computes weights from others (pruning, weight and spectral norm) makes way for plain ones.
+These are the weights of ``nn.Linear``, convolutions, recurrent layers (prernn's in any structure, and torch's) and path
+layers. Transposed convolutions, embeddings, the joint projection of ``nn.MultiheadAttention``, biases and normalization
+are left as they are. Computed weights (by pruning, weight norm or spectral norm) are replaced by plain ones.
 """
 
 import functools
@@ -26,7 +26,7 @@ from prernn.sparsity.quantization.counts import smallest_integers
 Neurons = dict[str, Callable[[], Tensor]]
 
 COUNTS, SCALE = "_counts", "_scale"
-"""Ends of the names of the buffers beside a quantized weight."""
+"""Suffixes of the names of the buffers that belong to a quantized weight."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,17 @@ class Weight:
 
     @functools.cached_property
     def neuron(self) -> Tensor:
-        """The neuron that each weight feeds, in the weights' shape; -1 for what is no weight (outside a band)."""
+        """The neuron that each weight feeds, in the weights' shape; -1 for entries that are no weight."""
         return self.find_neuron()
 
     @property
     def values(self) -> Tensor:
-        """The weights as they are now."""
+        """The current weights."""
         return self._tensor(self.parameter)
 
     @property
     def is_quantized(self) -> bool:
-        """Whether counts stand beside the parameter."""
+        """Whether the parameter has counts."""
         return hasattr(self.module, self.parameter + COUNTS)
 
     @property
@@ -68,18 +68,18 @@ class Weight:
         return tensor
 
     def product(self, counts: Tensor, scale: Tensor) -> Tensor:
-        """The weights that counts times a scale stand for."""
+        """The weights that counts and a scale represent."""
         each = scale if scale.ndim == 0 else scale[self.neuron.to(scale.device).clamp(min=0)]
         return counts.to(scale.device) * each
 
     def set(self, counts: Tensor, scale: Tensor) -> None:
-        """Puts counts and scale beside the parameter and their product into it.
+        """Stores counts and scale with the parameter, and their product in it.
 
         Raises:
-            ValueError: a scale beyond the range of the weights' type.
+            ValueError: a scale outside the range of the weights' type.
         """
         values = self.values
-        wide = values.dtype if values.dtype.itemsize > 2 else torch.float32  # large counts leave the range of 16 bits
+        wide = values.dtype if values.dtype.itemsize > 2 else torch.float32  # large counts would overflow 16 bits
         counts, scale = counts.to(values.device, smallest_integers(counts)), scale.to(values.device, wide)
         if not bool(scale.isfinite().all()):
             raise ValueError(
@@ -166,4 +166,4 @@ NEURONS: dict[type[nn.Module], Callable[..., Neurons]] = {
     nn.RNNBase: _of_rows,
     nn.RNNCellBase: _of_rows,
 }
-"""The parameters of each kind of module that are quantized, and what finds the neuron that each weight feeds."""
+"""The parameters that are quantized in each kind of module, with functions for the neuron that each weight feeds."""

@@ -1,1 +1,1 @@
-"""Sources that survive: read in a thread of their own, with a bounded queue, a time limit and reconnection."""
+"""Robust sources: read in their own threads, with a bounded queue, a time limit and reconnection."""

@@ -1,27 +1,27 @@
-"""The time of a source over several connections, each of which counts from zero."""
+"""The time of a source across several connections, each of which counts from zero."""
 
 from prernn.streaming.sources.reading import Arrived
 
 BURST = 0.5
-"""Share of the time between two frames' stamps below which the second comes at once, as it had waited somewhere."""
+"""A frame that follows sooner than this share of the time between its stamp and the previous one had been waiting."""
 
 AT_ONCE = 0.01
-"""Seconds in which it does in any case: the first stamps of a stream may be one."""
+"""A frame that follows within this many seconds had been waiting in any case, as the first stamps may be equal."""
 
 
 class Clock:
-    """Times that go on: by the stamps of each connection, and over reconnections by the clock of this machine.
+    """Continuous times: from the stamps within each connection, and across reconnections from this machine's clock.
 
-    When a connection is made, FFmpeg first looks at some seconds of it, and then gives these frames at once. In the
-    first connection their stamps tell their times. In a later one they would make the source's time run ahead of the
-    world's by those seconds, each time. So there they are of the moment at which they come, until they come one by one.
+    When a connection is made, FFmpeg first looks at a few seconds of it, and then delivers these frames at once. In the
+    first connection their stamps give their times. In a later one they would move the source's time ahead of real time
+    by those seconds, each time. So there, frames get the time at which they arrive, until they arrive one by one.
 
     Args:
-        bursts: whether that is so: it is of what sends at its own pace, and not of a file that another program writes
-            into a pipe.
+        bursts: whether connections begin with such a burst: true for what sends at its own pace, not for a file that
+            another program writes into a pipe.
 
     Attributes:
-        arrived: reading of `time.monotonic` when the latest frame had been decoded.
+        arrived: value of `time.monotonic` when the latest frame had been decoded.
     """
 
     def __init__(self, *, bursts: bool):
@@ -30,7 +30,7 @@ class Clock:
         self._shift, self._time, self._stamp = 0.0, 0.0, 0.0
 
     def time_of(self, frame: Arrived, reconnected: bool) -> float:
-        """The time of the next frame, which is the first of a new connection or not; never before the last one's."""
+        """The time of the next frame, which may be the first of a new connection; never before the previous frame's."""
         waited, apart = frame.at - self.arrived, frame.time - self._stamp
         self._bursting = self._bursts if reconnected else self._bursting and waited < max(BURST * apart, AT_ONCE)
         if reconnected or self._bursting:

@@ -1,4 +1,4 @@
-"""A frame of a source, with what happened before it, and what became of all of them."""
+"""A frame of a source with what happened before it, and the counts of what became of all frames."""
 
 from dataclasses import dataclass
 
@@ -7,19 +7,19 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SourceFrame:
-    """A frame, and what happened between the one that was taken before it and this one.
+    """A frame, and what happened between the previous one taken and this one.
 
     Attributes:
         index: its number among all frames that the source gave, dropped ones included.
-        time: seconds since the first frame, by the source's time stamps; over a reconnection by the clock of this
-            machine. Never less than that of the frame before.
+        time: seconds since the first frame, by the source's time stamps; across a reconnection by this machine's clock.
+            Never less than that of the previous frame.
         picture: uint8 RGB ``(H, W, 3)``.
-        dropped: frames that the policy left out.
+        dropped: frames that the policy dropped.
         reconnected: whether the source was lost and has come back with this frame.
-        resized: whether its size is another.
-        jumps: seconds by which time stamps jumped back, of each time that they did.
-        arrived: reading of `time.monotonic` when the frame had been decoded.
-        late: whether some were dropped because whoever takes them is slower than the source.
+        resized: whether its size has changed.
+        jumps: seconds of each jump back in the time stamps.
+        arrived: value of `time.monotonic` when the frame had been decoded.
+        late: whether some were dropped because their consumer is slower than the source.
     """
 
     index: int
@@ -35,17 +35,17 @@ class SourceFrame:
 
 @dataclass
 class SourceCounts:
-    """What became of a source's frames, up to the one that was taken last: ``read = shown + dropped``.
+    """What became of a source's frames, up to the last one taken: ``read = shown + dropped``.
 
     Attributes:
         read: frames that the source gave.
         shown: frames that were taken.
-        dropped: frames that the policy left out, because they came faster than they were taken.
+        dropped: frames that the policy dropped because they came faster than they were taken.
         reconnected: how often the source was lost and came back.
-        tries: to connect again, in all.
+        tries: total number of attempts to reconnect.
         timeouts: how often no frame came for too long.
-        abandoned: reading threads that were left behind, as they hung in a driver or socket.
-        resized: changes of size.
+        abandoned: reading threads that were abandoned because they hung in a driver or socket.
+        resized: how often the size changed.
     """
 
     read: int = 0
@@ -58,7 +58,7 @@ class SourceCounts:
     resized: int = 0
 
     def __str__(self) -> str:
-        """In words, without what never happened; empty where nothing did."""
+        """The counts in words, without those that are 0; empty if all are."""
         parts = {
             f"{self.dropped} of {self.read} frames dropped": self.dropped,
             f"reconnected {_times(self.reconnected)}": self.reconnected,

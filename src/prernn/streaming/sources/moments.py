@@ -1,4 +1,4 @@
-"""A source on a network's clock: what is seen at each tick, and what happened to the source before it."""
+"""A source on a network's clock: the picture seen at each tick, and what happened to the source before it."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -8,13 +8,13 @@ from prernn.streaming.sources.frames import SourceFrame
 
 
 class Moment(NamedTuple):
-    """What a network sees at once.
+    """What a network sees at one tick.
 
     Attributes:
         time: in seconds.
         picture: uint8 ``(H, W, 3)``.
-        dropped: frames that the source's policy left out since the moment before; those that the clock drops are none.
-        reconnected: how often the source was lost and came back since the moment before.
+        dropped: frames that the source's policy dropped since the previous moment; not those that the clock drops.
+        reconnected: how often the source was lost and came back since the previous moment.
     """
 
     time: float
@@ -24,7 +24,7 @@ class Moment(NamedTuple):
 
 
 def moments(source: Iterable[SourceFrame], pace: Pace) -> Iterator[Moment]:
-    """Yields what is seen at each tick of a clock, which counts the source's odd time stamps."""
+    """Yields what is seen at each tick of a clock, which counts the source's irregular time stamps."""
     before = (0, 0)
     for time, (picture, *now) in pace(_arriving(source, pace)):
         yield Moment(time, picture, now[0] - before[0], now[1] - before[1])
@@ -32,7 +32,7 @@ def moments(source: Iterable[SourceFrame], pace: Pace) -> Iterator[Moment]:
 
 
 def _arriving(source: Iterable[SourceFrame], pace: Pace) -> Iterator[tuple[float, tuple[Any, int, int]]]:
-    """Times, and pictures with all that were dropped and reconnected so far: the clock may leave out any of them."""
+    """Times, and pictures with the totals of dropped and reconnected so far, because the clock may drop any of them."""
     dropped, reconnected = 0, 0
     for frame in source:
         for seconds in frame.jumps:

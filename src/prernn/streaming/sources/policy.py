@@ -1,21 +1,21 @@
-"""What becomes of frames that come faster than they are taken.
+"""What happens to frames that come faster than they are taken.
 
 A policy is a text, in `prernn.Source` and on the command line:
 
-- ``none`` loses nothing: the reader waits, and with it whatever sends;
-- ``oldest`` keeps the newest: where the queue is full, the frame that has waited longest goes;
-- ``every:N`` takes each N-th frame and waits for those, as ``none``.
+- ``none`` loses nothing: the reader waits, and with it the sender;
+- ``oldest`` keeps the newest: if the queue is full, the frame that has waited longest is dropped;
+- ``every:N`` takes every N-th frame and waits for those, like ``none``.
 """
 
 from typing import NamedTuple
 
 
 class Policy(NamedTuple):
-    """A policy as the queue wants it.
+    """A policy in the form that the queue needs.
 
     Attributes:
-        every: of so many frames one is taken, the first.
-        waits: whether the reader waits where the queue is full.
+        every: one frame out of this many is taken, the first.
+        waits: whether the reader waits if the queue is full.
     """
 
     every: int = 1
@@ -31,7 +31,7 @@ def drop_policy(text: str) -> Policy:
         Policy(every=3, waits=True)
 
     Raises:
-        ValueError: another text.
+        ValueError: the text is no policy.
     """
     if text in ("none", "oldest"):
         return Policy(waits=text == "none")
@@ -42,12 +42,11 @@ def drop_policy(text: str) -> Policy:
 
 
 class Defaults(NamedTuple):
-    """How a kind of source is read where nobody says otherwise.
+    """How a kind of source is read by default.
 
     Attributes:
-        drop: the policy.
-        timeout: seconds without a frame after which it counts as lost; infinity waits for ever.
-        reconnect: how often in a row it is tried again.
+        timeout: seconds without a frame after which it counts as lost; infinity waits forever.
+        reconnect: number of consecutive attempts to reconnect.
     """
 
     drop: str
@@ -56,28 +55,28 @@ class Defaults(NamedTuple):
 
 
 TRIES = 8
-"""Tries to reconnect: with the pauses of `BACK_OFF` a minute and a half, enough for a camera to start again."""
+"""Attempts to reconnect: with the pauses of `BACK_OFF` they take a minute and a half, enough for a camera to reboot."""
 
 BACK_OFF = (0.5, 30.0)
-"""Seconds before the first try to reconnect, and at most; each pause is twice as long as the one before."""
+"""Seconds before the first attempt to reconnect, and the maximum; each pause is twice as long as the previous one."""
 
 ENDLESS = float("inf")
 
 BY_KIND = {
     "file": Defaults("none", ENDLESS, 0),
     "folder": Defaults("none", ENDLESS, 0),
-    "pipe": Defaults("none", 10.0, 0),  # whoever writes waits; what was written before can't be had again
+    "pipe": Defaults("none", 10.0, 0),  # the writer waits; what was written before can't be read again
     "camera": Defaults("oldest", 10.0, TRIES),
     "stream": Defaults("oldest", 10.0, TRIES),
 }
-"""Defaults by the kind of a `prernn.media.source.Place`."""
+"""The defaults by the kind of a `prernn.media.source.Place`."""
 
 STORED = Defaults("none", 10.0, 0)
-"""Those of a network stream that turns out to be a recording, with an end: it can be read as fast as it is needed."""
+"""The defaults of a network stream that turns out to be a finite recording, which can be read as fast as needed."""
 
 
 def pause(tries: int, back_off: tuple[float, float] = BACK_OFF) -> float:
-    """Seconds to wait after so many tries in a row that failed, counting from 0.
+    """Seconds to wait after this many consecutive failed attempts, counting from 0.
 
     Example:
         >>> from prernn.streaming.sources.policy import pause

@@ -1,8 +1,8 @@
-"""One connection to a source: the thread that reads it, and the queue between it and whoever takes the frames.
+"""One connection to a source: the thread that reads it, and the queue between it and the consumer of the frames.
 
-A thread that hangs in a driver or a socket can't be ended. So the one who takes has the time limit: it turns away, and
-a queue that was closed takes nothing any more. The thread knows its own queue alone, so that what it reads at last can
-reach no newer connection.
+A thread that hangs in a driver or a socket can't be ended; one that waits for a pipe polls whether to continue. So the
+consumer has the time limit: it abandons the thread, and a closed queue accepts nothing more. The thread knows only its
+own queue, so what it finally reads can't reach a newer connection.
 """
 
 import threading
@@ -17,20 +17,20 @@ import numpy as np
 from prernn.streaming.sources.policy import Policy
 
 Pictures = Iterator[tuple[float, Callable[[], np.ndarray]]]
-"""Times, and what makes each picture, as `prernn.media.video.read_pictures` yields them."""
+"""Times, and functions that make each picture, as `prernn.media.video.read_pictures` yields them."""
 
 GLANCE = 0.1
-"""Seconds after which whoever waits looks whether it is to go on waiting."""
+"""Interval in seconds at which a waiting thread checks whether to keep waiting."""
 
 
 class Arrived(NamedTuple):
     """A frame in the queue.
 
     Attributes:
-        number: in its connection, from 0.
-        time: in seconds since the first of the connection.
+        number: its number in the connection, from 0.
+        time: seconds since the first frame of the connection.
         picture: uint8 ``(H, W, 3)``.
-        at: reading of `time.monotonic` when it had been decoded.
+        at: value of `time.monotonic` when it had been decoded.
     """
 
     number: int
@@ -40,13 +40,13 @@ class Arrived(NamedTuple):
 
 
 class FrameQueue:
-    """Frames that wait, at most ``size``; a full one makes the reader wait, or loses the oldest.
+    """Frames that wait, at most ``size``; when it is full, the reader waits or the oldest frame is lost.
 
     Attributes:
-        read: frames that the source has given, dropped ones included.
-        ended: whether the source has ended, of itself or with ``error``.
-        error: that ended it.
-        stored: whether the source is a recording; None as long as it is not open, and that isn't known.
+        read: frames that the source has delivered, including dropped ones.
+        ended: whether the source has ended, normally or with ``error``.
+        error: the exception that ended it.
+        stored: whether the source is a recording; None while this is unknown because it is not open yet.
     """
 
     def __init__(self, size: int, policy: Policy):
@@ -57,11 +57,11 @@ class FrameQueue:
         self._frames: deque[Arrived] = deque()
         self._jumps: list[float] = []
         self._closed = False
-        self._alive = monotonic()  # when the reader last gave a sign of life
+        self._alive = monotonic()  # when the reader last showed a sign of life
         self._changed = threading.Condition()
 
     def open(self, stored: bool, manner: tuple[int, Policy] | None = None) -> None:
-        """Notes that the source is open, and in what size and policy it is read from now on, where they are others."""
+        """Notes that the source is open, and the size and policy with which it is read from now on, if they change."""
         with self._changed:
             self.stored, self._alive = stored, monotonic()
             self._size, self._policy = manner or (self._size, self._policy)
@@ -72,10 +72,10 @@ class FrameQueue:
             self._jumps.append(seconds)
 
     def put(self, time: float, picture: Callable[[], np.ndarray]) -> bool:
-        """Takes a frame from the reader, or leaves it out; says whether to go on."""
+        """Takes a frame from the reader, or skips it; returns whether to continue."""
         at, number = monotonic(), self.read
         wanted = number % self._policy.every == 0 and not self._closed
-        frame = Arrived(number, time, picture(), at) if wanted else None  # outside of the lock, it takes a while
+        frame = Arrived(number, time, picture(), at) if wanted else None  # outside the lock, because it takes a while
         with self._changed:
             while frame is not None and self._full() and self._policy.waits and not self._closed:
                 self._changed.wait()
@@ -99,7 +99,7 @@ class FrameQueue:
             self._changed.notify_all()
 
     def take(self, patience: float, over: Callable[[], bool]) -> Arrived | None:
-        """The next frame; None when there is none any more, none came for ``patience`` seconds, or it is ``over``."""
+        """The next frame; None if there are no more, none came for ``patience`` seconds, or ``over`` becomes true."""
         with self._changed:
             while not self._frames:
                 left = self._alive + patience - monotonic()
@@ -109,7 +109,7 @@ class FrameQueue:
             if over():
                 return None
             if self._full() and self._policy.waits:
-                self._alive = monotonic()  # the reader may have waited for this, and not for the source
+                self._alive = monotonic()  # the reader may have been waiting for this, not for the source
             frame = self._frames.popleft()
             self._changed.notify_all()
             return frame
@@ -120,8 +120,12 @@ class FrameQueue:
             jumps, self._jumps = tuple(self._jumps), []
         return jumps
 
+    def is_closed(self) -> bool:
+        """Whether frames are no longer taken."""
+        return self._closed
+
     def close(self) -> None:
-        """Forgets what waits, and ends the reader as soon as it has another frame."""
+        """Discards the waiting frames, and ends the reader as soon as it has another frame."""
         with self._changed:
             self._closed = True
             self._frames.clear()
@@ -129,7 +133,7 @@ class FrameQueue:
 
 
 def start_reading(open_pictures: Callable[[], Pictures], queue: FrameQueue, name: str) -> threading.Thread:
-    """Reads into a queue, in a thread that no one has to wait for."""
+    """Reads into a queue, in a daemon thread that needs no join."""
     thread = threading.Thread(target=_read, args=(open_pictures, queue), name=f"prernn reads {name}", daemon=True)
     thread.start()
     return thread
@@ -138,7 +142,7 @@ def start_reading(open_pictures: Callable[[], Pictures], queue: FrameQueue, name
 def _read(open_pictures: Callable[[], Pictures], queue: FrameQueue) -> None:
     try:
         pictures = open_pictures()
-        assert isinstance(pictures, Generator)  # so that what it has open can be closed
+        assert isinstance(pictures, Generator)  # so that it can be closed, with everything it has open
         with closing(pictures):
             for time, picture in pictures:
                 if not queue.put(time, picture):

@@ -1,4 +1,4 @@
-"""A source that survives: what is read of it, when it counts as lost, and how it comes back."""
+"""A robust source: what is read from it, when it counts as lost, and how it comes back."""
 
 import math
 import threading
@@ -18,25 +18,25 @@ from prernn.streaming.sources.policy import BACK_OFF, BY_KIND, STORED, Policy, d
 from prernn.streaming.sources.reading import GLANCE, Arrived, FrameQueue, start_reading
 
 READ_AHEAD = 4
-"""Frames that wait where none of them is lost, so that reading goes on beside the network."""
+"""Queue size when no frame may be lost, so that reading continues while the network computes."""
 
 MOST_LEFT = 4
-"""Reading threads that may hang in a driver or socket; with one more the source is given up."""
+"""Number of reading threads that may hang in a driver or socket; with one more the source is given up."""
 
 OPENING = 10.0
-"""Seconds that opening a source may take, where ``timeout`` is less: FFmpeg looks at some seconds of a stream first."""
+"""Seconds that opening a source may take even if ``timeout`` is less, as FFmpeg first looks at seconds of a stream."""
 
 FAREWELL = 1.0
-"""Seconds that `Source.close` waits for the reading thread, which ends with the frame that it reads."""
+"""Seconds that `Source.close` waits for the reading thread, which ends with the frame it is reading."""
 
 Reconnect = int | Literal["never", "always"]
 
 
 class Source:
-    """A video file, a folder of frames, a camera, a network stream or a pipe as frames: iterate over it.
+    """Reads a video file, a folder of frames, a camera, a network stream or a pipe as frames: iterate over it.
 
-    It is read in a thread of its own. Where it is lost, it is connected to again, and where frames come faster than
-    they are taken, a policy says which go. What is not said depends on what the source is:
+    It is read in its own thread. If it is lost, it is reconnected, and if frames come faster than they are taken, a
+    policy decides which are dropped. The defaults depend on the kind of source:
 
     | source | ``drop`` | ``timeout`` | ``reconnect`` |
     |---|---|---|---|
@@ -45,11 +45,11 @@ class Source:
     | camera, network stream | "oldest" | 10 s | 8 |
     | network stream that states its length, a recording | "none" | 10 s | 0 |
 
-    A source is lost when no frame has come for ``timeout`` seconds (while it is being opened, 10 at least), whatever
-    hangs; when reading fails; or when it
-    ends though it states no length. Then it is connected to again, after 0.5, 1, 2, ... 30 s, up to ``reconnect`` times
-    until a frame comes. Times go on over that by the clock of this machine. A source that has never given a frame is
-    not tried again, as its name may be wrong. A thread that hangs is left behind; what it reads at last goes nowhere.
+    A source counts as lost when no frame has come for ``timeout`` seconds (at least 10 while it is being opened), for
+    whatever reason; when reading fails; or when it ends though it states no length. Then it is reconnected, after 0.5,
+    1, 2, ... 30 s, up to ``reconnect`` times until a frame comes. Across reconnections, times follow this machine's
+    clock. A source that has never delivered a frame is not retried, because its name may be wrong. A thread that hangs
+    is abandoned; what it finally reads is discarded.
 
     Example:
         >>> import prernn, numpy as np, tempfile
@@ -64,24 +64,24 @@ class Source:
         '3 of 6 frames dropped'
 
     Args:
-        address: what `prernn.media.video.read_frames` reads.
+        address: anything that `prernn.media.video.read_frames` reads.
         drop: "none", "oldest" or "every:N" (`prernn.streaming.sources.policy`).
-        queue: frames that may wait; None is 1 for "oldest", so that each frame taken is the newest, else 4.
-        timeout: seconds without a frame; infinity waits for ever.
-        reconnect: tries in a row, "never" (0) or "always".
-        back_off: seconds before the first try, and at most.
+        queue: number of frames that may wait; None is 1 for "oldest", so that each frame taken is the newest, else 4.
+        timeout: seconds without a frame; infinity waits forever.
+        reconnect: number of consecutive attempts, "never" (0) or "always".
+        back_off: seconds before the first attempt, and the maximum.
         fps: the rate of a folder of frames.
-        deinterlace: make progressive pictures of frames that are marked as interlaced.
+        deinterlace: deinterlace frames that are marked as interlaced.
 
     Attributes:
         address: as given.
         kind: "file", "folder", "camera", "stream" or "pipe".
-        live: whether it is one of the last three, which are read once.
-        counts: what became of the frames, up to the one that was taken last.
+        live: whether it is one of the last three, which can be read only once.
+        counts: what became of the frames, up to the last one taken.
 
     Raises:
-        ValueError: an option that makes no sense; VideoError, which is one, for a source that isn't there and (at the
-            first frame or later) for one that can't be read or is lost for good.
+        ValueError: an invalid option; also VideoError, a ValueError, for a source that doesn't exist and (at the first
+            frame or later) for one that can't be read or is lost for good.
     """
 
     def __init__(
@@ -112,14 +112,18 @@ class Source:
         self._forget: Callable[[], object] = lambda: None
         self._thread: threading.Thread | None = None
         self._over = False
-        self._failed, self._hanging = 0, list[threading.Thread]()  # tries since the latest frame
-        self._base, self._fresh, self._told = 0, True, 0  # frames of connections before; no frame of this one; dropped
+        self._failed, self._hanging = 0, list[threading.Thread]()  # attempts since the latest frame
+        self._base, self._fresh, self._told = (
+            0,
+            True,
+            0,
+        )  # frames of earlier connections; no frame of this one yet; dropped frames already reported
         self._clock, self._time = Clock(bursts=place.kind in ("camera", "stream")), 0.0  # of the latest frame
         self._shape: tuple[int, ...] = ()
 
     @property
     def lossless(self) -> bool:
-        """Whether each frame is taken, and nothing is connected to again, whatever happens."""
+        """Whether each frame is taken, and the source is never reconnected."""
         return self._drop == Policy() and not self._tries
 
     def __iter__(self) -> Iterator[SourceFrame]:
@@ -145,11 +149,11 @@ class Source:
         self.close()
 
     def stop(self) -> None:
-        """Lets the iteration end, at once where it waits: for the handler of a signal, or another thread."""
+        """Ends the iteration, at once even while it waits: for a signal handler, or another thread."""
         self._over = True
 
     def close(self) -> None:
-        """Ends the reading thread; frames that were read ahead are forgotten, and not counted."""
+        """Ends the reading thread; frames that were read ahead are discarded, and not counted."""
         self._over = True
         if self._queue is not None:
             self._queue.close()
@@ -160,10 +164,11 @@ class Source:
         queue = FrameQueue(self._queue_size(self._drop), self._drop)
         stored = drop_policy(STORED.drop) if self._stored_differs[0] else self._drop
         on_open = partial(_opened, queue, self.kind == "stream", self._queue_size(stored), stored)
-        reading = Reading(self._fps, False, self._deinterlace, queue.jumped, on_open, self._timeout, OPENING)
+        limits = (self._timeout, OPENING, queue.is_closed)
+        reading = Reading(self._fps, False, self._deinterlace, queue.jumped, on_open, *limits)
         self._base, self._fresh, self._queue = self.counts.read, True, queue
         self._forget()
-        self._forget = weakref.finalize(self, queue.close)  # a source that nobody has any more leaves no thread
+        self._forget = weakref.finalize(self, queue.close)  # a garbage-collected source leaves no thread behind
         self._thread = start_reading(partial(read_pictures, self.address, reading), queue, str(self.address))
 
     def _queue_size(self, policy: Policy) -> int:
@@ -195,7 +200,7 @@ class Source:
         self.counts.read, self.counts.dropped = read, read - self.counts.shown
 
     def _go_on(self, queue: FrameQueue) -> None:
-        """Where no frame came: ends, raises, or connects again."""
+        """Handles a missing frame: ends, raises, or reconnects."""
         frozen = not queue.ended
         queue.close()
         self._count(self._base + queue.read)
@@ -234,10 +239,10 @@ class Source:
         self._connect()
 
     def _note_hanging(self) -> None:
-        """Keeps an eye on threads that do not end.
+        """Keeps track of threads that do not end.
 
         Raises:
-            VideoError: there are too many.
+            VideoError: too many threads hang.
         """
         if self._thread is not None and self._thread.is_alive():
             self._hanging.append(self._thread)
@@ -253,12 +258,12 @@ class Source:
 
 
 def as_source(source: "Address | Source", *, fps: float = 25.0, deinterlace: bool = False) -> Source:
-    """A source as it is, or one that is made of its address."""
+    """A source unchanged, or one made from an address."""
     return source if isinstance(source, Source) else Source(source, fps=fps, deinterlace=deinterlace)
 
 
 def _opened(queue: FrameQueue, may_be_stored: bool, size: int, policy: Policy, stored: bool) -> None:
-    """What a reader says when it is open: a recording is read in a way of its own."""
+    """Tells the queue that the source is open: a recording is read in its own way."""
     stored = stored and may_be_stored
     queue.open(stored, (size, policy) if stored else None)
 
@@ -270,7 +275,7 @@ def _checked_timeout(seconds: float) -> float:
 
 
 def _tries(reconnect: Reconnect) -> float:
-    """Tries to reconnect, infinity for "always"."""
+    """Number of attempts to reconnect, infinity for "always"."""
     words = {"never": 0, "always": math.inf}
     tries = words.get(reconnect, reconnect) if isinstance(reconnect, str) else reconnect
     if isinstance(tries, str) or not (tries == math.inf or (tries >= 0 and tries == int(tries))):

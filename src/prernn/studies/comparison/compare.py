@@ -1,12 +1,12 @@
 """``prernn compare``: one table for an application, every network with the same data, budget and search.
 
-The networks (`lineup`) of PreRNN's table stand on the same frozen trunk: everything before the layer
-that PreRNN converts. It runs once over the videos (`prernn.training.frozen_trunk`). What is behind it trains: in the
-frame-wise CNN and below a traditional RNN that layer too, with its pre-trained weights, so that no network has more to
-fine-tune than another. Those of RCN's table train as a whole, batch normalization with the statistics of its batches.
+The networks (`lineup`) of PreRNN's table share a frozen trunk: everything before the layer that PreRNN converts. It
+runs once over the videos (`prernn.training.frozen_trunk`). The part behind it trains: in the frame-wise CNN and below
+a traditional RNN this includes that layer, with its pre-trained weights, so that no network has more to fine-tune than
+another. The networks of RCN's table train as a whole, and batch normalization uses the statistics of its batches.
 
-Learning rates are searched for each network on its own, on a part of the training videos that is held out for it; the
-networks are then trained on all training videos with the rate found, once for each seed, and tested once.
+Learning rates are searched for each network separately, on a held-out part of the training videos; the networks are
+then trained on all training videos with the best rate, once for each seed, and tested once.
 """
 
 import math
@@ -51,26 +51,26 @@ def compare(
 
     Args:
         data: the videos and their task.
-        spec: backbone, its weights and the layer to convert; the rest is varied.
+        spec: backbone, its weights and the layer to convert; everything else is varied.
         out: folder for ``comparison.csv`` and ``.json``, ``convergence.png``, ``disagreements.csv`` and ``.png``
             (videos that one network gets right and another wrong) and, for actions, ``early.csv`` and ``.png``.
-        budget: of every network.
+        budget: the budget of every network.
         networks: "prernn" (frame-wise, traditional, PreRNN and PreRNN-SIH with GRU and LSTM), "supplement" (hidden
             sizes, layers, pre-trained or random ``W_xy``: the PreRNN supplement's Tables 1 to 3), "rcn" (the four
-            initialisations of the supplement's Table 1 and the inflated network), "continuity" (the one network of
-            ``spec``, with its states going on in training in different ways) or "starts" (that network with ``W_hh``
-            that starts at different scales).
-        cells: of PreRNN's table and the supplement's.
+            initializations of the supplement's Table 1 and the inflated network), "continuity" (the one network of
+            ``spec``, with its states carried over in training in different ways) or "starts" (that network with
+            ``W_hh`` initialized at different scales).
+        cells: cells in PreRNN's table and the supplement's.
         structures: of ``W_hh``; tried on the PreRNN network that did best in the search, or on the RCN that starts
             pre-trained and at the identity.
-        also: backbones that join RCN's table as they are, with random weights, such as "r3d_18".
-        jobs: trainings at a time, one thread each.
+        also: backbones to include unchanged in RCN's table, with random weights, such as "r3d_18".
+        jobs: number of concurrent trainings, one thread each.
 
     Returns:
         The rows of ``comparison.csv``.
 
     Raises:
-        ValueError: networks of another name.
+        ValueError: an unknown name of networks.
         NotImplementedError: a value bypasses the converted layer; a task whose networks can't be compared.
     """
     out, budget, begun = Path(out), budget or Budget(), time.time()
@@ -80,7 +80,7 @@ def compare(
         known, train, test = inputs(data, rows, budget, progress, whole=networks == "rcn")
         with trainings(out, jobs, known, train, test) as start:
             rows = _tuned(start, rows, budget, data.task, progress, structures if networks == "prernn" else ())
-            # written after each training, so that a long comparison that is ended early leaves what it found
+            # written after each training, so that a long comparison that is stopped early leaves its results
             train_all(start, rows, budget, data.task, progress, lambda: _write_record(rows, budget, out))
     table = [summary(row) for row in rows]
     write_table(out / "comparison.csv", table)
@@ -121,7 +121,7 @@ def _rows(
 def _tuned(
     start: Start, rows: list[Row], budget: Budget, task: Task, progress: Progress, structures: Sequence[str]
 ) -> list[Row]:
-    """The rows with their learning rates, and sparse networks of the best PreRNN where ``structures`` are given."""
+    """The rows with their learning rates, and sparse networks of the best PreRNN if ``structures`` are given."""
     search(start, rows, budget, task, progress)
     if not structures:
         return rows
@@ -151,7 +151,7 @@ def _plot(rows: list[Row], task: Task, out: Path) -> None:
 
 def _table(rows: list[dict[str, Any]], task: Task) -> Table:
     named = [name for name in rows[0] if f"{name} spread" in rows[0]]
-    metrics = [name for name in named if not all(math.isnan(row[name]) for row in rows)]  # those that there is any of
+    metrics = [name for name in named if not all(math.isnan(row[name]) for row in rows)]  # those with any value
     several = all(row[f"{name} spread"] != "" for row in rows for name in metrics)
     table = Table(title=f"{task.name}: {'mean ± standard deviation over seeds' if several else 'one seed'}")
     table.add_column("network", no_wrap=True)

@@ -1,4 +1,4 @@
-"""Videos that one network gets right and another wrong, as a picture: both papers' qualitative figures."""
+"""Videos that one network gets right and another wrong, as a picture: as in both papers' qualitative figures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,24 +14,24 @@ from prernn.tasks.task import Task, Verdict
 from prernn.training.dataset import VideoDataset, path_of
 
 SHOWN = 3
-"""Videos that each of the two networks is the better one of, at most."""
+"""Maximum number of videos on which each of the two networks is the better one."""
 
 FRAMES = 6
-"""Of each video, spread over it."""
+"""Number of pictures of each video, spread over it."""
 
 CONVERTED = ("prernn", "rcn")
 """Methods whose networks are compared with all others."""
 
 COLOURS = {"blue": "#0072B2", "orange": "#D55E00"}
-"""Of the two networks' points."""
+"""Colors of the two networks' points."""
 
 
 def write(rows: Sequence[Row], dataset: VideoDataset, task: Task, out: Path) -> None:
-    """Writes ``disagreements.csv``, all that two networks do not agree on, and ``disagreements.png``, some of it.
+    """Writes ``disagreements.csv``, all videos on which two networks disagree, and ``disagreements.png``, some of them.
 
-    The two are, of the converted networks (PreRNN, RCN), the one that did best on the test videos, by the mean over the
-    seeds, and the best of the others; what they say is that of the first seed. Nothing is written where they agree on
-    all, or the task has no verdicts.
+    The two are the converted network (PreRNN, RCN) that did best on the test videos, by the mean over the seeds, and
+    the best of the others; their answers are those of the first seed. Nothing is written if they agree on everything,
+    or if the task has no verdicts.
     """
     chosen = contestants(rows, task)
     if chosen is None:
@@ -53,7 +53,7 @@ def write(rows: Sequence[Row], dataset: VideoDataset, task: Task, out: Path) -> 
 
 
 def contestants(rows: Sequence[Row], task: Task) -> tuple[Row, Row] | None:
-    """The two networks; None where there are no verdicts of both kinds."""
+    """The two networks; None unless there are verdicts of both kinds."""
     name, best = task.score
 
     def merit(row: Row) -> float:
@@ -71,7 +71,7 @@ def _of(row: Row) -> Mapping[int, Verdict]:
 
 
 def disagreements(one: Mapping[int, Verdict], other: Mapping[int, Verdict]) -> list[int]:
-    """Numbers of the videos of which one is more wrong than the other, those that the first is better at first."""
+    """Numbers of the videos on which one is more wrong than the other, first those on which ``one`` is better."""
     gains = {number: other[number].error - verdict.error for number, verdict in one.items() if number in other}
     return sorted((number for number, gain in gains.items() if gain), key=lambda number: -gains[number])
 
@@ -100,7 +100,9 @@ def _draw(
                 if verdict.points is not None:
                     x, y = (verdict.points[min(frame, len(verdict.points) - 1)] * [width, height] - 0.5).T
                     axis.plot(x, y, ".", color=colour, markersize=2)
-        line[0].set_title(" ", fontsize=8)  # room for the words; by a longer title's middle panels would be laid out
+        line[0].set_title(
+            " ", fontsize=8
+        )  # reserves room for the words; a longer title would affect the layout of the panels
         words = line[0].text(0, 1.04, _words(names, one[number], other[number]), fontsize=8)
         words.set(transform=line[0].transAxes, in_layout=False)
     save_figure(figure, path)
@@ -115,7 +117,7 @@ def _words(names: Sequence[str], one: Verdict, other: Verdict) -> str:
 
 
 def _pictures(item: dict[str, Any]) -> list[np.ndarray]:
-    """What the network sees of a video ``(T, C, H, W)`` or ``(T, C, D, H, W)`` as pictures; of flow its first part."""
+    """What the network sees of a video ``(T, C, H, W)`` or ``(T, C, D, H, W)`` as pictures; the first part of flow."""
     video: Tensor = item["input"]
     if video.ndim == 5:  # snippets
         video = video[:, :, video.shape[2] // 2]

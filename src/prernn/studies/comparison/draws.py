@@ -1,4 +1,4 @@
-"""Which of the training videos a network learns from, and which judge it."""
+"""Which of the training videos a network learns from, and which are used to judge it."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ def once(items: Items) -> list[dict[str, Any]]:
 
 
 def held_out(items: Items, share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training items in two, apart by video; the part that judges (``share`` of them) in its first pass alone."""
+    """Training items split by video; the part for judging (``share`` of them) in its first pass only."""
     numbers = sorted({item["number"] for item in items})
     count = max(1, round(share * len(numbers)))
     judges = set(np.random.default_rng(0).permutation(numbers)[:count].tolist())
@@ -28,20 +28,20 @@ def held_out(items: Items, share: float) -> tuple[list[dict[str, Any]], list[dic
 def beside(
     items: Items, labels: Sequence[int], chosen: Collection[int], share: float
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The items of chosen videos, and others that judge them, in their first pass alone.
+    """The items of chosen videos, and others to judge them, in their first pass only.
 
-    Judges are a share of what is left of each class, one video at least: a quarter of so few could not tell one rate
-    from another. Of a class of which nothing is left they are of its chosen videos, which then are not learnt from,
-    but for one.
+    Judges are a share of the remaining videos of each class, at least one: a share of the few chosen videos could not
+    distinguish learning rates. If a class has no remaining videos, its judges are taken from its chosen videos, which
+    are then not learned from, except for one.
 
     Args:
-        items: of the training videos.
-        labels: of the videos, by their number.
-        chosen: numbers of videos.
-        share: of a class that judges.
+        items: items of the training videos.
+        labels: labels of the videos, by their number.
+        chosen: numbers of the chosen videos.
+        share: share of a class used for judging.
 
     Raises:
-        ValueError: nothing is left to judge by.
+        ValueError: no videos are left for judging.
     """
     numbers, chance = sorted({item["number"] for item in items}), np.random.default_rng(0)
     judges: set[int] = set()
@@ -57,7 +57,7 @@ def beside(
 
 
 def drawn(labels: Sequence[int], few: int, seed: int) -> list[int]:
-    """Numbers of ``few`` videos of each label, fewer where there are no more, by the seed."""
+    """Numbers of ``few`` videos of each label, or all if there are fewer, determined by the seed."""
     order = np.random.default_rng([few, seed]).permutation(len(labels)).tolist()
     counts: dict[int, int] = {}
     chosen = []

@@ -1,9 +1,9 @@
-"""``prernn study few-videos``: accuracy over the number of training videos, networks side by side.
+"""``prernn study few-videos``: accuracy over the number of training videos, for networks side by side.
 
-The claim of PreRNN is that pre-trained weights count most where videos are few. Each network is trained on so many
-videos of each class, drawn anew for each seed and the same for all networks, for the same number of steps; its learning
-rates are searched at each number, on training videos that were not drawn. So two networks of one seed are a pair, and
-the mean of their differences has a confidence interval (Student's t over the seeds).
+The claim of PreRNN is that pre-trained weights count most when videos are few. Each network is trained on a number of
+videos of each class, drawn separately for each seed and the same for all networks, for the same number of steps; its
+learning rates are searched for each number, on training videos that were not drawn. So two networks with one seed are a
+pair, and the mean of their differences has a confidence interval (Student's t over the seeds).
 """
 
 import statistics
@@ -33,16 +33,16 @@ from prernn.training.data_module import VideoData
 from prernn.training.frozen_trunk.epochs import batches_in_epoch
 
 SIZES = (5, 10, 20, 35, 70, 140)
-"""Training videos of each class."""
+"""Numbers of training videos of each class."""
 
 STEPS = 90
-"""Of every training: as many as 5 epochs of the demo."""
+"""Batches of every training: as many as 5 epochs of the demo."""
 
 CONFIDENCE = 0.95
-"""Of the intervals of differences."""
+"""Confidence level of the intervals of differences."""
 
 BESIDE = ("late_accuracy",)
-"""Metrics that are drawn beside the task's score, where there are any; both with resets and live."""
+"""Metrics that are plotted beside the task's score, if there are any; both with resets and live."""
 
 
 def few_videos(
@@ -60,21 +60,21 @@ def few_videos(
 
     Args:
         data: the videos and their task.
-        spec: backbone, its weights, cell and the layer to convert; the rest is varied.
+        spec: backbone, its weights, cell and the layer to convert; everything else is varied.
         out: folder for ``few-videos.csv``, ``few-videos.json`` and ``few-videos.png``.
-        budget: of every network; its epochs are not used.
-        sizes: training videos of each class; those above what the smallest class has are left out.
-        steps: batches of each training, rounded to whole epochs, two at least.
+        budget: the budget of every network; its epochs are not used.
+        sizes: numbers of training videos of each class; those above the size of the smallest class are left out.
+        steps: batches of each training, rounded to whole epochs, at least two.
         structures: of ``W_hh``.
-        jobs: trainings at a time, one thread each.
+        jobs: number of concurrent trainings, one thread each.
 
     Returns:
-        The rows of ``few-videos.csv``: a network at a number of videos, mean and spread of each metric over the seeds,
-        and the difference from the traditional network that did best in the search, with its interval.
+        The rows of ``few-videos.csv``: a network at a number of videos, the mean and spread of each metric over the
+        seeds, and the difference from the traditional network that did best in the search, with its interval.
 
     Raises:
-        ValueError: no number of videos that every class has, and what `check_sizes` raises.
-        NotImplementedError: as `prernn.studies.comparison.compare.compare`.
+        ValueError: no size is available in every class, and what `check_sizes` raises.
+        NotImplementedError: as in `prernn.studies.comparison.compare.compare`.
     """
     out, budget, begun = Path(out), budget or Budget(), time.time()
     check_comparable(data.task)
@@ -102,7 +102,7 @@ def few_videos(
 
 
 def check_sizes(sizes: Sequence[int], steps: int = STEPS, jobs: int = 1) -> None:
-    """Raises ValueError for what can't be: no video, no step, no job."""
+    """Raises ValueError for impossible numbers: no video, no step, no job."""
     for size in sizes:
         whole("sizes", size)
     whole("steps", steps)
@@ -110,7 +110,7 @@ def check_sizes(sizes: Sequence[int], steps: int = STEPS, jobs: int = 1) -> None
 
 
 def _possible(sizes: Sequence[int], labels: Sequence[int]) -> list[int]:
-    """Those of the sizes that every class has."""
+    """The sizes that are available in every class."""
     least = min(Counter(labels).values())
     if len(set(labels)) == 1:
         print("the videos have no labels to draw by: numbers are of all together")
@@ -127,7 +127,7 @@ def _possible(sizes: Sequence[int], labels: Sequence[int]) -> list[int]:
 def _at_size(
     kinds: Sequence[Row], size: int, steps: int, labels: Sequence[int], budget: Budget, task: Task
 ) -> list[Row]:
-    """The networks to be trained on so many videos of each class."""
+    """The networks to be trained on this number of videos of each class."""
     continuity = budget.continuity.of(task)
     batches = batches_in_epoch(size * len(set(labels)), continuity, budget.batch_size)
     epochs = max(2, round(steps / batches))
@@ -135,9 +135,9 @@ def _at_size(
 
 
 def _reference(row: Row, rows: Sequence[Row], task: Task) -> Row:
-    """The traditional network with a full ``W_hh`` that did best in the search at the row's number of videos.
+    """The traditional network with a full ``W_hh`` that did best in the search, at the row's number of videos.
 
-    One that is calibrated, as PreRNN is, where others did no better or nothing was searched.
+    It is the calibrated one, as PreRNN is calibrated, if others did no better or there was no search.
     """
     stacked = [other for other in rows if other.few == row.few and other.spec.method == "traditional"]
     full = [other for other in stacked if other.spec.hidden == "full"]
@@ -195,7 +195,7 @@ def _plot(table: Sequence[dict[str, Any]], task: Task, out: Path, seeds: int, al
 
 
 def _table(rows: Sequence[dict[str, Any]], metric: str, task: Task) -> Table:
-    """A row for each network, a column for each number of videos: the metric, and below how far from the reference."""
+    """A row per network, a column per number of videos: the metric, and below it the difference from the reference."""
     sizes = sorted({row["videos of each class"] for row in rows})
     table = Table(
         title=f"{task.name}: {metric}",

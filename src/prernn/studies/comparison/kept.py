@@ -1,4 +1,4 @@
-"""Trainings that a comparison keeps, so that one that is begun again in the same folder goes on where it was ended."""
+"""Keeps the trainings of a comparison, so that one restarted in the same folder continues where it stopped."""
 
 import contextlib
 import dataclasses
@@ -26,15 +26,15 @@ from prernn.training.frozen_trunk.learner import Items
 FILE = "trainings.jsonl"
 
 CODE = (".py", ".h", ".cpp")
-"""Files of prernn that its results hang on."""
+"""Files of prernn on which results depend."""
 
 Start = Callable[[Training], "Future[dict[str, Any]]"]
-"""Begins a training."""
+"""Starts a training."""
 
 
 @contextlib.contextmanager
 def trainings(folder: Path, jobs: int, known: Known, train: Items, test: Items) -> Iterator[Start]:
-    """Begins trainings, ``jobs`` at a time, and keeps them in a folder; what that knows is taken from it."""
+    """Starts trainings, ``jobs`` at a time, and keeps them in a folder; known results are taken from it."""
     kept = KeptTrainings(folder, known, train, test)
     with pool(jobs, known, train, test) as executor:
         yield partial(kept.start, executor)
@@ -42,17 +42,17 @@ def trainings(folder: Path, jobs: int, known: Known, train: Items, test: Items) 
 
 
 class KeptTrainings:
-    """The results of trainings in a file, a line each, written as they end.
+    """The results of trainings in a file, one line each, written as they end.
 
-    A result counts for a training of the same network, rates, seed, budget, task, version of torch, code (prernn's, and
-    files of the user's with classes of his own), weights that the network begins with and the very same inputs: where
-    the trunk's weights, the videos or their sampling are others, so are its features, and everything is trained anew.
+    A result is valid for a training with the same network, rates, seed, budget, task, version of torch, code (prernn's,
+    and files of the user's own classes), initial weights and exactly the same inputs: if the trunk's weights, the
+    videos or their sampling differ, so do its features, and everything is trained again.
 
     Args:
-        folder: of the comparison; where it has a file of before, that is read.
+        folder: of the comparison; an existing file in it is read.
         known: what all trainings share.
-        train: what they learn from.
-        test: what they are tested by.
+        train: items to learn from.
+        test: items to test on.
     """
 
     def __init__(self, folder: Path, known: Known, train: Items, test: Items) -> None:
@@ -60,12 +60,12 @@ class KeptTrainings:
         self._shared = shared_by(known, train, test)
         before = self.path.read_bytes() if self.path.is_file() else b""
         self._found = _read(before)
-        self._end = "" if before[-1:] in (b"", b"\n") else "\n"  # of a last line that a crash cut short
+        self._end = "" if before[-1:] in (b"", b"\n") else "\n"  # completes a last line that was truncated by a crash
         self._weights: dict[str, str] = {}
         self.taken = 0
 
     def start(self, executor: Executor, training: Training) -> "Future[dict[str, Any]]":
-        """Begins a training in an executor of `prernn.studies.comparison.trainings.pool`, or takes what is known."""
+        """Starts a training in an executor of `prernn.studies.comparison.trainings.pool`, or takes a known result."""
         key = _digest([self._shared, dataclasses.asdict(training), self._weights_of(training)])
         if key in self._found:
             self.taken += 1
@@ -77,12 +77,12 @@ class KeptTrainings:
         return future
 
     def say(self) -> None:
-        """Prints in a line how many trainings were known."""
+        """Prints how many trainings were known, in one line."""
         if self.taken:
             print(f"{self.taken} trainings of before taken from {self.path}")
 
     def _weights_of(self, training: Training) -> str:
-        """A digest of the file of weights that a training's network begins with, which is read once."""
+        """A digest of the file of weights with which a training's network starts; the file is read once."""
         path = training.spec.weights
         if path is None:
             return ""
@@ -103,20 +103,20 @@ class KeptTrainings:
 
 
 def shared_by(known: Known, train: Items, test: Items) -> str:
-    """A digest of what all trainings of a comparison share: one number differs, and it is another."""
+    """A digest of what all trainings of a comparison share; it changes if any number does."""
     task, budget = known.task, dataclasses.asdict(known.budget)
-    for searched in ("rates", "shares", "seeds", "searches"):  # each training says its own
+    for searched in ("rates", "shares", "seeds", "searches"):  # each training has its own
         del budget[searched]
-    pictures = known.budget.seeds[0] if known.curves else None  # the seed that keeps what pictures are drawn of
+    pictures = known.budget.seeds[0] if known.curves else None  # the seed whose results are kept for pictures
     code = [torch.__version__, _digest_of_code()]
     said = [type(task).__qualname__, repr(task), budget, known.at, known.frozen, known.curves, pictures, code]
     return _digest([said, [_digest_of(item) for item in (*train, *test)]])
 
 
 def _digest_of_code() -> str:
-    """Of prernn's files, and of the modules of the user's own that are loaded: classes that he names, what they import.
+    """Digest of prernn's files and of the loaded modules of the user: classes that are named, and what they import.
 
-    A script that calls prernn is none of them: it may ask for more of the same study.
+    A script that calls prernn is not included: it may ask for more of the same study.
     """
     files = [path for path in Path(prernn.__file__).parent.rglob("*") if path.suffix in CODE]
     return _digest(sorted({hashlib.blake2b(path.read_bytes()).hexdigest() for path in (*files, *_own())}))
@@ -133,7 +133,7 @@ def _own() -> list[Path]:
 
 
 def _digest_of(item: Mapping[str, Any]) -> str:
-    """Of an item's values but for where it lies, or of tensors by name."""
+    """Digest of an item's values except its location, or of tensors by name."""
     found = hashlib.blake2b(digest_size=16)
     for name in sorted(set(item) - {"path"}):
         value = item[name]
@@ -152,19 +152,19 @@ def _digest(value: Any) -> str:
 
 
 def _read(lines: bytes) -> dict[str, dict[str, Any]]:
-    """The results in a file by their keys; a line that a crash cut short, or that is no result, is none."""
+    """The results in a file by their keys; a line that is truncated by a crash, or is no result, is ignored."""
     found: dict[str, dict[str, Any]] = {}
     for text in lines.splitlines():
         try:
             line = json.loads(text)
             found[line["key"]] = _whole(line["result"])
-        except (ValueError, TypeError, KeyError, AttributeError):  # bytes that are no text are a ValueError too
+        except (ValueError, TypeError, KeyError, AttributeError):  # bytes that are not text raise a ValueError too
             continue
     return found
 
 
 def _plain(result: dict[str, Any]) -> dict[str, Any]:
-    """A result as JSON has it. NaN stands as Python writes it: no other program reads the file."""
+    """A result as JSON represents it. NaN is written as in Python, because no other program reads the file."""
     if "verdicts" not in result:
         return result
     said = {
@@ -175,7 +175,7 @@ def _plain(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _whole(result: dict[str, Any]) -> dict[str, Any]:
-    """A result of `_plain` as it was. Raises ValueError, or what Python does, for what is none."""
+    """The inverse of `_plain`. Raises ValueError, or other exceptions of Python's, if it is no result."""
     if not all(isinstance(result[name], dict) for name in ("metrics", "history")) or "seed" not in result:
         raise ValueError(f"expected the result of a training, got {', '.join(result)}")
     if "verdicts" not in result:

@@ -1,4 +1,4 @@
-"""Which networks a comparison holds side by side: the rows of its table."""
+"""The networks that a comparison puts side by side: the rows of its table."""
 
 import math
 from collections.abc import Sequence
@@ -37,13 +37,13 @@ WAYS: dict[str, Continuity] = {
     "rows of two, noise 0.1": Continuity(clips=2, carry=True, noise=0.1),
     "rows of two, dropout 0.1": Continuity(clips=2, carry=True, dropout=0.1),
 }
-"""Ways to let states go on in training."""
+"""Ways to carry states over in training."""
 
 SHARES_OF_SIZE = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
-"""Hidden sizes of traditional RNNs as parts of PreRNN's: 256 to 4096 of 4096 in the PreRNN supplement's Table 1."""
+"""Hidden sizes of traditional RNNs as fractions of PreRNN's: 256 to 4096 of 4096 in the supplement's Table 1."""
 
 GAINS: tuple[float | Literal["lasting"], ...] = (1.0, 2.0, LASTING, 5.0)
-"""How large ``W_hh`` starts."""
+"""Scales at which ``W_hh`` starts."""
 
 RCN_STARTS: dict[str, dict[str, Any]] = {
     "random, random": {"pretrained": False, "init": "random"},
@@ -51,11 +51,11 @@ RCN_STARTS: dict[str, dict[str, Any]] = {
     "pre-trained, random": {"init": "random"},
     "pre-trained, identity": {"init": "identity"},
 }
-"""How spatial weights and ``W_hh`` start: the four cells of the RCN supplement's Table 1."""
+"""How spatial weights and ``W_hh`` are initialized: the four cells of the RCN supplement's Table 1."""
 
 
 SEARCH_SEED = 100
-"""Of a search's first training of each rate, whose weights no final training begins with; others go on from it."""
+"""Seed of a search's first training of each rate, different from those of final trainings; others count up from it."""
 
 
 @dataclass
@@ -63,15 +63,15 @@ class Row:
     """A network of the table.
 
     Attributes:
-        continuity: how its states go on in training; None is the budget's.
+        continuity: how its states carry over in training; None is the budget's.
         few: training videos of each class; None is the budget's.
-        epochs: None is the budget's.
-        weights: that recurrence introduces.
-        total: all weights of the network.
-        rate: learning rate that the search found.
-        pretrained: share of it that the pre-trained part learns at, likewise.
+        epochs: number of epochs; None is the budget's.
+        weights: number of weights that recurrence introduces.
+        total: number of all weights of the network.
+        rate: learning rate found by the search.
+        pretrained: share of it for the pre-trained part, also found by the search.
         search: score of each rate, and share, on held-out videos.
-        finals: results of the final trainings, one a seed.
+        finals: results of the final trainings, one per seed.
     """
 
     name: str
@@ -90,8 +90,8 @@ class Row:
 def prernn_rows(spec: NetworkSpec, task: Task, cells: Sequence[str] = CELLS) -> list[Row]:
     """Frame-wise, and for each cell traditional with as many weights as PreRNN, PreRNN and PreRNN-SIH.
 
-    The traditional VRNN is there twice, with tanh and with the ReLU that PreVRNN has of most CNNs; PreVRNN once, as of
-    one gate PreRNN-SIH is PreRNN.
+    The traditional VRNN is included twice, with tanh and with the ReLU that PreVRNN has from most CNNs; PreVRNN once,
+    because with one gate PreRNN-SIH is PreRNN.
     """
     spec = replace(spec, activation=None, behind="features")
     cnn = backbone(spec.backbone, device="meta", **spec.backbone_options)
@@ -114,7 +114,7 @@ def supplement_rows(spec: NetworkSpec, task: Task, cells: Sequence[str]) -> list
     """The PreRNN supplement's Tables 1 to 3: hidden sizes, which layers and how many, pre-trained or random ``W_xy``.
 
     Raises:
-        ValueError: ``spec.layer`` names other than two layers, such as fc6 and fc7.
+        ValueError: ``spec.layer`` does not name two layers, such as fc6 and fc7.
     """
     layers = spec.layer if isinstance(spec.layer, list) else []
     if len(layers) != 2:
@@ -131,7 +131,7 @@ def supplement_rows(spec: NetworkSpec, task: Task, cells: Sequence[str]) -> list
         named.append((f"{title}, {both}", own))
         named.append((f"{title}, {both}, a random layer on top", replace(own, layers_on_top=1)))
         named.append((f"{title}, {layers[0]}, random W_xy", replace(first, pretrained_layer=False)))
-        if cell != "vrnn":  # of one gate PreRNN-SIH is PreRNN
+        if cell != "vrnn":  # with one gate PreRNN-SIH is PreRNN
             single = replace(first, input="single")
             named.append((f"{title}-SIH, {layers[0]}", single))
             named.append((f"{title}-SIH, {layers[0]}, random W_xy", replace(single, pretrained_layer=False)))
@@ -141,7 +141,7 @@ def supplement_rows(spec: NetworkSpec, task: Task, cells: Sequence[str]) -> list
 def _of_sizes(
     spec: NetworkSpec, cnn: nn.Module, layers: list[str], width: int, task: Task
 ) -> list[tuple[str, NetworkSpec]]:
-    """Traditional RNNs of a cell: one layer with PreRNN's weights, two of several sizes, two with its weights."""
+    """Traditional RNNs of a cell: one layer with as many weights as PreRNN, two of several sizes, two with as many."""
     name = f"traditional {spec.cell.upper()}"
     matched = partial(matched_hidden_size, cnn, cell=spec.cell, outputs=task.outputs)
     sizes = [(1, matched(layers[0]))] + [(2, max(1, round(share * width))) for share in SHARES_OF_SIZE]
@@ -156,8 +156,8 @@ def _of_sizes(
 def few_videos_rows(spec: NetworkSpec, task: Task, structures: Sequence[str]) -> list[Row]:
     """Frame-wise, traditional with as many weights as PreRNN, PreRNN and PreRNN-SIH; and with sparse ``W_hh``.
 
-    Traditional ones are there twice: as they are made, and with gate inputs calibrated as PreRNN's are; once where
-    ``spec`` calibrates all. Of VRNNs one has tanh and one the ReLU that PreVRNN has of most CNNs.
+    Traditional ones are included twice: uncalibrated, and with gate inputs calibrated as PreRNN's are; once if
+    ``spec`` calibrates all. Of VRNNs one has tanh and one the ReLU that PreVRNN has from most CNNs.
     """
     framewise, *others = prernn_rows(spec, task, [spec.cell])
     rows = [framewise]
@@ -170,12 +170,12 @@ def few_videos_rows(spec: NetworkSpec, task: Task, structures: Sequence[str]) ->
 
 
 def continuity_rows(spec: NetworkSpec, task: Task) -> list[Row]:
-    """The network of ``spec`` trained in each of `WAYS` that the task has: without one answer a clip, some are one."""
+    """The network of ``spec`` trained in each of `WAYS` that the task supports; equivalent ones only once."""
     rows: list[Row] = []
     for name, way in WAYS.items():
         try:
             known = way.of(task)
-        except NotImplementedError:  # it weighs frames, and the task's loss is not one of frames
+        except NotImplementedError:  # it weights frames, but the task's loss is not a loss of frames
             continue
         if known not in [row.continuity for row in rows]:
             rows.append(replace(_counted(name, spec, task), continuity=known))
@@ -183,7 +183,7 @@ def continuity_rows(spec: NetworkSpec, task: Task) -> list[Row]:
 
 
 def start_rows(spec: NetworkSpec, task: Task, structures: Sequence[str]) -> list[Row]:
-    """The network of ``spec``, full and sparse, with ``W_hh`` that starts as large as each of `GAINS` says."""
+    """The network of ``spec``, full and sparse, with ``W_hh`` initialized at each of the scales `GAINS`."""
     return [
         _counted(f"{hidden}, gain {gain}", replace(spec, hidden=hidden, start=gain), task)
         for hidden in ("full", *structures)
@@ -197,11 +197,11 @@ def sparse_row(best: Row, hidden: str, task: Task) -> Row:
 
 
 def rcn_rows(spec: NetworkSpec, task: Task, structures: Sequence[str], also: Sequence[str] = ()) -> list[Row]:
-    """Frame-wise, RCN from each of `RCN_STARTS`, sparse RCN from the last, inflated (also random), and others of clips.
+    """Frame-wise, RCN from each of `RCN_STARTS`, sparse RCN from the last, inflated (also random), other clip networks.
 
     Args:
         spec: the 2-D backbone and its weights.
-        task: with ``clip_length``, the frames of a clip.
+        task: with ``clip_length``, the number of frames of a clip.
         structures: of ``W_hh``.
         also: backbones for whole clips, with random weights.
     """
@@ -228,31 +228,32 @@ def _counted(name: str, spec: NetworkSpec, task: Task) -> Row:
 
 @dataclass(frozen=True)
 class Budget:
-    """What every network gets.
+    """The budget of every network.
 
     Attributes:
-        epochs: over the training videos.
-        batch_size: videos.
+        epochs: number of epochs over the training videos.
+        batch_size: videos per batch.
         rates: learning rates that the search tries.
-        shares: of the rate that the pre-trained part learns at, each of which the search tries with each rate.
-        searches: trainings of each rate, whose mean score counts: one alone may be lucky at the edge of what is stable.
-        seeds: of the final trainings.
-        passes: times that the trunk runs over the training videos, each with other crops; epoch n takes pass
-            n mod passes.
-        held_out: share of the training videos that the search is judged by.
-        few: training videos of each class, drawn anew for each seed; the search is judged by videos that were not
+        shares: shares of the rate for the pre-trained part, each of which the search tries with each rate.
+        searches: trainings at each rate, whose mean score counts: a single one may be lucky near the stability limit.
+        seeds: seeds of the final trainings.
+        passes: number of times that the trunk runs over the training videos, each with different crops; epoch n takes
+            pass n mod passes.
+        held_out: share of the training videos on which the search is judged.
+        few: training videos of each class, drawn separately for each seed; the search is judged on videos that were not
             drawn. None takes all.
-        joint: batches in which the whole network trains after what is behind the frozen trunk has, rounded to whole
-            epochs; none where it is 0.
-        then: share of the rate that everything learns at in those.
+        joint: number of batches in which the whole network trains after the part behind the frozen trunk has, rounded
+            to whole epochs; 0 is none.
+        then: share of the rate used in those batches.
         judge: what the search goes by: the task's score with the state "reset" before each video, or "live", never.
-        clip: gradient norm at most; infinite is no limit.
-        continuity: how states go on from clip to clip in training; networks of whole clips have none.
-        sparse_power: of the learning rate of sparse recurrences, see `prernn.training.learning.rate_factors`.
+        clip: maximum gradient norm; infinite is no limit.
+        continuity: how states carry over from clip to clip in training; ignored by networks of whole clips.
+        sparse_power: exponent of the learning rate of sparse recurrences, see
+            `prernn.training.learning.rate_factors`.
         dropout: of recurrent layers in training.
 
     Raises:
-        ValueError: numbers out of range, none or one twice; the seed that searches have.
+        ValueError: numbers out of range, missing or repeated ones; a seed that is used by searches.
     """
 
     epochs: int = 20
@@ -300,7 +301,7 @@ class Budget:
 
     @property
     def search_seeds(self) -> range:
-        """Of the trainings of each rate that is tried."""
+        """Seeds of the trainings at each rate that is tried."""
         return range(SEARCH_SEED, SEARCH_SEED + self.searches)
 
 
@@ -311,7 +312,7 @@ def check_comparable(task: Task) -> None:
 
 
 def record(row: Row) -> dict[str, Any]:
-    """All that is known of a row, as plain data."""
+    """Everything known about a row, as plain data."""
     weights = {"recurrent_weights": row.weights, "weights": row.total}
     values = {
         "network": row.name,
@@ -329,5 +330,5 @@ def record(row: Row) -> dict[str, Any]:
 
 
 def rate_text(rate: float, pretrained: float) -> str:
-    """A rate in words, with that of the pre-trained part where it is another."""
-    return f"{rate:g}" if pretrained == 1 else f"{rate:g} ({rate * pretrained:g} of what is pre-trained)"
+    """A rate in words, with that of the pre-trained part if it differs."""
+    return f"{rate:g}" if pretrained == 1 else f"{rate:g} ({rate * pretrained:g} for the pre-trained part)"

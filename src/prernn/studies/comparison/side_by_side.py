@@ -1,4 +1,4 @@
-"""Trainings side by side: several in processes of their own, a single one at a time in this process."""
+"""Concurrent trainings: several in separate processes, or one at a time in this process."""
 
 import contextlib
 import multiprocessing
@@ -18,8 +18,8 @@ def side_by_side(
 ) -> Iterator[Executor]:
     """Runs what is submitted, ``jobs`` at a time, each on one thread; the results do not depend on ``jobs``.
 
-    A process imports torch and Lightning anew, for 10 seconds and more, which a single training at a time need not wait
-    for. Where one fails, or the user interrupts, those that have not begun do not begin.
+    A process must import torch and Lightning again, for 10 seconds or more, which a single training at a time avoids.
+    If one fails, or the user interrupts, those that have not started are not started.
 
     Args:
         jobs: at least 1.
@@ -40,7 +40,7 @@ def side_by_side(
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # the number is one for all threads of a process
+        torch.set_num_threads(threads)  # the setting applies to all threads of a process
 
 
 def _begin(start: Callable[..., None] | None, given: tuple[Any, ...]) -> None:
@@ -51,5 +51,7 @@ def _begin(start: Callable[..., None] | None, given: tuple[Any, ...]) -> None:
 
 
 def _begin_process(start: Callable[..., None] | None, given: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's, which then starts no further training
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is handled by the main process, which then starts no further training
     _begin(start, given)

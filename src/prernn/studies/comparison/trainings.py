@@ -1,4 +1,4 @@
-"""The trainings of a comparison: what they share, and what each of them does, in processes side by side."""
+"""The trainings of a comparison: what they share, and what each of them does, in parallel processes."""
 
 import contextlib
 import tempfile
@@ -35,13 +35,13 @@ from prernn.training.learning.clipping import Clipping
 from prernn.training.live import evaluate_live, random_orders
 
 LIVE = "live"
-"""Before the names of metrics of one stream through all test videos, whose state is never reset."""
+"""Prefix of the names of metrics of one stream through all test videos, whose state is never reset."""
 
 LIVE_METRICS = ("late_accuracy", "frames_until_right")
-"""Those that are reported beside the task's score, where there are any."""
+"""Live metrics that are reported beside the task's score, if there are any."""
 
 LIVE_ORDERS = 5
-"""Random orders of the test videos."""
+"""Number of random orders of the test videos."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class Known:
     """What all trainings of a comparison share.
 
     Attributes:
-        task: whose loss and metrics.
-        at: values of the graph that a network is cut at: they are the features that it learns from, or in a budget with
-            joint training those of its first phase; None where the networks train as a whole.
-        budget: of each.
+        task: the task, for loss and metrics.
+        at: values of the graph at which a network is cut: these are the features that it learns from, or in a budget
+            with joint training those of its first phase; None if the networks train as a whole.
+        budget: of each training.
         labels: of the training videos, by their number.
-        frozen: whether batch normalization keeps its statistics; None as `learner` has it.
-        curves: whether a final training keeps what curves and pictures are drawn of: its score after each epoch, what
-            it says of each video, accuracy over the share of a video; or is tested after the last epoch alone.
+        frozen: whether batch normalization keeps its statistics; None as in `learner`.
+        curves: whether a final training keeps the data for curves and pictures: its score after each epoch, its answer
+            for each video, accuracy over the share of a video; otherwise it is tested only after the last epoch.
     """
 
     task: Task
@@ -74,12 +74,12 @@ class Training:
     Attributes:
         spec: the network.
         rate: learning rate.
-        seed: of the weights, the order of the videos and which few of them there are.
-        continuity: how states go on; None is the budget's.
-        search: judged by held-out training videos, not by those of the test.
+        seed: seed of the weights, the order of the videos and the choice of few videos.
+        continuity: how states carry over; None is the budget's.
+        search: judge by held-out training videos, not by the test videos.
         few: training videos of each class; None is the budget's.
-        epochs: None is the budget's.
-        pretrained: share of the rate that the pre-trained part learns at.
+        epochs: number of epochs; None is the budget's.
+        pretrained: share of the rate for the pre-trained part.
     """
 
     spec: NetworkSpec
@@ -95,9 +95,9 @@ class Training:
 def inputs(
     data: VideoData, rows: Sequence[Row], budget: Budget, progress: Progress, *, whole: bool = False
 ) -> tuple[Known, Items, Items]:
-    """What the trainings of these networks share, and what they learn from and are tested by.
+    """What the trainings of these networks share, and the items that they learn from and are tested on.
 
-    That is what the trunk below the converted layer gives for the videos, or where networks train as a whole, be it at
+    The items are the outputs of the trunk below the converted layer, or, if networks train as a whole, even if only at
     the end, the videos themselves.
 
     Raises:
@@ -128,7 +128,7 @@ _shared: dict[str, Any] = {}
 
 @contextlib.contextmanager
 def pool(jobs: int, known: Known, train: Items, test: Items) -> Iterator[Executor]:
-    """Runs `train_one`, in processes that have the features from a file: a pipe would open one for each tensor."""
+    """Runs `train_one` in processes that read the features from a file: a pipe would open one for each tensor."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "features.pt"
         torch.save({"train": train, "test": test}, path)
@@ -145,7 +145,7 @@ def _share(known: Known, features: Path) -> None:
 
 
 def train_one(training: Training) -> dict[str, Any]:
-    """Trains and evaluates one network; the metrics' scalars and a history of loss and score."""
+    """Trains and evaluates one network; returns the metrics' scalars and a history of loss and score."""
     known: Known = _shared["known"]
     task, budget = known.task, known.budget
     train_items, test = _items(training)
@@ -163,7 +163,7 @@ def train_one(training: Training) -> dict[str, Any]:
     curves = known.curves and not training.search
     watched = once(train_items) if curves else ()
     history, values = _learn(learns, train_items, test, training, rate, epochs, only_last=not curves, watched=watched)
-    # a network of whole clips keeps nothing from one to the next
+    # a network of whole clips carries nothing over from one to the next
     orders = 1 if training.search else LIVE_ORDERS
     live = values if is_clip_network(net) else _live(learns, test, orders, training.seed)
     metrics = scalars(values) | {f"{LIVE} {name}": value for name, value in scalars(live).items() if _is_live(name)}
@@ -176,7 +176,7 @@ def train_one(training: Training) -> dict[str, Any]:
 
 
 def _behind_trunk(net: RecurrentNetwork, items: Items, training: Training, epochs: int) -> None:
-    """Trains what is behind the trunk, in place, on what the trunk gives for videos."""
+    """Trains the part behind the trunk, in place, on the trunk's outputs for the videos."""
     at = _shared["known"].at
     features = through(channels_last(split(net, at)[0].eval()), items)
     learns = learner(net, at)
@@ -185,7 +185,7 @@ def _behind_trunk(net: RecurrentNetwork, items: Items, training: Training, epoch
 
 
 def _joint_epochs(items: Items, training: Training) -> int:
-    """Epochs with as many batches as the budget says of joint training, one at least."""
+    """Number of epochs with as many batches as the budget's joint training, at least one."""
     budget: Budget = _shared["known"].budget
     videos = len({item["number"] for item in items})
     return max(1, round(budget.joint / batches_in_epoch(videos, _continuity(training), budget.batch_size)))
@@ -199,7 +199,7 @@ def _continuity(training: Training) -> Continuity:
 def _learn(
     learns: Learner, items: Items, test: Items, training: Training, rate: float, epochs: int, **ways: Any
 ) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Trains with a rate that falls along a cosine; as `train`."""
+    """Like `train`, with a rate that decreases along a cosine."""
     task, budget = _shared["known"].task, _shared["known"].budget
     clips = isinstance(learns.part, RecurrentNetwork) and is_clip_network(learns.part)
     continuity = SINGLE_CLIPS if clips else _continuity(training)
@@ -211,7 +211,7 @@ def _learn(
 
 
 def _items(training: Training) -> tuple[Items, Items]:
-    """What a training learns from, and what it is judged by."""
+    """The items that a training learns from, and those by which it is judged."""
     items, test, known = _shared["train"], _shared["test"], _shared["known"]
     few, share = training.few or known.budget.few, known.budget.held_out
     if few is None:
@@ -232,7 +232,7 @@ def _is_live(name: str) -> bool:
 
 
 def _asks_early(known: Known) -> bool:
-    """Whether a part of a video has an answer, and whole networks are compared, which see the frames."""
+    """Whether a part of a video has an answer, and whole networks are compared, which see frames."""
     return known.task.one_answer and known.at is None
 
 

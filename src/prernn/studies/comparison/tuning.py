@@ -1,4 +1,4 @@
-"""The search for each network's learning rate, and the final trainings with the rate that was found."""
+"""The search for each network's learning rate, and the final trainings with the best rate."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ from prernn.tasks.task import Task
 
 
 def search(start: Start, rows: list[Row], budget: Budget, task: Task, progress: Progress) -> None:
-    """Finds each row's learning rates by the score on the held-out videos, where there are several to choose from."""
+    """Finds each row's learning rates by the score on the held-out videos, if there are several to choose from."""
     if len(_tried(budget)) == 1:
         for row in rows:
             row.rate, row.pretrained = budget.rates[0], budget.shares[0]
@@ -42,8 +42,8 @@ def search(start: Start, rows: list[Row], budget: Budget, task: Task, progress: 
 
 
 def _say_ends(rows: list[Row], budget: Budget) -> None:
-    """Says in a line where the best rate is an end of those that were tried, so that a further one may do better."""
-    if len(budget.rates) < 3:  # each is an end
+    """Reports in one line if the best rate is the lowest or highest tried, so that a further one may be better."""
+    if len(budget.rates) < 3:  # each is the lowest or highest
         return
     for word, end in (("lowest", min(budget.rates)), ("highest", max(budget.rates))):
         found = [row for row in rows if row.rate == end and not math.isnan(row.search[row.rate, row.pretrained])]
@@ -57,7 +57,7 @@ def _tried(budget: Budget) -> list[tuple[float, float]]:
 
 
 def _say(progress: Progress, bar: TaskID, text: str) -> None:
-    """Advances a bar; where there is no terminal to show it, a line says how far it is."""
+    """Advances a bar; without a terminal to show it, a line reports the progress."""
     progress.update(bar, advance=1, note=text)
     if not progress.console.is_terminal:
         print(text, flush=True)
@@ -65,16 +65,16 @@ def _say(progress: Progress, bar: TaskID, text: str) -> None:
 
 def best_rates(search: dict[tuple[float, float], float], task: Task) -> tuple[float, float]:
     """The rates with the best score."""
-    return max(sorted(search), key=lambda rates: _merit(search[rates], task))  # of equal scores the lower rate
+    return max(sorted(search), key=lambda rates: _merit(search[rates], task))  # for equal scores the lower rate
 
 
 def best(rows: list[Row], task: Task) -> Row:
-    """The row that did best in the search; the first where there was none."""
+    """The row that did best in the search; the first if there was no search."""
     return max(rows, key=lambda row: _merit(row.search.get((row.rate, row.pretrained), math.nan), task))
 
 
 def _merit(score: float, task: Task) -> float:
-    """A score as a number of which more is better; that of a network that diverged is worst."""
+    """A score as a number for which higher is better; that of a diverged network is the lowest."""
     if math.isnan(score):
         return -math.inf
     return score if task.score[1] == "max" else -score
@@ -113,7 +113,7 @@ def summary(row: Row) -> dict[str, Any]:
     for name in row.finals[0]["metrics"]:
         found = [result["metrics"][name] for result in row.finals]
         values[name] = statistics.fmean(found)
-        # statistics.stdev fails where one of them is not a number, such as the frames until an answer that never comes
+        # statistics.stdev fails if one of them is NaN, such as the number of frames until an answer that never comes
         values[f"{name} spread"] = float(np.std(found, ddof=1)) if len(found) > 1 else ""
     last = [result["history"]["train loss"][-1] for result in row.finals]
     return {**values, "train loss": statistics.fmean(last)}

@@ -12,17 +12,17 @@ from prernn.training.run.run_files import read_metrics
 
 
 def average(runs: Sequence[str | Path], out: str | Path | None = None) -> list[dict[str, Any]]:
-    """Each metric that all runs have: its mean over them, their standard deviation, and each run's own.
+    """Each metric that all runs have: its mean over them, its standard deviation, and each run's value.
 
     Args:
-        runs: folders with a ``metrics.json``, as ``prernn test`` and ``prernn fuse`` leave it, one a split.
-        out: CSV that is written.
+        runs: folders with a ``metrics.json``, written by ``prernn test`` or ``prernn fuse``, one per split.
+        out: CSV to write.
 
     Returns:
-        A row for each metric: ``metric``, ``mean``, ``spread`` and the runs by their names as they were given.
+        One row per metric: ``metric``, ``mean``, ``spread`` and the runs by their names as they were given.
 
     Raises:
-        ValueError: fewer than two runs, one twice, one without metrics, or none that all have.
+        ValueError: fewer than two runs, a repeated run, one without metrics, or no common metric.
     """
     names = [str(run) for run in runs]
     if len(names) < 2 or len(set(names)) < len(names):
@@ -41,7 +41,7 @@ def average(runs: Sequence[str | Path], out: str | Path | None = None) -> list[d
 
 
 SETTINGS = ("threshold", "epoch")
-"""Numbers in a ``metrics.json`` that measure nothing."""
+"""Entries of a ``metrics.json`` that are not measurements."""
 
 
 def _row(metric: str, values: dict[str, float]) -> dict[str, Any]:

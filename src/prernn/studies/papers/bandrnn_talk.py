@@ -7,7 +7,7 @@ from prernn.studies.papers.prernn_paper import conv_networks
 from prernn.studies.papers.trainings import ACTION
 
 STRUCTURES = ("diagonal", "band:21", "band:101", "band:201")
-"""The talk's diag, 1 %, 5 % and 10 %: bands of so many of 2048 columns."""
+"""The talk's diag, 1 %, 5 % and 10 %: bands of this many of 2048 columns."""
 
 ACCURACY = {  # on UCF101, both streams, %
     #               diag  1 %   5 %   10 %

@@ -1,4 +1,4 @@
-"""A cell of a published table: a network, the training it had, and the figures that the paper gives for it."""
+"""A cell of a published table: a network, its training, and the figures that the paper reports for it."""
 
 import copy
 from dataclasses import dataclass, field
@@ -7,17 +7,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Training:
-    """What the cells of one application share: data, backbone and the way of training.
+    """What the cells of one application share: data, backbone and training.
 
     Attributes:
-        recipe: the part of the network's recipe that is the backbone.
+        recipe: the backbone's part of the network's recipe.
         task: the application's options, as ``class_path`` and ``init_args``.
-        lr: learning rate, of pre-trained and new weights alike.
+        lr: learning rate, for both pre-trained and new weights.
         schedule: of the learning rate.
         batch_size: videos in a batch.
-        epochs: trained for so many.
-        data: which data, and in what form, in words.
-        ours: what the papers leave open and is our choice, in words.
+        epochs: number of epochs.
+        data: the data and its form, in words.
+        ours: what the papers leave open and we chose, in words.
         learning: further options of learning, such as ``{"frozen_statistics": False}``.
     """
 
@@ -41,7 +41,7 @@ class Cell:
         title: paper, table and application.
         training: what it shares with the other cells.
         recipe: how its backbone becomes recurrent: options of `prernn.models.from_config.NetworkSpec`.
-        published: the paper's figures by metric, such as ``{"accuracy": "82.1 %"}``; empty where it gives none.
+        published: the paper's figures by metric, such as ``{"accuracy": "82.1 %"}``; empty if it reports none.
     """
 
     name: str
@@ -52,11 +52,11 @@ class Cell:
 
     @property
     def table(self) -> str:
-        """The table that it stands in, such as "table4"."""
+        """The table that it belongs to, such as "table4"."""
         return self.name.partition("/")[0]
 
     def config(self) -> dict[str, Any]:
-        """The whole configuration of ``prernn fit`` but for the folder of the data."""
+        """The whole configuration of ``prernn fit`` except the folder of the data."""
         training = self.training
         values = {
             "seed_everything": 0,
@@ -74,7 +74,7 @@ class Cell:
                     "schedule": training.schedule,
                 },
             },
-            # the whole list trains, as in the papers, and the last epoch counts
+            # the whole list is trained on, as in the papers, and the last epoch counts
             "data": {"task": training.task, "batch_size": training.batch_size, "num_workers": 4, "holdout": 0},
             "trainer": {
                 "max_epochs": training.epochs,
@@ -85,7 +85,7 @@ class Cell:
         return copy.deepcopy(values)
 
     def text(self) -> str:
-        """The configuration as YAML, headed by what it is, what the paper reports and what is our choice."""
+        """The configuration as YAML, headed by what it is, what the paper reports and what we chose."""
         import yaml
 
         figures = ", ".join(f"{metric} {figure}" for metric, figure in self.published.items())
@@ -93,7 +93,7 @@ class Cell:
             f"{self.title}, cell {self.name.partition('/')[2]}. Data: {self.training.data}.",
             f"  prernn paper fit {self.name} --data.root DATA",
             f"Published: {figures or 'no figure'}.",
-            f"Our choice, for the papers don't say: {self.training.ours}.",
+            f"Our choice, as the papers don't say: {self.training.ours}.",
         ]
         body = yaml.safe_dump(self.config(), sort_keys=False, default_flow_style=None, width=100)
         return "".join(f"# {line}\n" for line in head) + body
@@ -106,15 +106,15 @@ def prernn(cell: str, layer: str | list[str], *, single: bool = False, **more: A
 
 
 def traditional(cell: str, size: int, layers: int = 1, **more: Any) -> dict[str, Any]:
-    """The recipe of a traditional RNN with so many hidden units, on top of the CNN's last layer."""
+    """The recipe of a traditional RNN with this many hidden units, on top of the CNN's last layer."""
     recipe = {"method": "traditional", "cell": cell, "hidden_size": size, "num_layers": layers, "hidden": "full"}
     return recipe | more
 
 
 def nonlinearities(cell: str) -> dict[str, dict[str, Any]]:
-    """What is added to the name and to the recipe of a traditional RNN: of a VRNN there are two.
+    """What is added to the name and to the recipe of a traditional RNN; a VRNN has two variants.
 
-    Eq. 1 leaves its H open, and so does the paper for TraVRNN. PreVRNN has the CNN's ReLU; tanh is the usual one. Both
-    rows carry the paper's figure.
+    Eq. 1 leaves its H open, and so does the paper for TraVRNN. PreVRNN has the CNN's ReLU; tanh is the common choice.
+    Both rows show the paper's figure.
     """
     return {"": {}, "-relu": {"activation": "relu"}} if cell == "vrnn" else {"": {}}

@@ -52,4 +52,4 @@ def network(recipe: dict[str, Any]) -> str:
     name = "PreRNN-SIH" if recipe["input"] == "single" else "PreRNN"
     if recipe.get("layers_on_top"):
         return f"{name}, a random layer on top" + (", ReLU" if recipe.get("activation") == "relu" else "")
-    return name if recipe.get("pretrained_layer", True) else f"{name}, layer drawn anew"
+    return name if recipe.get("pretrained_layer", True) else f"{name}, layer reinitialized"

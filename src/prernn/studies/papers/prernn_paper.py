@@ -1,7 +1,7 @@
 """Tables 2, 4, 5, 6 and 7 and Figure 3 of Yang, Molchanov and Kautz, "Making Convolutional Networks Recurrent for
 Visual Sequence Learning" (CVPR 2018).
 
-The figures stand as the paper prints them, row by row.
+The figures are as the paper prints them, row by row.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ TABLE2 = {  # AUC on 300VW
 }
 
 POST_UNITS = 512
-"""Hidden units of an RNN that post-processes points; the paper names none."""
+"""Hidden units of an RNN that post-processes points; the paper does not state their number."""
 
 TABLE4 = {  # accuracy on NVGesture, %
     "vrnn": (83.3, 80.8, 81.9, 82.9, 84.4),
@@ -40,7 +40,7 @@ TABLE4 = {  # accuracy on NVGesture, %
 }
 
 TABLE5 = {  # accuracy on UCF101's first split, %
-    #               colour flow  both
+    #               color  flow  both
     "travrnn": (82.9, 83.6, 91.6),
     "tralstm": (83.4, 84.0, 92.5),
     "tragru": (83.6, 83.8, 92.2),
@@ -85,13 +85,13 @@ def fc_networks(rnn: str, layers: tuple[str, str], sizes: dict[int, int]) -> dic
 
 
 def conv_networks() -> dict[str, dict[str, Any]]:
-    """PreRNN's networks of Table 5, which the supplement and the talk vary."""
+    """PreRNN's networks of Table 5, of which the supplement and the talk have variants."""
     gate = {f"pre{rnn}": prernn(rnn, ACTION_LAYER) for rnn in RNNS}
     return gate | {f"pre{rnn}-sih": prernn(rnn, ACTION_LAYER, single=True) for rnn in ("lstm", "gru")}
 
 
 def _with_figures(row: dict[str, dict[str, Any]], figures: Sequence[float]) -> Iterator[tuple[str, dict, float]]:
-    """Name, recipe and figure of each network of a row; a VRNN's figure stands at both of its nonlinearities."""
+    """Name, recipe and figure of each network of a row; a VRNN's figure is given for both of its nonlinearities."""
     names = list(dict.fromkeys(name.replace("-relu", "") for name in row))
     known = dict(zip(names, figures, strict=True))
     for name, recipe in row.items():
@@ -108,7 +108,7 @@ def _table2() -> Iterator[Cell]:
 
 
 def _figure3() -> Iterator[Cell]:
-    """Competitors that can be trained here; the figure prints curves and no numbers."""
+    """Competitors that can be trained here; the figure has curves and no numbers."""
     title = "PreRNN, Figure 3 (face alignment)"
     yield Cell("figure3/framewise-kalman", title, FACE_FILTERED, {"method": "framewise"})
     for rnn in RNNS:

@@ -17,7 +17,7 @@ TABLE1 = {  # test loss on 300VW of traditional RNNs of 2 layers; their matched 
 
 TABLE2 = {"vrnn": 0.1122, "lstm": 0.1454, "gru": 0.1077}  # test loss on 300VW: fc6/7 and a random layer on top
 
-TABLE3 = {  # accuracy on UCF101's first split, both streams, %: W_xy drawn anew
+TABLE3 = {  # accuracy on UCF101's first split, both streams, %: W_xy reinitialized
     "prevrnn": 92.0,
     "prelstm": 92.8,
     "pregru": 92.8,
@@ -46,7 +46,7 @@ def _table2() -> Iterator[Cell]:
 def _table3() -> Iterator[Cell]:
     for stream, training in ACTION.items():
         for name, recipe in conv_networks().items():
-            title = "PreRNN supplement, Table 3 (layer drawn anew)"
+            title = "PreRNN supplement, Table 3 (layer reinitialized)"
             published = {"both streams": f"{TABLE3[name]:.1f} %"}
             drawn_anew = {**recipe, "pretrained_layer": False}
             yield Cell(f"supplement3/{name}-{stream}", title, training, drawn_anew, published)

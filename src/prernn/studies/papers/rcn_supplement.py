@@ -1,5 +1,5 @@
 """Table 1 and section 2 of the supplement of Singh and Cuzzolin, "Recurrent Convolutions for Causal 3D CNNs": RCN's
-four initialisations, and the networks that RCN is compared with, for clips of 8 and of 16 frames.
+four initializations, and the networks that RCN is compared with, for clips of 8 and of 16 frames.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from prernn.studies.papers.cells import Cell, Training
 from prernn.studies.papers.trainings import WEIGHTS
 
 BATCH = {8: 64, 16: 32}
-"""Batch size for clips of so many frames (section 2)."""
+"""Batch size for clips of this many frames (section 2)."""
 
 TABLE1 = {  # accuracy on Kinetics with clips of 8 frames, %, "using our older training setup"
     # W_xh, W_hh          clip  video
@@ -20,10 +20,10 @@ TABLE1 = {  # accuracy on Kinetics with clips of 8 frames, %, "using our older t
 }
 
 VIEWS = 10
-"""Clips of a video whose scores the video accuracy averages, as Tran et al. (CVPR 2018), whom it compares with."""
+"""Clips of a video whose scores the video accuracy averages, as in Tran et al. (CVPR 2018), to whom it compares."""
 
 SPARSE = {"band5percent": "band:5%", "diagonal": "diagonal"}
-"""Structures that we add."""
+"""Structures that we have added."""
 
 
 def _training(frames: int) -> Training:
@@ -40,8 +40,8 @@ def _training(frames: int) -> Training:
         schedule={"kind": "step", "every": 10, "factor": 0.1},
         batch_size=BATCH[frames],
         epochs=30,
-        data="Kinetics, one folder a class",
-        ours="learning rate and epochs, picture size, rotation and shear, gradient clipping, clips a video",
+        data="Kinetics, one folder per class",
+        ours="learning rate and epochs, picture size, rotation and shear, gradient clipping, clips per video",
         learning={"frozen_statistics": False},
     )
 

@@ -19,14 +19,14 @@ TABLES: dict[str, list[Cell]] = {
 
 
 def find(name: str) -> Cell:
-    """The cell of that name.
+    """The cell of a name.
 
     Example:
         >>> find("table4/pregru-fc6").published
         {'accuracy': '82.1 %'}
 
     Raises:
-        ValueError: there is none, with those whose names are near.
+        ValueError: there is none; the message lists similar names.
     """
     if name in CELLS:
         return CELLS[name]
@@ -36,7 +36,7 @@ def find(name: str) -> Cell:
 
 
 def find_table(name: str) -> list[Cell]:
-    """The cells of the table of that name.
+    """The cells of the table of a name.
 
     Raises:
         ValueError: there is none.

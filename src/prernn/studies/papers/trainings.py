@@ -1,6 +1,6 @@
 """The three applications as the PreRNN paper trains them: section 4, and section 1 of its supplement.
 
-What both leave open, such as the frames of a clip and the batch size, is our choice; ``ours`` says which.
+What both leave open, such as the number of frames of a clip and the batch size, is our choice; ``ours`` lists it.
 """
 
 from dataclasses import replace
@@ -9,7 +9,7 @@ from typing import Any
 from prernn.studies.papers.cells import Training
 
 WEIGHTS = "IMAGENET1K_V1"
-"""torchvision's name for weights as the papers had them: the second version was trained longer, by other recipes."""
+"""torchvision's name for weights as the papers had them: the second version was trained longer, in another way."""
 
 FACE = Training(
     recipe={"backbone": "vgg16", "pretrained": WEIGHTS},
@@ -30,11 +30,11 @@ FACE_FILTERED = replace(
     task={**FACE.task, "init_args": {**FACE.task["init_args"], "kalman": {"motion": 1.0, "noise": 0.01}}},
     ours=f"{FACE.ours}, the filter's model and settings",
 )
-"""Figure 3's Kalman filter, behind the network that sees each frame by itself; training does not know of it."""
+"""Figure 3's Kalman filter, after the frame-wise network; training does not use it."""
 
 FACE_ANSWERED = replace(
     FACE,
-    # the frame-wise network with its 136 outputs, which stays as it is
+    # the frame-wise network with its 136 outputs, which stays unchanged
     recipe={"backbone": "vgg16", "weights": "runs/paper/table2/framewise", "backbone_options": {"num_classes": 136}},
     data="300VW's folders; first: prernn paper fit table2/framewise --data.root DATA",
     ours=f"{FACE.ours}, layers and units of the RNN, that the CNN is not trained with it",
@@ -43,13 +43,13 @@ FACE_ANSWERED = replace(
 """Figure 3's RNN as post-processing, on the points that were found frame by frame."""
 
 GESTURE = Training(
-    # weights: C3D as it was trained on Sports-1M, in PyTorch's format, to be had from its authors and not from a hub
+    # weights: C3D as it was trained on Sports-1M, in PyTorch's format, available from its authors, not from a hub
     recipe={"backbone": "c3d", "weights": "weights/c3d.pickle", "backbone_options": {"frames": 8, "bgr": True}},
     task={"class_path": "prernn.tasks.Gesture", "init_args": {"modality": "depth", "snippet": 8}},
     lr=3e-3,
     schedule={"kind": "plateau", "every": 40, "factor": 0.1, "stop_at": 3e-7},
     batch_size=8,
-    epochs=1000,  # the learning rate ends it
+    epochs=1000,  # ended by the learning rate
     data="NVGesture's folders and lists, depth",
     ours="batch size, size of the augmentation (nothing is mirrored: swipes have a side), gradient clipping, "
     "H of traditional VRNNs",
@@ -60,10 +60,10 @@ GESTURES = {
     "color": replace(
         GESTURE,
         task={**GESTURE.task, "init_args": {**GESTURE.task["init_args"], "modality": "color"}},
-        data="NVGesture's folders and lists, colour",
+        data="NVGesture's folders and lists, color",
     ),
 }
-"""The two modalities of hand gestures: Table 4 is of depth, whose best figure Table 6 has for it."""
+"""The two modalities of hand gestures: Table 4 is for depth, and Table 6 repeats its best figure."""
 
 
 def _action(

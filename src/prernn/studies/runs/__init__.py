@@ -1,1 +1,1 @@
-"""What trained runs look like inside: gates, weights and curves on one page."""
+"""The inside of trained runs: gates, weights and curves on one page."""

@@ -1,4 +1,4 @@
-"""``prernn test RUN --continuous``: the test videos as one stream, whose state nobody resets, beside the usual test."""
+"""``prernn test RUN --continuous``: the test videos as one stream, never reset, compared with the usual test."""
 
 import json
 import time
@@ -34,13 +34,13 @@ from prernn.training.live import at_rate, evaluate_live, random_orders, stand_st
 from prernn.training.run.run_files import read_metrics, run_folder_of, write_recipe
 
 RATES = (0.5, 1.0, 2.0, 3.0)
-"""Frames a second, in parts of those of the videos as they are tested."""
+"""Frame rates, as multiples of the rate at which the videos are tested."""
 
 ORDERS = 5
-"""Random orders of the test videos."""
+"""Number of random orders of the test videos."""
 
 STILL = 10_000
-"""Frames that a picture stands still."""
+"""Number of frames for which a picture stands still."""
 
 FILE = "continuous.json"
 
@@ -54,20 +54,20 @@ def run_continuously(
     still: int = STILL,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Tests a run with resets, as trained networks are tested, and live; prints a table and writes what was found.
+    """Tests a run with resets, as trained networks are tested, and live; prints a table and writes the results.
 
-    Live is as frames come. Where the network has a rate, "live, clock" is what its stream makes of a faster or slower
-    camera. The reset policy that does best is written into the run's network, whose streams then take it.
+    Live takes all frames as they come. If the network has a rate, "live, clock" is the result of its stream on a faster
+    or slower camera. The reset policy that does best is written into the run's network, and used by its streams.
 
     Args:
-        run: run folder or checkpoint, of any task whose run says which its test videos are.
-        out: folder for ``continuous.json``, ``continuous.csv`` and ``continuous.png``, and nothing is changed in the
-            run; None is the run's own, whose ``metrics.json`` gets the live metrics too, under ``live``.
-        orders: random orders of the test videos; the metrics are over all of them.
-        rates: of frames, in parts of those tested at: at 2 every frame is shown twice, at 0.5 every second is left out.
-            None takes `RATES`; a network over snippets, whose frames a snippet has joined, is tested at 1 alone.
-        still: frames for which a picture, and a black one, stand still.
-        seed: of the orders.
+        run: run folder or checkpoint, of any task whose run says where its test videos are.
+        out: folder for ``continuous.json``, ``continuous.csv`` and ``continuous.png``; nothing is then changed in the
+            run. None is the run's own folder, whose ``metrics.json`` gets the live metrics too, under ``live``.
+        orders: number of random orders of the test videos; the metrics are over all of them.
+        rates: frame rates, as multiples of the rate tested at: at 2 every frame is shown twice, at 0.5 every second one
+            is left out. None takes `RATES`; a network over snippets, which join several frames, is tested only at 1.
+        still: number of frames for which a picture, and a black one, stand still.
+        seed: seed of the orders.
 
     Raises:
         ValueError: a run that can't be read, numbers below 1, no rate above 0.
@@ -108,7 +108,7 @@ def run_continuously(
 
 
 def _rates_for(snippet: int, rates: Sequence[float] | None) -> Sequence[float]:
-    """The rates that a network can be tested at."""
+    """The rates at which a network can be tested."""
     if snippet == 1:
         return RATES if rates is None else rates
     if rates is not None and list(rates) != [1.0]:
@@ -122,7 +122,7 @@ def _rates_for(snippet: int, rates: Sequence[float] | None) -> Sequence[float]:
 def every_way(
     part: Learner, task: Task, items: Items, rate: float, orders: int, seed: int, *, clock: bool, shown: Any
 ) -> dict[str, dict[str, float]]:
-    """Scalar metrics from a camera of a rate: ``reset`` before each item, ``live`` through all of them in random
+    """Scalar metrics from a camera at a given rate: ``reset`` before each item, ``live`` through all of them in random
     orders, and ``live, clock`` through a stream's clock."""
     at = [at_rate(item, rate) for item in items]
     numbers = random_orders(len(items), orders, seed)
@@ -139,7 +139,7 @@ def every_way(
 
 
 def _behind_the_trunk(net: RecurrentNetwork, dataset: Any, progress: Any) -> tuple[Any, Learner, Items]:
-    """The trunk, None without recurrence; what follows it; what it gives for each video, once for all orders."""
+    """The trunk, None without recurrence; the part behind it; its outputs for each video, once for all orders."""
     if net.recipe.transform and not net.recipe.transform.get("flow") and len(net.frame_shape) == 3:
         dataset = Pictured(dataset, TransformSpec.from_dict(net.recipe.transform))
     trunk = split(net)[0] if net.recurrent_layers else None
@@ -164,7 +164,7 @@ def _still(
 
 
 def _black(net: RecurrentNetwork, trunk: Any, item: dict[str, Any]) -> dict[str, Any] | None:
-    """The item with a black picture behind its trunk at every step; None where the network sees no plain pictures."""
+    """The item with a black picture after its trunk at every step; None if the network does not see plain pictures."""
     spec = net.recipe.transform
     if not spec or spec.get("flow") or len(net.frame_shape) != 3 or trunk is None:
         return None
@@ -226,15 +226,15 @@ def _write(found: dict[str, Any], target: Path, task: Task) -> None:
 
 
 def _note_live(folder: Path, found: dict[str, Any]) -> None:
-    """Puts the live metrics into the run's ``metrics.json``, beside those of the usual test."""
+    """Writes the live metrics into the run's ``metrics.json``, beside those of the usual test."""
     path = folder / "metrics.json"
-    read_metrics(path)  # says what is wrong with it
+    read_metrics(path)  # reports what is wrong with it
     values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     write_json(path, {**values, "live": without_nan(found["rates"].get("1", {}).get("live", {}))})
 
 
 def _note_reset(net: RecurrentNetwork, path: Path, found: dict[str, Any]) -> None:
-    """Writes the policy that did best into the run's checkpoints."""
+    """Writes the policy with the best result into the run's checkpoints."""
     if (net.recipe.reset or NEVER) != found["reset"]:
         write_recipe(path, replace(net.recipe, reset=found["reset"]))
         print(f"reset: {found['reset']}, written into {path}, whose streams take it")

@@ -1,4 +1,4 @@
-"""What the gates of a recurrent network do over videos: activations, saturation, histograms (PreRNN, section 4.1)."""
+"""The gates of a recurrent network over videos: activations, saturation, histograms (PreRNN, section 4.1)."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -16,17 +16,17 @@ from prernn.tasks.task import valid_steps
 BINS = 10
 LEFT, RIGHT = 0.1, 0.9
 FRAMES_AT_ONCE = 32
-"""Frames that `gate_counts` sends through a network together, which bounds its memory."""
+"""Number of frames that `gate_counts` sends through a network together, which bounds its memory."""
 
 Activations = dict[str, dict[str, Tensor]]
 
 
 @contextmanager
 def recording(net: RecurrentNetwork) -> Iterator[Activations]:
-    """Notes the gate activations of every recurrent layer; the network computes what it always does.
+    """Records the gate activations of every recurrent layer; the network's results do not change.
 
     Yields:
-        A dictionary that each ``net(video)`` in the block fills anew: ``{layer: {gate: (B, T, D...)}}``, with the
+        A dictionary that each ``net(video)`` in the block refills: ``{layer: {gate: (B, T, D...)}}``, with the
         layers' names in the network and the gates' names in the cell.
     """
     seen: Activations = {}
@@ -67,7 +67,7 @@ def gate_activations(layer: RecurrentLayer, u: Tensor, state: tuple, out: Tensor
     Args:
         layer: a recurrent layer.
         u: gate inputs of ``T*B`` frames, time first: ``(T*B, G, D...)``, or ``(T*B, 1, D...)`` for all gates.
-        state: that the layer started from, tensors ``(B, D...)``.
+        state: from which the layer started, tensors ``(B, D...)``.
         out: its hidden states ``(T*B, D...)``.
 
     Returns:
@@ -78,7 +78,7 @@ def gate_activations(layer: RecurrentLayer, u: Tensor, state: tuple, out: Tensor
     before = torch.cat([state[0].to(out.dtype), out])[: len(out)]  # (T*B, D...): h_{t-1}
     before = before.flatten(2).transpose(1, 2).flatten(0, 1) if extent else before  # (T*B*P, D)
     u = u.flatten(3).permute(0, 3, 1, 2).flatten(0, 1) if extent else u  # (T*B*P, G, D)
-    with torch.autocast(u.device.type, enabled=False):  # as the layer itself runs
+    with torch.autocast(u.device.type, enabled=False):  # as in the layer itself
         u = u.to(layer.bias.dtype).expand(-1, gates, -1)
         products = layer.hidden_to_hidden.weights(layer.bias).products(layer.cell.groups)
         values = layer.cell.activations(u, before, products)
@@ -93,15 +93,15 @@ def _batch_first(values: Tensor, extent: tuple[int, ...]) -> Tensor:
 
 
 class GateCounts:
-    """One gate of one layer over everything it has seen, in counts: memory does not grow with the videos.
+    """Counts for one gate of one layer over everything it has seen: memory does not grow with the videos.
 
     Args:
-        size: units ``D``.
-        low: least value of the activation: 0 for a sigmoid, -1 for tanh.
-        high: its greatest value, 1 for both.
+        size: number of units ``D``.
+        low: smallest value of the activation: 0 for a sigmoid, -1 for tanh.
+        high: its largest value, 1 for both.
 
     Attributes:
-        times: activations seen of each unit.
+        times: number of activations seen for each unit.
         left: ``(D,)``, how many of them were below 0.1.
         right: ``(D,)``, how many of them were above 0.9.
         bins: ``(10,)``, all units' activations in bins of equal width from ``low`` to ``high``.
@@ -116,7 +116,7 @@ class GateCounts:
 
     @property
     def switches(self) -> bool:
-        """Whether this is a sigmoid gate, for which saturation has a meaning."""
+        """Whether this is a sigmoid gate, for which saturation is meaningful."""
         return (self.low, self.high) == (0, 1)
 
     def add(self, values: Tensor, valid: Tensor) -> None:
@@ -131,7 +131,7 @@ class GateCounts:
     def saturation(self) -> tuple[Tensor, Tensor]:
         """Fraction of time that each unit is left and right saturated: below 0.1 and above 0.9 (section 4.1).
 
-        Two of ``(D,)``, float64.
+        Two tensors ``(D,)``, float64.
 
         Raises:
             ValueError: nothing was seen.
@@ -139,7 +139,7 @@ class GateCounts:
         return self._shares(self.left, self.times), self._shares(self.right, self.times)
 
     def histogram(self) -> Tensor:
-        """Share of all activations in each of the 10 bins, ``(10,)``, float64. ValueError where nothing was seen."""
+        """Share of all activations in each of the 10 bins, ``(10,)``, float64. ValueError if nothing was seen."""
         return self._shares(self.bins, int(self.bins.sum()))
 
     def _shares(self, counts: Tensor, total: int) -> Tensor:
@@ -149,7 +149,7 @@ class GateCounts:
 
 
 def bounded_gates(layer: RecurrentLayer) -> dict[str, tuple[float, float]]:
-    """Gates whose activation has a lowest and a highest value: all but a VRNN's with ReLU or the like."""
+    """Gates whose activation is bounded: all but those of a VRNN with ReLU or the like."""
     cell = layer.cell
     return {gate: bounds for gate, bounds in zip(cell.gates, cell.ranges, strict=True) if bounds is not None}
 
@@ -159,9 +159,9 @@ def gate_counts(net: RecurrentNetwork, batches: Iterable[dict[str, Any]]) -> dic
     """Runs videos through a network and counts the activations of its gates.
 
     Args:
-        net: a network, which runs in the mode (training or evaluation) that it is in.
-        batches: dicts with ``input (B, T, C, H, W)`` and ``lengths (B,)`` as `prernn.training.batches.collate` makes
-            them. Padding is left out; so is a batch without ``input``.
+        net: a network, which keeps its mode (training or evaluation).
+        batches: dicts with ``input (B, T, C, H, W)`` and ``lengths (B,)`` as made by `prernn.training.batches.collate`.
+            Padding is ignored; so is a batch without ``input``.
 
     Returns:
         ``{layer: {gate: counts}}`` of the gates with bounds (`bounded_gates`).

@@ -1,8 +1,8 @@
-"""What is in the hidden-to-hidden weights of networks: statistics and heat maps (``prernn analyze hidden``).
+"""The hidden-to-hidden weights of networks: statistics and heat maps (``prernn analyze hidden``).
 
-Singh and Cuzzolin, "Recurrent Convolutions for Causal 3D CNNs", supplement, section 3: whether a layer's ``W_hh`` keeps
-to its diagonal, where a feature remembers itself, or mixes features over time. Works for every recurrent network: RCN,
-PreRNN and traditional.
+Singh and Cuzzolin, "Recurrent Convolutions for Causal 3D CNNs", supplement, section 3: whether a layer's ``W_hh`` is
+concentrated on its diagonal, where a feature remembers itself, or mixes features over time. Works for every recurrent
+network: RCN, PreRNN and traditional.
 """
 
 import math
@@ -27,33 +27,33 @@ from prernn.reports.plots import weights as weight_plots
 from prernn.studies.runs.page import short_names
 
 PARTS = {"all weights": "", "diagonal": "diagonal "}
-"""What Figures 1 and 2 show the mean and standard deviation of, and the prefix of its columns in `layer_weights`."""
+"""The weights whose mean and standard deviation Figures 1 and 2 show, with their column prefix in `layer_weights`."""
 
 STATISTICS_TEXT = (
     "Mean and standard deviation of W_hh and of its diagonal, by layer (RCN supplement, Figures 1 and 2). For a sparse "
     "structure, those of the weights that exist."
 )
 MAPS_TEXT = (
-    "Magnitudes of W_hh of each layer and gate, a row for each receiving neuron (RCN supplement, Figure 3). Dark is 0, "
-    "grey no weight; bright is the largest of a panel, whose value stands above it. Of more than "
+    "Magnitudes of W_hh of each layer and gate, one row per receiving neuron (RCN supplement, Figure 3). Dark is 0, "
+    "grey means no weight; bright is the largest value in a panel, which is given above it. For more than "
     f"{weight_plots.MAP_SIDE} neurons, a point is the root mean square of a square block."
 )
 
 Layers = dict[str, tuple[tuple[str, ...], HiddenToHidden]]
-"""Gates that see the state, and ``W_hh``, of each recurrent layer, by its name in the network."""
+"""For each recurrent layer, by its name in the network: the gates that see the state, and ``W_hh``."""
 
 
 def layer_weights(net: SequenceNetwork) -> list[dict[str, Any]]:
     """Statistics of ``W_hh (D, D)`` of every recurrent layer and gate, in order.
 
     Only weights that exist count: for a sparse structure, ``mean`` and ``std`` are over the ``weights`` entries inside
-    its mask and not over ``D*D``. Standard deviations are those of the whole population.
+    its mask, not over ``D*D``. Standard deviations are population standard deviations.
 
     Returns:
-        A row for each layer and gate: ``layer``, ``gate``, ``structure``, ``D``, ``weights`` (how many exist),
+        One row per layer and gate: ``layer``, ``gate``, ``structure``, ``D``, ``weights`` (how many exist),
         ``mean``, ``std``, ``diagonal weights`` (how many neurons feed themselves), ``diagonal mean``, ``diagonal std``,
-        and ``off-diagonal``, the share of ``sum_ij W_ij^2`` with ``i != j``: 0 is a diagonal. NaN where there is
-        nothing to take a mean of, and for the share where all weights are 0.
+        and ``off-diagonal``, the share of ``sum_ij W_ij^2`` with ``i != j``: 0 is a diagonal. NaN if there is nothing
+        to average, and for the share if all weights are 0.
     """
     return _statistics(_layers(net))
 
@@ -102,7 +102,7 @@ def _statistics(layers: Layers) -> list[dict[str, Any]]:
 
 
 def _mean_std(values: Tensor) -> tuple[float, float]:
-    """Mean and population standard deviation; NaN of nothing."""
+    """Mean and population standard deviation; NaN if empty."""
     if not len(values):
         return math.nan, math.nan
     return float(values.mean()), float(values.std(correction=0))
@@ -122,11 +122,11 @@ def _matrices(layers: Layers) -> dict[str, dict[str, np.ndarray]]:
 def analyze_hidden(
     paths: Sequence[str | Path], out: str | Path, *, say: Callable[[str], None] = lambda line: None
 ) -> Path:
-    """Writes what is in the hidden-to-hidden weights of some networks into a folder, and a page that shows it.
+    """Writes statistics of the hidden-to-hidden weights of some networks into a folder, and a page that shows them.
 
-    ``hidden.csv`` (the rows of `layer_weights`, of all networks; blank for NaN where there is nothing to take a mean
-    of), and for each network ``hidden-NAME.png`` (its statistics over the layers: RCN supplement, Figures 1 and 2) and
-    ``hidden-maps-NAME.png`` (its matrices: Figure 3). Nothing is written where one can't be looked at.
+    ``hidden.csv`` (the rows of `layer_weights`, of all networks; blank for NaN if there is nothing to average), and for
+    each network ``hidden-NAME.png`` (its statistics over the layers: RCN supplement, Figures 1 and 2) and
+    ``hidden-maps-NAME.png`` (its matrices: Figure 3). Nothing is written if one of them can't be analyzed.
 
     Args:
         paths: run folders or checkpoints (see `prernn.models.checkpoint.load`).
@@ -146,7 +146,7 @@ def analyze_hidden(
     for path, name in zip(checkpoints, names, strict=True):
         say(f"{name}: looking at {path}")
         net = checkpoint.load(path)
-        layers = _layers(net)  # W_hh alone, the rest of the network is let go
+        layers = _layers(net)  # keeps only W_hh, and releases the rest of the network
         if not layers:
             raise ValueError(f"{path}: expected a network with a recurrent layer, got one without")
         own = _statistics(layers)
@@ -165,7 +165,7 @@ def analyze_hidden(
 
 
 def _texts(row: dict[str, Any]) -> dict[str, Any]:
-    """Six digits of each number; a blank for what has no value, but "nan" where the weights themselves are none."""
+    """Six digits of each number; a blank if there is no value, but "nan" if the weights themselves are NaN."""
     broken = not math.isfinite(row["mean"])
     return {
         key: ("" if math.isnan(value) and not broken else f"{value:.6g}") if isinstance(value, float) else value
@@ -195,17 +195,17 @@ def _panels(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, dic
 
 
 def _file_names(names: Sequence[str]) -> list[str]:
-    """A different name of a file for each network, of characters that a link may have."""
+    """A different file name for each network, with characters that are valid in a link."""
     stems: list[str] = []
     for name in names:
         plain = re.sub(r"[^\w.+=-]+", "-", name).strip("-") or "network"
         tries = [plain, *(f"{plain}-{number}" for number in range(2, 3 * len(names) + 2))]
-        # each other name takes three of these at most
+        # each other name takes at most three of these
         stems.append(next(stem for stem in tries if not _taken(stem, stems)))
     return stems
 
 
 def _taken(stem: str, stems: Sequence[str]) -> bool:
-    """Whether a picture of another network has the same file; "maps-a" has its statistics where "a" has its maps."""
+    """Whether another network's picture has the same file name: the statistics of "maps-a" and the maps of "a"."""
     stem, others = stem.casefold(), [other.casefold() for other in stems]
     return any(stem == other or stem == f"maps-{other}" or other == f"maps-{stem}" for other in others)

@@ -1,7 +1,7 @@
-"""Offline work over many machines: each video is a job of Ray Data's, which does again what a lost worker had."""
+"""Offline work on many machines: each video is a job for Ray Data, which repeats the jobs of a lost worker."""
 
 import logging
-import pickle  # of our own objects, between our own processes
+import pickle  # only our own objects, between our own processes
 import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -15,16 +15,16 @@ Work = Callable[[Any], Any]
 def over_ray(
     make: Callable[..., Work], arguments: Sequence[Any], jobs: Sequence[Any], address: str, workers: int | None = None
 ) -> Generator[Any, None, None]:
-    """What a function gives for each job, in any order; each worker makes the function once.
+    """The results of a function for each job, in any order; each worker creates the function once.
 
-    A worker that dies is replaced, and its job done again.
+    A worker that dies is replaced, and its job is repeated.
 
     Args:
-        make: makes the function, in a worker, from the arguments.
-        arguments: of ``make``, which can be pickled.
-        jobs: that can be pickled.
-        address: of a Ray cluster, "auto" for the one that this machine is of, or "local" for one of this machine.
-        workers: processes at a time; None takes one a core of the cluster.
+        make: creates the function, in a worker, from the arguments.
+        arguments: arguments of ``make``, which can be pickled.
+        jobs: jobs, which can be pickled.
+        address: address of a Ray cluster, "auto" for the one this machine belongs to, or "local" for this machine.
+        workers: number of concurrent processes; None is one per core of the cluster.
 
     Raises:
         ImportError: Ray is not installed.
@@ -46,7 +46,7 @@ def over_ray(
 
 
 def _check_reachable(address: str) -> None:
-    """Raises ValueError where nobody listens at HOST:PORT: Ray would wait for minutes."""
+    """Raises ValueError if nothing listens at HOST:PORT: Ray would wait for minutes."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     if not host or not port.isdigit():
         return  # auto, local
@@ -57,12 +57,12 @@ def _check_reachable(address: str) -> None:
 
 
 class _Worker:
-    """Does jobs with a function that it makes once; a ValueError is a result, as it would be in this process."""
+    """Runs jobs with a function that it creates once; a ValueError is returned, to be raised in the main process."""
 
     def __init__(self, make: Callable[..., Work], arguments: Sequence[Any]):
         import torch
 
-        torch.set_num_threads(1)  # the workers share out the cores
+        torch.set_num_threads(1)  # the workers share the cores
         self._work = make(*arguments)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -78,9 +78,9 @@ def _results(make: Callable[..., Work], arguments: Sequence[Any], jobs: Sequence
     ray.data.DataContext.get_current().enable_progress_bars = False
     packed = [{"job": pickle.dumps(job)} for job in jobs]
     data = ray.data.from_items(packed, override_num_blocks=max(1, len(packed)))
-    # actors that die are started anew, and what they had is done again, as often as it takes
+    # actors that die are restarted, and their jobs repeated, as often as necessary
     strategy = ray.data.ActorPoolStrategy(size=min(workers, max(1, len(packed))))
-    work: Any = _Worker  # a class that is called
+    work: Any = _Worker  # a callable class
     done = data.map(work, fn_constructor_args=(make, arguments), compute=strategy, num_cpus=1)
     for row in done.iter_rows():
         value, error = pickle.loads(row["result"])
@@ -93,8 +93,8 @@ class _Predictor:
     """Predicts the test videos of a run, some at a time.
 
     Args:
-        run: its folder.
-        words: arguments behind it, as of ``prernn predict``.
+        run: the run's folder.
+        words: arguments after it, as in ``prernn predict``.
     """
 
     def __init__(self, run: str, words: Sequence[str]):
@@ -106,13 +106,13 @@ class _Predictor:
         self.task, self.dataset = data.task, data.datasets["test"]
 
     def videos(self) -> list[list[int]]:
-        """The numbers of the records of each video, which are one, or its pieces in order."""
+        """The numbers of each video's records: a single one, or its pieces in order."""
         from prernn.training.batches import pieces_of
 
         return pieces_of(self.task.goes_on(record) for record in self.dataset.records)
 
     def __call__(self, numbers: list[int]) -> tuple[list[dict[str, Any]], dict[str, str]]:
-        """The rows of a video, and what of it was skipped."""
+        """The rows of a video, and the parts that were skipped."""
         import torch
 
         from prernn.training.batches import collate
@@ -130,15 +130,15 @@ class _Predictor:
 
 
 def predict_over_ray(run: Path, words: Sequence[str], address: str, workers: int | None = None) -> Path:
-    """Writes ``predictions.csv`` of a run, as ``prernn predict RUN`` does, by the workers of a Ray cluster.
+    """Writes ``predictions.csv`` of a run, like ``prernn predict RUN``, with the workers of a Ray cluster.
 
-    All of them have to see the run's folder and its videos under the same paths.
+    All of them must see the run's folder and its videos under the same paths.
 
     Args:
-        run: folder.
+        run: the run's folder.
         words: further arguments, such as ``--data.root``.
-        address: as of `over_ray`, like ``workers``.
-        workers: at a time.
+        address: as in `over_ray`, like ``workers``.
+        workers: number of concurrent workers.
 
     Raises:
         ValueError: what ``prernn predict`` would refuse; no cluster.

@@ -1,4 +1,4 @@
-"""What is inside trained runs: gates, curves, errors and weights on one page (``prernn analyze``)."""
+"""The inside of trained runs: gates, curves, errors and weights on one page (``prernn analyze``)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,13 +16,13 @@ from prernn.studies.runs.run import Run, look_at
 from prernn.studies.runs.videos import Batches
 
 SATURATION_TEXT = (
-    "A point for each unit: the fraction of time that its gate is below 0.1 (left saturated) and above 0.9 (right "
+    "One point per unit: the fraction of time that its gate is below 0.1 (left saturated) and above 0.9 (right "
     "saturated). On the diagonal a gate is always saturated, at the origin never. Large points are the networks' means "
     "(PreRNN, Figure 2)."
 )
 BANDS_TEXT = (
-    "Weights that recurrence introduces with recurrent matrices from diagonal to full, with an input for each gate and "
-    "with one for all (SIH), to those of PreRNN full, which traditional RNNs are matched to (PreRNN, Table 3; BandRNN)."
+    "Weights that recurrence introduces with recurrent matrices from diagonal to full, with one input per gate and "
+    "with one for all (SIH), relative to PreRNN full, to which traditional RNNs are matched (PreRNN, Table 3; BandRNN)."
 )
 
 
@@ -34,18 +34,18 @@ def analyze(
     limit: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Writes what can be seen of some runs into a folder, and a page ``index.html`` that shows it together.
+    """Writes pictures and tables of some runs into a folder, and a page ``index.html`` that shows them together.
 
-    ``runs.csv`` (a row a run); ``training.png`` and ``.csv`` (PreRNN, Figure 4); ``errors.png`` and ``.csv``
+    ``runs.csv`` (one row per run); ``training.png`` and ``.csv`` (PreRNN, Figure 4); ``errors.png`` and ``.csv``
     (Figure 3); for each cell ``saturation_CELL.png`` and ``histogram_CELL.png``, with ``saturation.csv`` and
     ``histogram.csv`` (Figure 2); ``weights.png``, and for each kind of converted network ``bands_1.png`` and so on,
-    with ``bands.csv`` (Table 3; the talk's bars for BandRNN). What no run has is left out.
+    with ``bands.csv`` (Table 3; the talk's bars for BandRNN). Parts that no run has are omitted.
 
     Args:
         runs: run folders or checkpoints (see `prernn.models.checkpoint.load`).
         out: the folder.
-        batches: from a run's folder and network to the videos whose gates are looked at; None leaves the gates out.
-        limit: of videos for each run.
+        batches: from a run's folder and network to the videos over which gates are plotted; None omits the gates.
+        limit: maximum number of videos for each run.
         say: called with a line of progress for each run.
 
     Returns:
@@ -75,7 +75,7 @@ def analyze(
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """The ends of the paths, as long as it takes to tell them apart; a run folder stands for the model in it.
+    """The ends of the paths, long enough to distinguish them; a run folder stands for its model.
 
     Raises:
         ValueError: a path that is given twice.
@@ -94,7 +94,7 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The table of runs: what each is, its weights and metrics; a blank where a run has no such metric."""
+    """The table of runs: what each is, its weights and metrics; blank if a run lacks a metric."""
     metrics = list(dict.fromkeys(key for run in runs for key in run.metrics))
     rows = []
     for run in runs:
@@ -116,7 +116,7 @@ def _short(value: float) -> str:
 
 
 def _reference(run: Run, runs: Sequence[Run]) -> int | None:
-    """Weights of PreRNN with full ``W_hh`` on this run's layers; for a traditional run, on those of a run like it."""
+    """Weights of PreRNN with full ``W_hh`` on this run's layers; for a traditional run, those of a similar run."""
     for other in [run, *runs]:
         alike = other.recipe.backbone == run.recipe.backbone and set(other.cells) == set(run.cells)
         if other.grid and alike:
@@ -128,7 +128,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
     return [run.name for run in runs]
 
 
-# Each of these draws a part, writes its tables, and gives its HTML; nothing where no run has what it takes.
+# Each of these draws a part, writes its tables, and returns its HTML; nothing if no run has the data.
 
 
 def _draw_training(runs: Sequence[Run], out: Path) -> list[str]:
@@ -145,7 +145,7 @@ def _draw_training(runs: Sequence[Run], out: Path) -> list[str]:
     if not rows:
         return []
     write_table(out / "training.csv", rows)
-    # losses first, and of them that of training
+    # losses first, beginning with that of training
     ordered = dict(sorted(series.items(), key=lambda item: (not item[0].endswith("_loss"), item[0] != "train_loss")))
     path = curves.training(ordered, out / "training.png", names=_names(runs))
     return [picture(path, "Training curves", "Each run's history, by epoch (PreRNN, Figure 4).", ["training.csv"])]
@@ -162,7 +162,7 @@ def _draw_errors(runs: Sequence[Run], out: Path) -> list[str]:
     ]
     write_table(out / "errors.csv", rows)
     path = curves.cumulative_errors(series, out / "errors.png", names=_names(runs))
-    text = "Share of frames whose error is at most so much (PreRNN, Figure 3)."
+    text = "Share of frames whose error is at most this large (PreRNN, Figure 3)."
     return [picture(path, "Cumulative error curves", text, ["errors.csv"])]
 
 
@@ -191,7 +191,7 @@ def _draw_histogram(runs: Sequence[Run], cell: str, out: Path) -> list[str]:
         return []
     ranges = {gate: (counts.low, counts.high) for _, gate, _, counts in own}
     path = histograms(grid, ranges, out / f"histogram_{cell.lower()}.png", names=_names(runs))
-    text = "The activations of all units at all times, the share in each of 10 bins (PreRNN, Figure 2)."
+    text = "The activations of all units at all times, as shares in each of 10 bins (PreRNN, Figure 2)."
     return [picture(path, f"{cell}: gate activations", text, ["histogram.csv"])]
 
 
@@ -236,7 +236,7 @@ def _draw_weights(runs: Sequence[Run], out: Path) -> list[str]:
         return []
     bars = {name: {"": ratio} for name, ratio in ratios.items()}
     path = curves.ratio_bars(bars, out / "weights.png", label="recurrent weights,\nto PreRNN full")
-    text = "Weights that recurrence introduced, to those of PreRNN with full recurrent matrices on the same layers."
+    text = "Weights that recurrence introduced, relative to PreRNN with full recurrent matrices on the same layers."
     return [picture(path, "Recurrent weights of the runs", text, ["runs.csv"])]
 
 
@@ -260,7 +260,7 @@ def _draw_bands(runs: Sequence[Run], out: Path) -> list[str]:
 
 
 def _place(run: Run) -> str:
-    """The layers that were made recurrent, and of what."""
+    """The layers that were made recurrent, and their backbone."""
     steps = [step for step in run.recipe.steps if step.name == "convert"]
     layers = ", ".join(layer for step in steps for layer in step.arguments["layer"])
     return f"{layers} of {run.recipe.backbone or 'a CNN'}"

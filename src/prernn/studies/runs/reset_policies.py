@@ -1,4 +1,4 @@
-"""Which reset policy suits a network: each over the test videos, one after the other as on a camera."""
+"""Which reset policy suits a network: each is run over the test videos, one after the other as on a camera."""
 
 import itertools
 from collections.abc import Sequence
@@ -18,20 +18,20 @@ from prernn.training.evaluation import Advance, going_on
 from prernn.training.frozen_trunk.features import inputs_in
 
 THUMBNAILS = "thumbnails"
-"""Name of an item's ``(T, 16, 16, 3)``, by which cuts are found."""
+"""Name of an item's thumbnails ``(T, 16, 16, 3)``, by which cuts are found."""
 
 MARGIN = 0.01
-"""By how much, of a score such as an accuracy, another policy has to be better than never to reset."""
+"""Margin of a score such as an accuracy by which another policy must be better than never resetting."""
 
 NEVER, CUT = "never", "cut"
 
 
 class Pictured(Dataset):
-    """Items with the thumbnails of their pictures, for the policy ``cut``.
+    """Items with thumbnails of their pictures, for the policy ``cut``.
 
     Args:
-        dataset: whose items have ``input (T, 3, H, W)``.
-        spec: of the transform that made it of the pictures.
+        dataset: items with ``input (T, 3, H, W)``.
+        spec: the transform that made this input from the pictures.
     """
 
     def __init__(self, dataset: Any, spec: TransformSpec):
@@ -42,7 +42,7 @@ class Pictured(Dataset):
         return len(self.dataset)
 
     def set_epoch(self, epoch: int) -> None:
-        """As the data set's."""
+        """As in the data set."""
         self.dataset.set_epoch(epoch)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Pictured(Dataset):
 
 
 def candidates(items: Sequence[dict[str, Any]], snippet: int = 1) -> list[str]:
-    """Policies to try: never, a cut where there are thumbnails, and a state as old as two and as four of the videos."""
+    """Policies to try: never, a cut if there are thumbnails, and states as old as two and as four of the videos."""
     steps = sorted(len(item["input"]) for item in items)[len(items) // 2]
     cut = [CUT] if all(THUMBNAILS in item for item in items) else []
     return [NEVER, *cut, *(f"every:{2 * clips * steps * snippet}" for clips in (1, 2))]
@@ -68,15 +68,15 @@ def evaluate_policy(
     text: str,
     snippet: int = 1,
 ) -> dict[str, Tensor]:
-    """A task's metrics over items in several orders, each a stream whose state starts anew where a policy says so.
+    """A task's metrics over items in several orders, each a stream whose state is reset by a policy.
 
     Args:
         advance: the network, or the part behind its trunk.
-        metrics: of the task, new.
-        items: videos, or what the trunk made of them, with `THUMBNAILS` for ``cut``.
-        orders: of their numbers, a stream each.
+        metrics: new metrics of the task.
+        items: videos, or the trunk's outputs for them, with `THUMBNAILS` for ``cut``.
+        orders: orders of their numbers, one stream each.
         text: ``never``, ``cut`` or ``every:N``, see `prernn.streaming.resets`.
-        snippet: frames of a step, of which N of ``every:N`` counts each.
+        snippet: number of frames of a step, each of which counts in ``every:N``.
     """
     policies = [reset_policy(text) for _ in orders]
     half = policies[0] // (2 * snippet) if isinstance(policies[0], int) else 0
@@ -96,7 +96,7 @@ def evaluate_policy(
 
 
 def best_policy(scores: dict[str, float], task: Task) -> str:
-    """The policy with the best score; never, where none is better by `MARGIN` (for an error: by that share of it)."""
+    """The policy with the best score; never, unless one is better by `MARGIN` (for an error: by that share of it)."""
     least = task.score[1] == "min"
     merit = {name: -score if least else score for name, score in scores.items()}
     best = max(merit, key=lambda name: merit[name])
@@ -107,22 +107,22 @@ def best_policy(scores: dict[str, float], task: Task) -> str:
 def _by_age(
     advance: Advance, items: Sequence[dict[str, Any]], state: NetworkState | None, ages: Sequence[int], half: int
 ) -> tuple[Tensor, NetworkState]:
-    """Outputs of streams with two states each, which start anew by turns each ``half`` steps; the older answers."""
+    """Outputs of streams with two states each, which are reset in turn every ``half`` steps; the older one answers."""
     starts: list[list[int]] = []
     for turn in (0, 1):
         for age, item in zip(ages, items, strict=True):
-            ends = range(max(age, 1), age + len(item["input"]))  # the very first step starts anew by itself
+            ends = range(max(age, 1), age + len(item["input"]))  # the very first step starts from zero anyway
             starts.append([end - age for end in ends if end % half == 0 and end // half % 2 == turn])
     out, state = _through(advance, [*items, *items], state, starts)
     steps = torch.arange(out.shape[1])
-    begun = (torch.tensor(ages).unsqueeze(1) + steps) // half  # (B, T), how often one has started anew
+    begun = (torch.tensor(ages).unsqueeze(1) + steps) // half  # (B, T), how often one was reset
     older = torch.where(begun == 0, 0, (begun - 1) % 2).unsqueeze(2).to(out.device)
     rows = len(items)
     return torch.where(older == 0, out[:rows], out[rows:]), state
 
 
 def _cuts(policy: Cut | Any, item: dict[str, Any]) -> list[int]:
-    """Steps of an item at which the policy of its stream starts anew."""
+    """Steps of an item at which the policy resets its stream."""
     if policy is None:
         return []
     return [step for step, picture in enumerate(item[THUMBNAILS]) if policy.due(picture, 0.0)]
@@ -131,7 +131,7 @@ def _cuts(policy: Cut | Any, item: dict[str, Any]) -> list[int]:
 def _through(
     advance: Advance, items: Sequence[dict[str, Any]], state: NetworkState | None, starts: Sequence[Sequence[int]]
 ) -> tuple[Tensor, NetworkState]:
-    """Outputs ``(B, T, K)`` of rows that start anew at the given steps, and the next state."""
+    """Outputs ``(B, T, K)`` of rows that are reset at the given steps, and the next state."""
     lengths = [len(item["input"]) for item in items]
     parts = []
     for begin, end in itertools.pairwise(sorted({0, max(lengths), *itertools.chain(*starts)})):
@@ -142,12 +142,12 @@ def _through(
         out, following = advance(batch, own)
         state = following if state is None else _put(state, rows, following)  # at first all rows take part
         parts.append(out.new_zeros(len(items), *out.shape[1:]).index_copy(0, rows, out))
-    assert state is not None  # there is a step
+    assert state is not None  # there is at least one step
     return torch.cat(parts, 1), state
 
 
 def _of_steps(item: dict[str, Any], begin: int, end: int) -> dict[str, Any]:
-    """What a network reads of some steps of an item."""
+    """The inputs of a network for some steps of an item."""
     return {"path": item["path"], **{name: item[name][begin:end] for name in inputs_in(item)}}
 
 

@@ -1,4 +1,4 @@
-"""What is known of a trained run: its network, the gates of it over videos, and the tables in its folder."""
+"""The data about a trained run: its network, its gates over videos, and the tables in its folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,28 +20,28 @@ from prernn.studies.runs.videos import Batches, first_videos
 from prernn.training.run.run_files import read_errors, read_metrics, read_table, run_folder_of
 
 BANDS = ("diagonal", "band:1%", "band:5%", "band:10%", "full")
-"""Structures of the talk's BandRNN tables."""
+"""Structures in the talk's BandRNN tables."""
 TALK_WIDTHS = {"band:1%": "band:21", "band:5%": "band:101", "band:10%": "band:201"}
-"""Its widths, which are of 2,048 units: a share of these would round to 103 and 205."""
+"""The talk's widths, which are for 2,048 units: shares of these would round to 103 and 205."""
 TALK_SIZE = 2048
 
 
 @dataclass
 class Run:
-    """What is known of one run; the network itself is not kept.
+    """The data about one run; the network itself is not kept.
 
     Attributes:
-        name: short and unique.
-        folder: that holds its files.
-        recipe: of its network.
-        weights: that recurrence introduced.
+        name: short and unique name.
+        folder: folder with its files.
+        recipe: recipe of its network.
+        weights: number of weights that recurrence introduced.
         cells: the name of each recurrent layer's cell.
-        gates: ``[{gate: counts}]``, an entry for each recurrent layer; empty where they were not looked at.
-        grid: ``{structure: {network: weights}}``, what the converted layers would introduce; empty where none is.
+        gates: ``[{gate: counts}]``, one entry per recurrent layer; empty if they were not counted.
+        grid: ``{structure: {network: weights}}``, what the converted layers would introduce; empty if there is none.
         metrics: scalars of ``metrics.json``.
         history: ``history.csv``.
         errors: ``ced.csv``: errors and shares.
-        notes: what could not be looked at, and why.
+        notes: what could not be analyzed, and why.
     """
 
     name: str
@@ -100,18 +100,18 @@ def _gates(run: Run, net: SequenceNetwork, batches: Batches, limit: int | None) 
 
 
 def talk_bands(sizes: set[int]) -> tuple[str, ...]:
-    """`BANDS` for layers of these hidden sizes: with the talk's own widths where theirs is its size."""
+    """`BANDS` for layers of these hidden sizes: with the talk's own widths if they have its size."""
     return tuple(TALK_WIDTHS.get(spec, spec) for spec in BANDS) if sizes == {TALK_SIZE} else BANDS
 
 
 def weight_grid(net: SequenceNetwork, structures: Sequence[str] | None = None) -> dict[str, dict[str, int]]:
     """Weights that recurrence would introduce into the layers that `prernn.convert` made recurrent in this network.
 
-    Layers on top of them count as they are. Without ``structures`` they are those of the talk (`talk_bands`).
+    Layers on top of them count unchanged. Without ``structures``, those of the talk are used (`talk_bands`).
 
     Returns:
-        ``{structure: {"PreLSTM": weights, "PreLSTM-SIH": weights}}``, VRNN with one bar; empty where no layer is
-        converted or where the converted layers have different cells.
+        ``{structure: {"PreLSTM": weights, "PreLSTM-SIH": weights}}``, VRNN with one entry; empty if no layer is
+        converted or if the converted layers have different cells.
     """
     converted = [
         layer

@@ -1,4 +1,4 @@
-"""Videos that trained runs are looked at with."""
+"""Videos on which trained runs are analyzed."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ from prernn.media.source import videos_in
 from prernn.training.data_module import TEST_VIDEOS
 
 LONGEST = 256
-"""Frames that `video_batches` reads of a video at most."""
+"""Maximum number of frames that `video_batches` reads from a video."""
 
 
 Batches = Callable[[Path, SequenceNetwork], Iterable[dict[str, Any]]]
@@ -25,28 +25,28 @@ def own_videos(path: Path, net: SequenceNetwork) -> DataLoader:
     """The test videos of the data that a run was trained on.
 
     Args:
-        path: the run's folder, whose config.yaml says which, or another such file.
+        path: the run's folder, whose config.yaml names them, or another such file.
         net: the run's network.
 
     Raises:
         NotImplementedError: no such file.
-        ValueError: a file or videos that can't be read; videos of another task, or of other classes than the network's.
+        ValueError: an unreadable file or videos; videos of another task, or of other classes than the network's.
     """
     return data_of(path, net, "test").test_dataloader()
 
 
 def held_out_videos(path: Path, net: SequenceNetwork) -> tuple[DataLoader, str]:
-    """The validation videos of the data that a run was trained on, and in words which they are.
+    """The validation videos of the data that a run was trained on, and a description of which they are.
 
     They are the data set's own, or those of the training videos that ``prernn fit`` held out.
 
     Args:
-        path: the run's folder, whose config.yaml says which.
+        path: the run's folder, whose config.yaml names them.
         net: the run's network.
 
     Raises:
         NotImplementedError: no such file.
-        ValueError: as `own_videos`; a run that has none, and validated on its test videos.
+        ValueError: as in `own_videos`; the run has none, and validated on its test videos.
     """
     data = data_of(path, net, "fit")
     if data.datasets["val"].records and data.validation == TEST_VIDEOS:
@@ -58,17 +58,17 @@ def held_out_videos(path: Path, net: SequenceNetwork) -> tuple[DataLoader, str]:
 
 
 def data_of(path: Path, net: SequenceNetwork, stage: str, words: Sequence[str] = ()) -> Any:
-    """The data of a run's configuration, set up for a stage of Lightning's, once it is known to fit the network.
+    """The data of a run's configuration, set up for one of Lightning's stages, after checking that it fits the network.
 
     Args:
         path: the run's folder, or its configuration.
         net: its network.
         stage: "test" or "fit".
-        words: arguments that win over the configuration.
+        words: arguments that override the configuration.
 
     Raises:
         NotImplementedError: no such file.
-        ValueError: a file or videos that can't be read; videos of another task, or of other classes than the network's.
+        ValueError: an unreadable file or videos; videos of another task, or of other classes than the network's.
     """
     from prernn.training.lightning_cli import read_config
 
@@ -103,16 +103,16 @@ def first_videos(batches: Iterable[dict[str, Any]], limit: int | None) -> Iterat
 
 
 def video_batches(sources: Sequence[str | Path]) -> Batches:
-    """Videos from anywhere as the batches of `analyze`: each through the network's own evaluation transform.
+    """Videos from anywhere as batches for `analyze`, each through the network's own evaluation transform.
 
     Args:
-        sources: video files, folders of frames, and folders of videos (with those in their folders). Of each video
-            the first 256 frames are taken; a network over snippets takes them in whole snippets.
+        sources: video files, folders of frames, and folders of videos (searched recursively). The first 256 frames of
+            each video are taken; a network over snippets takes them in whole snippets.
 
     Raises:
-        VideoError, a ValueError: an absent or empty source (at once), a video that can't be read, or one that is
-            shorter than a snippet (both when it is its turn).
-        NotImplementedError: a network that does not see plain colour frames (when it is asked for batches).
+        VideoError, a ValueError: a missing or empty source (at once), an unreadable video, or one that is shorter than
+            a snippet (both when its turn comes).
+        NotImplementedError: a network that does not see plain color frames (when it is asked for batches).
     """
     files = [file for source in sources for file in videos_in(Path(source))]
     return lambda folder, net: _read_batches(files, net)
@@ -135,7 +135,7 @@ def _read_batches(files: Sequence[Path], net: SequenceNetwork) -> Iterator[dict[
 
 
 def _snippets(frames: Tensor, depth: int, file: Path) -> Tensor:
-    """``(T*D, C, H, W)`` to whole snippets ``(T, C, D, H, W)``; VideoError where there is not one."""
+    """``(T*D, C, H, W)`` to whole snippets ``(T, C, D, H, W)``; VideoError if there is none."""
     from prernn.media.video import VideoError
 
     count = len(frames) // depth

@@ -1,1 +1,1 @@
-"""Action recognition: one label for a video, from colours or optical flow."""
+"""Action recognition: one label for a video, from its colors or its optical flow."""

@@ -1,4 +1,4 @@
-"""Lists of labelled videos on disk: one folder a class, UCF101, HMDB51."""
+"""Lists of labelled videos on disk: one folder per class, UCF101, HMDB51."""
 
 import re
 from pathlib import Path
@@ -11,9 +11,9 @@ SPLIT_FOLDERS = ("train", "val", "test")
 
 
 class Clip(NamedTuple):
-    """One labelled video: a file or a folder of frames, the index of its class, and which clip of it to take.
+    """One labelled video: a file or a folder of frames, the index of its class, and which clip to take from it.
 
-    View 0 is the clip that evaluation takes; others are drawn at other places, to average over.
+    View 0 is the clip that evaluation takes; the others are taken from other places, to average over.
     """
 
     path: str
@@ -24,11 +24,11 @@ class Clip(NamedTuple):
 def class_folder(root: str | Path, split: str | None = None) -> tuple[list[str], list[Clip]]:
     """Lists ``root/<class>/<video>``, or ``root/<split>/<class>/<video>``: (class names, records), both sorted.
 
-    A video is a file with a video suffix or a folder of frames; other files are left alone. With a split,
-    the classes are those of all the folders train, val and test together, so that labels agree among them.
+    A video is a file with a video suffix or a folder of frames; other files are ignored. With a split,
+    the classes are those of the folders train, val and test combined, so that labels agree among them.
 
     Raises:
-        ValueError: an absent folder, no classes, a class without videos, or a split that is missing from the arguments.
+        ValueError: a missing folder, no classes, a class without videos, or a split that is missing from the arguments.
     """
     root = Path(root)
     if not root.is_dir():
@@ -74,10 +74,10 @@ def ucf101(root: str | Path, split: int, subset: Literal["train", "test"]) -> tu
     """Lists one subset of one of UCF101's splits: (class names by classInd.txt, records in list order).
 
     Reads ``ucfTrainTestlist/classInd.txt`` and ``<subset>list<split>.txt``, with videos in ``UCF-101/<Class>/``.
-    A train list has a 1-based label after each name, a test list may leave it out.
+    A train list has a 1-based label after each name, a test list may omit it.
 
     Raises:
-        ValueError: anything in them that is malformed, absent or contradictory, naming list and line.
+        ValueError: anything malformed, missing or contradictory in the lists; the message names list and line.
     """
     if subset not in ("train", "test"):
         raise ValueError(f'subset: expected "train" or "test", got {subset!r}')
@@ -120,11 +120,11 @@ def _ucf_classes(path: Path) -> list[str]:
 def hmdb51(root: str | Path, split: int, subset: Literal["train", "test"]) -> tuple[list[str], list[Clip]]:
     """Lists one subset of one of HMDB51's splits: (class names, sorted; records by class, in list order).
 
-    Reads ``testTrainMulti_7030_splits/<class>_test_split<split>.txt``, whose lines are ``<file> 0|1|2`` (left out,
-    train, test), with videos in ``<class>/``.
+    Reads ``testTrainMulti_7030_splits/<class>_test_split<split>.txt``, whose lines are ``<file> 0|1|2`` (unused, train,
+    test), with videos in ``<class>/``.
 
     Raises:
-        ValueError: as `ucf101`, naming list and line.
+        ValueError: as in `ucf101`; the message names list and line.
     """
     if subset not in ("train", "test"):
         raise ValueError(f'subset: expected "train" or "test", got {subset!r}')
@@ -153,9 +153,9 @@ def hmdb51(root: str | Path, split: int, subset: Literal["train", "test"]) -> tu
 
 
 def source_of(path: str) -> str:
-    """What a clip of UCF101 (``v_<Class>_g<group>_c<clip>``) or HMDB51 (``<source>_<class>_<...>``) was cut from.
+    """The source of a clip of UCF101 (``v_<Class>_g<group>_c<clip>``) or HMDB51 (``<source>_<class>_...``) .
 
-    Clips of one source show the same people and place, so that one seen in training tells of the others.
+    Clips from one source show the same people and place, so seeing one of them in training reveals the others.
     """
     name, folder = Path(path).stem, Path(path).parent.name
     group = re.fullmatch(r"(.+_g\d+)_c\d+", name)

@@ -1,4 +1,4 @@
-"""Action recognition: one label for a video, from its colours or from its optical flow (PreRNN, section 4.3)."""
+"""Action recognition: one label for a video, from its colors or from its optical flow (PreRNN, section 4.3)."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ from prernn.tasks.confidence import Confidence, class_options, found_events
 from prernn.tasks.task import Metrics, Subset, Task, Verdict, valid_steps
 
 LISTS: dict[str, Callable[..., tuple[list[str], list[Clip]]]] = {"ucf101": ucf101, "hmdb51": hmdb51}
-"""Data sets whose splits are lists."""
+"""The data sets whose splits are lists."""
 
 
 DEFAULT_SAMPLING = Sampling(frames=16, rule="uniform")
@@ -41,35 +41,35 @@ DEFAULT_RULE = EventRule()
 
 @dataclass(eq=False)
 class Action(Task):
-    """Clip classification with the cross entropy of every frame, as colour or as flow stream.
+    """Clip classification with the cross entropy of every frame, as a color or a flow stream.
 
-    A video's class is the best of its mean softmax over frames; of several clips (``views``), over all of them.
+    A video's class is the best of its mean softmax over frames; with several clips (``views``), over all of them.
 
     Attributes:
         layout: "folders" (``root/train/<class>/``, ``root/test/<class>/``, optionally ``val``), "ucf101" (``UCF-101/``
             and ``ucfTrainTestlist/``) or "hmdb51" (``<class>/`` and ``testTrainMulti_7030_splits/``).
-        split: which of the splits of UCF101 or HMDB51.
-        stream: "color", or "flow" for optical flow that ``prernn flow`` has put into ``flow_cache``.
+        split: number of the split of UCF101 or HMDB51.
+        stream: "color", or "flow" for optical flow that ``prernn flow`` has written into ``flow_cache``.
         flow_cache: folder of the flow.
-        flow: the settings that the flow was made with.
-        stack: frames of flow that make one input, two channels each.
-        sampling: frames of a clip in training; evaluation takes the same number, evenly where training is random.
-        views: clips of a video to average over in evaluation.
-        size: side in pixels of the network's input; None takes what the backbone expects, as the next three.
-        resize: shorter side in pixels before the centre crop of evaluation.
+        flow: the settings with which the flow was made.
+        stack: number of flow frames that make one input, two channels each.
+        sampling: which frames make a training clip; evaluation takes as many, evenly where training is random.
+        views: number of clips of a video to average over in evaluation.
+        size: side of the network's input in pixels; None takes what the backbone expects, as do the next three.
+        resize: shorter side in pixels before the center crop of evaluation.
         mean: of each channel, for pixel values in [0, 1].
-        std: likewise.
-        scale: range of the area that a training crop takes.
-        flip: whether training mirrors half of the clips; never where the names of two classes differ by left and right
-            alone, or by words like them.
-        rotation: training turns each clip by up to so many degrees.
-        shear: training shears each clip by up to so many degrees.
-        deinterlace: make progressive pictures of frames that are marked as interlaced; not for flow.
-        loss_frames: "all" asks for the label at every frame, "last" at the last alone.
+        std: of each channel, for pixel values in [0, 1].
+        scale: range of the area of a training crop, as a share of the frame.
+        flip: whether training mirrors half of the clips; never if the names of two classes differ only by left and
+            right, or by words like them.
+        rotation: training rotates each clip by up to this many degrees.
+        shear: training shears each clip by up to this many degrees.
+        deinterlace: deinterlace frames that are marked as interlaced; not for flow.
+        loss_frames: "all" requires the label at every frame, "last" at the last frame only.
         background: the class that means that nothing happens, if there is one: it makes no events.
-        events: what makes an event of a stream's probabilities.
+        events: which probabilities of a stream make an event.
         temperature: divides the outputs before the softmax of a stream, see `prernn.tasks.confidence.temperature`.
-        unknown_below: a stream's answer that is less probable is "unknown".
+        unknown_below: probability below which a stream's answer is "unknown".
     """
 
     name: ClassVar[str] = "action"
@@ -111,7 +111,7 @@ class Action(Task):
 
     def __post_init__(self) -> None:
         self._train: list[Clip] = []
-        if isinstance(self.flow, dict):  # as a checkpoint has it
+        if isinstance(self.flow, dict):  # as in a checkpoint
             self.flow = FlowSettings(**self.flow)
         if isinstance(self.events, dict):
             self.events = EventRule(**self.events)
@@ -144,10 +144,10 @@ class Action(Task):
 
     @property
     def rate(self) -> float | None:
-        """That of the clips: of ``sampling``, or the training videos' own (see `sampled_rate`).
+        """The frame rate of the clips: that of ``sampling``, or the training videos' own (see `sampled_rate`).
 
-        Flow is made between successive frames of the videos, so a flow network has a rate only where its clips take
-        every one of them.
+        Flow is computed between successive frames of the videos, so a flow network has a rate only if its clips take
+        every frame.
         """
         if self.stream == "flow" and (self.sampling.fps is not None or self.sampling.stride > 1):
             return None
@@ -164,7 +164,7 @@ class Action(Task):
         return self.layout == "folders" and (self.root / "val").is_dir()
 
     def records(self, subset: Subset) -> list[Clip]:
-        """The clips of a subset; in evaluation each video ``views`` times."""
+        """The clips of a subset; in evaluation, each video ``views`` times."""
         if subset == "train":
             return self._train
         labels, clips = self._list(subset)
@@ -177,11 +177,11 @@ class Action(Task):
         return [clip._replace(view=view) for clip in records for view in range(self.views)]
 
     def recording(self, record: Clip) -> tuple[int, str]:
-        """Label, and what UCF101 and HMDB51 cut the clip from; of other videos the file."""
+        """Label, and the source from which UCF101 and HMDB51 cut the clip; for other videos the file."""
         return record.label, source_of(record.path) if self.layout in LISTS else record.path
 
     def examples(self, records: Sequence[Clip]) -> dict[str, int]:
-        """Videos of each class."""
+        """Number of videos of each class."""
         assert self.labels is not None
         counts = Counter(clip.label for clip in records)
         return {name: counts[label] for label, name in enumerate(self.labels)}
@@ -195,9 +195,9 @@ class Action(Task):
         return {"input": clip, "label": record.label, "view": record.view}
 
     def _clip(self, path: str, chance: torch.Generator | None, train: bool, tolerate: bool) -> Tensor:
-        """The network's input ``(T, C, H, W)``; in evaluation each frame goes the way that a stream's frames go."""
+        """The network's input ``(T, C, H, W)``; in evaluation each frame is transformed as a stream's frames are."""
         if self.stream == "flow":
-            assert self.flow_cache is not None  # open() has seen to it
+            assert self.flow_cache is not None  # checked by open()
             cached = flow_file(path, self.root, self.flow_cache)
             flow = partial(read_flow_clip, stack=self.stack, settings=self.flow, tolerate_truncation=tolerate)
             return clip_transform(self.spec, train)(flow(cached, self.sampling, chance))
@@ -206,7 +206,7 @@ class Action(Task):
         return clip_transform(self.spec, train)(read()) if train else read(transform=frame_transform(self.spec))
 
     def length(self, record: Clip) -> int:
-        """Frames of a clip, where the sampling rule lets them differ by more than a few short videos."""
+        """Number of frames of a clip, if the sampling rule lets lengths differ by more than a few short videos."""
         if self.sampling.rule not in ("all", "consecutive"):
             return 0
         info = probe(record.path)
@@ -216,19 +216,19 @@ class Action(Task):
         return len(sample_indices(total, self.sampling))
 
     def join(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Clips one after the other: ``label`` is one for each frame, ``(T,)``."""
+        """Clips one after the other: ``label`` has one entry per frame, ``(T,)``."""
         labels = [torch.full((len(item["input"]),), item["label"]) for item in items]
         return {**super().join(items), "label": torch.cat(labels)}
 
     def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
-        """`masked_cross_entropy` at the frames that ``loss_frames`` says, `weighted_cross_entropy` of joined clips."""
+        """`masked_cross_entropy` at the frames selected by ``loss_frames``, `weighted_cross_entropy` if joined."""
         if "weight" in batch:
             return weighted_cross_entropy(out, batch["label"], batch["weight"])
         return masked_cross_entropy(out, batch["label"], batch["lengths"], steps=self.loss_frames)
 
     def metrics(self) -> Metrics:
         """Accuracies of clips, videos, frames and classes."""
-        # torchmetrics takes seconds to import, which a worker or a stream need not spend
+        # torchmetrics takes seconds to import, which workers and streams don't need
         from prernn.tasks.clips.clip_metrics import ClipMetrics
 
         return ClipMetrics(self.outputs)
@@ -241,7 +241,7 @@ class Action(Task):
         return [{"path": path, "label": self.labels[k], "probability": p} for path, k, p in rows]
 
     def verdicts(self, out: Tensor, batch: dict[str, Any]) -> list[Verdict]:
-        """The class of each clip, right or wrong."""
+        """The class of each clip, and whether it is right."""
         assert self.labels is not None
         pairs = zip(self.predictions(out, batch), batch["label"].tolist(), strict=True)
         named = [(row["label"], self.labels[label]) for row, label in pairs]
@@ -249,15 +249,15 @@ class Action(Task):
 
     @property
     def clip_length(self) -> int | None:
-        """Frames of a clip, where the sampling rule takes a fixed number."""
+        """Number of frames of a clip, if the sampling rule takes a fixed number."""
         return self.sampling.frames
 
     def watcher(self, *nets: SequenceNetwork, **options: Any) -> Watcher:
-        """The class of each moment, of one network or, averaged, of several (two streams), and its events.
+        """The class of each moment, from one network or averaged over several (two streams), and its events.
 
         Args:
             nets: the networks.
-            options: ``events``, whether events are rows too.
+            options: ``events``, whether events are reported as rows too.
         """
         from prernn.tasks.action.watcher import ClassWatcher
 
@@ -274,19 +274,19 @@ class Action(Task):
         return Confidence(self.temperature, self.unknown_below)
 
     def answers(self, out: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """The outputs of all valid frames, each of which should say what the clip's label is."""
+        """The outputs of all valid frames, each of which should predict the clip's label."""
         valid = valid_steps(batch["lengths"], out.shape[1])  # (B, T)
         return out[valid], batch["label"][:, None].expand_as(valid)[valid]
 
     def events_in(self, times: Sequence[float], probabilities: Tensor, *, everything: bool = False) -> list[EventSpan]:
-        """By the rule ``events``; the background makes none."""
+        """Events by the rule ``events``; the background makes none."""
         sure = self._confidence.calibrated(probabilities)
         return found_events(times, sure, self.labels or [], self.events, quiet=self._quiet, everything=everything)
 
     def confident(self, temperature: float, unknown_below: float, threshold: float | None) -> dict[str, Any]:
-        """``temperature``, ``unknown_below``, and ``events``, whose ``high`` is the threshold."""
+        """``temperature``, ``unknown_below``, and ``events`` with the threshold as ``high``."""
         return class_options(self.events, temperature, unknown_below, threshold)
 
     def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
-        """``confusion.png`` and ``classes.csv``; class accuracies by name."""
+        """Writes ``confusion.png`` and ``classes.csv``; returns class accuracies by name."""
         return report_classes(results, self.labels or [], root)

@@ -1,4 +1,4 @@
-"""What follows a stream of actions: the class of each moment."""
+"""Follows a stream of actions: the class of each moment."""
 
 import os
 from collections.abc import Callable
@@ -16,23 +16,23 @@ from prernn.streaming.rows import csv_rows
 from prernn.streaming.stream import Stream
 from prernn.tasks.confidence import Confidence
 
-if TYPE_CHECKING:  # at run time it, and with it PyAV, loads when first used
+if TYPE_CHECKING:  # imported when first used, as it loads PyAV
     from prernn.media.source import Address
     from prernn.streaming.sources.source import Source
 from prernn.streaming.watch import watch
 
 
 class ClassWatcher:
-    """Says the class of each moment: its rows are `Prediction`, one a frame (a snippet, for networks of snippets).
+    """Predicts the class of each moment: rows are `Prediction`, one per frame (per snippet, for networks of snippets).
 
     Args:
-        nets: networks, or streams to go on from; the probabilities of several are averaged (two-stream recognition).
+        nets: networks, or streams to continue; the probabilities of several are averaged (two-stream recognition).
         tracker: finds events in the probabilities, which are drawn on a strip of the last seconds.
-        events: gives the events as rows too, `EventSpan`, when they begin and when they have ended.
-        confidence: how sure probabilities are made, and below what an answer is "unknown"; None takes them as they are.
+        events: report the events as rows too, as `EventSpan`, when they begin and when they have ended.
+        confidence: calibrates probabilities, and says below which an answer is "unknown"; None leaves them unchanged.
 
     Raises:
-        ValueError: none, or networks with different labels; ``events`` without a tracker.
+        ValueError: no network, or networks with different labels; ``events`` without a tracker.
     """
 
     def __init__(
@@ -52,16 +52,16 @@ class ClassWatcher:
         if not labels or any(other != labels[0] for other in labels):
             raise ValueError(f"expected one network, or several with the same labels, got the labels {labels}")
         self._flows: list[Callable[[np.ndarray], np.ndarray] | None] = []
-        self._size: tuple[int, ...] = ()  # of the frame before
+        self._size: tuple[int, ...] = ()  # of the previous frame
         self._latest: Prediction | None = None
 
     def see(self, index: int, time: float, frame: np.ndarray) -> list[Prediction | EventSpan]:
         """The row of a frame, and those of events."""
-        start = perf_counter()  # before the flow, which is work on this frame too
-        if frame.shape != self._size:  # a live source may change its size: flow starts anew
+        start = perf_counter()  # before the flow, which is part of the work on this frame
+        if frame.shape != self._size:  # a live source may change its size: flow is reset
             self._size, self._flows = frame.shape, [_flow_of(stream.net) for stream in self.streams]
         for i, stream in enumerate(self.streams):
-            if stream.look(frame, time):  # so does the flow, which is none from one shot to the next
+            if stream.look(frame, time):  # reset the flow too, which has no meaning from one shot to the next
                 self._flows[i] = _flow_of(stream.net)
         more = {i: flow(frame) for i, flow in enumerate(self._flows) if flow is not None}
         prediction = predict(self.streams, index, time, frame, more, start)
@@ -75,7 +75,7 @@ class ClassWatcher:
         return [prediction, *(found if self._events else [])]
 
     def interrupted(self) -> None:
-        """Pictures are missing before the next: so the flow between them is none."""
+        """Tells it that pictures are missing before the next one, so there is no flow between them."""
         self._size = ()
         for stream in self.streams:
             stream.interrupted()
@@ -94,7 +94,7 @@ class ClassWatcher:
 
 
 def _flow_of(net: SequenceNetwork) -> Callable[[np.ndarray], np.ndarray] | None:
-    """What makes stacked optical flow of a stream's frames, for a network of the flow stream."""
+    """A function that makes stacked optical flow from a stream's frames, for a network of the flow stream."""
     options = net.recipe.task.options if net.recipe.task else {}
     if options.get("stream") != "flow":
         return None
@@ -114,21 +114,21 @@ def stream_video(
     fps: float | None = None,
     rate: Rate = None,
 ) -> int:
-    """Runs a network that tells classes over a source, as `watch` does; returns how many frames it saw.
+    """Runs a network that predicts classes over a source, like `watch`; returns how many frames it saw.
 
     Args:
-        net: the network, or a stream to go on from.
-        source: anything that `prernn.media.video.read_frames` reads, or a `prernn.Source` of it.
-        csv: where to write rows, see `prernn.streaming.rows.write_csv`; of a source that may lose frames or connections
-            with the columns dropped and reconnected.
-        video: an mp4 with the annotated frames, at the rate that they are seen at.
+        net: the network, or a stream to continue.
+        source: anything that `prernn.media.video.read_frames` reads, or a `prernn.Source`.
+        csv: where to write rows, see `prernn.streaming.rows.write_csv`; for a source that may lose frames or
+            connections, with the columns dropped and reconnected.
+        video: an mp4 with the annotated frames, at the rate at which they are seen.
         on_prediction: called with each prediction as it arrives.
-        limit: stop after so many frames.
-        fps: the rate of a folder of frames; None takes that of the network, else 25.
-        rate: at which the network sees the source, as in `prernn.streaming.prediction.predictions`.
+        limit: stop after this many frames.
+        fps: the rate of a folder of frames; None takes the network's, or else 25.
+        rate: rate at which the network sees the source, as in `prernn.streaming.prediction.predictions`.
 
     Raises:
-        ValueError, OSError: as `watch`; a network without a transform.
+        ValueError, OSError: as in `watch`; a network without a transform.
     """
     from prernn.streaming.sources.source import as_source
 

@@ -1,1 +1,1 @@
-"""What tasks over clips of videos share."""
+"""What tasks on video clips share."""

@@ -1,4 +1,4 @@
-"""How many clips and videos are told apart: running accuracies of a network that gives classes."""
+"""Running accuracies of clips and videos for a network that predicts classes."""
 
 import hashlib
 from typing import Any
@@ -17,7 +17,7 @@ class ClipMetrics(nn.Module):
     """Running accuracy of frame logits ``(B, T, K)`` against clip labels ``(B,)``.
 
     A clip's class is the best of its mean softmax over valid frames, a video's the best of its clips' mean. Frames
-    from ``lengths`` ``(B,)`` on are padding and count for nothing. Move it with ``.to(device)``; torchmetrics sums over
+    from ``lengths`` ``(B,)`` on are padding and are ignored. Move it with ``.to(device)``; torchmetrics sums over
     processes in `compute`.
 
     Raises:
@@ -29,7 +29,7 @@ class ClipMetrics(nn.Module):
         if num_classes < 2:
             raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
         self.num_classes = num_classes
-        # one class more stands for outputs that are no numbers, which are the class that no clip has
+        # one extra class for outputs that are not numbers, which no clip has
         self.clips = MulticlassConfusionMatrix(num_classes + 1)
         self.frames = MulticlassAccuracy(num_classes + 1, average="micro")
         self.late = MulticlassAccuracy(num_classes + 1, average="micro")
@@ -52,14 +52,14 @@ class ClipMetrics(nn.Module):
         self.videos.update(scores, label, batch["path"])
 
     def compute(self) -> dict[str, Tensor]:
-        """What it comes to.
+        """The accuracies.
 
-        Scalars clip_accuracy; late_accuracy, of clips by the mean over their second half; video_accuracy where some
-        video is of several clips; frame_accuracy; frames_until_right, the median over clips that come to it of frames
-        until the answer is right and stays so, and never_right, the share of the others; and mean_class_accuracy,
-        over the classes that have clips; class_accuracy ``(K,)`` and confusion ``(K, K)``. Rows of
-        the confusion matrix are true classes of clips, columns predicted ones. A class without clips has an accuracy
-        of NaN. A clip whose outputs are not numbers counts as wrong, and is in no column.
+        Scalars: clip_accuracy; late_accuracy, of clips by the mean over their second half; video_accuracy if some
+        video has several clips; frame_accuracy; frames_until_right, the median number of frames, over clips that get
+        there, until the answer is right and stays right, and never_right, the share of the other clips; and
+        mean_class_accuracy, over the classes that have clips. Then class_accuracy ``(K,)`` and confusion ``(K, K)``,
+        with true classes of clips as rows and predicted ones as columns. The accuracy of a class without clips is NaN.
+        A clip whose outputs are not numbers counts as wrong, and is in no column.
         """
         of_classes, videos = class_accuracies(self.clips.compute()[:-1]), self.videos.compute()
         return {
@@ -78,7 +78,7 @@ class ClipMetrics(nn.Module):
 
 
 class Delays(Metric):
-    """How many frames of a clip it takes until the answer is right and stays so."""
+    """How many frames of a clip it takes until the answer is right and stays right."""
 
     full_state_update = False
     frames: list[Tensor]
@@ -95,7 +95,7 @@ class Delays(Metric):
         self.frames.append(torch.where(wrong == lengths, 0, wrong + 1))  # 0: never
 
     def compute(self) -> dict[str, Tensor]:
-        """``frames_until_right``, NaN where no clip comes to it, and ``never_right``."""
+        """``frames_until_right``, NaN if no clip gets there, and ``never_right``."""
         frames = dim_zero_cat(self.frames)
         known = frames[frames > 0].float()
         middle = known.median() if len(known) else known.new_tensor(torch.nan)
@@ -116,13 +116,13 @@ class VideoAccuracy(Metric):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, scores: Tensor, label: Tensor, path: list[str]) -> None:
-        """Adds clips: ``scores`` ``(B, K)``, ``label`` ``(B,)``, and the B videos that they are of."""
+        """Adds clips: ``scores`` ``(B, K)``, ``label`` ``(B,)``, and the B videos to which they belong."""
         self.scores.append(scores.float())
         self.label.append(label)
         self.video.append(torch.tensor([path_number(name) for name in path], device=label.device))
 
     def compute(self) -> Tensor:
-        """The share, a scalar; NaN where every video is of one clip, whose share says it all."""
+        """The share, a scalar; NaN if every video has one clip, because clip_accuracy then says the same."""
         scores, label, video = (dim_zero_cat(value) for value in (self.scores, self.label, self.video))
         _, group = video.unique(return_inverse=True)  # (N,)
         count = int(group.max()) + 1
@@ -134,5 +134,5 @@ class VideoAccuracy(Metric):
 
 
 def path_number(name: str) -> int:
-    """A number for a path that is the same in every process."""
+    """A number for a path, the same in every process."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "big")

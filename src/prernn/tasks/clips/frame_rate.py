@@ -1,4 +1,4 @@
-"""The rate that a data set's videos have in common, which a network trained on them keeps to in a stream."""
+"""The common frame rate of a data set's videos, at which a network trained on them runs in a stream."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,14 @@ from prernn.media.sampling import Sampling, same_rate
 from prernn.media.video import VideoError, locate, probe
 
 PROBED = 5
-"""Videos that are asked, evenly over the list: opening one takes milliseconds, and a data set may have thousands."""
+"""Number of videos to check, evenly over the list: opening one takes milliseconds, and there may be thousands."""
 
 
 def common_rate(paths: Sequence[str]) -> float | None:
-    """Frames a second of the videos, asked of five of them; None where they differ by more than 2 %.
+    """Frames a second of the videos, checked for five of them; None if they differ by more than 2 %.
 
-    Videos that can't be read are passed over, and a folder of frames says nothing of time: with one among the five, or
-    with none that can be read, the answer is None.
+    Videos that can't be read are skipped, and a folder of frames has no time stamps: if one is among the five, or if
+    none can be read, the result is None.
     """
     different = list(dict.fromkeys(paths))
     count = min(PROBED, len(different))
@@ -30,10 +30,10 @@ def common_rate(paths: Sequence[str]) -> float | None:
 
 
 def sampled_rate(sampling: Sampling, paths: Sequence[str]) -> float | None:
-    """Frames a second of the clips that ``sampling`` makes of videos: its own, or theirs over its stride.
+    """Frames a second of the clips that ``sampling`` takes from videos: its own, or theirs divided by its stride.
 
-    None where clips have no one rate: for the rules "uniform" and "random", which take as many frames of a long video
-    as of a short one, unless they say the rate that they take frames from; and where the videos have none in common.
+    None if clips have no common rate: for the rules "uniform" and "random", which take as many frames from a long video
+    as from a short one, unless they state the rate they take frames from; and if the videos have none in common.
     """
     if sampling.fps is not None:
         return sampling.fps / sampling.stride

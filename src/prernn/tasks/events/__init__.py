@@ -1,1 +1,1 @@
-"""What finds events in the outputs of a network, and how well: for tasks that have any."""
+"""Finds events in the outputs of a network, and scores them: for tasks that have events."""

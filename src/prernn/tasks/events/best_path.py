@@ -1,4 +1,4 @@
-"""The labels of CTC's most probable path, at once: what `GreedyDecoder` gives step by step."""
+"""The labels of CTC's most probable path, all at once: what `GreedyDecoder` finds step by step."""
 
 import torch
 from torch import Tensor
@@ -7,6 +7,6 @@ from prernn.tasks.events.ctc_decoders import BLANK
 
 
 def best_path(scores: Tensor) -> list[int]:
-    """Labels of the most probable path of CTC through ``scores (T, K)``: repeats joined, blanks dropped."""
+    """Labels of CTC's most probable path through ``scores (T, K)``: repeats merged, blanks dropped."""
     path = torch.unique_consecutive(scores.argmax(-1))
     return [int(label) for label in path if label != BLANK]

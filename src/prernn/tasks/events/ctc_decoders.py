@@ -1,11 +1,11 @@
-"""Gestures out of the outputs of a network trained with CTC, as the outputs arrive.
+"""Decodes gestures from the outputs of a network trained with CTC, as the outputs arrive.
 
-CTC (Graves, Fernandez, Gomez and Schmidhuber, "Connectionist Temporal Classification", ICML 2006) reads an output a
-step, over K - 1 labels and the blank 0, here "no gesture". A path, one output a step, stands for the labels that are
-left when repeats are joined and blanks dropped; the probability of a labelling is that of all its paths together.
+CTC (Graves, Fernandez, Gomez and Schmidhuber, "Connectionist Temporal Classification", ICML 2006) reads one output per
+step, over K - 1 labels and the blank 0, here "no gesture". A path, one output per step, stands for the labels that
+remain when repeats are merged and blanks dropped; the probability of a labelling is the sum over all its paths.
 
-A decoder takes the log-probabilities of one step after the other and gives `Event`s. What it has given is never taken
-back. All numbers of steps count from 0 at the decoder's making or `reset`.
+A decoder takes the log-probabilities of one step after the other and returns `Event`s. What it has reported is never
+revised. All numbers of steps count from 0 when the decoder is created or `reset`.
 """
 
 import math
@@ -18,22 +18,22 @@ from torch import Tensor
 from prernn.layers.arguments import check_lengths, real, whole
 
 BLANK = 0
-"""The output that stands for no gesture."""
+"""The output that means no gesture."""
 
 CLOSE = 0.1
-"""How far probabilities may add up to something else than 1: logarithms in bfloat16 have two digits."""
+"""How far the sum of probabilities may differ from 1: logarithms in bfloat16 have two digits."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """A gesture begins, or one that began before has ended. Begins and ends alternate; gestures don't overlap.
+    """A gesture begins, or one that began earlier has ended. Begins and ends alternate; gestures don't overlap.
 
     Attributes:
-        kind: "begin", as early as the decoder is certain of the label, or "end".
+        kind: "begin", reported as soon as the decoder is certain of the label, or "end".
         label: 1 to K - 1.
         begin: step in which the gesture began, at most ``step``.
         end: the step after its last one; None in a "begin".
-        step: at whose arrival the event was given (the number of steps, for one that `Decoder.finish` gave).
+        step: step at whose arrival the event was reported (the number of steps, if `Decoder.finish` reported it).
         probability: of the label. Greedy: the highest of its steps so far. Beam: the share of the beam that agreed.
     """
 
@@ -46,23 +46,23 @@ class Event:
 
 
 class Decoder:
-    """What decoders have in common. The state is all in plain attributes: `copy.deepcopy` keeps it."""
+    """What decoders have in common. All state is in plain attributes, so `copy.deepcopy` copies it."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets what it has seen."""
+        """Forgets everything it has seen."""
         self.steps = 0
         self.open: Event | None = None
-        """The gesture that has begun and not ended."""
+        """The gesture that has begun but not ended."""
         self._outputs = 0  # K, known from the first step on
 
     def push(self, log_probs: Tensor) -> list[Event]:
-        """Takes the log-probabilities ``(K,)`` of the next step; gives the events that are now certain.
+        """Takes the log-probabilities ``(K,)`` of the next step; returns the events that are now certain.
 
         Raises:
-            ValueError: another shape or type, or numbers that are no logarithms of probabilities.
+            ValueError: a wrong shape or type, or numbers that are not log-probabilities.
         """
         scores = self._checked(log_probs)
         events = self._step(scores)
@@ -70,13 +70,13 @@ class Decoder:
         return events
 
     def finish(self) -> list[Event]:
-        """Gives the events that are left when the last step has come; then the decoder is as new."""
+        """Returns the events that remain after the last step; then the decoder is reset."""
         events = self._last()
         self.reset()
         return events
 
     def events(self, log_probs: Tensor) -> list[Event]:
-        """All events of a sequence ``(T, K)``, from a fresh start. Raises ValueError as `push` does."""
+        """All events of a sequence ``(T, K)``, from a fresh start. Raises ValueError like `push`."""
         _check_type(log_probs)
         if log_probs.ndim != 2:
             raise ValueError(f"expected log-probabilities (T, K), got shape {tuple(log_probs.shape)}")
@@ -85,7 +85,7 @@ class Decoder:
         return events + self.finish()
 
     def decode(self, log_probs: Tensor) -> list[int]:
-        """The labels of a sequence ``(T, K)``, from a fresh start. Raises ValueError as `push` does."""
+        """The labels of a sequence ``(T, K)``, from a fresh start. Raises ValueError like `push`."""
         return [event.label for event in self.events(log_probs) if event.kind == "begin"]
 
     def _step(self, scores: list[float]) -> list[Event]:
@@ -118,12 +118,12 @@ class Decoder:
 
 
 class GreedyDecoder(Decoder):
-    """The most probable output of each step; repeats are joined and blanks dropped.
+    """The most probable output of each step; repeats are merged and blanks dropped.
 
-    A gesture begins in the first step in which its label is the most probable, and ends when another output is.
+    A gesture begins in the first step in which its label is the most probable, and ends when another output becomes so.
 
     Args:
-        threshold: a label less probable than this counts as no gesture.
+        threshold: a label with a probability below this counts as no gesture.
 
     Raises:
         ValueError: a threshold outside 0 to 1.
@@ -134,7 +134,7 @@ class GreedyDecoder(Decoder):
         super().__init__()
 
     def _step(self, scores: list[float]) -> list[Event]:
-        best = max(range(len(scores)), key=scores.__getitem__)  # the first of several
+        best = max(range(len(scores)), key=scores.__getitem__)  # the first of equals
         probability = math.exp(scores[best])
         label = best if probability >= self.threshold else BLANK
         if self.open is not None and label == self.open.label:
@@ -148,11 +148,11 @@ class GreedyDecoder(Decoder):
 
 
 class _Ending(NamedTuple):
-    """The paths of one labelling that end alike, in a blank or in the last label.
+    """The paths of one labelling with the same ending, in a blank or in the last label.
 
-    mass: logarithm of their probabilities' sum.
-    best: logarithm of the greatest of them.
-    spans: (first step, step after the last) of each label in that one.
+    mass: logarithm of the sum of their probabilities.
+    best: logarithm of the largest of these.
+    spans: (first step, step after the last) of each label in the most probable path.
     """
 
     mass: float = -math.inf
@@ -161,7 +161,7 @@ class _Ending(NamedTuple):
 
 
 class _Prefix(NamedTuple):
-    """A labelling so far: its paths that end in a blank, and those that end in its last label."""
+    """A labelling so far: its paths ending in a blank, and those ending in its last label."""
 
     blank: _Ending = _Ending()
     label: _Ending = _Ending()
@@ -172,24 +172,24 @@ class _Prefix(NamedTuple):
 
     @property
     def likelier(self) -> _Ending:
-        """The ending that holds the most probable path."""
+        """The ending that contains the most probable path."""
         return max(self, key=lambda ending: ending.best)
 
 
 class BeamDecoder(Decoder):
-    """The most probable labelling, by prefix beam search: the ``width`` most probable labellings are followed.
+    """The most probable labelling, by prefix beam search: it follows the ``width`` most probable labellings.
 
-    A label is given as soon as the labellings that agree on it, and on all labels before it, hold the share
+    A label is reported as soon as the labellings that agree on it, and on all labels before it, make up the share
     ``certainty`` of the beam; the others are dropped. The steps in which it begins and ends are those of the most
-    probable path of the most probable labelling; its end is given once most of that labelling's paths have left it.
-    With ``width=None, certainty=1, patience=None`` the result is the exact most probable labelling.
+    probable path of the most probable labelling; its end is reported once most of that labelling's paths have left it.
+    With ``width=None, certainty=1, patience=None`` the result is exactly the most probable labelling.
 
     Args:
-        width: labellings to follow; None for all of them, whose number grows as K to the power of T.
-        certainty: share above 0.5, up to 1.
-        patience: steps after which the most probable labelling is believed about what began, and what did not. It
-            bounds the memory and the delay on a stream without end, in which an open question would hold up all
-            later gestures and a faint label adds up to a gesture; None waits for certainty.
+        width: number of labellings to follow; None for all, whose number grows as K to the power of T.
+        certainty: share, above 0.5 and up to 1.
+        patience: steps after which the most probable labelling is trusted about what began, and what did not. It
+            bounds memory and delay on an endless stream, in which an undecided label would hold up all later gestures
+            and a faint label would add up to a gesture; None waits for certainty.
 
     Raises:
         ValueError: numbers out of these ranges.
@@ -202,18 +202,18 @@ class BeamDecoder(Decoder):
         super().__init__()
 
     def reset(self) -> None:
-        """Forgets what it has seen."""
+        """Forgets everything it has seen."""
         super().reset()
-        # Labellings without what was given before, except for the last label, which a repeat has to be told from.
+        # Labellings without what was reported before, except the last label, to recognize a repeat of it.
         self._beam: dict[tuple[int, ...], _Prefix] = {(): _Prefix(blank=_Ending(0.0, 0.0))}
-        self._given = 0  # leading labels of every labelling in the beam that were given: 0 or 1
+        self._given = 0  # number of leading labels of every labelling in the beam that were reported: 0 or 1
         self._free = 0  # step from which on a gesture can begin
 
     def _step(self, scores: list[float]) -> list[Event]:
         grown = _grown(self._beam, scores, self.steps)
         order = sorted(grown.items(), key=lambda item: -item[1].mass)[: self.width]
         top = order[0][1].mass
-        # Relative to the most probable one, as the logarithms would lose digits over a long stream.
+        # Relative to the most probable one, because logarithms would lose digits over a long stream.
         self._beam = {
             labels: _Prefix(*(ending._replace(mass=ending.mass - top, best=ending.best - top) for ending in prefix))
             for labels, prefix in order
@@ -231,7 +231,7 @@ class BeamDecoder(Decoder):
         return events
 
     def _old(self) -> list[Event]:
-        """Gives what began too long ago in the best labelling; labellings that claim more of it are dropped."""
+        """Reports what began too long ago in the best labelling; labellings that contradict it are dropped."""
         if self.patience is None:
             return []
         old = self.steps - self.patience
@@ -249,23 +249,23 @@ class BeamDecoder(Decoder):
         return events
 
     def _certain(self) -> list[Event]:
-        """Gives the labels that enough of the beam agrees on."""
+        """Reports the labels on which enough of the beam agrees."""
         events: list[Event] = []
         while True:
-            shares: dict[int, float] = {}  # by the next label, BLANK where there is none
+            shares: dict[int, float] = {}  # by the next label, BLANK if there is none
             for labels, prefix in self._beam.items():
                 label = labels[self._given] if len(labels) > self._given else BLANK
                 shares[label] = shares.get(label, 0.0) + math.exp(prefix.mass)
             label = max(shares, key=shares.__getitem__)
             others = math.fsum(share for other, share in shares.items() if other != label)
-            # By what is left, which keeps its digits. Certainty 1 is reached where nothing else is possible.
+            # By the rest, which keeps its digits. Certainty 1 is reached if nothing else is possible.
             doubt = others > (1 - self.certainty) * (others + shares[label])
             if label == BLANK or doubt or (self.certainty == 1 and len(shares) > 1):
                 return events
             events += self._give(label)
 
     def _ended(self) -> list[Event]:
-        """Gives the end of the gesture that is going on, where most of the best labelling's paths have left it."""
+        """Reports the end of the current gesture, if most of the best labelling's paths have left it."""
         if self.open is None:
             return []
         labels, prefix = next(iter(self._beam.items()))
@@ -275,16 +275,16 @@ class BeamDecoder(Decoder):
         return [self._end(max(ending.spans[0][1], self.open.begin + 1))]
 
     def _next_begin(self, labels: tuple[int, ...]) -> int:
-        """The step in which the first label that was not given yet begins."""
+        """The step in which the first label that was not reported yet begins."""
         return self._beam[labels].likelier.spans[self._given][0]
 
     def _give(self, label: int) -> list[Event]:
-        """The event that `label` begins, after the end of the gesture before; drops all that disagree."""
+        """The event that `label` begins, after the end of the previous gesture; drops all labellings that disagree."""
         place = self._given
         agree = {labels: prefix for labels, prefix in self._beam.items() if labels[place : place + 1] == (label,)}
         everything, those = (sum(math.exp(x.mass) for x in beam.values()) for beam in (self._beam, agree))
         spans = next(iter(agree.values())).likelier.spans
-        # The gesture before may have been given by another labelling's path: it yields where the two overlap.
+        # The previous gesture may be from another labelling's path: it gives way if the two overlap.
         begin = max(spans[place][0], self._free, self.open.begin if self.open else 0)
         events = [self._end(min(max(spans[0][1], self.open.begin + 1), begin))] if self.open is not None else []
         self._beam = {
@@ -307,7 +307,7 @@ def make_decoder(kind: str, options: dict[str, Any] | None = None) -> Decoder:
     """A decoder by its name in `DECODERS`, with its constructor's options.
 
     Raises:
-        ValueError: an unknown name, options that this decoder does not have or take.
+        ValueError: an unknown name, options that this decoder does not have or accept.
     """
     if kind not in DECODERS:
         raise ValueError(f"decoder: expected one of {sorted(DECODERS)}, got {kind!r}")
@@ -324,11 +324,11 @@ def label_scores(log_probs: Tensor, lengths: Tensor | None = None) -> Tensor:
 
     Args:
         log_probs: log-probabilities with the blank at 0.
-        lengths: ``(B,)`` steps of each sequence; what comes after them is padding. None takes all.
+        lengths: ``(B,)`` steps of each sequence; what follows is padding. None takes all.
 
     Raises:
-        ValueError: shapes that don't match, lengths outside 1..T, numbers that are no logarithms of probabilities. NaN
-            gives NaN.
+        ValueError: shapes that don't match, lengths outside 1..T, numbers that are not log-probabilities. NaN gives
+            NaN.
     """
     _check_type(log_probs)
     if log_probs.ndim == 2 and lengths is None:
@@ -337,12 +337,12 @@ def label_scores(log_probs: Tensor, lengths: Tensor | None = None) -> Tensor:
         raise ValueError(f"expected log-probabilities (T, K), or (B, T, K), got shape {tuple(log_probs.shape)}")
     batch, steps, outputs = log_probs.shape
     lengths = check_lengths([steps] * batch if lengths is None else lengths, steps, batch, log_probs.device, least=1)
-    assert lengths is not None  # as some are given
+    assert lengths is not None  # not None from here on
     lengths = lengths[:, None]
     total = log_probs.detach().exp().sum(2)[torch.arange(steps, device=log_probs.device) < lengths]
     if bool(((total - 1).abs() >= CLOSE).any()):
         raise ValueError(f"expected log-probabilities, whose sum is 1 in every step, got sums up to {total.max():.3g}")
-    before = log_probs.new_zeros(batch, 1)  # the sum of the paths that have not come to the label yet
+    before = log_probs.new_zeros(batch, 1)  # the sum of the paths that have not reached the label yet
     within = log_probs.new_full((batch, outputs - 1), -math.inf)  # ... that are in it
     after = within  # ... that have left it
     for step in range(steps):
@@ -363,7 +363,7 @@ def _check_type(log_probs: Tensor) -> None:
 
 
 def _grown(beam: dict[tuple[int, ...], _Prefix], scores: list[float], step: int) -> dict[tuple[int, ...], _Prefix]:
-    """The labellings that come of a beam with one step more; impossible ones are left out."""
+    """The labellings that a beam grows into with one more step; impossible ones are left out."""
     grown: dict[tuple[int, ...], _Prefix] = {}
 
     def add(labels: tuple[int, ...], place: int, paths: _Ending, score: float, spans: tuple) -> None:
@@ -383,7 +383,7 @@ def _grown(beam: dict[tuple[int, ...], _Prefix], scores: list[float], step: int)
                 if prefix.label.spans:
                     longer = (*prefix.label.spans[:-1], (prefix.label.spans[-1][0], step + 1))
                     add(labels, 1, prefix.label, scores[label], longer)
-                paths = prefix.blank  # the same label anew, which a blank has to part from the one before
+                paths = prefix.blank  # the same label again, which must be separated from the previous one by a blank
             add((*labels, label), 1, paths, scores[label], (*paths.spans, (step, step + 1)))
     return grown
 

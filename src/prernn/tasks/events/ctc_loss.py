@@ -1,4 +1,4 @@
-"""The loss of CTC, and what it asks of a sequence: see `prernn.tasks.events.ctc_decoders`."""
+"""The CTC loss, and what it requires of a sequence: see `prernn.tasks.events.ctc_decoders`."""
 
 import torch
 import torch.nn.functional as F
@@ -9,22 +9,22 @@ from prernn.tasks.task import valid_steps
 
 
 def log_probs(out: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log-softmax of outputs over the temperature, in float32 at least; at 1 that of log-probabilities is these."""
+    """Log-softmax of outputs over the temperature, at least in float32; at 1 it leaves log-probabilities unchanged."""
     return ((out if out.dtype == torch.float64 else out.float()) / temperature).log_softmax(-1)
 
 
 def least_steps(target: Tensor) -> int:
-    """Steps that a path of CTC through labels ``(N,)`` has at least: a blank parts two of the same."""
+    """The minimum number of steps of a CTC path through labels ``(N,)``: a blank separates two equal labels."""
     return len(target) + int((target[1:] == target[:-1]).sum())
 
 
 def ctc_losses(out: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
-    """``-log p(labels)`` of each sequence ``(B,)``; 0 where no path is as short as the sequence.
+    """``-log p(labels)`` of each sequence ``(B,)``; 0 if no path is as short as the sequence.
 
     Args:
         out: outputs ``(B, T, K)``, the blank first.
-        target: labels ``(B, N)``, blanks behind their ends.
-        lengths: steps ``(B,)`` that are no padding.
+        target: labels ``(B, N)``, blanks after their ends.
+        lengths: number of steps ``(B,)`` without padding.
 
     Raises:
         ValueError: lengths outside 1..T.
@@ -37,6 +37,6 @@ def ctc_losses(out: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
 
 
 def loss_of_each_label(out: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
-    """`ctc_losses` for each label of a sequence, a mean over the batch."""
+    """`ctc_losses` per label of a sequence, averaged over the batch."""
     counts = (target > BLANK).sum(1)
     return (ctc_losses(out, target, lengths) / counts.clamp(min=1)).mean()

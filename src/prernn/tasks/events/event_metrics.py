@@ -1,4 +1,4 @@
-"""Running scores of events: how many were found, and how well begin and end agree."""
+"""Running scores of events: how many were found, and how well their begins and ends agree."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ class EventMetrics(Metric):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, found: Sequence[Interval], true: Sequence[Interval]) -> None:
-        """Adds a video's events, found in the order in which they were given."""
+        """Adds a video's events; found ones in the order in which they were reported."""
         hits = [len(matches(found, true, level)) for level in LEVELS]
         self.hits += torch.tensor(hits, dtype=torch.float64, device=self.hits.device)
         self.found += len(found)
@@ -40,9 +40,9 @@ class EventMetrics(Metric):
         self.overlap += sum(pair.iou for pair in pairs)
 
     def compute(self) -> dict[str, Tensor]:
-        """``event_f1_10``, ``event_f1_25``, ``event_f1_50``, F1 at these percents of IoU, and ``mean_iou``, scalars.
+        """``event_f1_10``, ``event_f1_25``, ``event_f1_50``, F1 at these percentages of IoU, and ``mean_iou``, scalars.
 
-        ``mean_iou`` is over the found events that overlap a true one of their label. NaN where none is counted.
+        ``mean_iou`` is over the found events that overlap a true one of their label. NaN if there is none to count.
         """
         found, true = float(self.found), float(self.true)
         scores = {

@@ -1,4 +1,4 @@
-"""How well found events agree with the true ones: overlap in time, and who was found.
+"""How well found events agree with the true ones: overlap in time, and which were found.
 
 Source: Lea, Flynn, Vidal, Reiter and Hager, "Temporal Convolutional Networks for Action Segmentation and Detection",
 CVPR 2017 (the segmental F1 score and its thresholds on temporal IoU).
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 LEVELS = (0.1, 0.25, 0.5)
-"""The temporal IoU from which on a found event counts, as Lea et al. have them."""
+"""The temporal IoUs from which on a found event counts, as in Lea et al."""
 
 
 class Interval(NamedTuple):
-    """Something of a label from ``begin`` on, up to ``end``, which is not in it; in any unit of time."""
+    """A label's interval from ``begin`` up to, but not including, ``end``; in any unit of time."""
 
     label: int
     begin: float
@@ -20,7 +20,7 @@ class Interval(NamedTuple):
 
 
 class Match(NamedTuple):
-    """A found event, the true one that it is, by their places in their lists, and the IoU of the two."""
+    """A found event and the true one that it matches, by their positions in their lists, and the IoU of the two."""
 
     found: int
     true: int
@@ -28,7 +28,7 @@ class Match(NamedTuple):
 
 
 def temporal_iou(first: Interval, second: Interval) -> float:
-    """Time in both over time in either, ``|A ∩ B| / |A ∪ B|``, 0 to 1; labels play no part.
+    """Time in both over time in either, ``|A ∩ B| / |A ∪ B|``, 0 to 1; labels are ignored.
 
     Example:
         >>> temporal_iou(Interval(1, 0, 4), Interval(1, 2, 6))
@@ -40,10 +40,10 @@ def temporal_iou(first: Interval, second: Interval) -> float:
 
 
 def matches(found: Sequence[Interval], true: Sequence[Interval], least: float) -> list[Match]:
-    """Which true event each found one is, as Lea et al. count.
+    """Which true event each found one matches, counted as in Lea et al.
 
-    Each found event, in their order, is the true event of its label with the greatest IoU, if that is above 0 and at
-    least ``least`` and no earlier one was that event. All others are false alarms.
+    Each found event, in order, matches the true event of its label with the greatest IoU, if that is above 0 and at
+    least ``least`` and no earlier one has matched it. All others are false alarms.
     """
     pairs: list[Match] = []
     taken: set[int] = set()
@@ -67,7 +67,7 @@ def f1(hits: float, found: float, true: float) -> float:
 
 
 def first_right(answers: Sequence[int], true: Sequence[Interval]) -> list[int | None]:
-    """Steps from the begin of each true event to the first answer in it that is right; None where none is.
+    """Steps from the begin of each true event to the first correct answer in it; None if there is none.
 
     Args:
         answers: the label of each step.

@@ -1,1 +1,1 @@
-"""Face alignment: 68 points in each frame."""
+"""Face alignment: 68 landmarks in each frame."""

@@ -1,8 +1,8 @@
-"""The square that a network sees of a face: where it lies, coordinates in it, and its pixels.
+"""The square that a network sees of a face: its position, coordinates in it, and its pixels.
 
-A box is ``(x0, y0, x1, y1)``: its edges in pixels of the picture, whose pixel centres are at whole numbers (so the
-picture reaches from -0.5 to W - 0.5). Box coordinates are measured from the box's centre in units of its side: the
-edges are at -0.5 and 0.5, and pixel j of a crop of S pixels has its centre at ``(j + 0.5) / S - 0.5``.
+A box is ``(x0, y0, x1, y1)``: its edges in pixels of the picture, whose pixel centers are at whole numbers (so the
+picture extends from -0.5 to W - 0.5). Box coordinates are measured from the box's center in units of its side: the
+edges are at -0.5 and 0.5, and pixel j of a crop of S pixels has its center at ``(j + 0.5) / S - 0.5``.
 """
 
 import math
@@ -20,17 +20,17 @@ Box = Sequence[float]
 
 
 def face_box(points: Tensor, margin: float) -> Tensor:
-    """The square box ``(..., 4)`` round points ``(..., N, 2)``.
+    """The square box ``(..., 4)`` around points ``(..., N, 2)``.
 
-    Its centre is that of the points' upright bounding box, and its side that box's longer side, enlarged by
-    ``margin`` times it at each end.
+    Its center is that of the points' upright bounding box, and its side is that box's longer side, enlarged at each
+    end by ``margin`` times that side.
     """
     low, high = points.amin(-2), points.amax(-2)
     return square(torch.cat([low, high], -1), margin)
 
 
 def square(box: Tensor, margin: float = 0.0) -> Tensor:
-    """The square round the centre of a box ``(..., 4)`` with its longer side, enlarged by ``margin`` at each end."""
+    """The square around the center of a box ``(..., 4)`` with its longer side, enlarged by ``margin`` at each end."""
     centre = (box[..., :2] + box[..., 2:]) / 2
     half = (box[..., 2:] - box[..., :2]).amax(-1, keepdim=True) * (0.5 + margin)
     return torch.cat([centre - half, centre + half], -1)
@@ -56,13 +56,13 @@ def from_box(points: Tensor, box: Tensor) -> Tensor:
 
 
 def _frame(box: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre ``(..., 1, 2)`` and side ``(..., 1, 1)``."""
+    """Center ``(..., 1, 2)`` and side ``(..., 1, 1)``."""
     centre = (box[..., None, :2] + box[..., None, 2:]) / 2
     return centre, (box[..., 2] - box[..., 0])[..., None, None]
 
 
 def share_inside(box: Tensor, height: int, width: int) -> float:
-    """Share of a box's area ``(4,)`` that lies in the picture."""
+    """Share of a box's area ``(4,)`` that is inside the picture."""
     edge = box.new_tensor([width, height]) - 0.5
     low, high = box[:2].clamp(min=-0.5), torch.minimum(box[2:], edge)
     return float((high - low).clamp(min=0).prod() / (box[2:] - box[:2]).prod())
@@ -77,8 +77,8 @@ def overlap(a: Tensor, b: Tensor) -> float:
 def crop_face(frame: np.ndarray | Tensor, box: Tensor, size: int) -> Tensor:
     """The pixels in a square box, float32 ``(3, size, size)`` from 0 to 255, by bilinear interpolation.
 
-    Where the box is larger than the crop it is sampled finer and averaged, so that nothing aliases. Outside the
-    picture its edge goes on.
+    If the box is larger than the crop, it is sampled more finely and averaged, to avoid aliasing. Outside the picture,
+    its edge is continued.
 
     Args:
         frame: uint8 ``(H, W, 3)``.
@@ -86,7 +86,7 @@ def crop_face(frame: np.ndarray | Tensor, box: Tensor, size: int) -> Tensor:
         size: pixels.
 
     Raises:
-        ValueError: a frame of another dtype or shape, a box that is not finite or without area.
+        ValueError: a frame of the wrong dtype or shape, a box that is not finite or has no area.
     """
     if frame.dtype not in (np.uint8, torch.uint8) or frame.ndim != 3 or frame.shape[2] != 3:
         raise ValueError(f"frame: expected uint8 (H, W, 3), got {frame.dtype} {tuple(frame.shape)}")
@@ -111,12 +111,12 @@ def crop_face(frame: np.ndarray | Tensor, box: Tensor, size: int) -> Tensor:
 
 
 def _window(low: float, high: float, size: int) -> slice:
-    """The pixels that a box's side from ``low`` to ``high`` needs, at least one: a small part of a large picture."""
+    """The pixels needed for a box's side from ``low`` to ``high``, at least one: a small part of a large picture."""
     start = min(max(math.floor(low) - 1, 0), size - 1)
     return slice(start, min(max(math.ceil(high) + 2, start + 1), size))
 
 
 def normalise(crops: Tensor, spec: TransformSpec) -> Tensor:
-    """Crops ``(..., 3, S, S)`` from 0 to 255, as `crop_face` gives them, as network input."""
+    """Turns crops ``(..., 3, S, S)`` from 0 to 255, as returned by `crop_face`, into network input."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
     return (crops / 255 - mean) / std

@@ -1,4 +1,4 @@
-"""How far landmarks are off: the loss, and curves of the errors."""
+"""Errors of landmarks: the loss, and curves of the errors."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -23,22 +23,22 @@ def landmark_loss(
     weight: Tensor | None = None,
     begins: Tensor | None = None,
 ) -> Tensor:
-    """The l2 loss: half the squared Euclidean distance over the 136 coordinates, a mean over frames, then clips.
+    """The l2 loss: half the squared Euclidean distance over the 136 coordinates, averaged over frames, then clips.
 
     .. math:: L = \\frac1B \\sum_b \\frac{1}{T_b} \\sum_{t \\le T_b} \\frac12 \\|e_{bt}\\|^2
         + \\frac{w}{2} \\|e_{bt} - e_{b,t-1}\\|^2, \\quad e = \\hat y - y
 
-    The paper says "l2 loss" and no more; this is what was usual then (Caffe's EuclideanLoss). The second term, which it
-    does not have, is that of the motion from frame to frame: a network that is wrong by the same all the time pays
-    nothing there, one that trembles or lags behind does.
+    The paper says no more than "l2 loss"; this is what was common at the time (Caffe's EuclideanLoss). The second term,
+    which is not in the paper, is the error of the motion from frame to frame: a network with a constant error pays
+    nothing there, one that trembles or lags does.
 
     Args:
         out: ``(B, T, 136)``.
         points: ``(B, T, 136)`` in box coordinates.
-        lengths: ``(B,)`` frames of each clip; what comes after them counts for nothing.
+        lengths: ``(B,)`` frames of each clip; what follows is ignored.
         motion_weight: w.
-        weight: ``(B, T)`` of each frame, for a mean by weights over all frames of all clips; without any it is 0.
-        begins: ``(B, T)``, True where a face begins in a row of several, to which there is no motion.
+        weight: ``(B, T)`` of each frame, for a weighted mean over all frames of all clips; 0 if all weights are.
+        begins: ``(B, T)``, True where a new face begins in a row of several; there is no motion to that frame.
 
     Raises:
         ValueError: shapes that differ, lengths outside 1..T.
@@ -63,19 +63,19 @@ def landmark_loss(
 
 
 def landmarks_in_pixels(out: Tensor, batch: dict[str, Any], smoothing: PointFilter | None = None) -> Tensor:
-    """Outputs ``(B, T, 136)`` as points ``(B, T, 68, 2)`` in pixels of the picture, filtered if wanted."""
+    """Outputs ``(B, T, 136)`` as points ``(B, T, 68, 2)`` in pixels of the picture, optionally filtered."""
     boxes = batch["boxes"]
     points = from_box(out.unflatten(-1, (POINTS, 2)), boxes)
     return points if smoothing is None else smooth(points, batch["time"], boxes[..., 2] - boxes[..., 0], smoothing)
 
 
 def place_of(batch: dict[str, Any], row: int) -> tuple[str, int]:
-    """Which video a row of a batch is of, and in which way it is there, see `prernn.tasks.face.task.Face.detector`."""
+    """The video of a row of a batch, and which of its boxes are used, see `prernn.tasks.face.task.Face.detector`."""
     return batch["path"][row], int(batch["way"][row]) if "way" in batch else 0
 
 
 class FilteredPoints:
-    """Outputs as points in pixels behind a filter that goes on over the pieces of a video, which follow each other.
+    """Outputs as points in pixels after a filter that continues over consecutive pieces of a video.
 
     Args:
         smoothing: the filter; None for none.
@@ -99,11 +99,11 @@ class FilteredPoints:
 
 
 WAYS = ("", " (detected boxes)")
-"""What a prediction's path ends in."""
+"""The suffix of a prediction's path."""
 
 
 def prediction_rows(pixels: Tensor, batch: dict[str, Any], normaliser: str) -> list[dict[str, Any]]:
-    """A row for each frame of points ``(B, T, 68, 2)``: path, number from 1, normalised error, points in pixels."""
+    """One row per frame of points ``(B, T, 68, 2)``: path, number from 1, normalized error, points in pixels."""
     mask = valid_steps(batch["lengths"], pixels.shape[1])  # (B, T)
     errors = landmarks.normalised_errors(pixels[mask], batch["truth"][mask], normaliser).tolist()
     columns = [f"{axis}{i}" for i in range(POINTS) for axis in "xy"]
@@ -117,7 +117,7 @@ def prediction_rows(pixels: Tensor, batch: dict[str, Any], normaliser: str) -> l
 
 
 def point_verdicts(out: Tensor, batch: dict[str, Any], normaliser: str) -> list[Verdict]:
-    """The mean normalised error of each clip of outputs ``(B, T, 136)``, and its points in the box."""
+    """The mean normalized error of each clip of outputs ``(B, T, 136)``, and its points in the box."""
     pixels, found = landmarks_in_pixels(out, batch), list[Verdict]()
     for row, steps in enumerate(batch["lengths"].tolist()):
         errors = landmarks.normalised_errors(pixels[row, :steps], batch["truth"][row, :steps], normaliser)
@@ -133,13 +133,13 @@ MEASURED_IN = {"eyes": "inter-ocular distance", "pupils": "distance of the pupil
 def plot_errors(
     errors: Mapping[str, Sequence[float]], path: str | Path, threshold: float = 0.08, normaliser: str = "eyes"
 ) -> Path:
-    """Cumulative error curves as PNG (PreRNN, Figure 3), one for each name, with its AUC.
+    """Cumulative error curves as PNG (PreRNN, Figure 3), one per name, with its AUC.
 
     Args:
-        errors: normalised errors of all frames, for each network.
+        errors: normalized errors of all frames, for each network.
         path: of the PNG.
-        threshold: where the curves end.
-        normaliser: that the errors were divided by.
+        threshold: the error at which the curves end.
+        normaliser: what the errors were divided by.
     """
     import matplotlib.pyplot as plt
 

@@ -1,8 +1,8 @@
-"""The Kalman filter of a point that moves evenly but for chance: the baseline of PreRNN's Figure 3 without an RNN.
+"""The Kalman filter of a point in uniform motion with noise: the baseline without an RNN in PreRNN's Figure 3.
 
 Kalman, "A New Approach to Linear Filtering and Prediction Problems", 1960; the model of motion is the continuous white
 noise acceleration of Bar-Shalom, Li and Kirubarajan, "Estimation with Applications to Tracking and Navigation", 2001,
-section 6.2.2. What the filter of the figure was, neither the paper nor its supplement says.
+section 6.2.2. Neither the paper nor its supplement says which filter the figure used.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from torch import Tensor
 from prernn.layers.arguments import real
 
 FIRST_SPEED = 1.0
-"""Standard deviation of a point's speed in the beginning, in face sizes a second."""
+"""Initial standard deviation of a point's speed, in face sizes a second."""
 
 
 class Tracked(NamedTuple):
-    """Where the filter is: points ``(..., N, 2)`` in pixels, their velocity in pixels a second, the covariance
-    ``(..., 2, 2)`` of place and velocity, the same for all points, in face sizes, and the time ``(...)``."""
+    """The state of the filter: points ``(..., N, 2)`` in pixels, their velocity in pixels a second, the covariance
+    ``(..., 2, 2)`` of position and velocity, the same for all points, in face sizes, and the time ``(...)``."""
 
     points: Tensor
     velocity: Tensor
@@ -29,15 +29,15 @@ class Tracked(NamedTuple):
 
 @dataclass(frozen=True)
 class Kalman:
-    """Settings of the filter, which was not tuned: they are of the order of a face in a video call.
+    """Settings of the filter. They were not tuned, and are of the order of magnitude of a face in a video call.
 
     Attributes:
-        motion: square root of the spectral density of acceleration, in face sizes a second, after a second: how far a
-            speed strays from what it was.
-        noise: standard deviation of the points that the network gives, in face sizes.
+        motion: square root of the spectral density of the acceleration, in face sizes a second after one second: how
+            much a speed deviates from its earlier value.
+        noise: standard deviation of the network's points, in face sizes.
 
     Raises:
-        ValueError: numbers that are not above 0.
+        ValueError: numbers not above 0.
     """
 
     motion: float = 1.0
@@ -48,7 +48,7 @@ class Kalman:
         real("kalman noise", self.noise, 0, above=True)
 
     def step(self, points: Tensor, time: Tensor, size: Tensor, state: Tracked | None) -> tuple[Tensor, Tracked]:
-        """The filter's next value, and the state to go on from: prediction over the time that has passed, correction.
+        """The filter's next value and the next state: prediction over the elapsed time, then correction.
 
         .. math:: x^-_t = F x_{t-1}, \\quad P^-_t = F P_{t-1} F^T + q^2
             \\begin{pmatrix} d^3/3 & d^2/2 \\\\ d^2/2 & d \\end{pmatrix}, \\quad
@@ -57,14 +57,14 @@ class Kalman:
         .. math:: k = P^-_t e_1 / (e_1^T P^-_t e_1 + r^2), \\quad x_t = x^-_t + k (z_t - e_1^T x^-_t), \\quad
             P_t = P^-_t - k e_1^T P^-_t
 
-        with q ``motion``, r ``noise``, d the seconds since the step before and z the point. A time stamp that is
-        repeated leaves everything as it is; one that jumps back begins anew, as the first does.
+        with q ``motion``, r ``noise``, d the seconds since the previous step and z the point. A repeated time stamp
+        leaves everything unchanged; one that jumps back restarts the filter, like the first step.
 
         Args:
             points: ``(..., N, 2)`` in pixels, float64.
             time: ``(...)`` in seconds.
-            size: ``(...)`` of the face in pixels, in which the filter measures.
-            state: of the step before; None for the first.
+            size: ``(...)`` of the face in pixels, the filter's unit of length.
+            state: of the previous step; None for the first.
         """
         begun = self._begin(points, time, size)
         if state is None:
@@ -87,7 +87,7 @@ class Kalman:
         return Tracked(points, torch.zeros_like(points), covariance, time)
 
     def _predicted(self, state: Tracked, passed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Points, velocity and covariance after so many seconds."""
+        """Points, velocity and covariance after ``passed`` seconds."""
         one, none = torch.ones_like(passed), torch.zeros_like(passed)
         moved = torch.stack([one, passed, none, one], -1).unflatten(-1, (2, 2))  # F
         drift = torch.stack([passed**3 / 3, passed**2 / 2, passed**2 / 2, passed], -1).unflatten(-1, (2, 2))
@@ -96,6 +96,6 @@ class Kalman:
 
 
 def _by_time(passed: Tensor, anew: Tensor, held: Tensor, on: Tensor) -> Tensor:
-    """A part of the state begun anew where time jumps back, held where it stands, gone on elsewhere."""
+    """A part of the state: restarted where time jumps back, unchanged where it stands still, updated elsewhere."""
     passed = passed.reshape((*passed.shape, *[1] * (on.ndim - passed.ndim)))
     return torch.where(passed < 0, anew, torch.where(passed == 0, held, on))

@@ -1,8 +1,8 @@
-"""The 68 landmarks of a face (iBUG's scheme, as in 300W and 300VW): their files, their mirror image, and errors.
+"""The 68 landmarks of a face (iBUG's scheme, as in 300W and 300VW): files, mirror image, and errors.
 
-Points are ``(..., 68, 2)``, x then y, in pixels with 0-based pixel centres: the picture's top left pixel has its
-centre at (0, 0). Errors are divided by the inter-ocular distance, which is the distance between the outer eye corners
-(points 36 and 45), as 300VW does, or by another of `SIZES`.
+Points are ``(..., 68, 2)``, x then y, in pixels with 0-based pixel centers: the picture's top left pixel has its
+center at (0, 0). Errors are divided by the inter-ocular distance, the distance between the outer eye corners
+(points 36 and 45), as in 300VW, or by another of `SIZES`.
 """
 
 import re
@@ -18,13 +18,13 @@ from prernn.reports.files import write_text
 
 POINTS = 68
 OUTPUTS = 2 * POINTS
-"""Numbers of a frame: x then y of each point."""
+"""Numbers per frame: x then y of each point."""
 GREEN = (0, 255, 0)
 EYE_CORNERS = (36, 45)
 """Outer corners of the two eyes."""
 
 FIRST_LINE = 4
-"""Line of a .pts file that holds the first point."""
+"""Line of a .pts file with the first point."""
 
 
 def _mirror() -> tuple[int, ...]:
@@ -45,7 +45,7 @@ MIRROR = _mirror()
 
 
 def mirror(points: Tensor, width: int) -> Tensor:
-    """Points ``(..., 68, 2)`` in the mirror image of a picture W = ``width`` pixels wide: MIRROR's order, W - 1 - x."""
+    """Points ``(..., 68, 2)`` in the mirror image of a picture W = ``width`` pixels wide: reordered, x as W - 1 - x."""
     flipped = points[..., MIRROR, :].clone()
     flipped[..., 0] = width - 1 - flipped[..., 0]
     return flipped
@@ -55,11 +55,11 @@ def read_pts(path: str | Path, base: int = 1) -> Tensor:
     """The landmarks of a ``.pts`` file: float64 ``(68, 2)``, 0-based pixels.
 
     Args:
-        path: a file of the lines ``version: 1``, ``n_points: 68``, ``{``, 68 times ``x y``, ``}``.
-        base: coordinate of the first pixel's centre in the file: 1 for 300VW, which counts as Matlab does.
+        path: a file with the lines ``version: 1``, ``n_points: 68``, ``{``, 68 times ``x y``, ``}``.
+        base: coordinate of the first pixel's center in the file: 1 for 300VW, which counts as Matlab does.
 
     Raises:
-        VideoError: the file is absent, has another number of points, or a line that does not parse; it names both.
+        VideoError: the file is missing, has another number of points, or a line can't be parsed; it names both.
     """
     path = Path(path)
     try:
@@ -94,10 +94,10 @@ def _point(path: Path, number: int, line: str) -> list[float]:
 
 
 def write_pts(path: str | Path, points: Tensor | Sequence[Sequence[float]], base: int = 1) -> Path:
-    """Writes 0-based landmarks ``(68, 2)`` as `read_pts` reads them, to a millionth of a pixel.
+    """Writes 0-based landmarks ``(68, 2)`` in the form read by `read_pts`, to a millionth of a pixel.
 
     Raises:
-        ValueError: points of another shape, or that are not finite.
+        ValueError: points of the wrong shape, or not finite.
         OSError: the file can't be written.
     """
     values = torch.as_tensor(points, dtype=torch.float64)
@@ -111,7 +111,7 @@ def inter_ocular(points: Tensor) -> Tensor:
     """Distance ``(...)`` between the outer eye corners of ``(..., 68, 2)``.
 
     Raises:
-        ValueError: points of another shape, or corners that fall together.
+        ValueError: points of the wrong shape, or corners that coincide.
     """
     if points.shape[-2:] != (POINTS, 2):
         raise ValueError(f"expected landmarks (..., {POINTS}, 2), got {tuple(points.shape)}")
@@ -123,55 +123,55 @@ def inter_ocular(points: Tensor) -> Tensor:
 
 
 def inter_pupil(points: Tensor) -> Tensor:
-    """Distance ``(...)`` between the eyes' centres of ``(..., 68, 2)``, each the mean of the eye's six points."""
+    """Distance ``(...)`` between the eyes' centers of ``(..., 68, 2)``, each the mean of the eye's six points."""
     left, right = points[..., 36:42, :].mean(-2), points[..., 42:48, :].mean(-2)
     return torch.linalg.vector_norm(left - right, dim=-1)
 
 
 def box_size(points: Tensor) -> Tensor:
-    """Square root ``(...)`` of the area of the upright box round points ``(..., 68, 2)``."""
+    """Square root ``(...)`` of the area of the upright box around points ``(..., 68, 2)``."""
     return (points.amax(-2) - points.amin(-2)).prod(-1).sqrt()
 
 
 SIZES: dict[str, Callable[[Tensor], Tensor]] = {"eyes": inter_ocular, "pupils": inter_pupil, "box": box_size}
 """What errors can be divided by: "eyes", the outer eye corners, as in 300W and 300VW (Sagonas et al., ICCV-W 2013; Shen
-et al., ICCV-W 2015); "pupils", as Ren, Cao, Wei and Sun, "Face Alignment at 3000 FPS", CVPR 2014; "box", as Bulat and
-Tzimiropoulos, "How far are we from solving the 2D & 3D Face Alignment problem?", ICCV 2017. The PreRNN paper says
-"normalized" and no more."""
+et al., ICCV-W 2015); "pupils", as in Ren, Cao, Wei and Sun, "Face Alignment at 3000 FPS", CVPR 2014; "box", as in Bulat
+and Tzimiropoulos, "How far are we from solving the 2D & 3D Face Alignment problem?", ICCV 2017. The PreRNN paper says
+no more than "normalized"."""
 
 
 def normalised_errors(predicted: Tensor, true: Tensor, normaliser: str = "eyes") -> Tensor:
-    """Mean distance of predicted from true points, over the size of the true face: ``(...)``.
+    """Mean distance between predicted and true points, over the size of the true face: ``(...)``.
 
     .. math:: e = \\frac{1}{68 \\, d(y)} \\sum_{i} \\|\\hat y_i - y_i\\|, \\quad d(y) = \\|y_{36} - y_{45}\\|
         \\text{ for "eyes"}
 
     Args:
         predicted: ``(..., 68, 2)`` in pixels.
-        true: likewise.
-        normaliser: which size d, a key of `SIZES`.
+        true: ``(..., 68, 2)`` in pixels.
+        normaliser: the size d, a key of `SIZES`.
 
     Raises:
-        ValueError: as `inter_ocular`, or shapes that differ.
+        ValueError: as in `inter_ocular`, or different shapes.
     """
     _same_shape(predicted, true)
     return torch.linalg.vector_norm(predicted - true, dim=-1).mean(-1) / SIZES[normaliser](true)
 
 
 def motion_errors(predicted: Tensor, true: Tensor) -> Tensor:
-    """How far the predicted motion from frame to frame is from the true one, ``(..., T-1)``.
+    """How far the predicted motion from frame to frame differs from the true one, ``(..., T-1)``.
 
     .. math:: m_t = \\frac{1}{68 \\, \\|y_{t,36} - y_{t,45}\\|}
         \\sum_{i} \\|(\\hat y_{t,i} - \\hat y_{t-1,i}) - (y_{t,i} - y_{t-1,i})\\|
 
-    A constant offset of the prediction costs nothing here, a prediction that trembles or stands still does.
+    A constant offset of the prediction costs nothing here; a prediction that trembles or stands still does.
 
     Args:
-        predicted: ``(..., T, 68, 2)`` in pixels of one picture, so that a moving face box plays no part.
-        true: likewise.
+        predicted: ``(..., T, 68, 2)`` in pixels of one picture, so that a moving face box has no effect.
+        true: ``(..., T, 68, 2)``.
 
     Raises:
-        ValueError: as `normalised_errors`.
+        ValueError: as in `normalised_errors`.
     """
     _same_shape(predicted, true)
     error = predicted - true
@@ -190,13 +190,13 @@ def _same_shape(predicted: Tensor, true: Tensor) -> None:
 
 
 def cumulative_error(errors: Tensor, threshold: float = 0.08, bins: int = 100) -> tuple[Tensor, Tensor]:
-    """The cumulative error distribution of ``errors`` ``(N,)``; one that is NaN counts as infinite.
+    """The cumulative error distribution of ``errors`` ``(N,)``; NaN counts as infinite.
 
     Returns:
-        Levels ``(bins + 1,)`` from 0 to the threshold, and the share of the errors that is at most each level.
+        Levels ``(bins + 1,)`` from 0 to the threshold, and the share of errors up to each level.
 
     Raises:
-        ValueError: a threshold or number of bins that is not above 0.
+        ValueError: a threshold or number of bins not above 0.
     """
     _check_threshold(threshold)
     if bins < 1:
@@ -209,12 +209,12 @@ def cumulative_error(errors: Tensor, threshold: float = 0.08, bins: int = 100) -
 def auc(errors: Tensor, threshold: float = 0.08) -> Tensor:
     """Area under the cumulative error curve of ``errors`` ``(N,)`` up to the threshold, as a share of the threshold.
 
-    The curve is a staircase, so that the integral is exact: each error e below the threshold adds the length
-    ``threshold - e`` to it, thus ``AUC = mean(max(0, 1 - e / threshold))``. A scalar from 0 to 1; NaN without errors.
+    The curve is a staircase, so the integral is exact: each error e below the threshold adds the length
+    ``threshold - e`` to it, hence ``AUC = mean(max(0, 1 - e / threshold))``. A scalar from 0 to 1; NaN without errors.
     The PreRNN paper does not state its threshold; 300VW's is 0.08.
 
     Raises:
-        ValueError: a threshold that is not above 0.
+        ValueError: a threshold not above 0.
     """
     _check_threshold(threshold)
     return (1 - _finite_order(errors) / threshold).clamp(min=0).mean()
@@ -235,16 +235,16 @@ def draw_points(
     box: Tensor | Sequence[float] | None = None,
     colour: tuple[int, int, int] = GREEN,
 ) -> np.ndarray:
-    """A copy of a frame with landmarks on it.
+    """A copy of a frame with landmarks drawn on it.
 
     Args:
         frame: uint8 RGB ``(H, W, 3)``.
-        points: ``(N, 2)`` in pixels; what is not finite is left out.
+        points: ``(N, 2)`` in pixels; those that are not finite are left out.
         box: ``(x0, y0, x1, y1)``, drawn as a thin frame.
         colour: RGB.
 
     Raises:
-        ValueError: a frame of another dtype or shape.
+        ValueError: a frame of the wrong dtype or shape.
     """
     import cv2
 
@@ -255,7 +255,7 @@ def draw_points(
     values = values[(np.abs(values) < 1e6).all(1)]  # NaN compares false
     span = np.ptp(values, axis=0).max() if len(values) else 0.0
     radius = max(1.0, float(span) / 80)  # pixels
-    shift = 4  # OpenCV takes fractions of a pixel as so many bits
+    shift = 4  # number of bits for fractions of a pixel in OpenCV
     for x, y in np.round(values * 2**shift).astype(int).tolist():
         cv2.circle(drawn, (x, y), round(radius * 2**shift), colour, cv2.FILLED, cv2.LINE_AA, shift)
     if box is not None:

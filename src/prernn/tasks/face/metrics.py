@@ -14,34 +14,34 @@ from prernn.tasks.face.smoothing import PointFilter
 from prernn.tasks.task import valid_steps
 
 BEFORE = 2
-"""Frames of the piece before that the second difference of the points looks back to."""
+"""Frames of the previous piece that the second difference of the points needs."""
 
 DETECTED = "detected"
-"""Before the names of metrics in a detector's boxes."""
+"""Prefix of the names of metrics in a detector's boxes."""
 
 
 class FaceMetrics(Metric):
-    """Running errors of outputs ``(B, T, 136)`` against batches of `Face.read`, over all frames of all clips.
+    """Running errors of outputs ``(B, T, 136)`` for batches of `Face.read`, over all frames of all clips.
 
-    ``compute`` gives, see `prernn.tasks.face.landmarks` for the first four:
-        nme: mean normalised error, in face sizes as ``normaliser`` measures them.
+    ``compute`` returns (see `prernn.tasks.face.landmarks` for the first four):
+        nme: mean normalized error, in face sizes as ``normaliser`` measures them.
         auc: area under the cumulative error curve up to ``threshold``.
         failure_rate: share of frames with an error above ``threshold``.
         jitter: mean motion error from frame to frame in inter-ocular distances, within clips, or over a whole video
-            where its pieces go on from each other; NaN where all have one frame.
-        tremble: mean second difference of the points, likewise, in inter-ocular distances
-            (`prernn.tasks.face.motion.trembles`); NaN where all have fewer than three frames. ``tremble_still`` and
-            ``tremble_moving`` are over frames where the true face is still (`prernn.tasks.face.motion.still`) and
-            moves; NaN where there are none.
+            if its pieces continue each other; NaN if all have one frame.
+        tremble: mean second difference of the points, over the same frames, in inter-ocular distances
+            (`prernn.tasks.face.motion.trembles`); NaN if all have fewer than three frames. ``tremble_still`` and
+            ``tremble_moving`` are over frames in which the true face is still (`prernn.tasks.face.motion.still`) or
+            moves; NaN if there are none.
         true_tremble: that of the annotation.
         distance: mean Euclidean distance of the 136 outputs from the true box coordinates (the testing loss of the
             supplement's Table 1, as far as it says what that is), without a filter.
-        errors: normalised errors of all frames ``(N,)``, ascending.
+        errors: normalized errors of all frames ``(N,)``, ascending.
 
     Args:
-        threshold: of AUC and failure rate.
-        smoothing: the filter that points go through, within each clip or whole video; None for none.
-        normaliser: which size of a face errors are divided by, a key of `prernn.tasks.face.landmarks.SIZES`.
+        threshold: for AUC and failure rate.
+        smoothing: the filter applied to points, within each clip or whole video; None for none.
+        normaliser: the size of a face by which errors are divided, a key of `prernn.tasks.face.landmarks.SIZES`.
     """
 
     full_state_update = False
@@ -56,7 +56,7 @@ class FaceMetrics(Metric):
         super().__init__()
         self.threshold, self.normaliser = threshold, normaliser
         self._points = FilteredPoints(smoothing)
-        self._ends: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}  # of videos that go on, their last points
+        self._ends: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}  # the last points of videos that continue
         for name in ("errors", "motions", "distances", "trembles", "true_trembles", "still"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
@@ -73,7 +73,7 @@ class FaceMetrics(Metric):
             self._add_motion(*self._on_from(batch, row, guess[:n], true[:n]))
 
     def _on_from(self, batch: dict[str, Any], row: int, guess: Tensor, true: Tensor) -> tuple[Tensor, Tensor, int]:
-        """A clip's points behind the last ones of the piece that it goes on from, and how many these are."""
+        """A clip's points after the last ones of the piece that it continues, and how many of those there are."""
         if "goes_on" not in batch:
             return guess, true, 0
         place, known = place_of(batch, row), 0
@@ -85,7 +85,7 @@ class FaceMetrics(Metric):
         return guess, true, known
 
     def _add_motion(self, guess: Tensor, true: Tensor, known: int) -> None:
-        """Adds how a clip's points ``(T, 68, 2)`` move, and those of its annotation; some frames were known before."""
+        """Adds how a clip's points ``(T, 68, 2)`` and those of its annotation move; the first ``known`` are not new."""
         first = max(known - 1, 0)
         self.motions.append(landmarks.motion_errors(guess[first:], true[first:]))
         size = landmarks.inter_ocular(true)
@@ -94,10 +94,10 @@ class FaceMetrics(Metric):
         self.still.append(motion.still(true).float())
 
     def compute(self) -> dict[str, Tensor]:
-        """The values above; NaN where no frame was seen."""
+        """The values above; NaN if no frame was seen."""
         errors, motions, distances = (_joined(values) for values in (self.errors, self.motions, self.distances))
         trembles, true, still = (_joined(values) for values in (self.trembles, self.true_trembles, self.still))
-        failed = ~(errors <= self.threshold)  # NaN fails too
+        failed = ~(errors <= self.threshold)  # NaN counts as failed
         return {
             "nme": errors.mean(),
             "auc": landmarks.auc(errors, self.threshold).float(),
@@ -113,12 +113,12 @@ class FaceMetrics(Metric):
 
 
 class BesideDetected(nn.Module):
-    """`FaceMetrics` in the boxes of the annotation and, under ``detected_...``, in those of a detector.
+    """`FaceMetrics` in the annotation's boxes and, under ``detected_...``, in a detector's boxes.
 
-    ``detected_missed`` is the share of frames in which the detector found no face, where the box before stayed.
+    ``detected_missed`` is the share of frames in which the detector found no face, so that the previous box stayed.
 
     Args:
-        make: new metrics.
+        make: creates new metrics.
     """
 
     def __init__(self, make: Callable[[], FaceMetrics]) -> None:
@@ -127,7 +127,7 @@ class BesideDetected(nn.Module):
         self.seen = _Share()
 
     def update(self, out: Tensor, batch: dict[str, Any]) -> None:
-        """Adds a batch whose ``way (B,)`` is 1 for a detector's boxes."""
+        """Adds a batch, whose ``way (B,)`` is 1 for a detector's boxes."""
         for way, metric in enumerate(self.ways):
             rows = (batch["way"] == way).nonzero()[:, 0] if out.shape[0] else torch.zeros(0, dtype=torch.long)
             if len(rows):
@@ -150,7 +150,7 @@ class BesideDetected(nn.Module):
 
 
 class _Share(Metric):
-    """Share of truth values that are true."""
+    """Share of Boolean values that are true."""
 
     full_state_update = False
     values: list[Tensor]

@@ -1,4 +1,4 @@
-"""How landmarks move: how much they tremble, where a face is still, and how far behind they are."""
+"""How landmarks move: how much they tremble, when a face is still, and how far they lag."""
 
 import torch
 from torch import Tensor
@@ -6,14 +6,14 @@ from torch import Tensor
 from prernn.tasks.face.landmarks import inter_ocular
 
 STILL = 0.005
-"""A face is still where its points move by less than this, in inter-ocular distances a frame: a fifth of a pixel where
-the eyes are 40 pixels apart."""
+"""A face is still if its points move by less than this, in inter-ocular distances a frame: a fifth of a pixel if the
+eyes are 40 pixels apart."""
 
 MOST_LAG = 10
-"""Frames by which `lag` looks back."""
+"""Number of frames that `lag` looks back."""
 
 MOST_LEAD = 2
-"""Frames by which it looks ahead."""
+"""Number of frames that it looks ahead."""
 
 
 def trembles(points: Tensor, size: Tensor) -> Tensor:
@@ -21,8 +21,8 @@ def trembles(points: Tensor, size: Tensor) -> Tensor:
 
     .. math:: q_t = \\frac{1}{N d_t} \\sum_i \\|p_{t+1,i} - 2 p_{t,i} + p_{t-1,i}\\|
 
-    It is the mean size of the acceleration, per frame squared: 0 for points that rest or move evenly. What points that
-    are drawn anew at every frame with standard deviation s in x and y have is 3.07 s.
+    It is the mean size of the acceleration, per frame squared: 0 for points that rest or move uniformly. For points
+    drawn independently at every frame with standard deviation s in x and y it is 3.07 s.
 
     Args:
         points: in pixels.
@@ -32,29 +32,29 @@ def trembles(points: Tensor, size: Tensor) -> Tensor:
 
 
 def still(true: Tensor) -> Tensor:
-    """Where the true points ``(..., T, 68, 2)`` move by at most `STILL` to a frame and from it, ``(..., T-2)``."""
+    """Where the true points ``(..., T, 68, 2)`` move by at most `STILL` before and after a frame, ``(..., T-2)``."""
     motion = torch.linalg.vector_norm(true.diff(dim=-3), dim=-1).mean(-1) / inter_ocular(true)[..., 1:]  # (..., T-1)
     calm = motion <= STILL
     return calm[..., 1:] & calm[..., :-1]
 
 
 def lag(predicted: Tensor, true: Tensor) -> float:
-    """By how many frames predicted points are behind the true ones; below zero ahead of them.
+    """The number of frames by which predicted points lag behind the true ones; negative if they are ahead.
 
-    It is the shift k, to a part of a frame, at which the error is least, once each point's own mean over time is taken
-    off (a network that puts the chin too low everywhere is not late):
+    It is the shift k, to a fraction of a frame, at which the error is smallest, after subtracting each point's own mean
+    over time (a network that puts the chin too low everywhere is not late):
 
     .. math:: E(k) = \\sum_{b,t,i} \\| (\\hat y_{b,t,i} - y_{b,t-k,i}) / d_b - mean_t \\|^2
 
-    The least whole k between `MOST_LEAD` ahead and `MOST_LAG` behind, then the vertex of the parabola through it and
-    its neighbours. NaN where nothing moves.
+    The best integer k between `MOST_LEAD` ahead and `MOST_LAG` behind is refined by the vertex of the parabola through
+    it and its neighbors. NaN if nothing moves.
 
     Args:
         predicted: ``(..., T, 68, 2)``.
-        true: likewise.
+        true: ``(..., T, 68, 2)``.
 
     Raises:
-        ValueError: shapes that differ, or no more frames than are looked back and ahead.
+        ValueError: different shapes, or too few frames to look back and ahead.
     """
     steps = true.shape[-3]
     if predicted.shape != true.shape or steps < MOST_LAG + MOST_LEAD + 3:

@@ -1,7 +1,7 @@
-"""Clips of one annotated picture of a face, moved along a path that is known: motion whose landmarks are exact.
+"""Clips of one annotated picture of a face, moved along a known path: motion whose landmarks are exact.
 
-A data set of single pictures, or of videos of a few frames, so has videos of any length, and says how far the points
-of a network tremble while a face is still, and how far they lag behind one that moves.
+So a data set of single pictures, or of videos of a few frames, yields videos of any length, and shows how much a
+network's points tremble while a face is still, and how far they lag behind one that moves.
 """
 
 import math
@@ -15,27 +15,27 @@ from torch import Tensor
 from prernn.layers.arguments import real, whole
 
 WAVES = 6
-"""Sinusoids of each part of a path."""
+"""Number of sinusoids in each component of a path."""
 
 SETTLING = 0.2
-"""Seconds in which a face comes to rest, or starts to move."""
+"""Seconds that a face takes to come to rest, or to start moving."""
 
 AT_ONCE = 64
-"""Pictures drawn together, which bounds memory."""
+"""Number of pictures drawn together, which bounds memory."""
 
 
 @dataclass(frozen=True)
 class Moving:
-    """How far and how fast a picture moves, and what its camera adds.
+    """How far and how fast a picture moves, and the noise of its camera.
 
     Attributes:
-        frames: of a clip.
-        shift: to each side, in sides of the face's box, at most.
-        scale: share by which the face grows or shrinks, at most.
-        turn: degrees that it turns in the plane, to each side, at most.
-        speed: fastest wave of the motion, in Hz.
+        frames: number of frames of a clip.
+        shift: largest shift to each side, in sides of the face's box.
+        scale: largest share by which the face grows or shrinks.
+        turn: largest rotation in the plane in each direction, in degrees.
+        speed: highest frequency of the motion, in Hz.
         rest: share of the time in which the face rests.
-        noise: standard deviation of each pixel's noise in the camera, of 255.
+        noise: standard deviation of each pixel's camera noise, out of 255.
         fps: frames a second.
 
     Raises:
@@ -60,15 +60,16 @@ class Moving:
 
 
 def path(moving: Moving, side: float, centre: Tensor, chance: torch.Generator) -> Tensor:
-    """Affine maps ``(T, 2, 3)`` from the picture's pixels to those of each frame, float64; the first is no motion.
+    """Affine maps ``(T, 2, 3)`` from the picture's pixels to those of each frame, float64; the first is the identity.
 
-    Right, down, growth and turn each follow a sum of `WAVES` sinusoids of up to ``speed`` Hz, with amplitudes as one
-    over the frequency, which tanh keeps within the limits. Their time stands still while the face rests.
+    Horizontal and vertical shift, scale and rotation each follow a sum of `WAVES` sinusoids of up to ``speed`` Hz, with
+    amplitudes inversely proportional to the frequency, kept within the limits by tanh. Their time stops while the face
+    rests.
 
     Args:
         moving: how far and how fast.
         side: of the face's box in pixels.
-        centre: ``(2,)`` of the box, about which the face grows and turns.
+        centre: ``(2,)`` center of the box, around which the face grows and turns.
         chance: draws the path.
     """
     waves = _waves(_clock(moving, chance), moving.speed, chance)  # (4, T), within -1..1
@@ -81,10 +82,10 @@ def path(moving: Moving, side: float, centre: Tensor, chance: torch.Generator) -
 
 
 def _clock(moving: Moving, chance: torch.Generator) -> Tensor:
-    """Seconds of motion ``(T,)`` at each frame: less than have passed, as the face rests now and then."""
+    """Seconds of motion ``(T,)`` at each frame: less than the elapsed time, because the face rests at times."""
     count = moving.frames
     drawn = torch.rand(1 + math.ceil(count / moving.fps * 2), generator=chance, dtype=torch.float64)
-    moves = (drawn >= moving.rest).double()  # a draw for each half second
+    moves = (drawn >= moving.rest).double()  # one draw per half second
     each = torch.arange(count, dtype=torch.float64) / moving.fps * 2
     at = moves[each.long()]
     width = max(1, round(SETTLING * moving.fps))
@@ -95,7 +96,7 @@ def _clock(moving: Moving, chance: torch.Generator) -> Tensor:
 
 
 def _waves(seconds: Tensor, speed: float, chance: torch.Generator) -> Tensor:
-    """Four smooth functions of time ``(4, T)`` that begin at 0 and stay within -1..1."""
+    """Four smooth functions of time ``(4, T)`` that start at 0 and stay within -1..1."""
     frequency = speed * (0.1 + 0.9 * torch.rand(4, WAVES, 1, generator=chance, dtype=torch.float64))
     phase = 2 * math.pi * torch.rand(4, WAVES, 1, generator=chance, dtype=torch.float64)
     amplitude = 1 / frequency
@@ -111,13 +112,13 @@ def moved_points(points: Tensor, maps: Tensor) -> Tensor:
 def moved_pictures(picture: np.ndarray, maps: Tensor, noise: float, chance: torch.Generator) -> np.ndarray:
     """The picture uint8 ``(H, W, 3)`` moved by each of the maps, ``(T, H, W, 3)``, with a camera's noise.
 
-    Sampled bilinearly; where a frame sees past the picture's edge, the edge goes on.
+    Sampled bilinearly; beyond the picture's edge, the edge is continued.
 
     Args:
-        picture: the face.
-        maps: ``(T, 2, 3)``, as `path` gives them.
-        noise: standard deviation of normal noise on each value, of 255.
-        chance: draws it.
+        picture: of the face.
+        maps: ``(T, 2, 3)``, as returned by `path`.
+        noise: standard deviation of normal noise on each value, out of 255.
+        chance: draws the noise.
     """
     height, width = picture.shape[:2]
     source = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float()

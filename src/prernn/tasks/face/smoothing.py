@@ -1,4 +1,4 @@
-"""The One-Euro filter: points that rest are smoothed much, points that move little, so that they hardly lag.
+"""The One-Euro filter: it smooths points at rest strongly, and moving points only a little, so that they hardly lag.
 
 Casiez, Roussel and Vogel, "1 Euro Filter: A Simple Speed-based Low-pass Filter for Noisy Input in Interactive Systems",
 CHI 2012.
@@ -15,10 +15,10 @@ from prernn.layers.arguments import real
 
 
 class PointFilter(Protocol):
-    """What filters points in time: `Smoothing`, or `prernn.tasks.face.kalman.Kalman`."""
+    """Filters points in time: `Smoothing`, or `prernn.tasks.face.kalman.Kalman`."""
 
     def step(self, points: Tensor, time: Tensor, size: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """The next value of points ``(..., N, 2)``, and the state to go on from; see `smooth_step`."""
+        """The next value of points ``(..., N, 2)``, and the next state; see `smooth_step`."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Smoothing:
     """Settings of the filter.
 
     Attributes:
-        min_cutoff: cutoff frequency of a point at rest in Hz; lower trembles less and lags more.
-        beta: how the cutoff grows with a point's speed, in Hz for a face size a second; higher lags less in motion.
+        min_cutoff: cutoff frequency of a point at rest in Hz; lower values tremble less and lag more.
+        beta: how the cutoff grows with a point's speed, in Hz per face size a second; higher values lag less in motion.
         derivative_cutoff: cutoff frequency of the speed itself in Hz.
 
     Raises:
-        ValueError: cutoffs that are not above 0, a negative beta.
+        ValueError: cutoffs not above 0, or a negative beta.
     """
 
     min_cutoff: float = 1.0
@@ -49,7 +49,7 @@ class Smoothing:
 
 
 class Smoothed(NamedTuple):
-    """Where the filter is: points ``(..., N, 2)``, their velocity in face sizes a second, and the time ``(...)``."""
+    """The filter's state: points ``(..., N, 2)``, their velocity in face sizes a second, and the time ``(...)``."""
 
     points: Tensor
     velocity: Tensor
@@ -57,10 +57,10 @@ class Smoothed(NamedTuple):
 
 
 def smoothing_from(text: str) -> Smoothing | None:
-    """Settings as ``MIN_CUTOFF,BETA``; "none" for no filter.
+    """Settings from ``MIN_CUTOFF,BETA``; "none" for no filter.
 
     Raises:
-        ValueError: another text.
+        ValueError: the text has another form.
     """
     if text == "none":
         return None
@@ -74,23 +74,23 @@ def smoothing_from(text: str) -> Smoothing | None:
 def smooth_step(
     points: Tensor, time: Tensor, size: Tensor, state: Smoothed | None, smoothing: Smoothing
 ) -> tuple[Tensor, Smoothed]:
-    """The filter's next value, and the state to go on from.
+    """The filter's next value, and the next state.
 
     .. math:: \\hat x_t = \\alpha x_t + (1 - \\alpha) \\hat x_{t-1}, \\quad
         \\alpha = \\frac{1}{1 + \\tau / T_e}, \\quad \\tau = \\frac{1}{2 \\pi f_c}, \\quad
         f_c = f_{min} + \\beta \\|\\hat{\\dot x}_t\\|
 
-    with ``T_e`` the seconds since the step before; the velocity is that of ``(x_t - \\hat x_{t-1}) / T_e``, smoothed in
-    the same way at ``derivative_cutoff``. The paper filters one number; here a point has one speed, so that it is
-    smoothed alike in all directions.
+    with ``T_e`` the seconds since the previous step; the velocity is that of ``(x_t - \\hat x_{t-1}) / T_e``, smoothed
+    in the same way with ``derivative_cutoff``. The paper filters a single number; here a point has one speed, so that
+    it is smoothed equally in all directions.
 
-    A time stamp that is repeated leaves everything as it is; one that jumps back begins anew, as the first does.
+    A repeated time stamp leaves everything unchanged; one that jumps back restarts the filter, like the first step.
 
     Args:
         points: ``(..., N, 2)`` in pixels.
         time: ``(...)`` in seconds.
         size: ``(...)`` of the face in pixels, the unit of speed.
-        state: of the step before; None for the first.
+        state: of the previous step; None for the first.
         smoothing: the settings.
     """
     if state is None:
@@ -107,25 +107,25 @@ def smooth_step(
 
 
 def _share(cutoff: Tensor | float, passed: Tensor) -> Tensor:
-    """The share alpha of a new value."""
+    """The weight alpha of a new value."""
     turns = 2 * math.pi * cutoff * passed
     return turns / (1 + turns)
 
 
 def smooth(points: Tensor, time: Tensor, size: Tensor, smoothing: PointFilter) -> Tensor:
-    """Points ``(..., T, N, 2)`` filtered along time, each row from its first step on; `smooth_on` from zero."""
+    """Points ``(..., T, N, 2)`` filtered along time, each row from its first step; `smooth_on` without a state."""
     return smooth_on(points, time, size, smoothing, None)[0]
 
 
 def smooth_on(points: Tensor, time: Tensor, size: Tensor, smoothing: PointFilter, state: Any) -> tuple[Tensor, Any]:
-    """Points ``(..., T, N, 2)`` filtered along time from a state, None for none, and the state behind them.
+    """Points ``(..., T, N, 2)`` filtered along time from a state, None for none, and the final state.
 
     Args:
         points: in pixels.
         time: ``(..., T)`` in seconds.
         size: ``(..., T)`` of the face in pixels.
         smoothing: the filter.
-        state: where it had got to.
+        state: the filter's state before the first step.
     """
     values = []
     steps = zip(points.unbind(-3), time.double().unbind(-1), size.double().unbind(-1), strict=True)

@@ -33,64 +33,64 @@ from prernn.tasks.task import Metrics, Subset, Task, Verdict, only
 DEFAULT_SAMPLING = Sampling(frames=16, rule="consecutive")
 
 ONE_PICTURE = Sampling(frames=1, rule="random")
-"""Of a video whose one picture is moved: any in training, the middle one in evaluation."""
+"""Which picture of a video with a moving picture is used: any in training, the middle one in evaluation."""
 
 
 @dataclass(eq=False)
 class Face(Task):
-    """Landmarks of the face in a square box round it, by the l2 loss of `landmark_loss`.
+    """Landmarks of the face in a square box around it, with the l2 loss of `landmark_loss`.
 
-    Data: ``root/<id>/vid.avi`` with ``root/<id>/annot/000001.pts`` and so on, one file a frame. ``train.txt`` and
-    ``test.txt`` in root, one id a line, say which videos are which, and so may ``val.txt``; without them 80 % of the
-    videos are for training and the others for testing, as in the paper.
+    Data: ``root/<id>/vid.avi`` with ``root/<id>/annot/000001.pts`` and so on, one file per frame. ``train.txt`` and
+    ``test.txt`` in root, one id per line, assign the videos, and so may ``val.txt``; without them 80 % of the videos
+    are for training and the others for testing, as in the paper.
 
-    Outputs: K = 136, x then y of point 0, of point 1, and so on, as `prernn.tasks.face.box` measures them: from the
-    box's centre, in units of its side. The centre is zero because a new output layer starts near it. The unit is the
-    side because then a network whose AUC is as in the paper's Table 2 has about the losses of the supplement's Table 1
-    (`FaceMetrics.distance`): 0.763 is a mean error of 0.019 inter-ocular, which is 0.008 of a box side (the eyes
-    take 0.4 of a box with the default margin), or 0.063 over 68 points where all err alike, and more where they do
-    not; the table says 0.082.
+    Outputs: K = 136, x then y of point 0, of point 1, and so on, in the coordinates of `prernn.tasks.face.box`: from
+    the box's center, in units of its side. The origin is the center because a new output layer starts near zero. The
+    unit is the side because then a network whose AUC is as in the paper's Table 2 has about the losses of the
+    supplement's Table 1 (`FaceMetrics.distance`): 0.763 is a mean error of 0.019 inter-ocular distances, which is 0.008
+    of a box side (the eyes take up 0.4 of a box with the default margin), or 0.063 over 68 points if all have the same
+    error, and more if they do not; the table says 0.082.
 
-    Box: of the annotated points, in evaluation too, so that the network is told where the face is and how large, at
-    every frame ("annotation") or at the first frame of a clip only ("first", whose box then stays where it is). With
+    Box: that of the annotated points, in evaluation too, so that the network is told where the face is and how large,
+    at every frame ("annotation") or only at the first frame of a clip ("first", where the box then stays). With
     "annotation" the errors are those of a perfect face detector; ``detector`` adds those of a real one, at every frame
-    as in the paper; `prernn.tasks.face.watcher` has a detector at the first frame alone.
+    as in the paper; `prernn.tasks.face.watcher` uses a detector at the first frame only.
 
-    Evaluation: whole videos, in clips whose state goes on from one to the next, as a stream has it (``carry``).
+    Evaluation: whole videos, in clips whose state carries over from one to the next, as in a stream (``carry``).
 
     Attributes:
         base: coordinate of the first pixel in the .pts files: 1 for 300VW, which counts as Matlab does.
-        sampling: frames of a clip; consecutive, as motion is what recurrence is to learn from.
-        clips: clips that an epoch takes of each training video.
-        every_frame: evaluation goes over all frames of a video in clips that follow each other, where the rule is
-            "consecutive"; otherwise it sees one clip of each, from the middle.
-        carry: in evaluation these clips go on from each other's state, and so do filters; False begins each with
-            zeros, as in training. With the box "first" they begin with zeros, as their boxes change.
+        sampling: frames of a clip; consecutive, because recurrence learns from motion.
+        clips: number of clips per epoch from each training video.
+        every_frame: evaluation covers all frames of a video in consecutive clips, if the rule is "consecutive";
+            otherwise it sees one clip of each video, from the middle.
+        carry: in evaluation these clips, and filters, continue from each other's state; False starts each clip from
+            zero, as in training. With the box "first" they start from zero, because their boxes change.
         box: where the box comes from, see above; in training and evaluation alike.
-        margin: how far the box goes beyond the points at each end, in longer sides of their bounding box.
-        shift: training moves the box by up to so much of its side, one draw for all frames of a clip, so that the
-            motion in it stays what it was.
-        scale: training scales the box by up to so much, likewise.
-        flip: training mirrors half of the clips, and left and right landmarks with them.
-        size: side in pixels of the network's input; None takes what the backbone expects, as the next two.
-        mean: of each colour channel, for pixel values in [0, 1].
-        std: likewise.
-        threshold: of AUC and failure rate, in sizes of the normaliser: 0.08 for "eyes" (Chrysos et al., IJCV 2018, for
-            300VW), 0.07 for "box" (Bulat and Tzimiropoulos, ICCV 2017). The paper does not give its own.
+        margin: how far the box extends beyond the points at each end, in longer sides of their bounding box.
+        shift: training shifts the box by up to this share of its side, drawn once for all frames of a clip, so that the
+            motion in it does not change.
+        scale: training scales the box by up to this share, also drawn once for a clip.
+        flip: training mirrors half of the clips, and swaps left and right landmarks with them.
+        size: side of the network's input in pixels; None takes what the backbone expects, as do the next two.
+        mean: of each color channel, for pixel values in [0, 1].
+        std: of each color channel, for pixel values in [0, 1].
+        threshold: for AUC and failure rate, in sizes of the normaliser: 0.08 for "eyes" (Chrysos et al., IJCV 2018, for
+            300VW), 0.07 for "box" (Bulat and Tzimiropoulos, ICCV 2017). The paper does not state its own.
         normaliser: what errors are divided by, "eyes", "pupils" or "box": see `prernn.tasks.face.landmarks.SIZES`.
-        detector: in evaluation each video is seen a second time, in the boxes that this detector finds
+        detector: in evaluation each video is also run in the boxes found by this detector
             (`prernn.tasks.face.detection.over_video`), for metrics ``detected_...``: "cascade", "mediapipe" or
-            "yunet:FILE". The paper had Faster R-CNN.
-        allow_outside: take landmarks outside the picture, which are an error otherwise.
-        split_seed: of the 80/20 split.
-        deinterlace: make progressive pictures of frames that are marked as interlaced.
-        moving: clips are one picture of each video, moved along a path that is known (`prernn.tasks.face.moving`), in
-            training another with each epoch; ``sampling`` and ``every_frame`` say nothing then. With the box "first"
-            the face moves in it.
-        motion_weight: of the motion from frame to frame in the loss, see `landmark_loss`.
-        smooth: the One-Euro filter that predicted points go through in tests, predictions and streams
-            (`prernn.tasks.face.smoothing`); the loss and ``distance`` are of the outputs themselves.
-        kalman: a Kalman filter in its place (`prernn.tasks.face.kalman`).
+            "yunet:FILE". The paper used Faster R-CNN.
+        allow_outside: accept landmarks outside the picture, which are an error otherwise.
+        split_seed: seed of the 80/20 split.
+        deinterlace: deinterlace frames that are marked as interlaced.
+        moving: clips are one picture of each video, moved along a known path (`prernn.tasks.face.moving`), a different
+            one in each training epoch; ``sampling`` and ``every_frame`` are then ignored. With the box "first" the
+            face moves within it.
+        motion_weight: weight of the motion from frame to frame in the loss, see `landmark_loss`.
+        smooth: the One-Euro filter applied to predicted points in tests, predictions and streams
+            (`prernn.tasks.face.smoothing`); the loss and ``distance`` are those of the outputs themselves.
+        kalman: a Kalman filter instead (`prernn.tasks.face.kalman`).
     """
 
     name: ClassVar[str] = "face"
@@ -151,13 +151,13 @@ class Face(Task):
             raise NotImplementedError("face: expected sampling by frames, got fps: annotations belong to frames")
         self._subsets: dict[str, list[str]] = {}
         self._reader = FrameReader()
-        self._checked: dict[str, list[Path]] = {}  # annotations by video
-        self._points_of = FilteredPoints(self.filter)  # of predictions
+        self._checked: dict[str, list[Path]] = {}  # annotations of each video
+        self._points_of = FilteredPoints(self.filter)  # for predictions
         self._detected = None if self.detector is None else DetectedBoxes(self.detector)
 
     @property
     def filter(self) -> PointFilter | None:
-        """What predicted points go through."""
+        """The filter applied to predicted points."""
         return self.smooth or self.kalman
 
     @property
@@ -174,7 +174,7 @@ class Face(Task):
         self._subsets = subsets(self.root, self.split_seed)
 
     def records(self, subset: Subset) -> list[FaceVideo]:
-        """The videos of a subset: in training each ``clips`` times, in evaluation each in the clips that cover it."""
+        """The videos of a subset: in training each ``clips`` times, in evaluation in the clips that cover each."""
         paths = [self._video(name) for name in self._subsets[subset]]
         if subset == "train":
             return [FaceVideo(path) for path in paths for _ in range(self.clips)]
@@ -185,7 +185,7 @@ class Face(Task):
 
     @property
     def rate(self) -> float | None:
-        """That of the clips: the training videos' own over the sampling's stride, see `sampled_rate`."""
+        """The frame rate of the clips: the training videos' own over the sampling's stride, see `sampled_rate`."""
         if self.moving is not None:
             return self.moving.fps
         return sampled_rate(self.sampling, [self._video(name) for name in self._subsets.get("train", [])])
@@ -196,12 +196,12 @@ class Face(Task):
         return "val" in self._subsets
 
     def evaluated(self, records: Sequence[FaceVideo]) -> list[FaceVideo]:
-        """Each video once, in the clips that cover it; with a detector once more in its boxes."""
+        """Each video once, in the clips that cover it; with a detector, once more in its boxes."""
         paths, ways = dict.fromkeys(record.path for record in records), (False, True)[: 1 + (self.detector is not None)]
         return [FaceVideo(path, clip, way) for path in paths for way in ways for clip in self._clips(path)]
 
     def goes_on(self, record: FaceVideo) -> bool:
-        """Whether it is a later clip of a video whose state goes on."""
+        """Whether it is a later clip of a video whose state carries over."""
         return self.carry and self.box != "first" and record.frames is not None and record.frames.start > 0
 
     def _clips(self, path: str) -> list[range | None]:
@@ -219,7 +219,7 @@ class Face(Task):
         return [frames[start : start + length] for start in range(0, len(frames), length)]
 
     def length(self, record: FaceVideo) -> int:
-        """Frames of a clip."""
+        """Number of frames of a clip."""
         if self.moving is not None:
             return self.moving.frames
         if record.frames is not None:
@@ -261,7 +261,7 @@ class Face(Task):
         }
 
     def _way(self, record: FaceVideo, truth: Tensor) -> dict[str, Any]:
-        """What an item of evaluation has beside: how it goes on and, with a detector, whose boxes it has."""
+        """What an evaluation item has in addition: whether it continues and, with a detector, whose boxes it has."""
         more: dict[str, Any] = {} if record.frames is None else {"goes_on": int(self.goes_on(record))}
         if self._detected is None:
             return more
@@ -273,10 +273,10 @@ class Face(Task):
         return more
 
     def moving_pictures(self, record: FaceVideo) -> tuple[list[np.ndarray], Tensor]:
-        """Frames ``(H, W, 3)`` and landmarks ``(T, 68, 2)`` of a video whose picture moves, as evaluation has them.
+        """Frames ``(H, W, 3)`` and landmarks ``(T, 68, 2)`` of a video with a moving picture, as in evaluation.
 
         Raises:
-            ValueError: a task that has no `moving`; VideoError, which is one, for a video that can't be read.
+            ValueError: a task without `moving`; also VideoError, a ValueError, for a video that can't be read.
         """
         files = self._files(record.path, False)
         picks = sample_indices(len(files), ONE_PICTURE)
@@ -285,7 +285,7 @@ class Face(Task):
         return self._moved(frame, points, self._own_chance(record.path))
 
     def _moved(self, frame: np.ndarray, points: Tensor, chance: torch.Generator) -> tuple[list[np.ndarray], Tensor]:
-        """Frames ``(H, W, 3)`` of one picture that moves, and their landmarks ``(T, 68, 2)``."""
+        """Frames ``(H, W, 3)`` of one moving picture, and their landmarks ``(T, 68, 2)``."""
         if self.moving is None:
             raise ValueError("face: expected a task whose pictures move, got moving=None")
         box = face_box(points, self.margin)
@@ -293,11 +293,11 @@ class Face(Task):
         return list(moved_pictures(frame, maps, self.moving.noise, chance)), moved_points(points, maps)
 
     def _own_chance(self, video: str) -> torch.Generator:
-        """The chance of a video's evaluation, the same each time."""
+        """The random generator of a video's evaluation, the same each time."""
         return torch.Generator().manual_seed(zlib.crc32(Path(video).parent.name.encode()))
 
     def _files(self, path: str, tolerate: bool) -> list[Path]:
-        """A video's annotations, one a frame."""
+        """A video's annotations, one per frame."""
         if path not in self._checked:
             files = numbered(annotations(path))
             info = probe(path)
@@ -306,7 +306,7 @@ class Face(Task):
                 raise VideoError(f"{path}: frame {len(files) + 1} of {frames} has no annotation")
             if frames < len(files) and not tolerate:
                 raise VideoError(f"{path}: {len(files)} annotations for {frames} frames: {files[frames]} has none")
-            # all of them at once, so that a video with a bad annotation is left out as a whole, not some clips of it
+            # all of them at once, so that a video with a bad annotation is skipped as a whole, not only in part
             for file in files[:frames]:
                 self._points(file, info.height, info.width)
             self._checked[path] = files
@@ -325,7 +325,7 @@ class Face(Task):
         return moved(boxes, torch.stack([x, y]) * self.shift, 1 + scale * self.scale)
 
     def join(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Faces one after the other; ``begins (T,)`` says where."""
+        """Faces one after the other; ``begins (T,)`` marks where."""
         return super().join([{**item, "begins": torch.arange(len(item["input"])) == 0} for item in items])
 
     def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
@@ -337,23 +337,23 @@ class Face(Task):
 
     def metrics(self) -> Metrics:
         """Errors, AUC and jitter."""
-        # torchmetrics takes seconds to import, which a worker or a stream need not spend
+        # torchmetrics takes seconds to import, which workers and streams don't need
         from prernn.tasks.face.metrics import BesideDetected, FaceMetrics
 
         make = partial(FaceMetrics, self.threshold, self.filter, self.normaliser)
         return make() if self.detector is None else BesideDetected(make)
 
     def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
-        """Path, number of the frame from 1, normalised error, and the points in 0-based pixels, a row a frame."""
+        """One row per frame: path, number of the frame from 1, normalized error, and the points in 0-based pixels."""
         return prediction_rows(self._points_of(out, batch), batch, self.normaliser)
 
     def verdicts(self, out: Tensor, batch: dict[str, Any]) -> list[Verdict]:
-        """The points of each clip, and its normalised error."""
+        """The points of each clip, and its normalized error."""
         return point_verdicts(out, batch, self.normaliser)
 
     @property
     def clip_length(self) -> int | None:
-        """Frames of a clip, where the sampling rule takes a fixed number."""
+        """Number of frames of a clip, if the sampling rule takes a fixed number."""
         return self.sampling.frames if self.moving is None else self.moving.frames
 
     def watcher(self, *nets: SequenceNetwork, **options: Any) -> Watcher:
@@ -362,7 +362,7 @@ class Face(Task):
         Args:
             nets: one network.
             options: ``detector``, "cascade" by default, see `prernn.tasks.face.detection.detectors.detector_from`;
-                ``smooth``, MIN_CUTOFF,BETA of a One-Euro filter or "none", in place of the run's.
+                ``smooth``, MIN_CUTOFF,BETA of a One-Euro filter or "none", instead of the run's.
         """
         from prernn.tasks.face.detection.detectors import detector_from
         from prernn.tasks.face.watcher import FaceWatcher
@@ -372,7 +372,7 @@ class Face(Task):
         return FaceWatcher(only(nets), detector=detector, smoothing=smoothing, **options)
 
     def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
-        """``ced.png`` and ``ced.csv`` (level, share of frames), in place of the errors themselves."""
+        """Writes ``ced.png`` and ``ced.csv`` (level, share of frames), which replace the errors themselves."""
         found = results.get("detected_errors", [])
         curves = {"true boxes": results["errors"], "detected boxes": found} if found else {"": results["errors"]}
         rest = {key: value for key, value in results.items() if not key.endswith("errors")}

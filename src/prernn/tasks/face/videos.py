@@ -1,4 +1,4 @@
-"""The videos of a face data set on disk: which there are, their annotation files, and their frames in order."""
+"""The videos of a face data set on disk: their list, their annotation files, and their frames in order."""
 
 import itertools
 import os
@@ -14,7 +14,7 @@ from prernn.tasks.face.landmarks import EYE_CORNERS, FIRST_LINE, read_pts
 
 
 class FaceVideo(NamedTuple):
-    """A video, which of its frames (0-based; None lets the task's sampling choose), and whether a detector's boxes."""
+    """A video, which of its frames (0-based; None lets the task's sampling choose), and whether with detected boxes."""
 
     path: str
     frames: range | None = None
@@ -27,10 +27,10 @@ def annotations(path: str) -> Path:
 
 
 def numbered(folder: Path) -> list[Path]:
-    """The .pts files of a folder, one a frame, which have to be numbered from 1 without a gap.
+    """The .pts files of a folder, one per frame, which must be numbered from 1 without a gap.
 
     Raises:
-        VideoError: there are none, one has another name, or one is absent.
+        VideoError: there are none, or one has another name or is missing.
     """
     files = {}
     for file in sorted(folder.glob("*.pts")):
@@ -49,7 +49,7 @@ def checked_points(file: Path, base: int, height: int, width: int, allow_outside
     """The landmarks ``(68, 2)`` of a frame, 0-based.
 
     Raises:
-        VideoError: they are absent or malformed, lie outside the picture, or have the eye corners at one place.
+        VideoError: they are missing or malformed, are outside the picture, or the eye corners coincide.
     """
     points = read_pts(file, base)  # (68, 2)
     edge = points.new_tensor([width, height]) - 0.5
@@ -68,10 +68,10 @@ def checked_points(file: Path, base: int, height: int, width: int, allow_outside
 
 
 def subsets(root: Path, seed: int) -> dict[str, list[str]]:
-    """Ids of the videos for "train", "test" and, if listed, "val": from the lists in root, else 80/20 by video.
+    """Ids of the videos for "train", "test" and, if listed, "val": from the lists in root, else split 80/20 by video.
 
     Raises:
-        ValueError: no videos, one list without the other, an id that is absent or twice, naming list and line.
+        ValueError: no videos, one list without the other, an id that is missing or repeated; list and line are named.
     """
     if not root.is_dir():
         raise ValueError(f"{root}: expected a folder with face videos, found none")
@@ -112,26 +112,26 @@ def _read_lists(lists: dict[str, Path], known: set[str]) -> dict[str, list[str]]
 
 
 class FrameReader:
-    """The frames of a video in order, and where it has got to: clips that follow each other decode it once."""
+    """Reads the frames of a video in order and remembers its position, so that consecutive clips decode it once."""
 
     def __init__(self) -> None:
         self.source: tuple = ()
         self.frames: Iterator[tuple[float, np.ndarray]] = iter(())
-        self.next = 0  # index of the frame that comes next
+        self.next = 0  # index of the next frame
 
     def __reduce__(self):
-        return FrameReader, ()  # a decoder can't go to another process, nor be copied
+        return FrameReader, ()  # a decoder can't be sent to another process, nor copied
 
     def read(self, path: str, picks: Sequence[int], tolerate: bool, deinterlace: bool = False) -> list[np.ndarray]:
-        """The frames at ascending 0-based indices; fewer where the video ends early and ``tolerate`` says so.
+        """The frames at ascending 0-based indices; fewer if the video ends early and ``tolerate`` allows it.
 
         Raises:
-            VideoError: it can't be read, or has no such frames.
+            VideoError: the video can't be read, or has no such frames.
         """
-        source = (path, tolerate, deinterlace, os.getpid())  # an open file that was inherited is shared with the parent
+        source = (path, tolerate, deinterlace, os.getpid())  # an inherited open file is shared with the parent process
         if source != self.source or picks[0] < self.next:
             self.frames, self.next = read_frames(path, tolerate_truncation=tolerate, deinterlace=deinterlace), 0
-        self.source = ()  # should it raise
+        self.source = ()  # in case it raises
         kept = []
         for pick in picks:
             found = next(itertools.islice(self.frames, pick - self.next, None), None)

@@ -1,6 +1,6 @@
-"""One face in a stream: found by a detector, then followed by its own landmarks.
+"""Follows one face in a stream: a detector finds it, then it is tracked by its own landmarks.
 
-A detector is any function from a frame, uint8 RGB ``(H, W, 3)``, to boxes ``(x0, y0, x1, y1)`` in pixels, one a face.
+A detector is any function from a frame, uint8 RGB ``(H, W, 3)``, to boxes ``(x0, y0, x1, y1)`` in pixels, one per face.
 Its boxes should be about the bounding boxes of the 68 landmarks: from the brows to the chin, from ear to ear.
 """
 
@@ -22,11 +22,11 @@ from prernn.tasks.face.motion import trembles
 from prernn.tasks.face.smoothing import PointFilter
 
 LEAST_INSIDE = 0.5
-"""A face is lost when less of its box lies in the picture."""
+"""A face is lost when a smaller share of its box than this is inside the picture."""
 
 
 MOST_CHANGE = 2.0
-"""Factor by which a tracked box may differ from the one that was found: more is drift, or time for another look."""
+"""Factor by which a tracked box may differ from the one that was found; beyond it there is drift, or a check is due."""
 
 
 MOST_GROWTH = 1.5
@@ -38,48 +38,48 @@ MOST_MOTION = 0.5
 
 
 HOLD = 0.12
-"""A box that stands still is held until an edge of the face's own box is off by more than this share of its side."""
+"""A fixed box is kept until an edge of the face's own box is off by more than this share of its side."""
 
 
 SAME_FACE = 0.2
-"""A detection is the face that is tracked when their boxes overlap by at least this (area in common over union)."""
+"""A detection is the tracked face if their boxes overlap by at least this (intersection over union)."""
 
 
 class FaceWatcher:
-    """Follows one face with a network that `prernn.tasks.face.task` trained; a `prernn.streaming.watch.Watcher`.
+    """Follows one face with a network trained by `prernn.tasks.face.task`; a `prernn.streaming.watch.Watcher`.
 
-    Without a face to follow, the largest box of the detector is one. The network looks into it twice: once to find
-    the landmarks roughly, then, from a new state, in the box round those landmarks, as in training. From then on
-    each frame's box is that of the landmarks in the frame before, and the network's state goes on. A network that
-    learnt in boxes that stand still (``box: first``) keeps its box as long as the face has moved little in it; with
-    the next box its state begins anew.
+    Without a face to follow, it takes the largest box of the detector. The network looks into it twice: first to find
+    the landmarks roughly, then, from a new state, in the box around those landmarks, as in training. From then on,
+    each frame's box is that of the landmarks in the previous frame, and the network's state carries on. A network that
+    was trained with fixed boxes (``box: first``) keeps its box as long as the face has moved little in it; with the
+    next box its state is reset.
 
-    The face is lost, and the detector asked anew in the same frame, when the box round the new landmarks is not
-    finite, lies outside the picture by more than half, grows or shrinks by more than a factor of 1.5 from the box
-    before or of 2 from the one that was found (small errors add up), or moves by more than half its side. As a network
-    gives points for anything, the detector also looks every ``check_every`` frames whether a face is there; when it
-    found none at ``patience`` such checks in a row (a cascade does not see faces from the side), the face is lost too,
-    and so it is at once when the detector's face holds the middle of the box but is another box: the landmarks have
-    drifted.
+    The face is lost, and the detector is run again in the same frame, when the box around the new landmarks is not
+    finite, is more than half outside the picture, grows or shrinks by more than a factor of 1.5 from the previous box
+    or of 2 from the one that was found (small errors add up), or moves by more than half its side. Because a network
+    outputs points for any input, the detector also checks every ``check_every`` frames whether a face is there; if it
+    finds none in ``patience`` consecutive checks (a cascade does not detect faces from the side), the face is lost too.
+    It is also lost, at once, when the detector's face contains the middle of the box but is another box: the landmarks
+    have drifted.
 
-    With ``smoothing`` rows and drawings have filtered points, from the face's first frame on; where the next box lies
-    is still said by the network's own, so that a filter loses no face.
+    With ``smoothing``, rows and drawings have filtered points, from the face's first frame on; the next box is still
+    determined by the network's own points, so that a filter loses no face.
 
-    Rows: ``frame`` from 0, ``time_s``, ``points`` (68 of ``[x, y]`` in 0-based pixels), ``box`` (that the network
-    looked into), ``tracked`` (False where a detector gave the box), ``tremble`` (second difference of the points up to
-    this frame, see `prernn.tasks.face.motion.trembles`, in their own inter-ocular distances; left out at the first two
-    frames of a face), ``latency_ms`` (detection and network). Without a face ``points`` is None and the rest is left
-    out.
+    Rows: ``frame`` from 0, ``time_s``, ``points`` (68 of ``[x, y]`` in 0-based pixels), ``box`` (the one the network
+    looked into), ``tracked`` (False if a detector found the box), ``tremble`` (second difference of the points up to
+    this frame, see `prernn.tasks.face.motion.trembles`, in their own inter-ocular distances; omitted in the first two
+    frames of a face), ``latency_ms`` (detection and network). Without a face ``points`` is None and the rest is
+    omitted.
 
     Args:
-        net_or_stream: the network, or a stream of it; its recipe says what the box and the input are.
+        net_or_stream: the network, or a stream of it; its recipe defines the box and the input.
         detector: None takes `cascade_detector`.
-        check_every: frames between checks, None for none.
-        patience: checks without a face that a face survives, less one.
-        smoothing: the filter that points go through; None for none.
+        check_every: frames between checks, None for no checks.
+        patience: number of consecutive checks without a face after which it is lost.
+        smoothing: the filter applied to the points; None for none.
 
     Raises:
-        ValueError: a network of another task or another number of outputs, several streams side by side.
+        ValueError: a network of another task or another number of outputs, several parallel streams.
     """
 
     def __init__(
@@ -105,13 +105,13 @@ class FaceWatcher:
         self.spec = TransformSpec.from_dict(dict(recipe.transform))
         self.detector = cascade_detector() if detector is None else detector
         self.check_every, self.patience, self.smoothing = check_every, patience, smoothing
-        self._size: tuple[int, ...] = ()  # of the frame before
+        self._size: tuple[int, ...] = ()  # of the previous frame
         self._forget()
 
     def _forget(self) -> None:
-        self.points: Tensor | None = None  # (68, 2), of the frame before
-        self.box: Tensor | None = None  # (4,), that they were found in
-        self._shown: list[Tensor] = []  # points of this frame as they are told, and of the two before
+        self.points: Tensor | None = None  # (68, 2), of the previous frame
+        self.box: Tensor | None = None  # (4,), in which they were found
+        self._shown: list[Tensor] = []  # points of this frame as reported, and of the previous two
         self._filter: Any = None
         self._side: float | None = None  # of the box when the detector found the face
         self._age = self._misses = 0  # frames, and checks without a face, since the face was found
@@ -120,10 +120,10 @@ class FaceWatcher:
     def see(self, index: int, time: float, frame: np.ndarray) -> list[dict[str, Any]]:
         """The row of a frame; see `prernn.streaming.watch.Watcher`."""
         start = perf_counter()
-        if frame.shape != self._size:  # a live source may change its size: the face is elsewhere in the picture then
+        if frame.shape != self._size:  # a live source may change its size: the face is then elsewhere in the picture
             self._size = frame.shape
             self._forget()
-        if self.stream.look(frame, time):  # the recipe's reset: the face is to be found anew
+        if self.stream.look(frame, time):  # the recipe's reset: the face must be found again
             self._forget()
         tracked = self._track(frame)
         if not tracked and not self._find(frame):
@@ -136,7 +136,7 @@ class FaceWatcher:
         return [row | {"latency_ms": (perf_counter() - start) * 1e3}]
 
     def _filtered(self, points: Tensor, box: Tensor, time: float) -> Tensor:
-        """The points ``(68, 2)`` as they are told."""
+        """The points ``(68, 2)`` as reported."""
         if self.smoothing is None:
             return points
         at, size = torch.tensor(time, dtype=torch.float64), (box[2] - box[0]).double()
@@ -144,17 +144,17 @@ class FaceWatcher:
         return value.float()
 
     def _tremble(self) -> dict[str, float]:
-        """How far the points of the last three frames tremble, once there are three."""
+        """How much the points of the last three frames tremble, once there are three."""
         if len(self._shown) < 3:
             return {}
         points = torch.stack(self._shown).double()
         left, right = EYE_CORNERS
         size = torch.linalg.vector_norm(points[:, left] - points[:, right], dim=-1)
         value = float(trembles(points, size)[0])
-        return {"tremble": round(value, 6)} if math.isfinite(value) else {}  # eyes may fall together
+        return {"tremble": round(value, 6)} if math.isfinite(value) else {}  # eyes may coincide
 
     def interrupted(self) -> None:
-        """Pictures are missing before the next."""
+        """Tells it that pictures are missing before the next one."""
         self.stream.interrupted()
 
     def finish(self) -> list[dict[str, Any]]:
@@ -162,11 +162,11 @@ class FaceWatcher:
         return []
 
     def draw(self, frame: np.ndarray) -> np.ndarray:
-        """A copy of the frame, with landmarks and box where there is a face."""
+        """A copy of the frame, with landmarks and box if there is a face."""
         return frame.copy() if self.points is None else draw_points(frame, self._shown[-1], self.box)
 
     def _track(self, frame: np.ndarray) -> bool:
-        """Whether the face of the frame before is in this one too; takes its landmarks."""
+        """Whether the face of the previous frame is in this one too; stores its landmarks."""
         if self.points is None:
             return False
         self._age += 1
@@ -176,7 +176,7 @@ class FaceWatcher:
         return False
 
     def _next_box(self) -> Tensor:
-        """Where to look in this frame, from the landmarks of the frame before."""
+        """Where to look in this frame, from the landmarks of the previous frame."""
         assert self.points is not None
         assert self.box is not None
         box = face_box(self.points, self.margin)
@@ -184,11 +184,11 @@ class FaceWatcher:
             return box
         if _near(box, self.box):
             return self.box
-        self.stream.reset()  # what the state knows is in coordinates of the old box
+        self.stream.reset()  # the state is in coordinates of the old box
         return box
 
     def _find(self, frame: np.ndarray) -> bool:
-        """Whether the detector gives a face; takes its landmarks."""
+        """Whether the detector finds a face; stores its landmarks."""
         boxes = self._detections(frame)
         if not boxes:
             return False
@@ -207,13 +207,13 @@ class FaceWatcher:
         return True
 
     def _look(self, frame: np.ndarray, box: Tensor, *, first: bool = False) -> bool:
-        """Runs the network in a box; takes the landmarks unless they can't be those of the face in it."""
+        """Runs the network in a box; stores the landmarks unless they can't be those of the face in it."""
         out = self.stream(normalise(crop_face(frame, box, self.spec.size), self.spec))  # (136,)
         if out is None or len(out) != OUTPUTS:
             raise ValueError(f"expected a network of single frames with {OUTPUTS} outputs, got another")
         points = from_box(out.float().cpu().view(POINTS, 2), box)
         new = face_box(points, self.margin)
-        # a detector's box is no measure: other detectors draw theirs round more or less of the head
+        # a detector's box is no reference: detectors include more or less of the head
         if not _in_picture(new, frame) or not (first or _steady(new, box)):
             return False
         side = float(new[2] - new[0])
@@ -223,7 +223,7 @@ class FaceWatcher:
         return True
 
     def _confirmed(self, frame: np.ndarray) -> bool:
-        """False when the detector has not seen the face at the last few checks, or sees it elsewhere than tracked."""
+        """False if the detector has not seen the face in the last few checks, or sees it elsewhere than tracked."""
         if self.check_every is None or self._age % self.check_every:
             return True
         assert self.points is not None
@@ -243,13 +243,13 @@ class FaceWatcher:
 
 
 def _holds(detection: Tensor, box: Tensor) -> bool:
-    """Whether the middle of a box lies in a detection: both are of one face, of which the box may see but a part."""
+    """Whether the middle of a box is in a detection: both are then one face, of which the box may show only a part."""
     middle = (box[:2] + box[2:]) / 2
     return bool(((middle >= detection[:2]) & (middle <= detection[2:])).all())
 
 
 def _in_picture(box: Tensor, frame: np.ndarray) -> bool:
-    """Whether a box ``(4,)`` is finite and enough of it is in the frame."""
+    """Whether a box ``(4,)`` is finite and enough of it is inside the frame."""
     return bool(box.isfinite().all()) and share_inside(box, *frame.shape[:2]) >= LEAST_INSIDE
 
 
@@ -259,7 +259,7 @@ def _near(new: Tensor, old: Tensor) -> bool:
 
 
 def _steady(new: Tensor, old: Tensor) -> bool:
-    """Whether a box ``(4,)`` is near an older one, and about as large."""
+    """Whether a box ``(4,)`` is close to an older one, and about as large."""
     side, before = float(new[2] - new[0]), float(old[2] - old[0])
     motion = float(torch.linalg.vector_norm((new - old).view(2, 2).mean(0)))
     return before / MOST_GROWTH <= side <= before * MOST_GROWTH and motion <= MOST_MOTION * before

@@ -1,1 +1,1 @@
-"""Hand gestures, found online by CTC."""
+"""Hand gestures, found online with CTC."""

@@ -1,4 +1,4 @@
-"""From outputs of a gesture network to what is counted: its gestures, the events of a decoder, when they were seen."""
+"""From a gesture network's outputs to what is scored: its gestures, a decoder's events, and when they were seen."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -13,9 +13,9 @@ from prernn.tasks.events.ctc_loss import log_probs
 
 
 def classified(out: Tensor, batch: dict[str, Any], snippet: int, temperature: float = 1.0) -> Iterator[Tensor]:
-    """For each video of a batch the `prernn.tasks.events.ctc_decoders.label_scores` ``(N, K - 1)`` of its N gestures.
+    """For each video of a batch, the `prernn.tasks.events.ctc_decoders.label_scores` ``(N, K - 1)`` of its N gestures.
 
-    They are NaN where the network has diverged.
+    They are NaN if the network has diverged.
     """
     for video in range(len(out)):
         parts = parts_of(out, batch, video, snippet, temperature)
@@ -32,7 +32,7 @@ def parts_of(out: Tensor, batch: dict[str, Any], video: int, snippet: int, tempe
 
 
 def spikes(out: Tensor, batch: dict[str, Any], snippet: int) -> tuple[Tensor, Tensor]:
-    """Of each gesture's part the step that is surest of some gesture: log-probabilities ``(N, K)``; and the labels."""
+    """The most confident step in each gesture's part: log-probabilities ``(N, K)``; and labels."""
     found, labels = [], []
     for video in range(len(out)):
         for part, label in zip(parts_of(out, batch, video, snippet), batch["target"][video].tolist(), strict=False):
@@ -42,9 +42,9 @@ def spikes(out: Tensor, batch: dict[str, Any], snippet: int) -> tuple[Tensor, Te
 
 
 def part_cuts(intervals: Sequence[Sequence[int]], steps: int, snippet: int) -> list[int]:
-    """Steps that cut a video into one part a gesture, as near as can be to halfway between neighbours: N + 1 of them.
+    """Steps that cut a video into one part per gesture, as close to halfway between neighbors as possible: N + 1 steps.
 
-    Every part has at least one step, so there have to be as many steps as intervals.
+    Every part has at least one step, so there must be at least as many steps as intervals.
     """
     cuts = [0]
     for n, (before, after) in enumerate(itertools.pairwise(intervals), start=1):
@@ -54,14 +54,14 @@ def part_cuts(intervals: Sequence[Sequence[int]], steps: int, snippet: int) -> l
 
 
 def seen_frames(event: Event, snippet: int, frames: int) -> int:
-    """Frames of a video that had come when an event was given: at the end of its snippet."""
+    """Number of frames of a video that had come when an event was reported: up to the end of its snippet."""
     return min((event.step + 1) * snippet, frames)
 
 
 def detections(
     seen: Sequence[tuple[int, int]], labels: Sequence[int], intervals: Sequence[Sequence[int]], tolerance: int
 ) -> list[int]:
-    """Delays in frames of the gestures that events detect.
+    """Delays in frames of the gestures that the events detect.
 
     Args:
         seen: (label, frame) of each event, in order.
@@ -81,7 +81,7 @@ def detections(
 
 
 def steps_of(out: Tensor, batch: dict[str, Any], video: int, temperature: float = 1.0) -> Tensor:
-    """Log-probabilities ``(T, K)`` of one video, on the CPU; of a network that has diverged, of no gesture at all."""
+    """Log-probabilities ``(T, K)`` of one video, on the CPU; if the network has diverged, of no gesture."""
     steps = out[video, : int(batch["lengths"][video])].detach().cpu()
     if _diverged(out, batch, video):
         steps = torch.zeros_like(steps)

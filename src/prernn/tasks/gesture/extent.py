@@ -1,8 +1,8 @@
-"""When a gesture begins and ends, out of a network that was trained to spike.
+"""When a gesture begins and ends, from a network that was trained to spike.
 
-A network trained with CTC says "no gesture" nearly everywhere and is sure of a gesture in a step or two of it, mostly
-when it is over. Around that spike, though, the probability of some gesture stands above what it is at rest. That extent
-is the event's here.
+A network trained with CTC says "no gesture" nearly everywhere, and is confident of a gesture in only a step or two,
+mostly when it is over. Around that spike, though, the probability of some gesture is higher than at rest. This extent
+is taken as that of the event here.
 """
 
 import math
@@ -20,21 +20,21 @@ DEFAULT_EXTENT = 0.2
 """Share of the way from rest to peak at which a gesture begins and ends; chosen on training videos."""
 
 FAINTEST = 1e-6
-"""Probabilities of some gesture below this are alike: logarithms of less are noise."""
+"""Probabilities of some gesture below this are treated as equal, because the logarithms of smaller ones are noise."""
 
 
 class WholeGestures(Decoder):
-    """The events of another decoder, from the begin to the end of the gesture.
+    """The events of another decoder, extended from the begin to the end of the gesture.
 
-    The evidence of a step is the log-odds of some gesture, ``log((1 - p_blank) / p_blank)``. An event reaches back, and
-    on, over neighbouring steps in which the evidence is above ``rest + share (peak - rest)``: peak is its greatest in
-    the event so far, rest the least of the latest ``reach`` steps. Events don't overlap: one begins no earlier than the
-    one before ended. A begin is given when the other decoder gives it; an end as soon as the evidence has fallen.
+    The evidence of a step is the log-odds of some gesture, ``log((1 - p_blank) / p_blank)``. An event extends backward
+    and forward over neighboring steps in which the evidence is above ``rest + share (peak - rest)``: peak is the
+    highest in the event so far, rest the lowest of the latest ``reach`` steps. Events don't overlap: none begins before
+    the previous one ended. A begin is reported when the other decoder reports it; an end as soon as the evidence falls.
 
     Args:
-        decoder: gives the gestures.
-        share: of the way from rest to peak, from 0 to 1.
-        reach: steps that are remembered.
+        decoder: finds the gestures.
+        share: share of the way from rest to peak, from 0 to 1.
+        reach: number of steps that are remembered.
 
     Raises:
         ValueError: a share outside 0 to 1, a reach below 1.
@@ -45,12 +45,12 @@ class WholeGestures(Decoder):
         super().__init__()
 
     def reset(self) -> None:
-        """Forgets what it has seen."""
+        """Forgets everything it has seen."""
         super().reset()
         self.decoder.reset()
         self._evidence: deque[float] = deque(maxlen=self.reach)  # of the latest steps
         self._seen = 0
-        self._ending: Event | None = None  # whose end the other decoder has given
+        self._ending: Event | None = None  # whose end the other decoder has reported
         self._free = 0  # step from which on a gesture can begin
 
     def _step(self, scores: list[float]) -> list[Event]:
@@ -64,7 +64,7 @@ class WholeGestures(Decoder):
         return [event for one in found for event in self._take(one)] + self._close(self._seen, at_once=True)
 
     def _take(self, event: Event) -> list[Event]:
-        """What follows from an event of the other decoder; its end waits for the evidence to fall."""
+        """Handles an event of the other decoder; its end waits for the evidence to fall."""
         if event.kind == "end":
             self._ending = event
             return []
@@ -76,7 +76,7 @@ class WholeGestures(Decoder):
         return [*before, self.open]
 
     def _close(self, stop: int, *, at_once: bool = False) -> list[Event]:
-        """The end of the event that waits for it, before step ``stop``: once the evidence has fallen, or at once."""
+        """The end of the event that is waiting for it, before step ``stop``: once the evidence falls, or at once."""
         if self._ending is None or self._ending.end is None or self.open is None:
             return []
         end, level = self._ending.end, self._level(self._ending.begin, self._ending.end)
@@ -89,7 +89,7 @@ class WholeGestures(Decoder):
         return [event]
 
     def _level(self, begin: int, end: int) -> float:
-        """The evidence that neighbours of steps ``begin`` to ``end - 1`` need; infinite once these are forgotten."""
+        """The evidence required of neighbors of steps ``begin`` to ``end - 1``; infinite once these are forgotten."""
         first = self._seen - len(self._evidence)
         own = [value for step, value in enumerate(self._evidence, first) if begin <= step < end]
         rest = min(self._evidence)
@@ -107,9 +107,9 @@ def gesture_decoder(
 
     Args:
         kind: the name.
-        options: of its constructor.
-        extent: share of `WholeGestures`; at 1 events are as the decoder has them.
-        threshold: of `prernn.tasks.gesture.sure.SureGestures`; at 0 all events stay.
+        options: options of its constructor.
+        extent: share of `WholeGestures`; at 1 events are left as the decoder finds them.
+        threshold: threshold of `prernn.tasks.gesture.sure.SureGestures`; at 0 all events are kept.
 
     Raises:
         ValueError: an unknown name or options, an extent or threshold outside 0 to 1.
@@ -121,6 +121,6 @@ def gesture_decoder(
 
 
 def _log_odds(blank: float) -> float:
-    """Of some gesture, from the log-probability of none."""
+    """The log-odds of some gesture, from the log-probability of none."""
     some = min(max(-math.expm1(min(blank, 0.0)), FAINTEST), 1 - FAINTEST)
     return math.log(some / (1 - some))

@@ -1,4 +1,4 @@
-"""NVGesture's lists: which gestures are in which video, and when."""
+"""NVGesture's lists: which gestures occur in which video, and when."""
 
 import re
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ NO_GESTURE = "no gesture"
 """Name of the network's output 0."""
 
 SHARED_CLOCK = {"depth": "color", "color": "depth"}
-"""Sensors of one camera, whose videos have to be equally long."""
+"""Sensors of one camera, whose videos must have the same length."""
 
 
 class Sign(NamedTuple):
-    """One annotated gesture: its label from 1 on, the frames ``begin`` to ``end - 1``, and where that is written."""
+    """One annotated gesture: its label from 1 on, the frames ``begin`` to ``end - 1``, and where this is written."""
 
     label: int
     begin: int
@@ -29,12 +29,12 @@ class GestureVideo:
     """A recording and its gestures in order of time.
 
     Attributes:
-        path: of the recording's folder, the same for all sensors; with "#2" behind it for the second of the windows
-            that it is read in.
+        path: path of the recording's folder, the same for all sensors; followed by "#2" for the second of the windows
+            in which it is read.
         file: the sensor's video, whether it exists or not.
         signs: its gestures, or the one in the window.
-        bounds: frames from and up to which it is read; None for its begin or end.
-        twin: the other sensor of the same camera, which has to be as long, or None.
+        bounds: first frame to read, and the one after the last; None for the begin or end of the video.
+        twin: the other sensor of the same camera, whose video must have the same length, or None.
     """
 
     path: str
@@ -45,15 +45,15 @@ class GestureVideo:
 
     @property
     def where(self) -> str:
-        """List and line."""
+        """List and line of the recording."""
         return self.signs[0].where
 
 
 def class_names(path: Path) -> list[str] | None:
-    """The names in ``classes.txt``, one line ``LABEL NAME`` each, labels from 1 on; None where there is no such file.
+    """The names in ``classes.txt``, one line ``LABEL NAME`` each, labels from 1 on; None if there is no such file.
 
     Raises:
-        ValueError: lines of another form, names that are there twice, naming file and line.
+        ValueError: lines of another form, or repeated names; the message names file and line.
     """
     if not path.is_file():
         return None
@@ -73,12 +73,12 @@ def recordings(path: Path, root: Path, modality: str, gestures: int = 0) -> list
 
     Args:
         path: of the list.
-        root: folder that the recordings are below.
+        root: folder that contains the recordings.
         modality: the sensor.
-        gestures: greatest label that may come, 0 for any.
+        gestures: largest allowed label, 0 for any.
 
     Raises:
-        ValueError: an absent list, or a line that is malformed or at odds with another, naming list and line.
+        ValueError: a missing list, or a line that is malformed or contradicts another; the message names list and line.
     """
     videos: dict[str, GestureVideo] = {}
     for where, line in list_lines(path):
@@ -100,7 +100,7 @@ def recordings(path: Path, root: Path, modality: str, gestures: int = 0) -> list
 def apart(video: GestureVideo, pad: int) -> Iterator[GestureVideo]:
     """A record for each gesture of a recording, with its interval and ``pad`` frames before and after it.
 
-    The window ends halfway to the next gesture where this is nearer.
+    The window ends halfway to the next gesture if that is nearer.
     """
     signs = video.signs
     for n, sign in enumerate(signs):
@@ -131,7 +131,7 @@ def _parsed(line: str, where: str) -> tuple[str, dict[str, tuple[str, int, int]]
             raise ValueError(f"{where}: expected '{form}', got {part!r}")
     if len(folders) != 1 or len(labels) != 1 or not sensors:
         raise ValueError(f"{where}: expected '{form}', got {line!r}")
-    if "duo_left" in sensors:  # the lists leave out what was computed of this camera's pictures, or stands beside it
+    if "duo_left" in sensors:  # the lists omit what was computed from this camera's pictures, and its second picture
         name, begin, end = sensors["duo_left"]
         for sensor in ("duo_right", "duo_disparity"):
             sensors.setdefault(sensor, (name.replace("duo_left", sensor), begin, end))
@@ -139,13 +139,13 @@ def _parsed(line: str, where: str) -> tuple[str, dict[str, tuple[str, int, int]]
 
 
 def _video_file(folder: Path, name: str) -> str:
-    """``FOLDER/NAME.avi``, or a folder of frames NAME where there is one instead."""
+    """``FOLDER/NAME.avi``, or a folder of frames NAME if there is one instead."""
     video = folder / f"{name}.avi"
     return str(folder / name if (folder / name).is_dir() and not video.exists() else video)
 
 
 def _joined(video: GestureVideo, other: GestureVideo) -> GestureVideo:
-    """A recording with the gesture of one line more."""
+    """A recording with the gesture of one more line."""
     [sign] = other.signs
     if other.file != video.file:
         raise ValueError(f"{sign.where}: expected {video.file} as in {video.where}, got {other.file}")

@@ -1,4 +1,4 @@
-"""How well gestures are told apart, found, and how early: metrics of a network trained with CTC."""
+"""How well, and how early, gestures are recognized and found: metrics of a network trained with CTC."""
 
 from typing import Any
 
@@ -17,16 +17,16 @@ from prernn.tasks.gesture.events import begins_and_ends, classified, detections,
 class GestureMetrics(nn.Module):
     """Running metrics of outputs ``(B, T, K)``; torchmetrics sums them over batches and processes.
 
-    Classification asks for the gesture of each annotated one's part of the video, cut halfway between neighbours:
-    the best of `ctc_decoders.label_scores`. The others are of the events that ``decoder`` gives step by step. An event
-    is seen with the last frame of the snippet that gave it. It detects the first gesture of its label that was not
-    detected yet and in which, or in the ``tolerance`` frames after, it is seen; else it is a false alarm.
+    Classification asks for the gesture in each annotated gesture's part of the video, cut halfway between neighbors:
+    the best of `ctc_decoders.label_scores`. The other metrics are of the events that ``decoder`` reports step by step.
+    An event is seen with the last frame of the snippet that reported it. It detects the first gesture of its label that
+    was not detected yet and in which, or in the ``tolerance`` frames after it, it is seen; else it is a false alarm.
 
     Args:
         gestures: K - 1, at least 2.
-        decoder: gives the events.
-        snippet: frames of a step.
-        tolerance: frames.
+        decoder: finds the events.
+        snippet: number of frames of a step.
+        tolerance: number of frames.
         temperature: divides the outputs before the softmax.
 
     Raises:
@@ -42,10 +42,10 @@ class GestureMetrics(nn.Module):
         self.decoder, self.snippet, self.tolerance = decoder, snippet, tolerance
         self.temperature = temperature
         self.gestures = gestures
-        self.confusion = MulticlassConfusionMatrix(gestures + 1)  # and one for outputs that are no numbers
+        self.confusion = MulticlassConfusionMatrix(gestures + 1)  # plus one for outputs that are no numbers
         self.edits = WordErrorRate()
         self.true, self.hits, self.alarms = SumMetric(), SumMetric(), SumMetric()  # gestures, and events
-        self.delays, self.minutes = SumMetric(), SumMetric()  # frames, and of video
+        self.delays, self.minutes = SumMetric(), SumMetric()  # frames, and minutes of video
         self.spans = EventMetrics()
 
     def update(self, out: Tensor, batch: dict[str, Any]) -> None:
@@ -76,12 +76,12 @@ class GestureMetrics(nn.Module):
             self.minutes.update(frames / float(batch["fps"][video]) / 60)
 
     def compute(self) -> dict[str, Tensor]:
-        """Scalars, NaN where there is nothing to count, and two arrays over the gestures.
+        """Scalars, NaN if there is nothing to count, and two arrays over the gestures.
 
-        ``accuracy``: share of gestures classified rightly; ``mean_class_accuracy``: mean of each gesture's.
-        ``edit_distance``: insertions, deletions and substitutions that make the decoded labels the true ones, for each
-        true gesture. ``detected``: share of the gestures. ``delay``: mean frames from a gesture's begin to its
-        detection. ``false_alarms``: for each minute of video. ``event_f1_10``, ``event_f1_25``, ``event_f1_50`` and
+        ``accuracy``: share of gestures classified correctly; ``mean_class_accuracy``: mean of each gesture's accuracy.
+        ``edit_distance``: insertions, deletions and substitutions that turn the decoded labels into the true ones, per
+        true gesture. ``detected``: share of the gestures. ``delay``: mean number of frames from a gesture's begin to
+        its detection. ``false_alarms``: per minute of video. ``event_f1_10``, ``event_f1_25``, ``event_f1_50`` and
         ``mean_iou``: how well begin and end agree (`event_metrics.EventMetrics`). ``class_accuracy``
         ``(K - 1,)``; ``confusion`` ``(K - 1, K - 1)``, true gestures as rows. A gesture in a video whose outputs are
         not numbers counts as wrong and undetected, and is in no column.

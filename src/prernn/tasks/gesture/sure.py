@@ -1,4 +1,4 @@
-"""Only the gestures that the network is sure enough of."""
+"""Keeps only the gestures of which the network is sure enough."""
 
 from dataclasses import replace
 
@@ -9,10 +9,10 @@ from prernn.tasks.events.ctc_decoders import Decoder, Event
 
 
 class SureGestures(Decoder):
-    """The events of another decoder whose probability comes up to a threshold.
+    """The events of another decoder whose probability reaches a threshold.
 
-    A begin is given as soon as it has, which may be later than the other decoder gives it; an event that never does, or
-    not within ``patience`` steps, is none.
+    A begin is reported as soon as it does, which may be later than the other decoder reports it; an event that never
+    does, or not within ``patience`` steps, is dropped.
 
     Example:
         >>> import torch
@@ -23,9 +23,9 @@ class SureGestures(Decoder):
         [('begin', 1, None, 2), ('end', 1, 3, 3)]
 
     Args:
-        decoder: gives the gestures.
-        threshold: probability.
-        patience: steps.
+        decoder: finds the gestures.
+        threshold: probability that an event must reach.
+        patience: number of steps within which it must do so.
 
     Raises:
         ValueError: a threshold outside 0 to 1, a patience below 1.
@@ -37,7 +37,7 @@ class SureGestures(Decoder):
         super().__init__()
 
     def reset(self) -> None:
-        """Forgets what it has seen."""
+        """Forgets everything it has seen."""
         super().reset()
         self.decoder.reset()
 
@@ -49,7 +49,7 @@ class SureGestures(Decoder):
         return self._ends(self.decoder.finish())
 
     def _ends(self, found: list[Event]) -> list[Event]:
-        """Ends of gestures that were given; of one that begins and ends at once both, where it is sure enough."""
+        """Ends of reported gestures; for one that begins and ends at once, both events, if it is sure enough."""
         events: list[Event] = []
         for event in found:
             if event.kind == "begin":
@@ -63,7 +63,7 @@ class SureGestures(Decoder):
         return events
 
     def _begins(self) -> list[Event]:
-        """The begin of the other decoder's open gesture, once that is sure enough; and its probability by now."""
+        """The begin of the other decoder's open gesture, once it is sure enough, with its current probability."""
         going = self.decoder.open
         if going is None:
             return []

@@ -1,10 +1,10 @@
-"""Online recognition of hand gestures in video: NVGesture's lists and folders, the CTC loss, metrics of a stream.
+"""Online recognition of hand gestures in video: NVGesture's lists and folders, the CTC loss, metrics for a stream.
 
 Source: PreRNN section 4.2; Molchanov et al., "Online detection and classification of dynamic hand gestures with
 recurrent 3D convolutional neural networks", CVPR 2016 (R3DCNN), for data set, snippets and CTC.
 
-A video is cut into snippets of a few frames, one step of the network each. Output 0 is the blank, "no gesture"; the
-network learns the order of the gestures in a video, not when they are.
+A video is cut into snippets of a few frames, each of which is one step of the network. Output 0 is the blank, "no
+gesture"; the network learns the order of the gestures in a video, not when they occur.
 """
 
 import itertools
@@ -38,40 +38,40 @@ from prernn.tasks.task import Metrics, Subset, Task, only
 
 @dataclass(eq=False)
 class Gesture(Task):
-    """Gestures in unsegmented video, by lists like NVGesture's.
+    """Gestures in unsegmented video, with lists like NVGesture's.
 
-    A list has a line for each gesture, ``path:FOLDER SENSOR:FILE:BEGIN:END ... label:LABEL``: the sensor's video is
-    ``FOLDER/FILE.avi`` (or a folder of frames without the suffix), the gesture is in frames BEGIN to END - 1 from 0
-    on, and labels count from 1. Several lines of one video are gestures of one recording. ``classes.txt``, where it
-    exists, has the names, one line ``LABEL NAME`` each.
+    A list has one line per gesture, ``path:FOLDER SENSOR:FILE:BEGIN:END ... label:LABEL``: the sensor's video is
+    ``FOLDER/FILE.avi`` (or a folder of frames without the suffix), the gesture is in frames BEGIN to END - 1, counted
+    from 0, and labels count from 1. Several lines with one video are gestures of one recording. ``classes.txt``, if it
+    exists, contains the names, one line ``LABEL NAME`` each.
 
     Attributes:
         modality: sensor to read, such as "depth", "color" or "duo_left". "duo_right" and "duo_disparity", which the
-            lists leave out, are taken for those of "duo_left". Grey video is read as three equal channels.
-        snippet: frames of a step D; snippets don't overlap. 1 gives single frames ``(T, C, H, W)``.
-        window: "video" reads whole videos; "gesture" only the interval of each gesture, which NVGesture's lists
-            make 80 frames long for all of them (weak segmentation), and which is then an item of its own.
-        pad: frames before and after a gesture that the window "gesture" takes along, up to half the way to the next.
-        train_list: name of the list below the root, or its path.
-        val_list: likewise, where there is one.
-        test_list: likewise.
-        size: side in pixels of the network's input; None takes the backbone's, as for ``mean`` and ``std``.
+            lists omit, take the annotation of "duo_left". Grey video is read as three equal channels.
+        snippet: number of frames D per step; snippets don't overlap. 1 gives single frames ``(T, C, H, W)``.
+        window: "video" reads whole videos; "gesture" reads only the interval of each gesture, which is always 80 frames
+            long in NVGesture's lists (weak segmentation), as a separate item.
+        pad: frames before and after a gesture that the window "gesture" includes, up to half the way to the next.
+        train_list: name of the training list in the root folder, or its path.
+        val_list: name or path of the validation list, if there is one.
+        test_list: name or path of the test list.
+        size: side of the network's input in pixels; None takes the backbone's, as for ``mean`` and ``std``.
         mean: of each channel, for pixel values in [0, 1].
-        std: likewise.
+        std: of each channel, for pixel values in [0, 1].
         resize: see `TransformSpec`.
         scale: see `TransformSpec`.
-        flip: whether training mirrors half of the videos; never where the names of two gestures differ by left and
-            right, or words like them, alone.
-        decoder: of the evaluation, see `prernn.tasks.events.ctc_decoders.make_decoder`.
-        decoder_options: of its constructor.
-        extent: how far events reach over the steps round the one in which the network is sure of a gesture, see
-            `prernn.tasks.gesture.extent.WholeGestures`: the lower, the longer; at 1 they are as the decoder has them.
-        tolerance: frames after a gesture's end in which its detection still counts.
+        flip: whether training mirrors half of the videos; never if the names of two gestures differ only by left and
+            right, or words like them.
+        decoder: decoder of the evaluation, see `prernn.tasks.events.ctc_decoders.make_decoder`.
+        decoder_options: options of its constructor.
+        extent: how far events extend over the steps around the one in which the network is confident of a gesture, see
+            `prernn.tasks.gesture.extent.WholeGestures`: the lower, the longer; at 1 they are as the decoder finds them.
+        tolerance: number of frames after a gesture's end in which its detection still counts.
         temperature: divides the outputs before the softmax of evaluation and streams, see
             `prernn.tasks.confidence.temperature`.
-        threshold: an event whose probability does not come up to this is none.
-        unknown_below: the label of a stream's event that is less probable when it is given is "unknown".
-        deinterlace: make progressive pictures of frames that are marked as interlaced.
+        threshold: probability that an event must reach; others are dropped.
+        unknown_below: probability, when it is reported, below which a stream's event is labelled "unknown".
+        deinterlace: deinterlace frames that are marked as interlaced.
     """
 
     modality: str = "depth"
@@ -120,17 +120,17 @@ class Gesture(Task):
         for name, least in (("snippet", 1), ("pad", 0), ("tolerance", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least} frames, got {getattr(self, name)}")
-        self._decoder()  # raises
+        self._decoder()  # raises for invalid options
         Confidence(self.temperature, self.unknown_below)  # likewise
         self._root = Path()
-        self._infos: dict[str, VideoInfo] = {}  # of the videos that were looked at
+        self._infos: dict[str, VideoInfo] = {}  # of the videos opened so far
         self._files: list[str] = []  # all videos, those for training first
 
     def open(self, root: str | Path, spec: Mapping[str, Any]) -> None:
-        """Reads the names of the gestures from ``classes.txt``, else from the labels in the lists.
+        """Reads the names of the gestures from ``classes.txt``, or else from the labels in the lists.
 
         Raises:
-            ValueError: no list, or one that is malformed, naming file and line; fewer than 2 gestures.
+            ValueError: no list, or a malformed one (the message names file and line); fewer than 2 gestures.
         """
         self._root = Path(root)
         own = {key: value for key in ("size", "mean", "std") if (value := getattr(self, key)) is not None}
@@ -152,14 +152,14 @@ class Gesture(Task):
 
     @property
     def rate(self) -> float | None:
-        """Frames, not snippets, a second of the videos, where they have one in common."""
+        """Frames, not snippets, a second of the videos, if they have a common rate."""
         return common_rate(self._files)
 
     def _list(self, name: str | None) -> Path | None:
         return self._root / name if name and (self._root / name).is_file() else None
 
     def records(self, subset: Subset) -> list[GestureVideo]:
-        """The videos of a subset, or its gestures where the window is "gesture", in the list's order."""
+        """The videos of a subset, or its gestures if the window is "gesture", in the list's order."""
         name = {"train": self.train_list, "val": self.val_list, "test": self.test_list}[subset]
         if name is None:
             raise ValueError(f"{self._root}: expected val_list to name a list, got None")
@@ -172,22 +172,22 @@ class Gesture(Task):
         return self.val_list is not None
 
     def recording(self, record: GestureVideo) -> tuple[int, str]:
-        """The gesture's label where there is one, and the video, whose gestures stay together."""
+        """The gesture's label if there is only one, and the video, whose gestures stay together."""
         return record.signs[0].label if len(record.signs) == 1 else 0, record.file
 
     def examples(self, records: Sequence[GestureVideo]) -> dict[str, int]:
-        """How often there is each gesture."""
+        """How often each gesture occurs."""
         assert self.labels is not None
         counts = Counter(sign.label for video in records for sign in video.signs)
         return {name: counts[label] for label, name in enumerate(self.labels) if label}
 
     def length(self, record: GestureVideo) -> int:
-        """Snippets that the video will have."""
+        """Number of snippets that the video will have."""
         start, stop = self._bounds(record)
         return self._steps(stop - start)
 
     def probe(self, record: GestureVideo) -> None:
-        """Opens the video, and sees whether it is as long as its annotation says."""
+        """Opens the video, and checks that it is as long as its annotation says."""
         self._bounds(record)
 
     def read(
@@ -196,17 +196,17 @@ class Gesture(Task):
         """One video, or the window of one gesture.
 
         ``input`` ``(T, C, D, H, W)``, with one crop for all frames; ``target`` int64 ``(N,)``, the labels in order;
-        ``intervals`` int64 ``(N, 2)``, begin and end of each in frames of what was read; ``frames`` read; ``fps``.
+        ``intervals`` int64 ``(N, 2)``, begin and end of each in the frames read; ``frames``, their number; ``fps``.
 
-        The last snippet is completed by repeating the last frame if at least half of it is there, for a gesture may
-        end in it, and is left out otherwise, as it would be mostly made up.
+        The last snippet is completed by repeating the last frame if at least half of it is there, because a gesture may
+        end in it; otherwise it is dropped, as it would be mostly made up.
 
         Raises:
-            VideoError: no such video, one that does not decode, an interval beyond its end, depth and colour of
+            VideoError: no such video, one that can't be decoded, an interval beyond its end, depth and color of
                 different length, fewer snippets than CTC needs for the gestures.
         """
         start, stop = self._bounds(record)
-        # evaluation puts each frame through what a stream's frames go through
+        # evaluation transforms each frame as a stream's frames are
         each = torch.from_numpy if chance else frame_transform(self.spec)
         reading = {"tolerate_truncation": tolerate_truncation, "deinterlace": self.deinterlace}
         frames = _frames(record.file, start, stop, each, **reading)
@@ -229,7 +229,7 @@ class Gesture(Task):
         }
 
     def _bounds(self, record: GestureVideo) -> tuple[int, int]:
-        """First frame to read and the one after the last, once the annotation is known to fit the video."""
+        """First frame to read and the one after the last, after checking that the annotation fits the video."""
         total = self._info(record.file, record.where).frames or 0
         if record.twin is not None and Path(record.twin).exists():
             twin = self._info(record.twin, record.where).frames
@@ -260,7 +260,7 @@ class Gesture(Task):
         return full + (2 * rest >= self.snippet or full == 0)
 
     def _snippets(self, frames: Tensor) -> Tensor:
-        """Frames ``(F, C, H, W)`` to snippets ``(T, C, D, H, W)``; as they are where D is 1."""
+        """Frames ``(F, C, H, W)`` to snippets ``(T, C, D, H, W)``; unchanged if D is 1."""
         if self.snippet == 1:
             return frames
         total = self._steps(len(frames)) * self.snippet
@@ -269,7 +269,7 @@ class Gesture(Task):
         return whole.transpose(1, 2).contiguous()  # (T, C, D, H, W)
 
     def join(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Videos one after the other: all their gestures, in frames of what comes of joining their snippets."""
+        """Videos one after the other: all their gestures, in frames of the joined snippets."""
         begins = [0, *itertools.accumulate(len(item["input"]) * self.snippet for item in items)]
         intervals = [item["intervals"] + begin for item, begin in zip(items, begins, strict=False)]
         frames = begins[len(items) - 1] + items[-1]["frames"]
@@ -278,8 +278,8 @@ class Gesture(Task):
     def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
         """Mean over the videos of ``-log p(gestures)`` under CTC, in float32 at least.
 
-        It is not divided by the number of gestures: a video counts as what it is, one labelling. An empty batch
-        gives 0, and a row of videos without weight counts for nothing.
+        It is not divided by the number of gestures: a video counts as one labelling. An empty batch gives 0, and a row
+        of videos without weight is ignored.
 
         Raises:
             ValueError: lengths outside 1..T.
@@ -294,7 +294,7 @@ class Gesture(Task):
 
     def metrics(self) -> Metrics:
         """See `GestureMetrics`."""
-        # torchmetrics takes seconds to import, which a worker or a stream need not spend
+        # torchmetrics takes seconds to import, which workers and streams don't need
         from prernn.tasks.gesture.metrics import GestureMetrics
 
         frames = {"snippet": self.snippet, "tolerance": self.tolerance}
@@ -304,13 +304,13 @@ class Gesture(Task):
         return gesture_decoder(self.decoder, self.decoder_options, self.extent, self.threshold)
 
     def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
-        """A row for each video.
+        """One row per video.
 
-        It has ``path``; the ``true`` gestures; ``label`` and ``probability`` that classification gives each; and of the
-        events ``decoded``, ``begin_frame``, ``end_frame`` (the one after the last), and ``seen_frame``, frames that had
-        come when it was given. Several are joined by "; ", in order of time.
+        It has ``path``; the ``true`` gestures; the ``label`` and ``probability`` of each by classification; and for the
+        events ``decoded``, ``begin_frame``, ``end_frame`` (the one after the last), and ``seen_frame``, the number of
+        frames that had come when each was reported. Several are joined by "; ", in order of time.
         """
-        assert self.labels is not None  # it could not have made a network
+        assert self.labels is not None  # without labels there would be no network
         rows, decoder = [], self._decoder()
         parts = classified(out, batch, self.snippet, self.temperature)
         for video, path in enumerate(batch["path"]):
@@ -335,8 +335,8 @@ class Gesture(Task):
 
         Args:
             nets: one network.
-            options: ``commands``, a file from gestures to commands, ``decoder``, "greedy" or "beam", and ``events``,
-                whether there is a row for each whole event too.
+            options: ``commands``, a file that maps gestures to commands, ``decoder``, "greedy" or "beam", and
+                ``events``, whether there is also a row for each whole event.
         """
         from prernn.tasks.gesture.watcher import GestureWatcher, load_commands
 
@@ -345,11 +345,11 @@ class Gesture(Task):
         return GestureWatcher(only(nets), commands=commands, **options)
 
     def answers(self, out: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Of each gesture the outputs of its surest step, which make the probability of its event, and its label."""
+        """The outputs of each gesture's most confident step, which give its event's probability, and its label."""
         return spikes(out, batch, self.snippet)
 
     def events_in(self, times: Sequence[float], probabilities: Tensor, *, everything: bool = False) -> list[EventSpan]:
-        """The events of the decoder; ``times`` and frames are those of steps."""
+        """The events of the decoder; ``times`` and frames are per step."""
         decoder = replace(self, threshold=0.0)._decoder() if everything else self._decoder()
         scores = log_probs(probabilities.clamp(min=FAINTEST).log(), self.temperature)
         _, ends = begins_and_ends(decoder.events(scores))
@@ -366,12 +366,12 @@ class Gesture(Task):
         return {"temperature": temperature, "unknown_below": unknown_below, "threshold": high}
 
     def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
-        """Writes ``confusion.png`` and ``classes.csv`` of the gestures; their accuracies by name."""
+        """Writes ``confusion.png`` and ``classes.csv`` of the gestures; returns their accuracies by name."""
         return report_classes(results, (self.labels or [])[1:], root)
 
 
 def _frames(path: str, start: int, stop: int, each: Callable[[np.ndarray], Tensor], **reading: Any) -> Tensor:
-    """What ``each`` makes of frames ``start`` to ``stop - 1``; fewer where the video ends early and may."""
+    """The results of ``each`` for frames ``start`` to ``stop - 1``; fewer if the video ends early and is allowed to."""
     reader = read_frames(path, **reading)
     with closing(reader):  # type: ignore[type-var]  # a generator
         images = [each(image) for _, image in itertools.islice(reader, start, stop)]
@@ -381,7 +381,7 @@ def _frames(path: str, start: int, stop: int, each: Callable[[np.ndarray], Tenso
 
 
 def _within(record: GestureVideo, start: int, frames: int, tolerate: bool) -> list[Sign]:
-    """The gestures, as far as ``frames`` frames were read from ``start`` on."""
+    """The gestures within the ``frames`` frames that were read from ``start`` on."""
     end = start + frames
     missing = [sign for sign in record.signs if sign.end > end]
     left = [sign._replace(end=min(sign.end, end)) for sign in record.signs if sign.begin < end]

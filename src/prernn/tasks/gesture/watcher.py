@@ -1,4 +1,4 @@
-"""A stream of video watched for hand gestures: when each begins and ends, and the command that it stands for."""
+"""Watches a video stream for hand gestures: when each begins and ends, and the command that it stands for."""
 
 import math
 import os
@@ -25,26 +25,26 @@ from prernn.tasks.gesture.sure import SureGestures
 
 
 class GestureWatcher:
-    """Follows a source frame by frame and says what gestures it sees, a `prernn.streaming.watch.Watcher`.
+    """Follows a source frame by frame and reports the gestures it sees; a `prernn.streaming.watch.Watcher`.
 
     Rows are plain data: ``event`` ("begin" or "end"); ``label``; ``begin_frame`` and ``begin_s``, the first frame of
     the gesture and its time in seconds; ``end_frame`` and ``end_s``, of the first frame after it, None in a "begin"
-    (where the source ended with the gesture, ``end_s`` is the time of the last frame); ``frame`` and ``time_s`` at
-    which the row was given; ``probability``; and in a "begin" the ``command``, if the label has one. All are as
-    precise as the network's snippets are long.
+    (if the source ended with the gesture, ``end_s`` is the time of the last frame); ``frame`` and ``time_s`` at which
+    the row was reported; ``probability``; and in a "begin" the ``command``, if the label has one. Their precision is
+    the length of the network's snippets.
 
     Args:
-        net: the network, whose recipe has labels, the first of them for no gesture; or a stream to go on from.
-        commands: label to command, see `load_commands`.
-        decoder: "greedy", "beam", or one that is made already; None takes that of the network's task, else greedy.
-        events: gives each gesture that has ended as an `EventSpan` too, with its begin and its end.
+        net: the network, whose recipe has labels, the first of them for no gesture; or a stream to continue.
+        commands: from label to command, see `load_commands`.
+        decoder: "greedy", "beam", or a decoder object; None takes that of the network's task, else greedy.
+        events: also report each gesture that has ended as an `EventSpan`, with its begin and end.
 
     Attributes:
         probabilities: of all labels at the latest snippet, float32 ``(K,)`` on the CPU; None before the first.
 
     Raises:
         ValueError: a network without labels, commands for labels it does not have, an unknown decoder, several
-            streams side by side.
+            parallel streams.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class GestureWatcher:
         reach = _reach(self.decoder)
         self._starts: deque[tuple[int, float]] = deque(maxlen=None if reach is None else reach + 2)
         self._begun: dict[str, Any] = {}  # the row of the latest gesture that began
-        self._label = ""  # of that gesture, which keeps it to its end
+        self._label = ""  # of that gesture, which it keeps until its end
         self._steps = 0
         self.probabilities: torch.Tensor | None = None
         self._rest = 1.0  # latest probability of no gesture
@@ -79,19 +79,19 @@ class GestureWatcher:
         self._events, self._strip = events, EventStrip()
 
     def see(self, index: int, time: float, frame: np.ndarray) -> list[dict[str, Any] | EventSpan]:
-        """Takes the next frame, uint8 ``(H, W, 3)`` at ``time`` seconds; gives the rows that are due.
+        """Takes the next frame, uint8 ``(H, W, 3)`` at ``time`` seconds; returns the rows that are due.
 
         Raises:
-            ValueError: a frame that the stream can't take, outputs that the labels don't fit, NaN among them.
+            ValueError: a frame that the stream can't take, outputs that don't match the labels, or are NaN.
         """
         start = perf_counter()
         self._now = (index, time)
-        anew = self.stream.look(frame, time)  # with it a snippet that was half full
+        anew = self.stream.look(frame, time)  # together with an unfinished snippet
         self._first = self._now if anew else self._first or self._now
         out = self.stream(frame)
         if out is None:
             return []
-        scores = log_probs(out, self._confidence.temperature).cpu()  # waits for the device
+        scores = log_probs(out, self._confidence.temperature).cpu()  # this waits for the device
         self._latency_ms = (perf_counter() - start) * 1e3
         if len(out) != len(self.labels):
             raise ValueError(f"expected {len(out)} labels, one an output, got {len(self.labels)}")
@@ -103,11 +103,11 @@ class GestureWatcher:
         return [row for event in self.decoder.push(scores) for row in self._rows(event)]
 
     def interrupted(self) -> None:
-        """Pictures are missing before the next."""
+        """Tells it that pictures are missing before the next one."""
         self.stream.interrupted()
 
     def finish(self) -> list[dict[str, Any] | EventSpan]:
-        """The rows that are due when the source has ended; then the watcher is as new, for another source."""
+        """The rows that are due when the source has ended; then the watcher is reset, for another source."""
         rows = [row for event in self.decoder.finish() for row in self._rows(event)]
         self.stream.reset()
         self._starts.clear()
@@ -123,7 +123,7 @@ class GestureWatcher:
         return _with_line(self._strip.draw(annotate(frame, shown), self._now[1]), self._command)
 
     def _rows(self, event: Event) -> list[dict[str, Any] | EventSpan]:
-        """The row of an event of the decoder, and the whole one where it has ended and is asked for."""
+        """The row of an event of the decoder, and the whole event if it has ended and is asked for."""
         row = self._row(event)
         span = EventSpan(
             label=row["label"],
@@ -162,14 +162,14 @@ class GestureWatcher:
 
 
 def load_commands(path: str | os.PathLike, labels: Sequence[str] | None = None) -> dict[str, str]:
-    """A table from label to command, out of a YAML or JSON file with one mapping of texts.
+    """A table from label to command, read from a YAML or JSON file with one mapping of texts.
 
     Args:
         path: of the file.
-        labels: those that the network has; None leaves them unchecked.
+        labels: the network's labels; None skips the check.
 
     Raises:
-        ValueError: no such file, another content, a label that is not in ``labels``, naming the file.
+        ValueError: no such file, other contents, a label that is not in ``labels``; the message names the file.
     """
     import yaml
 
@@ -191,12 +191,12 @@ def load_commands(path: str | os.PathLike, labels: Sequence[str] | None = None) 
 
 
 def _with_line(frame: np.ndarray, text: str) -> np.ndarray:
-    """The frame with a line of text near its upper edge, below what `annotate` puts there."""
+    """The frame with a line of text near its upper edge, below what `annotate` draws there."""
     from PIL import Image, ImageDraw, ImageFont
 
     if not text:
         return frame
-    size = max(10, round(min(frame.shape[:2]) / 16))  # of the letters, as in `annotate`
+    size = max(10, round(min(frame.shape[:2]) / 16))  # font size, as in `annotate`
     font, margin, top = ImageFont.load_default(size), size // 3, 2 * size
     image = Image.fromarray(frame)
     draw = ImageDraw.Draw(image, "RGBA")
@@ -226,7 +226,7 @@ def _confidence(task: KeptTask | None) -> Confidence:
 
 
 def _reach(decoder: Decoder) -> int | None:
-    """Steps that a decoder may look back; None for any number."""
+    """Number of steps that a decoder may look back; None for any number."""
     if isinstance(decoder, WholeGestures | SureGestures):
         within = _reach(decoder.decoder)
         more = decoder.reach if isinstance(decoder, WholeGestures) else decoder.patience

@@ -1,1 +1,1 @@
-"""Language modelling, word by word."""
+"""Language modeling, word by word."""

@@ -1,4 +1,4 @@
-"""A network writes: each word is drawn from what it foretells, and read as the next one."""
+"""A network writes: each word is drawn from its prediction, and read as the next input."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,18 +14,18 @@ from prernn.tasks.language.text import END, UNKNOWN, encode
 def written(
     net: SequenceNetwork, begin: Sequence[str] = (), *, temperature: float = 1.0, seed: int = 0
 ) -> Iterator[str]:
-    """Words without end that follow ``begin``, at constant cost a word.
+    """An endless sequence of words that follow ``begin``, at constant cost per word.
 
-    A word is drawn with the probability ``softmax(scores / temperature)``, `UNKNOWN` left out, which is none.
+    A word is drawn with the probability ``softmax(scores / temperature)``, excluding `UNKNOWN`, which is not a word.
 
     Args:
-        net: that was trained on `prernn.tasks.Language`.
-        begin: words before; they follow an end of line.
-        temperature: 0 takes the most probable word; 1 draws as the network foretells; above that more freely.
-        seed: of what is drawn.
+        net: a network trained on `prernn.tasks.Language`.
+        begin: the words before; they follow an end of line.
+        temperature: 0 takes the most probable word; 1 draws by the network's probabilities; higher is more random.
+        seed: seed of the draws.
 
     Raises:
-        ValueError: a temperature below 0; a network without words; TextError, for a word that it does not know.
+        ValueError: a temperature below 0; a network without words; TextError for a word that it does not know.
     """
     real("temperature", temperature, 0)
     names = net.recipe.labels or []
@@ -51,9 +51,9 @@ def written(
 
 
 def step(stream: Stream, number: int) -> Tensor:
-    """Scores ``(V,)`` of the word to come, float32 on the CPU, once the stream has read one with this number."""
+    """Scores ``(V,)`` of the next word, float32 on the CPU, after the stream has read the word with this number."""
     out = stream(torch.tensor([number]))
-    assert out is not None  # which a network of snippets alone may give
+    assert out is not None  # only a network of snippets may return None
     return out.float().cpu().clone()
 
 

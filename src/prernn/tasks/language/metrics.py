@@ -1,4 +1,4 @@
-"""How well a network foretells words."""
+"""How well a network predicts words."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from prernn.tasks.task import valid_steps
 
 
 class WordMetrics(nn.Module):
-    """Perplexity over all words, and the share of them that were the most probable.
+    """Perplexity over all words, and the share of words that were the most probable ones.
 
-    ``perplexity = exp(-mean ln p(word))``; ``bits``, of a word, is its logarithm to the base 2.
+    ``perplexity = exp(-mean ln p(word))``; ``bits`` per word is its base-2 logarithm.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class WordMetrics(nn.Module):
         """Adds scores ``(B, T, V)`` of the words ``batch["target"] (B, T)``."""
         valid = valid_steps(batch["lengths"], out.shape[1])
         scores, target = out[valid], batch["target"][valid]
-        # in double precision, as some 80,000 of them are added up
+        # in double precision, because about 80,000 of them are added up
         self.surprise.update(F.cross_entropy(scores, target, reduction="none").double().mean(), len(target))
         self.right.update((scores.argmax(-1) == target).double().mean(), len(target))
 

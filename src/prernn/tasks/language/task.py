@@ -1,4 +1,4 @@
-"""Language modelling: the next word of a text, word by word."""
+"""Language modeling: the next word of a text, word by word."""
 
 import sys
 from collections.abc import Generator, Mapping
@@ -26,27 +26,29 @@ _NONE = -100  # no word
 
 @dataclass(eq=False)
 class Language(Task):
-    """The next word after each word of a text, by cross entropy; measured as perplexity over the whole text.
+    """The next word after each word of a text, with cross entropy; measured as perplexity over the whole text.
 
-    Below the root lie three texts in UTF-8, a sentence a line, words between spaces: one for training, whose words are
-    the vocabulary, one for validation, one for the test. The network is one of `prernn.models.networks.words.Words`
-    with recurrent layers (``method: traditional``), with as many words as the vocabulary has.
+    The root folder contains three texts in UTF-8, one sentence per line, words separated by spaces: one for training,
+    whose words are the vocabulary, one for validation, one for the test. The network is a
+    `prernn.models.networks.words.Words` with recurrent layers (``method: traditional``), with as many words as the
+    vocabulary.
 
-    Training goes through ``streams`` parts of the text side by side, from piece to piece, and each piece goes on from
-    the state of the one before, through which no gradient flows: truncated back-propagation. Evaluation is one stream
+    Training goes through ``streams`` parts of the text in parallel, from piece to piece, and each piece continues from
+    the state of the previous one, through which no gradient flows: truncated back-propagation. Evaluation is one stream
     through the whole text, as in use.
 
     Attributes:
-        train: pattern of the training text's name.
-        valid: likewise.
-        test: likewise.
-        streams: parts of the training text that are read side by side; ``data.batch_size`` of them make a batch in
-            each process, so it is this number, divided by that of the processes.
-        steps: words of a piece in training.
-        spread: standard deviation of a piece's ends from that; 0 cuts evenly, and the text always begins at its begin.
-        test_steps: words of a piece in evaluation, which changes nothing but memory.
-        most: words of the vocabulary; for rarer ones stands ``<unk>``. None takes all.
-        seed: of the places where pieces begin.
+        train: pattern of the training text's file name.
+        valid: pattern of the validation text's file name.
+        test: pattern of the test text's file name.
+        streams: number of parts of the training text that are read in parallel; ``data.batch_size`` of them make a
+            batch in each process, so it is this number divided by the number of processes.
+        steps: words per piece in training.
+        spread: standard deviation of a piece's ends from that; 0 cuts evenly, and always starts at the text's first
+            word.
+        test_steps: words per piece in evaluation, which affects only memory.
+        most: size of the vocabulary; rarer words are replaced by ``<unk>``. None takes all words.
+        seed: seed for the places where pieces begin.
     """
 
     train: str = PATTERNS["train"]
@@ -78,13 +80,13 @@ class Language(Task):
         whole("seed", self.seed, 0)
         self._root = Path()
         self._texts: dict[str, Tensor] = {}
-        self._cuts, self._epoch = Cuts(0, ()), -1  # of which epoch; -1 is before any
+        self._cuts, self._epoch = Cuts(0, ()), -1  # and their epoch; -1 is before the first
 
     def open(self, root: str | Path, spec: Mapping[str, Any]) -> None:
-        """Reads the training text, whose words are the vocabulary, and counts those of all three.
+        """Reads the training text, whose words are the vocabulary, and counts the words of all three texts.
 
         Raises:
-            ValueError: no text, or several, of a name; TextError, which is one, for a text that can't be used.
+            ValueError: no text, or several, for a name; also TextError, a ValueError, for a text that can't be used.
         """
         self._root = Path(root)
         self.labels = vocabulary(self._path("train"), self.most)
@@ -117,7 +119,7 @@ class Language(Task):
 
     @property
     def has_validation(self) -> bool:
-        """There is always a text for it."""
+        """True: there is always a validation text."""
         return True
 
     def begin_epoch(self, epoch: int) -> None:
@@ -128,14 +130,14 @@ class Language(Task):
             self._cuts, self._epoch = Cuts.drawn(words, self.streams, self.steps, self.spread, seed), epoch
 
     def records(self, subset: Subset) -> list[Piece]:
-        """The pieces of a subset, a stream after the other."""
+        """The pieces of a subset, one stream after the other."""
         return pieces(str(self._path(subset)), subset, self._streams(subset), len(self._even(subset).bounds) - 1)
 
     def _streams(self, subset: Subset) -> int:
         return self.streams if subset == "train" else 1
 
     def _even(self, subset: Subset) -> Cuts:
-        """A subset's pieces where nothing is random."""
+        """A subset's pieces without randomness."""
         steps = self.steps if subset == "train" else self.test_steps
         return Cuts.even(len(self._text(subset)), self._streams(subset), steps)
 
@@ -144,11 +146,11 @@ class Language(Task):
         return record.number > 0
 
     def length(self, record: Piece) -> int:
-        """0: pieces side by side are of one length."""
+        """0: parallel pieces have the same length."""
         return 0
 
     def probe(self, record: Piece) -> None:
-        """Texts have been read by now."""
+        """Does nothing: texts have already been read."""
 
     def read(
         self, record: Piece, chance: torch.Generator | None, *, tolerate_truncation: bool = False
@@ -178,7 +180,7 @@ class Language(Task):
     def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
         """Mean of ``-ln p(word)`` over the words of a batch."""
         target = batch["target"].masked_fill(~valid_steps(batch["lengths"], out.shape[1]), _NONE)
-        scores = out.transpose(0, 1).flatten(0, 1)  # as networks lay them out, time first: no copy of so many
+        scores = out.transpose(0, 1).flatten(0, 1)  # time first, as networks lay them out, which avoids a large copy
         return F.cross_entropy(scores, target.T.flatten(), ignore_index=_NONE)
 
     def metrics(self) -> Metrics:
@@ -188,7 +190,7 @@ class Language(Task):
         return WordMetrics()
 
     def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
-        """A row for each word: ``path``, ``word``, its ``probability``, and which word was the most probable."""
+        """One row per word: ``path``, ``word``, its ``probability``, and the word that was the most probable."""
         names = self.labels or []
         return [
             {"path": path, "word": names[true], "probability": p, "most_probable": names[said]}
@@ -197,11 +199,11 @@ class Language(Task):
         ]
 
     def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
-        """All but the vocabulary, which the network has."""
+        """Everything but the vocabulary, which is in the network."""
         return {name: value for name, value in results.items() if name != "labels"}
 
     def watcher(self, *nets: SequenceNetwork, **options: Any) -> Watcher:
-        """How probable each word of a text is, as it comes."""
+        """The probability of each word of a text, as it comes."""
         from prernn.tasks.language.watcher import WordWatcher
 
         return WordWatcher(only(nets))

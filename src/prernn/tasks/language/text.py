@@ -1,4 +1,4 @@
-"""Text as numbers: which words there are, and the number of each word of a file."""
+"""Text as numbers: the vocabulary, and the number of each word of a file."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,18 +11,18 @@ END = "<eos>"
 """Stands at the end of each line."""
 
 UNKNOWN = "<unk>"
-"""Stands for words that are not in the vocabulary, where the vocabulary has it."""
+"""Stands for words that are not in the vocabulary, if the vocabulary has it."""
 
 
 class TextError(ValueError):
-    """A text that can't be used; names the file, and the line where it is one line's fault."""
+    """A text that can't be used; the message names the file, and the line if one line is at fault."""
 
 
 def words_of(path: str | Path) -> Iterator[str]:
-    """The words of a file, which stand between spaces, and `END` behind each line; empty lines have none.
+    """The words of a file, separated by spaces, and `END` after each line; empty lines have no words.
 
     Raises:
-        TextError: a file that can't be read, is no UTF-8, or has no word.
+        TextError: a file that can't be read, is not UTF-8, or has no words.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -32,7 +32,7 @@ def words_of(path: str | Path) -> Iterator[str]:
 
 
 def words_in(lines: Iterable[str], where: str | Path) -> Iterator[str]:
-    """As `words_of`, of lines; ``where`` they are from stands in errors."""
+    """Like `words_of`, for lines; ``where``, their source, is named in errors."""
     found = False
     try:
         for line in lines:
@@ -47,14 +47,14 @@ def words_in(lines: Iterable[str], where: str | Path) -> Iterator[str]:
 
 
 def vocabulary(path: str | Path, most: int | None = None) -> list[str]:
-    """The different words of a file, the most frequent first, those as frequent as each other in alphabetical order.
+    """The different words of a file, the most frequent first; equally frequent words in alphabetical order.
 
     Args:
-        path: of a text.
-        most: words at most; for those that are rarer stands `UNKNOWN`, which is one of them.
+        path: path of a text.
+        most: maximum number of words; rarer ones are replaced by `UNKNOWN`, which is one of them.
 
     Raises:
-        TextError: as `words_of`.
+        TextError: as in `words_of`.
     """
     counts = Counter(words_of(path))
     names = sorted(counts, key=lambda word: (-counts[word], word))
@@ -68,14 +68,14 @@ def numbers(path: str | Path, names: Sequence[str]) -> Tensor:
     """The number in ``names`` of each word of a file, int64 ``(N,)``.
 
     Raises:
-        TextError: as `words_of`; a word that is not in the vocabulary, which has no `UNKNOWN`.
+        TextError: as in `words_of`; a word not in the vocabulary, if that has no `UNKNOWN`.
     """
     known = {name: number for number, name in enumerate(names)}
     return torch.tensor(list(encode(words_of(path), known, path)), dtype=torch.int64)
 
 
 def encode(words: Iterator[str] | Sequence[str], known: dict[str, int], where: str | Path) -> Iterator[int]:
-    """Numbers of words; ``where`` they are from stands in the TextError for one that is not known."""
+    """Numbers of words; ``where``, their source, is named in the TextError for an unknown word."""
     other = known.get(UNKNOWN)
     for word in words:
         number = known.get(word, other)

@@ -1,4 +1,4 @@
-"""What follows a text as it comes: how probable each word was, and which one was the most probable."""
+"""Follows a text as it comes: how probable each word was, and which word was the most probable."""
 
 from time import perf_counter
 from typing import Any
@@ -12,12 +12,12 @@ from prernn.tasks.language.text import END, encode
 
 
 class WordWatcher:
-    """Foretells each word of a text before it comes: rows ``word``, ``probability``, ``most_probable``, ``latency_ms``.
+    """Predicts each word of a text before it comes: rows ``word``, ``probability``, ``most_probable``, ``latency_ms``.
 
     A text begins after an end of line.
 
     Args:
-        net: that was trained on `prernn.tasks.Language`.
+        net: a network trained on `prernn.tasks.Language`.
     """
 
     def __init__(self, net: SequenceNetwork) -> None:
@@ -27,7 +27,7 @@ class WordWatcher:
         self._scores = step(self._stream, self._known[END])
 
     def see(self, index: int, time: float, frame: Any) -> list[dict[str, Any]]:
-        """The row of a word. Raises TextError for one that is not known."""
+        """The row of a word. Raises TextError for an unknown word."""
         begin = perf_counter()
         (number,) = encode([frame], self._known, f"word {index + 1}")
         row = {

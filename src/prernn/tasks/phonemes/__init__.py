@@ -1,1 +1,1 @@
-"""Phonemes in speech: a label at every window of sound, or a sequence of them by CTC."""
+"""Phonemes in speech: a label at every window of sound, or a sequence of them with CTC."""

@@ -1,4 +1,4 @@
-"""How well phonemes are told apart, window by window and as a sequence."""
+"""How well phonemes are recognized, window by window and as a sequence."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from prernn.tasks.task import valid_steps
 
 
 class WindowMetrics(nn.Module):
-    """Accuracy over all windows that have a phoneme, and which phonemes are taken for which.
+    """Accuracy over all windows that have a phoneme, and which phonemes are confused.
 
     Args:
         phonemes: their number K.
@@ -21,10 +21,10 @@ class WindowMetrics(nn.Module):
 
     def __init__(self, phonemes: int) -> None:
         super().__init__()
-        self.confusion = MulticlassConfusionMatrix(phonemes + 1)  # and one for outputs that are no numbers
+        self.confusion = MulticlassConfusionMatrix(phonemes + 1)  # plus one for outputs that are no numbers
 
     def update(self, out: Tensor, batch: dict[str, Any]) -> None:
-        """Adds outputs ``(B, T, K)`` of windows with ``batch["label"] (B, T)``, -1 where nothing counts."""
+        """Adds outputs ``(B, T, K)`` of windows with ``batch["label"] (B, T)``, -1 where a window does not count."""
         label = batch["label"]
         counted = valid_steps(batch["lengths"], out.shape[1]) & (label >= 0)
         self.confusion.update(answers(out[counted]), label[counted])
@@ -39,14 +39,14 @@ class WindowMetrics(nn.Module):
 
 
 class SequenceMetrics(nn.Module):
-    """Phoneme error rate: insertions, deletions and substitutions for each true phoneme, of the best path of CTC."""
+    """Phoneme error rate: insertions, deletions and substitutions per true phoneme, for the best path of CTC."""
 
     def __init__(self) -> None:
         super().__init__()
         self.edits = WordErrorRate()
 
     def update(self, out: Tensor, batch: dict[str, Any]) -> None:
-        """Adds outputs ``(B, T, K)``, the blank first, of sequences ``batch["target"] (B, N)``, 0 behind their ends."""
+        """Adds outputs ``(B, T, K)``, the blank first, of sequences ``batch["target"] (B, N)``, 0 after their ends."""
         for row, steps in enumerate(batch["lengths"].tolist()):
             target = batch["target"][row]
             said, true = best_path(out[row, :steps]), target[target != BLANK].tolist()

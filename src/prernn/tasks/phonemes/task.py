@@ -1,4 +1,4 @@
-"""Phonemes in speech, in TIMIT's folders: a label at every window, or the sequence of them by CTC."""
+"""Phonemes in speech, in TIMIT's folders: a label at every window, or their sequence with CTC."""
 
 import contextlib
 from collections import Counter
@@ -25,27 +25,27 @@ from prernn.tasks.task import Metrics, Subset, Task, only, valid_steps
 
 DEFAULT_CEPSTRA = Cepstra()
 BLANK_NAME = "<blank>"
-"""Of output 0 with CTC."""
+"""The name of output 0 with CTC."""
 
 
 @dataclass(eq=False)
 class Phonemes(Task):
-    """The phoneme of each window of sound, by cross entropy; or with ``ctc`` the sequence of them.
+    """The phoneme of each window of sound, with cross entropy; or with ``ctc`` the sequence of phonemes.
 
-    Below the root lie TIMIT's folders, ``TRAIN`` and ``TEST`` with ``REGION/SPEAKER/NAME.WAV`` (RIFF or NIST SPHERE)
-    and ``NAME.PHN``, a line ``BEGIN END PHONEME`` each, in samples. The ``sa`` sentences are left out. Features are
-    `prernn.media.audio.Cepstra`, each less its mean and divided by its standard deviation over the training recordings.
-    Speakers are held out as a whole for validation. The network is one of `prernn.models.networks.features.Features`
-    with recurrent layers (``method: traditional``).
+    The root folder contains TIMIT's folders, ``TRAIN`` and ``TEST`` with ``REGION/SPEAKER/NAME.WAV`` (RIFF or NIST
+    SPHERE) and ``NAME.PHN``, one line ``BEGIN END PHONEME`` each, in samples. The ``sa`` sentences are excluded.
+    Features are `prernn.media.audio.Cepstra`, each minus its mean and divided by its standard deviation over the
+    training recordings. Whole speakers are held out for validation. The network is a
+    `prernn.models.networks.features.Features` with recurrent layers (``method: traditional``).
 
     Attributes:
         cepstra: windows and coefficients.
-        ctc: the sequence of phonemes, without their places; output 0 is the blank.
-        fold: TIMIT's 61 symbols as 39 classes, ``q`` left out; None does where all labels are TIMIT's.
-        core: test on TIMIT's core test set of 24 speakers, not on all; None does where all of them are there.
-        rate_hz: samples a second; None takes those of the first training recording. Others are resampled.
-        mean: of each feature, and ``std``: None takes those of the training recordings, which a checkpoint keeps.
-        std: see there.
+        ctc: learn the sequence of phonemes, without their positions; output 0 is the blank.
+        fold: fold TIMIT's 61 symbols into 39 classes, without ``q``; None does so if all labels are TIMIT's.
+        core: test on TIMIT's core test set of 24 speakers, not on all; None does so if all of them are there.
+        rate_hz: samples a second; None takes that of the first training recording. Others are resampled.
+        mean: mean of each feature; None takes that of the training recordings, which a checkpoint keeps.
+        std: standard deviation of each feature; None likewise.
     """
 
     cepstra: Cepstra = DEFAULT_CEPSTRA
@@ -66,7 +66,7 @@ class Phonemes(Task):
     transform: dict[str, Any] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        if isinstance(self.cepstra, dict):  # as a checkpoint has it
+        if isinstance(self.cepstra, dict):  # as in a checkpoint
             self.cepstra = Cepstra(**self.cepstra)
         if self.rate_hz is not None:
             whole("rate_hz", self.rate_hz)
@@ -79,15 +79,15 @@ class Phonemes(Task):
         self._rates: dict[str, int] = {}
 
     @property
-    def score(self) -> tuple[str, Literal["max", "min"]]:  # type: ignore[override]  # it hangs on an option
+    def score(self) -> tuple[str, Literal["max", "min"]]:  # type: ignore[override]  # it depends on an option
         """Accuracy of windows, or with CTC the phoneme error rate."""
         return ("phoneme_error_rate", "min") if self.ctc else ("accuracy", "max")
 
     def open(self, root: str | Path, spec: Mapping[str, Any]) -> None:
-        """Reads the labels of both parts, and of the training recordings mean and deviation of the features.
+        """Reads the labels of both parts, and the mean and deviation of the features of the training recordings.
 
         Raises:
-            ValueError: absent folders; no label that can be read.
+            ValueError: missing folders; no readable label.
         """
         self._parts = {"train": recordings(Path(root), "train"), "test": recordings(Path(root), "test")}
         names = {segment.label for part in self._parts.values() for one in part for segment in self._known(one)}
@@ -113,7 +113,7 @@ class Phonemes(Task):
         self.remarks = (f"{len(labels)} phonemes{kinds}; recordings: {told}; {self.rate_hz} Hz",)
 
     def _known(self, recording: Recording) -> list[Segment]:
-        """A recording's segments; none where they can't be read, which reading says."""
+        """A recording's segments; none if they can't be read, which is reported on reading."""
         try:
             return self._segments_of(recording)
         except VideoError:
@@ -128,7 +128,7 @@ class Phonemes(Task):
         return folded(name) if self.fold else name
 
     def _measure(self) -> None:
-        """Rate, mean and deviation, where they are not given, of the training recordings that can be read."""
+        """Rate, mean and deviation, unless they are given, of the readable training recordings."""
         if self.rate_hz is None:
             self.rate_hz = sample_rate(self._parts["train"][0].path)
         if self.mean is not None and self.std is not None:
@@ -139,19 +139,19 @@ class Phonemes(Task):
         self.mean, self.std = self.mean or found[0], self.std or found[1]
 
     def _readable(self, recordings: Sequence[Recording]) -> Iterator[Tensor]:
-        """Features of those that can be read."""
+        """Features of the readable recordings."""
         for recording in recordings:
-            with contextlib.suppress(VideoError):  # which reading says
+            with contextlib.suppress(VideoError):  # reported on reading
                 yield self._features(recording.path)[0]
 
     def _rate_of(self, path: str) -> int:
-        """Samples a second of a file, which is opened once for that."""
+        """Samples a second of a file, which is opened once to find out."""
         if path not in self._rates:
             self._rates[path] = sample_rate(path)
         return self._rates[path]
 
     def _features(self, path: str) -> tuple[Tensor, int]:
-        """Features ``(T, F)`` of a sound file, as they come, and how many samples it has."""
+        """Features ``(T, F)`` of a sound file, not normalized, and how many samples it has."""
         assert self.rate_hz is not None
         samples = read_audio(path, self.rate_hz)
         return self.cepstra(samples, self.rate_hz), len(samples)
@@ -161,7 +161,7 @@ class Phonemes(Task):
 
     @property
     def backbone_options(self) -> dict[str, Any]:
-        """How many features there are."""
+        """The number of features."""
         return {"features": self.cepstra.size}
 
     @property
@@ -170,11 +170,11 @@ class Phonemes(Task):
         return 1 / self.cepstra.hop
 
     def records(self, subset: Subset) -> list[Recording]:
-        """The recordings of a part."""
+        """The recordings of a subset."""
         return self._parts[subset]
 
     def recording(self, record: Recording) -> tuple[int, str]:
-        """Of a speaker all or none are held out."""
+        """The speaker, of whom all recordings or none are held out."""
         return 0, record.speaker
 
     def examples(self, records: Sequence[Recording]) -> dict[str, int]:
@@ -183,19 +183,19 @@ class Phonemes(Task):
         return {name: counts[name] for name in self.labels or [] if name != BLANK_NAME}
 
     def length(self, record: Recording) -> int:
-        """Windows that the item will have, by its labels; 0 where they can't be read."""
+        """Number of windows that the item will have, by its labels; 0 if they can't be read."""
         found = self._known(record)
         rate = self.rate_hz or 1
         return self.cepstra.steps(round(found[-1].end * rate / self._rate_of(record.path)), rate) if found else 0
 
     def probe(self, record: Recording) -> None:
-        """Opens the sound."""
+        """Opens the sound file."""
         sample_rate(record.path)
 
     def read(
         self, record: Recording, chance: torch.Generator | None, *, tolerate_truncation: bool = False
     ) -> dict[str, Any]:
-        """One recording: ``input (T, F)``; ``label (T,)`` int64, -1 where nothing counts, or ``target (N,)`` with CTC.
+        """One recording: ``input (T, F)``; ``label (T,)`` int64, -1 if not counted, or ``target (N,)`` with CTC.
 
         Raises:
             VideoError: sound or labels that can't be used; labels that overrun the sound; with CTC more phonemes than
@@ -204,7 +204,7 @@ class Phonemes(Task):
         found = self._segments_of(record)
         features, samples = self._features(record.path)
         assert self.rate_hz is not None
-        ratio = self.rate_hz / self._rate_of(record.path)  # labels count the file's own samples
+        ratio = self.rate_hz / self._rate_of(record.path)  # labels count samples at the file's own rate
         end, slack = found[-1].end * ratio, self.cepstra.hop * self.rate_hz
         if end > samples + slack and not tolerate_truncation:
             raise VideoError(
@@ -229,8 +229,8 @@ class Phonemes(Task):
         return target
 
     def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
-        """Cross entropy, a mean over all windows of a batch that count; with CTC ``-log p`` of each sequence for each
-        of its phonemes, a mean over the batch."""
+        """Cross entropy, averaged over all counted windows of a batch; with CTC ``-log p`` of each sequence, divided by
+        its number of phonemes, averaged over the batch."""
         if not self.ctc:
             mask = valid_steps(batch["lengths"], out.shape[1])
             label = batch["label"].masked_fill(~mask, -1)
@@ -246,7 +246,7 @@ class Phonemes(Task):
         return SequenceMetrics() if self.ctc else WindowMetrics(self.outputs)
 
     def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
-        """A row for each recording: ``path``, the phonemes that it was heard as, and the ``true`` ones.
+        """One row per recording: ``path``, the recognized phonemes, and the ``true`` ones.
 
         Without CTC these are the runs of windows with the same most probable phoneme.
         """
@@ -262,7 +262,7 @@ class Phonemes(Task):
         return rows
 
     def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
-        """Writes ``confusion.png`` and ``classes.csv`` of the phonemes; their accuracies by name."""
+        """Writes ``confusion.png`` and ``classes.csv`` of the phonemes; returns their accuracies by name."""
         return results if self.ctc else report_classes(results, self.labels or [], root)
 
     def watcher(self, *nets: SequenceNetwork, **options: Any) -> Watcher:
@@ -272,6 +272,6 @@ class Phonemes(Task):
         return PhonemeWatcher(only(nets), blank=BLANK_NAME if self.ctc else None, window=self.cepstra.window)
 
     def frames(self, source: str) -> Generator[tuple[float, Any], None, None]:
-        """Features of a sound file, with the second in which each window begins."""
+        """Features of a sound file, with the time in seconds at which each window begins."""
         for number, features in enumerate(self._input(self._features(source)[0])):
             yield number * self.cepstra.hop, features

@@ -23,11 +23,11 @@ FOLDED = {
     "ux": "uw",
     **dict.fromkeys(("pcl", "tcl", "kcl", "bcl", "dcl", "gcl", "h#", "pau", "epi"), "sil"),
 }
-"""Of TIMIT's 61 symbols those that count as another (Lee and Hon, "Speaker-independent phone recognition using hidden
-Markov models", IEEE Trans. ASSP 37, 1989); what is left are 39, with ``sil`` for all silences."""
+"""TIMIT's symbols, of 61, that count as another (Lee and Hon, "Speaker-independent phone recognition using hidden
+Markov models", IEEE Trans. ASSP 37, 1989); 39 remain, with ``sil`` for all silences."""
 
 LEFT_OUT = "q"
-"""The glottal stop, which counts as nothing."""
+"""The glottal stop, which is ignored."""
 
 PHONES = frozenset(
     [
@@ -124,7 +124,7 @@ CORE = frozenset(
         "FMLD0",
     ]
 )
-"""Speakers of the core test set, two men and a woman of each region (TIMIT's documentation, ``testset.doc``)."""
+"""Speakers of the core test set, two men and a woman from each region (TIMIT's documentation, ``testset.doc``)."""
 
 
 class Segment(NamedTuple):
@@ -141,8 +141,8 @@ class Recording:
 
     Attributes:
         path: of the sound.
-        labels: file of the segments; None where there is none.
-        speaker: who says it.
+        labels: file of the segments; None if there is none.
+        speaker: who speaks.
     """
 
     path: str
@@ -151,12 +151,12 @@ class Recording:
 
 
 def recordings(root: Path, part: str) -> list[Recording]:
-    """The recordings below ``root/TRAIN`` or ``root/TEST``, in any spelling, in the order of their paths.
+    """The recordings below ``root/TRAIN`` or ``root/TEST``, in upper or lower case, in the order of their paths.
 
-    The ``sa`` sentences, which all speakers say, are left out. A speaker is a folder.
+    The ``sa`` sentences, which all speakers say, are excluded. A speaker is a folder.
 
     Raises:
-        ValueError: no such folder, or nothing in it.
+        ValueError: no such folder, or an empty one.
     """
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name.lower() == part]
     if not folders:
@@ -179,7 +179,7 @@ def segments(recording: Recording) -> list[Segment]:
     """The phonemes of a recording, in order.
 
     Raises:
-        VideoError: no file of labels, or one that is malformed, naming it and the line.
+        VideoError: no label file, or a malformed one; the message names file and line.
     """
     if recording.labels is None:
         raise VideoError(f"{recording.path}: expected labels in {Path(recording.path).with_suffix('.PHN')}, found none")
@@ -204,5 +204,5 @@ def segments(recording: Recording) -> list[Segment]:
 
 
 def folded(label: str) -> str | None:
-    """What one of TIMIT's symbols counts as; None for nothing."""
+    """The class that one of TIMIT's symbols counts as; None for none."""
     return None if label == LEFT_OUT else FOLDED.get(label, label)

@@ -1,4 +1,4 @@
-"""What follows speech: the phonemes, each once it has ended."""
+"""Follows speech: reports each phoneme once it has ended."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ class PhonemeWatcher:
     """Rows ``label``, ``start_s``, ``end_s`` and ``probability``, the mean over the windows, of each run of windows.
 
     Args:
-        net: that was trained on `prernn.tasks.Phonemes`.
-        blank: name of CTC's blank, which is no row; None where there is none.
-        window: seconds that the last window lasts.
+        net: a network trained on `prernn.tasks.Phonemes`.
+        blank: name of CTC's blank, which gives no row; None if there is none.
+        window: duration of the last window in seconds.
     """
 
     def __init__(self, net: SequenceNetwork, *, blank: str | None, window: float) -> None:
@@ -22,9 +22,9 @@ class PhonemeWatcher:
         self._label, self._start, self._sum, self._count, self._time = "", 0.0, 0.0, 0, 0.0
 
     def see(self, index: int, time: float, frame: Any) -> list[dict[str, Any]]:
-        """The row of a phoneme that has ended with the window before this one."""
+        """The row of a phoneme that has ended with the previous window."""
         probabilities = self._stream.probabilities(frame)
-        assert probabilities is not None  # which a network of snippets alone may give
+        assert probabilities is not None  # only a network of snippets may return None
         best = int(probabilities.argmax())
         label = str(best) if self._stream.labels is None else self._stream.labels[best]
         rows = self._row(time) if label != self._label else []

@@ -1,1 +1,1 @@
-"""Actions in untrimmed video: a label at every frame, and background between the segments."""
+"""Actions in untrimmed video: a label at every frame, with background between the segments."""

@@ -1,4 +1,4 @@
-"""Lists of segments: which action is in which video, from when until when."""
+"""Lists of segments: which action is in which video, from when to when."""
 
 import csv
 import math
@@ -15,11 +15,11 @@ from prernn.tasks.gesture.lists import class_names, recordings
 Unit = Literal["seconds", "frames"]
 
 COLUMNS: dict[tuple[str, str], Unit] = {("start", "end"): "seconds", ("start_frame", "end_frame"): "frames"}
-"""The columns that say from when until when, and their unit."""
+"""The columns with begin and end, and their unit."""
 
 
 class Segment(NamedTuple):
-    """One annotated action: from ``start`` on, up to ``end``, which is not in it; and where that is written."""
+    """One annotated action: from ``start`` up to, but not including, ``end``; and where this is written."""
 
     start: float
     end: float
@@ -32,10 +32,10 @@ class SegmentVideo:
     """A video and its segments, in order of time.
 
     Attributes:
-        path: of the file, or of the folder of frames.
-        segments: none where the list has a line with the file's name alone, which is background all through.
-        unit: of start and end: seconds since the first frame, or numbers of frames from 0 on.
-        where: the list and line that named it first.
+        path: path of the file, or of the folder of frames.
+        segments: empty if the list has a line with only the file's name: the video is then all background.
+        unit: unit of start and end: seconds since the first frame, or numbers of frames from 0 on.
+        where: list and line that name it first.
     """
 
     path: str
@@ -48,12 +48,12 @@ def segment_videos(path: Path, root: Path) -> list[SegmentVideo]:
     """The videos that a list names, in its order.
 
     The list is a CSV with the columns ``file`` (below ``root``), ``start``, ``end`` (seconds, decimals) or
-    ``start_frame``, ``end_frame`` (whole numbers from 0 on), and ``label``; the end is the first moment that is not in
-    the segment any more. A line whose other cells are empty names a video without segments.
+    ``start_frame``, ``end_frame`` (whole numbers from 0 on), and ``label``; the end is the first moment after the
+    segment. A line whose other cells are empty names a video without segments.
 
     Raises:
-        ValueError: an absent or empty list, unknown columns, unknown files, rows that are malformed, reversed or
-            overlap with others, naming list and line.
+        ValueError: a missing or empty list, unknown columns, unknown files, rows that are malformed, reversed or
+            overlap with others; the message names list and line.
     """
     if not path.is_file():
         raise ValueError(f"{path.name}: list is absent from {path.parent}")
@@ -108,7 +108,7 @@ def _label(label: str, where: str) -> str:
 
 
 def _in_order(video: SegmentVideo) -> SegmentVideo:
-    """The video with its segments by their start. Raises ValueError where two overlap."""
+    """The video with its segments ordered by start. Raises ValueError if two overlap."""
     segments = sorted(video.segments)
     for before, after in pairwise(segments):
         if after.start < before.end:
@@ -120,10 +120,10 @@ def _in_order(video: SegmentVideo) -> SegmentVideo:
 
 
 def check_within(video: SegmentVideo, line: Timeline) -> None:
-    """Sees that a video is as long as its segments say; a frame's time more is let pass, as for rounded seconds.
+    """Checks that a video is as long as its segments say; one frame too long is allowed, because seconds are rounded.
 
     Raises:
-        VideoError: a segment that ends after the video, naming list and line.
+        VideoError: a segment ends after the video; the message names list and line.
     """
     seconds = video.unit == "seconds"
     length = line.duration + 1 / line.fps if seconds else len(line.times)
@@ -137,7 +137,7 @@ def check_within(video: SegmentVideo, line: Timeline) -> None:
 
 
 def spans(video: SegmentVideo, line: Timeline, picks: list[int]) -> Iterator[tuple[int, int, str]]:
-    """The steps ``begin`` to ``end - 1`` of each segment, and its label, where frame ``picks[i]`` is step i.
+    """The steps ``begin`` to ``end - 1`` of each segment, and its label, if frame ``picks[i]`` is step i.
 
     A step is in a segment whose start is at or before its frame and whose end is after it; segments that fall between
     two steps are left out.
@@ -150,12 +150,12 @@ def spans(video: SegmentVideo, line: Timeline, picks: list[int]) -> Iterator[tup
 
 
 def gesture_videos(path: Path, root: Path, modality: str) -> list[SegmentVideo]:
-    """The recordings of a list like NVGesture's as one sensor saw them, with their gestures as segments.
+    """The recordings in a list like NVGesture's as one sensor saw them, with their gestures as segments.
 
-    Their names are those of ``classes.txt``, where it exists (`prernn.tasks.gesture.lists`).
+    Their names are taken from ``classes.txt``, if it exists (`prernn.tasks.gesture.lists`).
 
     Raises:
-        ValueError: as `prernn.tasks.gesture.lists.recordings`.
+        ValueError: as in `prernn.tasks.gesture.lists.recordings`.
     """
     names = class_names(root / "classes.txt")
     found = []
@@ -170,4 +170,4 @@ LAYOUTS: dict[str, Callable[[Path, Path, str], list[SegmentVideo]]] = {
     "segments": lambda path, root, _: segment_videos(path, root),
     "nvgesture": gesture_videos,
 }
-"""Forms of lists: from the list, the root and the sensor to the videos."""
+"""Functions that read each form of list: from the list, the root and the sensor to the videos."""

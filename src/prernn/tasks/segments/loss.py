@@ -15,15 +15,15 @@ def frame_cross_entropy(
     background: float | Literal["balanced"] = 1.0,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """Cross entropy of frame logits against frame labels, a mean over clips of the mean over their counted frames.
+    """Cross entropy of frame logits with frame labels, averaged over each clip's counted frames, then over clips.
 
     Args:
         logits: ``(B, T, K)``.
         label: ``(B, T)``, 0 for background.
-        counted: ``(B, T)``, False for padding and for what only warms the state up.
-        background: weight of frames of background; "balanced" lets all of the batch's together weigh as much as those
-            of a mean other class in it, and never more than one each.
-        weight: ``(B, T)`` of each frame; a clip without any counts for nothing.
+        counted: ``(B, T)``, False for padding and for warm-up steps.
+        background: weight of background frames; "balanced" gives all of them in a batch together the weight of an
+            average other class in it, and never more than 1 each.
+        weight: ``(B, T)`` of each frame; a clip without any weight is ignored.
 
     Raises:
         ValueError: shapes that don't match.
@@ -37,7 +37,7 @@ def frame_cross_entropy(
     counted = counted & (given > 0)
     quiet = label == 0
     share = torch.where(quiet, _balance(label[counted]) if background == "balanced" else background, 1.0) * given
-    # Masked before as well as after, because a NaN in the padding would survive a zero gradient.
+    # Masked before and after, because a NaN in the padding would survive a zero gradient.
     clean = logits.masked_fill(~counted[..., None], 0)
     loss = F.cross_entropy(clean.transpose(1, 2), label, reduction="none") * share  # (B, T)
     rows = loss.masked_fill(~counted, 0).sum(1) / (given * counted).sum(1).clamp(min=1e-12)
@@ -45,7 +45,7 @@ def frame_cross_entropy(
 
 
 def _balance(label: Tensor) -> Tensor:
-    """The weight of a frame of background that makes all of them a mean class of ``label (N,)``."""
+    """The weight of a background frame that makes all of them count as an average class of ``label (N,)``."""
     others = label[label > 0]
     quiet = len(label) - len(others)
     if not len(others) or not quiet:

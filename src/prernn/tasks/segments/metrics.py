@@ -22,11 +22,11 @@ from prernn.tasks.task import valid_steps
 class SegmentMetrics(nn.Module):
     """Running metrics of frame logits ``(B, T, K)`` against frame labels ``(B, T)``, 0 for background.
 
-    The pieces of a video are put together, in whatever order they come, and its events found as a stream finds them.
-    Steps of warm-up and padding count for nothing.
+    The pieces of a video are put together, in whatever order they come, and its events are found as in a stream.
+    Steps of warm-up and padding are ignored.
 
     Args:
-        labels: K names, the background's first.
+        labels: K names, the background first.
         rule: what makes an event.
         temperature: divides the logits before the softmax.
 
@@ -42,7 +42,7 @@ class SegmentMetrics(nn.Module):
         self.frames = _Frames()
 
     def update(self, out: Tensor, batch: dict[str, Any]) -> None:
-        """Adds a batch with what `prernn.tasks.Segments.read` gives; an empty one adds nothing."""
+        """Adds a batch with what `prernn.tasks.Segments.read` returns; an empty one adds nothing."""
         if out.shape[0] == 0:
             return
         if out.shape[-1] != len(self.labels):
@@ -54,12 +54,12 @@ class SegmentMetrics(nn.Module):
             self.frames.update(scores, label, path, int(batch["start"][i]), float(batch["rate"][i]))
 
     def compute(self) -> dict[str, Tensor]:
-        """What it comes to, with C = K - 1 classes.
+        """The metrics, with C = K - 1 classes.
 
-        Scalars: ``frame_map``, mean over the classes that there are of `average_precision` of their frames against all
-        others; ``frame_cmap``, calibrated; ``frame_accuracy``, background included; ``mean_class_accuracy`` of frames;
-        ``event_f1_10``, ``_25``, ``_50`` and ``mean_iou`` (`event_metrics.EventMetrics`); ``delay``, mean
-        steps from a segment's begin to the first right answer in it; ``answered``, share of segments with one.
+        Scalars: ``frame_map``, mean over the classes that occur of `average_precision` of their frames against all
+        others; ``frame_cmap``, calibrated; ``frame_accuracy``, including background; ``mean_class_accuracy`` of frames;
+        ``event_f1_10``, ``_25``, ``_50`` and ``mean_iou`` (`event_metrics.EventMetrics`); ``delay``, mean number of
+        steps from a segment's begin to the first correct answer in it; ``answered``, share of segments with one. Then
         ``average_precision`` ``(C,)``; ``class_accuracy`` ``(K,)`` and ``confusion`` ``(K, K)``, in frames, with true
         classes as rows.
         """
@@ -102,7 +102,7 @@ class SegmentMetrics(nn.Module):
 
 
 class _Frames(Metric):
-    """The frames of videos, out of their pieces."""
+    """The frames of videos, put together from their pieces."""
 
     full_state_update = False
     scores: list[Tensor]
@@ -138,7 +138,7 @@ class _Frames(Metric):
 
 
 def runs(labels: Sequence[int]) -> list[Interval]:
-    """The segments that labels of steps make: runs of one label other than 0. Segments that touch are one."""
+    """The segments in labels of steps: runs of one label other than 0. Adjacent runs of a label are one segment."""
     found, begin = [], 0
     for label, group in groupby(labels):
         end = begin + sum(1 for _ in group)
@@ -149,5 +149,5 @@ def runs(labels: Sequence[int]) -> list[Interval]:
 
 
 def _precision(score: Tensor, positive: Tensor) -> Tensor:
-    """torchmetrics' average precision; NaN where no frame is positive, of which it would warn."""
+    """torchmetrics' average precision; NaN if no frame is positive, for which it would warn."""
     return torch.as_tensor(binary_average_precision(score, positive.long()) if bool(positive.any()) else torch.nan)

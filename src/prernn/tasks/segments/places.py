@@ -1,4 +1,4 @@
-"""Where pieces of a long video lie."""
+"""Where the pieces of a long video are."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from prernn.tasks.segments.lists import SegmentVideo
 
 
 class Piece(NamedTuple):
-    """A piece of a video: in training one of as many as the video has, at a place that is drawn anew each epoch."""
+    """A piece of a video; in training one of as many as the video has, at a place that is redrawn each epoch."""
 
     path: str
     view: int
@@ -18,7 +18,7 @@ class Piece(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """A video as the network sees it: when frames are shown, which of them are its steps, and what is in them."""
+    """A video as the network sees it: when its frames are shown, which of them are steps, and what is in them."""
 
     line: Timeline
     picks: list[int]
@@ -26,9 +26,9 @@ class Steps(NamedTuple):
 
 
 def piece_places(steps: int, piece: int) -> list[tuple[int, int]]:
-    """(first step, the one after the last) of the pieces that a video of ``steps`` steps falls into.
+    """(first step, the one after the last) of the pieces into which a video of ``steps`` steps is cut.
 
-    All have ``piece`` steps but the last, which may have fewer.
+    All have ``piece`` steps except the last, which may have fewer.
     """
     return [(start, min(start + piece, steps)) for start in range(0, steps, piece)]
 
@@ -38,15 +38,15 @@ def draw_place(
 ) -> int:
     """The first step of a piece at a random place.
 
-    With probability ``share`` it holds a step, drawn evenly, of a segment, drawn evenly too; else it is one of those
-    without any, where there are such. A video without segments gives any place, and so does one without background.
+    With probability ``share`` it contains a step, drawn uniformly, of a segment, drawn uniformly too; otherwise it is
+    a piece without any, if there is one. In a video without segments, or without background, any place is possible.
 
     Args:
-        steps: of the video.
-        piece: steps of a piece.
+        steps: number of steps of the video.
+        piece: number of steps of a piece.
         spans: (first step, the one after the last, label) of the segments, ascending, without overlap.
-        share: of the places that are in a segment.
-        chance: of the drawing.
+        share: share of the pieces that are in a segment.
+        chance: the random generator.
     """
     last = max(0, steps - piece)  # place
     if spans and float(torch.rand((), generator=chance)) < share:

@@ -32,45 +32,45 @@ DEFAULT_RULE = EventRule()
 
 @dataclass(eq=False)
 class Segments(Task):
-    """Labels at the frames of untrimmed videos, by cross entropy; output 0 is the background.
+    """Labels at the frames of untrimmed videos, with cross entropy; output 0 is the background.
 
-    Below the root lie videos of any length and, for each subset, a list ``train.csv``, ``test.csv`` and, where there
-    are validation videos, ``val.csv``: see `prernn.tasks.segments.lists.segment_videos`. Videos are read in pieces, so
-    that memory does not grow with their length. In training a piece lies at a random place. In evaluation pieces follow
-    each other through the whole video, and each goes on from the state at the end of the one before: the outputs are
-    those of a stream. A network that answers once for a clip has no state, and answers for each piece by itself.
+    The root folder contains videos of any length and one list per subset, ``train.csv``, ``test.csv`` and, if there are
+    validation videos, ``val.csv``: see `prernn.tasks.segments.lists.segment_videos`. Videos are read in pieces, so that
+    memory does not grow with their length. In training a piece is at a random place. In evaluation consecutive pieces
+    cover the whole video, and each continues from the final state of the previous one: the outputs are those of a
+    stream. A network that answers once per clip has no state, and answers for each piece separately.
 
     Attributes:
-        layout: "segments", lists as that says; or "nvgesture", those of NVGesture (`prernn.tasks.gesture.lists`), whose
-            gestures are the segments.
-        modality: of NVGesture's sensors.
-        others: folder of videos, anywhere, in which nothing happens that the network learns; they are trained on as
-            background all through, beside the list's.
-        train_list: name of the list below the root.
-        test_list: likewise.
-        val_list: likewise; where there is no such file, some of the training videos are held out.
+        layout: "segments", lists as described there; or "nvgesture", those of NVGesture (`prernn.tasks.gesture.lists`),
+            whose gestures are the segments.
+        modality: the sensor of NVGesture.
+        others: folder of videos, anywhere, that show nothing the network learns; they are added to the training as
+            background throughout.
+        train_list: name of the training list in the root folder.
+        test_list: name of the test list.
+        val_list: name of the validation list; if there is no such file, some of the training videos are held out.
         background: name of output 0.
         fps: steps a second; the frame nearest to each moment is taken. None takes every frame.
-        piece: steps of a piece.
-        warm_up: steps before a piece of evaluation that go through the network from a zero state in place of the state
-            that goes on, and count for nothing; None lets the state go on.
-        share: share of the training pieces that lie around a moment of a segment; the others lie where only background
-            is, in videos that have such a place, and anywhere in others.
-        background_weight: of a frame of background in the loss; "balanced" lets background weigh as much as a mean
-            other class, see `prernn.tasks.segments.loss.frame_cross_entropy`.
-        size: side in pixels of the network's input; None takes what the backbone expects, as for mean and std.
-        resize: shorter side in pixels before the centre crop of evaluation.
+        piece: number of steps of a piece.
+        warm_up: steps before a piece of evaluation that go through the network from a zero state, instead of carrying
+            over the state, and are ignored otherwise; None carries over the state.
+        share: share of the training pieces that are around a moment of a segment; the others are where there is only
+            background, in videos that have such a place, and anywhere in others.
+        background_weight: weight of a background frame in the loss; "balanced" gives background the weight of an
+            average other class, see `prernn.tasks.segments.loss.frame_cross_entropy`.
+        size: side of the network's input in pixels; None takes what the backbone expects, as for mean and std.
+        resize: shorter side in pixels before the center crop of evaluation.
         mean: of each channel, for pixel values in [0, 1].
-        std: likewise.
-        scale: range of the area that a training crop takes.
-        grey: make colours grey, see `prernn.media.transforms.TransformSpec`.
-        flip: whether training mirrors half of the pieces; never where the names of two classes differ by left and
-            right, or words like them, alone. None does, but for gestures (layout "nvgesture"), of which numbers may be
-            all the names.
-        deinterlace: make progressive pictures of frames that are marked as interlaced.
-        events: what makes an event of the probabilities, in evaluation, predictions and streams.
+        std: of each channel, for pixel values in [0, 1].
+        scale: range of the area of a training crop, as a share of the frame.
+        grey: make colors grey, see `prernn.media.transforms.TransformSpec`.
+        flip: whether training mirrors half of the pieces; never if the names of two classes differ only by left and
+            right, or words like them. None means yes, except for gestures (layout "nvgesture"), whose names may be only
+            numbers.
+        deinterlace: deinterlace frames that are marked as interlaced.
+        events: which probabilities make an event, in evaluation, predictions and streams.
         temperature: divides the outputs before that softmax, see `prernn.tasks.confidence.temperature`.
-        unknown_below: a stream's answer that is less probable is "unknown".
+        unknown_below: probability below which a stream's answer is "unknown".
     """
 
     layout: Literal["segments", "nvgesture"] = "segments"
@@ -113,7 +113,7 @@ class Segments(Task):
     transform: dict[str, Any] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        if isinstance(self.events, dict):  # as a checkpoint has it
+        if isinstance(self.events, dict):  # as in a checkpoint
             self.events = EventRule(**self.events)
         self._confidence  # noqa: B018 (raises)
         whole("piece", self.piece)
@@ -123,13 +123,13 @@ class Segments(Task):
             real("background_weight", self.background_weight, 0)
         self._root = Path()
         self._known: dict[str, Steps] = {}
-        Sampling(None, "all", fps=self.fps)  # raises for a rate that is none
+        Sampling(None, "all", fps=self.fps)  # raises for an invalid rate
 
     def open(self, root: str | Path, spec: Mapping[str, Any]) -> None:
-        """Reads the training list, whose labels are the classes, sorted, behind the background.
+        """Reads the training list, whose sorted labels are the classes, after the background.
 
         Raises:
-            ValueError: no list, or one that is malformed, naming file and line.
+            ValueError: no list, or a malformed one; the message names file and line.
         """
         self._root = Path(root)
         videos = self._listed(self.train_list)
@@ -166,7 +166,7 @@ class Segments(Task):
 
     @property
     def rate(self) -> float | None:
-        """Steps a second: ``fps``, or the rate that the training videos have in common."""
+        """Steps a second: ``fps``, or the training videos' common rate."""
         return self.fps or common_rate([video.path for video in self._train])
 
     @property
@@ -175,7 +175,7 @@ class Segments(Task):
         return (self._root / self.val_list).is_file()
 
     def records(self, subset: Subset) -> list[Piece]:
-        """The pieces of a subset; of a video that can't be read one, whose reading says why."""
+        """The pieces of a subset; for a video that can't be read, one piece, whose reading reports why."""
         if subset == "train":
             return self._pieces(self._train)
         videos = self._listed(getattr(self, f"{subset}_list"))
@@ -183,7 +183,7 @@ class Segments(Task):
         return self._pieces(videos)
 
     def evaluated(self, records: Sequence[Piece]) -> list[Piece]:
-        """All pieces of the videos that some pieces are of."""
+        """All pieces of the videos to which these pieces belong."""
         return self._pieces(list({record.path: record.video for record in records}.values()))
 
     def _pieces(self, videos: Sequence[SegmentVideo]) -> list[Piece]:
@@ -196,7 +196,7 @@ class Segments(Task):
             return 1
 
     def _steps(self, video: SegmentVideo) -> Steps:
-        """A video's steps, kept in memory. Raises VideoError where it can't be read or is shorter than its segments."""
+        """A video's steps, kept in memory. Raises VideoError if it can't be read or is shorter than its segments."""
         if video.path not in self._known:
             try:
                 line = timeline(video.path)
@@ -210,11 +210,11 @@ class Segments(Task):
         return self._known[video.path]
 
     def recording(self, record: Piece) -> tuple[int, str]:
-        """The video. Those of other things are drawn from apart, so that one alone is not held out of the training."""
+        """The video. Those of ``others`` have their own label, so that a single one of them is not held out."""
         return int(record.path in self._others), record.path
 
     def goes_on(self, record: Piece) -> bool:
-        """Whether it is a later piece of a video, where states go on."""
+        """Whether it is a later piece of a video, if states carry over."""
         return self.warm_up is None and record.view > 0
 
     def examples(self, records: Sequence[Piece]) -> dict[str, int]:
@@ -224,11 +224,11 @@ class Segments(Task):
         return {name: counts[name] for name in (self.labels or [])[1:]}
 
     def length(self, record: Piece) -> int:
-        """Steps that the item will have, in evaluation at most."""
+        """Number of steps that the item will have; in evaluation, at most."""
         return min(len(self._steps(record.video).picks), self.piece + (self.warm_up or 0 if record.view else 0))
 
     def probe(self, record: Piece) -> None:
-        """Sees whether the video is as long as its segments say."""
+        """Checks that the video is as long as its segments say."""
         self._steps(record.video)
 
     def read(
@@ -236,8 +236,8 @@ class Segments(Task):
     ) -> dict[str, Any]:
         """One piece.
 
-        ``input (T, C, H, W)``; ``label (T,)`` int64, 0 for background; ``warm_up``, the first steps, which count for
-        nothing; ``start``, the first step that counts, in the whole video; ``rate``, steps a second; ``view``; in
+        ``input (T, C, H, W)``; ``label (T,)`` int64, 0 for background; ``warm_up``, the number of first steps that do
+        not count; ``start``, the first step that counts, in the whole video; ``rate``, steps a second; ``view``; in
         evaluation ``goes_on``.
 
         Raises:
@@ -272,13 +272,13 @@ class Segments(Task):
 
     def metrics(self) -> Metrics:
         """See `prernn.tasks.segments.metrics.SegmentMetrics`."""
-        # torchmetrics takes seconds to import, which a worker or a stream need not spend
+        # torchmetrics takes seconds to import, which workers and streams don't need
         from prernn.tasks.segments.metrics import SegmentMetrics
 
         return SegmentMetrics(self.labels or [], self.events, self.temperature)
 
     def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
-        """The probabilities of each piece, out of which `joined_predictions` makes events."""
+        """The probabilities of each piece, from which `joined_predictions` makes events."""
         probabilities, counts = (out.float() / self.temperature).softmax(-1).cpu(), counted(out, batch).cpu()
         return [
             {
@@ -291,7 +291,7 @@ class Segments(Task):
         ]
 
     def joined_predictions(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """A row for each event: ``path``, ``label``, ``start_s``, ``end_s``, ``score``."""
+        """One row per event: ``path``, ``label``, ``start_s``, ``end_s``, ``score``."""
         from prernn.tasks.segments.whole_videos import events_by_video
 
         nothing = {"label": "", "start_s": "", "end_s": "", "score": ""}
@@ -302,11 +302,11 @@ class Segments(Task):
         ]
 
     def watcher(self, *nets: SequenceNetwork, **options: Any) -> Watcher:
-        """The class of each moment, and its events; of several networks averaged.
+        """The class of each moment, and its events; averaged over several networks.
 
         Args:
             nets: the networks.
-            options: ``events``, whether events are rows too.
+            options: ``events``, whether events are reported as rows too.
         """
         from prernn.streaming.events import EventTracker
         from prernn.tasks.action.watcher import ClassWatcher
@@ -319,21 +319,21 @@ class Segments(Task):
         return Confidence(self.temperature, self.unknown_below)
 
     def answers(self, out: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """The outputs of all steps that count, background among them."""
+        """The outputs of all steps that count, including background."""
         counts = counted(out, batch)
         return out[counts], batch["label"][counts]
 
     def events_in(self, times: Sequence[float], probabilities: Tensor, *, everything: bool = False) -> list[EventSpan]:
-        """By the rule ``events``; the background makes none."""
+        """Events by the rule ``events``; the background makes none."""
         sure = self._confidence.calibrated(probabilities)
         return found_events(times, sure, self.labels or [], self.events, quiet=(0,), everything=everything)
 
     def confident(self, temperature: float, unknown_below: float, threshold: float | None) -> dict[str, Any]:
-        """``temperature``, ``unknown_below``, and ``events``, whose ``high`` is the threshold."""
+        """``temperature``, ``unknown_below``, and ``events`` with the threshold as ``high``."""
         return class_options(self.events, temperature, unknown_below, threshold)
 
     def report(self, results: dict[str, Any], root: Path) -> dict[str, Any]:
-        """``confusion.png`` and ``classes.csv``, counted in frames; accuracies and average precision by name."""
+        """Writes ``confusion.png`` and ``classes.csv``, in frames; returns accuracies and average precision by name."""
         labels = self.labels or []
         named = {key: dict(zip(labels[1:], results.pop(key), strict=True)) for key in ("average_precision",)}
         return {**report_classes(results, labels, root), **named}

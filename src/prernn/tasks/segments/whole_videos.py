@@ -1,4 +1,4 @@
-"""Pieces of videos put together again."""
+"""Puts pieces of videos together again."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from prernn.streaming.events import EventRule, EventSpan, events_of
 def events_by_video(
     pieces: Iterable[dict[str, Any]], labels: Sequence[str], rule: EventRule
 ) -> dict[str, list[EventSpan]]:
-    """The events of each video, by path, as a stream would give them.
+    """The events of each video, by path, as a stream would report them.
 
     Args:
         pieces: each with ``path``, ``frame`` (its first step), ``rate`` (steps a second) and ``probabilities (T, K)``.
-        labels: of the K outputs; the first makes no events.
+        labels: names of the K outputs; the first makes no events.
         rule: what makes an event.
     """
     videos: dict[str, list[dict[str, Any]]] = {}

@@ -1,1 +1,1 @@
-"""Speech recognition: letters out of sound, by CTC."""
+"""Speech recognition: from sound to letters, with CTC."""

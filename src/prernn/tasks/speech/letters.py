@@ -6,20 +6,20 @@ from pathlib import Path
 from prernn.media.video import VideoError
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz' "
-"""English: letters, the apostrophe and the space, which are 28; CTC's blank is one more."""
+"""English: letters, the apostrophe and the space, 28 in all; CTC's blank is one more."""
 
 
 def letters(text: str, alphabet: str) -> str:
-    """A text in small letters of the alphabet, a space between words, without other marks.
+    """A text in lower-case letters of the alphabet, with one space between words, without punctuation.
 
-    Accents that the alphabet has not are left out. A hyphen is a space.
+    Accents that are not in the alphabet are dropped. A hyphen counts as a space.
 
     Example:
         >>> letters("Ask her -- to bring\\nthese things, Zoë!", ALPHABET)
         'ask her to bring these things zoe'
 
     Raises:
-        ValueError: a letter or digit that the alphabet has not, or none at all.
+        ValueError: a letter or digit that is not in the alphabet, or no letters at all.
     """
     found: list[str] = []
     for mark in unicodedata.normalize("NFC", text.lower().replace("\u2019", "'")):
@@ -45,11 +45,11 @@ def read_letters(path: str | Path, alphabet: str) -> str:
     """`letters` of a file in UTF-8.
 
     Raises:
-        VideoError: no such file, bytes that are no UTF-8, and what `letters` raises, with the file's name.
+        VideoError: no such file, bytes that are not UTF-8, and what `letters` raises, with the file's name.
     """
     try:
         return letters(Path(path).read_text(encoding="utf-8-sig"), alphabet)
     except OSError as error:
         raise VideoError(f"{path}: expected what is said, found no such text") from error
-    except ValueError as error:  # of UTF-8 too
+    except ValueError as error:  # including those of UTF-8 decoding
         raise VideoError(f"{path}: {error}") from error

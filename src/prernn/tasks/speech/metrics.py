@@ -1,4 +1,4 @@
-"""How well speech is written down: errors per letter and per word."""
+"""How well speech is transcribed: errors per letter and per word."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 from torchmetrics.text import CharErrorRate, WordErrorRate
 
 Heard = Callable[[Tensor], str]
-"""The text of scores ``(T, K)``."""
+"""From scores ``(T, K)`` to their text."""
 
 
 class LetterMetrics(nn.Module):
-    """Character and word error rate: insertions, deletions and substitutions for each true letter and word.
+    """Character and word error rate: insertions, deletions and substitutions per true letter and word.
 
     Args:
-        heard: the text of a recording's scores.
-        said: the text of a target.
+        heard: returns the text of a recording's scores.
+        said: returns the text of a target.
     """
 
     def __init__(self, heard: Heard, said: Callable[[Tensor], str]) -> None:
@@ -24,7 +24,7 @@ class LetterMetrics(nn.Module):
         self._heard, self._said = heard, said
 
     def update(self, out: Tensor, batch: dict[str, Any]) -> None:
-        """Adds outputs ``(B, T, K)``, the blank first, of sequences ``batch["target"] (B, N)``, 0 behind their ends."""
+        """Adds outputs ``(B, T, K)``, the blank first, of sequences ``batch["target"] (B, N)``, 0 after their ends."""
         for row, steps in enumerate(batch["lengths"].tolist()):
             heard, said = self._heard(out[row, :steps]), self._said(batch["target"][row])
             self.letters.update(heard, said)

@@ -1,4 +1,4 @@
-"""Speech recognition in VCTK's folders: the letters of what is said, by CTC."""
+"""Speech recognition in VCTK's folders: the letters of what is said, with CTC."""
 
 import contextlib
 import itertools
@@ -26,35 +26,36 @@ from prernn.tasks.task import Metrics, Subset, Task, only
 
 DEFAULT_SPECTRUM = LogSpectrum()
 BLANK_NAME = "<blank>"
-"""Of output 0."""
+"""The name of output 0."""
 
 WINDOWS = 2
-"""Of sound, in a step."""
+"""Number of windows of sound in a step."""
 
 
 @dataclass(eq=False)
 class Speech(Task):
-    """What is said, letter by letter, by CTC (Graves et al., ICML 2006): Deep Speech 2 without a language model.
+    """What is said, letter by letter, with CTC (Graves et al., ICML 2006): Deep Speech 2 without a language model.
 
-    Below the root lie VCTK's folders, ``wav48_silence_trimmed`` or ``wav48`` with ``SPEAKER/NAME.wav`` or ``.flac``
-    and ``txt`` with ``SPEAKER/NAME.txt``. Speakers are apart: every tenth is the test, unless ``train.txt`` and
-    ``test.txt`` list recordings, and some of the others are held out for validation. The input is steps of two windows
-    of `prernn.media.audio.LogSpectrum`, each frequency less its mean and divided by its standard deviation over the
-    training recordings. The network is `prernn.models.networks.deep_speech.DeepSpeech` (``method: deep_speech``).
+    The root folder contains VCTK's folders, ``wav48_silence_trimmed`` or ``wav48`` with ``SPEAKER/NAME.wav`` or
+    ``.flac``, and ``txt`` with ``SPEAKER/NAME.txt``. Speakers are kept apart: every tenth is for the test, unless
+    ``train.txt`` and ``test.txt`` list recordings, and some of the others are held out for validation. The input is
+    steps of two windows of `prernn.media.audio.LogSpectrum`, each frequency minus its mean and divided by its standard
+    deviation over the training recordings. The network is a `prernn.models.networks.deep_speech.DeepSpeech`
+    (``method: deep_speech``).
 
     Attributes:
         spectrum: windows.
-        alphabet: small letters that are heard, and the space; output 0 is the blank.
+        alphabet: the lower-case letters to recognize, and the space; output 0 is the blank.
         tail: seconds of silence added after each recording: a network that looks ahead needs them for its last letters.
-        decoder: "greedy", the most probable path, or "beam", the most probable text of a prefix beam search; of tests
+        decoder: "greedy", the most probable path, or "beam", the most probable text by prefix beam search; for tests
             and streams.
-        width: texts that the beam follows.
-        test_speakers: whose recordings are the test, see there.
-        rate_hz: samples a second; None takes those of the first training recording. Others are resampled.
-        measured: recordings at most, spread over those for training, also the ones held out, on which mean and
-            deviation are measured.
-        mean: of each frequency, and ``std``: None measures them; a checkpoint keeps them.
-        std: see there.
+        width: number of texts that the beam follows.
+        test_speakers: speakers whose recordings are the test, see above.
+        rate_hz: samples a second; None takes that of the first training recording. Others are resampled.
+        measured: maximum number of recordings on which mean and deviation are measured, spread over those for training,
+            including the ones held out.
+        mean: mean of each frequency; None measures it; a checkpoint keeps it.
+        std: standard deviation of each frequency; None measures it; a checkpoint keeps it.
     """
 
     spectrum: LogSpectrum = DEFAULT_SPECTRUM
@@ -89,7 +90,7 @@ class Speech(Task):
     transform: dict[str, Any] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        if isinstance(self.spectrum, dict):  # as a checkpoint has it
+        if isinstance(self.spectrum, dict):  # as in a checkpoint
             self.spectrum = LogSpectrum(**self.spectrum)
         for name in ("width", "measured"):
             whole(name, getattr(self, name))
@@ -108,7 +109,7 @@ class Speech(Task):
         """Finds the recordings, and measures some of those for training.
 
         Raises:
-            ValueError: absent folders, lists or speakers; no recording that can be read.
+            ValueError: missing folders, lists or speakers; no readable recording.
         """
         self._parts = split(Path(root), self.test_speakers)
         self.labels = [BLANK_NAME, *self.alphabet]
@@ -118,7 +119,7 @@ class Speech(Task):
         self.remarks = (f"{len(self.alphabet)} letters; recordings: {told}; {self.rate_hz} Hz",)
 
     def _measure(self) -> None:
-        """Rate, mean and deviation, where they are not given."""
+        """Rate, mean and deviation, unless they are given."""
         train = self._parts["train"]
         if self.rate_hz is None:
             self.rate_hz = next(filter(None, map(_rate_of, train)), None)
@@ -137,15 +138,15 @@ class Speech(Task):
         self.mean, self.std = self.mean or found[0], self.std or found[1]
 
     def _readable(self, recordings: Sequence[Utterance]) -> Iterator[Tensor]:
-        """Windows of those that can be read."""
+        """Windows of the readable recordings."""
         assert self.rate_hz is not None
         for one in recordings:
-            with contextlib.suppress(VideoError):  # which reading says
+            with contextlib.suppress(VideoError):  # reported on reading
                 yield self.spectrum(read_audio(one.path, self.rate_hz), self.rate_hz)
 
     @property
     def backbone_options(self) -> dict[str, Any]:
-        """How many frequencies there are."""
+        """The number of frequencies."""
         return {"features": self.spectrum.size(self.rate_hz or 16000)}
 
     @property
@@ -154,21 +155,21 @@ class Speech(Task):
         return 1 / (WINDOWS * self.spectrum.hop)
 
     def records(self, subset: Subset) -> list[Utterance]:
-        """The recordings of a part."""
+        """The recordings of a subset."""
         return self._parts[subset]
 
     def recording(self, record: Utterance) -> tuple[int, str]:
-        """Of a speaker all or none are held out."""
+        """The speaker, of whom all recordings or none are held out."""
         return 0, record.speaker
 
     def length(self, record: Utterance) -> int:
-        """Steps that the item will have, by what the sound says of itself."""
+        """Number of steps that the item will have, according to the sound file's metadata."""
         if record.path not in self._seconds:
             self._seconds[record.path] = seconds_of(record.path)
         return round((self._seconds[record.path] + self.tail) * (self.rate or 0))
 
     def probe(self, record: Utterance) -> None:
-        """Opens the sound."""
+        """Opens the sound file."""
         sample_rate(record.path)
 
     def examples(self, records: Sequence[Utterance]) -> dict[str, int]:
@@ -192,16 +193,16 @@ class Speech(Task):
         return {"input": steps, "target": target}
 
     def _steps(self, sound: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Steps ``(T, 2, F)`` of sound, part by part as it comes; the last one is filled up with silence."""
+        """Steps ``(T, 2, F)`` of sound, part by part as it comes; the last step is filled up with silence."""
         assert self.rate_hz is not None
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
         window, hop = self.spectrum.lengths(self.rate_hz)
-        room, taken = window + hop, WINDOWS * hop  # samples that a step hears, and by which the next one begins later
+        room, taken = window + hop, WINDOWS * hop  # samples that a step covers, and by which the next one starts later
         rest, nothing = torch.zeros(0), True
         for part in itertools.chain(sound, [torch.zeros(round(self.tail * self.rate_hz)), None]):
             last = part is None
             rest = rest if part is None else torch.cat([rest, part])
-            if last and (nothing or len(rest) > window - hop):  # samples that no step has heard
+            if last and (nothing or len(rest) > window - hop):  # samples that no step has covered
                 rest = torch.cat([rest, torch.zeros(room - len(rest))])
             if len(rest) >= room:
                 count = 1 + (len(rest) - room) // taken
@@ -210,7 +211,7 @@ class Speech(Task):
                 rest, nothing = rest[count * taken :], False
 
     def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
-        """``-log p`` of each text for each of its letters, a mean over the batch."""
+        """``-log p`` of each text, divided by its number of letters, averaged over the batch."""
         return loss_of_each_label(out, batch["target"], batch["lengths"])
 
     def heard(self, out: Tensor) -> str:
@@ -219,7 +220,7 @@ class Speech(Task):
         return " ".join("".join(self.alphabet[label - 1] for label in found).split())
 
     def _exact(self) -> BeamDecoder:
-        """Of whole recordings, where nothing has to be given early."""
+        """The decoder for whole recordings, for which nothing must be reported early."""
         return BeamDecoder(self.width, certainty=1.0, patience=None)
 
     def said(self, target: Tensor) -> str:
@@ -233,14 +234,14 @@ class Speech(Task):
         return LetterMetrics(self.heard, self.said)
 
     def predictions(self, out: Tensor, batch: dict[str, Any]) -> list[dict[str, Any]]:
-        """A row for each recording: ``path``, the ``label`` that it was heard as, and the ``true`` text."""
+        """One row per recording: ``path``, the recognized ``label``, and the ``true`` text."""
         return [
             {"path": path, "label": self.heard(out[row, :steps]), "true": self.said(batch["target"][row])}
             for row, (path, steps) in enumerate(zip(batch["path"], batch["lengths"].tolist(), strict=True))
         ]
 
     def watcher(self, *nets: SequenceNetwork, **options: Any) -> Watcher:
-        """The text of speech as it grows. ``decoder`` may be another one."""
+        """The text of speech as it grows. The option ``decoder`` overrides the task's."""
         from prernn.tasks.speech.watcher import SpeechWatcher
 
         net, kind = only(nets), options.get("decoder") or self.decoder
@@ -250,7 +251,7 @@ class Speech(Task):
 
     @property
     def _step(self) -> float:
-        """Seconds that a step lasts, in whole samples."""
+        """Duration of a step in seconds, in whole samples."""
         assert self.rate_hz is not None
         return WINDOWS * self.spectrum.lengths(self.rate_hz)[1] / self.rate_hz
 
@@ -262,7 +263,7 @@ class Speech(Task):
 
 
 def _rate_of(recording: Utterance) -> int | None:
-    """Samples a second; None where it can't be read, which reading says."""
+    """Samples a second; None if it can't be read, which is reported on reading."""
     try:
         return sample_rate(recording.path)
     except VideoError:

@@ -1,19 +1,19 @@
-"""VCTK's folders: sound, texts, who speaks, and which speakers are the test."""
+"""VCTK's folders: sound, texts, speakers, and which speakers are for the test."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 SOUND = ("wav48_silence_trimmed", "wav48")
-"""Folders of sound, of version 0.92 and before; the first that is there counts."""
+"""Folders of sound, in version 0.92 and in earlier ones; the first that exists is used."""
 
 MICROPHONES = ("_mic1", "")
-"""What a recording's name has behind that of its text; of two microphones the first counts."""
+"""Suffixes of a recording's name after that of its text; of two microphones the first is used."""
 
 SUFFIXES = (".flac", ".wav")
 
 HELD_OUT = 10
-"""One speaker in this many is the test, from the last in the order of names on, where nothing else says it."""
+"""One speaker in this many is for the test by default, starting from the last in order of names."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Utterance:
     """A recording and its text.
 
     Attributes:
-        path: of the sound.
-        text: of a file with what is said.
-        speaker: who says it.
+        path: path of the sound.
+        text: path of the file with what is said.
+        speaker: who speaks.
     """
 
     path: str
@@ -35,7 +35,7 @@ def utterances(root: Path) -> dict[str, Utterance]:
     """All recordings below ``root`` by ``SPEAKER/NAME``, in the order of names.
 
     Raises:
-        ValueError: no folder of sound, or none with recordings.
+        ValueError: no folder of sound, or no recordings in it.
     """
     folder = next((root / name for name in SOUND if (root / name).is_dir()), None)
     if folder is None:
@@ -52,7 +52,7 @@ def utterances(root: Path) -> dict[str, Utterance]:
 
 
 def _name(path: Path) -> str | None:
-    """A recording's name without its microphone; None for another microphone, and other files."""
+    """A recording's name without its microphone; None for the other microphone, and for other files."""
     if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
         return None
     stem, found, microphone = path.stem.partition("_mic")
@@ -64,11 +64,11 @@ def split(root: Path, test_speakers: Sequence[str] | None = None) -> dict[str, l
 
     Args:
         root: the folder.
-        test_speakers: whose recordings are the test. None takes the lists ``train.txt`` and ``test.txt``, with
-            ``SPEAKER/NAME`` a line, where both are there; else every tenth speaker is the test.
+        test_speakers: speakers whose recordings are the test. None takes the lists ``train.txt`` and ``test.txt``, one
+            ``SPEAKER/NAME`` per line, if both exist; otherwise every tenth speaker is for the test.
 
     Raises:
-        ValueError: as `utterances`; a recording in a list, or a speaker, that is not there; one speaker alone.
+        ValueError: as in `utterances`; a listed recording, or a speaker, that does not exist; only one speaker.
     """
     known = utterances(root)
     lists = {part: root / f"{part}.txt" for part in ("train", "test")}

@@ -1,4 +1,4 @@
-"""What follows speech: the text so far, at each new letter, and whole at each pause."""
+"""Follows speech: reports the text so far at each new letter, and the whole text at each pause."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,20 +14,20 @@ from prernn.tasks.events.ctc_decoders import Decoder, Event
 from prernn.tasks.events.ctc_loss import log_probs
 
 PAUSE = 1.0
-"""Seconds without a letter after which a text is over. The network goes on: from nothing it hears its first word worse
-than after minutes (docs/sequences.md)."""
+"""Seconds without a letter after which a text is over. The network carries on: from a zero state it recognizes its
+first word worse than after minutes (docs/sequences.md)."""
 
 LONGEST = 20.0
-"""Seconds after which a text is over at the next space, where nobody makes a pause."""
+"""Seconds after which a text is over at the next space, if there is no pause."""
 
 
 class Text:
     """A text that grows letter by letter.
 
     Args:
-        letters: of the outputs, from 1 on.
-        step: seconds that a step lasts.
-        delay: seconds by which letters come late.
+        letters: letters of the outputs, from 1 on.
+        step: duration of a step in seconds.
+        delay: seconds by which letters are late.
     """
 
     def __init__(self, letters: str, step: float, delay: float) -> None:
@@ -35,7 +35,7 @@ class Text:
         self.text, self.start, self.last = "", 0.0, 0.0
 
     def add(self, label: int, time: float) -> list[dict[str, Any]]:
-        """A letter that was given at ``time``; the row of the text where it has grown, or is over at a space."""
+        """Adds a letter reported at ``time``; returns the row of the text if it has grown, or is over at a space."""
         letter = self._letters[label - 1]
         if letter == " ":
             over = bool(self.text) and time - self.start > LONGEST
@@ -50,7 +50,7 @@ class Text:
         return bool(self.text) and time - self.last >= PAUSE
 
     def end(self) -> list[dict[str, Any]]:
-        """The row of the whole text, where there is one; then it is as new."""
+        """The row of the whole text, if there is one; then it starts over."""
         rows = [self._row(final=True)] if self.text else []
         self.text = ""
         return rows
@@ -61,23 +61,23 @@ class Text:
 
 
 class SpeechWatcher:
-    """Rows ``text``, ``start_s``, ``end_s`` and ``final``: a row whenever a text grows, and one when it is over.
+    """Rows ``text``, ``start_s``, ``end_s`` and ``final``: one row whenever a text grows, and one when it is over.
 
-    A network that hears both directions gives the rows of a recording at its end.
+    For a network that hears both directions, all rows of a recording come at its end.
 
     Args:
-        net: that was trained on `prernn.tasks.Speech`.
-        decoder: of CTC's outputs.
-        letters: of the outputs, from 1 on; 0 is the blank.
-        step: seconds that a step lasts.
+        net: a network trained on `prernn.tasks.Speech`.
+        decoder: decoder of CTC's outputs.
+        letters: letters of the outputs, from 1 on; 0 is the blank.
+        step: duration of a step in seconds.
     """
 
     def __init__(self, net: SequenceNetwork, *, decoder: Decoder, letters: str, step: float) -> None:
         self._net, self._decoder, self._step = net, decoder, step
         self._stream = None if net.sees_ahead else Stream(net)
         self._text = Text(letters, step, net.delay * step)
-        self._frames: list[Tensor] = []  # of a network that hears all at once
-        self._begin: float | None = None  # of the first step
+        self._frames: list[Tensor] = []  # for a network that hears everything at once
+        self._begin: float | None = None  # time of the first step
 
     def see(self, index: int, time: float, frame: Any) -> list[dict[str, Any]]:
         """The rows of a text that has grown, or is over."""
@@ -86,7 +86,7 @@ class SpeechWatcher:
             self._frames.append(frame)
             return []
         out = self._stream(frame)
-        assert out is not None  # no snippets
+        assert out is not None  # there are no snippets
         rows = self._grown(self._decoder.push(log_probs(out)))
         return rows + (self._text.end() if self._text.paused(time) else [])
 
@@ -100,7 +100,7 @@ class SpeechWatcher:
         return rows
 
     def finish(self) -> list[dict[str, Any]]:
-        """The row of the last text; of a network that hears all at once all rows."""
+        """The row of the last text; for a network that hears everything at once, all rows."""
         if self._stream is not None:
             return self._grown(self._decoder.finish()) + self._text.end()
         if not self._frames:

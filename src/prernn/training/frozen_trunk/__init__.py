@@ -1,1 +1,1 @@
-"""Training behind a frozen trunk, which runs once over the videos."""
+"""Training behind a frozen trunk, which runs only once over the videos."""

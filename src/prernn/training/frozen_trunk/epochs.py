@@ -15,7 +15,7 @@ from prernn.training.frozen_trunk.learner import Items
 def epochs_of(
     items: Items, task: Task, continuity: Continuity, size: int, seed: int, epochs: int
 ) -> tuple[list[Iterator[dict[str, Any]]], int]:
-    """The batches of each epoch, which takes one pass of every video in an order of its own, and how many they are."""
+    """The batches of each epoch, which takes one pass of every video in its own order, and their number."""
 
     def batches_of(epoch: int) -> Iterator[dict[str, Any]]:
         if continuity.plain:
@@ -27,7 +27,7 @@ def epochs_of(
 
 
 def batches_in_epoch(videos: int, continuity: Continuity, size: int) -> int:
-    """How many batches of ``size`` videos an epoch has."""
+    """Number of batches of ``size`` videos in an epoch."""
     if continuity.plain:
         return -(-videos // size)
     return len(_sampler(videos, continuity, size))
@@ -49,7 +49,7 @@ def _sampler(videos: int, continuity: Continuity, size: int, seed: int = 0) -> R
 
 
 def of_epoch(items: Items, epoch: int, seed: int) -> list[dict[str, Any]]:
-    """Every video once, in the pass of this epoch and in an order by seed and epoch."""
+    """Every video once, in the pass of this epoch and in an order determined by seed and epoch."""
     passes: dict[int, list[dict[str, Any]]] = {}
     for item in items:
         passes.setdefault(item["number"], []).append(item)

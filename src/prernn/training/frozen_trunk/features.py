@@ -1,7 +1,7 @@
-"""Training on cached features: what the part of a network that does not train gives for each video, kept in memory.
+"""Cached features for training: the outputs for each video of the part that does not train, kept in memory.
 
 A frozen trunk need not run again in every epoch. It runs once over a data set (several times for augmentation), and
-networks that share it are then compared at a fraction of the cost.
+networks that share it can then be compared at a fraction of the cost.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +19,10 @@ Trunk = Callable[[Tensor], tuple[Tensor, ...]]
 """From frames ``(N, C, H, W)`` to values with N rows."""
 
 FURTHER = "input_"
-"""Beginning of an item's further inputs; the first stands under ``input``, whose length is the item's."""
+"""Prefix of the names of an item's further inputs; the first is ``input``, whose length is the item's."""
 
 
-@torch.no_grad()  # not inference_mode, whose tensors nothing could be trained on
+@torch.no_grad()  # not inference_mode, whose tensors can't be used in training
 def cached(
     trunk: Trunk | None,
     dataset: VideoDataset,
@@ -31,18 +31,18 @@ def cached(
     at_once: int = 1,
     advance: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """The data set's items with the trunk's outputs in place of the videos, ``passes`` of them for each video.
+    """The data set's items with the trunk's outputs instead of the videos, ``passes`` of them for each video.
 
     Args:
-        trunk: as `prernn.conversion.graph.trunk.split` gives it: frames ``(T, C, H, W)`` to a tuple of tensors with T
-            rows; None keeps the videos.
-        dataset: of videos; pass n reads them as epoch n does. Videos that can't be read are left out as it says.
-        passes: how often to run over it; more than one makes sense for training items alone.
-        at_once: videos that go through the trunk together.
+        trunk: as returned by `prernn.conversion.graph.trunk.split`: from frames ``(T, C, H, W)`` to a tuple of tensors
+            with T rows; None keeps the videos.
+        dataset: of videos; pass n reads them as epoch n does. Videos that can't be read are skipped as it says.
+        passes: number of passes over it; more than one makes sense only for training items.
+        at_once: number of videos that go through the trunk together.
         advance: called after each video.
 
     Returns:
-        Items, all those of the first pass first; ``number`` says which video an item is of.
+        Items, all those of the first pass first; ``number`` is the number of an item's video.
     """
     items: list[dict[str, Any]] = []
     for epoch in range(passes):
@@ -58,12 +58,12 @@ def cached(
 
 @torch.no_grad()
 def through(trunk: Trunk, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Items of videos, as `cached` keeps them without a trunk, with what the trunk gives for their frames."""
+    """Items of videos, as kept by `cached` without a trunk, with the trunk's outputs for their frames."""
     return [found for item in items for found in _through(trunk, [(item["number"], item)])]
 
 
 def _through(trunk: Trunk, known: Sequence[tuple[int, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """Items with what the trunk gives for their frames, all of which it sees together."""
+    """Items with the trunk's outputs for their frames, which it processes all together."""
     if not known:
         return
     lengths = [len(item["input"]) for _, item in known]
@@ -79,7 +79,7 @@ def batched(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 
 def inputs_in(item: dict[str, Any]) -> list[str]:
-    """Names of an item's inputs, or a batch's, in the order in which the part behind the trunk takes them."""
+    """Names of an item's inputs, or a batch's, in the order in which the part behind the trunk expects them."""
     return ["input", *sorted(name for name in item if name.startswith(FURTHER))]
 
 
@@ -87,9 +87,9 @@ def outputs(rest: fx.GraphModule, state: NetworkState, batch: dict[str, Any]) ->
     """Outputs ``(B, T, K)`` of the part behind the trunk for a batch of cached items, and the next state.
 
     Args:
-        rest: as `prernn.conversion.graph.trunk.split` gives it.
+        rest: as returned by `prernn.conversion.graph.trunk.split`.
         state: of B streams.
-        batch: with ``lengths``, behind which outputs are 0; the next state is that at each item's end.
+        batch: with ``lengths``, after which outputs are 0; the next state is that at each item's end.
     """
     values = [batch[name] for name in inputs_in(batch)]
 

@@ -1,7 +1,7 @@
-"""Training in two phases: first what stands behind the frozen trunk, on features computed once, then the whole network.
+"""Training in two phases: first the part behind the frozen trunk, on features computed once, then the whole network.
 
-New weights send noise into pre-trained ones as long as they know nothing. Behind a trunk that stands still an epoch
-takes seconds on a processor, where the whole network takes minutes.
+New, untrained weights send noise into pre-trained ones. Behind a frozen trunk an epoch takes seconds on a CPU, while
+the whole network takes minutes.
 """
 
 import time
@@ -35,26 +35,26 @@ from prernn.training.learning.rates import rate_factors, rate_groups
 from prernn.training.learning.schedule import Schedule
 
 MEMORY = 2 * 2**30
-"""Bytes of features that a first phase may keep: more videos than that are not few."""
+"""Bytes of features that a first phase may keep: it is meant for few videos."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a first phase is done with.
+    """The setting of a first phase.
 
     Attributes:
-        network: all of it; what is behind its trunk learns.
-        task: whose loss and metrics.
-        training: videos that are learnt from.
-        validation: videos that it is judged by.
+        network: the whole network; the part behind its trunk learns.
+        task: the task, for loss and metrics.
+        training: videos to learn from.
+        validation: videos for validation.
         learning: how it learns.
-        continuity: how states go on, decided.
-        sparse_power: of the rate of sparse recurrences.
-        batch_size: videos.
-        clip: of the gradient.
-        seed: of order and chance.
-        device: that it runs on.
-        shown: whether bars show how far it is: one of several processes does.
+        continuity: how states carry over, decided.
+        sparse_power: exponent of the rate of sparse recurrences.
+        batch_size: videos per batch.
+        clip: limit of the gradient.
+        seed: for order and randomness.
+        device: the device it runs on.
+        shown: whether to show progress bars: only one of several processes does.
     """
 
     network: RecurrentNetwork
@@ -72,10 +72,10 @@ class Setting:
 
 
 def cut_of(network: SequenceNetwork) -> list[str]:
-    """Values of the graph that are cut at: inputs of the first recurrent layer, or of the output layer without one.
+    """Values of the graph at which it is cut: inputs of the first recurrent layer, or of the output layer without one.
 
     Raises:
-        NotImplementedError: a network that has no trunk: one of whole clips, or that ends in features.
+        NotImplementedError: the network has no trunk: it is one of whole clips, or ends in features.
     """
     if is_clip_network(network):
         raise NotImplementedError("a network of whole clips has no trunk that runs frame by frame")
@@ -89,22 +89,22 @@ def cut_of(network: SequenceNetwork) -> list[str]:
 
 
 def bytes_of_features(trunk: nn.Module, video: Tensor, dataset: VideoDataset) -> int:
-    """What one view of all videos takes, by the features of one video ``(T, C, H, W)``."""
+    """Bytes of one view of all videos, estimated from the features of one video ``(T, C, H, W)``."""
     with torch.no_grad(), evaluating(trunk):
         values = trunk(video[:1])
     each = sum(value[0].numel() * value.element_size() for value in values)
-    return each * sum(length or len(video) for length in dataset.lengths())  # 0 where they hardly differ
+    return each * sum(length or len(video) for length in dataset.lengths())  # 0 if they hardly differ
 
 
 def run_first_phase(setting: Setting, *, epochs: int, views: int) -> dict[str, Any]:
-    """Trains what is behind the frozen trunk, in place; what it took and what it reached.
+    """Trains the part behind the frozen trunk, in place; returns its cost and its results.
 
-    All of that part learns at ``learning.first.lr``, or ``learning.lr``, with a rate that comes down along a cosine.
+    All of that part learns at ``learning.first.lr``, or ``learning.lr``, with a rate that decreases along a cosine.
 
     Args:
-        setting: what it is done with.
-        epochs: over the training videos; epoch n takes view ``n mod views``.
-        views: times that the trunk runs over the training videos, each with other crops.
+        setting: its setting.
+        epochs: number of epochs over the training videos; epoch n takes view ``n mod views``.
+        views: number of times that the trunk runs over the training videos, each with different crops.
     """
     begin, network, task = time.perf_counter(), setting.network, setting.task
     at = cut_of(network)
@@ -146,7 +146,7 @@ def _on(device: torch.device, trunk: Callable[[Tensor], Sequence[Tensor]]) -> Ca
 
 
 def _moved(learns: Learner, device: torch.device) -> Learner:
-    """The same where its part is on another device than the items, and the loss is computed where they are."""
+    """The same learner, if its part is on another device than the items, on whose device the loss is computed."""
 
     def advance(batch: dict[str, Any], state: NetworkState | None) -> tuple[Tensor, NetworkState]:
         there = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}

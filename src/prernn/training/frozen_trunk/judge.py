@@ -1,4 +1,4 @@
-"""What a network behind a frozen trunk, or a whole one, answers for items of evaluation."""
+"""Evaluates a network behind a frozen trunk, or a whole one, on evaluation items."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +14,12 @@ from prernn.training.frozen_trunk.learner import TEST_BATCH, Items, Learner
 
 
 def judge(learner: Learner, task: Task, items: Items) -> dict[str, Tensor]:
-    """A task's metrics over items, of which pieces of a video go on from each other."""
+    """A task's metrics over items, in which pieces of a video continue each other."""
     return evaluate(_forward(learner), task.metrics(), in_order(items, TEST_BATCH))
 
 
 def verdicts(learner: Learner, task: Task, items: Items) -> dict[int, Verdict]:
-    """What it says of each item by its ``number``, see `Task.verdicts`; nothing where the task has none."""
+    """Its answer for each item by ``number``, see `Task.verdicts`; empty if the task has none."""
     forward, found = _forward(learner), dict[int, Verdict]()
     with torch.inference_mode():
         for batch in in_order(items, TEST_BATCH):
@@ -29,7 +29,7 @@ def verdicts(learner: Learner, task: Task, items: Items) -> dict[int, Verdict]:
 
 
 def _forward(learner: Learner) -> Callable[[dict[str, Any]], Tensor]:
-    """Outputs of batches; a network of whole clips has no state that could go on."""
+    """Outputs of batches; a network of whole clips has no state to carry over."""
     if isinstance(learner.part, RecurrentNetwork) and is_clip_network(learner.part):
         return learner.forward
     return Onward(learner.advance, learner.forward)

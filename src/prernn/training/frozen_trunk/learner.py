@@ -1,4 +1,4 @@
-"""What trains behind a trunk that does not, and how."""
+"""The part that trains behind a trunk that does not, and how it trains."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,24 +18,24 @@ from prernn.training.frozen_trunk.features import outputs
 from prernn.training.learning import SPARSE_POWER, rate_factors, rate_groups
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
-"""Of SGD, for every network alike."""
+"""Momentum of SGD, the same for every network."""
 
 TEST_BATCH = 32
-"""Items at a time where nothing is learnt."""
+"""Number of items at a time when nothing is learned."""
 
 Items = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Learner:
-    """What trains of a network.
+    """The part of a network that trains.
 
     Attributes:
-        part: the module whose parameters learn.
+        part: the module whose parameters are trained.
         advance: outputs ``(B, T, K)`` for a batch of cached items from a state, None for zeros, and the next state.
-        whole: outputs for a batch from zeros, where that is another way; None where it is not.
-        frozen: whether batch normalization stays on its statistics.
-        new: parameters that begin at random.
+        whole: outputs for a batch from zeros, if they are computed in another way; else None.
+        frozen: whether batch normalization keeps its statistics.
+        new: randomly initialized parameters.
     """
 
     part: nn.Module
@@ -45,21 +45,21 @@ class Learner:
     new: Sequence[nn.Parameter] = ()
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
-        """Outputs ``(B, T, K)`` of videos that each begin with a zero state."""
+        """Outputs ``(B, T, K)`` of videos that each start from a zero state."""
         return self.advance(batch, None)[0] if self.whole is None else self.whole(batch)
 
     def train(self) -> None:
-        """Training mode, but for frozen statistics."""
+        """Sets training mode, except for frozen statistics."""
         self.part.train()
         if self.frozen:
             freeze_statistics(self.part)
 
 
 def learner(net: RecurrentNetwork, at: Sequence[str] | None, *, frozen: bool | None = None) -> Learner:
-    """What trains of a network that is cut at values of its graph, or of all of it where ``at`` is None.
+    """The part of a network that trains: behind values of its graph, or all of it if ``at`` is None.
 
-    Batch normalization stays on its statistics behind a trunk, and learns them in a whole network, unless ``frozen``
-    says otherwise.
+    Batch normalization keeps its statistics behind a trunk, and learns them in a whole network, unless ``frozen`` says
+    otherwise.
     """
     new = net.new_parameters()
     if at is None:
@@ -79,8 +79,8 @@ def sgd(
 
     Args:
         learner: what learns.
-        rate: of what is new.
-        pretrained: share of it that what is pre-trained learns at.
+        rate: learning rate of new parameters.
+        pretrained: share of it for pre-trained parameters.
         sparse_power: see `rate_factors`.
     """
     factors, new = rate_factors(learner.part, sparse_power), {id(parameter) for parameter in learner.new}
@@ -93,7 +93,7 @@ def sgd(
 
 
 def calibrate_behind(net: RecurrentNetwork, learner: Learner, items: Items, most: int = 64) -> None:
-    """Brings gate inputs to one scale on some of the items, where the network asks for it."""
+    """Brings gate inputs to one scale on some of the items, if the network asks for it."""
     if unmeasured(net):
         some = items[:: max(1, len(items) // most)]
         measure(net, lambda: [learner.forward(batch) for batch in in_batches(some, TEST_BATCH)])

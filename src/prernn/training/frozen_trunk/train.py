@@ -1,6 +1,6 @@
-"""Training behind a frozen trunk: the trunk has run once over the videos, what is behind it learns from what it gave.
+"""Training behind a frozen trunk: the trunk has run once over the videos; the part behind it learns from its outputs.
 
-The same way trains whole networks, on the videos themselves.
+Whole networks are trained in the same way, on the videos themselves.
 """
 
 import statistics
@@ -34,23 +34,23 @@ def train(
     advance: Callable[[], None] = lambda: None,
     report: Callable[[dict[str, Tensor]], None] = lambda values: None,
 ) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
-    """Trains, and evaluates after each epoch, or the last alone.
+    """Trains, and evaluates after each epoch, or after the last only.
 
     Args:
         learner: what learns.
-        task: whose loss and metrics.
+        task: the task, for loss and metrics.
         epochs: the batches of each epoch.
-        test: items that the metrics are over; without any there are no metrics.
-        schedule: of the learning rate, a step a batch; it holds the optimizer.
-        clip: of the gradient.
-        continuity: how states go on from batch to batch; the batches are made as it says (`in_rows`).
-        only_last: evaluate after the last epoch alone.
-        watched: training items whose score is told too: the error on the training set (PreRNN, Figure 4).
+        test: items for the metrics; without any there are no metrics.
+        schedule: of the learning rate, with one step per batch; it holds the optimizer.
+        clip: limit of the gradient.
+        continuity: how states carry over from batch to batch; the batches must be made accordingly (`in_rows`).
+        only_last: evaluate only after the last epoch.
+        watched: training items whose score is reported too: the error on the training set (PreRNN, Figure 4).
         advance: called after each batch.
         report: called with the metrics after each epoch.
 
     Returns:
-        ``{"train loss": [...], score: [...]}`` over the epochs, with ``"train SCORE"`` where some are watched, and the
+        ``{"train loss": [...], score: [...]}`` over the epochs, with ``"train SCORE"`` if items are watched, and the
         last epoch's metrics.
     """
     history: dict[str, list[float]] = {"train loss": [], task.score[0]: []}
@@ -83,10 +83,10 @@ def _step(
     clip: Clipping,
     state: NetworkState | None,
 ) -> tuple[float, NetworkState | None]:
-    """Learns from one batch; its loss and the state behind it."""
+    """Learns from one batch; returns its loss and the state after it."""
     optimizer = schedule.optimizer
     optimizer.zero_grad()
-    if "weight" in batch:  # rows that go on
+    if "weight" in batch:  # rows with a carried state
         out, state = learner.advance(batch, state)
     else:
         out = learner.forward(batch)

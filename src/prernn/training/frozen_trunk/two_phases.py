@@ -1,4 +1,4 @@
-"""Whether a training of `prernn fit` begins with a first phase, and what is said of it."""
+"""Decides whether a training of `prernn fit` begins with a first phase, and reports on it."""
 
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,21 @@ from prernn.training.frozen_trunk.first_phase import MEMORY, Setting, bytes_of_f
 from prernn.training.learning.phases import USUAL_EPOCHS
 
 FILE = "first_phase.json"
-"""In the folder of a run: what its first phase took and reached."""
+"""File in the run's folder with the cost and results of the first phase."""
 
 
 def begin_training(module: Any, trainer: Any) -> dict[str, Any] | None:
-    """Runs the first phase of a training, where it has one, and slows the new part down for what follows.
+    """Runs the first phase of a training, if it has one, and slows the new part down afterward.
 
     Args:
-        module: a `VideoModule` at the begin of its training.
+        module: a `VideoModule` at the beginning of its training.
         trainer: Lightning's, with a `VideoData`.
 
     Returns:
-        What ``first_phase.json`` holds; None where there is no first phase.
+        The contents of ``first_phase.json``; None if there is no first phase.
 
     Raises:
-        NotImplementedError: a first phase is asked for, and the network has no trunk or its features do not fit.
+        NotImplementedError: a first phase is requested, but the network has no trunk or its features do not fit.
     """
     phase, said = module.learning.first, trainer.is_global_zero
     epochs = _epochs(module, trainer)
@@ -44,8 +44,8 @@ def begin_training(module: Any, trainer: Any) -> dict[str, Any] | None:
             f"phase 1 of 2: what is behind the frozen trunk, {epochs} epochs on features of {views} views of each video"
         )
     results = run_first_phase(_setting(module, trainer), epochs=epochs, views=views)
-    module.train()  # the trunk was in evaluation, and is the same modules
-    if trainer.world_size > 1:  # each has computed it all; no bit may differ from here on
+    module.train()  # the trunk was in evaluation mode, and shares its modules
+    if trainer.world_size > 1:  # each process has computed everything; no bit may differ from here on
         state = {name: value.cpu() for name, value in module.network.state_dict().items()}
         module.network.load_state_dict(trainer.strategy.broadcast(state))
     _slow_down(trainer, phase.then)
@@ -57,7 +57,7 @@ def begin_training(module: Any, trainer: Any) -> dict[str, Any] | None:
 
 
 def _epochs(module: Any, trainer: Any) -> int:
-    """Epochs of the first phase of this training."""
+    """Number of epochs of the first phase of this training."""
     if module.task is None or module.weights_epoch is not None or trainer.fast_dev_run:
         return 0
     if module.learning.first.epochs is not None:
@@ -68,7 +68,7 @@ def _epochs(module: Any, trainer: Any) -> int:
 
 
 def _views(module: Any, trainer: Any) -> int:
-    """How many views of the videos have room."""
+    """Number of views of the videos that fit into memory."""
     data = trainer.datamodule
     trunk = channels_last(split(module.network, cut_of(module.network))[0])
     video: Tensor | None = next(data.some_training_videos(1), None)
@@ -99,7 +99,7 @@ def _setting(module: Any, trainer: Any) -> Setting:
 
 
 def _slow_down(trainer: Any, share: float) -> None:
-    """Lets the new part learn at a share of its rate from now on."""
+    """Makes the new part learn at a share of its rate from now on."""
     for optimizer in trainer.optimizers:
         for group in optimizer.param_groups:
             if group["name"].startswith("new"):

@@ -1,4 +1,4 @@
-"""How a network learns: learning rates, schedules, and what keeps it from learning its videos by heart."""
+"""How a network learns: learning rates, schedules, and regularization against memorizing the training videos."""
 
 from prernn.training.learning.learning import DEFAULT_LEARNING, Learning
 from prernn.training.learning.rates import SPARSE_POWER, rate_factors, rate_groups

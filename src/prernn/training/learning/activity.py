@@ -1,4 +1,4 @@
-"""Penalties on what the last recurrent layer gives: on how large it is, and on how fast it changes."""
+"""Penalties on the last recurrent layer's outputs: on how large they are, and on how fast they change."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -13,17 +13,17 @@ from prernn.conversion.sequence_network import SequenceNetwork
 class Activity:
     """``activity mean(h_t**2) + slowness mean((h_t - h_{t-1})**2)`` of the last recurrent layer's outputs in training.
 
-    Activation regularisation and temporal activation regularisation (Merity, McCann and Socher, "Revisiting Activation
-    Regularization for Language RNNs", 2017), over all units, steps and videos, padding among them. Both see the outputs
-    as what is behind the layer does, with dropout.
+    Activation regularization and temporal activation regularization (Merity, McCann and Socher, "Revisiting Activation
+    Regularization for Language RNNs", 2017), over all units, steps and videos, including padding. Both see the outputs
+    as the layers behind do, with dropout.
 
     Args:
-        network: whose last recurrent layer it is.
-        activity: weight of the first.
-        slowness: weight of the second.
+        network: the network, whose last recurrent layer is used.
+        activity: weight of the first term.
+        slowness: weight of the second term.
 
     Raises:
-        ValueError: a network without recurrence.
+        ValueError: the network has no recurrent layer.
     """
 
     def __init__(self, network: SequenceNetwork, activity: float, slowness: float) -> None:
@@ -34,7 +34,7 @@ class Activity:
 
     @contextlib.contextmanager
     def noted(self) -> Iterator[list[Tensor]]:
-        """Gives a list in which the layer's outputs ``(T, B, D...)`` of each run stand that comes meanwhile."""
+        """Yields a list that collects the layer's outputs ``(T, B, D...)`` of each run inside the context."""
         found: list[Tensor] = []
 
         def note(layer: nn.Module, given: tuple[Any, ...], result: tuple[Tensor, Any]) -> None:
@@ -48,7 +48,7 @@ class Activity:
             handle.remove()
 
     def penalty(self, outputs: Sequence[Tensor]) -> Tensor:
-        """Of outputs ``(T, B, D...)``, those of parts of a batch by their sizes."""
+        """The penalty of outputs ``(T, B, D...)``; parts of a batch are weighted by their sizes."""
         total, count = outputs[0].new_zeros(()), sum(out.numel() for out in outputs)
         for out in outputs:
             change = out.diff(dim=0).square().mean() if len(out) > 1 else torch.zeros_like(total)

@@ -1,4 +1,4 @@
-"""Gradients that are limited before a step."""
+"""Limits gradients before a step."""
 
 import itertools
 import math
@@ -10,12 +10,12 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Clipping:
-    """Limits the gradient of all that an optimizer trains.
+    """Limits the gradient of everything that an optimizer trains.
 
     Attributes:
-        limit: norm of the gradient at most, or size of each of its numbers.
-        by_value: the limit is one of numbers (Lightning's ``gradient_clip_algorithm: value``).
-        each_group: the limit is one of the norm in each parameter group by itself.
+        limit: maximum norm of the gradient, or maximum magnitude of each of its numbers.
+        by_value: the limit is for the numbers (Lightning's ``gradient_clip_algorithm: value``).
+        each_group: the limit is for the norm in each parameter group separately.
     """
 
     limit: float = math.inf
@@ -23,7 +23,7 @@ class Clipping:
     each_group: bool = False
 
     def __call__(self, optimizer: torch.optim.Optimizer) -> None:
-        """To be called between backward and step."""
+        """Applies the limit; call it between backward and step."""
         groups = [group["params"] for group in optimizer.param_groups]
         together = list(itertools.chain(*groups))
         if self.by_value:

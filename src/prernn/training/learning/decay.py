@@ -1,7 +1,7 @@
-"""Weight decay that spares what it does no good to: biases, normalization, and what a neuron says to itself.
+"""Weight decay that spares parameters for which it makes no sense: biases, normalization, self-connections of neurons.
 
-Decay pulls towards 0. A bias or a scale of normalization at 0 is no simpler than another, and the diagonal of ``W_hh``
-is how long a neuron remembers: that of an RCN starts as the identity, which decay alone takes to 0.
+Decay pulls toward 0. A bias or a normalization scale of 0 is no simpler than another value, and the diagonal of
+``W_hh`` determines how long a neuron remembers: in an RCN it starts as the identity, which decay alone pulls to 0.
 """
 
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ from prernn.sparsity.paths import PathLinear
 
 NORMALIZATION = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 CONNECTIONS = (HiddenToHidden, StructuredLinear, RecurrentStack, PathLinear, PathConv2d)
-"""Modules of ours whose weights may be vectors, and are weights for all that."""
+"""Our modules whose weights may be vectors, but are weights nevertheless."""
 
 Own = dict[nn.Parameter, Tensor]
-"""Of each ``W_hh``: which of its compact weights join a neuron to itself, as 1 and 0."""
+"""For each ``W_hh``, a mask of which of its compact weights join a neuron to itself, as 1 and 0."""
 
 
 def spared(module: nn.Module) -> set[nn.Parameter]:
-    """The parameters that selective decay leaves alone: biases, all of normalization, vectors such as a scale.
+    """The parameters that selective decay leaves alone: biases, all of normalization, and vectors such as a scale.
 
     Example:
         >>> layers = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.PReLU())
@@ -48,15 +48,17 @@ def _spared(module: nn.Module) -> Iterator[nn.Parameter]:
 def own_connections(module: nn.Module) -> Own:
     """The diagonals of all ``W_hh`` of a module."""
     hidden = [part for part in module.modules() if isinstance(part, HiddenToHidden)]
-    parameters = [(part, part.weight) for part in hidden if isinstance(part.weight, nn.Parameter)]  # none is computed
+    parameters = [
+        (part, part.weight) for part in hidden if isinstance(part.weight, nn.Parameter)
+    ]  # excludes computed ones
     return {weight: part.own_connections().to(weight) for part, weight in parameters}
 
 
 def selective(groups: list[dict[str, Any]], module: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Parameter groups whose weights decay, and beside each, of the same rate, those that the optimizer lets be.
+    """Parameter groups whose weights decay, and beside each a group of the same rate that the optimizer does not decay.
 
-    Behind a group's name stands ``_spared`` for what does not decay and ``_hidden`` for ``W_hh``, which decays by
-    `decay_others`.
+    The suffix ``_spared`` of a group's name marks parameters that do not decay, ``_hidden`` marks ``W_hh``, which
+    decays by `decay_others`.
     """
     free, hidden = spared(module), own_connections(module)
     split: list[dict[str, Any]] = []
@@ -73,10 +75,10 @@ def selective(groups: list[dict[str, Any]], module: nn.Module, decay: float) -> 
 
 
 def decay_others(optimizer: Optimizer, own: Own, decay: float) -> None:
-    """Makes an optimizer decay every ``W_hh`` but for its diagonal, in each step, just as it decays other weights.
+    """Makes an optimizer decay every ``W_hh`` except its diagonal, in each step, just as it decays other weights.
 
-    SGD adds ``decay * W`` to the gradient, behind any clipping; AdamW multiplies W by ``1 - rate * decay`` before the
-    step. Here W is ``W_hh`` with a diagonal of zeros. It is exact: a parameter group has one decay for a whole tensor.
+    SGD adds ``decay * W`` to the gradient, after any clipping; AdamW multiplies W by ``1 - rate * decay`` before the
+    step. Here W is ``W_hh`` with a zero diagonal. This is exact: a parameter group has one decay for a whole tensor.
     """
     decoupled = isinstance(optimizer, torch.optim.AdamW)
     others = {weight: 1 - mask for weight, mask in own.items()}

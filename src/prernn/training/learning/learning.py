@@ -1,4 +1,4 @@
-"""How a network learns: learning rates, their schedule, and what keeps it from learning its videos by heart."""
+"""How a network learns: learning rates, their schedule, and regularization against memorizing the training videos."""
 
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -19,30 +19,30 @@ class Learning:
 
     Attributes:
         lr: learning rate of the new part (``W_hh``, recurrent biases, new output layer, a traditional RNN).
-        pretrained_lr: learning rate of the pre-trained part; 0 leaves it as it is.
-        optimizer: "sgd", with momentum, which is the paper's; or "adamw" (Loshchilov and Hutter, "Decoupled Weight
-            Decay Regularization", ICLR 2019), for networks that learn from nothing: its rates are near 1e-3.
+        pretrained_lr: learning rate of the pre-trained part; 0 leaves it unchanged.
+        optimizer: "sgd", with momentum, as in the paper; or "adamw" (Loshchilov and Hutter, "Decoupled Weight
+            Decay Regularization", ICLR 2019), for networks trained from scratch: its rates are near 1e-3.
         momentum: of SGD.
         weight_decay: on all parameters, unless ``selective_decay`` is set.
         selective_decay: weight decay spares biases, normalization, and in ``W_hh`` what joins a neuron to itself: see
-            `prernn.training.learning.decay`. The papers name a weight decay for all, 5e-4, and spare nothing.
+            `prernn.training.learning.decay`. The papers state one weight decay, 5e-4, and spare nothing.
         schedule: of both learning rates.
-        frozen_statistics: keep batch normalization on its pre-computed statistics throughout.
-        checkpoint: frames at a time that are computed again on the way back, for long clips; see `SequenceNetwork`.
-        continuity: how states go on from clip to clip.
-        first: what is behind the trunk learns first, by itself.
+        frozen_statistics: batch normalization keeps its pre-computed statistics throughout.
+        checkpoint: number of frames at a time that are recomputed in the backward pass, for long clips; see
+            `SequenceNetwork`.
+        continuity: how states carry over from clip to clip.
+        first: first phase, in which only the part behind the trunk learns.
         sparse_power: a sparse ``W_hh`` learns at ``(D / fan_in) ** sparse_power`` times the rate, see
             `rate_factors`; 0 is one rate for all.
         dropout: of the recurrent layers' inputs and states.
-        clip_groups: ``trainer.gradient_clip_val`` limits the gradient's norm of each parameter group by itself (the new
-            part, the pre-trained one, each rate of sparse recurrences), not that of all together.
+        clip_groups: ``trainer.gradient_clip_val`` limits the gradient's norm of each parameter group separately (the
+            new part, the pre-trained one, each rate of sparse recurrences), not of all together.
         average: validate, test and keep the exponential moving average of the weights with this decay, such as 0.99
-            or 0.999, in place of those that train; or with "tail" the mean of the weights since validation stopped to
-            get better, see `prernn.training.learning.averaging`. None keeps those that train.
-        activity: weight of a penalty on what the last recurrent layer gives, see `prernn.training.learning.activity`.
-        slowness: likewise, on how fast that changes.
-        patience: end training once so many validations have brought no better score; None trains all epochs.
-
+            or 0.999, instead of those that train; or with "tail" the mean of the weights since validation stopped
+            improving, see `prernn.training.learning.averaging`. None keeps those that train.
+        activity: weight of a penalty on the last recurrent layer's outputs, see `prernn.training.learning.activity`.
+        slowness: weight of a penalty on how fast these change.
+        patience: end training after this many validations without a better score; None trains all epochs.
     Raises:
         ValueError: numbers out of range.
     """

@@ -1,4 +1,4 @@
-"""The optimizer that a way of learning asks for."""
+"""The optimizer for a way of learning."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from prernn.training.learning.learning import Learning
 
 
 def make_optimizer(groups: list[dict[str, Any]], module: nn.Module, learning: Learning) -> Optimizer:
-    """SGD with momentum, or AdamW, with the weight decay that is asked for.
+    """SGD with momentum, or AdamW, with the requested weight decay.
 
     Args:
-        groups: parameters with their rates, as `rate_groups` makes them.
-        module: whose parameters they are.
-        learning: which optimizer, what decays.
+        groups: parameters with their rates, as made by `rate_groups`.
+        module: the module with these parameters.
+        learning: which optimizer, and what decays.
     """
     decay = learning.weight_decay
     if learning.selective_decay:

@@ -1,23 +1,24 @@
-"""What a config says of the first phase of a training."""
+"""The first phase of a training in a configuration."""
 
 from dataclasses import dataclass
 
 from prernn.layers.arguments import real, whole
 
 USUAL_EPOCHS = 5
-"""Of a first phase that nobody has said anything of."""
+"""Default number of epochs of a first phase."""
 
 
 @dataclass(frozen=True)
 class FirstPhase:
-    """What is behind the frozen trunk learns before the whole network does: see `prernn.training.frozen_trunk`.
+    """The part behind the frozen trunk learns before the whole network does: see `prernn.training.frozen_trunk`.
 
     Attributes:
-        epochs: of the first phase, over features that the trunk gives once; 0 is none, and the papers' way. None is 5
-            where a CNN with pre-trained weights is fine-tuned and the features of all training videos fit into 2 GiB.
-        views: of each video, with other crops, that features are computed of.
-        lr: learning rate of all that is behind the trunk; None is that of the new part, ``learning.lr``.
-        then: share of ``learning.lr`` that the new part learns at once the whole network trains.
+        epochs: number of epochs of the first phase, on features that the trunk computes once; 0 is none, as in the
+            papers. None is 5 if a CNN with pre-trained weights is fine-tuned and the features of all training videos
+            fit into 2 GiB.
+        views: number of views of each video, with different crops, for which features are computed.
+        lr: learning rate of everything behind the trunk; None is that of the new part, ``learning.lr``.
+        then: share of ``learning.lr`` at which the new part learns once the whole network trains.
 
     Raises:
         ValueError: numbers out of range.

@@ -10,22 +10,22 @@ from prernn.layers.input_to_hidden import StructuredLinear
 from prernn.layers.recurrent_layer import RecurrentLayer
 
 SPARSE_POWER = 0.5
-"""Of D over the fan-in; see `rate_factors`."""
+"""Exponent of D over the fan-in; see `rate_factors`."""
 
 
 def rate_factors(module: nn.Module, power: float = SPARSE_POWER) -> dict[nn.Parameter, float]:
-    """How many times the learning rate suits each sparse ``W_hh`` of a module: ``(D / fan_in) ** power``.
+    """The factors of the learning rate that suit each sparse ``W_hh`` of a module: ``(D / fan_in) ** power``.
 
-    Likewise each sparse ``W_ih`` of a stacked layer (`prernn.traditional`), ``(I / fan_in) ** power``.
+    The same for each sparse ``W_ih`` of a stacked layer (`prernn.traditional`), ``(I / fan_in) ** power``.
 
     A unit's recurrent input is a sum over its fan-in n. Weights start within ``1 / sqrt(n)``, so that the sum starts at
-    one scale whatever n is; a step of gradient descent changes each weight by about the same, and so the sum in
-    proportion to n. Of D units, a sparse unit's n weights move the sum n / D times as far as a full one's D, and they
-    would have to move ``sqrt(D / n)`` times as far to change as much in proportion to what they start from. That is the
-    power 0.5. On the embedded data set 1 learns no better than it, and 0, one rate for all, much worse
+    the same scale for any n; a step of gradient descent changes each weight by about the same amount, and so the sum in
+    proportion to n. Of D units, the n weights of a sparse unit move the sum n / D times as far as the D weights of a
+    full one, but they would have to move it ``sqrt(D / n)`` times as far for the same change relative to their initial
+    values. That is the power 0.5. On the embedded data set, 1 learns no better, and 0, one rate for all, much worse
     (docs/results.md).
 
-    Of inputs the same holds, I in place of D. Full structures have no entry. Neither have the units of an RCN, whose
+    The same holds for inputs, with I in place of D. Full structures have no entry. Nor have the units of an RCN, whose
     ``W_hh`` starts as the identity.
 
     Example:
@@ -52,7 +52,7 @@ def rate_factors(module: nn.Module, power: float = SPARSE_POWER) -> dict[nn.Para
 def rate_groups(
     name: str, parameters: Iterable[nn.Parameter], rate: float, factors: dict[nn.Parameter, float]
 ) -> list[dict[str, Any]]:
-    """Parameter groups of an optimizer: those of one rate under ``name``, then a group for each other rate."""
+    """Parameter groups of an optimizer: those with the base rate under ``name``, then one group for each other rate."""
     groups: dict[float, list[nn.Parameter]] = {1.0: []}
     for parameter in parameters:
         groups.setdefault(factors.get(parameter, 1.0), []).append(parameter)

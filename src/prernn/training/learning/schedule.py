@@ -1,4 +1,4 @@
-"""Learning-rate schedules: by the epoch, and by the batch."""
+"""Learning-rate schedules: per epoch, and per batch."""
 
 import math
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from typing import Literal, get_args
 from prernn.layers.arguments import real
 
 RISE = 0.3
-"""Share of training that a one-cycle rate rises for; torch's."""
+"""Share of training during which a one-cycle rate rises; as in torch."""
 START, END = 1 / 25, 1 / 25e4
-"""Of the highest rate, what a one-cycle rate begins and ends with; torch's."""
+"""Initial and final rates of a one-cycle schedule, as shares of the highest; as in torch."""
 
 
 Kind = Literal["constant", "step", "plateau", "cosine", "one_cycle"]
@@ -21,15 +21,15 @@ class Schedule:
 
     Attributes:
         kind: "constant"; "step": times ``factor`` after every ``every`` epochs from epoch ``start`` on;
-            "plateau": times ``factor`` once the training loss has not come down for ``every`` epochs, any fall below
-            the lowest so far being one; "cosine": down to
-            0 at the end of training, half a cosine; "one_cycle": up and down, half a cosine each.
-        every: epochs.
-        start: epochs before the first interval begins.
-        factor: of the learning rate.
-        stop_at: end training when the new part's learning rate comes down to this, before an epoch at that rate.
-        warm_up: epochs, or a part of one, over which the rate rises evenly from 0, batch by batch; those that a
-            one-cycle rate rises for, where None is 0.3 of training.
+            "plateau": times ``factor`` once the training loss has not decreased for ``every`` epochs, where any value
+            below the lowest so far is a decrease; "cosine": down to 0 at the end of training, half a cosine;
+            "one_cycle": up and down, half a cosine each.
+        every: number of epochs.
+        start: number of epochs before the first interval begins.
+        factor: factor of the learning rate.
+        stop_at: end training when the new part's learning rate decreases to this, before an epoch at that rate.
+        warm_up: number of epochs, possibly fractional, over which the rate rises linearly from 0, batch by batch; for
+            "one_cycle", those during which the rate rises, and None is then 0.3 of training.
 
     Action recognition: ``step``, every 10, factor 0.5. Face alignment: ``step``, every 5, start 10, factor 0.5.
     Hand gestures: ``plateau``, every 40, factor 0.1, stop_at 3e-7. The cosine is that of Loshchilov and Hutter, "SGDR",
@@ -37,7 +37,7 @@ class Schedule:
     `torch.optim.lr_scheduler.OneCycleLR`, at one momentum.
 
     Raises:
-        ValueError: numbers out of range; a floor of a rate that changes with each batch.
+        ValueError: numbers out of range; stop_at with a rate that changes with each batch.
         NotImplementedError: a warm-up before a plateau.
     """
 
@@ -66,22 +66,22 @@ class Schedule:
 
     @property
     def each_batch(self) -> bool:
-        """Whether the rate changes with each batch, by `rate_at`, and not with each epoch."""
+        """Whether the rate changes with each batch, by `rate_at`, rather than with each epoch."""
         return self.kind in ("cosine", "one_cycle") or bool(self.warm_up)
 
     def rate(self, epoch: int) -> float:
-        """Share of the base learning rate in an epoch (of kinds "constant" and "step", behind a warm-up)."""
+        """Share of the base learning rate in an epoch (for kinds "constant" and "step", after a warm-up)."""
         if self.kind == "constant" or epoch < self.start:
             return 1.0
         return self.factor ** ((epoch - self.start) // self.every)
 
     def rate_at(self, step: int, in_epoch: int, steps: int) -> float:
-        """Share of the base learning rate in a step, counted from 0, of all kinds but plateaus.
+        """Share of the base learning rate in a step, counted from 0, for all kinds except plateaus.
 
         Args:
-            step: of the optimizer.
-            in_epoch: steps of an epoch.
-            steps: of the whole training.
+            step: number of the optimizer's step.
+            in_epoch: steps per epoch.
+            steps: steps of the whole training.
 
         Example:
             >>> [round(Schedule("cosine", warm_up=1).rate_at(step, 2, 6), 3) for step in range(6)]
@@ -101,5 +101,5 @@ class Schedule:
 
 
 def _between(first: float, last: float, share: float) -> float:
-    """From ``first`` to ``last`` along half a cosine."""
+    """The value between ``first`` and ``last`` along half a cosine."""
     return last + (first - last) * (1 + math.cos(math.pi * min(share, 1.0))) / 2

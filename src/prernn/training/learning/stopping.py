@@ -1,4 +1,4 @@
-"""Early stopping: training ends when validation no longer gets better."""
+"""Early stopping: training ends when validation no longer improves."""
 
 from typing import Any
 
@@ -7,23 +7,23 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 
 class Patience(EarlyStopping):
-    """Ends training once so many validations have brought no better score than the best; again after a resume.
+    """Ends training after a number of validations without a better score than the best; also after a resume.
 
     Args:
-        score: of validation, as it is logged.
-        mode: "max" or "min", which is better.
-        patience: validations.
+        score: validation score, as it is logged.
+        mode: "max" or "min", whichever is better.
+        patience: number of validations.
     """
 
     def __init__(self, score: str, mode: str, patience: int) -> None:
         super().__init__(score, patience=patience, mode=mode, check_finite=False)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the count of the run that is resumed, with the patience of now."""
+        """Restores the count of the resumed run, but keeps the current patience."""
         super().load_state_dict({**state_dict, "patience": self.patience})
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Trains no further where a run that is resumed had come to its end."""
+        """Stops at once if the resumed run had already ended."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
 
@@ -33,6 +33,6 @@ class Patience(EarlyStopping):
             print(f"patience: {self.patience} validations without a better {self.monitor} end the training")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Raises ValueError where nothing validates."""
+        """Raises ValueError if nothing is validated."""
         if trainer.limit_val_batches == 0:
             raise ValueError("learning patience: expected validation, got --trainer.limit_val_batches 0")

@@ -1,4 +1,4 @@
-"""What a run folder holds, read back."""
+"""Reads the files of a run folder."""
 
 import csv
 import json
@@ -14,14 +14,14 @@ from prernn.reports.files import write_text
 
 
 def run_folder_of(path: Path) -> Path:
-    """The run folder of a path: itself, or where the checkpoint file belongs to."""
+    """The run folder of a path: the path itself, or the folder to which the checkpoint file belongs."""
     if path.is_dir():
         return path
     return path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
 
 def weights_of(path: Path) -> str:
-    """Which weights a run folder or checkpoint file stands for, in words: the file, and its epoch where known."""
+    """Which weights a run folder or checkpoint file contains, in words: the file, and its epoch if known."""
     if not path.is_dir():
         return str(path)
     history = read_table(path / "history.csv", ["epoch"])
@@ -30,7 +30,7 @@ def weights_of(path: Path) -> str:
 
 
 def read_metrics(path: Path) -> dict[str, float]:
-    """Scalars of a ``metrics.json``; nothing where there is none."""
+    """Scalars of a ``metrics.json``; empty if there is none."""
     if not path.is_file():
         return {}
     try:
@@ -43,10 +43,10 @@ def read_metrics(path: Path) -> dict[str, float]:
 
 
 def read_table(path: Path, needed: Sequence[str]) -> list[dict[str, float]]:
-    """Rows of a CSV of numbers, blanks left out; nothing where there is no file.
+    """Rows of a CSV of numbers, without blanks; empty if there is no file.
 
     Raises:
-        ValueError: what is no number, with file and line; a table without the ``needed`` columns.
+        ValueError: a cell that is not a number, with file and line; a table without the ``needed`` columns.
     """
     if not path.is_file():
         return []
@@ -64,15 +64,15 @@ def read_table(path: Path, needed: Sequence[str]) -> list[dict[str, float]]:
 
 
 def write_confidence(path: Path, recipe: Recipe, options: dict[str, Any]) -> None:
-    """Puts options of a run's task into its checkpoint's recipe and into its config.yaml, so that both say the same.
+    """Writes options of a run's task into both its checkpoint's recipe and its config.yaml.
 
     Args:
-        path: the run's folder, or a checkpoint in it, as `write_recipe` takes it.
-        recipe: that the checkpoints get.
-        options: of the task.
+        path: the run's folder, or a checkpoint in it, as in `write_recipe`.
+        recipe: the new recipe of the checkpoints.
+        options: the options of the task.
 
     Raises:
-        ValueError: no prernn checkpoint, a configuration without a task.
+        ValueError: not a prernn checkpoint, a configuration without a task.
         OSError: a file can't be written.
     """
     config = run_folder_of(path) / "config.yaml"
@@ -90,12 +90,12 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
     """Gives a run another recipe.
 
     Args:
-        path: the run's folder, of which ``model.safetensors`` and ``checkpoints/last.ckpt``, which holds the same
-            weights, are changed; or a checkpoint in it, which alone is.
-        recipe: that they get.
+        path: the run's folder, of which ``model.safetensors`` and ``checkpoints/last.ckpt``, which has the same
+            weights, are changed; or a checkpoint in it, of which only that is changed.
+        recipe: the new recipe.
 
     Raises:
-        ValueError: no prernn checkpoint.
+        ValueError: not a prernn checkpoint.
         OSError: a file can't be written.
     """
     files = [path / checkpoint.FILE_NAME, path / "checkpoints" / "last.ckpt"] if path.is_dir() else [path]

@@ -1,4 +1,4 @@
-"""What a run leaves behind: history, checkpoint with recipe, metrics, predictions, pictures."""
+"""Writes what a run leaves behind: history, checkpoint with recipe, metrics, predictions, pictures."""
 
 import pickle
 import sys
@@ -24,7 +24,7 @@ from prernn.training.learning.averaging import validated_weights
 from prernn.training.run.saved_outputs import Outputs
 
 UNEVEN = 3
-"""How many times as many examples as the smallest the largest class has to have to be spoken of."""
+"""How many times larger the largest class must be than the smallest for a remark."""
 
 
 RESULTS = (
@@ -37,29 +37,29 @@ RESULTS = (
     "ced.png",
     "first_phase.json",
 )
-"""Files of a run's folder that are of one network: what a test, a prediction and a first phase leave."""
+"""Files in a run's folder that belong to one network: results of a test, a prediction and a first phase."""
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Lightning's checkpoints, written beside their place and renamed.
+    """Lightning's checkpoints, written next to their final place and renamed.
 
     Lightning moves them there from another file system, which on a full disk leaves half a file in place of the
-    checkpoint that was there before.
+    previous checkpoint.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Writes a checkpoint that appears whole or not at all.
+        """Writes a checkpoint that appears complete or not at all.
 
         Raises:
-            ValueError: weights that are not finite; the file that is there stays.
-            OSError: it can't be written, a full disk for instance.
+            ValueError: the weights are not finite; the existing file is kept.
+            OSError: it can't be written, for example because the disk is full.
         """
         _check_finite(checkpoint["state_dict"], checkpoint.get("epoch", 0) + 1)
         with whole_file(path) as part:
             super().save_checkpoint(checkpoint, part, storage_options)
 
     def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Reads one; ValueError where the file is none."""
+        """Reads a checkpoint; ValueError if the file is none."""
         try:
             return super().load_checkpoint(path, *arguments, **options)
         except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
@@ -67,19 +67,19 @@ class WholeFiles(TorchCheckpointIO):
 
 
 PIECES = "pieces that go on from the state of the one before, through which no gradient flows"
-"""How a task trains whose records go on from each other."""
+"""How a task trains whose records continue each other."""
 
 
 class RunFolder(L.Callback):
     """Writes a run's results into ``trainer.default_root_dir``.
 
-    At the start of a training it says what validates, and where classes are uneven. After each epoch it writes
-    ``history.csv`` and ``model.safetensors`` (for `prernn.load`); at the end of training ``curves.png``; after a test
-    ``metrics.json``, ``outputs.safetensors`` (for ``prernn fuse``) and what the task reports; after predicting
+    At the start of a training it reports how it is validated, and whether classes are uneven. After each epoch it
+    writes ``history.csv`` and ``model.safetensors`` (for `prernn.load`); at the end of training ``curves.png``; after a
+    test ``metrics.json``, ``outputs.safetensors`` (for ``prernn fuse``) and the task's report; after predicting
     ``predictions.csv``; and a summary of the videos that were skipped.
 
     Args:
-        again: the command that goes on with a training that is broken off, for the user to read.
+        again: the command that continues an interrupted training, shown to the user.
     """
 
     def __init__(self, again: str = "prernn fit --ckpt_path last") -> None:
@@ -96,12 +96,12 @@ class RunFolder(L.Callback):
         return {"history": self.history, "validation": self.validation}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the history of the run that is resumed."""
+        """Takes over the history of the resumed run."""
         self.history = list(state_dict["history"])
         self.validation = state_dict.get("validation", "")
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
-        """Says what a user may not expect: what is replaced, what validates, classes of very different size."""
+        """Reports what a user may not expect: what is replaced, how it is validated, classes of very different size."""
         data: Any = getattr(trainer, "datamodule", None)
         self.validation = getattr(data, "validation", "")
         if trainer.is_global_zero:
@@ -121,9 +121,9 @@ class RunFolder(L.Callback):
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
-        """Adds an epoch to the history and writes the checkpoint, unless its weights are not finite: a ValueError."""
+        """Adds an epoch to the history and writes the checkpoint, or raises ValueError for non-finite weights."""
         _check_finite(module.state_dict(), trainer.current_epoch + 1)
-        # the learning rates as the logger calls them come again below
+        # the learning rates under the logger's names are added again below
         logged = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("lr-")}
         values = {name: plain(value) for name, value in logged.items()}
         rates = {f"lr_{group['name']}": group["lr"] for group in trainer.optimizers[0].param_groups}
@@ -138,7 +138,7 @@ class RunFolder(L.Callback):
         self.trained += 1
 
     def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
-        """Draws the curves, and says what was skipped."""
+        """Draws the curves, and reports what was skipped."""
         skipped = _skipped(trainer)
         if trainer.is_global_zero:
             self._draw_curves(trainer, module)
@@ -158,7 +158,7 @@ class RunFolder(L.Callback):
         say_written(root, self.begun)
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
-        """Draws the curves so far of a training that is interrupted or told to end, and says how to go on."""
+        """Draws the curves so far of an interrupted or terminated training, and says how to continue."""
         ended = isinstance(exception, KeyboardInterrupt | SIGTERMException)
         if not (ended and trainer.training and trainer.is_global_zero):
             return
@@ -194,11 +194,11 @@ class RunFolder(L.Callback):
         return f"{path}{epoch}{chosen}"
 
     def on_predict_start(self, trainer: L.Trainer, module: Any) -> None:
-        """Likewise, which weights predict."""
+        """Says which weights are used for predictions."""
         self.on_test_start(trainer, module)
 
     def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
-        """Likewise, where nothing is trained."""
+        """Says which weights are validated, unless a training is running."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self.on_test_start(trainer, module)
 
@@ -235,7 +235,7 @@ class RunFolder(L.Callback):
 
 
 def write_predictions(root: Path, task: Task, rows: list[dict[str, Any]], skipped: dict[str, str]) -> Path:
-    """Writes ``predictions.csv`` of a run in the order of the paths, and says which videos were skipped."""
+    """Writes ``predictions.csv`` of a run in the order of the paths, and reports which videos were skipped."""
     ordered = sorted(rows, key=lambda row: (row["path"], row.get("frame", 0)))
     path = write_table(root / "predictions.csv", task.joined_predictions(ordered))
     _report(skipped)
@@ -243,7 +243,7 @@ def write_predictions(root: Path, task: Task, rows: list[dict[str, Any]], skippe
 
 
 def _remove_results(root: Path, begun: float) -> None:
-    """Removes what the run that is replaced left: its metrics would be taken for those of the network beside them."""
+    """Removes the results of the replaced run: its metrics would be taken for those of the new network beside them."""
     for name in (*RESULTS, "checkpoints/best.ckpt"):
         path = root / name
         if path.is_file() and path.stat().st_mtime < begun - 0.05:
@@ -264,14 +264,14 @@ def what_learns(network: SequenceNetwork) -> Iterator[str]:
 
 
 def slow_precision(trainer: L.Trainer) -> Iterator[str]:
-    """A line where bfloat16 was asked of a CPU that has no instructions for it."""
+    """A line if bfloat16 was requested on a CPU without instructions for it."""
     asked = str(trainer.precision).startswith("bf16") and trainer.strategy.root_device.type == "cpu"
     if asked and not has_bfloat16():
         yield f"precision {trainer.precision}: this CPU has no bfloat16, and takes many times as long as in float32"
 
 
 def uneven_classes(examples: Mapping[str, int]) -> Iterator[str]:
-    """A line where one class has many times the examples of another."""
+    """A line if one class has many times the examples of another."""
     counted = sorted((count, name) for name, count in examples.items())
     if counted and counted[-1][0] >= UNEVEN * counted[0][0]:
         (few, rare), (many, common) = counted[0], counted[-1]
@@ -291,7 +291,7 @@ def _check_finite(weights: Mapping[str, torch.Tensor], epoch: int) -> None:
 
 
 def _skipped(trainer: L.Trainer) -> dict[str, str]:
-    """Videos that any process left out, with the reason."""
+    """Videos that any process skipped, with the reason."""
     own = dict(getattr(getattr(trainer, "datamodule", None), "skipped", {}))
     return {path: reason for part in _gathered(trainer, own) for path, reason in part.items()}
 
@@ -304,7 +304,7 @@ def _report(skipped: dict[str, str]) -> None:
 
 
 def _gathered(trainer: L.Trainer, value: Any) -> list[Any]:
-    """What every process has of a value."""
+    """The values of a variable in all processes."""
     parts: list[Any] = [value]
     if trainer.world_size > 1:
         parts = [None] * trainer.world_size

@@ -1,4 +1,4 @@
-"""What a network gave for each test video, as a file; and the mean of several networks' answers (late fusion)."""
+"""A network's outputs for each test video, as a file; and the mean of several networks' answers (late fusion)."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -19,14 +19,14 @@ class Outputs:
     """Outputs and annotation of videos.
 
     Attributes:
-        items: for each a dict with ``path``, ``out (T, K)`` and what `Task.read` gave but for the video itself.
+        items: for each video a dict with ``path``, ``out (T, K)`` and what `Task.read` returned, without the video.
     """
 
     def __init__(self, items: Iterable[dict[str, Any]] = ()) -> None:
         self.items = list(items)
 
     def add(self, out: Tensor, batch: dict[str, Any]) -> None:
-        """Adds a batch's outputs ``(B, T, K)``; what was padded for the batch alone is cut off."""
+        """Adds a batch's outputs ``(B, T, K)``; padding of the batch is cut off."""
         lengths = batch["lengths"].tolist()
         names = [name for name in batch if name not in ("input", "lengths", "skipped")]
         for row, steps in enumerate(lengths):
@@ -35,11 +35,11 @@ class Outputs:
 
     @classmethod
     def joined(cls, parts: Sequence["Outputs"]) -> "Outputs":
-        """Those of several processes, in the order of their paths."""
+        """The outputs of several processes, in the order of their paths."""
         return cls(sorted((item for part in parts for item in part.items), key=place_of))
 
     def save(self, folder: Path, recipe: Recipe) -> Path:
-        """Writes ``outputs.safetensors`` with the network's recipe; whole or not at all."""
+        """Writes ``outputs.safetensors`` with the network's recipe; complete or not at all."""
         tensors: dict[str, Tensor] = {}
         plain = []
         for number, item in enumerate(self.items):
@@ -56,7 +56,7 @@ class Outputs:
         """Reads what `save` wrote: the outputs, and the recipe.
 
         Raises:
-            ValueError: there is no such file, or it is another one.
+            ValueError: there is no such file, or it has other contents.
         """
         path = Path(folder) / FILE_NAME
         if not path.is_file():
@@ -74,7 +74,7 @@ class Outputs:
 
 
 def place_of(item: dict[str, Any]) -> tuple[str, int]:
-    """Which video an item is of, and which clip of it."""
+    """The video of an item, and which clip of it."""
     return item["path"], item.get("view", 0)
 
 

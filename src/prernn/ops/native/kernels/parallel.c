@@ -10,6 +10,13 @@
 #include <dlfcn.h>
 #endif
 
+/* The versions that every glibc has: those of 2.34, by default, would keep a built wheel from older systems. */
+#if defined(__GLIBC__) && defined(__x86_64__) && !defined(__ILP32__)
+__asm__(".symver pthread_create, pthread_create@GLIBC_2.2.5");
+__asm__(".symver pthread_join, pthread_join@GLIBC_2.2.5");
+__asm__(".symver dlsym, dlsym@GLIBC_2.2.5");
+#endif
+
 struct crew {
     void (*task)(void *, int64_t);
     void *context;

@@ -1,6 +1,6 @@
-// Answers from the network in this browser: a worker runs it, so that the page stays quick.
+// Answers from the network in this browser: a worker runs it, so that the page stays responsive.
 
-/** As `openServer` of server.js, without a server. */
+/** Like `openServer` in server.js, without a server. */
 export function openBrowser({ about, onAnswer, onGone }) {
   const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
   const sent = new Map();
@@ -16,7 +16,7 @@ export function openBrowser({ about, onAnswer, onGone }) {
       sent.set(number, performance.now());
       worker.postMessage({ type: "frame", message: number++, time, pixels, width, height }, [pixels.buffer]);
     },
-    giveUp: () => 0, // a worker answers all
+    giveUp: () => 0, // a worker answers every frame
     reset: () => worker.postMessage({ type: "reset" }),
     close: () => worker.terminate(),
   };

@@ -4,8 +4,8 @@ import { openServer } from "./server.js";
 import { Clock, Source } from "./source.js";
 import { Bars, Strip, TimeLine, drawFace } from "./view.js";
 
-const MOST_WAITING = 2; // frames without an answer; more would only wait
-const GIVE_UP = 5000; // milliseconds after which no answer is expected any more
+const MOST_WAITING = 2; // frames without an answer; more would only queue up
+const GIVE_UP = 5000; // milliseconds after which an answer is no longer expected
 const TOP = 8;
 const BINS = 32;
 
@@ -15,18 +15,18 @@ const bars = new Bars(at("bars"));
 const line = new TimeLine(at("line"), at("log"));
 const strip = new Strip(at("strip"), at("scale"));
 let about, stream, clock;
-let token; // kept in memory alone
+let token; // kept in memory only
 let lost = 0;
 let refused = 0;
 let drawn = true;
-let answered = []; // when, of the last seconds
+let answered = []; // times of the answers of the last seconds
 
 function say(text, bad = false) {
   at("status").textContent = text;
   at("status").classList.toggle("bad", bad);
 }
 
-/** Does something that may fail, and says so. */
+/** Runs an action that may fail, and shows the error. */
 const tried = (action) => async (event) => {
   event?.preventDefault?.();
   try {
@@ -48,19 +48,19 @@ function buttons() {
 
 async function load() {
   about = await (await fetch("about.json")).json();
-  const where = about.runs === "browser" ? "in this browser; no picture leaves it" : "on the server that this page is from";
+  const where = about.runs === "browser" ? "in this browser; no picture leaves it" : "on the server that sent this page";
   at("about").textContent = `${about.task}, computed ${where}`;
   at("ask").hidden = !about.token;
-  if (about.token) say("This server wants its token.");
-  else if (!window.isSecureContext) say("A browser gives a page the camera on localhost or over https alone; videos work.");
+  if (about.token) say("This server requires its token.");
+  else if (!window.isSecureContext) say("Browsers allow the camera only on localhost or over https; videos work.");
   else say("Ready.");
   if (about.runs === "browser" && about.reset && about.reset !== "never") {
-    say(`The run resets itself (${about.reset}); in the browser the button alone does.`);
+    say(`The run has automatic resets (${about.reset}); in the browser only the button resets.`);
   }
   buttons();
 }
 
-/** A stream from zero. */
+/** Opens a stream that starts from zero. */
 async function begin() {
   stream?.close();
   stream = undefined;
@@ -95,7 +95,7 @@ function stop() {
   buttons();
 }
 
-/** An answer of the network. */
+/** Shows an answer of the network. */
 function take(answer) {
   if (answer.type === "refused") {
     refused += 1;
@@ -137,7 +137,7 @@ function numbers({ waited_ms, round_ms, dropped }) {
   at("dropped").textContent = `${here} here, ${dropped} there${refused ? `, ${refused} refused` : ""}`;
 }
 
-/** Each picture of the screen: a frame goes out if one is due; what has come is drawn. */
+/** For each screen refresh: sends a frame if one is due, and draws what has arrived. */
 function turn() {
   requestAnimationFrame(turn);
   if (stream && source.running && clock) {
@@ -156,7 +156,7 @@ function turn() {
 
 async function start(open) {
   at("camera").disabled = at("file").disabled = true;
-  await begin(); // anew, as another source has another time
+  await begin(); // start over, because another source has another time
   try {
     await open();
   } catch (error) {
@@ -171,7 +171,7 @@ async function start(open) {
 at("camera").onclick = tried(() => start(() => source.openCamera()));
 at("file").onchange = tried(async () => {
   const [file] = at("file").files;
-  at("file").value = ""; // the same again is a change too
+  at("file").value = ""; // so that the same file again counts as a change
   if (!file) return;
   try {
     await start(() => source.openFile(file));
@@ -186,13 +186,13 @@ at("stop").onclick = () => {
 at("reset").onclick = () => {
   stream?.reset();
   strip.clear();
-  say("The state starts anew.");
+  say("The state was reset.");
 };
-source.video.onended = () => stream?.reset(); // brings what was still due
+source.video.onended = () => stream?.reset(); // brings the rows that were still due
 source.video.onseeked = () => source.kind === "file" && stream?.reset();
 at("ask").onsubmit = tried(async () => {
   token = at("token").value;
-  await begin(); // says so if it is another
+  await begin(); // shows an error if the token is wrong
   at("ask").hidden = true;
   buttons();
 });
@@ -205,7 +205,7 @@ function theme(name) {
   if (name) document.documentElement.dataset.theme = name;
   const dark = name ? name === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   at("theme").textContent = dark ? "Light" : "Dark";
-  at("theme").setAttribute("aria-label", `${dark ? "Light" : "Dark"} colours`);
+  at("theme").setAttribute("aria-label", `${dark ? "Light" : "Dark"} colors`);
   at("theme").onclick = () => theme(dark ? "light" : "dark");
   drawn = false;
 }

@@ -1,4 +1,4 @@
-// One step of an exported network (`prernn export`) by onnxruntime-web; its state is kept here.
+// One step of an exported network (`prernn export`), run by onnxruntime-web; its state is kept here.
 import * as ort from "./runtime/ort.wasm.bundle.min.mjs";
 import { transformed } from "./transform.js";
 
@@ -8,7 +8,7 @@ const BINS = 32;
 export class Network {
   /** @param {object} about about.json, as `prernn web --static` writes it */
   static async open(about) {
-    ort.env.wasm.numThreads = 1; // more need headers of cross-origin isolation, which few static hosts send
+    ort.env.wasm.numThreads = 1; // more threads need cross-origin isolation headers, which few static hosts send
     ort.env.wasm.wasmPaths = { wasm: new URL("runtime/ort-wasm-simd-threaded.wasm", import.meta.url).href };
     const url = new URL(about.model, import.meta.url).href;
     const session = await ort.InferenceSession.create(url, { executionProviders: ["wasm"] });
@@ -21,13 +21,13 @@ export class Network {
     this.reset();
   }
 
-  /** Forgets what it has seen. */
+  /** Forgets everything it has seen. */
   reset() {
     const zeros = ({ name, shape }) => [name, new ort.Tensor("float32", new Float32Array(product(shape)), [1, ...shape])];
     this.state = Object.fromEntries(this.about.states.map(zeros));
   }
 
-  /** The outputs for a picture, RGBA bytes: Float32Array of K; the state goes on. */
+  /** The outputs for a picture, RGBA bytes: Float32Array of K; the state is carried on. */
   async outputs(pixels, width, height) {
     const { size } = this.about.transform;
     const frame = transformed(pixels, width, height, this.about.transform);
@@ -37,7 +37,7 @@ export class Network {
     return results.output.data;
   }
 
-  /** What a server's row says of a picture. */
+  /** What a server's row says about a picture. */
   async see(pixels, width, height) {
     const before = this.state;
     const { labels, temperature, unknown_below } = this.about;
@@ -57,12 +57,12 @@ export function softmax(outputs, temperature = 1) {
   return powers.map((power) => power / sum);
 }
 
-/** Means of |h| and |h - h before| over groups of hidden units, as the server's `Activity`. */
+/** Means of |h| and |h - h before| over groups of hidden units, like the server's `Activity`. */
 function activity(states, before, now) {
   const hidden = states.filter(({ name }) => name.endsWith("_h"));
   return (hidden.length ? hidden : states).map(({ name, shape }) => {
     const units = shape[0];
-    const places = product(shape.slice(1)); // of a map
+    const places = product(shape.slice(1)); // positions in a map
     const bins = Math.min(BINS, units);
     const level = new Array(bins).fill(0);
     const change = new Array(bins).fill(0);

@@ -10,11 +10,11 @@ export function openServer({ hello, onAnswer, onGone }) {
   const url = new URL("stream", location.href);
   url.protocol = url.protocol.replace("http", "ws");
   const socket = new WebSocket(url);
-  const sent = new Map(); // number of a frame to when it was sent
+  const sent = new Map(); // from a frame's number to the time it was sent
   let why = "";
   let number = 0;
   let preparing = 0;
-  let queue = Promise.resolve(); // frames go in their order, however long each takes to encode
+  let queue = Promise.resolve(); // frames are sent in order, however long each takes to encode
   let left = false;
   const stream = {
     started: null,
@@ -35,7 +35,7 @@ export function openServer({ hello, onAnswer, onGone }) {
         sent.set(number++, begun);
       });
     },
-    /** Frames that will have no answer, as the server let them go. */
+    /** Number of frames that will have no answer, because the server dropped them. */
     giveUp(milliseconds) {
       const late = [...sent].filter(([, begun]) => performance.now() - begun > milliseconds);
       late.forEach(([message]) => sent.delete(message));
@@ -61,7 +61,7 @@ export function openServer({ hello, onAnswer, onGone }) {
       onAnswer(answer);
     };
     socket.onclose = () => {
-      why ||= "the connection has ended";
+      why ||= "the connection was closed";
       if (stream.started === null) reject(new Error(why));
       else if (!left) onGone(why);
     };

@@ -1,10 +1,10 @@
-// Where frames come from: a camera, or a video that is played; and when the network is to see the next one.
+// Where frames come from, a camera or a video that is played, and when the network sees the next one.
 
-const LONGEST = 640; // pixels of a frame's longer side as it goes to the network's transform
-const DEFAULT_FPS = 30; // where the network does not say its rate
+const LONGEST = 640; // pixels of the longer side of a frame passed to the network's transform
+const DEFAULT_FPS = 30; // if the network does not state its rate
 
 export class Source {
-  /** @param {HTMLVideoElement} video that shows it */
+  /** @param {HTMLVideoElement} video element that shows it */
   constructor(video) {
     this.video = video;
     this.canvas = document.createElement("canvas");
@@ -27,7 +27,7 @@ export class Source {
     this.kind = "file";
     this.video.src = URL.createObjectURL(file);
     this.video.controls = true;
-    await this.video.play(); // rejects what is no video
+    await this.video.play(); // rejects if it is no video
   }
 
   close() {
@@ -40,17 +40,17 @@ export class Source {
     this.kind = null;
   }
 
-  /** Whether there is a picture that goes on. */
+  /** Whether the picture is running. */
   get running() {
     return this.kind !== null && !this.video.paused && !this.video.ended && this.video.readyState >= 2;
   }
 
-  /** Seconds: of the film, or since the camera has begun. */
+  /** Seconds in the video, or since the camera started. */
   get time() {
     return this.kind === "file" ? this.video.currentTime : (performance.now() - this.begun) / 1000;
   }
 
-  /** The picture of now, at most LONGEST pixels long, on the source's canvas. */
+  /** The current picture, at most LONGEST pixels long, on the source's canvas. */
   grab() {
     const { videoWidth, videoHeight } = this.video;
     const scale = Math.min(1, LONGEST / Math.max(videoWidth, videoHeight));
@@ -63,7 +63,7 @@ export class Source {
 }
 
 export class Clock {
-  /** Ticks at the network's rate, as `prernn stream` keeps it; `late` counts those that had to be left out. */
+  /** Ticks at the network's rate, as `prernn stream` keeps it; `late` counts those that had to be skipped. */
   constructor(fps, mostFps = Infinity) {
     this.period = 1 / Math.min(fps ?? DEFAULT_FPS, 0.95 * mostFps);
     this.late = 0;
@@ -72,7 +72,7 @@ export class Clock {
 
   /** Whether a tick is due at a time in seconds; one that passed without a call is counted as late. */
   tick(time) {
-    if (this.due === null || time < this.due - 2 * this.period) this.due = time; // the first, or the film went back
+    if (this.due === null || time < this.due - 2 * this.period) this.due = time; // the first tick, or the video was rewound
     const periods = (time - this.due) / this.period;
     if (periods < -0.05) return false;
     const missed = Math.max(0, Math.floor(periods));

@@ -1,6 +1,6 @@
-// From a picture to network input, as prernn.media.transforms does for evaluation: the shorter side resized with
-// antialiasing, the centre cropped, colours normalised. In torch's arithmetic for bytes: weights of 16 bits, and whole
-// numbers after each of the two passes; so it is the same to the last level.
+// Turns a picture into network input, as prernn.media.transforms does for evaluation: the shorter side is resized with
+// antialiasing, the center cropped, colors normalized. It uses torch's arithmetic for bytes: weights of 16 bits, and
+// integers after each of the two passes, so results are identical to the last level.
 
 /**
  * @param {Uint8ClampedArray} pixels RGBA
@@ -19,7 +19,7 @@ export function transformed(pixels, width, height, spec) {
   return normalised(values, size * size, spec);
 }
 
-/** Half of a number, to even where it lies between two, as Python rounds. */
+/** Half of a number, with ties rounded to even, as in Python. */
 function half(number) {
   const floor = Math.floor(number / 2);
   return number % 2 === 0 ? number / 2 : floor + (floor % 2);
@@ -48,7 +48,7 @@ function taps(from, to, first, count) {
 
 function resizedAcross(pixels, width, height, { bits, places }) {
   const out = new Uint8ClampedArray(height * places.length * 3);
-  const start = 2 ** (bits - 1); // so that a shift rounds
+  const start = 2 ** (bits - 1); // makes the shift round
   for (let y = 0, place = 0; y < height; y += 1) {
     for (const { begin, weights } of places) {
       let [r, g, b] = [start, start, start];

@@ -1,13 +1,13 @@
-// What is drawn: bars of labels, landmarks, a time line, a strip of activity.
+// What is drawn: bars of labels, landmarks, a timeline, a strip of activity.
 
-const SECONDS = 20; // of the time line
-const COLUMNS = 240; // answers on the strip
-const MOST_FIXED = 8; // labels that keep their places; of more the best are shown
+const SECONDS = 20; // length of the timeline
+const COLUMNS = 240; // answers shown on the strip
+const MOST_FIXED = 8; // up to this many labels keep their places; of more, the best are shown
 
-/** Colours of labels: hues a golden angle apart, of one lightness that both themes can show. */
+/** Colors of labels: hues a golden angle apart, of one lightness that suits both themes. */
 const colourOf = (index) => `hsl(${(210 + 137.5 * index) % 360} 60% 38%)`;
 
-/** The colours and size that CSS gives a canvas, whose pixels then are the screen's. */
+/** The colors and size that CSS gives a canvas, whose pixels then match the screen's. */
 function prepared(canvas) {
   const { color, borderTopColor, fontFamily } = getComputedStyle(canvas);
   const ratio = devicePixelRatio || 1;
@@ -53,7 +53,7 @@ export class Bars {
   }
 }
 
-/** Points and box of a face, over the picture. */
+/** Draws points and box of a face over the picture. */
 export function drawFace(canvas, { width, height }, row) {
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d");
@@ -75,7 +75,7 @@ export function drawFace(canvas, { width, height }, row) {
   }
 }
 
-/** What happened when: events of the task; where it has none, the label of each moment that is more likely than not. */
+/** What happened when: events of the task; if it has none, the labels of moments that are more likely than not. */
 export class TimeLine {
   constructor(canvas, log) {
     this.canvas = canvas;
@@ -95,9 +95,9 @@ export class TimeLine {
     this.log.replaceChildren();
   }
 
-  /** An event's row: of gestures, or an `EventSpan`, which is given whole when it has ended. */
+  /** Adds an event's row: a gesture's, or an `EventSpan`, which comes complete when it has ended. */
   event(row) {
-    if (!this.events) this.spans = []; // labels of moments are of no use any more
+    if (!this.events) this.spans = []; // labels of moments are no longer needed
     this.events = true;
     const begin = row.begin_s ?? row.start;
     const end = row.end_s ?? row.end ?? null;
@@ -109,7 +109,7 @@ export class TimeLine {
   }
 
   moment(time, label, probability) {
-    if (this.time !== null && time < this.time - 1) this.clear(); // the film went back
+    if (this.time !== null && time < this.time - 1) this.clear(); // the video was rewound
     this.time = time;
     if (this.events || label === undefined) return;
     const last = this.spans.at(-1);
@@ -173,7 +173,7 @@ export class Strip {
     const column = {};
     for (const kind of ["change", "level"]) {
       column[kind] = layers.flatMap((layer) => layer[kind]);
-      this.most[kind] = Math.max(1e-9, 0.995 * this.most[kind], ...column[kind]); // follows what is there now
+      this.most[kind] = Math.max(1e-9, 0.995 * this.most[kind], ...column[kind]); // adapts to the current values
     }
     this.columns.push(column);
     if (this.columns.length > COLUMNS) this.columns.shift();
@@ -196,6 +196,6 @@ export class Strip {
     this.canvas.style.height = `${Math.min(256, Math.max(96, 3 * rows))}px`;
     this.canvas.getContext("2d").putImageData(image, 0, 0);
     const words = this.shown === "change" ? "|h(t) − h(t−1)|" : "|h(t)|";
-    this.scale.textContent = `Mean ${words} of neighbouring units, ${this.layers.join(", ")}; full colour is ${most.toPrecision(2)}.`;
+    this.scale.textContent = `Mean ${words} of neighboring units, ${this.layers.join(", ")}; full color is ${most.toPrecision(2)}.`;
   }
 }

