@@ -39,7 +39,10 @@ class PathConv2d(PathLayer):
         out_channels: channels put out.
         kernel_size, stride, padding, dilation: numbers, as in ``nn.Conv2d``.
         paths: pairs of channels.
-        bias, init, drawn, sampling: as in `PathLinear`.
+        bias, drawn, sampling: as in `PathLinear`.
+        init: as in `PathLinear`, but "mixed" if nothing is told. Layers have few channels, so that Sobol' paths join a
+            channel to as good as all of those before, in the same order for all: with signs in turns, and one number
+            for all of a kernel, 64 channels start as two that are each other's negative.
 
     Attributes:
         weight: ``(paths, kh, kw)``.
@@ -59,7 +62,7 @@ class PathConv2d(PathLayer):
         padding: int | tuple[int, int] = 0,
         dilation: int | tuple[int, int] = 1,
         bias: bool = True,
-        init: str | float = "alternating",
+        init: str | float = "mixed",
         drawn: Tensor | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
