@@ -1,5 +1,6 @@
 """`prernn bench mnist_paths`, small: networks of paths beside dense ones."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from prernn.commands.main import main
 from prernn.ops.sobol import unit_points
 from prernn.sparsity.path_convolution import PathConv2d
 from prernn.sparsity.path_network import PathNetwork
+from prernn.sparsity.paths import drawn_paths
 
 
 def arguments(module, *words):
@@ -258,7 +260,15 @@ def coloured(tmp_path_factory):
 CONVOLUTIONS = ["--network", "convolutions", "--widths", "4", "6", "8", "--epochs", "1", "--jobs", "1"]
 
 
-def test_convolutions_of_paths_and_dense_ones(coloured, tmp_path):
+def test_convolutions_of_paths_and_dense_ones(coloured, tmp_path, monkeypatch):
+    drawn, draw = [], mnist_paths.curves.lines
+
+    def lines_drawn(panels, path, *, along, **options):
+        drawn.append((along, set(panels["test accuracy (%)"])))
+        assert all(0 < share <= 100 for series in panels.values() for points in series.values() for share, *_ in points)
+        return draw(panels, path, along=along, **options)
+
+    monkeypatch.setattr(mnist_paths.curves, "lines", lines_drawn)
     words = ["--data", str(coloured), *CONVOLUTIONS, "--paths", "12", "40", "--seeds", "0", "1", "--out", str(tmp_path)]
     assert main(["bench", "mnist_paths", *words, "--samplers", "sobol+mixed", "random", "dense"]) == 0
     lines = rows(tmp_path / "mnist.csv")
@@ -273,6 +283,7 @@ def test_convolutions_of_paths_and_dense_ones(coloured, tmp_path):
         assert 0 < int(line["weights"]) <= dense
         assert 0 <= float(line["accuracy"]) <= 100
     assert is_png(tmp_path / "mnist.png")
+    assert drawn == [("weights, % of dense", {"sobol+mixed paths", "random paths"})]
     assert "4/6/8 on CIFAR-10, 1 epochs, 2 seeds" in (tmp_path / "mnist.md").read_text()
 
 
@@ -283,6 +294,12 @@ def test_a_network_of_convolutions_has_the_paths_of_a_network_of_neurons():
     assert len(layers) == 2
     for layer, indices in zip(layers, neurons, strict=True):
         assert torch.equal(layer.indices, indices)
+    for name, init in (("sobol", "mixed"), ("sobol+alternating", "alternating")):
+        net = convolutions.build(replace(job, sampler=name), 3)
+        first = next(layer for layer in net if isinstance(layer, PathConv2d))
+        drawn = drawn_paths([4, 6, 8], 40)[:, :2]
+        expected = PathConv2d(4, 6, 3, 40, bias=False, init=init, drawn=drawn).merged()
+        assert torch.equal(first.weight, expected.weight)
     dense = convolutions.build(jobs.Job("x", (4, 6, 8), "dense", 0, 0, 1, 0.1, taps=9), 3)
     assert dense(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
 

@@ -196,6 +196,17 @@ def test_mixed_signs_tell_neurons_apart_that_are_joined_to_all_inputs():
         assert (rank > 50) == apart, rank
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(32, 64), (64, 128), (128, 256)])
+@pytest.mark.parametrize("paths", [1024, 4096])
+def test_channels_of_a_convolution_start_apart(inputs, outputs, paths):
+    """By signs in turns 4,096 paths from 32 to 64 channels would make one kernel and its negative."""
+    new = PathConv2d(inputs, outputs, 3, paths)
+    in_turns = PathConv2d(inputs, outputs, 3, paths, init="alternating")
+    rank, of_turns = (int(torch.linalg.matrix_rank(layer.matrix()[:, :, 0, 0])) for layer in (new, in_turns))
+    assert of_turns <= inputs // 4
+    assert rank >= inputs * 0.7
+
+
 def test_a_neuron_of_one_path_starts_positive():
     layer = PathLinear(16, 16, 16)
     assert (layer.weight > 0).all()

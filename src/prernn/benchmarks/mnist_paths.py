@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
     if classified:
         data = "CIFAR-10" if _of_maps(options) else "MNIST"
         parts.append(_table(classified, data))
-        _draw(classified, out / "mnist.png", data)
+        _draw(classified, out / "mnist.png", data, by_share=_of_maps(options))
     if sampled := [result for result in classified if result.sampled]:
         parts.append(_parts_table(sampled, options.sampled, out))
     if coded := [result for result in results if result.job.autoencoder]:
@@ -176,8 +176,8 @@ def _table(results: Sequence[Result], data: str = "MNIST"):
     return report.table(title, lines, ("network",))
 
 
-def _draw(results: Sequence[Result], path: Path, data: str = "MNIST") -> None:
-    """Accuracy over the number of paths, or over the step size of residual layers."""
+def _draw(results: Sequence[Result], path: Path, data: str = "MNIST", *, by_share: bool = False) -> None:
+    """Accuracy over the number of paths, the share of the weights, or the step size of residual layers."""
     groups = _groups(results)
     stepped = any(step is not None for *_, step in groups)
     series: dict[str, list] = {}
@@ -188,7 +188,8 @@ def _draw(results: Sequence[Result], path: Path, data: str = "MNIST") -> None:
         elif stepped:
             series.setdefault(f"{sampler}, {paths:,} paths", []).append((step, *_spread(group)))
         else:
-            series.setdefault(f"{sampler} paths", []).append((paths, *_spread(group)))
+            at = _share(group) if by_share else paths
+            series.setdefault(f"{sampler} paths", []).append((at, *_spread(group)))
     whole, close = "test accuracy (%)", "test accuracy (%), close to dense"
     panels = {whole: series}
     least = max(levels.values(), default=100.0) - 5
@@ -197,8 +198,13 @@ def _draw(results: Sequence[Result], path: Path, data: str = "MNIST") -> None:
         panels[close] = {name: points for name, points in near.items() if points}
     widths = "/".join(map(str, results[0].job.widths))
     title = f"{widths} trained sparse from the start, {data}"
-    along = "step size h of residual layers" if stepped else "paths"
+    along = "step size h of residual layers" if stepped else "weights, % of dense" if by_share else "paths"
     curves.lines(panels, path, along=along, title=title, levels=dict.fromkeys(panels, levels))
+
+
+def _share(results: Sequence[Result]) -> float:
+    """Weights over those of a dense network, in percent."""
+    return round(100 * statistics.fmean(result.weights / result.job.full for result in results), 1)
 
 
 def _parts_table(results: Sequence[Result], shares: Sequence[float], out: Path):

@@ -88,7 +88,7 @@ def mnist_paths(parser: ArgumentParser) -> None:
     add("--network", choices=networks, default=networks[0], help="for digits, or for pictures in colour")
     add("--widths", type=int, nargs="+", help="neurons or channels (default: 784 300 300 10, or 32 64 128 256)")
     add("--paths", type=int, nargs="+", default=[2**k for k in range(5, 19)], help="default: 32, 64 .. 262144")
-    of_paths = "+constant, +mixed, +init=W, +gray, +scramble, +skip=N, +least=N"
+    of_paths = "+alternating, +constant, +mixed, +init=W, +gray, +scramble, +skip=N, +least=N"
     names = f"sobol, random ({of_paths}), dense (+dropout=P, +dropconnect=P)"
     add("--samplers", nargs="+", default=["sobol", "random", "dense"], help=f"{names}; default: all three")
     why = "train no classifier: count what paths join, and look into the autoencoder's code"

@@ -43,7 +43,9 @@ class PathConv2d(PathLayer):
         padding: as in ``nn.Conv2d``.
         dilation: as in ``nn.Conv2d``.
         bias: as in `PathLinear`.
-        init: as in `PathLinear`.
+        init: as in `PathLinear`, except that the default is "mixed". Layers have few channels, so Sobol' paths connect a
+            channel to nearly all the channels before it, in the same order for every channel: with alternating signs
+            and one value for all weights of a kernel, 64 channels would start as two, one the negative of the other.
         drawn: as in `PathLinear`.
         sampling: as in `PathLinear`.
 
@@ -65,7 +67,7 @@ class PathConv2d(PathLayer):
         padding: int | tuple[int, int] = 0,
         dilation: int | tuple[int, int] = 1,
         bias: bool = True,
-        init: str | float = "alternating",
+        init: str | float = "mixed",
         drawn: Tensor | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,

@@ -25,7 +25,7 @@ read = functools.cache(vgg.read)
 def build(job: Job, classes: int) -> nn.Sequential:
     """A network as its name says: ``(B, 3, 32, 32)`` to ``(B, classes)``."""
     sampler, options = options_of(job.sampler)
-    init = options.pop("init", "alternating")
+    init = options.pop("init", "mixed")
     drawn = None
     if sampler != DENSE:
         drawn = drawn_paths(job.widths, job.paths, sampler=sampler, seed=job.seed, **options)

@@ -14,6 +14,7 @@ from prernn.ops.sobol import SAMPLERS
 
 DENSE = "dense"
 OF_PATHS: dict[str, Callable[[str], tuple[str, Any]]] = {
+    "alternating": lambda value: ("init", "alternating"),
     "constant": lambda value: ("init", "constant"),
     "mixed": lambda value: ("init", "mixed"),
     "init": lambda value: ("init", float(value)),
@@ -103,6 +104,7 @@ def options_of(name: str) -> tuple[str, dict[str, Any]]:
             options |= {key: float(value)} if sampler == DENSE else [OF_PATHS[key](value)]
         except ValueError:
             known = " or ".join(f"{key}=SHARE" for key in OF_DENSE)
-            known = known if sampler == DENSE else "constant, mixed, init=W, gray, scramble, skip=N or least=N"
+            of_paths = "alternating, constant, mixed, init=W, gray, scramble, skip=N or least=N"
+            known = known if sampler == DENSE else of_paths
             raise ValueError(f"expected {sampler}+ {known}, got {part!r}") from None
     return sampler, options
