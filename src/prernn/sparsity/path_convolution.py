@@ -43,8 +43,8 @@ class PathConv2d(PathLayer):
         padding: as in ``nn.Conv2d``.
         dilation: as in ``nn.Conv2d``.
         bias: as in `PathLinear`.
-        init: as in `PathLinear`, except that the default is "mixed". Layers have few channels, so Sobol' paths connect a
-            channel to nearly all the channels before it, in the same order for every channel: with alternating signs
+        init: as in `PathLinear`, except that the default is "mixed". Layers have few channels, so Sobol' paths connect
+            a channel to nearly all the channels before it, in the same order for every channel: with alternating signs
             and one value for all weights of a kernel, 64 channels would start as two, one the negative of the other.
         drawn: as in `PathLinear`.
         sampling: as in `PathLinear`.
