@@ -105,7 +105,6 @@ def export(
         NotImplementedError: the network contains an operation that the format lacks, or the file does not compute what
             the network does.
         ImportError: the package that writes the format is not installed.
-        ImportError: what writes the format is not installed.
         OSError: the file can't be written.
     """
     path = Path(path)
