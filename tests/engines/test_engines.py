@@ -362,7 +362,7 @@ def test_what_is_not_there_is_said(monkeypatch):
         with pytest.raises(ImportError, match=rf'not installed: pip install "prernn\[{extra}\]"'):
             prernn.Stream(net, module.NAME)
     inside = opened(net)
-    with pytest.raises(ValueError, match="one that is in torch in float32 already"):
+    with pytest.raises(ValueError, match="one that is already in torch in float32"):
         opened(inside, "openvino")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -137,7 +137,7 @@ def test_openvino_keeps_the_state_of_one_stream_itself(tmp_path):
             out = torch.from_numpy(request.infer([frame.numpy()])[0].copy())
             torch.testing.assert_close(out, expected, **CLOSE)
         request.reset_state()
-    with pytest.raises(ValueError, match="handed in, got a stateful file"):
+    with pytest.raises(ValueError, match="passed in, got a stateful file"):
         prernn.Stream(tmp_path / "net.xml")
 
 
@@ -200,7 +200,7 @@ def test_wrong_files_and_arguments(tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             export(net, tmp_path / arguments[0], *arguments[1:])
-    with pytest.raises(ValueError, match="expected format openvino where the state stays inside"):
+    with pytest.raises(ValueError, match="expected format openvino for a state that stays inside"):
         export(net, tmp_path / "net.onnx", stateful=True)
     with pytest.raises(OSError, match="not written"):
         export(net, tmp_path / "absent" / "net.onnx", image_size=(8, 8))

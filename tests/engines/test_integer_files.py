@@ -120,7 +120,7 @@ def test_the_file_is_small(tmp_path):
         ({"precision": "int8", "kind": "sequence"}, NotImplementedError, "a sequence in onnx"),
         ({"precision": "int8", "format": "torch"}, NotImplementedError, "in torch"),
         ({"precision": "int8", "format": "openvino", "stateful": True}, NotImplementedError, "a stateful step"),
-        ({"inputs": torch.zeros(1)}, ValueError, "int8 alone"),
+        ({"inputs": torch.zeros(1)}, ValueError, "only for precision int8"),
     ],
 )
 def test_mistakes(options, kind, words, tmp_path):

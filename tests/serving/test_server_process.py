@@ -71,7 +71,7 @@ def test_tls_and_a_token(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--host", "0.0.0.0"], "--host 0.0.0.0: expected a --token where others than this machine can come, got none"),
+        (["--host", "0.0.0.0"], "--host 0.0.0.0: expected a --token if other machines can connect, got none"),
         (["--certificate", "none.pem"], "--certificate: none.pem: no such file"),
         (["--idle", "0"], "limit idle: expected a number above 0"),
         (["--queue", "0"], "limit queue: expected a whole number of at least 1"),

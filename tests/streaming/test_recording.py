@@ -218,7 +218,7 @@ def test_keys_of_a_terminal(monkeypatch):
     [
         ("", "expected --label, for clips by the clock, or --keys"),
         ("--label a --keys a=b", "expected --label, for clips by the clock, or --keys"),
-        ("--keys a=b --seconds 3", "--seconds: expected with --label alone"),
+        ("--keys a=b --seconds 3", "--seconds: expected only with --label"),
         ("--keys wave", "one letter each, such as w=wave,p=point, got 'wave'"),
         ("--keys w=wave,w=point", "one letter each"),
         ("--keys wo=wave", "one letter each"),

@@ -239,7 +239,7 @@ def test_what_few_videos_are_judged_by(monkeypatch):
     assert sides == [[0, 0, 1], [0, 0, 0, 0, 1]]
     assert not {item["number"] for item in train} & {item["number"] for item in judges}
     monkeypatch.setitem(trainings._shared, "known", replace(known, labels=list(range(12))))
-    with pytest.raises(ValueError, match="expected videos beside those that are drawn, to judge learning rates by"):
+    with pytest.raises(ValueError, match="expected videos besides the drawn ones, to judge learning rates by"):
         trainings._items(asked)
 
 
@@ -332,7 +332,7 @@ def test_a_clip_network_answers_once(root):
         (["--seeds", "100"], "seeds: expected others than those of searches, 100, got 100"),
         (["--jobs", "0"], "jobs: expected at least 1, got 0"),
         (["--cells", "gru", "lost"], "lost"),
-        (["--also", "r3d_18"], "beside networks='rcn' alone, got r3d_18"),
+        (["--also", "r3d_18"], "only with networks='rcn', got r3d_18"),
         (["--joint", "-1"], "joint: expected a whole number of at least 0, got -1"),
         (["--then", "0"], "then: expected a number above 0, up to 1, got 0.0"),
         (["--networks", "rcn", "--joint", "2"], "joint: expected 0 for networks='rcn'"),

@@ -145,7 +145,7 @@ def test_a_list_says_what_each_network_is():
             "classifier.0 + classifier.3",
             "lstm",
         ],
-        "supplement3/pregru-sih-flow": ["PreRNN-SIH, layer drawn anew", "resnet50", "layer4.2.conv3", "gru", "full"],
+        "supplement3/pregru-sih-flow": ["PreRNN-SIH, layer reinitialized", "resnet50", "layer4.2.conv3", "gru", "full"],
         "bandrnn/prelstm-band21-color": ["PreRNN", "resnet50", "layer4.2.conv3", "lstm", "band:21"],
         "rcn/rcn18-random-identity-8": ["RCN, random, identity", "resnet18", "all conv", "", "full"],
         "rcn/i3d18-8": ["inflated to 3-D", "resnet18", "", "", ""],

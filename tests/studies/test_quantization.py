@@ -332,7 +332,7 @@ def test_the_judge_leaves_out_videos_that_were_skipped(root):
         (["RUN", "--allocation", "inf"], "allocation"),
         (["RUN", "--draws", "0"], "--draws"),
         (["RUN", "--limit", "-1"], "--limit"),
-        (["RUN", "--weights", "FILE"], "weights of its own"),
+        (["RUN", "--weights", "FILE"], "its own weights"),
         (["RUN", "--config", "absent.yaml"], "absent.yaml: expected a file"),
         (["MOVED"], "nowhere"),
         (["ORDER"], "expected the classes"),

@@ -268,9 +268,9 @@ def test_networks_of_whole_clips_have_no_state_to_carry(continuity):
         (SINGLE_CLIPS, "single clips, each from a zero state"),
         (
             Continuity().of(Action()),
-            "rows of 2 clips, whose state goes on from batch to batch, no loss in the first 0.5 of each clip",
+            "rows of 2 clips, whose state carries over from batch to batch, no loss in the first 0.5 of each clip",
         ),
-        (Continuity().of(Gesture()), "rows of 2 clips, whose state goes on from batch to batch"),
+        (Continuity().of(Gesture()), "rows of 2 clips, whose state carries over from batch to batch"),
         (
             Continuity(clips=1, carry=False, onset="linear"),
             "single clips, each from a zero state, loss rising through each clip",

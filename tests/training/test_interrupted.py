@@ -30,7 +30,7 @@ def test_an_interrupted_training_leaves_its_curves_and_says_how_to_go_on(
     signal.signal(signal.SIGINT, signal.default_int_handler)  # for what goes on below
     error = capsys.readouterr().err
     command = f"prernn fit --config {file} --model.learning.lr 0.01 --ckpt_path last"
-    assert f"interrupted in epoch 3; go on from the end of epoch 2 with: {command}" in error
+    assert f"interrupted in epoch 3; continue from the end of epoch 2 with: {command}" in error
     assert "Traceback" not in error
     assert (root / "curves.png").is_file()
     assert (root / "history.csv").read_text().count("\n") == 3

@@ -86,7 +86,7 @@ def test_a_resumed_schedule_goes_on_where_it_was():
     [
         ({"warm_up": -1}, ValueError, "warm_up: expected a number from 0 on, got -1"),
         ({"kind": "plateau", "warm_up": 2}, NotImplementedError, "expected no warm_up before a plateau, got 2"),
-        ({"kind": "cosine", "stop_at": 1e-3}, ValueError, "expected no stop_at where the rate changes with each batch"),
+        ({"kind": "cosine", "stop_at": 1e-3}, ValueError, "expected no stop_at if the rate changes with each batch"),
         ({"warm_up": 1, "stop_at": 1e-3}, ValueError, "got 0.001"),
     ],
 )

@@ -46,8 +46,8 @@ def test_a_training_in_two_phases(videos, tmp_path, capsys):
     file = write(tmp_path / "run.yaml", options(videos, tmp_path / "run", first))
     assert main(["fit", "--config", file]) == 0
     said = capsys.readouterr().out
-    assert "phase 1 of 2: what is behind the frozen trunk, 3 epochs on features of 2 views of each video" in said
-    assert "phase 2 of 2: the whole network, 2 epochs, what is new at 0.2 of its rate" in said
+    assert "phase 1 of 2: the part behind the frozen trunk, 3 epochs on features of 2 views of each video" in said
+    assert "phase 2 of 2: the whole network, 2 epochs, the new part at 0.2 of its rate" in said
     results = json.loads((tmp_path / "run" / "first_phase.json").read_text())
     assert (results["videos"], results["views"], len(results["train_loss"])) == (8, 2, 3)
     assert results["bytes"] > 0

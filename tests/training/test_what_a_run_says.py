@@ -64,7 +64,7 @@ def test_fit_says_what_it_wrote_and_of_which_epoch(said):
 
 def test_fit_says_that_it_begins_anew(said):
     assert (
-        "run holds a run, which this one replaces from epoch 1 on (--ckpt_path last would go on with it)"
+        "run holds a run, which this one replaces from epoch 1 on (--ckpt_path last would continue it)"
         in said[0]["again"]
     )
     assert "holds a run" not in said[0]["resumed"]

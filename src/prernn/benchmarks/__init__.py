@@ -1,1 +1,1 @@
-"""Benchmarks, one file for each figure of speed: ``prernn bench NAME``."""
+"""Benchmarks, one file per figure of speed: ``prernn bench NAME``."""

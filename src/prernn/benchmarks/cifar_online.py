@@ -1,11 +1,11 @@
-"""Online sparsity on small pictures: how accurate networks are with samples of their activations, how quick.
+"""Online sparsity on small pictures: accuracy and speed of networks that sample their activations.
 
 The table of the Structural Sparsity talk: the inputs of the convolutions are sampled by importance, from the first
-convolution on (the picture itself), from the second, or from those of so many channels. Networks are trained ResNets of
-CIFAR-10, whose last layer, 64 numbers to 10 classes, sees all; or the talk's VGG16 with two dense layers, which is
-trained first, on CIFAR-10's pictures or on digits. Accuracy is the mean over seeds, its spread their standard
-deviation. Multiply-adds are those of activations that are not zero. ``--layers`` times layers by themselves;
-``--sampled`` keeps, for good, the weights of VGG16's dense layers on paths sampled backwards from its outputs.
+convolution on (the picture itself), from the second, or from those with a given number of channels. Networks are
+trained ResNets for CIFAR-10, whose last layer, 64 numbers to 10 classes, sees everything; or the talk's VGG16 with two
+dense layers, which is trained first, on CIFAR-10's pictures or on digits. Accuracy is the mean over seeds, its spread
+their standard deviation. Multiply-adds are those of non-zero activations. ``--layers`` times single layers;
+``--sampled`` permanently keeps only the weights of VGG16's dense layers on paths sampled backwards from its outputs.
 """
 
 import argparse
@@ -45,7 +45,7 @@ VGG_STARTS = {
     "256 channels": "features.14",
     "512 channels": "features.24",
 }
-"""The same of VGG16; channels are those of the full width."""
+"""The same for VGG16; channels are those of the full width."""
 VGG_LINEAR = 0.05
 """The talk's share of activations in dense layers."""
 TIMED = "2nd conv"
@@ -53,14 +53,14 @@ TIMED = "2nd conv"
 
 @dataclass(frozen=True)
 class Subject:
-    """A network that is sampled, and the layers from which it is."""
+    """A network to sample, and the layers from which sampling starts."""
 
     name: str
     net: nn.Module
     starts: dict[str, str]
 
     def sampled(self, start: str, share: float, options: argparse.Namespace, seed: int) -> nn.Module:
-        """Sampled from one of the starts on; at a share of 1 nothing is."""
+        """The network sampled from one of the starts on; at a share of 1 nothing is sampled."""
         linear = None if share == 1 else options.linear
         first, drawn = self.starts[start], {"values": options.values, "per": options.per}
         return online_sparsity(self.net, share, linear, start=first, seed=seed, **drawn)
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
     """Measures all networks and writes ``cifar_online.csv``, ``cifar_online.md``, ``cifar_online.png``, and times.csv.
 
     Raises:
-        ValueError: numbers below 1, shares outside (0, 1], a folder without the data.
+        ValueError: numbers below 1, shares outside (0, 1], the folder lacks the data.
     """
     numbers = (options.seeds, options.threads, options.repeats, 1 if options.pictures is None else options.pictures)
     if min(numbers) < 1:
@@ -122,7 +122,7 @@ def _networks(options: argparse.Namespace, out: Path) -> None:
         cases = [(each, start, share) for each in subjects for start in each.starts for share in options.shares]
         for subject, start, share in progress.track(cases, description="accuracy"):
             lines.append({"network": subject.name, **_line(subject, start, share, pictures, labels, options)})
-            write_table(out / "cifar_online.csv", lines)  # it takes long, and may be stopped
+            write_table(out / "cifar_online.csv", lines)  # written after each line, because a long run may be stopped
         for subject in subjects:
             times += [{"network": subject.name, **line} for line in _times(subject, pictures[:1], options)]
     write_table(out / "times.csv", times)
@@ -153,7 +153,7 @@ def _subjects(options: argparse.Namespace, out: Path) -> tuple[list[Subject], Te
 
 def _line(subject: Subject, start: str, share: float, pictures: Tensor, labels: Tensor, options) -> dict:
     """One network, from one layer on, at one share of samples."""
-    # at a share of 1 nothing is sampled, so that all seeds agree
+    # at a share of 1 nothing is sampled, so all seeds agree
     seeds = range(options.seeds if share < 1 else 1)
     sampled = [subject.sampled(start, share, options, seed) for seed in seeds]
     accuracies = [cifar.accuracy(each, pictures, labels) for each in sampled]
@@ -173,7 +173,7 @@ def _line(subject: Subject, start: str, share: float, pictures: Tensor, labels: 
 
 
 def _times(subject: Subject, picture: Tensor, options: argparse.Namespace) -> list[dict]:
-    """Dense and sampled network, in turns; the latter also as it was, with zeros multiplied."""
+    """Dense and sampled network, taking turns; the latter also as it was before, with zeros multiplied."""
     share = min(options.shares)
     sampled = subject.sampled(TIMED, share, options, 0)
     multiplied = copy.deepcopy(sampled)
@@ -202,7 +202,7 @@ def _table(lines: list[dict], network: str):
 
 
 def _plot(lines: list[dict], path: Path, title: str) -> None:
-    """Accuracy over the share of samples: a panel for each network, a line for each start, its spread as bars."""
+    """Accuracy over the share of samples: one panel per network, one line per start, its spread as bars."""
     networks = list(dict.fromkeys(line["network"] for line in lines))
     figure, axes = plt.subplots(
         1, len(networks), figsize=(1 + 3.4 * len(networks), 4), squeeze=False, sharey=True, layout="constrained"

@@ -1,10 +1,10 @@
 """Instant quantization of residual networks trained on CIFAR-10: accuracy, bits and non-zero weights.
 
-The talk "Structural Sparsity", its table of ResNet-20/32/44/56: the table at one number of samples a weight, the whole
-curve for each way of sampling, what each part of the method contributes, rounding to the nearest number and ternary
-weights for comparison, and files in 8-bit integers. No training picture is looked at: corrections are measured on
-inputs that batch normalization remembers (`prernn.synthetic_inputs`). Accuracy that is lost is in points against the
-same network before, on the test pictures that there are; means and standard deviations over draws.
+As in the table for ResNet-20/32/44/56 in the talk "Structural Sparsity": the table at one number of samples per weight,
+the whole curve for each way of sampling, the contribution of each part of the method, rounding to nearest and ternary
+weights for comparison, and files in 8-bit integers. No training picture is used: corrections are measured on inputs
+that batch normalization remembers (`prernn.synthetic_inputs`). Lost accuracy is in points relative to the same network
+before, on the available test pictures; means and standard deviations are over draws.
 """
 
 import argparse
@@ -33,9 +33,9 @@ from prernn.sparsity.quantization.synthetic_inputs import synthetic_inputs
 from prernn.studies.quantization import mean_and_spread
 
 PAPER = {20: (0.67, 5.0, 67.51), 32: (0.54, 4.85, 68.24), 44: (0.52, 4.93, 68.69), 56: (0.57, 4.78, 68.92)}
-"""The talk's figures: accuracy lost in points, bits, percent of non-zero weights; of the whole test set."""
+"""The talk's figures: accuracy lost in points, bits, percent of non-zero weights; on the whole test set."""
 OLD = {"order": "natural", "allocation": 0.0}
-"""The weights as they lie, and every layer with the same samples a weight."""
+"""Weights in their original order, and the same number of samples per weight in every layer."""
 CORRECTED = "systematic, corrected"
 CLOSE = 5
 """Points lost up to which a second panel shows the curves."""
@@ -56,20 +56,20 @@ PARTS: dict[str, dict[str, Any]] = {
     "the talk: random, by neuron, as they lie": TALK,
     "the talk, corrected": {**TALK, "correct": True},
 }
-"""Rows of the table of what each part contributes."""
+"""Rows of the table with the contribution of each part."""
 NOT, MADE, SEEN, NOISE = "not corrected", "inputs made from the network", "256 test pictures", "noise"
-"""What corrections are measured on, at the fewest samples of the sweep."""
+"""The inputs on which corrections are measured, at the fewest samples of the sweep."""
 KINDS = ("table", "part", "curve", "rounding", "inputs")
 CURVES: dict[str, dict[str, Any]] = {name: {"sampler": name} for name in SAMPLERS} | {CORRECTED: {"correct": True}}
 ROUNDED, TERNARY = "to nearest, per channel", "ternary, per channel"
-"""Weights of three values: 0 below 0.7 times the mean magnitude of a channel (Li et al., ternary weight networks)."""
+"""Weights with three values: 0 below 0.7 times the mean magnitude of a channel (Li et al., ternary weight networks)."""
 
 
 def run(options: argparse.Namespace) -> None:
     """Quantizes all networks and writes ``quantize.csv``, ``quantize.md``, ``quantize.png`` and ``bits.png``.
 
     Raises:
-        ValueError: absent data, numbers out of range.
+        ValueError: missing data, numbers out of range.
     """
     if min(options.draws, options.sweep_draws, options.threads) < 1:
         raise ValueError("expected --draws, --sweep-draws and --threads of at least 1")
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _jobs(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
-    """What is measured: the table, the curves, the parts, rounding."""
+    """The measurements: the table, the curves, the parts, rounding."""
     for depth in options.depths:
         for name in (MAIN, "corrected"):
             yield _job("table", depth, name, options.samples, options.draws)
@@ -134,7 +134,7 @@ def _is_asked(method: str, options: argparse.Namespace) -> bool:
 
 
 def _shown(job: Mapping[str, Any], made: Tensor, pictures: Tensor) -> Tensor:
-    """What corrections are measured on."""
+    """The inputs on which corrections are measured."""
     others = {SEEN: pictures[:256], NOISE: torch.randn(made.shape, generator=torch.Generator().manual_seed(0))}
     return others.get(job["method"], made)
 
@@ -163,7 +163,7 @@ def _measured(
 
 
 def _options(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Of `quantize`."""
+    """Options of `quantize`."""
     if job["kind"] == "inputs":
         return {} if job["method"] == NOT else {"correct": True}
     return dict(PARTS[job["method"]] if job["kind"] != "curve" else CURVES[job["method"]])
@@ -230,7 +230,7 @@ def _rounding_table(lines: Sequence[dict]):
 
 
 def _draw(lines: Sequence[dict], out: Path) -> None:
-    """Over the samples a weight, all samplers of the first network; over bits, all networks and rounding."""
+    """Over samples per weight, all samplers of the first network; over bits, all networks and rounding."""
     if not _of(lines, "curve"):
         return
     first = lines[0]["depth"]
@@ -238,7 +238,9 @@ def _draw(lines: Sequence[dict], out: Path) -> None:
     lost = _series(curves, "method", "samples", "lost")
     panels = {
         "points lost": lost,
-        **({f"points lost, below {CLOSE}": _close(lost)} if _close(lost) != lost else {}),  # not the same twice
+        **(
+            {f"points lost, below {CLOSE}": _close(lost)} if _close(lost) != lost else {}
+        ),  # avoids showing the same panel twice
         "bits a weight in a file": _series(curves, "method", "samples", "coded"),
         "non-zero weights (%)": _series(curves, "method", "samples", "nonzero"),
     }

@@ -1,9 +1,10 @@
-"""How far the points of a face tremble, lag and err: frame by frame, behind a One-Euro filter, and recurrent.
+"""How much the points of a face tremble, lag and err: frame by frame, with a One-Euro filter, and recurrent.
 
-One picture of each video is moved along a known path with a camera's noise (`prernn.tasks.face.moving`), pictures of
-training people to learn from, of test people to be judged by. The convolutions of a frame-wise network are frozen;
-what is behind them trains for each network alike, with rows whose states go on. Every network's points then go through
-the same filters. Once in a box that stands where the face was at first, once as a stream, whose box follows the face.
+One picture of each video is moved along a known path with a camera's noise (`prernn.tasks.face.moving`): pictures of
+training people to learn from, of test people to evaluate on. The convolutions of a frame-wise network are frozen; the
+part behind them is trained in the same way for each network, in rows whose states carry over. Every network's points
+then go through the same filters: once in a fixed box around the initial face, once as a stream, whose box follows the
+face.
 """
 
 import argparse
@@ -39,7 +40,7 @@ from prernn.training.frozen_trunk.learner import TEST_BATCH, Items, calibrate_be
 from prernn.training.frozen_trunk.train import train
 
 CONTINUITY = Continuity(clips=2, carry=True, reset=0.3, onset=0.0)
-"""Rows of two faces whose states go on, a third of them begun anew each time: a stream begins anew with each face."""
+"""Rows of two faces whose states carry over, a third of them reset each time: a stream is reset with each face."""
 
 UNTRAINED = "frame-wise CNN, as it came"
 
@@ -58,7 +59,7 @@ PREGRU: dict[str, Any] = {"method": "prernn", "cell": "gru", "layer": "fc6", "ke
 
 
 PREVRNN: dict[str, Any] = {"method": "prernn", "cell": "vrnn", "layer": "fc6", "start": "cnn"}
-"""It begins as the frame-wise network that it is made of."""
+"""It starts as the frame-wise network from which it is made."""
 
 
 def contestants(motion_weight: float) -> list[Contestant]:
@@ -80,7 +81,7 @@ def contestants(motion_weight: float) -> list[Contestant]:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Trains and measures all; writes ``faces.csv``, ``faces.md``, ``faces.png`` and, with a clip, ``clip.csv``.
+    """Trains and measures networks; writes ``faces.csv``, ``faces.md``, ``faces.png`` and, with a clip, ``clip.csv``.
 
     Raises:
         ValueError: numbers below 1, data or weights that can't be read.
@@ -110,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
             if options.clip:
                 clip.append({"network": each.name, **streams.of_a_clip(net, options.clip)})
                 write_table(out / "clip.csv", clip)
-            write_table(out / "faces.csv", found)  # a run that is cut off leaves what it had
+            write_table(out / "faces.csv", found)  # an interrupted run leaves its results so far
     _report(found, clip, out)
 
 
@@ -122,16 +123,16 @@ STARTS: dict[str, dict[str, Any]] = {
     "small_vgg": {"width": 16, "units": 512, "size": 64, "classes": OUTPUTS},
     "face_landmarks": {"classes": OUTPUTS},
 }
-"""Options of each network that can be started from; all have a layer fc6."""
+"""Options of each possible initial network; all have a layer fc6."""
 
 
 def _start(backbone: str, weights: str) -> NetworkSpec:
-    """The frame-wise network whose weights all start from, its output layer among them."""
+    """The frame-wise network from whose weights all start, including its output layer."""
     return NetworkSpec(backbone, backbone_options=STARTS[backbone], weights=weights, layer="fc6")
 
 
 def _trunk(spec: NetworkSpec) -> tuple[Callable[[Tensor], tuple[Tensor, ...]], list[str]]:
-    """What does not train: everything before fc6; and the value that it ends with."""
+    """The part that does not train, everything before fc6; and the value with which it ends."""
     at = inputs_of(replace(spec, **PREGRU).build())
     return split(replace(spec, **FRAMEWISE).build().eval(), at)[0].eval(), at
 
@@ -153,7 +154,7 @@ def _items(task: Face, subset: Any, trunk: Any, passes: int, progress: Progress)
 def _trained(
     contestant: Contestant, spec: NetworkSpec, at: list[str], task: Face, items: Items, options: argparse.Namespace
 ) -> RecurrentNetwork:
-    """A network that has learnt from the items, as all others."""
+    """A network trained on the items, in the same way as all others."""
     torch.manual_seed(options.seed)
     net = replace(spec, **contestant.changes).build(OUTPUTS if contestant.changes["method"] == "traditional" else None)
     if contestant.motion_weight is None:

@@ -1,8 +1,8 @@
-"""A step of a recurrent layer whose weights have few bits, beside torch.nn's.
+"""A step of a recurrent layer with weights of few bits, compared with torch.nn's.
 
-One step after the other from the state of the last, random weights; all ways take turns within one run, so that each
+Each step continues from the state of the last, with random weights; all ways take turns within one run, so that each
 finds its weights in memory and not in the processor's caches. Figures are medians; errors are those of the outputs
-after ten steps from the float32 layer's, over its largest.
+after ten steps relative to the float32 layer's, divided by its largest.
 """
 
 import argparse
@@ -29,10 +29,10 @@ Step = Callable[[Any], tuple[Tensor, Any]]
 
 
 def run(options: argparse.Namespace) -> None:
-    """Times all and writes ``low_precision.csv``, ``low_precision.md`` and ``low_precision.png``.
+    """Times all layers and writes ``low_precision.csv``, ``low_precision.md`` and ``low_precision.png``.
 
     Raises:
-        ValueError: a thread's own time of several threads.
+        ValueError: own time was requested with several threads.
     """
     if options.own_time and options.threads > 1:
         raise ValueError(f"expected --threads 1 with --own-time, got {options.threads}")
@@ -79,7 +79,7 @@ def _of_torch(x: Tensor) -> dict[str, Step]:
 
         dynamic = quantize_dynamic(nn.Sequential(cell), {nn.LSTMCell}, dtype=torch.qint8)[0]
         dynamic(x)
-    except (ImportError, AttributeError, RuntimeError):  # torch is about to hand it to another package
+    except (ImportError, AttributeError, RuntimeError):  # torch is about to move it to another package
         return steps
     return {**steps, "torch.nn.LSTMCell, int8 dynamic": lambda state: _twice(dynamic(x, state))}
 
@@ -99,7 +99,7 @@ def _of_prernn(x: Tensor, structures: list[str]) -> dict[str, Step]:
 
 
 def _going_on(step: Step) -> Callable[[], None]:
-    """Steps from the state of the last."""
+    """A call that steps from the state of the last call."""
     state: list[Any] = [None]
 
     def once() -> None:
@@ -119,7 +119,7 @@ def _error(exact: Step, step: Step) -> float:
 
 
 def _plot(lines: list[dict[str, Any]], path: Path, options: argparse.Namespace) -> None:
-    """Layers of the first batch size."""
+    """Plots the layers for the first batch size."""
     bars: dict[str, dict[str, float]] = {}
     for line in lines:
         if line["batch"] == options.batches[0]:

@@ -1,13 +1,13 @@
 """Networks made of paths on MNIST: accuracy over the number of paths, for Sobol', random and dense networks.
 
-The figure of the talk "Structural Sparsity" for the network 784/300/300/10, trained sparse from the start; and a sparse
-autoencoder with pictures of what it makes of digits. All networks of a figure are trained alike: Adam with one learning
-rate, one cycle over the same epochs and batches. The seed draws the order of the pictures, the paths of random
-networks, and the weights of dense ones; a Sobol' network draws nothing else. Coincident paths are merged. Of trained
-dense networks ``--sampled`` keeps the weights on paths sampled backwards from the outputs, and the largest ones.
-``--diagnosis`` counts what paths join, in place of training classifiers. With ``--network convolutions`` the paths go
-through the channels of a small VGG, for CIFAR-10's pictures: stochastic gradient descent, batch normalization, pictures
-shifted and mirrored.
+It makes the figure of the talk "Structural Sparsity" for the network 784/300/300/10, trained sparse from the start, and
+a sparse autoencoder with pictures of its reconstructions of digits. All networks of a figure are trained in the same
+way: Adam with one learning rate, one cycle over the same epochs and batches. The seed determines the order of the
+pictures, the paths of random networks, and the weights of dense ones, but nothing else of a Sobol' network. Coincident
+paths are merged. From trained dense networks ``--sampled`` keeps the weights on paths sampled backwards from the
+outputs, and the largest ones. ``--diagnosis`` counts what paths connect, instead of training classifiers. With
+``--network convolutions`` the paths go through the channels of a small VGG, for CIFAR-10's pictures: stochastic
+gradient descent, batch normalization, shifted and mirrored pictures.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     """Trains all networks and writes ``mnist.csv``, ``mnist.md``, ``mnist.png``, ``autoencoder.png``, ``sampled.png``.
 
     Raises:
-        ValueError: absent data, numbers out of range.
+        ValueError: missing data, numbers out of range.
     """
     if min(options.epochs, options.jobs, *options.paths) < 1 or not options.rate > 0:
         raise ValueError("expected --paths, --epochs and --jobs of at least 1 and --rate above 0")
@@ -81,7 +81,7 @@ def _widths(options: argparse.Namespace) -> list[int]:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Says now what a training would say after hours."""
+    """Raises now the errors that a training would raise after hours."""
     pictures, labels, *_ = digits.read(options.data)
     inputs, classes = pictures.shape[1], int(labels.max()) + 1
     widths = _widths(options)
@@ -129,7 +129,7 @@ def train(job: Job) -> Result:
 
 
 def _train_all(jobs: Sequence[Job], at_once: int, out: Path) -> list[Result]:
-    """Trains in processes of one thread; what is done so far stands in the CSV."""
+    """Trains in processes of one thread; the CSV has the results so far."""
     results: list[Result] = []
     with side_by_side(at_once) as pool, Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("trainings", total=len(jobs))
@@ -144,7 +144,7 @@ def _train_all(jobs: Sequence[Job], at_once: int, out: Path) -> list[Result]:
 
 
 def _groups(results: Sequence[Result]) -> dict[tuple[str, int, float | None], list[Result]]:
-    """Trainings that differ in their seeds alone, by network, paths and step size."""
+    """Trainings that differ only in their seeds, by network, paths and step size."""
     keys = {id(result): (result.job.sampler, result.job.paths, result.job.step) for result in results}
     groups: dict[tuple[str, int, float | None], list[Result]] = {}
     for result in sorted(results, key=lambda result: (*keys[id(result)][:2], result.job.step or 0)):
@@ -221,12 +221,12 @@ def _code_line(result: Result) -> dict:
 
 
 def _draw_codes(results: Sequence[Result], digits: Tensor, path: Path) -> None:
-    """Digits in the first row, what each autoencoder makes of them below."""
+    """Digits in the first row, each autoencoder's reconstructions below."""
     rows = [("digits", digits.numpy()), *((_name(result), result.pictures) for result in results)]
     figure, axes = plt.subplots(len(rows), len(digits), figsize=(len(digits), 1.15 * len(rows)), squeeze=False)
     side = round(digits.shape[1] ** 0.5)
     for line, (name, pictures) in zip(axes, rows, strict=True):
-        assert pictures is not None  # an autoencoder's result
+        assert pictures is not None  # the result is an autoencoder's
         for axis, picture in zip(line, pictures, strict=True):
             axis.imshow(picture.reshape(side, side), cmap="gray", vmin=0, vmax=1)
             axis.set_axis_off()

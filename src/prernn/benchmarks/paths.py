@@ -1,12 +1,12 @@
 """A layer of D x D made of Sobol' paths: streamed along them, in rows that are kept, as a sparse matrix, and dense.
 
-All compute from the same input. "kept rows" is what `PathLinear` does without gradients, its comparison of the weights
-included; "sparse rows" are torch's, of the paths' own connections, those that coincide added up; "dense" has all
-connections that there are, and "matrix" makes the dense matrix of the paths for each call, as `PathLinear` does in
-training where paths are many. Training is forward and the gradients of input and weights. They take turns within one
-run; figures are medians, the quartiles stand in the CSV. The crossing points are the shares of the D x D connections up
-to which what a layer of paths does is quicker than a dense product, of a dense layer and of the paths' matrix.
-``--maps`` times convolutions made of paths, and nothing else.
+All use the same input. "kept rows" is what `PathLinear` does without gradients, including its comparison of the
+weights; "sparse rows" are torch's, of the paths' own connections, with coincident ones added up; "dense" has all
+possible connections, and "matrix" makes the dense matrix of the paths for each call, as `PathLinear` does in training
+when there are many paths. Training is forward and the gradients of input and weights. They take turns within one run;
+figures are medians, and the CSV has the quartiles. The crossing points are the shares of the D x D connections up to
+which a layer of paths is faster than a dense product, for a dense layer and for the paths' matrix. ``--maps`` only
+times convolutions made of paths.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def _maps(stopwatch: Stopwatch, options: argparse.Namespace, out: Path) -> None:
 
 
 def _doubling(first: int, last: int) -> list[int]:
-    """``first``, twice and four times as many and so on, up to ``last``."""
+    """``first``, doubled again and again, up to ``last``."""
     return [first << k for k in range(max(1, (last // first).bit_length()))]
 
 
@@ -113,12 +113,12 @@ def _measure(stopwatch: Stopwatch, count: int, batch: int, over: str, size: int,
 
 
 def layers(size: int, number: int) -> dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Tensor]]:
-    """The products, ``(x (B, D), weight) -> (B, D)``, and their weights; all but the dense one agree."""
+    """The products, ``(x (B, D), weight) -> (B, D)``, and their weights; all except the dense one agree."""
     source, destination = (index.int().contiguous() for index in network_paths([size, size], number).unbind(1))
     weight = torch.randn(number) / math.sqrt(max(1, number // size))
     places = torch.stack([destination, source]).long()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch calls its compressed rows a beta
+        warnings.simplefilter("ignore", UserWarning)  # torch calls its compressed rows beta
         rows = torch.sparse_coo_tensor(places, weight, (size, size), check_invariants=True).coalesce().to_sparse_csr()
     layer = KeptProduct.of(source, destination, size, size, weight, dense=False)
 
@@ -155,7 +155,7 @@ def _call(product: Callable[[Tensor, Tensor], Tensor], weight: Tensor, x: Tensor
 
 
 def _medians(lines: Sequence[Line], **where) -> dict[tuple[int, int], dict[str, float]]:
-    """``{(D, paths): {layer: ms}}`` of the lines that have these values."""
+    """``{(D, paths): {layer: ms}}`` for the lines that have these values."""
     found: dict = {}
     for line in lines:
         if all(line[key] == value for key, value in where.items()):
@@ -179,9 +179,9 @@ def crossings(lines: Sequence[Line], size: int) -> list[Line]:
 
 
 def crossing(times: Mapping[float, tuple[float, float]]) -> float | None:
-    """Where the first time of ``{share: (first, second)}`` last comes to exceed the second, None if it never does.
+    """The share at which the first time of ``{share: (first, second)}`` last begins to exceed the second, or None.
 
-    Between two shares the ratio of the times is taken as linear in logarithms.
+    Between two shares the ratio of the times is interpolated linearly in logarithms.
     """
     points = [(math.log(share), math.log(first / second)) for share, (first, second) in sorted(times.items())]
     for (low, below), (high, above) in reversed(list(itertools.pairwise(points))):

@@ -1,9 +1,9 @@
-"""What a frame of a stream costs: RCN and its 2-D network step by step, 3-D networks over a window moved by one frame.
+"""The cost of a frame in a stream: RCN and its 2-D network step by step, 3-D networks over a moving window.
 
-All see pictures of the same size, one stream, with random weights, in evaluation mode and with channels last. They
-take turns within one run; figures are medians, the quartiles stand in the CSV. A 3-D network has to run over the whole
-window for every new frame: its temporal convolutions look ahead, so that a new frame changes what it made of those
-before.
+All see pictures of the same size, one stream, with random weights, in evaluation mode and with channels last. They take
+turns within one run; figures are medians, and the CSV has the quartiles. A 3-D network must run over the whole window
+for every new frame: its temporal convolutions look ahead, so that a new frame changes its results for the previous
+ones.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     contestants = _contestants(options)
     stopwatch = Stopwatch(options.device, options.repeats)
     lines = []
-    counts = options.threads if options.device == "cpu" else options.threads[:1]  # a GPU has none to choose
+    counts = options.threads if options.device == "cpu" else options.threads[:1]  # a GPU has no threads to choose
     with Progress(console=Console(stderr=True), transient=True) as progress, torch.inference_mode():
         calls = {each.name: stepper(each.net, _frame(each, options)) for each in contestants}
         sizes = {each.name: _sizes(each, options) for each in contestants}
@@ -97,10 +97,10 @@ def _frame(contestant: Contestant, options: argparse.Namespace) -> Tensor:
 
 
 def _sizes(contestant: Contestant, options: argparse.Namespace) -> dict:
-    """The columns that are counted, not timed."""
+    """The columns that are counted rather than timed."""
     net = contestant.net
     cost = frame_cost(net, (*([options.window] if contestant.window else []), options.size, options.size))
-    # what a window keeps from frame to frame is the frames themselves
+    # a window keeps the frames themselves from frame to frame
     kept = 4 * 3 * options.window * options.size**2 if contestant.window else cost.state_bytes
     return {
         "weights": total_weights(net),

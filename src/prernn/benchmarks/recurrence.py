@@ -1,8 +1,8 @@
-"""Speed of recurrent layers: diagonal and band recurrences against full ones, torch.nn and other packages.
+"""Speed of recurrent layers: diagonal and band recurrences compared with full ones, torch.nn and other packages.
 
-Candidates of one group (threads, cell, shape, mode) take turns within one run; figures are medians, the quartiles
-stand in the CSV. Inputs, weights and gradients are random. Forward is timed under torch.no_grad, for all alike;
-training is forward and backward with gradients to inputs and weights. How the floors are counted stands in
+Candidates of one group (threads, cell, shape, mode) take turns within one run; figures are medians, and the CSV has the
+quartiles. Inputs, weights and gradients are random. Forward is timed under torch.no_grad, for all of them; training is
+forward and backward with gradients of inputs and weights. For how the floors are counted, see
 `prernn.benchmarks.measuring.timing`.
 """
 
@@ -38,7 +38,7 @@ STRUCTURES = {
     "vrnn": ("full", "band:3", "diagonal"),
 }
 LOOPS = ("diagonal",)
-"""Structures that are timed in plain torch as well."""
+"""Structures that are also timed in plain torch."""
 GROWTH = ("full", "band:101", "band:21", "band:3", "diagonal")
 GROWTH_SIZES = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 PRODUCT_SIZES = (512, 2048)
@@ -49,29 +49,29 @@ INPUTS = (
 )
 """Structures of ``W_ih``."""
 INPUT_GOALS = {"forward": 12, "training": 10}
-"""Times as fast as torch.nn.LSTM that grouped:4 is to be."""
+"""Speedup over torch.nn.LSTM that grouped:4 should reach."""
 DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 BATCHES = (1, 8, 64)
 
 Track = Callable[..., Iterable]
-"""`rich.progress.Progress.track`: goes through a sequence under a bar."""
+"""`rich.progress.Progress.track`: iterates over a sequence with a progress bar."""
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measures what ``options`` ask for, prints the tables and writes them.
+    """Measures what the options request, prints the tables and writes them.
 
     Raises:
-        ValueError: no GPU, or a table about operators that are not there.
+        ValueError: no GPU, or operators that a table needs are missing.
     """
     _check(options)
-    counts = options.threads if options.device == "cpu" else [1]  # a GPU has none to choose
+    counts = options.threads if options.device == "cpu" else [1]  # a GPU has no threads to choose
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     stopwatch = Stopwatch(options.device, options.repeats)
     tables: list[Group] = []
     alone = options.growth or options.linear or options.rows or options.inputs
     with warnings.catch_warnings(), Progress(console=Console(stderr=True), transient=True) as progress:
-        warnings.filterwarnings("ignore", module=r"(sru|torch)\b")  # what peers call is not ours to change
+        warnings.filterwarnings("ignore", module=r"(sru|torch)\b")  # we can't change what other packages call
         if not alone:
             tables += recurrences(stopwatch, counts, _targets(options), out, progress.track)
         if options.growth or not alone:
@@ -153,14 +153,14 @@ def _times(stopwatch: Stopwatch, found: Mapping[str, candidates.Candidate], mode
 
 
 def estimates(measured: Sequence[Row]) -> list[Row]:
-    """The recurrence alone of torch.nn's layers: their time less that of the projection, which they don't show."""
+    """The recurrence alone of torch.nn's layers: their time minus that of the projection, which they don't report."""
     found = {row.key(): row for row in measured}
     drawn = []
     for row in measured:
         if row.part == "layer" and row.candidate == candidates.TORCH and row.times:
             projection = found[replace(row, candidate=candidates.PROJECTION).key()].times
             if projection is None:
-                continue  # it could not be measured
+                continue  # could not be measured
             rest = row.times.median - projection.median
             times = Times(rest, math.nan, math.nan, 0) if rest > 0 else None
             note = "estimate" if times else "less than the projection"
@@ -220,7 +220,7 @@ def structured_inputs(
     out: Path,
     track: Track,
 ) -> list[Group]:
-    """Whole layers with a diagonal ``W_hh`` over the structures of ``W_ih``."""
+    """Whole layers with a diagonal ``W_hh`` with each structure of ``W_ih``."""
     groups = list(itertools.product(counts, cells or ["lstm"], shapes or (goals.MAIN, goals.STEP), MODES))
     lines: list[dict] = []
     for count, cell, shape, mode in track(groups, description="inputs"):
@@ -240,7 +240,7 @@ def structured_inputs(
 def row_products(
     stopwatch: Stopwatch, counts: Sequence[int], sizes: Sequence[int], out: Path, track: Track
 ) -> list[Group]:
-    """A sparse recurrent product of four gates: compressed rows against the dense matrix."""
+    """A sparse recurrent product of four gates: compressed rows compared with the dense matrix."""
     lines = []
     for count, size, density in track(list(itertools.product(counts, sizes, DENSITIES)), description="rows"):
         weight, dense = torch.randn(4, Sparse(density).weight_count(size)), torch.randn(4 * size, size)

@@ -1,9 +1,9 @@
-"""What regularization does for few videos: PreGRU-SIH behind the demo's frozen trunk, trained in many ways.
+"""The effect of regularization with few videos: PreGRU-SIH behind the demo's frozen trunk, trained in many ways.
 
-Each seed draws so many training clips of a class. A way is judged twice, after its last epoch: on training clips that
-were not drawn, by which a user would choose, and on the test clips, which choose nothing. All ways have one learning
-rate and, unless they say otherwise, a cosine without warm-up, SGD with momentum, weight decay on all weights and
-gradients of norm 1 at most, as ``prernn compare``.
+Each seed draws a number of training clips per class. Each way is judged twice, after its last epoch: on training clips
+that were not drawn, by which a user would choose, and on the test clips, which affect no choice. All ways have the same
+learning rate and, unless they say otherwise, a cosine without warm-up, SGD with momentum, weight decay on all weights
+and gradients of norm at most 1, as in ``prernn compare``.
 """
 
 import argparse
@@ -55,10 +55,10 @@ WAYS: dict[str, Learning] = {
     "average 0.95": replace(PLAIN, average=0.95),
     "selective decay": replace(PLAIN, selective_decay=True),
 }
-"""What is compared, as `prernn fit` would be told."""
+"""The ways that are compared, in the terms of `prernn fit`."""
 
 HELD_OUT = 0.25
-"""Of the training clips that were not drawn, the share that judges."""
+"""Share of the training clips that were not drawn that is used for judging."""
 
 JUDGES = ("others", "test")
 METRICS = ("reset", "live", "reset, second half", "live, second half")
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
     """Trains in all ways and writes ``regularization.csv`` and ``regularization.md``.
 
     Raises:
-        ValueError: absent data, an unknown way, numbers out of range.
+        ValueError: missing data, an unknown way, numbers out of range.
     """
     if min(options.few, options.epochs, options.threads) < 1 or not options.rate > 0:
         raise ValueError("expected --few, --epochs and --threads of at least 1 and --rate above 0")
@@ -108,8 +108,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _features(task: Task, part: Subset, progress: Progress) -> Items:
-    """What the frozen trunk gives for each clip."""
-    torch.manual_seed(0)  # for what of the trunk is not pre-trained
+    """The frozen trunk's outputs for each clip."""
+    torch.manual_seed(0)  # for the parts of the trunk that are not pre-trained
     net = CONVERTED.build(task.outputs).eval()
     trunk, _ = split(net)
     dataset = VideoDataset(task, task.records(part))
@@ -152,7 +152,7 @@ def _train(way: str, seed: int, task: Task, items: Items, test: Items, options: 
 
 
 def _schedule(part: nn.Module, learning: Learning, in_epoch: int, steps: int) -> LambdaLR:
-    """The optimizer that a way of learning asks for, and its rates."""
+    """The optimizer for a way of learning, and its rates."""
     groups = rate_groups("all", part.parameters(), learning.lr, rate_factors(part, learning.sparse_power))
     optimizer = make_optimizer(groups, part, learning)
     return LambdaLR(optimizer, lambda step: learning.schedule.rate_at(step, in_epoch, steps))
@@ -166,7 +166,7 @@ def _accuracies(learns: Learner, task: Task, items: Items, seed: int, orders: in
 
 
 def _table(judge: str, found: Sequence[Trained], title: str) -> Any:
-    """Ways down, accuracies across: mean and standard deviation over the seeds."""
+    """Ways as rows, accuracies as columns: mean and standard deviation over the seeds."""
     lines = []
     for way in dict.fromkeys(each.way for each in found):
         own = [each for each in found if each.way == way]

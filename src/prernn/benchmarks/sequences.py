@@ -1,10 +1,10 @@
-"""Speed on long sequences, and of training steps of words and sound, against torch.nn's layers.
+"""Speed on long sequences, and of training steps on words and sound, compared with torch.nn's layers.
 
 Long sequences: a gated diagonal recurrence alone, by its kernel and by Newton's method over all steps at once; cells
-whose gates see no state, by their kernel and by a parallel scan in plain torch. Training: one step of a network of
-words, a layer of 400 and as many outputs as words, of phonemes, a layer of 512 over 39 features, or of speech, two GRU
-layers of 256 in both directions on a spectrogram, with the optimizer. Candidates take turns within one run; figures are
-medians.
+whose gates don't see the state, by their kernel and by a parallel scan in plain torch. Training: one step, including
+the optimizer, of a network of words (a layer of 400, as many outputs as words), of phonemes (a layer of 512 over 39
+features), or of speech (two bidirectional GRU layers of 256 on a spectrogram). Candidates take turns within one run;
+figures are medians.
 """
 
 import argparse
@@ -38,15 +38,15 @@ NEWTON = "gru, Newton"
 STRUCTURES = ("full", "grouped:4", "band:9", "diagonal")
 MODES = ("forward", "training")
 KINDS = {"words": (35, 20, 400), "phonemes": (300, 16, 512), "speech": (150, 16, 256)}
-"""Training steps: ``(T, B, D)``, as the configurations of the tasks have them."""
+"""Shapes of training steps, ``(T, B, D)``, as in the tasks' configurations."""
 FEATURES, CLASSES = 39, 39
-"""Of phonemes."""
+"""Numbers of features and classes for phonemes."""
 FREQUENCIES, FILTERS, LETTERS = 81, 16, 29
-"""Of speech, at 8 kHz."""
+"""Numbers of frequencies, filters and letters for speech, at 8 kHz."""
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measures what ``options`` ask for, prints the tables and writes them."""
+    """Measures what the options request, prints the tables and writes them."""
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     stopwatch, tables = Stopwatch("cpu", options.repeats), []
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def long_sequences(stopwatch: Stopwatch, shapes: Any, out: Path) -> list[Group]:
-    """Tables of recurrences alone: candidates down, shapes across."""
+    """Tables of recurrences alone: candidates as rows, shapes as columns."""
     found: dict[str, dict[str, dict[str, Times]]] = {mode: {} for mode in MODES}
     steps = {}
     for shape in shapes:
@@ -87,7 +87,7 @@ def long_sequences(stopwatch: Stopwatch, shapes: Any, out: Path) -> list[Group]:
 
 
 def recurrences(shape: Shape, *, training: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Calls of each candidate; in training with the gradient of the gate inputs, but for Newton's."""
+    """Calls of each candidate; in training with the gradient of the gate inputs, except for Newton's."""
     for name in CELLS:
         layer, u, state = problem(name, shape)
         weights = layer.hidden_to_hidden.weights(layer.bias)
@@ -129,17 +129,17 @@ def _without_gradient(call: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def newton(layer: RecurrentLayer, u: Tensor, state: tuple[Tensor, ...], least: float = 1e-5) -> tuple[Tensor, int]:
-    """All states of a diagonal recurrence with one state at once, and how many steps it took.
+    """All states of a diagonal recurrence with one state at once, and the number of steps it took.
 
     The T equations ``h_t = f(u_t, h_{t-1})`` are solved by Newton's method (Danieli et al., "ParaRNN", 2025): each step
     is linear in h, with the derivative of f, which is diagonal, as coefficient, and so one scan over time:
-    ``h_t = J_t h_{t-1} + f(u_t, g_{t-1}) - J_t g_{t-1}`` where g is the guess before.
+    ``h_t = J_t h_{t-1} + f(u_t, g_{t-1}) - J_t g_{t-1}`` where g is the previous guess.
 
     Args:
-        layer: a diagonal one, of a cell with one state.
+        layer: a diagonal layer, with a cell that has one state.
         u: gate inputs ``(T, B, G, D)``.
         state: ``(h,)``.
-        least: ends once no h moves by more.
+        least: ends once no h changes by more.
     """
     (first,) = state
     products = layer.hidden_to_hidden.weights(layer.bias).products(layer.cell.groups)
@@ -151,7 +151,7 @@ def newton(layer: RecurrentLayer, u: Tensor, state: tuple[Tensor, ...], least: f
     h = u.new_zeros(len(u), *first.shape)
     while True:
         before = torch.cat([first.unsqueeze(0), h[:-1]]).flatten(0, 1)
-        value, slope = jvp(step, (before,), (torch.ones_like(before),))[:2]  # units never meet
+        value, slope = jvp(step, (before,), (torch.ones_like(before),))[:2]  # units don't interact
         a, b = (x.view_as(h) for x in (slope, value - slope * before))
         following, count = scan.affine_scan(a, b, first), count + 1
         moved, h = float((following - h).abs().max()), following
@@ -160,14 +160,14 @@ def newton(layer: RecurrentLayer, u: Tensor, state: tuple[Tensor, ...], least: f
 
 
 def newton_steps(shape: Shape) -> int:
-    """How many steps Newton's method takes."""
+    """Number of steps that Newton's method takes."""
     layer, u, state = problem("gru", shape)
     with torch.no_grad():
         return newton(layer, u, state)[1]
 
 
 class TorchLayers(nn.Module):
-    """torch.nn.LSTM between a first layer and an output layer: what ours is compared with."""
+    """torch.nn.LSTM between a first layer and an output layer: the reference for ours."""
 
     def __init__(self, first: nn.Module, inputs: int, size: int, outputs: int) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class TorchLayers(nn.Module):
 
 
 class TorchSpeech(nn.Module):
-    """`DeepSpeech` with torch.nn.GRU in the place of its two levels."""
+    """`DeepSpeech` with torch.nn.GRU in place of its two levels."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ def training_step(net: nn.Module, kind: str, words: int) -> Callable[[], Any]:
 
 
 def trainings(stopwatch: Stopwatch, words: int, out: Path) -> list[Group]:
-    """A table of training steps: networks down, tasks across, with factors over torch.nn."""
+    """A table of training steps: networks as rows, tasks as columns, with speedups over torch.nn."""
     found: dict[str, dict[str, Times]] = {}
     for kind in KINDS:
         calls = {name: training_step(net, kind, words) for name, net in networks(kind, words).items()}

@@ -1,10 +1,10 @@
-"""How many live streams a server holds on this machine, and what others can do to them.
+"""How many live streams a server can handle on this machine, and what hostile clients can do to them.
 
-Cameras send JPEG frames of 320 x 240 at their rate, whether answers come or not, from a process of their own, which
-takes its share of the machine; ``prernn serve`` is another. Each camera compares all its answers with those of a stream
-alone that sees the frames that were answered. So many streams hold when nothing is dropped and 99 of 100 answers come
-within two frames. Then as many run beside clients that send garbage, pictures of 100 megapixels, half a message,
-nothing, or that come and go. Networks have random weights.
+Cameras send JPEG frames of 320 x 240 at their rate, whether answers come or not, from a separate process, which takes
+its share of the machine; ``prernn serve`` is another process. Each camera compares all its answers with those of a
+single stream that sees the frames that were answered. A number of streams holds if nothing is dropped and 99 of 100
+answers come within two frames. Then as many run beside clients that send garbage, pictures of 100 megapixels, half a
+message, nothing, or that come and go. Networks have random weights.
 """
 
 import argparse
@@ -33,14 +33,14 @@ from prernn.streaming.stream import Stream
 LABELS = 10
 
 TOLERANCE = 2e-3
-"""Of a probability, between a step of several streams in an engine and one alone in torch, rounded to 4 digits."""
+"""Tolerance of a probability, between a step of several streams in an engine and one in torch, rounded to 4 digits."""
 
 
 def run(options: argparse.Namespace) -> None:
     """Writes ``serve.csv`` and ``serve.md``.
 
     Raises:
-        ValueError: networks whose answers to different cameras are too much alike to tell that they are mixed up.
+        ValueError: the networks' answers to different cameras are too similar to detect mix-ups.
     """
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def _of_network(name: str, size: int, folder: Path, options: argparse.Namespace)
 
 
 def _network(name: str, size: int, folder: Path) -> tuple[Path, Stream]:
-    """A network with outputs that differ from stream to stream, in a file, and a stream alone through it."""
+    """A network with outputs that differ from stream to stream, in a file, and a single stream through it."""
     torch.manual_seed(0)
     transform = TransformSpec(size)
     frames = [picture(data, None, 10**9) for number in range(16) for data in pictures_of(number, 1)]
@@ -82,7 +82,7 @@ def _network(name: str, size: int, folder: Path) -> tuple[Path, Stream]:
     net = convert(cnn, cell="gru", input="single", hidden="diagonal", outputs=LABELS).eval()
     net = calibrate(net, [batch[:, None]], gain=1.0).eval()
     with torch.no_grad():
-        [part for part in net.modules() if isinstance(part, nn.Linear)][-1].weight.mul_(8)  # sure of itself
+        [part for part in net.modules() if isinstance(part, nn.Linear)][-1].weight.mul_(8)  # makes it confident
     net.recipe = replace(net.recipe, transform=asdict(transform), labels=[str(label) for label in range(LABELS)])
     path = folder / f"{name}-{size}.safetensors"
     checkpoint.save(net, path)
@@ -91,7 +91,7 @@ def _network(name: str, size: int, folder: Path) -> tuple[Path, Stream]:
 
 @torch.no_grad()
 def _with_statistics(cnn: nn.Module, batch: torch.Tensor) -> nn.Module:
-    """A CNN whose batch normalization knows its own activations: with random weights all pictures are one else."""
+    """A CNN with its own batch statistics: with random weights and default ones, all pictures would look the same."""
     for part in cnn.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.momentum = None  # the plain mean

@@ -1,8 +1,8 @@
 """Structural sparsity together with recurrence, on the demo's task: one table, and the curves over samples and rates.
 
 A PreGRU-SIH with a full, a band and a path-structured hidden-to-hidden matrix is trained on the embedded data set as
-``prernn demo`` trains it; the full and the band network are quantized, CNN and recurrence alike, without retraining;
-the activations of the full one are sampled while it runs. Accuracies are of whole networks over the test videos.
+in ``prernn demo``; the full and the band network are quantized, CNN and recurrence alike, without retraining;
+activations of the full one are sampled while it runs. Accuracies are of whole networks over the test videos.
 """
 
 import argparse
@@ -47,13 +47,13 @@ WAYS: dict[str, dict] = {
     ", corrected": {"correct": True},
     ", corrected, by noise": {"correct": True, "allocation": OUTPUTS},
 }
-"""Of quantizing: as it is by itself, and with what is measured on inputs made from the network."""
+"""Options of quantizing: the defaults, and with measurements on inputs made from the network."""
 ONLINE, SECOND = "online", "1"
-"""The way that activations are sampled, and the layer where that begins by itself."""
+"""How activations are sampled, and the layer where this begins by default."""
 
 
 def run(options: argparse.Namespace) -> None:
-    """Trains, quantizes and measures all, and writes ``sparsity.csv``, ``curves.csv``, ``sparsity.md`` and pictures.
+    """Trains, quantizes and measures, and writes ``sparsity.csv``, ``curves.csv``, ``sparsity.md`` and pictures.
 
     Raises:
         ValueError: numbers out of range, an unknown structure, a folder without the networks.
@@ -113,7 +113,7 @@ def _compared(
     options: argparse.Namespace,
     advance: Callable[[], None],
 ) -> list[dict]:
-    """Lines of the networks as they were trained, and of the full and the band one quantized."""
+    """Lines of the trained networks, and of the full and the band network quantized."""
     full, band = trained[MAIN], trained[f"{MAIN}, {options.band}"]
     shown = {id(full): inputs, id(band): synthetic_inputs(band, seed=options.seed)}
     quantized = {
@@ -133,7 +133,7 @@ def _compared(
 def _trained(
     options: argparse.Namespace, out: Path, progress: Progress
 ) -> tuple[dict[str, RecurrentNetwork], Callable[[nn.Module], float]]:
-    """PreGRU-SIH in three structures, trained on the features of the frozen trunk, and what scores whole networks."""
+    """PreGRU-SIH in three structures, trained on the features of the frozen trunk, and a judge of whole networks."""
     names = {MAIN: "full"} | {f"{MAIN}, {hidden}": hidden for hidden in (options.band, options.paths)}
     if options.trained:
         folder = Path(options.trained)
@@ -157,7 +157,7 @@ def _trained(
 
 
 def _read(folder: Path, names: Sequence[str], options: argparse.Namespace) -> dict[str, RecurrentNetwork]:
-    """Networks that an earlier run has trained; without the table the first is all that is read."""
+    """Networks that an earlier run has trained; without the table only the first is read."""
     nets = {}
     for name in names if TABLE in options.parts else names[:1]:
         net = checkpoint.load(folder / _file_name(name))
@@ -190,7 +190,7 @@ def _quantized(net: RecurrentNetwork, samples: float, seed: int, inputs: Tensor,
 
 
 def _timed(nets: dict[str, RecurrentNetwork], options: argparse.Namespace) -> list[demo.Contestant]:
-    """Streams of all networks, taking turns."""
+    """Times streams of all networks, which take turns."""
     rows = [demo.Contestant(name, NetworkSpec()) for name in nets]
     for row in rows:
         row.net = nets[row.name]
@@ -202,7 +202,7 @@ def _line(row: demo.Contestant, out: Path) -> dict:
     file = checkpoint.save(row.net, out / _file_name(row.name))
     try:
         bits = quantization_report(row.net).bits
-    except ValueError:  # as it was trained
+    except ValueError:  # not quantized
         bits = FLOAT_BITS
     return {
         "network": row.name,

@@ -1,9 +1,9 @@
-"""What a frame of a stream costs in each engine, beside what one would take instead: clip networks on moving windows.
+"""The cost of a frame of a stream in each engine, compared with the alternative: clip networks on moving windows.
 
 One stream at a time, random weights, evaluation mode; PreGRU-SIH with a diagonal recurrence on each backbone. All of
-them take turns within one run; figures are medians, the quartiles stand in the CSV. "eager" is the network's own step
-in torch with channels last, as streams ran it before there were engines. Clip networks see 16 frames for every new one,
-and one of them, by continual-inference, the new one alone.
+them take turns within one run; figures are medians, and the CSV has the quartiles. "eager" is the network's own step in
+torch with channels last, as streams ran it before there were engines. Clip networks process 16 frames for every new
+one, except one of them, with continual-inference, which processes only the new one.
 """
 
 import argparse
@@ -34,7 +34,7 @@ Calls = dict[str, Callable[[], Any]]
 
 
 def run(options: argparse.Namespace) -> None:
-    """Times all and writes ``streaming.csv``, ``streaming.md`` and ``streaming.png``; with ``--flat`` ``flat.csv``.
+    """Times all; writes ``streaming.csv``, ``streaming.md`` and ``streaming.png``; with ``--flat`` ``flat.csv``.
 
     Raises:
         ValueError: an unknown network.
@@ -82,10 +82,10 @@ def _network(name: str) -> SequenceNetwork:
     return net
 
 
-@torch.inference_mode(False)  # in which no weight can be told from one that has changed
+@torch.inference_mode(False)  # in inference mode, changed weights can't be detected
 @torch.no_grad()
 def _of_backbone(name: str, net: SequenceNetwork, size: int, count: int, missing: dict[str, str]) -> Calls:
-    """Steps of one network in each engine and precision, and of what it is compared with on the same backbone."""
+    """Steps of one network in each engine and precision, and of its references on the same backbone."""
     cnn = backbone(name).eval()
     frame = torch.randn(1, 3, size, size)
     alone = framewise(cnn).eval()
@@ -111,14 +111,14 @@ def _of_backbone(name: str, net: SequenceNetwork, size: int, count: int, missing
 
 
 def _of_clips(options: argparse.Namespace, missing: dict[str, str]) -> Calls:
-    """Whole windows through clip networks, in eager torch and in the engines that take them."""
+    """Whole windows through clip networks, in eager torch and in the engines that support them."""
     calls: Calls = {}
     for name in options.clips:
         module = backbone(name).eval()
         window = torch.randn(1, 3, options.window, *([options.size] * 2))
         try:
             module(window)
-        except (ValueError, RuntimeError) as error:  # some take one size alone
+        except (ValueError, RuntimeError) as error:  # some accept only one size
             missing[name] = str(error).splitlines()[0]
             continue
         channels_last(module)
@@ -154,7 +154,7 @@ def _lines(group: str, times: dict[str, Times], count: int, base: str) -> list[d
 
 
 def _table(lines: list[dict], count: int, options: argparse.Namespace) -> Any:
-    """Ways down, networks across."""
+    """Ways as rows, networks as columns."""
     chosen = [line for line in lines if line["threads"] == count]
     networks = list(dict.fromkeys(line["network"] for line in chosen))
     found = {(line["how"], line["network"]): f"{line['median_ms']} ({line['times as fast']})" for line in chosen}
@@ -167,7 +167,7 @@ def _table(lines: list[dict], count: int, options: argparse.Namespace) -> Any:
 
 
 def _plot(lines: list[dict], path: Path, options: argparse.Namespace) -> None:
-    """Engines of each backbone, with the first number of threads."""
+    """Plots the engines of each backbone, with the first number of threads."""
     bars: dict[str, dict[str, float]] = {name: {} for name in options.backbones}
     for line in lines:
         if line["threads"] == options.threads[0] and line["how"].partition(",")[0] in ENGINES:

@@ -1,10 +1,10 @@
-"""What a step of training takes on the CPU: seconds and memory, with and without what `prernn fit` does to be quick.
+"""The cost of a training step on the CPU: seconds and memory, with and without the optimizations of `prernn fit`.
 
-Each network trains in a process of its own, which alone has its memory, one after the other and then all again, so
-that a machine that changes its pace meets them all. A step is the task's loss of a batch, its gradient and SGD's step.
-"plain" gives freed memory back to the kernel at once and computes frozen batch normalization by itself; "memory kept"
-has the allocator of `prernn.keep_memory`; "fit" folds frozen statistics into the convolutions too, and keeps one map of
-a ReLU6. "frozen" trains what is new alone. A 3-D network trains on the same frames. bfloat16 is left out where the CPU
+Each network trains in a separate process with its own memory, one after the other and then all again, so that changes
+of the machine's speed affect them all. A step is the task's loss of a batch, its gradient and SGD's step. "plain"
+returns freed memory to the kernel at once and computes frozen batch normalization separately; "memory kept" uses the
+allocator setting of `prernn.keep_memory`; "fit" also folds frozen statistics into the convolutions, and keeps one map
+of a ReLU6. "frozen" trains only the new part. A 3-D network trains on the same frames. bfloat16 is skipped if the CPU
 has no instructions for it.
 """
 
@@ -60,14 +60,14 @@ CONTESTANTS = (
 
 @dataclass(frozen=True)
 class Result:
-    """Seconds of each step, and the most memory that the process had beyond what imports took, in bytes."""
+    """Seconds of each step, and the process's peak memory beyond what imports took, in bytes."""
 
     seconds: list[float]
     memory: int
 
 
 def run(options: argparse.Namespace) -> None:
-    """Times all and writes ``training.csv`` and ``training.md``.
+    """Times all networks and writes ``training.csv`` and ``training.md``.
 
     Raises:
         ValueError: numbers below 1, an unknown backbone or clip network.
@@ -83,7 +83,9 @@ def run(options: argparse.Namespace) -> None:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for count, each in progress.track(jobs, description="trainings"):
             results.setdefault((count, each.name), []).append(_in_a_process(each, count, options))
-            write_table(out / "training.csv", _lines(results))  # a run of hours that is cut off leaves what it had
+            write_table(
+                out / "training.csv", _lines(results)
+            )  # a long run that is interrupted leaves its results so far
     title = f"A step of {options.backbone}, {options.clips} clips of {options.frames} frames, {options.size} pixels"
     shown = report.table(title, _lines(results), ("threads", "network"))
     report.show([report.machine("cpu"), shown], out / "training.md")
@@ -91,7 +93,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def usable(contestants: Sequence[Contestant]) -> list[Contestant]:
-    """Without autocast where the CPU has no bfloat16: a step of seconds would take minutes."""
+    """The contestants without autocast if the CPU has no bfloat16: a step of seconds would take minutes."""
     return [each for each in contestants if has_bfloat16() or not each.autocast]
 
 

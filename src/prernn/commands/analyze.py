@@ -52,7 +52,7 @@ def _run_hidden(options: Namespace) -> None:
 
     others = {"--videos": options.videos, "--limit": options.limit, "--no-gates": options.gates}
     if words := [word for word, value in others.items() if value is not None]:
-        raise ValueError(f"analyze hidden looks at weights alone: expected no {' or '.join(words)}")
+        raise ValueError(f"analyze hidden looks only at weights: expected no {' or '.join(words)}")
     if len(options.runs) == 1:
         raise ValueError("analyze hidden: expected checkpoints after it, got none (a run folder hidden is ./hidden)")
     print(hidden_weights.analyze_hidden(options.runs[1:], options.out, say=print))

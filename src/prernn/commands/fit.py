@@ -56,7 +56,7 @@ def _engine_in(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     options = parser.parse_args(words)
     found = given(options, "engine", "precision")
     if found and "engine" not in found:
-        raise ValueError("--precision: expected an --engine beside it")
+        raise ValueError("--precision: expected an --engine with it")
     return options.words, found
 
 

@@ -54,7 +54,7 @@ def run(options: Namespace) -> None:
     out = Path(options.out) if options.out else quantization.folder_beside(path)
     if path.exists():
         if options.weights is not None:
-            raise ValueError(f"{path} has weights of its own: expected no --weights, got {options.weights}")
+            raise ValueError(f"{path} has its own weights: expected no --weights, got {options.weights}")
         work = quantization.read_run(path, out, config=options.config, limit=options.limit)
     else:
         if odd := [f"--{name}" for name in given(options, "config", "limit")]:

@@ -40,7 +40,7 @@ def run(options: Namespace) -> None:
     if (options.label is None) == (options.keys is None):
         raise ValueError("expected --label, for clips by the clock, or --keys, for clips by keys")
     if options.keys is not None and timed:
-        raise ValueError(f"--{next(iter(timed))}: expected with --label alone, got it with --keys")
+        raise ValueError(f"--{next(iter(timed))}: expected only with --label, got it with --keys")
     if options.keys is not None and options.source == "-":
         raise ValueError("--keys: expected standard input to be the keyboard, got the video from it")
     labels = {"": options.label} if options.keys is None else keys_in(options.keys)

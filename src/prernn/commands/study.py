@@ -20,7 +20,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     few.add_argument("--sizes", type=int, nargs="+", help="training videos per class (default 5 10 20 35 70 140)")
     few.add_argument("--steps", type=int, help="batches per training (default 90)")
     add_budget(few)
-    words = "sparse structures of W_hh beside the full one (default band:1%% diagonal; give no value for none)"
+    words = "sparse structures of W_hh in addition to the full one (default band:1%% diagonal; give no value for none)"
     few.add_argument("--structures", nargs="*", help=words)
     few.add_argument("--jobs", type=int, help="trainings at a time (default 2)")
 

@@ -58,7 +58,7 @@ def opened(
     if isinstance(source, Opened):
         if engine not in (None, "auto", source.engine) or precision not in (None, source.precision):
             own = f"{source.engine} in {source.precision}"
-            raise ValueError(f"expected a network for {engine} in {precision}, got one that is in {own} already")
+            raise ValueError(f"expected a network for {engine} in {precision}, got one that is already in {own}")
         return source
     if not isinstance(source, SequenceNetwork):
         path = Path(source)
@@ -147,7 +147,7 @@ def _of_file(path: Path, engine: str | None, precision: str | None, threads: int
         model, description = openvino_engine.described(path)
         asked = _of_its_own(path, description, precision)
         if len(model.inputs) != 1 + len(description.states):
-            raise ValueError(f"{path}: expected a state that is handed in, got a stateful file, for OpenVINO alone")
+            raise ValueError(f"{path}: expected a state that is passed in, got a stateful file, for OpenVINO only")
         runner = openvino_engine.runner(model, asked, threads)
     if description.kind != "step":
         raise ValueError(f"{path}: expected a file of a step, got one of a {description.kind}: export --kind step")

@@ -54,7 +54,7 @@ async def _greeting(service: Service, socket: WebSocket, token: str | None) -> t
             return hello, None
         state = (await _received(socket)).get("bytes")
         if state is None:
-            raise ValueError("state: expected it as a binary message behind the hello, got text")
+            raise ValueError("state: expected it as a binary message after the hello, got text")
         return hello, state
 
 

@@ -60,7 +60,7 @@ class Server(uvicorn.Server):
         page: bool = False,
     ):
         if service.token is None and not is_loopback(host):
-            raise ValueError(f"--host {host}: expected a --token where others than this machine can come, got none")
+            raise ValueError(f"--host {host}: expected a --token if other machines can connect, got none")
         if not 0 <= port <= 65535:
             raise ValueError(f"--port: expected 0 to 65535, got {port}")
         _check_certificate(certificate, key)

@@ -244,8 +244,8 @@ class _Stamps:
 
 UNKNOWN = (
     "the network does not say at what rate it was trained, so frames are taken as they come, and a camera that is "
-    "faster or slower than the training videos shows other motion: give the rate (--fps 12.5, in Python rate=12.5), or "
-    'say that this is intended (--fps source, in Python rate="source")'
+    "faster or slower than the training videos shows different motion: give the rate (--fps 12.5, in Python "
+    'rate=12.5), or say that this is intended (--fps source, in Python rate="source")'
 )
 
 

@@ -32,7 +32,6 @@ class Prediction:
         dropped: frames that a live source lost since the previous prediction because they came faster than they were
             processed (`prernn.streaming.sources`); frames that the clock skips don't count.
         reconnected: how often the source was lost and came back since then.
-        reconnected: how often it was lost and came back since then.
     """
 
     index: int

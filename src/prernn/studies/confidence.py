@@ -173,7 +173,7 @@ def _watched(net: SequenceNetwork, task: Task, files: Sequence[Path], advance: C
     if not files:
         return None
     if (net.recipe.transform or {}).get("flow"):
-        raise NotImplementedError("expected a network over colour frames for videos of other things, got optical flow")
+        raise NotImplementedError("expected a network over color frames for videos of other things, got optical flow")
     stream, videos, seconds = Stream(net), [], 0.0
     for file in files:
         seen = list(predictions(stream, file, deinterlace=task.deinterlace))
@@ -216,7 +216,7 @@ def _fitted(
     if least > 1:
         print(
             "prernn: on the videos of other things even events of probability 1 are more than "
-            f"{per_hour:g} an hour; the threshold is 1, and the table says what is left"
+            f"{per_hour:g} an hour; the threshold is 1, and the table shows what is left"
         )
         return task.confident(warmth, below, 1.0)
     return task.confident(warmth, below, _best_threshold(at, _high(task), least, batches))

@@ -107,7 +107,7 @@ class Continuity:
         if self.plain:
             return "single clips, each from a zero state"
         follow = "single clips" if self.clips == 1 else f"rows of {self.clips} clips"
-        state = "whose state goes on from batch to batch" if self.carry else "each from a zero state"
+        state = "whose state carries over from batch to batch" if self.carry else "each from a zero state"
         weight = {"linear": ", loss rising through each clip", 0: ""}
         late = weight.get(self.onset or 0, f", no loss in the first {self.onset} of each clip")
         cut = f", up to {self.cut} of a clip missing at its end" if self.cut else ""

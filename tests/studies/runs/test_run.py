@@ -206,7 +206,7 @@ def test_a_network_that_sees_no_plain_colour_is_noted(folder, tmp_path, shape, t
     run = look_at(folder, "x", video_batches([video(tmp_path / "a.mp4")]))
     assert run.gates == []
     assert len(run.notes) == 1
-    assert "colour frames" in run.notes[0]
+    assert "color frames" in run.notes[0]
 
 
 def test_no_videos_are_noted(folder):

@@ -147,7 +147,7 @@ def test_the_commands(root, tmp_path, capsys):
     assert main(["fit", *words, "--trainer.max_epochs", "20"]) == 0
     said = capsys.readouterr().out
     assert "12 different words; words and ends of line: train 360, val 24, test 31" in said
-    assert "training: pieces that go on from the state of the one before" in said
+    assert "training: pieces that continue from the state of the previous one" in said
     assert main(["test", str(run)]) == 0
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["perplexity"] < 2.2  # the four sentences follow each other: little is to be foretold

@@ -220,7 +220,7 @@ def test_files_that_can_not_be_used(root, tmp_path):
         "none": "none.WAV: expected labels in .*none.PHN, found none",
         "long": "long.PHN: expected labels within the 2880 samples of .*long.WAV, got one up to 90000",
         "odd": "odd.PHN:3: expected BEGIN END PHONEME, .* got '800 x aa'",
-        "back": "back.PHN:2: expected a segment behind the one before, got '700 900 aa'",
+        "back": "back.PHN:2: expected a segment after the previous one, got '700 900 aa'",
         "short": "short.WAV: can't be read as sound",
     }.items():
         with pytest.raises(VideoError, match=message):

@@ -91,7 +91,7 @@ def test_texts_that_can_not_be_read(tmp_path):
         read_letters(tmp_path / "odd.txt", ALPHABET)
     with pytest.raises(VideoError, match=r"digit.txt: expected letters"):
         read_letters(tmp_path / "digit.txt", ALPHABET)
-    with pytest.raises(VideoError, match=r"none.txt: expected what is said, found no such text"):
+    with pytest.raises(VideoError, match=r"none.txt: expected a text of what is said, found none"):
         read_letters(tmp_path / "none.txt", ALPHABET)
 
 
@@ -142,7 +142,7 @@ def test_speakers_are_apart_unless_lists_say_otherwise(root, tmp_path):
     (tmp_path / "test.txt").write_text("p1/p1_002\n")
     assert [len(split(tmp_path)[part]) for part in ("train", "test")] == [1, 1]
     (tmp_path / "test.txt").write_text("p1/p1_003\n")
-    with pytest.raises(ValueError, match=r"test.txt, line 1: expected a recording that is there, got 'p1/p1_003'"):
+    with pytest.raises(ValueError, match=r"test.txt, line 1: expected an existing recording, got 'p1/p1_003'"):
         split(tmp_path)
     (tmp_path / "test.txt").write_bytes(b"\xef\xbb\xbfp1/p1_001\n")
     with pytest.raises(ValueError, match=r"test.txt: expected recordings that are not in train.txt, got .*p1_001.wav"):
@@ -151,7 +151,7 @@ def test_speakers_are_apart_unless_lists_say_otherwise(root, tmp_path):
     with pytest.raises(ValueError, match=r"test.txt: 'utf-8' codec"):
         split(tmp_path)
     (tmp_path / "test.txt").unlink()
-    with pytest.raises(ValueError, match=r"expected train.txt and test.txt, or none of them, found train.txt alone"):
+    with pytest.raises(ValueError, match=r"expected train.txt and test.txt, or neither, found only train.txt"):
         split(tmp_path)
     with pytest.raises(ValueError, match="expected VCTK's folders"):
         split(tmp_path / "txt")

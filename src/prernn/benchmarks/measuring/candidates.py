@@ -1,4 +1,4 @@
-"""What `prernn.benchmarks.recurrence` times: torch.nn's layers, ours, and those of other packages."""
+"""The candidates of `prernn.benchmarks.recurrence`: torch.nn's layers, ours, and those of other packages."""
 
 import functools
 import importlib
@@ -44,18 +44,18 @@ LAYERS = ("full", "band:21", "band:3", "diagonal")
 TORCH = "torch.nn"
 PROJECTION = "projection alone"
 ESTIMATE = "torch.nn less its projection (estimate)"
-"""Names that figures are drawn from; the estimate is the difference of the other two."""
+"""Names used in figures; the estimate is the difference of the other two."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A computation: ``call`` gives its outputs, ``leaves`` are what a backward pass gives gradients to."""
+    """A computation: ``call`` returns its outputs, ``leaves`` are the tensors that get gradients in a backward pass."""
 
     call: Callable[[], Tensor]
     leaves: list[Tensor]
 
     def training(self) -> Callable[[], None]:
-        """Forward and backward from random gradients of the outputs; older gradients are dropped, not added to."""
+        """Forward and backward from random gradients of the outputs; earlier gradients are dropped, not accumulated."""
         with torch.no_grad():
             gradient = torch.randn_like(self.call())
 
@@ -68,7 +68,7 @@ class Candidate:
 
 
 def layers(name: str, shape: Shape, device: str) -> dict[str, Candidate]:
-    """Whole layers of ``D`` inputs; one step of a stream where T is 1."""
+    """Whole layers with ``D`` inputs; one step of a stream if T is 1."""
     _, batch, size = shape
     kind = KINDS[name]
     x = torch.randn(*shape, device=device, requires_grad=True)
@@ -86,9 +86,9 @@ def layers(name: str, shape: Shape, device: str) -> dict[str, Candidate]:
 
 
 def structured_inputs(name: str, shape: Shape, device: str, structures: Sequence[str]) -> dict[str, Candidate]:
-    """torch.nn's layer of ``D`` inputs, and ours with a diagonal ``W_hh`` and ``W_ih`` in each structure.
+    """torch.nn's layer with ``D`` inputs, and ours with a diagonal ``W_hh`` and ``W_ih`` in each structure.
 
-    Where T is 1 ours take a step of a stream, and torch.nn's are its cells.
+    If T is 1, ours take a step of a stream, and torch.nn's are its cells.
     """
     steps, batch, size = shape
     kind = KINDS[name]
@@ -117,7 +117,7 @@ def _own(module, x: Tensor, state: list[Tensor]) -> Candidate:
 
 
 def _cell_loop(cell: nn.Module, x: Tensor, state: list[Tensor]) -> Candidate:
-    """The loop that one writes by hand; a single step where T is 1."""
+    """The loop that one would write by hand; a single step if T is 1."""
     first = state[0] if len(state) == 1 else tuple(state)
 
     def loop():
@@ -131,7 +131,7 @@ def _cell_loop(cell: nn.Module, x: Tensor, state: list[Tensor]) -> Candidate:
 
 
 def fitting(structures: Sequence[str], size: int) -> list[str]:
-    """Those of ``structures`` that make sense for ``size`` neurons."""
+    """The structures that make sense for ``size`` neurons."""
 
     def fits(hidden):
         try:
@@ -144,10 +144,10 @@ def fitting(structures: Sequence[str], size: int) -> list[str]:
 
 
 def recurrences(name: str, shape: Shape, device: str, structures: Sequence[str], loops=()) -> dict[str, Candidate]:
-    """Recurrences alone, over gate inputs that are there; those of ``loops`` also in plain torch.
+    """Recurrences alone, over existing gate inputs; those of ``loops`` also in plain torch.
 
-    There, "torch loop" is our reference and "indexed loop" the same with ``u[t]`` in place of ``u.unbind()``, as it
-    is mostly written: its backward pass adds up a gradient of all steps for each step.
+    There, "torch loop" is our reference and "indexed loop" the same with ``u[t]`` instead of ``u.unbind()``, as it is
+    usually written: its backward pass adds up a gradient of all steps for each step.
     """
     steps, batch, size = shape
     cell = KINDS[name].cell
@@ -237,7 +237,7 @@ PEERS = (
 
 
 def peers(part: str, shape: Shape, device: str) -> dict[str, Candidate | str]:
-    """Other packages' computations, or why one can't be had, by what they are called here."""
+    """Other packages' computations, or why one is unavailable, by their names here."""
     found: dict[str, Candidate | str] = {}
     for peer in PEERS:
         if peer.part == part and device in peer.devices:
@@ -249,12 +249,12 @@ def peers(part: str, shape: Shape, device: str) -> dict[str, Candidate | str]:
 
 @functools.cache
 def _package(module: str, distribution: str) -> tuple[Any, str]:
-    """The package, or why it can't be had, and its version. Some compile their kernels now, which takes a minute."""
+    """The package, or why it is unavailable, and its version. Some compile their kernels first, for a minute."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return importlib.import_module(module), importlib.metadata.version(distribution)
-    except Exception as error:  # an old package may raise anything: no reason to stop
+    except Exception as error:  # an old package may raise anything, which is no reason to stop
         absent = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
         return "not installed" if absent else _reason(error), ""
 

@@ -1,4 +1,4 @@
-"""CIFAR-10's test pictures and trained residual networks, from files that lie on this machine."""
+"""CIFAR-10's test pictures and trained residual networks, from local files."""
 
 import zipfile
 from pathlib import Path
@@ -14,16 +14,16 @@ from prernn.models.weight_files import load_weights
 
 DEPTHS = (20, 32, 44, 56)
 BATCH = 141
-"""Pictures at a time."""
+"""Number of pictures at a time."""
 
 
 def read(folder: str | Path) -> tuple[Tensor, Tensor]:
     """Test pictures ``(N, 3, 32, 32)``, scaled as the networks were trained, and their classes ``(N,)``.
 
-    The folder holds an ``.npz`` file with ``test_x (N, 3, 32, 32)`` and ``test_y (N,)``, uint8.
+    The folder contains an ``.npz`` file with ``test_x (N, 3, 32, 32)`` and ``test_y (N,)``, uint8.
 
     Raises:
-        ValueError: no such file, or one without these arrays, or of other shapes.
+        ValueError: no such file, or arrays that are missing or have other shapes.
     """
     path = _one(Path(folder), "*.npz")
     try:
@@ -41,7 +41,7 @@ def read(folder: str | Path) -> tuple[Tensor, Tensor]:
 
 
 def network(folder: str | Path, depth: int) -> CifarResNet:
-    """The trained network of so many layers, from the folder's file ``resnet<depth>*``, in evaluation mode.
+    """The trained network with ``depth`` layers, from the folder's file ``resnet<depth>*``, in evaluation mode.
 
     Raises:
         ValueError: no such file, or one of another network.

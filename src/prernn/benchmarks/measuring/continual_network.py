@@ -1,4 +1,4 @@
-"""A clip network that reads frame by frame, by the package continual-inference: what one might take instead of ours.
+"""A clip network that reads frame by frame, with the package continual-inference: an alternative to our networks.
 
 Its 3-D convolutions keep the frames they still need (Hedegaard and Iosifidis, "Continual 3D Convolutional Neural
 Networks for Real-time Processing of Videos", ECCV 2022).
@@ -15,14 +15,14 @@ from prernn.models.backbones import backbone
 class ContinualClip(nn.Module):
     """torchvision's ``r3d_18`` with an answer for each frame.
 
-    Its strides over time are 1: a network that halves its rate four times answers each eighth frame alone. So it looks
-    at the frames around one more closely than ``r3d_18`` over a window, and means over as many.
+    Its strides over time are 1, because a network that halves its rate three times answers only every eighth frame. So
+    it samples the frames around each frame more densely than ``r3d_18`` over a window, and averages over as many.
 
     Args:
-        window: outputs of which the last layer sees the mean.
+        window: number of outputs whose mean the last layer sees.
 
     Attributes:
-        frames: that it looks at.
+        frames: number of frames that it sees.
 
     Raises:
         ImportError: continual-inference is not installed.
@@ -50,7 +50,7 @@ class ContinualClip(nn.Module):
         return out if isinstance(out, Tensor) and out.numel() else None
 
     def filled(self, frame: Tensor) -> "ContinualClip":
-        """Itself, after as many frames as it looks at."""
+        """Itself, after as many frames as it sees at once."""
         with torch.inference_mode():
             for _ in range(self.frames + 1):
                 self(frame)
@@ -58,7 +58,7 @@ class ContinualClip(nn.Module):
 
 
 def _layers(continual: Any, module: nn.Module) -> Any:
-    """Convolutions, normalizations and activations in a row."""
+    """Convolutions, normalizations and activations in sequence."""
     made = continual.Conv3d.build_from
     children = list(module.children())
     return continual.Sequential(*[made(child) if isinstance(child, nn.Conv3d) else child for child in children])

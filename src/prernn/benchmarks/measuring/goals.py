@@ -1,4 +1,4 @@
-"""The goals of speed, and how near a run came to them and to the floors of its machine."""
+"""The goals of speed, and how close a run came to them and to the floors of its machine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from prernn.benchmarks.measuring.timing import Ceilings, Work, layer_work, recur
 MAIN = (16, 8, 2048)
 LONG = (64, 32, 512)
 STEP = (1, 1, 2048)
-"""Shapes ``(T, B, D)`` that goals are about."""
+"""Shapes ``(T, B, D)`` of the goals."""
 CELL_LOOP = "torch.nn cell loop"
 SIH = "prernn SIH diagonal"
 
 
 @dataclass(frozen=True)
 class Goal:
-    """``ours`` is to be ``target`` times faster than ``theirs``.
+    """``ours`` should be ``target`` times faster than ``theirs``.
 
-    With ``at_most`` it is to take no more than so many times as long. LSTM, one thread. ``prototype`` is what
-    a prototype reached.
+    With ``at_most`` it should take at most ``target`` times as long. LSTM, one thread. ``prototype`` is what a
+    prototype reached.
     """
 
     part: str
@@ -33,7 +33,7 @@ class Goal:
     at_most: bool = False
 
     def ratio(self, ours: float, theirs: float) -> float:
-        """The measured ratio that `target` is about."""
+        """The measured ratio to compare with `target`."""
         return ours / theirs if self.at_most else theirs / ours
 
     def met(self, ratio: float) -> bool:
@@ -41,7 +41,7 @@ class Goal:
         return ratio <= self.target if self.at_most else ratio >= self.target
 
     def work(self) -> Work:
-        """What our side cannot do without."""
+        """The minimum work of our side."""
         cell, hidden = candidates.KINDS["lstm"].cell, self.ours.split()[-1]
         count = recurrence_work if self.part == "recurrence" else layer_work
         work = count(cell, "lstm", hidden, self.shape, shared="SIH" in self.ours)
@@ -85,7 +85,7 @@ GOALS = {
 
 
 def check(rows: Sequence[Row], wanted: Sequence[Goal], ceilings: Ceilings) -> list[dict]:
-    """Each goal whose rows were measured with one thread: ratio, floor of our side, and how near we are."""
+    """Each goal whose rows were measured with one thread: ratio, floor of our side, and how close we are to it."""
     found = {row.key(): row.times.median for row in rows if row.times}
     lines = []
     for goal in wanted:

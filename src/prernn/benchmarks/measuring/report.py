@@ -23,13 +23,13 @@ from prernn.reports.files import write_text
 from prernn.reports.plots.figure import COLOURS, save_figure
 
 BASE = {"layer": TORCH, "recurrence": "full"}
-"""What the other candidates of a group are compared with."""
+"""The candidates with which the others in a group are compared."""
 TITLES = {"layer": "whole layer", "recurrence": "recurrence alone"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure; ``times`` is None where there is none, and ``note`` says why."""
+    """One figure; ``times`` is None if there is none, and ``note`` says why."""
 
     threads: int
     part: str
@@ -41,7 +41,7 @@ class Row:
     note: str = ""
 
     def key(self) -> tuple:
-        """What tells it from other rows."""
+        """What distinguishes it from other rows."""
         return (self.threads, self.part, self.mode, self.cell, self.shape, self.candidate)
 
     def line(self) -> dict:
@@ -88,7 +88,7 @@ def show(parts: Iterable[RenderableType], path: Path) -> None:
 
 
 def table(title: str, lines: Sequence[dict], texts: Sequence[str] = ()) -> Group:
-    """A table of lines of equal columns, those of ``texts`` to the left and the others to the right."""
+    """A table of lines with the same columns, those in ``texts`` aligned left and the others right."""
     made = Table(box=box.MARKDOWN)
     for name in lines[0] if lines else ():
         made.add_column(name, justify="left" if name in texts else "right", no_wrap=True)
@@ -98,7 +98,7 @@ def table(title: str, lines: Sequence[dict], texts: Sequence[str] = ()) -> Group
 
 
 def row_tables(rows: Sequence[Row]) -> list[Group]:
-    """A table for each number of threads, cell, part and mode: candidates down, shapes across."""
+    """One table per number of threads, cell, part and mode: candidates as rows, shapes as columns."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         groups.setdefault((row.cell, row.part, row.mode, row.threads), []).append(row)
@@ -131,7 +131,7 @@ def _text(shape: Shape) -> str:
 
 
 def growth_table(found: Mapping[str, Mapping[int, Times]], threads: int) -> Group:
-    """Structures down, hidden sizes across, and the slope."""
+    """Structures as rows, hidden sizes as columns, and the slope."""
     sizes = sorted({size for values in found.values() for size in values})
     lines = []
     for hidden, values in found.items():
@@ -141,7 +141,7 @@ def growth_table(found: Mapping[str, Mapping[int, Times]], threads: int) -> Grou
 
 
 def slope(values: Mapping[int, Times]) -> float:
-    """Exponent of D that fits the medians best, over the upper half of the sizes: fixed costs blur the lower."""
+    """The exponent of D that fits the medians best, over the upper half of the sizes: fixed costs distort the lower."""
     sizes = sorted(values)[-max(2, (len(values) + 1) // 2) :]
     if len(sizes) < 2:
         return math.nan
@@ -149,7 +149,7 @@ def slope(values: Mapping[int, Times]) -> float:
 
 
 def growth_plot(found: Mapping[str, Mapping[int, Times]], path: Path, title: str) -> None:
-    """Time over D, both logarithmic, with slopes and the quartiles as a shade."""
+    """Time over D, both logarithmic, with slopes and with the quartiles as shading."""
     figure, axis = plt.subplots(figsize=(7, 5))
     for colour, (hidden, values) in zip(COLOURS, found.items(), strict=False):
         sizes, times = list(values), list(values.values())
@@ -172,7 +172,7 @@ def growth_plot(found: Mapping[str, Mapping[int, Times]], path: Path, title: str
 
 
 def ratio_plot(rows: Sequence[Row], path: Path, title: str) -> None:
-    """Bars: how many times as fast as torch.nn the first cell's layers are, a panel for each mode and threads."""
+    """Bars: speedup of the first cell's layers over torch.nn, one panel per mode and number of threads."""
     layers = [row for row in rows if row.part == "layer" and row.cell == rows[0].cell and row.times]
     panels = list(dict.fromkeys((row.threads, row.mode) for row in layers))
     names = [name for name in dict.fromkeys(row.candidate for row in layers) if name not in (TORCH, PROJECTION)]

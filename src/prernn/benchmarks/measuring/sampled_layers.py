@@ -1,8 +1,8 @@
-"""Layers by themselves, dense against sampled: which pay, at which share of their activations.
+"""Single layers, dense against sampled: which are faster, at which share of their activations.
 
-Inputs are behind ReLU, so that half of them are zeros, and differ from call to call: the weights that one needs are not
-those that the call before has left in the caches. The time of a sampled layer has its sampling in it. Dense
-convolutions have the better of torch's two memory layouts.
+Inputs come after ReLU, so that half of them are zeros, and differ from call to call: the weights needed are not those
+left in the caches by the previous call. The time of a sampled layer includes its sampling. Dense convolutions use the
+better of torch's two memory layouts.
 """
 
 import copy
@@ -20,11 +20,11 @@ SIZES, ROWS = (512, 1024, 2048, 4096), (1, 4, 16)
 MAPS = ((64, 32), (128, 16), (256, 8), (512, 4), (512, 2))
 """Channels and side of VGG16's maps for pictures of 32 pixels."""
 INPUTS = 16
-"""That take turns."""
+"""Number of inputs that take turns."""
 
 
 def lines(shares: list[float], stopwatch: Stopwatch) -> list[dict]:
-    """Milliseconds of each layer, dense, sampled by each share, and with exact zeros left out."""
+    """Milliseconds of each layer: dense, sampled at each share, and with exact zeros left out."""
     found = []
     for size, rows in itertools.product(SIZES, ROWS):
         layer = nn.Linear(size, size)
@@ -57,7 +57,7 @@ def _line(name: str, layer: nn.Module, shape: tuple[int, ...], shares: list[floa
 
 
 def sampled_always(layer: nn.Module, share: float) -> nn.Module:
-    """A sampled layer that takes the kernel at every share, so that the table shows where it pays."""
+    """A sampled layer that uses the kernel at every share, so that the table shows where it is faster."""
     limits, skipping.SHARES = skipping.SHARES, {0: 1.0}
     try:
         made = online_sparsity(layer, share, share, start=0)

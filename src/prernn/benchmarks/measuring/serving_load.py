@@ -1,4 +1,4 @@
-"""Clients of a server in great number: cameras that keep their rate, and others that mean no good."""
+"""Large numbers of clients for a server: cameras that keep their rate, and hostile clients."""
 
 import asyncio
 import contextlib
@@ -25,18 +25,18 @@ from prernn.serving.messages.pictures import picture
 from prernn.streaming.stream import Stream
 
 TOP = 1000
-"""Labels that clients ask for: all."""
+"""Number of labels that clients ask for: all."""
 
 
 @dataclass
 class Camera:
-    """What a camera sent and heard.
+    """What a camera sent and received.
 
     Attributes:
         frames: JPEGs, sent in turn.
-        sent: second at which each was sent.
-        heard: by message, second of the answer and the probabilities by label.
-        end: the server's last word.
+        sent: time in seconds at which each was sent.
+        heard: by message, the time of the answer and the probabilities by label.
+        end: the server's last message.
     """
 
     frames: list[bytes]
@@ -49,18 +49,18 @@ class Camera:
         return [at - self.sent[message] for message, (at, _) in self.heard.items()]
 
     def wrong(self, stream: Stream, tolerance: float) -> int:
-        """Answers that differ from those of a stream alone that sees the same frames."""
+        """Number of answers that differ from those of a single stream that sees the same frames."""
         wrong = 0
         for message, (_, said) in sorted(self.heard.items()):
             shown = picture(self.frames[message % len(self.frames)], None, 10**9)
             alone = stream.probabilities(shown)
-            assert alone is not None  # a network of frames
+            assert alone is not None  # it is a network of frames
             wrong += any(abs(said[str(label)] - p) > tolerance for label, p in enumerate(alone.tolist()))
         return wrong
 
 
 async def film(url: str, camera: Camera, fps: float, seconds: float, start: float) -> None:
-    """Sends a camera's frames at its rate, whatever the answers, and hears the answers."""
+    """Sends a camera's frames at its rate, regardless of the answers, and receives the answers."""
     async with connect(url, compression=None, max_size=None) as socket:
         await socket.send(json.dumps({"top": TOP}))
         await socket.recv()
@@ -89,7 +89,7 @@ async def _hear(socket: ClientConnection, camera: Camera) -> None:
 
 
 def pictures_of(number: int, count: int, side: int = 240) -> list[bytes]:
-    """A camera's frames: a pattern of its own that drifts, as JPEGs of 4 to 3."""
+    """A camera's frames: its own drifting pattern, as 4:3 JPEGs."""
     rng = np.random.default_rng(number)
     coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
     whole = np.array(Image.fromarray(coarse).resize((side * 4 // 3 + 4 * count, side), Image.Resampling.BICUBIC))
@@ -104,7 +104,7 @@ def pictures_of(number: int, count: int, side: int = 240) -> list[bytes]:
 
 
 async def garbage(url: str) -> None:
-    """Messages that are no pictures, as fast as they go."""
+    """Sends messages that are not pictures, as fast as possible."""
     async with connect(url, compression=None) as socket:
         await socket.send("{}")
         while True:
@@ -120,7 +120,7 @@ def _hundred_megapixels() -> bytes:
 
 
 async def vast(url: str) -> None:
-    """JPEGs of 100 megapixels."""
+    """Sends JPEGs of 100 megapixels."""
     async with connect(url, compression=None) as socket:
         await socket.send("{}")
         while True:
@@ -129,7 +129,7 @@ async def vast(url: str) -> None:
 
 
 async def half(url: str) -> None:
-    """The beginning of a message, and never its end."""
+    """Sends the beginning of a message, and never its end."""
     async with connect(url, compression=None) as socket:
         await socket.send("{}")
         socket.transport.write(b"\x82\xff" + (5_000_000).to_bytes(8, "big") + b"\x00" * 1000)
@@ -137,13 +137,13 @@ async def half(url: str) -> None:
 
 
 async def silence(url: str) -> None:
-    """A connection that says nothing."""
+    """Opens a connection and sends nothing."""
     async with connect(url, compression=None):
         await asyncio.Event().wait()
 
 
 async def loop(url: str) -> None:
-    """One that comes and goes."""
+    """Connects and disconnects, over and over."""
     while True:
         async with connect(url, compression=None) as socket:
             await socket.send("{}")
@@ -156,7 +156,7 @@ HOSTILE: dict[str, Callable[[str], Awaitable[None]]] = {
 
 
 async def pester(url: str, kind: str) -> None:
-    """One that means no good, again whenever it is sent away."""
+    """Runs a hostile client, again whenever it is disconnected."""
     while True:
         with contextlib.suppress(WebSocketException, OSError):
             await HOSTILE[kind](url)
@@ -164,11 +164,11 @@ async def pester(url: str, kind: str) -> None:
 
 
 def load(url: str, cameras: list[Camera], fps: float, seconds: float, hostile: int) -> None:
-    """Runs cameras side by side, and so many others."""
+    """Runs cameras in parallel, with a number of hostile clients."""
 
     async def run() -> None:
         kinds = list(HOSTILE)
-        _hundred_megapixels()  # made before it counts
+        _hundred_megapixels()  # created before timing starts
         others = [asyncio.create_task(pester(url, kinds[number % len(kinds)])) for number in range(hostile)]
         starts = np.random.default_rng(0).uniform(0, 1 / fps, len(cameras))
         try:
@@ -185,7 +185,7 @@ def load(url: str, cameras: list[Camera], fps: float, seconds: float, hostile: i
 
 @contextlib.contextmanager
 def serving(*arguments: str) -> Iterator[str]:
-    """``prernn serve`` as a process of its own; gives the URL for clients."""
+    """``prernn serve`` in a separate process; yields the URL for clients."""
     command = [sys.executable, "-m", "prernn.commands.main", "serve", *arguments, "--port", "0", "--clients", "500"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -193,7 +193,7 @@ def serving(*arguments: str) -> Iterator[str]:
         found = next(filter(None, (re.search(r"serving at http://(\S+)", line) for line in process.stderr)), None)
         if found is None:
             raise RuntimeError(f"the server did not start: {' '.join(command)}")
-        threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would hold it up
+        threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would block it
         yield f"ws://{found[1]}/stream"
     finally:
         process.terminate()
@@ -202,7 +202,7 @@ def serving(*arguments: str) -> Iterator[str]:
 
 @torch.inference_mode()
 def apart(stream: Stream, cameras: list[Camera]) -> float:
-    """The smallest difference between the first answers to two cameras: mixed up, they would differ by as much."""
+    """The smallest difference between the first answers to two cameras, by which mix-ups would be detected."""
     firsts = []
     for camera in cameras[:16]:
         stream.reset()

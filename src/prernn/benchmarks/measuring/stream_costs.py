@@ -1,4 +1,4 @@
-"""What a stream costs beside the time of a frame: its recurrence, its memory, and both after very many frames."""
+"""Costs of a stream besides the time of a frame: its recurrence, its memory, and both after very many frames."""
 
 import resource
 import statistics
@@ -17,11 +17,11 @@ from prernn.engines.opening import ENGINES, opened
 from prernn.reports.progress import bars
 
 PARTS = 10
-"""Into which a long run is divided; the first, which warms up, is left out."""
+"""Number of parts into which a long run is divided; the first, for warm-up, is excluded."""
 
 
 def stepper(net: Any, frame: torch.Tensor) -> Callable[[], None]:
-    """A step of a stream that goes on."""
+    """A step of a continuing stream."""
     state: list[Any] = [None]
 
     def step() -> None:
@@ -38,7 +38,7 @@ def recurrence(net: SequenceNetwork) -> Callable[[], Any]:
 
 
 def flatness(net: SequenceNetwork, engine: str, frames: int, size: int) -> list[dict[str, Any]]:
-    """Time of a frame and memory of the process after the first tenth of very many frames, and after the last."""
+    """Time of a frame and memory of the process after the second tenth of very many frames, and after the last."""
     try:
         made = opened(net, engine)
         state: Any = None
@@ -62,20 +62,20 @@ def flatness(net: SequenceNetwork, engine: str, frames: int, size: int) -> list[
 
 
 def resident() -> float:
-    """Memory of this process, in MB; 0 where the system does not say."""
+    """Memory of this process, in MB; 0 if the system does not report it."""
     return _status("VmRSS") / 1e6
 
 
 def most_memory() -> int:
-    """The most bytes that this process has had at a time."""
-    if found := _status("VmHWM"):  # what getrusage says a new process has from the one that started it
+    """The peak memory of this process in bytes."""
+    if found := _status("VmHWM"):  # getrusage would include the peak inherited from the parent process
         return found
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _status(name: str) -> int:
-    """Bytes that Linux says of this process; 0 where there is no Linux."""
+    """A size in bytes that Linux reports for this process; 0 on other systems."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)
@@ -98,9 +98,9 @@ print(most_memory())
 
 
 def peaks(name: str, size: int) -> list[dict[str, Any]]:
-    """Peak memory of a process that makes a network and runs one engine; torch is in each, which made the network.
+    """Peak memory of a process that creates a network and runs one engine; each process loads torch for the network.
 
-    Each runs twice: the first one has to export the network, the second finds it in the cache.
+    Each runs twice: the first time it must export the network, the second time it finds it in the cache.
     """
     lines = []
     for engine in ENGINES:

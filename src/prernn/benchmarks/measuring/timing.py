@@ -1,12 +1,11 @@
-"""Interleaved timing, and the floor that a machine's memory and arithmetic set under a recurrence.
+"""Interleaved timing, and the lower bound that a machine's memory and arithmetic set for a recurrence.
 
-How bytes and operations are counted. Of memory, what a computation cannot do without: its inputs (gate inputs or
-frames, weights, biases, first state) are read once and its outputs (sequence, last state) written once, at four bytes
-each; what is kept between a layer's projection and its recurrence is not counted. A matrix product of an
-``(R, I)`` input takes ``2*R*I*O`` operations; a recurrent product 2 for each weight, row and step; a sigmoid or tanh
-`FUNCTION`. Training passes over the inputs three times (forward, backward, their gradients) and so over the outputs,
-takes three products for each one, and computes each function twice: a gate's value is computed again or kept, and
-keeping it costs more.
+How bytes and operations are counted. For memory, the minimum: inputs (gate inputs or frames, weights, biases, initial
+state) are read once and outputs (sequence, final state) written once, at four bytes each; what is kept between a
+layer's projection and its recurrence is not counted. A matrix product of an ``(R, I)`` input takes ``2*R*I*O``
+operations; a recurrent product 2 for each weight, row and step; a sigmoid or tanh `FUNCTION`. Training passes over the
+inputs three times (forward, backward, their gradients) and likewise over the outputs, computes three products for each
+one, and each function twice: a gate's value is either recomputed or kept, and keeping it costs more.
 """
 
 import contextlib
@@ -24,28 +23,28 @@ from prernn.layers.structures.parse import hidden_structure
 from prernn.ops.input_projection import linear
 
 LEAST, LEAST_SLOW = 5, 3
-"""Timed calls at least, and of what takes longer than a second."""
+"""Minimum number of timed calls, and the minimum for calls that take longer than a second."""
 SECONDS = 0.3
-"""Aim for all timed calls of one candidate."""
+"""Target duration of all timed calls of one candidate."""
 QUICK = 0.02
-"""Seconds. A quicker call comes after one that is not timed: others have driven its data out of the caches."""
+"""Seconds. A faster call is preceded by an untimed one, because others have evicted its data from the caches."""
 
 FUNCTION = 20
 """Operations of one sigmoid or tanh in float32: range reduction, a polynomial of degree 5 or 6, scaling, division."""
 FUNCTIONS = {"lstm": 5, "gru": 3, "vrnn": 1}
 """Sigmoids and tanhs of one neuron's step."""
 UPDATES = {"lstm": 4, "gru": 4, "vrnn": 0}
-"""Other operations of one neuron's step, those of the recurrent product and its bias apart."""
+"""Other operations of one neuron's step, without the recurrent product and its bias."""
 
 MEMORY, CACHE = 256_000_000, 2_000_000
-"""Bytes that no cache holds, and bytes that every cache holds."""
+"""A number of bytes too large for any cache, and one that fits into any cache."""
 PRODUCT = 1536
-"""Rows and columns of the matrix product that shows the arithmetic's ceiling."""
+"""Rows and columns of the matrix product that measures the arithmetic's ceiling."""
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds: the median, the quartiles, and of how many calls."""
+    """Seconds: the median, the quartiles, and the number of calls."""
 
     median: float
     low: float
@@ -55,7 +54,7 @@ class Times:
 
 @contextlib.contextmanager
 def threads(count: int):
-    """torch's threads, and with them those of prernn's kernels, inside a with block."""
+    """Sets torch's threads, and with them those of prernn's kernels, inside a with block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -66,9 +65,9 @@ def threads(count: int):
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """Times calls on one device, each ``repeats`` times at most and fewer where they take long.
+    """Times calls on one device, each at most ``repeats`` times and less often if they take long.
 
-    ``clock`` is that of a CPU: `time.thread_time` counts neither what others do meanwhile nor further threads.
+    ``clock`` is for a CPU: `time.thread_time` counts neither other processes nor further threads.
     """
 
     device: str = "cpu"
@@ -76,13 +75,13 @@ class Stopwatch:
     clock: Callable[[], float] = time.perf_counter
 
     def interleaved(self, calls: Mapping[str, Callable]) -> dict[str, Times]:
-        """Times of each call. They take turns, so that a change in the machine's speed meets all alike."""
+        """Times of each call. They take turns, so that changes of the machine's speed affect all equally."""
         usual = {name: self._warm(call) for name, call in calls.items()}
         counts = {name: self._count(seconds) for name, seconds in usual.items()}
         taken: dict[str, list[float]] = {name: [] for name in calls}
         for turn in range(self.repeats):
             for name, call in calls.items():
-                # slow ones sit out turns at even distances
+                # slow ones skip turns at even intervals
                 if (turn + 1) * counts[name] // self.repeats == turn * counts[name] // self.repeats:
                     continue
                 if usual[name] < QUICK:
@@ -91,7 +90,7 @@ class Stopwatch:
         return {name: _summary(values) for name, values in taken.items()}
 
     def best(self, call: Callable, repeats: int = 7) -> float:
-        """Seconds of the quickest of some calls."""
+        """Seconds of the fastest of several calls."""
         call()
         return min(self.seconds(call) for _ in range(repeats))
 
@@ -127,7 +126,7 @@ def _summary(values: list[float]) -> Times:
 
 @dataclass(frozen=True)
 class Work:
-    """What a computation cannot do without: bytes moved, operations of products and updates, sigmoids and tanhs."""
+    """The minimum work of a computation: bytes moved, operations of products and updates, sigmoids and tanhs."""
 
     bytes: int
     products: int
@@ -165,7 +164,7 @@ def recurrence_work(cell: Cell, name: str, hidden: str, shape: tuple[int, int, i
 def layer_work(cell: Cell, name: str, hidden: str, shape: tuple[int, int, int], *, shared: bool = False) -> Work:
     """Forward work of a layer of ``D`` inputs.
 
-    `recurrence_work` with frames in place of gate inputs, and the projection."""
+    Like `recurrence_work`, with frames instead of gate inputs, plus the projection."""
     steps, batch, size = shape
     recurrence = recurrence_work(cell, name, hidden, shape, shared=shared)
     rows, outputs = steps * batch, (1 if shared else len(cell.gates)) * size
@@ -174,10 +173,10 @@ def layer_work(cell: Cell, name: str, hidden: str, shape: tuple[int, int, int], 
 
 
 class Ceilings:
-    """What the device does at best with the threads that torch has now, measured.
+    """The best that the device reaches with torch's current number of threads, measured.
 
-    Bandwidth is that of a copy (bytes read and written) or a scalar product (bytes read), the better of them, over
-    as many bytes as the work in question moves: what fits into the caches is as fast as they are. Arithmetic is a
+    Bandwidth is that of a copy (bytes read and written) or a scalar product (bytes read), whichever is better, over as
+    many bytes as the work in question moves, so that data that fits into the caches has their speed. Arithmetic is a
     large float32 matrix product by the best of torch's and oneDNN's operators.
     """
 
@@ -204,12 +203,12 @@ class Ceilings:
         return 8 * count / min(copy, read)
 
     def measured(self) -> dict[str, str]:
-        """The ceilings of large computations and of those that stay in the cache, as texts."""
+        """The ceilings of large computations and of those that fit into the cache, as texts."""
         memory, cache = (self.bandwidth(size) / 1e9 for size in (MEMORY, CACHE))
         values = {"memory, GB/s": memory, "cache, GB/s": cache, "GFLOP/s": self.operations / 1e9}
         return {name: f"{value:.3g}" for name, value in values.items()}
 
     def floor(self, work: Work) -> tuple[float, str]:
-        """Least seconds that ``work`` can take, and which sets them: memory or arithmetic."""
+        """Minimum seconds that ``work`` can take, and what sets them: memory or arithmetic."""
         moving, computing = work.bytes / self.bandwidth(work.bytes), work.operations / self.operations
         return (moving, "memory") if moving > computing else (computing, "arithmetic")

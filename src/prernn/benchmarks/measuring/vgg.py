@@ -1,7 +1,7 @@
-"""VGG16 for small pictures, its thirteen convolutions and two dense layers, trained from files of this machine.
+"""VGG16 for small pictures, its thirteen convolutions and two dense layers, trained from local files.
 
-Trained pictures are shifted by up to 4 pixels, and mirrored where they are in colour (a digit has no mirror image).
-Stochastic gradient descent, one cycle of the learning rate; products in bfloat16 where the processor has them.
+Training pictures are shifted by up to 4 pixels, and mirrored if they are in color (a digit has no mirror image).
+Stochastic gradient descent, one cycle of the learning rate; products in bfloat16 if the processor supports it.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from prernn.ops.backends import has_bfloat16
 from prernn.reports.files import whole_file
 
 SIDE, SHIFT = 32, 4
-"""Pixels of a picture, and by how many it is shifted at most."""
+"""Side of a picture in pixels, and the largest shift."""
 FULL = 64
 """Channels of VGG16's first convolution."""
 BATCH, MOMENTUM, DECAY, DROPOUT = 64, 0.9, 5e-4, 0.3
@@ -54,14 +54,14 @@ class SmallPicturesVGG(nn.Module):
 
 @dataclass(frozen=True)
 class Pictures:
-    """Scaled pictures ``(N, 3, 32, 32)`` and their classes ``(N,)``, of training and test; whether a mirror may be."""
+    """Scaled pictures ``(N, 3, 32, 32)`` and classes ``(N,)``, for training and test; whether they may be mirrored."""
 
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
     mirrored: bool
 
     def first(self, count: int) -> "Pictures":
-        """With the first training pictures alone; 0: all."""
+        """The same with only the first training pictures; 0: all."""
         return dataclasses.replace(self, train=(self.train[0][: count or None], self.train[1][: count or None]))
 
 
@@ -71,7 +71,7 @@ def read(folder: str | Path) -> Pictures:
     It has ``train_x``, ``train_y``, ``test_x`` and ``test_y``, uint8, of shapes ``(N, 3, 32, 32)`` or ``(N, 28, 28)``.
 
     Raises:
-        ValueError: no such file, or one without these arrays, or of other shapes.
+        ValueError: no such file, or arrays that are missing or have other shapes.
     """
     found = sorted(Path(folder).glob("*.npz"))
     if not found:
@@ -98,7 +98,7 @@ def _scaled(pictures: Tensor) -> Tensor:
 
 
 def trained(pictures: Pictures, file: Path, width: int, epochs: int, rate: float, seed: int) -> SmallPicturesVGG:
-    """The network of a file of weights; where there is none it is trained first, and kept there.
+    """The network from a file of weights; if there is none, it is trained first, and saved there.
 
     Raises:
         ValueError: a file of another network.
@@ -121,7 +121,7 @@ def trained(pictures: Pictures, file: Path, width: int, epochs: int, rate: float
 def train(
     net: nn.Module, pictures: Pictures, epochs: int, rate: float, *, bfloat16: bool = True, quiet: bool = False
 ) -> None:
-    """Trains in place; prints the loss of each epoch. In bfloat16 only where the processor has it."""
+    """Trains in place; prints the loss of each epoch. In bfloat16 only if the processor supports it."""
     channels_last(net).train()
     images, labels = pictures.train
     steps = -(-len(labels) // BATCH) * epochs
@@ -144,7 +144,7 @@ def train(
 
 
 def varied(pictures: Tensor, mirrored: bool) -> Tensor:
-    """Pictures ``(B, 3, H, W)``, each shifted by up to 4 pixels and, if they may be, mirrored for one of two."""
+    """Pictures ``(B, 3, H, W)``, each shifted by up to 4 pixels and, if allowed, mirrored with probability 1/2."""
     shifts = torch.randint(0, 2 * SHIFT + 1, (len(pictures), 2)).tolist()
     padded = F.pad(pictures, (SHIFT,) * 4, mode="replicate")
     height, width = pictures.shape[2:]

@@ -105,7 +105,6 @@ def export(
         NotImplementedError: the network contains an operation that the format lacks, or the file does not compute what
             the network does.
         ImportError: the package that writes the format is not installed.
-        ImportError: what writes the format is not installed.
         OSError: the file can't be written.
     """
     path = Path(path)
@@ -151,7 +150,7 @@ def _check(format: str, kind: str, image_size: tuple[int, int] | None, stateful:
     if path.suffix != FORMATS[format]:
         raise ValueError(f"{path}: expected a file that ends in {FORMATS[format]} for format {format}")
     if stateful and format != "openvino":
-        raise ValueError(f"expected format openvino where the state stays inside, got {format}")
+        raise ValueError(f"expected format openvino for a state that stays inside, got {format}")
     if stateful and kind != "step":
         raise ValueError(f"expected a step to be stateful, got a {kind}")
 
@@ -160,7 +159,7 @@ def _check_precision(precision: str, format: str, kind: str, stateful: bool, inp
     if precision not in PRECISIONS:
         raise ValueError(f"expected precision to be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision == "float32" and inputs is not None:
-        raise ValueError("expected inputs for precision int8 alone, got some for float32")
+        raise ValueError("expected inputs only for precision int8, got some for float32")
     if precision == "int8" and (kind != "step" or format == "torch" or stateful):
         got = f"a stateful {kind}" if stateful else f"a {kind}"
         raise NotImplementedError(f"precision int8: expected a step in onnx or openvino, got {got} in {format}")

@@ -45,6 +45,7 @@ class Defaults(NamedTuple):
     """How a kind of source is read by default.
 
     Attributes:
+        drop: the policy.
         timeout: seconds without a frame after which it counts as lost; infinity waits forever.
         reconnect: number of consecutive attempts to reconnect.
     """

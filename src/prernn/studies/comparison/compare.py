@@ -99,7 +99,7 @@ def _check(task: Task, networks: str, also: Sequence[str], budget: Budget) -> No
     if networks not in lineup.LINEUPS:
         raise ValueError(f"expected networks to be one of {', '.join(lineup.LINEUPS)}, got {networks!r}")
     if also and networks != "rcn":
-        raise ValueError(f"expected further backbones beside networks='rcn' alone, got {', '.join(also)}")
+        raise ValueError(f"expected further backbones only with networks='rcn', got {', '.join(also)}")
     if budget.joint and networks == "rcn":
         raise ValueError(f"joint: expected 0 for networks='rcn', which train as a whole, got {budget.joint}")
 

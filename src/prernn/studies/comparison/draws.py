@@ -51,7 +51,7 @@ def beside(
         most = len(left) or len(own) - 1
         judges.update(chance.permutation(left or own)[: min(max(1, round(share * len(left or own))), most)].tolist())
     if not judges:
-        raise ValueError("expected videos beside those that are drawn, to judge learning rates by, got none")
+        raise ValueError("expected videos besides the drawn ones, to judge learning rates by, got none")
     train = [item for item in items if item["number"] in chosen and item["number"] not in judges]
     return train, once([item for item in items if item["number"] in judges])
 

@@ -331,4 +331,4 @@ def record(row: Row) -> dict[str, Any]:
 
 def rate_text(rate: float, pretrained: float) -> str:
     """A rate in words, with that of the pre-trained part if it differs."""
-    return f"{rate:g}" if pretrained == 1 else f"{rate:g} ({rate * pretrained:g} for the pre-trained part)"
+    return f"{rate:g}" if pretrained == 1 else f"{rate:g} ({rate * pretrained:g} of what is pre-trained)"

@@ -194,9 +194,7 @@ def table(found: dict[str, Any], task: Task) -> Table:
         text = f"{picture} for a long time: {what}"
         shown.caption = f"{shown.caption}; {text}" if shown.caption else text
     scores = ", ".join(f"{text} {score:.3f}" for text, score in found["resets"].items())
-    shown.caption = (
-        f"{shown.caption}; live {task.score[0]} by when the state starts anew: {scores}; best: {found['reset']}"
-    )
+    shown.caption = f"{shown.caption}; live {task.score[0]} by reset policy: {scores}; best: {found['reset']}"
     return shown
 
 

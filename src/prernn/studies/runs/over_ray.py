@@ -53,7 +53,7 @@ def _check_reachable(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, OverflowError) as error:
-        raise ValueError(f"--ray {address}: expected the address of a Ray cluster, nobody listens: {error}") from error
+        raise ValueError(f"--ray {address}: expected the address of a Ray cluster, nothing listens: {error}") from error
 
 
 class _Worker:

@@ -126,7 +126,7 @@ def _read_batches(files: Sequence[Path], net: SequenceNetwork) -> Iterator[dict[
     channels, transform = net.frame_shape[0], net.recipe.transform
     if channels != 3 or not transform or transform.get("flow"):
         seen = f"{channels} channels" if transform else "a network without a transform"
-        raise NotImplementedError(f"expected a network over colour frames for videos from anywhere, got {seen}")
+        raise NotImplementedError(f"expected a network over color frames for videos from anywhere, got {seen}")
     prepare = clip_transform(TransformSpec.from_dict(transform), train=False)
     for file in files:
         frames = prepare(read_clip(file, Sampling(frames=LONGEST, rule="all")))  # (T, C, H, W)

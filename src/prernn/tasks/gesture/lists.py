@@ -63,7 +63,7 @@ def class_names(path: Path) -> list[str] | None:
         if number != str(len(names) + 1) or not name.strip():
             raise ValueError(f"{where}: expected '{len(names) + 1} NAME', got {line!r}")
         if name.strip() in (*names, NO_GESTURE):
-            raise ValueError(f"{where}: expected a name of its own, got {name.strip()!r}")
+            raise ValueError(f"{where}: expected a unique name, got {name.strip()!r}")
         names.append(name.strip())
     return names
 

@@ -184,7 +184,7 @@ def load_commands(path: str | os.PathLike, labels: Sequence[str] | None = None) 
         raise ValueError(f"{path}: expected lines 'label: command', got {table!r}")
     for label, command in table.items():
         if not isinstance(label, str) or not isinstance(command, str):  # YAML reads on, yes and 1 as something else
-            raise ValueError(f"{path}: expected text, in quotes where it looks like more, got {label!r}: {command!r}")
+            raise ValueError(f"{path}: expected text, in quotes if it looks like more, got {label!r}: {command!r}")
     if labels is not None:
         _check_labels(table, labels, str(path))
     return table

@@ -45,7 +45,7 @@ class Phonemes(Task):
         core: test on TIMIT's core test set of 24 speakers, not on all; None does so if all of them are there.
         rate_hz: samples a second; None takes that of the first training recording. Others are resampled.
         mean: mean of each feature; None takes that of the training recordings, which a checkpoint keeps.
-        std: standard deviation of each feature; None likewise.
+        std: standard deviation of each feature; None takes that of the training recordings, which a checkpoint keeps.
     """
 
     cepstra: Cepstra = DEFAULT_CEPSTRA

@@ -196,7 +196,7 @@ def segments(recording: Recording) -> list[Segment]:
             raise VideoError(f"{where}: expected BEGIN END PHONEME, begin and end in samples, got {line!r}")
         begin, end = int(parts[0]), int(parts[1])
         if end <= begin or (found and begin < found[-1].end):
-            raise VideoError(f"{where}: expected a segment behind the one before, got {line!r}")
+            raise VideoError(f"{where}: expected a segment after the previous one, got {line!r}")
         found.append(Segment(begin, end, parts[2]))
     if not found:
         raise VideoError(f"{recording.labels}: expected segments, found none")

@@ -50,6 +50,6 @@ def read_letters(path: str | Path, alphabet: str) -> str:
     try:
         return letters(Path(path).read_text(encoding="utf-8-sig"), alphabet)
     except OSError as error:
-        raise VideoError(f"{path}: expected what is said, found no such text") from error
+        raise VideoError(f"{path}: expected a text of what is said, found none") from error
     except ValueError as error:  # including those of UTF-8 decoding
         raise VideoError(f"{path}: {error}") from error

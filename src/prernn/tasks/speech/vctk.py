@@ -75,7 +75,7 @@ def split(root: Path, test_speakers: Sequence[str] | None = None) -> dict[str, l
     there = [file for file in lists.values() if file.is_file()]
     if test_speakers is None and there:
         if len(there) == 1:
-            raise ValueError(f"{root}: expected train.txt and test.txt, or none of them, found {there[0].name} alone")
+            raise ValueError(f"{root}: expected train.txt and test.txt, or neither, found only {there[0].name}")
         parts = {part: _listed(file, known) for part, file in lists.items()}
         if both := {one.path for one in parts["train"]} & {one.path for one in parts["test"]}:
             raise ValueError(f"{lists['test']}: expected recordings that are not in train.txt, got {min(both)} in both")
@@ -103,7 +103,7 @@ def _listed(file: Path, known: dict[str, Utterance]) -> list[Utterance]:
         if not (name := line.strip()):
             continue
         if name not in known:
-            raise ValueError(f"{file}, line {number}: expected a recording that is there, got {name!r:.80}")
+            raise ValueError(f"{file}, line {number}: expected an existing recording, got {name!r:.80}")
         found.append(known[name])
     if not found:
         raise ValueError(f"{file}: expected recordings SPEAKER/NAME, a line each, found none")

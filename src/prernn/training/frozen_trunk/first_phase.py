@@ -164,7 +164,7 @@ def _train(setting: Setting, learns: Learner, items: Items, judges: Items, epoch
     batches, steps = epochs_of(items, task, setting.continuity, setting.batch_size, setting.seed, epochs)
     cosine = Schedule("cosine")
     schedule = LambdaLR(optimizer, lambda step: cosine.rate_at(step, steps // epochs, steps))
-    bar = progress.add_task("what is behind the trunk", total=steps, note="")
+    bar = progress.add_task("the part behind the trunk", total=steps, note="")
     return train(
         _moved(learns, setting.device),
         task,

@@ -41,7 +41,8 @@ def begin_training(module: Any, trainer: Any) -> dict[str, Any] | None:
         return None
     if said:
         print(
-            f"phase 1 of 2: what is behind the frozen trunk, {epochs} epochs on features of {views} views of each video"
+            f"phase 1 of 2: the part behind the frozen trunk, {epochs} epochs on features of {views} views of each "
+            "video"
         )
     results = run_first_phase(_setting(module, trainer), epochs=epochs, views=views)
     module.train()  # the trunk was in evaluation mode, and shares its modules
@@ -118,6 +119,6 @@ def _lines(module: Any, trainer: Any, results: dict[str, Any]) -> list[str]:
         f"phase 1 of 2: {results['videos']} videos in {results['seconds_features']:.0f} s ({size:.0f} MiB), trained in "
         f"{results['seconds_training']:.0f} s; train loss {results['train_loss'][-1]:.3f}, validation {score} "
         f"{results[f'val_{score}']:.3f}",
-        f"phase 2 of 2: the whole network, {trainer.max_epochs} epochs, what is new at "
+        f"phase 2 of 2: the whole network, {trainer.max_epochs} epochs, the new part at "
         f"{module.learning.first.then:g} of its rate",
     ]

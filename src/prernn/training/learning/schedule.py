@@ -61,7 +61,7 @@ class Schedule:
         if self.kind == "plateau" and self.warm_up:
             raise NotImplementedError(f"schedule: expected no warm_up before a plateau, got {self.warm_up}")
         if self.each_batch and self.stop_at:
-            wanted = "no stop_at where the rate changes with each batch (cosine, one_cycle, warm_up)"
+            wanted = "no stop_at if the rate changes with each batch (cosine, one_cycle, warm_up)"
             raise ValueError(f"schedule: expected {wanted}, got {self.stop_at}")
 
     @property

@@ -66,7 +66,7 @@ class WholeFiles(TorchCheckpointIO):
             raise ValueError(f"{path}: expected a Lightning checkpoint, whole, found another file") from error
 
 
-PIECES = "pieces that go on from the state of the one before, through which no gradient flows"
+PIECES = "pieces that continue from the state of the previous one, through which no gradient flows"
 """How a task trains whose records continue each other."""
 
 
@@ -113,7 +113,7 @@ class RunFolder(L.Callback):
     def _remarks(self, trainer: L.Trainer, task: Task, data: Any) -> Iterator[str]:
         root = Path(trainer.default_root_dir)
         if not trainer.ckpt_path and (root / "checkpoints" / "last.ckpt").is_file():
-            yield f"{root} holds a run, which this one replaces from epoch 1 on (--ckpt_path last would go on with it)"
+            yield f"{root} holds a run, which this one replaces from epoch 1 on (--ckpt_path last would continue it)"
         yield from task.remarks
         if self.validation:
             yield f"validation, which chooses best.ckpt: {self.validation}"
@@ -168,7 +168,7 @@ class RunFolder(L.Callback):
             return
         self._draw_curves(trainer, module)
         last = self.history[-1]["epoch"]
-        print(f"prernn: {where}; go on from the end of epoch {last} with: {self.again}", file=sys.stderr)
+        print(f"prernn: {where}; continue from the end of epoch {last} with: {self.again}", file=sys.stderr)
 
     def _draw_curves(self, trainer: L.Trainer, module: Any) -> None:
         from prernn.reports.plots import curves
@@ -277,7 +277,7 @@ def uneven_classes(examples: Mapping[str, int]) -> Iterator[str]:
         (few, rare), (many, common) = counted[0], counted[-1]
         yield (
             f"training examples a class: {few} ({rare}) to {many} ({common}); mean_class_accuracy counts all classes "
-            "alike, other accuracies the large ones more"
+            "equally, other accuracies the large ones more"
         )
 
 

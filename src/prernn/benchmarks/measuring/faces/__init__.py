@@ -1,1 +1,1 @@
-"""Faces in streams: what trembles, what lags."""
+"""Faces in streams: tremble and lag."""

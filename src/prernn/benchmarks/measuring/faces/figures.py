@@ -1,4 +1,4 @@
-"""Error, tremble and lag of points whose true places are known, behind filters of many settings."""
+"""Error, tremble and lag of points whose true positions are known, with filters of many settings."""
 
 import math
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from prernn.tasks.face.motion import lag, still, trembles
 from prernn.tasks.face.smoothing import Smoothing, smooth
 
 CUTOFFS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Least cutoffs of the filters in Hz."""
+"""Minimum cutoffs of the filters in Hz."""
 
 BETAS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0)
-"""How their cutoffs grow, in Hz for a box side a second."""
+"""How their cutoffs grow, in Hz per box side a second."""
 
 MEASURES = ("nme", "tremble", "tremble still", "tremble moving", "tremble error")
-"""Of which less is better."""
+"""Measures for which less is better."""
 
 FIRST = 25
-"""Frames of a stream that no figure is of: a new state, and a filter that has just begun."""
+"""Initial frames of a stream that are excluded from all figures: the state and the filter are new."""
 
 
 class Points(NamedTuple):
@@ -35,9 +35,9 @@ class Points(NamedTuple):
 
 
 def figures(predicted: Tensor, true: Tensor) -> dict[str, float]:
-    """Error, tremble of still and moving faces, and lag in frames, the first frames left aside.
+    """Error, tremble of still and moving faces, and lag in frames, without the first frames.
 
-    ``tremble error`` is the tremble of the error: points that do not follow the face tremble little, and pay here.
+    ``tremble error`` is the tremble of the error: points that do not follow the face tremble little, but err here.
     """
     predicted, true = predicted[:, FIRST:].double(), true[:, FIRST:].double()
     size = inter_ocular(true)
@@ -64,7 +64,7 @@ def with_filters(points: Points) -> list[dict[str, Any]]:
 
 
 def frontier(rows: Sequence[dict[str, Any]], measure: str = "tremble") -> list[dict[str, Any]]:
-    """The rows than which none has less of a measure at no more lag, by lag."""
+    """The rows of the Pareto frontier, ordered by lag: no other row has less of a measure at no more lag."""
     best: list[dict[str, Any]] = []
     for row in sorted(rows, key=lambda row: (row["lag"], row[measure])):
         if math.isfinite(row["lag"]) and (not best or row[measure] < best[-1][measure]):
@@ -73,9 +73,9 @@ def frontier(rows: Sequence[dict[str, Any]], measure: str = "tremble") -> list[d
 
 
 def at_lag(rows: Sequence[dict[str, Any]], wanted: float, measure: str) -> float:
-    """What a network's filters reach of a measure at a lag, between two settings in proportion.
+    """The value of a measure that a network's filters reach at a given lag, interpolated linearly between settings.
 
-    NaN below the least lag of any; beyond the most, what the last reaches.
+    NaN below the smallest lag; above the largest, the value of the last setting.
     """
     best = frontier(rows, measure)
     lags, values = [row["lag"] for row in best], [row[measure] for row in best]
@@ -83,9 +83,9 @@ def at_lag(rows: Sequence[dict[str, Any]], wanted: float, measure: str) -> float
 
 
 def at_equal_lag(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What every network reaches with filters at the lags that recurrent networks have without, and a frame later.
+    """What every network reaches with filters at the lags that recurrent networks have without, and one frame later.
 
-    Of each measure the least, whatever filter gives it; all rows are of one box.
+    It is the smallest value of each measure, over all filters; all rows are for one box.
     """
     names = list(dict.fromkeys(row["network"] for row in rows))
     alone = {row["network"]: row["lag"] for row in rows if row["min_cutoff"] == ""}
@@ -99,7 +99,7 @@ def at_equal_lag(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> Path:
-    """Tremble of still and of moving faces and of the error, and the error, over lag: lines are of filters."""
+    """Tremble of still and moving faces and of the error, and the error, over lag; lines are for filters."""
     from matplotlib.ticker import NullFormatter
 
     from prernn.reports.plots.figure import colours_of, legend_below, panel_grid, save_figure
@@ -125,5 +125,5 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> Path:
                 axis.yaxis.set_minor_formatter(NullFormatter())
             axis.grid(alpha=0.3)
     legend_below(figure, colours)
-    figure.suptitle("A dot: without a filter; a line: behind One-Euro filters (dashed: frame-wise)")
+    figure.suptitle("Dots: without a filter; lines: with One-Euro filters (dashed: frame-wise)")
     return save_figure(figure, path)

@@ -1,4 +1,4 @@
-"""Faces followed as `prernn stream` follows them: pictures that move along a known path, and a clip without truth."""
+"""Faces followed as in `prernn stream`: pictures moving along a known path, and a clip without annotation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,19 +17,19 @@ from prernn.tasks.face.task import Face
 from prernn.tasks.face.watcher import FaceWatcher
 
 FILTER = Smoothing(1.0, 10.0)
-"""Of the clip's second figure."""
+"""The filter of the clip's second figure."""
 
 
 def follow(net: RecurrentNetwork, task: Face, faces: int) -> tuple[Points, float]:
-    """Points of so many test faces, each found in its annotated box and then followed in its own points.
+    """Points of a number of test faces, each found in its annotated box and then followed by its own points.
 
-    A face that is lost is found again in the box of its true points in that frame. The points are unfiltered, as no
-    filter has a say in where the watcher looks.
+    A lost face is found again in the box of its true points in that frame. The points are unfiltered, because a filter
+    does not affect where the watcher looks.
 
     Args:
-        net: with the recipe of its task.
-        task: opened, of pictures that move.
-        faces: the first so many of the test list; all where there are fewer.
+        net: a network with the recipe of its task.
+        task: opened task with moving pictures.
+        faces: number of faces, the first of the test list; all if there are fewer.
 
     Returns:
         The points, and the share of frames in which a face was lost.
@@ -52,7 +52,7 @@ def _one(net: RecurrentNetwork, frames: Sequence[np.ndarray], truth: Tensor, rat
     for now, frame in enumerate(frames):
         (row,) = watcher.see(now, now / rate, frame)
         lost += not row.get("tracked") and now > 0
-        # where there is none even in its true box, the last ones stand
+        # if there is none even in its true box, the last points stay
         points.append(points[-1] if watcher.points is None else watcher.points.double())
         sides.append(sides[-1] if watcher.box is None else (watcher.box[2] - watcher.box[0]).double())
     time = torch.arange(len(frames), dtype=torch.float64) / rate

@@ -1,1 +1,1 @@
-"""Networks of paths that learn pictures: one training each, what they hold, and why they learn as they do."""
+"""Networks of paths that learn pictures: single trainings, their contents, and why they learn as they do."""

@@ -1,7 +1,7 @@
-"""Convolutional networks that learn small pictures, one training each: convolutions of paths, or dense ones.
+"""Convolutional networks that learn small pictures, as single trainings: convolutions of paths, or dense ones.
 
 The paths go through the channels of all layers, as through the neurons of `prernn.PathNetwork`; between two layers each
-has a kernel of 3x3. The first convolution, which reads the picture, is dense, and so is the output layer.
+path has a kernel of 3x3. The first convolution, which reads the picture, is dense, and so is the output layer.
 """
 
 import functools
@@ -17,13 +17,13 @@ from prernn.sparsity.path_convolution import PathConv2d
 from prernn.sparsity.paths import drawn_paths
 
 WIDTHS = (32, 64, 128, 256)
-"""Channels; every convolution but the last has a pooling behind it, so that maps are 32, 16, 8 and 4 wide."""
+"""Channels; every convolution but the last is followed by pooling, so that maps are 32, 16, 8 and 4 wide."""
 TAPS = 9
 read = functools.cache(vgg.read)
 
 
 def build(job: Job, classes: int) -> nn.Sequential:
-    """A network as its name says: ``(B, 3, 32, 32)`` to ``(B, classes)``."""
+    """Builds the network described by its name: ``(B, 3, 32, 32)`` to ``(B, classes)``."""
     sampler, options = options_of(job.sampler)
     init = options.pop("init", "mixed")
     drawn = None
@@ -47,7 +47,7 @@ def _behind(channels: int) -> list[nn.Module]:
 
 
 def train(job: Job) -> Result:
-    """One training, in float32."""
+    """Runs one training, in float32."""
     start = time.thread_time()
     net, weights = trained(job)
     seconds = time.thread_time() - start
@@ -57,7 +57,7 @@ def train(job: Job) -> Result:
 
 
 def trained(job: Job) -> tuple[nn.Module, int]:
-    """The network of a training, in evaluation mode, and the weights between its layers of channels."""
+    """The network of a training, in evaluation mode, and the number of weights between its layers of channels."""
     pictures = read(job.data)
     torch.manual_seed(job.seed)
     net = build(job, int(max(pictures.train[1].max(), pictures.test[1].max())) + 1)

@@ -1,10 +1,10 @@
-"""Why paths learn as they do: what they join, before any training, and what the code of an autoencoder becomes.
+"""Why paths learn as they do: what they connect before any training, and what happens to the code of an autoencoder.
 
-A path network is as good as what meets in it. Masks say which connections there are; their product, through all layers,
-which inputs an output can depend on at all. Every component of a Sobol' sequence, however it is scrambled, puts one of
-the first N points into each N-th of the unit interval: as long as there are not more paths than neurons, hardly two of
-them share one. The autoencoder's code is looked at over test digits: how far outputs depend on the picture, how many
-units of the code ever answer, and how many dimensions it has, the exponential of the entropy of its principal
+A path network is as good as what meets in it. Masks say which connections exist; their product, through all layers,
+says on which inputs an output can depend at all. Every component of a Sobol' sequence, however it is scrambled, puts
+one of the first N points into each N-th of the unit interval: while there are no more paths than neurons, hardly two of
+them share one. The autoencoder's code is analyzed over test digits: how much outputs depend on the picture, how many
+units of the code ever respond, and how many dimensions it has, the exponential of the entropy of its principal
 components' shares of variance.
 """
 
@@ -28,20 +28,20 @@ from prernn.sparsity.path_network import network_neurons
 from prernn.sparsity.paths import PathLinear
 
 BITS = 30
-"""Of a point's components."""
+"""Number of binary digits of a point's components."""
 PICTURES = 2000
-"""Digits over which a code is looked at."""
+"""Number of digits over which a code is analyzed."""
 
 
 def shifted(points: Tensor, seed: int) -> Tensor:
-    """Points with a digital shift of each dimension: all binary digits that are drawn for it, added modulo 2."""
+    """Points with a digital shift in each dimension: the binary digits drawn for it are added modulo 2."""
     generator = torch.Generator().manual_seed(seed)
     shift = torch.randint(2**BITS, (points.shape[1],), generator=generator)
     return ((points * 2**BITS).long() ^ shift).double() / 2**BITS
 
 
 def owen(points: Tensor, seed: int) -> Tensor:
-    """Owen's nested scrambling: each binary digit is flipped or not, as is drawn for all of the digits before it."""
+    """Owen's nested scrambling: whether a binary digit is flipped is drawn for each value of the digits before it."""
     whole = (points * 2**BITS).long()
     dimension = torch.arange(points.shape[1])
     out = torch.zeros_like(whole)
@@ -70,7 +70,7 @@ def drawn(name: str, widths: Sequence[int], paths: int, seed: int) -> Tensor:
 
 
 def joined(neurons: Tensor, widths: Sequence[int]) -> dict[str, float]:
-    """What such paths join: means over neurons that have a path at all."""
+    """What these paths connect: means over neurons that have a path at all."""
     masks = []
     for layer, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
         mask = torch.zeros(outputs, inputs, dtype=torch.float64)
@@ -95,7 +95,7 @@ def joined(neurons: Tensor, widths: Sequence[int]) -> dict[str, float]:
 
 
 def tables(options: argparse.Namespace, widths: Sequence[int], out: Path) -> Iterator[RenderableType]:
-    """What paths join, over their number; and the autoencoder's code. Writes ``diagnosis.csv``."""
+    """What paths connect, over their number; and the autoencoder's code. Writes ``diagnosis.csv``."""
     lines = []
     for paths in options.paths:
         for name in DRAWN:
@@ -126,7 +126,7 @@ def _code(name: str, options: argparse.Namespace) -> dict:
 
 @torch.no_grad()
 def looked_at(net: nn.Module, pictures: Tensor, job: Job) -> tuple[float, float, int, float]:
-    """Dimensions of the code, spread of outputs over pictures, units of the code that ever answer, and the error."""
+    """Dimensions of the code, spread of outputs over pictures, code units that ever respond, and the error."""
     layers = [layer for layer in net.modules() if isinstance(layer, PathLinear | nn.Linear)]
     code = pictures
     for layer in layers[: min(range(1, len(job.widths) - 1), key=job.widths.__getitem__)]:
@@ -137,7 +137,7 @@ def looked_at(net: nn.Module, pictures: Tensor, job: Job) -> tuple[float, float,
 
 
 def dimensions(code: Tensor) -> float:
-    """How many directions the rows of ``(N, D)`` vary in, 0 where they are all alike."""
+    """In how many directions the rows of ``(N, D)`` vary, 0 if they are all equal."""
     variances = torch.linalg.svdvals((code - code.mean(0)).double()).square()
     if float(variances.sum()) < 1e-12 * max(1.0, float(code.double().square().sum())):
         return 0.0

@@ -1,4 +1,4 @@
-"""Networks that learn MNIST's digits, one training each: made of paths, or dense."""
+"""Networks that learn MNIST's digits, as single trainings: made of paths, or dense."""
 
 import itertools
 import time
@@ -18,11 +18,11 @@ from prernn.sparsity.path_network import PathNetwork
 WIDTHS = (784, 300, 300, 10)
 BATCH = 128
 SHOWN = 10
-"""Pictures of an autoencoder that are kept."""
+"""Number of an autoencoder's pictures that are kept."""
 
 
 class DropConnect(nn.Linear):
-    """A linear layer that drops weights in training, each with probability ``share``, others for each batch."""
+    """A linear layer that drops weights in training, each with probability ``share``, different ones in each batch."""
 
     def __init__(self, inputs: int, outputs: int, share: float):
         super().__init__(inputs, outputs)
@@ -34,10 +34,10 @@ class DropConnect(nn.Linear):
 
 
 def build(job: Job) -> nn.Module:
-    """A network of paths, or a dense one of the same widths as torch starts it."""
+    """A network of paths, or a dense one of the same widths with torch's initialization."""
     sampler, options = options_of(job.sampler)
     if sampler != DENSE:
-        # one weight for each connection: coincident paths would take the steps of the optimizer several times
+        # one weight per connection: with coincident paths the optimizer's steps would count several times
         seeded = {"sampler": sampler, "seed": job.seed, "step": job.step, **options}
         return PathNetwork(job.widths, job.paths, **seeded).merged()
     return nn.Sequential(*list(_dense_layers(job.widths, **options))[:-1])
@@ -92,10 +92,10 @@ def trained(job: Job) -> nn.Module:
 
 
 def read(folder: str | Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training pictures ``(N, 784)`` from 0 to 1 and their classes, then those of the test.
+    """Training pictures ``(N, 784)`` from 0 to 1 and their classes, then those for the test.
 
     Raises:
-        ValueError: no ``mnist.npz``, or one without these arrays.
+        ValueError: no ``mnist.npz``, or it lacks these arrays.
     """
     path = Path(folder) / "mnist.npz"
     try:

@@ -1,6 +1,6 @@
-"""One training of a network of paths, or of a dense one to compare with: what it is of, and what came out.
+"""One training of a network of paths, or of a dense one for comparison: its description, and its result.
 
-A network is named by its sampler and what it has beside, as in ``sobol+constant+skip=3`` or ``dense+dropout=0.5``.
+A network is named after its sampler and additional options, as in ``sobol+constant+skip=3`` or ``dense+dropout=0.5``.
 """
 
 import itertools
@@ -23,9 +23,9 @@ OF_PATHS: dict[str, Callable[[str], tuple[str, Any]]] = {
     "skip": lambda value: ("skip", int(value)),
     "least": lambda value: ("least", int(value)),
 }
-"""What a name may say of paths, and the argument of `PathNetwork` that it is."""
+"""Options in a name of a path network, with the corresponding argument of `PathNetwork`."""
 OF_DENSE = ("dropout", "dropconnect")
-"""What it may say of a dense network, with the share that is dropped."""
+"""Options in a name of a dense network, which give the share that is dropped."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Job:
     """One training.
 
     Attributes:
-        sampler: name of the network: "sobol", "random", or "dense", which has no paths, and what it has beside.
-        autoencoder: learn the picture itself in place of its class.
+        sampler: name of the network: "sobol", "random", or "dense", which has no paths, and additional options.
+        autoencoder: learn the picture itself instead of its class.
         step: step size of residual layers.
-        pictures: of the training set, the first; 0: all.
-        shares: of a dense network's weights, that paths sampled backwards are to use.
-        taps: of each weight: numbers of a convolution's kernel.
+        pictures: number of training pictures, the first ones; 0: all.
+        shares: shares of a dense network's weights that paths sampled backwards may use.
+        taps: numbers per weight, in a convolution's kernel.
     """
 
     data: str
@@ -56,17 +56,17 @@ class Job:
 
     @property
     def full(self) -> int:
-        """Weights of a dense network of the same widths."""
+        """Number of weights of a dense network of the same widths."""
         return self.taps * sum(a * b for a, b in itertools.pairwise(self.widths))
 
 
 @dataclass(frozen=True)
 class Result:
-    """Test accuracy in percent (autoencoder: mean squared error), and what the network holds.
+    """Test accuracy in percent (autoencoder: mean squared error), and the network's contents.
 
     Attributes:
-        sampled: ``(method, share that is used, accuracy)`` of the network with only a part of its weights.
-        seconds: that the training took, of its thread's own time.
+        sampled: ``(method, share used, accuracy)`` of the network with only a part of its weights.
+        seconds: duration of the training, in its thread's own time.
     """
 
     job: Job
@@ -87,10 +87,10 @@ class Result:
 
 
 def options_of(name: str) -> tuple[str, dict[str, Any]]:
-    """Sampler of a network's name, and what it says beside.
+    """The sampler in a network's name, and its additional options.
 
     Raises:
-        ValueError: a name that says something else.
+        ValueError: an unknown name or option.
     """
     sampler, *parts = name.split("+")
     if sampler not in (*SAMPLERS, DENSE):

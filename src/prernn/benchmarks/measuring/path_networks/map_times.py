@@ -1,7 +1,7 @@
 """Convolutions of 3x3 whose paths choose pairs of channels: along the paths, and dense, by their share of all pairs.
 
-"dense" is torch's convolution with kernels that are there already, in the better of its two layouts; the gradients that
-training adds are those of inputs and weights. As many paths as a share says; those that coincide are computed each.
+"dense" is torch's convolution with existing kernels, in the better of its two layouts; the gradients that training adds
+are those of inputs and weights. There are as many paths as a share says; coincident ones are computed separately.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ DENSE = "dense"
 
 
 def lines(shares: Sequence[float], stopwatch: Stopwatch) -> Iterator[dict]:
-    """Milliseconds of each layer and mode: dense, and along the paths at each share, with how many times as fast."""
+    """Milliseconds of each layer and mode: dense, and along the paths at each share, with the speedup."""
     for channels, side in MAPS:
         for mode, pictures in MODES.items():
             x = torch.randn(pictures, channels, side, side)
@@ -39,7 +39,7 @@ def lines(shares: Sequence[float], stopwatch: Stopwatch) -> Iterator[dict]:
 
 
 def layer(channels: int, share: float) -> PathConv2d:
-    """A layer with that share of all pairs of channels."""
+    """A layer with this share of all pairs of channels."""
     return PathConv2d(channels, channels, 3, max(1, round(share * channels**2)), padding=1, bias=False)
 
 

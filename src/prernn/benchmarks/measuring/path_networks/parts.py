@@ -22,16 +22,16 @@ SAMPLED: dict[str, dict[str, Any]] = {
     "systematic, counts": {"values": "counts"},
     "largest weights": {},
 }
-"""Ways to take a part of a trained network's weights: what `sample_paths` is told."""
+"""Ways to take a part of a trained network's weights: arguments of `sample_paths`."""
 Sampled = tuple[str, float, float]
-"""Method, share of the weights that is used, accuracy."""
+"""Method, share of the weights used, accuracy."""
 
 
 @torch.inference_mode()
 def parts_of(
     net: nn.Module, shares: Sequence[float], seed: int, accuracy: Callable[[nn.Module], float]
 ) -> Iterator[Sampled]:
-    """Accuracy with the weights on paths sampled backwards alone, and with the largest ones."""
+    """Accuracy with only the weights on paths sampled backwards, and with only the largest ones."""
     for share in shares:
         for name, options in SAMPLED.items():
             part = sample_paths(net, share, seed=seed, **options) if options else largest(net, share)
@@ -40,12 +40,12 @@ def parts_of(
 
 
 def connected(net: nn.Module) -> list[nn.Linear]:
-    """Its fully connected layers."""
+    """The fully connected layers of a network."""
     return [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
 
 
 def largest(net: nn.Module, share: float) -> nn.Module:
-    """A copy with that share of the largest weights of all fully connected layers."""
+    """A copy with only this share of the largest weights of all fully connected layers."""
     net = copy.deepcopy(net)
     sizes = torch.cat([layer.weight.detach().abs().flatten() for layer in connected(net)])
     kept = int(share * len(sizes))
@@ -59,7 +59,7 @@ def largest(net: nn.Module, share: float) -> nn.Module:
 def parts_table(
     found: Mapping[str, Sequence[Sequence[Sampled]]], shares: Sequence[float], level: float, out: Path, title: str
 ):
-    """Of each network's trainings; writes ``sampled.csv`` and ``sampled.png``."""
+    """The table of each network's trainings; writes ``sampled.csv`` and ``sampled.png``."""
     lines = []
     series: dict[str, list] = {}
     for network, trainings in found.items():

@@ -1,1 +1,1 @@
-"""Quantized networks: rounded to nearest for comparison, over samples and draws, in files of each engine."""
+"""Quantized networks: rounded to nearest for comparison, over samples and draws, and in each engine's files."""

@@ -1,7 +1,7 @@
-"""Files of residual networks in 8-bit integers beside those in float32: accuracy, size, and time a picture.
+"""Files of residual networks in 8-bit integers compared with float32: accuracy, size, and time per picture.
 
-Weights rounded to nearest are those of onnxruntime's own static quantization; where NNCF is installed OpenVINO's is a
-row too.
+Weights rounded to nearest are those of onnxruntime's own static quantization; if NNCF is installed, OpenVINO's is
+included too.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def files_table(
     labels: Tensor,
     options: argparse.Namespace,
 ) -> Any:
-    """A row for each network, engine and kind of file; times of one picture on one thread, side by side."""
+    """One row per network, engine and kind of file; times of one picture on one thread, taking turns."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for depth, net in nets.items():

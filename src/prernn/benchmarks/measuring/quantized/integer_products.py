@@ -1,4 +1,4 @@
-"""How many convolutions and matrix products of a file an engine computes in integers: it decides when it loads them."""
+"""How many convolutions and matrix products of a file an engine computes in integers, which it decides on loading."""
 
 import tempfile
 from collections.abc import Iterator
@@ -9,17 +9,17 @@ from prernn.engines import openvino_engine
 ONNX_INTEGERS = {"QLinearConv", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "ConvInteger"}
 ONNX_FLOATS = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
 OPENVINO = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
-"""Beginnings of the names of its layers."""
+"""Prefixes of the names of its layers."""
 
 
 def products_in_integers(engine: str, path: Path) -> str:
-    """Such as "52 of 52"."""
+    """The numbers in words, such as "52 of 52"."""
     found = list(_of_onnxruntime(path) if engine == "onnxruntime" else _of_openvino(path))
     return f"{sum(found)} of {len(found)}"
 
 
 def _of_onnxruntime(path: Path) -> Iterator[bool]:
-    """Of the graph that it runs."""
+    """For the graph that it runs."""
     import onnx
     import onnxruntime
 
@@ -34,7 +34,7 @@ def _of_onnxruntime(path: Path) -> Iterator[bool]:
 
 
 def _of_openvino(path: Path) -> Iterator[bool]:
-    """Of the graph that it compiles for one stream."""
+    """For the graph that it compiles for one stream."""
     import openvino
 
     model = openvino_engine.model_of(path)

@@ -1,7 +1,7 @@
-"""A recurrent network in each engine, in float32 and in 8 bits, beside what the engines' own tools make of it.
+"""A recurrent network in each engine, in float32 and in 8 bits, compared with the engines' own quantization tools.
 
-onnxruntime's static quantization and OpenVINO's NNCF (a row where it is installed) get the same frames, weights in
-8 bits with a scale for each output, activations in 8 bits; all else is as they have it by themselves.
+onnxruntime's static quantization and OpenVINO's NNCF (included if installed) get the same frames, weights in 8 bits
+with a scale for each output, activations in 8 bits; everything else is left to their defaults.
 """
 
 import itertools
@@ -42,7 +42,7 @@ class Run:
 
     @property
     def bytes(self) -> int | None:
-        """Of the file with its weights; None where there is none."""
+        """Size of the file with its weights; None if there is none."""
         weights = self.path.with_suffix(".bin")
         if not self.path.is_file():
             return None
@@ -57,15 +57,15 @@ def engine_rows(
     size: int,
     stopwatch: Stopwatch,
 ) -> list[dict[str, str]]:
-    """A row for each network, engine and precision: accuracy, file, and times of frames that take turns.
+    """One row per network, engine and precision: accuracy, file, and times of frames that take turns.
 
     Args:
-        nets: by their names; of the first the engines' own tools make files too.
-        inputs: videos ``(N, T, C, H, W)`` that show the ranges of activations.
-        judge: the accuracy of a network.
-        folder: of the files.
-        size: of a frame in pixels.
-        stopwatch: that the frames are timed with.
+        nets: networks by name; from the first one the engines' own tools make files too.
+        inputs: videos ``(N, T, C, H, W)`` from which the ranges of activations are found.
+        judge: returns the accuracy of a network.
+        folder: folder for the files.
+        size: side of a frame in pixels.
+        stopwatch: times the frames.
     """
     runs: dict[tuple[str, str, str], Run] = {}
     for name, engine, precision in itertools.product(nets, ENGINES, ("float32", "int8")):
@@ -108,7 +108,7 @@ def _row(
 
 
 def _by_own_tools(net: RecurrentNetwork, inputs: Tensor, folder: Path, size: int) -> Iterator[tuple[str, Run]]:
-    """The float32 step, quantized by each engine's own tool; the state goes on over the frames that it is shown."""
+    """The float32 step, quantized by each engine's own tool; the state carries over through its frames."""
     if MODULES["onnxruntime"].missing() is not None:
         return
     with tempfile.TemporaryDirectory() as scratch:
@@ -151,7 +151,7 @@ def _by_onnxruntime(floats: Path, path: Path, about: Description, inputs: Tensor
 
 
 def by_nncf(floats: Path, path: Path, feeds: list[dict[str, np.ndarray]]) -> None:
-    """OpenVINO's file of an ONNX file, quantized by NNCF with what goes into it for some frames."""
+    """OpenVINO's file from an ONNX file, quantized by NNCF with the inputs of some frames."""
     import nncf
     from openvino import Core
 

@@ -1,4 +1,4 @@
-"""Weights rounded by themselves, for comparison with samples: to the nearest integer, or to three values."""
+"""Weights rounded individually, for comparison with samples: to the nearest integer, or to three values."""
 
 import copy
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from prernn.sparsity.quantization.coding import coded_bits
 from prernn.sparsity.quantization.weights import weights_of
 
 Rounding = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From weights, a row for each output, to integers and a scale for each row."""
+"""From weights, one row per output, to integers and a scale for each row."""
 
 
 def nearest(bits: int) -> Rounding:
@@ -45,7 +45,7 @@ def rounded_network(net: nn.Module, round_off: Rounding) -> tuple[nn.Module, lis
 
 
 def coded_and_nonzero(integers: list[Tensor]) -> tuple[float, float]:
-    """Bits of each integer in a file, and the share of those that are not 0, of all layers together."""
+    """Bits per integer in a file, and the share of non-zero ones, over all layers together."""
     count = sum(part.numel() for part in integers)
     coded = sum(coded_bits(part) * part.numel() for part in integers) / count
     return coded, sum(int(part.count_nonzero()) for part in integers) / count

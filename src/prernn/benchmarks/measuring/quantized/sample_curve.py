@@ -32,12 +32,12 @@ def sampled(
     inputs: Tensor,
     advance: Callable[[], None] = lambda: None,
 ) -> Iterator[dict[str, Any]]:
-    """Two lines for each number of samples a weight, the second corrected: means over the draws, and their spread.
+    """Two lines per number of samples per weight, the second one corrected: means over the draws, and their spread.
 
     Args:
-        net: as it was trained.
-        seeds: of the draws.
-        inputs: that corrections are measured on.
+        net: the trained network.
+        seeds: seeds of the draws.
+        inputs: inputs on which corrections are measured.
     """
     wanted = layer_statistics(net, inputs)
     for amount in samples:
@@ -47,7 +47,7 @@ def sampled(
             about = quantization_report(quantized)
             shapes.append([getattr(about, name) for name in MEASURES])
             plain = _score(quantized, judge)
-            correct(quantized, wanted, inputs)  # the counts stay: quantize(..., correct=True) of this draw
+            correct(quantized, wanted, inputs)  # the counts stay the same: quantize(..., correct=True) of this draw
             scores.append((plain, _score(quantized, judge)))
             advance()
         means = dict(zip(MEASURES, (statistics.fmean(column) for column in zip(*shapes, strict=True)), strict=True))
@@ -57,7 +57,7 @@ def sampled(
 
 
 def _score(net: nn.Module, judge: Judge) -> float:
-    """By fused convolutions, which take half of the time."""
+    """The score, computed with fused convolutions, which take half the time."""
     assert isinstance(net, RecurrentNetwork)
     channels_last(net)
     return judge(opened(net, "torch"))
@@ -70,7 +70,7 @@ def rounded(
     inputs: Tensor,
     advance: Callable[[], None] = lambda: None,
 ) -> Iterator[dict[str, Any]]:
-    """A line for each number of bits, corrected or not."""
+    """One line per number of bits, corrected or not."""
     wanted = layer_statistics(net, inputs) if bits else {}
     for each in bits:
         copy, integers = rounded_network(net, nearest(each))
@@ -84,7 +84,7 @@ def rounded(
 
 
 def curve_table(lines: Sequence[dict[str, Any]]):
-    """All lines as a table; those of sampled activations have no bits."""
+    """All lines as a table; those for sampled activations have no bits."""
     rows = []
     for line in lines:
         figures = {name: f"{line[name]:.2f}" if line[name] != "" else "" for name in ("bits", "coded")}
@@ -103,7 +103,7 @@ def curve_table(lines: Sequence[dict[str, Any]]):
 
 
 def draw_bits(lines: Sequence[dict[str, Any]], full: float, path: Path) -> None:
-    """Accuracy over the bits of a weight in a file."""
+    """Plots accuracy over the bits per weight in a file."""
     series: dict[str, list] = {}
     for line in lines:
         if line["coded"] != "":
