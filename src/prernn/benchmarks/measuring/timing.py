@@ -79,7 +79,8 @@ class Stopwatch:
     def interleaved(self, calls: Mapping[str, Callable]) -> dict[str, Times]:
         """Times of each call. They take turns, so that a change in the machine's speed meets all alike.
 
-        The order of each turn is drawn, as what ran before a call leaves its traces in caches and branch predictors.
+        The order of each turn is drawn, so that none always comes behind the same other one, and what that left in the
+        caches.
         """
         order, draw = list(calls), random.Random(0)
         usual = {name: self._warm(call) for name, call in calls.items()}
