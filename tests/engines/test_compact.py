@@ -73,6 +73,13 @@ def test_few_counts_have_four_bits(tmp_path):
     assert torch.equal(answers[None], answers[18])
 
 
+def test_equal_scales_and_zero_points_are_one_tensor(tmp_path):
+    net = few_counts()
+    prernn.export(net, tmp_path / "step.onnx", precision="int8", inputs=noise(net, 3, 4))
+    small = [x for x in onnx.load(tmp_path / "step.onnx").graph.initializer if len(x.dims) < 2]
+    assert len({(x.data_type, tuple(x.dims), x.raw_data) for x in small}) == len(small) > 0
+
+
 def test_openvino_has_them_too(tmp_path):
     net = few_counts()
     prernn.export(net, tmp_path / "a.xml", "openvino", precision="int8", inputs=noise(net, 3, 4))

@@ -10,6 +10,7 @@ one, and each function twice: a gate's value is either recomputed or kept, and k
 
 import contextlib
 import functools
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -75,12 +76,19 @@ class Stopwatch:
     clock: Callable[[], float] = time.perf_counter
 
     def interleaved(self, calls: Mapping[str, Callable]) -> dict[str, Times]:
-        """Times of each call. They take turns, so that changes of the machine's speed affect all equally."""
+        """Times of each call. They take turns, so that changes of the machine's speed affect all equally.
+
+        The order of each turn is random, so that no call always follows the same other one and what that left in the
+        caches.
+        """
+        order, draw = list(calls), random.Random(0)
         usual = {name: self._warm(call) for name, call in calls.items()}
         counts = {name: self._count(seconds) for name, seconds in usual.items()}
         taken: dict[str, list[float]] = {name: [] for name in calls}
         for turn in range(self.repeats):
-            for name, call in calls.items():
+            draw.shuffle(order)
+            for name in order:
+                call = calls[name]
                 # slow ones skip turns at even intervals
                 if (turn + 1) * counts[name] // self.repeats == turn * counts[name] // self.repeats:
                     continue

@@ -25,6 +25,7 @@ def compact(model: Any) -> None:
     if next(entry.version for entry in model.opset_import if not entry.domain) >= FOUR_BITS_OPSET:
         _weights_in_four_bits(model.graph)
     _in_bytes(model.graph)
+    _share_equals(model.graph)
     _shorten_names(model.graph)
 
 
@@ -109,6 +110,20 @@ def _in_bytes(graph: Any) -> None:
     for tensor in graph.initializer:
         if tensor.data_type != TensorProto.INT4:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
+
+
+def _share_equals(graph: Any) -> None:
+    """One tensor for all that hold the same: zero points of so many outputs, and of activations behind ReLU."""
+    first: dict[tuple[Any, ...], str] = {}
+    same = {}
+    for tensor in graph.initializer:
+        if len(tensor.dims) < 2:  # weights keep their names
+            held = (tensor.data_type, tuple(tensor.dims), tensor.raw_data)
+            same[tensor.name] = first.setdefault(held, tensor.name)
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = same.get(name, name)
+    _forget_unused(graph)
 
 
 def _shorten_names(graph: Any) -> None:
