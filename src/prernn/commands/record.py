@@ -1,4 +1,4 @@
-"""``prernn record``: labelled clips from a camera or another source, for ``prernn fit``."""
+"""``prernn record``: labeled clips from a camera or another source, for ``prernn fit``."""
 
 import contextlib
 import sys
@@ -140,4 +140,4 @@ def _say_written(clips: list[Path], rate: float, odd: str) -> None:
         print(f"prernn: of the source's frames {odd}", file=sys.stderr)
 
 
-RECORD = Command("record labelled clips from a camera, to train on", run, add_arguments)
+RECORD = Command("record labeled clips from a camera, to train on", run, add_arguments)

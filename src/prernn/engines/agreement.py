@@ -21,10 +21,10 @@ def noise(net: SequenceNetwork, batch: int, steps: int, shape: tuple[int, ...] |
 
 @torch.inference_mode()
 def last_bit_difference(net: SequenceNetwork, video: Tensor) -> float:
-    """How much a network's outputs change, as a share of the largest, if its input ``(B, T, ...)`` changes by a bit.
+    """How far outputs move, as a share of the largest, when the last bit of the input ``(B, T, ...)`` does.
 
-    It is the last bit that changes. If the result exceeds rounding errors, no other way to compute the network can
-    agree with it, because its recurrence is chaotic. For numbers of words it is 0.
+    If the result exceeds rounding errors, no other way to compute the network can agree with it, because its
+    recurrence is chaotic. For numbers of words it is 0.
     """
     if not video.is_floating_point():
         return 0.0

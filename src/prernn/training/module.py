@@ -158,7 +158,7 @@ class VideoModule(L.LightningModule):
             group["lr"] = base * self._rate_of_step(scheduler.last_epoch)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Steps per batch; per epoch only if Lightning's step is not that of a plateau already in the checkpoint."""
+        """Steps a rate that changes per batch; one per epoch is stepped before Lightning writes the checkpoint."""
         if self.learning.schedule.each_batch:
             scheduler.step()
 

@@ -28,7 +28,7 @@ def add_budget(parser: ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, help="videos")
     words = "batches of training the whole network, after the part behind its trunk (default 0: the trunk stays frozen)"
     parser.add_argument("--joint", type=int, metavar="N", help=words)
-    parser.add_argument("--then", type=float, help="share of the learning rate used in those batches (default 0.1)")
+    parser.add_argument("--then", type=float, help="share of the learning rate used with --joint (default 0.1)")
     words = "whether the held-out videos that judge a rate run with resets (default) or live"
     parser.add_argument("--judge", choices=("reset", "live"), help=words)
 

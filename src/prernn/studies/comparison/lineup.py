@@ -244,7 +244,7 @@ class Budget:
             drawn. None takes all.
         joint: number of batches in which the whole network trains after the part behind the frozen trunk has, rounded
             to whole epochs; 0 is none.
-        then: share of the rate used in those batches.
+        then: share of the rate used in the ``joint`` batches.
         judge: what the search goes by: the task's score with the state "reset" before each video, or "live", never.
         clip: maximum gradient norm; infinite is no limit.
         continuity: how states carry over from clip to clip in training; ignored by networks of whole clips.

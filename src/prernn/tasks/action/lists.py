@@ -1,4 +1,4 @@
-"""Lists of labelled videos on disk: one folder per class, UCF101, HMDB51."""
+"""Lists of labeled videos on disk: one folder per class, UCF101, HMDB51."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ SPLIT_FOLDERS = ("train", "val", "test")
 
 
 class Clip(NamedTuple):
-    """One labelled video: a file or a folder of frames, the index of its class, and which clip to take from it.
+    """One labeled video: a file or a folder of frames, the index of its class, and which clip to take from it.
 
     View 0 is the clip that evaluation takes; the others are taken from other places, to average over.
     """

@@ -2,7 +2,7 @@
 
 CTC (Graves, Fernandez, Gomez and Schmidhuber, "Connectionist Temporal Classification", ICML 2006) reads one output per
 step, over K - 1 labels and the blank 0, here "no gesture". A path, one output per step, stands for the labels that
-remain when repeats are merged and blanks dropped; the probability of a labelling is the sum over all its paths.
+remain when repeats are merged and blanks dropped; the probability of a labeling is the sum over all its paths.
 
 A decoder takes the log-probabilities of one step after the other and returns `Event`s. What it has reported is never
 revised. All numbers of steps count from 0 when the decoder is created or `reset`.
@@ -148,7 +148,7 @@ class GreedyDecoder(Decoder):
 
 
 class _Ending(NamedTuple):
-    """The paths of one labelling with the same ending, in a blank or in the last label.
+    """The paths of one labeling with the same ending, in a blank or in the last label.
 
     mass: logarithm of the sum of their probabilities.
     best: logarithm of the largest of these.
@@ -161,7 +161,7 @@ class _Ending(NamedTuple):
 
 
 class _Prefix(NamedTuple):
-    """A labelling so far: its paths ending in a blank, and those ending in its last label."""
+    """A labeling so far: its paths ending in a blank, and those ending in its last label."""
 
     blank: _Ending = _Ending()
     label: _Ending = _Ending()
@@ -177,17 +177,17 @@ class _Prefix(NamedTuple):
 
 
 class BeamDecoder(Decoder):
-    """The most probable labelling, by prefix beam search: it follows the ``width`` most probable labellings.
+    """The most probable labeling, by prefix beam search: it follows the ``width`` most probable labelings.
 
-    A label is reported as soon as the labellings that agree on it, and on all labels before it, make up the share
+    A label is reported as soon as the labelings that agree on it, and on all labels before it, make up the share
     ``certainty`` of the beam; the others are dropped. The steps in which it begins and ends are those of the most
-    probable path of the most probable labelling; its end is reported once most of that labelling's paths have left it.
-    With ``width=None, certainty=1, patience=None`` the result is exactly the most probable labelling.
+    probable path of the most probable labeling; its end is reported once most of that labeling's paths have left it.
+    With ``width=None, certainty=1, patience=None`` the result is exactly the most probable labeling.
 
     Args:
-        width: number of labellings to follow; None for all, whose number grows as K to the power of T.
+        width: number of labelings to follow; None for all, whose number grows as K to the power of T.
         certainty: share, above 0.5 and up to 1.
-        patience: steps after which the most probable labelling is trusted about what began, and what did not. It
+        patience: steps after which the most probable labeling is trusted about what began, and what did not. It
             bounds memory and delay on an endless stream, in which an undecided label would hold up all later gestures
             and a faint label would add up to a gesture; None waits for certainty.
 
@@ -206,7 +206,7 @@ class BeamDecoder(Decoder):
         super().reset()
         # Labellings without what was reported before, except the last label, to recognize a repeat of it.
         self._beam: dict[tuple[int, ...], _Prefix] = {(): _Prefix(blank=_Ending(0.0, 0.0))}
-        self._given = 0  # number of leading labels of every labelling in the beam that were reported: 0 or 1
+        self._given = 0  # number of leading labels of every labeling in the beam that were reported: 0 or 1
         self._free = 0  # step from which on a gesture can begin
 
     def _step(self, scores: list[float]) -> list[Event]:
@@ -231,7 +231,7 @@ class BeamDecoder(Decoder):
         return events
 
     def _old(self) -> list[Event]:
-        """Reports what began too long ago in the best labelling; labellings that contradict it are dropped."""
+        """Reports what began too long ago in the best labeling; labelings that contradict it are dropped."""
         if self.patience is None:
             return []
         old = self.steps - self.patience
@@ -265,7 +265,7 @@ class BeamDecoder(Decoder):
             events += self._give(label)
 
     def _ended(self) -> list[Event]:
-        """Reports the end of the current gesture, if most of the best labelling's paths have left it."""
+        """Reports the end of the current gesture, if most of the best labeling's paths have left it."""
         if self.open is None:
             return []
         labels, prefix = next(iter(self._beam.items()))
@@ -279,12 +279,12 @@ class BeamDecoder(Decoder):
         return self._beam[labels].likelier.spans[self._given][0]
 
     def _give(self, label: int) -> list[Event]:
-        """The event that `label` begins, after the end of the previous gesture; drops all labellings that disagree."""
+        """The event that `label` begins, after the end of the previous gesture; drops all labelings that disagree."""
         place = self._given
         agree = {labels: prefix for labels, prefix in self._beam.items() if labels[place : place + 1] == (label,)}
         everything, those = (sum(math.exp(x.mass) for x in beam.values()) for beam in (self._beam, agree))
         spans = next(iter(agree.values())).likelier.spans
-        # The previous gesture may be from another labelling's path: it gives way if the two overlap.
+        # The previous gesture may be from another labeling's path: it gives way if the two overlap.
         begin = max(spans[place][0], self._free, self.open.begin if self.open else 0)
         events = [self._end(min(max(spans[0][1], self.open.begin + 1), begin))] if self.open is not None else []
         self._beam = {
@@ -318,9 +318,9 @@ def make_decoder(kind: str, options: dict[str, Any] | None = None) -> Decoder:
 
 
 def label_scores(log_probs: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """``log p([k])`` of every labelling of one label, ``(K - 1,)`` from ``(T, K)``; ``(B, K - 1)`` from ``(B, T, K)``.
+    """``log p([k])`` of every labeling of one label, ``(K - 1,)`` from ``(T, K)``; ``(B, K - 1)`` from ``(B, T, K)``.
 
-    The paths of the labelling ``[k]`` are blanks, then ``k`` at least once, then blanks.
+    The paths of the labeling ``[k]`` are blanks, then ``k`` at least once, then blanks.
 
     Args:
         log_probs: log-probabilities with the blank at 0.
@@ -363,7 +363,7 @@ def _check_type(log_probs: Tensor) -> None:
 
 
 def _grown(beam: dict[tuple[int, ...], _Prefix], scores: list[float], step: int) -> dict[tuple[int, ...], _Prefix]:
-    """The labellings that a beam grows into with one more step; impossible ones are left out."""
+    """The labelings that a beam grows into with one more step; impossible ones are left out."""
     grown: dict[tuple[int, ...], _Prefix] = {}
 
     def add(labels: tuple[int, ...], place: int, paths: _Ending, score: float, spans: tuple) -> None:

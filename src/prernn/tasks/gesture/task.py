@@ -70,7 +70,7 @@ class Gesture(Task):
         temperature: divides the outputs before the softmax of evaluation and streams, see
             `prernn.tasks.confidence.temperature`.
         threshold: probability that an event must reach; others are dropped.
-        unknown_below: probability, when it is reported, below which a stream's event is labelled "unknown".
+        unknown_below: probability, when it is reported, below which a stream's event is labeled "unknown".
         deinterlace: deinterlace frames that are marked as interlaced.
     """
 
@@ -278,7 +278,7 @@ class Gesture(Task):
     def loss(self, out: Tensor, batch: dict[str, Any]) -> Tensor:
         """Mean over the videos of ``-log p(gestures)`` under CTC, in float32 at least.
 
-        It is not divided by the number of gestures: a video counts as one labelling. An empty batch gives 0, and a row
+        It is not divided by the number of gestures: a video counts as one labeling. An empty batch gives 0, and a row
         of videos without weight is ignored.
 
         Raises:
