@@ -90,6 +90,18 @@ def write_table(path: str | Path, rows: Sequence[dict[str, Any]]) -> Path:
     return write_text(path, text.getvalue())
 
 
+def configuration(path: str | Path) -> Path:
+    """A file of the user's, or one of the same name that comes with prernn: ``folders.yaml``, ``configs/folders.yaml``.
+
+    Gives ``path`` as it is if neither exists, so that whoever opens it reports its name.
+    """
+    path, package = Path(path), Path(__file__).parents[1]
+    if path.exists() or str(path.parent) not in (".", "configs"):
+        return path
+    folders = (package / "configs", package.parents[1] / "configs")  # of an installation, of a checkout
+    return next((folder / path.name for folder in folders if (folder / path.name).is_file()), path)
+
+
 def say_written(folder: str | Path, since: float) -> None:
     """Prints, on one line, which files in a folder were written after ``since`` (as `time.time` gives it)."""
     files = sorted(path for path in Path(folder).iterdir() if path.is_file() and not path.name.startswith("."))

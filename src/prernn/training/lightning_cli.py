@@ -24,7 +24,7 @@ from prernn.layers.names import importable, lasting, own_class
 from prernn.models.backbones import known_backbone
 from prernn.models.checkpoint import recipe_of
 from prernn.models.from_config import NetworkSpec
-from prernn.reports.files import write_text
+from prernn.reports.files import configuration, write_text
 from prernn.tasks import DEFAULT_TASK, TASKS
 from prernn.tasks.task import Task
 from prernn.training.data_module import VideoData
@@ -79,7 +79,7 @@ def plain_words(arguments: Sequence[str]) -> list[str]:
                 words.append(name)
                 continue
         if name in ("--config", "-c"):
-            files.append(value)
+            files.append(str(configuration(value)))
         elif name in ("--data.task", "--data.task.class_path"):
             words.append(f"{name}={task_class(value)}")
         else:

@@ -4,7 +4,6 @@ import math
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 
 from prernn.conversion.recipe import KeptTask
 from prernn.conversion.sequence_network import SequenceNetwork
+from prernn.reports.files import configuration
 from prernn.streaming.drawing import EventStrip, annotate
 from prernn.streaming.events import EventSpan
 from prernn.streaming.prediction import Prediction
@@ -173,7 +173,7 @@ def load_commands(path: str | os.PathLike, labels: Sequence[str] | None = None) 
     """
     import yaml
 
-    path = Path(path)
+    path = configuration(path)
     try:
         table = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
     except FileNotFoundError as error:
