@@ -1,12 +1,12 @@
-"""A live camera through OpenCV: the answer of each moment, drawn on the picture.
+"""A live camera through OpenCV, with the current answer drawn on the picture.
 
     python examples/camera_with_opencv.py                              # a panned photograph, into seen.mp4
     python examples/camera_with_opencv.py --source 0                   # the first camera, in a window; q ends it
     python examples/camera_with_opencv.py --source clip.mp4 --run runs/finetuned --out seen.mp4
 
-Without a RUN the network is an ImageNet classifier whose convolutions have become recurrent (RCN). It needs no
-training: each layer averages over the frames before. A window wants ``opencv-contrib-python`` in the place of the
-headless one that prernn brings, with which there is ``--out`` alone.
+Without a RUN, the network is an ImageNet classifier whose convolutions have become recurrent (RCN). It needs no
+training: each layer averages over the previous frames. A window needs ``opencv-contrib-python`` instead of the headless
+OpenCV that prernn installs; with the headless one, only ``--out`` works.
 """
 
 import argparse
@@ -42,11 +42,11 @@ def panned(frames: int = 24) -> str:
 
 
 def pictures(capture: cv2.VideoCapture, live: bool) -> Iterator[tuple[float, np.ndarray]]:
-    """Time and RGB picture of each frame: by the clock on the wall for a camera, by its time stamps for a file."""
+    """Time and RGB picture of each frame. Times are wall-clock time for a camera, and time stamps for a file."""
     begin = time.monotonic()
     while (read := capture.read())[0]:
         stamp = time.monotonic() - begin if live else capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-        yield stamp, cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)  # OpenCV's are blue, green, red
+        yield stamp, cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)  # OpenCV's order is blue, green, red
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
     if not capture.isOpened():
         parser.error(f"--source {source}: expected a camera or a video, OpenCV opens none")
     stream = prernn.Stream(options.run or imagenet_network())
-    # A network that has learnt motion at 12 frames a second is shown 12 a second, whatever the camera's rate.
+    # A network that learned motion at 12 frames per second sees 12 per second, whatever the camera's rate.
     for stamp, frame in clock_for([stream.net])(pictures(capture, live=source.isdigit())):
         probability, best = stream.probabilities(frame).max(-1)
         print(f"{stamp:.2f} s  {stream.labels[best]} {probability:.0%}")
@@ -72,7 +72,7 @@ def main() -> None:
         elif cv2.imshow("prernn", shown) is None and cv2.waitKey(1) == ord("q"):
             break
     if film is not None:
-        film.release()  # only now is the file whole
+        film.release()  # only now is the file complete
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The network in the browser against Python: how far outputs are apart, and how long a frame takes.
+"""Compares the network in the browser with Python: how far the outputs differ, and how long a frame takes.
 
 python examples/compare_page.py RUN VIDEO...
 
-The frames of the videos, as large as a camera's, go one after the other through the exported step in Chromium
-(``prernn web RUN --static``) and through `prernn.Stream` in torch and in onnxruntime; and as the JPEG that the page
-would send to a server. Needs Chromium and ``pip install playwright``, which need not fetch a browser of its own.
+The frames of the videos, as large as a camera's, go one by one through the exported step in Chromium (``prernn web RUN
+--static``) and through `prernn.Stream` in torch and in onnxruntime, also as the JPEG that the page would send to a
+server. Needs Chromium and ``pip install playwright``; playwright need not download a browser of its own.
 """
 
 import base64

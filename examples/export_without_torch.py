@@ -1,11 +1,11 @@
 """Export a network as one ONNX file, and run it in a program that knows neither torch nor prernn.
 
-    python examples/export_without_torch.py                          # both parts, and whether they agree
+    python examples/export_without_torch.py                          # both parts, and a check that they agree
     python examples/export_without_torch.py --run runs/finetuned --video clip.mp4
 
-`play` is the second part, a process of its own: it needs ``prernn-runtime`` alone, which stands on numpy, onnxruntime,
-PyAV and pillow (``pip install ./runtime``). Labels, transform and frame rate are inside the file. Without a trained
-RUN one is made first, as finetune_on_a_folder.py does.
+`play` is the second part, a separate process: it needs only ``prernn-runtime``, which builds on numpy, onnxruntime,
+PyAV and pillow (``pip install ./runtime``). Labels, transform and frame rate are inside the file. If there is no
+trained RUN, one is made first, as in finetune_on_a_folder.py.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 def play(model: Path, video: Path) -> None:
-    """Follows a video with an exported step, and writes time, label and probability as CSV."""
+    """Follows a video with an exported step and writes time, label and probability as CSV."""
     import numpy as np
 
     import prernn_runtime
@@ -33,7 +33,7 @@ def play(model: Path, video: Path) -> None:
 
 
 def export_and_compare(run: Path, video: Path | None) -> None:
-    """Writes the file, has `play` follow the video in another process, and compares with the network in torch."""
+    """Writes the file, lets `play` follow the video in another process, and compares with the network in torch."""
     import prernn
     from prernn.streaming.prediction import predictions
 
@@ -43,7 +43,7 @@ def export_and_compare(run: Path, video: Path | None) -> None:
         finetune(run)
     video = video or sorted(Path("runs/rendered").glob("test/*/*.mp4"))[0]
     model = run / "step.onnx"
-    prernn.export(prernn.load(run), model)  # it runs the file too, and refuses one that computes something else
+    prernn.export(prernn.load(run), model)  # also runs the file, and refuses it if its outputs differ
     print(f"{model}: {model.stat().st_size / 1e6:.1f} MB")
 
     command = [sys.executable, __file__, "--model", str(model), "--video", str(video)]

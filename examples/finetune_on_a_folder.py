@@ -3,8 +3,8 @@
     python examples/finetune_on_a_folder.py                     # short videos, rendered on the spot
     python examples/finetune_on_a_folder.py --videos MINE       # MINE/train/<class>/*.mp4 and MINE/test/<class>/*.mp4
 
-The rendered classes come in reversed pairs, such as a picture that comes into focus and one that goes out of it: a
-single frame never tells the two apart. The network goes to ``--run``, where the other examples and ``prernn stream
+The rendered classes come in reversed pairs, such as a picture that comes into focus and one that goes out of focus: a
+single frame can't tell the two apart. The network is saved in ``--run``, where the other examples and ``prernn stream
 SOURCE --checkpoint runs/finetuned`` find it. ``prernn fit`` does all this from a config, with curves and tables.
 """
 
@@ -28,19 +28,19 @@ RUN, RENDERED = Path("runs/finetuned"), Path("runs/rendered")
 
 
 def finetune(run: Path = RUN, videos: Path | None = None, epochs: int = 1, size: int = 64) -> float:
-    """Trains on a folder of videos, and leaves the network in ``run``; gives its accuracy on the test videos."""
+    """Trains on a folder of videos, saves the network in ``run`` and returns its accuracy on the test videos."""
     L.seed_everything(0, verbose=False)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     videos = videos or render(RENDERED, clips_per_class_train=12, clips_per_class_test=4, size=size)
 
-    # What is learnt: the class of a clip, from 12 frames in a row. Small pictures, as there is no GPU to wait for.
+    # What is learned: the class of a clip, from 12 consecutive frames. Pictures are small, so that a CPU is enough.
     task = Action(sampling=Sampling(frames=12, rule="consecutive"), size=size, flip=False)
     data = VideoData(videos, task, batch_size=8, num_workers=0, holdout=0)
 
-    # By what: EfficientNet-Lite0, whose last convolution becomes a GRU that starts with what the convolution knows.
+    # The network: EfficientNet-Lite0, whose last convolution becomes a GRU that starts with what the convolution knows.
     network = NetworkSpec("efficientnet_lite0", pretrained=True, cell="gru", input="single", keep_activation=True)
 
-    # First what is new learns, behind a frozen trunk (the log says when), then all of it, the trained part slowly.
+    # First the new part learns behind a frozen trunk (the log says when), then all of it, the pre-trained part slowly.
     module = VideoModule(network, Learning(lr=0.1, pretrained_lr=0.01), data.task)
     trainer = L.Trainer(
         max_epochs=epochs,
@@ -50,7 +50,7 @@ def finetune(run: Path = RUN, videos: Path | None = None, epochs: int = 1, size:
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        limit_val_batches=0,  # no epoch is chosen, so the test videos have no part in the training
+        limit_val_batches=0,  # no epoch is chosen, so the test videos play no part in the training
     )
     trainer.fit(module, data)
     accuracy: float = trainer.test(module, data, verbose=False)[0]["test_clip_accuracy"]

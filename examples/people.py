@@ -1,9 +1,9 @@
-"""One state for each person: boxes from a detector, a tracker, a crop, a row of the batch.
+"""One state for each person: a detector's box, a tracker, a crop, and a row of the batch.
 
-python examples/people.py RUN VIDEO            # people from head to foot, as OpenCV's HOG detector finds them
-python examples/people.py RUN VIDEO --faces    # faces, as its cascade does
+python examples/people.py RUN VIDEO            # people from head to foot, found by OpenCV's HOG detector
+python examples/people.py RUN VIDEO --faces    # faces, found by its cascade
 
-Writes time, person, box, label and probability as CSV. Who comes after a while unseen is somebody else, from zero.
+Writes time, person, box, label and probability as CSV. A person who returns after a while counts as a new one.
 """
 
 import argparse
@@ -17,19 +17,19 @@ from prernn.media.video import read_frames
 from prernn.streaming.pace import clock_for
 from prernn.tasks.face.detection.detectors import cascade_detector
 
-SAME = 0.3  # area in common over union from which two boxes are of one person
-PATIENCE = 10  # frames without a detection that a person survives, in the box where they were
+SAME = 0.3  # least intersection over union of two boxes of the same person
+PATIENCE = 10  # frames without a detection for which a person is kept, in their last box
 
 
 def overlap(a, b):
-    """Area in common over union of two boxes (x0, y0, x1, y1)."""
+    """Intersection over union of two boxes (x0, y0, x1, y1)."""
     width, height = (max(0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1))
     common = width * height
     return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
 
 
 def follow(streams, people, boxes):
-    """Gives each person the box that overlaps most, lets others join and leave; people: stream to (box, unseen)."""
+    """Gives each person the box that overlaps most; others join or leave. people: stream to (box, frames unseen)."""
     pairs = [(overlap(box, old), number, box) for box in boxes for number, (old, _) in people.items()]
     now, left = {}, list(boxes)
     for share, number, box in sorted(pairs, reverse=True):
@@ -45,13 +45,13 @@ def follow(streams, people, boxes):
 
 
 def crop(frame, box):
-    """The part of a box that is in the frame."""
+    """The part of a box that is inside the frame."""
     x0, y0, x1, y1 = (max(0, edge) for edge in box)
     return frame[y0:y1, x0:x1]
 
 
 def body_detector():
-    """OpenCV's detector of people who stand or walk, as a function from a frame to boxes (x0, y0, x1, y1)."""
+    """OpenCV's detector of standing or walking people, as a function from a frame to boxes (x0, y0, x1, y1)."""
     hog = cv2.HOGDescriptor()
     hog.setSVMDetector(cv2.HOGDescriptor_getDefaultPeopleDetector())
     return lambda frame: [(x, y, x + w, y + h) for x, y, w, h in hog.detectMultiScale(frame, winStride=(8, 8))[0]]
@@ -69,7 +69,7 @@ def main():
         people = follow(streams, people, [tuple(map(int, box)) for box in detect(frame)])
         crops = {number: crop(frame, box) for number, (box, _) in people.items()}
         for number, out in streams.step(crops).items():
-            if out is not None:  # of a network of snippets most frames have no answer
+            if out is not None:  # a network of snippets has no answer for most frames
                 probability, best = out.softmax(-1).max(-1)
                 row = (f"{time:.3f}", number, *people[number][0], streams.labels[best], f"{probability:.4f}")
                 csv.writer(sys.stdout).writerow(row)

@@ -1,8 +1,8 @@
-"""A picture of the page (``prernn web``) while it follows videos, one after the other, taken by Chromium.
+"""Takes a picture of the page (``prernn web``) in Chromium, while the page follows one video after the other.
 
 python examples/photograph_page.py RUN OUT.png VIDEO... [--dark]
 
-Needs Chromium and ``pip install playwright``, which need not fetch a browser of its own.
+Needs Chromium and ``pip install playwright``; playwright need not download a browser of its own.
 """
 
 import argparse
@@ -22,18 +22,18 @@ from playwright.sync_api import expect, sync_playwright
 from prernn.media.encoding import write_video
 from prernn.media.video import probe, read_frames
 
-SIDE = 480  # pixels of the film that the page is shown
+SIDE = 480  # height and width in pixels of the film for the page
 
 
 def join(videos, path):
-    """The frames of videos as one film, each picture square."""
+    """Joins the frames of the videos into one film of square pictures."""
     frames = [frame for video in videos for _, frame in read_frames(video)]
     rate = probe(videos[0]).fps
     write_video(path, [cv2.resize(np.ascontiguousarray(frame), (SIDE, SIDE)) for frame in frames], rate)
 
 
 def photograph(address, film, out, dark=False):
-    """Opens the film on the page, and takes the picture when it has ended, in 256 colours."""
+    """Opens the film on the page, and takes the picture when it has ended, in 256 colors."""
     with sync_playwright() as started:
         arguments = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
         browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)

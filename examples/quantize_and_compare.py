@@ -3,8 +3,8 @@
     python examples/quantize_and_compare.py --samples 0.5 1 2 4
 
 The weights of a trained network become small integers, counts of samples that are drawn from them (docs/sparsity.md).
-``correct=True`` then adjusts biases and batch normalization, by inputs that the network itself remembers. Each network
-is judged on the same test videos. Without a trained RUN one is made first, as finetune_on_a_folder.py does.
+``correct=True`` then adjusts biases and batch normalization, using inputs that the network itself remembers. All are
+compared on the same test videos. If there is no trained RUN, one is made first, as in finetune_on_a_folder.py.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def main() -> None:
         print(f"{name:<20} {bits:5.1f} {share:10.0%} {file / 1e6:6.1f} MB {right:7.0%} {same:15.0%}")
 
     row("float32", 32, 1.0, size, whole)
-    remembered = prernn.synthetic_inputs(net)  # made once, as that takes longest
+    remembered = prernn.synthetic_inputs(net)  # made once, because this takes longest
     for samples in options.samples:
         small = prernn.quantize(net, samples, correct=True, inputs=remembered)
         report = prernn.quantization_report(small)

@@ -1,9 +1,9 @@
-"""`prernn.LSTM` in the place of `torch.nn.LSTM`: the same weights and answers, and then a sparse recurrence.
+"""Replaces `torch.nn.LSTM` by `prernn.LSTM`: first with the same weights and answers, then with a sparse recurrence.
 
     python examples/replace_lstm.py
 
-A sum of sine waves under noise is foretold step by step. First a trained `torch.nn.LSTM` is replaced as it is; then
-networks with fewer recurrent weights are trained in the same way (docs/speed.md says what these save in time).
+The networks predict a noisy sum of sine waves step by step. First, a trained `torch.nn.LSTM` is replaced as it is. Then
+networks with fewer recurrent weights are trained in the same way (docs/speed.md says how much time these save).
 """
 
 import argparse
@@ -30,14 +30,14 @@ class Forecast(nn.Module):
 
 
 def waves(count: int) -> Tensor:
-    """Series ``(T + 1, B, 1)``, each a sum of two sines of its own rates and phases, under some noise."""
+    """Series ``(T + 1, B, 1)``, each a sum of two sines with its own rates and phases, and some noise."""
     time = torch.arange(STEPS + 1.0)[:, None, None]
     rate, phase = torch.rand(2, 1, count, 2) * torch.tensor([0.4, 6.28])[:, None, None, None]
     return (torch.sin((0.1 + rate) * time + phase)).sum(-1, keepdim=True) / 2 + 0.05 * torch.randn(STEPS + 1, count, 1)
 
 
 def train(model: Forecast, steps: int) -> float:
-    """Trains it, and gives the root mean square of its errors on new series, once it has seen a half of each."""
+    """Trains it, and returns its root mean square error on the second half of new series."""
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(steps):
         series = waves(32)
@@ -61,7 +61,7 @@ def main() -> None:
     theirs = Forecast(nn.LSTM(1, UNITS))
     print(f"torch.nn.LSTM              error {train(theirs, steps):.3f}, {4 * UNITS**2:,} recurrent weights")
 
-    # A trained model moves over with its state_dict: names, shapes and order of the gates are torch's.
+    # A trained model is moved over with its state_dict: names, shapes and the order of the gates are torch's.
     ours = Forecast(prernn.LSTM(1, UNITS))
     ours.load_state_dict(theirs.state_dict())
     series = waves(8)

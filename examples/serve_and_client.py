@@ -1,12 +1,12 @@
-"""A server for many live streams, and cameras that are its clients.
+"""A server for many live streams, with cameras as its clients.
 
     python examples/serve_and_client.py --cameras 3
     python examples/serve_and_client.py --run runs/finetuned --videos a.mp4 b.mp4
 
-``prernn serve`` is a process of its own. Each camera is a thread with a WebSocket (`prernn.client`), which sends one
-picture after the other and reads its answers; all cameras that wait are one batch of the network, and yet each has a
-state of its own. In the end the answers are compared with those of a stream that is alone. Without a trained RUN one
-is made first, as finetune_on_a_folder.py does.
+``prernn serve`` is a separate process. Each camera is a thread with a WebSocket (`prernn.client`) that sends one
+picture after the other and reads the answers. The frames of all waiting cameras form one batch, but each camera has
+its own state. In the end the answers are compared with those of a stream that runs alone. If there is no trained RUN,
+one is made first, as in finetune_on_a_folder.py.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from prernn.streaming.prediction import predictions
 
 
 def camera(url: str, video: Path) -> list[tuple[str, float]]:
-    """Sends a video as a camera would; gives label and probability of each frame."""
+    """Sends a video as a camera would; returns the label and probability of each frame."""
     info, answers = probe(video), []
     # Raw pixels, so that nothing is lost on the way; a real camera would send JPEG, which is the default. Each
-    # picture comes with its time, and drop="none" waits for each: a live camera rather drops than lags.
+    # picture comes with its time. drop="none" waits for each; a live camera should drop frames rather than lag.
     hello = {"frames": "rgb", "width": info.width, "height": info.height, "times": True, "drop": "none"}
     with prernn.client.connect(url, **hello) as stream:
         for time, picture in read_frames(video):
@@ -49,15 +49,15 @@ def main() -> None:
     videos = options.videos or sorted(Path("runs/rendered").glob("test/*/*.mp4"))[::5][: options.cameras]
 
     command = [sys.executable, "-m", "prernn.commands.main", "serve", str(options.run), "--port", "0"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # port 0: one that is free
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # port 0: any free port
     try:
-        found = re.search(r"http://([\w.:]+)", server.stderr.readline())  # it says its address once it listens
+        found = re.search(r"http://([\w.:]+)", server.stderr.readline())  # it prints its address once it listens
         url = f"ws://{found[1]}/stream"
         print(f"the server listens at {url}")
         with ThreadPoolExecutor(len(videos)) as pool:
             answers = list(pool.map(lambda video: camera(url, video), videos))
     finally:
-        server.terminate()  # it answers what waits, says goodbye to all, and ends with code 0
+        server.terminate()  # it answers waiting frames, says goodbye to all, and exits with code 0
         print(f"the server ended with code {server.wait()}")
 
     for video, seen in zip(videos, answers, strict=True):

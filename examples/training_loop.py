@@ -1,9 +1,9 @@
-"""An existing training loop of plain torch, whose CNN becomes recurrent: one line, and one less in the loop.
+"""Makes the CNN in an existing training loop of plain torch recurrent: one line more, and one less in the loop.
 
     python examples/training_loop.py
 
 Squares move to the left or to the right, in front of noise. No single frame says which way, so the CNN alone can only
-guess. With its last layer turned into a GRU layer the same loop learns it.
+guess. Once its first fully connected layer is a GRU layer, the same loop learns it.
 """
 
 import argparse
@@ -27,24 +27,24 @@ def moving_squares(count: int) -> TensorDataset:
     video = 0.3 * torch.rand(count, FRAMES, 3, SIDE, SIDE)
     for n, t in itertools.product(range(count), range(FRAMES)):
         x = int(begin[n] + (2 * label[n] - 1) * 3 * t)
-        across = torch.arange(x, x + 8) % SIDE  # who leaves on one side comes back on the other: no place tells the way
+        across = torch.arange(x, x + 8) % SIDE  # squares reappear on the other side: no place tells the way
         video[n, t, :, down[n] : down[n] + 8, across] += 0.6
     return TensorDataset(video, label)
 
 
 def small_cnn() -> nn.Sequential:
-    """Any CNN that you have: here one of two convolutions, without weights to load."""
+    """Any CNN that you have; here one with two convolutions and random weights."""
     convolutions = [nn.Conv2d(3, 16, 5, stride=2, padding=2), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1)]
     return nn.Sequential(*convolutions, nn.ReLU(), nn.Flatten(), nn.Linear(32 * 8 * 8, 64), nn.ReLU(), nn.Linear(64, 2))
 
 
 def train(outputs: Callable[[Tensor], Tensor], net: nn.Module, epochs: int) -> float:
-    """The loop as it was: ``outputs`` makes videos into ``(B, T, K)``; gives the accuracy on new videos."""
+    """The loop as it was: ``outputs`` turns videos into ``(B, T, K)``; returns the accuracy on new videos."""
     loader = DataLoader(moving_squares(512), batch_size=32, shuffle=True)
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
     for _ in range(epochs):
         for video, label in loader:
-            late = outputs(video)[:, FRAMES // 2 :]  # nobody can know at the first frame: no loss there
+            late = outputs(video)[:, FRAMES // 2 :]  # the first frames can't tell: no loss there
             loss = F.cross_entropy(late.flatten(0, 1), label.repeat_interleave(late.shape[1]))
             optimizer.zero_grad()
             loss.backward()
