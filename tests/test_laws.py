@@ -44,7 +44,7 @@ def converted(combination):
     """A small CNN and the network made from it, just after conversion."""
     cell, form, hidden, kind = combination
     cnn, network = traced(kind)
-    torch.manual_seed(1)
+    torch.manual_seed(7)  # other numbers than the CNN's; with some, the ReLUs of a ring are dead
     return cnn, prernn.convert(network, cell=cell, input=form, hidden=hidden)
 
 

@@ -22,6 +22,7 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow  # each engine's memory is measured in a process of its own
 def test_every_engine_and_what_it_is_compared_with(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PRERNN_CACHE", str(tmp_path / "kept"))
     options = ["--backbones", "mobilenet_v3_small", "--clips", "mc3_18", "--flat", "20", "--out", str(tmp_path)]
