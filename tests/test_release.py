@@ -90,6 +90,7 @@ def test_wheels_have_the_package_and_nothing_else(built):
     (path,) = built.glob("prernn-*.whl")
     names = {name for name in zipfile.ZipFile(path).namelist() if ".dist-info/" not in name}
     sources = {name[4:] for name in tracked("src") if not name.endswith((".c", ".h"))}
+    sources |= {f"prernn/{name}" for name in tracked("configs")}
     assert names - {"prernn/ops/_kernels.so"} == sources  # page and py.typed are among these
     assert "-py3-none-" in path.name  # the library is opened by ctypes: any Python
     (runtime,) = built.glob("prernn_runtime-*-py3-none-any.whl")

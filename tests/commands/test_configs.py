@@ -18,6 +18,7 @@ from prernn.conversion.clip_network import is_clip_network
 from prernn.conversion.network import open_network
 from prernn.models import backbones, from_config
 from prernn.models.from_config import NetworkSpec
+from prernn.reports.files import configuration
 from prernn.studies.papers.tables import CELLS
 from prernn.training.data_module import VideoData
 from prernn.training.lightning_cli import OneLineParser
@@ -147,3 +148,14 @@ def test_a_built_network_runs():
     net = replace(NetworkSpec(**values), weights=None).build(5).eval()
     with torch.no_grad():
         assert net(torch.randn(1, 2, 3, 8, 48, 48))[0].shape == (1, 2, 5)
+
+
+@pytest.mark.parametrize("name", ["folders.yaml", "configs/folders.yaml"])
+def test_it_is_found_from_anywhere(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert configuration(name).read_text() == FILES["folders.yaml"].read_text()
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_text("seed_everything: 3")
+    assert configuration(name) == Path(name)  # the user's own wins
+    for absent in ("absent.yaml", "mine/folders.yaml"):
+        assert configuration(absent) == Path(absent)
