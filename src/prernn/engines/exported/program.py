@@ -19,6 +19,7 @@ from prernn import ops
 from prernn.conversion.graph.tracing import first_line
 from prernn.conversion.sequence_network import NetworkState, SequenceNetwork, frame_shape_of
 from prernn.engines.exported.description import Description, describe, in_file
+from prernn.engines.exported.padding import with_simple_padding
 from prernn.layers.computed_weights import copy_of
 
 STEPS = 3
@@ -73,7 +74,9 @@ def _opened(leaf: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def plain_copy(net: SequenceNetwork) -> SequenceNetwork:
     """A copy as it goes into a file: float32, on the CPU, in evaluation mode."""
-    return copy_of(net).float().cpu().eval()
+    copy = copy_of(net).float().cpu().eval()
+    with_simple_padding(copy)
+    return copy
 
 
 def traced(net: SequenceNetwork, kind: str, image_size: tuple[int, ...] | None = None) -> Traced:
