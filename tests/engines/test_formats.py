@@ -62,10 +62,17 @@ def assert_same(net, path, name, batch, steps):
 
 
 QUICK = {("openvino", "step"), ("torch", "sequence")}
-"""Of other formats than ONNX, what is not slow: OpenVINO's models are made of ONNX's, and all of torch's programs."""
+"""Of other formats than ONNX, what is not slow for two kinds: OpenVINO's models are made of ONNX's, and all of torch's
+programs."""
+
+
+def _marks(name, format, kind):
+    quick = format == "onnx" or ((format, kind) in QUICK and name in ("rcn", "several layers"))
+    return [] if quick else pytest.mark.slow
+
 
 CASES = [
-    pytest.param(name, format, kind, marks=[] if format == "onnx" or (format, kind) in QUICK else pytest.mark.slow)
+    pytest.param(name, format, kind, marks=_marks(name, format, kind))
     for name in KINDS
     for format in FORMATS
     for kind in ("step", "sequence")

@@ -13,6 +13,8 @@ import torch
 from websockets.exceptions import ConnectionClosed
 
 from prernn import client
+from prernn.serving.mailbox import Mailbox
+from prernn.serving.session import Session
 from prernn.streaming.prediction import predict
 from prernn.streaming.stream import Stream
 from served import bare, decoded, gone, jpeg, said, served
@@ -226,6 +228,17 @@ def test_who_is_silent_is_sent_away(net):
         with bare(address, None) as socket:
             assert said(socket) == {"type": "error", "error": "expected a hello within 0.3 s"}
         gone(server, "idle")
+
+
+@pytest.mark.parametrize(
+    ("reasons", "kept"), [(["idle", "left"], "idle"), (["end", "unread"], "unread"), (["left"], "left")]
+)
+def test_the_reason_stays_while_the_thread_has_not_reported_it(reasons, kept):
+    session = Session.__new__(Session)
+    session._ending, session.mailbox = "", Mailbox(1, drops=False)
+    for why in reasons:
+        session.end(why, at_once=True)
+    assert session._ending == kept
 
 
 def test_who_does_not_read_is_sent_away(net):

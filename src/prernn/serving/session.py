@@ -83,7 +83,7 @@ class Session:
         self._activity = Activity(hello.activity) if hello.activity else None
         self.mailbox = Mailbox(limits.queue, hello.drop == "oldest", on_room)
         self.counts: Counter[str] = Counter()
-        self._refused_in_a_row, self._ending, self._begin = 0, "end", perf_counter()
+        self._refused_in_a_row, self._ending, self._begin = 0, "", perf_counter()
         self._ticks, self._latest = itertools.count(), -1  # ticks of the clock; the number of the latest frame shown
         self._clocks: list[str] = []  # what each clock counted
         self._anew = False  # whether the clock's frames ended with a reset order
@@ -121,8 +121,13 @@ class Session:
         self.mailbox.put(order)
 
     def end(self, why: str, *, at_once: bool = False) -> None:
-        """Takes no more; waiting frames are still answered, unless it is to end at once."""
-        self._ending = why
+        """Takes no more; waiting frames are still answered, unless it is to end at once.
+
+        That a client has left is no reason if there is one already: who is sent away leaves too, maybe before the
+        session's thread reports why.
+        """
+        if why != "left" or not self._ending:
+            self._ending = why
         self.mailbox.end(at_once=at_once)
 
     def _run(self) -> None:
@@ -136,7 +141,7 @@ class Session:
             self._ending = "error"
             LOG.exception("a stream ended")
             self._say("error", error="internal error; the server's log has it")
-        self._on_end(self._ending)
+        self._on_end(self._ending or "end")
 
     def _follow_clock(self) -> bool:
         """Follows frames by one clock, until the end or a reset order; returns whether it was the end."""
