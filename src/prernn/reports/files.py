@@ -90,7 +90,7 @@ def write_table(path: str | Path, rows: Sequence[dict[str, Any]]) -> Path:
     return write_text(path, text.getvalue())
 
 
-def configuration(path: str | Path) -> Path:
+def configuration(path: str | os.PathLike[str]) -> Path:
     """A file of the user's, or one of the same name that comes with prernn: ``folders.yaml``, ``configs/folders.yaml``.
 
     Gives ``path`` as it is if neither exists, so that whoever opens it reports its name.

@@ -161,7 +161,7 @@ class GestureWatcher:
         return frame, round(time, 3)
 
 
-def load_commands(path: str | os.PathLike, labels: Sequence[str] | None = None) -> dict[str, str]:
+def load_commands(path: str | os.PathLike[str], labels: Sequence[str] | None = None) -> dict[str, str]:
     """A table from label to command, read from a YAML or JSON file with one mapping of texts.
 
     Args:
