@@ -6,10 +6,9 @@ from pathlib import Path
 
 from prernn.benchmarks.options import OPTIONS
 from prernn.commands.arguments import fit_options
-from prernn.commands.arguments.command import Parser
 from prernn.commands.bench import bench_parser
 from prernn.commands.fit import FIT_COMMANDS
-from prernn.commands.main import COMMANDS
+from prernn.commands.main import COMMANDS, _parser
 
 FOLDER = Path(__file__).parent.parent / "docs" / "command-line"
 HEADER = "<!-- made by site_build/command_line.py from the parsers; don't edit -->\n\n"
@@ -28,13 +27,10 @@ def commands() -> str:
         "In a clone of the repository put `uv run` in front.",
         table(("command", "does"), [(_link(name), command.help) for name, command in COMMANDS.items()]),
     ]
+    (parsers,) = [action.choices for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)]
     for name, command in COMMANDS.items():
-        if name in (*FIT_COMMANDS, "bench"):
-            continue
-        parser = Parser(f"prernn {name}", **(command.options or {}))
-        if command.add_arguments is not None:
-            command.add_arguments(parser)
-        blocks += [f"## {name}", f"{command.help[0].upper()}{command.help[1:]}.", *described(parser, 3)]
+        if name not in (*FIT_COMMANDS, "bench"):
+            blocks += [f"## {name}", f"{command.help[0].upper()}{command.help[1:]}.", *described(parsers[name], 3)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -61,9 +57,9 @@ def benchmarks() -> str:
     """The page of the benchmarks."""
     blocks = [
         "# bench",
-        "Figures of speed and quality, measured on this machine: `prernn bench NAME`. What they gave is in ",
+        "Figures of speed and quality, measured on this machine: `prernn bench NAME`. What they gave is in "
+        "[Speed](../speed.md), [Sparsity](../sparsity.md) and [Results](../results.md).",
     ]
-    blocks[-1] += "[Speed](../speed.md), [Sparsity](../sparsity.md) and [Results](../results.md)."
     for name in sorted(OPTIONS):
         parser = bench_parser(name)
         first = " ".join((parser.description or "").partition("\n\n")[0].split())

