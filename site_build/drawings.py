@@ -17,14 +17,14 @@ HEAD = (
 )
 
 
-def box(x: float, y: float, w: float, h: float, text: str = "", colour: tuple[str, str] = PLAIN) -> str:
+def box(x: float, y: float, w: float, h: float, text: str = "", color: tuple[str, str] = PLAIN) -> str:
     """A rounded box with text in its middle."""
-    fill, edge = colour
+    fill, edge = color
     shape = f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="6" fill="{fill}" stroke="{edge}"/>'
     return shape + (label(x + w / 2, y + h / 2 + 5, text, INK) if text else "")
 
 
-def label(x: float, y: float, text: str, colour: str = TEXT, anchor: str = "middle") -> str:
+def label(x: float, y: float, text: str, color: str = TEXT, anchor: str = "middle") -> str:
     """Text; what stands behind an underscore is lower, up to the next blank."""
     parts = []
     for word in text.split(" "):
@@ -32,13 +32,13 @@ def label(x: float, y: float, text: str, colour: str = TEXT, anchor: str = "midd
         parts.append(
             base + (f'<tspan dy="4" font-size="10">{low}</tspan><tspan dy="-4">&#8203;</tspan>' if low else "")
         )
-    return f'<text x="{x}" y="{y}" fill="{colour}" text-anchor="{anchor}">{" ".join(parts)}</text>'
+    return f'<text x="{x}" y="{y}" fill="{color}" text-anchor="{anchor}">{" ".join(parts)}</text>'
 
 
-def arrow(*points: tuple[float, float], colour: str = LINE) -> str:
+def arrow(*points: tuple[float, float], color: str = LINE) -> str:
     """A line through the points, with a head at its end."""
     way = " ".join(f"{x} {y}" for x, y in points)
-    return f'<path d="M{way}" fill="none" stroke="{colour}" stroke-width="1.6" marker-end="url(#a)"/>'
+    return f'<path d="M{way}" fill="none" stroke="{color}" stroke-width="1.6" marker-end="url(#a)"/>'
 
 
 def loop(x: float, y: float, w: float, name: str) -> str:
@@ -63,8 +63,8 @@ def prernn_drawing() -> tuple[int, int, list[str]]:
     parts += [box(342, 200, 100, 44, "layer: W, b", KEPT), arrow((442, 222), (468, 222))]
     parts += [box(470, 200, 150, 44, "RNN: W_ih", NEW), loop(470, 200, 150, "W_hh")]
     parts += [arrow((620, 222), (648, 222)), box(650, 200, 90, 44, "outputs", NEW)]
-    parts += [box(162, 275, 16, 16, colour=KEPT), label(186, 288, "pre-trained", anchor="start")]
-    parts += [box(290, 275, 16, 16, colour=NEW), label(314, 288, "starts at random", anchor="start")]
+    parts += [box(162, 275, 16, 16, color=KEPT), label(186, 288, "pre-trained", anchor="start")]
+    parts += [box(290, 275, 16, 16, color=NEW), label(314, 288, "starts at random", anchor="start")]
     return 760, 300, parts
 
 
@@ -114,7 +114,7 @@ def rcn_drawing() -> tuple[int, int, list[str]]:
             if level:
                 parts.append(arrow((left + 55, y + 80), (left + 55, y + 42)))
             if step < 2:
-                parts += [arrow((left + 110, y + 20), (left + 208, y + 20), colour=NEW[1])]
+                parts += [arrow((left + 110, y + 20), (left + 208, y + 20), color=NEW[1])]
                 parts += [label(left + 160, y + 12, "W_hh")]
         parts.append(arrow((left + 55, 44), (left + 55, 22)))
         parts.append(label(left + 55, 16, "output"))
@@ -130,13 +130,13 @@ def paths_drawing() -> tuple[int, int, list[str]]:
         for layer, size in enumerate(sizes)
     ]
     layers = [module for module in net.modules() if isinstance(module, prernn.PathLinear)]
-    colours = ("#3f7fbf", "#d9822b", "#3a9a5b", "#b04a9c", "#c2453f", "#2a9da6", "#8a6d3b", "#6a5acd")
+    colors = ("#3f7fbf", "#d9822b", "#3a9a5b", "#b04a9c", "#c2453f", "#2a9da6", "#8a6d3b", "#6a5acd")
     parts = []
     for number, layer in enumerate(layers):
         for path, (source, end) in enumerate(zip(layer.source.tolist(), layer.destination.tolist(), strict=True)):
             (x, y), (right, down) = places[number][source], places[number + 1][end]
             way = f"M{x} {y} {right} {down}"
-            parts.append(f'<path d="{way}" stroke="{colours[path % 8]}" stroke-width="2.2" fill="none"/>')
+            parts.append(f'<path d="{way}" stroke="{colors[path % 8]}" stroke-width="2.2" fill="none"/>')
     for number, units in enumerate(places):
         parts += [f'<circle cx="{x}" cy="{y}" r="8" fill="{PLAIN[0]}" stroke="{PLAIN[1]}"/>' for x, y in units]
         parts.append(label(units[0][0], 256, ("inputs", "hidden", "hidden", "outputs")[number]))
@@ -177,7 +177,7 @@ def clips_drawing() -> tuple[int, int, list[str]]:
             if not goes_on or clip == 0:
                 parts += [label(left - 20, y + 30, "0"), arrow((left - 13, y + 25), (left - 2, y + 25))]
             if goes_on and clip < 2:
-                parts += [arrow((left + 146, y + 25), (left + 183, y + 25), colour=NEW[1])]
+                parts += [arrow((left + 146, y + 25), (left + 183, y + 25), color=NEW[1])]
                 parts += [label(left + 164, y + 16, "state")]
     return 740, 172, parts
 

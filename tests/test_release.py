@@ -1,4 +1,4 @@
-"""What a release says of itself: its version, its licences, its changes, and what lies in its distributions."""
+"""What a release says of itself: its version, its licenses, its changes, and what lies in its distributions."""
 
 import importlib.metadata
 import re
@@ -52,15 +52,15 @@ def test_every_dependency_has_a_least_version():
         assert any(part.operator == ">=" for part in requirement.specifier), requirement
 
 
-def test_every_dependency_has_a_licence():
-    """``python release/licences.py`` writes the table."""
+def test_every_dependency_has_a_license():
+    """``python release/licenses.py`` writes the table."""
     rows = [
-        row.split(" | ") for row in (ROOT / "docs" / "licences.md").read_text().splitlines() if row.startswith("| ")
+        row.split(" | ") for row in (ROOT / "docs" / "licenses.md").read_text().splitlines() if row.startswith("| ")
     ]
-    licences = {row[0].strip("| *"): row[1] for row in rows}
+    licenses = {row[0].strip("| *"): row[1] for row in rows}
     for requirement in REQUIREMENTS:
-        assert canonicalize_name(requirement.name) in licences, requirement
-    assert not {name for name, licence in licences.items() if licence.lower() in ("unknown", "")}
+        assert canonicalize_name(requirement.name) in licenses, requirement
+    assert not {name for name, license in licenses.items() if license.lower() in ("unknown", "")}
 
 
 # what is built

@@ -39,8 +39,8 @@ def cifar10(tmp_path_factory):
         features = []
         net.linear.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
         net(x)
-        centred = features[0] - features[0].mean(0)  # (6, 64)
-        net.linear.weight.copy_((torch.linalg.pinv(centred) @ torch.eye(10)[labels]).T)
+        centered = features[0] - features[0].mean(0)  # (6, 64)
+        net.linear.weight.copy_((torch.linalg.pinv(centered) @ torch.eye(10)[labels]).T)
         net.linear.bias.copy_(-net.linear.weight @ features[0].mean(0))
     weights = {f"module.{name}": value for name, value in net.state_dict().items()}
     torch.save({"state_dict": weights, "best_prec1": 10.0}, folder / "resnet8-0.th")

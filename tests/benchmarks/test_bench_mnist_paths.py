@@ -244,9 +244,9 @@ def test_mistakes_at_mnist_are_one_line(wrong, complaint, mnist, tmp_path, capsy
 
 
 @pytest.fixture(scope="module")
-def coloured(tmp_path_factory):
-    """Pictures of one colour each, the class."""
-    folder = tmp_path_factory.mktemp("coloured")
+def colored(tmp_path_factory):
+    """Pictures of one color each, the class."""
+    folder = tmp_path_factory.mktemp("colored")
     generator, arrays = np.random.default_rng(0), {}
     for part, count in (("train", 70), ("test", 9)):
         labels = generator.integers(0, 3, count, dtype=np.uint8)
@@ -260,7 +260,7 @@ def coloured(tmp_path_factory):
 CONVOLUTIONS = ["--network", "convolutions", "--widths", "4", "6", "8", "--epochs", "1", "--jobs", "1"]
 
 
-def test_convolutions_of_paths_and_dense_ones(coloured, tmp_path, monkeypatch):
+def test_convolutions_of_paths_and_dense_ones(colored, tmp_path, monkeypatch):
     drawn, draw = [], mnist_paths.curves.lines
 
     def lines_drawn(panels, path, *, along, **options):
@@ -269,7 +269,7 @@ def test_convolutions_of_paths_and_dense_ones(coloured, tmp_path, monkeypatch):
         return draw(panels, path, along=along, **options)
 
     monkeypatch.setattr(mnist_paths.curves, "lines", lines_drawn)
-    words = ["--data", str(coloured), *CONVOLUTIONS, "--paths", "12", "40", "--seeds", "0", "1", "--out", str(tmp_path)]
+    words = ["--data", str(colored), *CONVOLUTIONS, "--paths", "12", "40", "--seeds", "0", "1", "--out", str(tmp_path)]
     assert main(["bench", "mnist_paths", *words, "--samplers", "sobol+mixed", "random", "dense"]) == 0
     lines = rows(tmp_path / "mnist.csv")
     assert [(line["sampler"], int(line["paths"]), int(line["seed"])) for line in lines] == [
@@ -317,8 +317,8 @@ def test_a_network_of_convolutions_has_the_paths_of_a_network_of_neurons():
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_mistakes_at_convolutions_are_one_line(wrong, complaint, coloured, tmp_path, capsys):
-    words = ["--data", str(coloured), *CONVOLUTIONS, *wrong, "--out", str(tmp_path / "out")]
+def test_mistakes_at_convolutions_are_one_line(wrong, complaint, colored, tmp_path, capsys):
+    words = ["--data", str(colored), *CONVOLUTIONS, *wrong, "--out", str(tmp_path / "out")]
     assert main(["bench", "mnist_paths", *words]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert complaint in line

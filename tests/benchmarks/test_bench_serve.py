@@ -1,10 +1,11 @@
 """The load test: its cameras notice answers that are not theirs, and its others mean no good."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
-from prernn.benchmarks.measuring.serving_load import HOSTILE, Camera, apart, load, pictures_of
+from prernn.benchmarks.measuring.serving_load import HOSTILE, Camera, apart, filmed, load, pesters, pictures_of
 from prernn.commands.main import main
 from prernn.streaming.stream import Stream
 from served import served
@@ -35,8 +36,14 @@ def test_cameras_notice_answers_that_are_not_theirs(net):
 def test_others_do_not_change_the_answers(net):
     """One of each kind, for a moment."""
     cameras = [Camera(pictures_of(number, 5, 24)) for number in range(2)]
+
+    async def run(url):
+        others = asyncio.create_task(pesters(url, len(HOSTILE)))
+        await filmed(url, cameras, 20.0, 1.0)
+        others.cancel()
+
     with served(net) as (address, server):
-        load(f"ws://{address}/stream", cameras, 20.0, 1.0, len(HOSTILE))
+        asyncio.run(run(f"ws://{address}/stream"))
         counted = server.service.metrics
         assert counted.frames.labels("refused")._value.get() > 3
         assert counted.joined.labels("stream")._value.get() > 8

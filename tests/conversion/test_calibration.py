@@ -87,7 +87,7 @@ def test_what_gates_read_before_and_after():
     video = film(4, 10)
     before, after = (gate_inputs_of(each, [video]) for each in (net, prernn.calibrate(net, [video])))
     assert [row.gate for row in before] == list(net.recurrent_layers[0].cell.gates)
-    assert all(row.saturated == 1 and row.mean < -4 for row in before)  # shut before anything is learnt
+    assert all(row.saturated == 1 and row.mean < -4 for row in before)  # shut before anything is learned
     assert all(row.saturated == 0 and abs(row.mean) < 1e-9 for row in after)
     assert [row.deviation for row in after] == pytest.approx([GAIN] * 4)
 

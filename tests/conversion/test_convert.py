@@ -320,7 +320,7 @@ def test_layer_none_on_a_converted_network_takes_the_next_one():
 @each_cell
 @torch.no_grad()
 def test_traditional_on_a_converted_network(cell):
-    """The supplement's three layers: fc6 and fc7 converted, a randomly initialised one on top."""
+    """The supplement's three layers: fc6 and fc7 converted, a randomly initialized one on top."""
     cnn = prepare(FcNet())
     pre = prernn.convert(cnn, ["fc6", "fc7"], cell=cell, input="single", **SMALL)
     net = prernn.traditional(pre, cell=cell, hidden_size=7, outputs=4)

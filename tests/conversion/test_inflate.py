@@ -105,7 +105,7 @@ def test_a_still_video_gives_what_its_picture_gives(kind, start, time):
 @pytest.mark.parametrize("time", [1, 3, 5])
 @all_cnns
 @torch.no_grad()
-def test_started_at_the_centre_any_video_gives_the_mean_over_its_frames(kind, time):
+def test_started_at_the_center_any_video_gives_the_mean_over_its_frames(kind, time):
     """All these networks are linear behind the vector."""
     cnn, network = inflated(kind, time=time)
     for frames in (1, 2, 7):
@@ -122,7 +122,7 @@ def test_started_at_the_mean_a_moving_video_gives_something_else(kind):
 
 
 @torch.no_grad()
-def test_started_at_the_mean_a_convolution_averages_neighbours_and_repeats_the_ends():
+def test_started_at_the_mean_a_convolution_averages_neighbors_and_repeats_the_ends():
     conv = nn.Conv2d(3, 4, 3, padding=1, stride=2, dtype=torch.float64)
     inflated_conv = InflatedConv2d(conv, 3, "mean")
     video = film(1, 4)
@@ -135,7 +135,7 @@ def test_started_at_the_mean_a_convolution_averages_neighbours_and_repeats_the_e
 
 @both_starts
 @torch.no_grad()
-def test_order_matters_once_kernels_have_learnt(start):
+def test_order_matters_once_kernels_have_learned(start):
     _, network = inflated("same", init=start)
     clip = clips(film(2, 6))
     backwards = clip.flip(2)

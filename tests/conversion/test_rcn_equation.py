@@ -207,7 +207,7 @@ def test_no_output_depends_on_a_later_frame_and_none_is_left_out(spec):
     assert bool((grad.flatten(2).abs().sum((0, 2)) > 0).all())
 
 
-def test_a_pixel_reaches_only_its_own_neighbourhood_however_many_frames_pass():
+def test_a_pixel_reaches_only_its_own_neighborhood_however_many_frames_pass():
     """W_hh is 1x1: the recurrence spreads nothing over the picture."""
     net = trained("plain")
     inside = []

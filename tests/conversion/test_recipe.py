@@ -67,7 +67,7 @@ def test_older_recipes_load(version):
     [
         ([], "expected a recipe, a dict"),
         ({"steps": "convert"}, "expected a recipe, a dict"),
-        ({"steps": [], "colour": 1}, "got colour"),
+        ({"steps": [], "color": 1}, "got color"),
         ({"steps": [{"layer": "fc7"}]}, "recipe's step"),
         ({"steps": [], "task": {"stack": 5}}, "recipe's name"),
         ({"steps": [], "version": VERSION + 1}, "update prernn"),

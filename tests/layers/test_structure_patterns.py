@@ -10,7 +10,7 @@ from prernn.layers.structures.parse import hidden_structure
 from prernn.ops.sobol import block_permutation, path_sources
 
 
-def test_grouped_joins_neighbours_in_blocks():
+def test_grouped_joins_neighbors_in_blocks():
     mask = hidden_structure("grouped:3").mask(6)
     assert mask.tolist() == [[i // 2 == j // 2 for j in range(6)] for i in range(6)]
 

@@ -43,15 +43,15 @@ def test_flow_depends_on_nothing_that_comes_later():
 
 @given(st.lists(st.floats(-50, 50), min_size=1), st.floats(0.1, 40))
 def test_levels_are_rounded_pixels_within_the_bound(pixels, bound):
-    levels = flow._quantised(np.array(pixels), bound)
+    levels = flow._quantized(np.array(pixels), bound)
     for pixel, level in zip(pixels, levels.tolist(), strict=True):
         assert abs((level - 128) * bound / 127 - max(-bound, min(bound, pixel))) <= bound / 127 / 2 + 1e-6
     # what mirroring negates is the level of the negated flow
-    assert np.array_equal(256 - levels.astype(int), flow._quantised(-np.array(pixels), bound))
+    assert np.array_equal(256 - levels.astype(int), flow._quantized(-np.array(pixels), bound))
 
 
 def test_flow_that_is_no_number_counts_as_none():
-    assert flow._quantised(np.array([np.nan, np.inf, -np.inf]), 5).tolist() == [128, 255, 1]
+    assert flow._quantized(np.array([np.nan, np.inf, -np.inf]), 5).tolist() == [128, 255, 1]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Frames as a player shows them: upright, with square pixels, in the colours that were meant, without combs."""
+"""Frames as a player shows them: upright, with square pixels, in the colors that were meant, without combs."""
 
 import warnings
 from fractions import Fraction
@@ -79,7 +79,7 @@ RED = (200, 30, 60)
 
 
 def colored(path, height, width, matrix=None):
-    """A video of one colour; ``matrix`` are the equations of its Y'CbCr, which it says nothing of."""
+    """A video of one color; ``matrix`` are the equations of its Y'CbCr, which it says nothing of."""
     image = np.full((height, width, 3), RED, np.uint8)
     frame = av.VideoFrame.from_ndarray(image).reformat(format="yuv420p", dst_colorspace=matrix)
     frame.colorspace = picture.UNKNOWN
@@ -89,7 +89,7 @@ def colored(path, height, width, matrix=None):
 @pytest.mark.parametrize(
     ("height", "width", "matrix"), [(576, 720, 5), (718, 1278, 5), (720, 960, 1), (544, 1280, 1), (1080, 1920, 1)]
 )
-def test_colours_of_a_video_that_says_nothing_of_them(tmp_path, height, width, matrix):
+def test_colors_of_a_video_that_says_nothing_of_them(tmp_path, height, width, matrix):
     path = colored(tmp_path / "a.mp4", height, width, matrix)
     _, image = next(read_frames(path))
     assert abs(image[8, 8].astype(int) - RED).max() <= 4
@@ -97,7 +97,7 @@ def test_colours_of_a_video_that_says_nothing_of_them(tmp_path, height, width, m
 
 
 @pytest.mark.parametrize(("tag", "said"), [(1, "BT.709"), (5, "BT.601"), (9, "BT.2020")])
-def test_colours_of_a_video_that_says_what_they_are(tmp_path, tag, said):
+def test_colors_of_a_video_that_says_what_they_are(tmp_path, tag, said):
     image = av.VideoFrame.from_ndarray(np.full((48, 64, 3), RED, np.uint8))
     frame = image.reformat(format="yuv420p", dst_colorspace=tag)
     path = encode(tmp_path / "a.mp4", [frame], tags={"colorspace": tag})
@@ -116,7 +116,7 @@ def test_pictures_without_such_equations(tmp_path, codec, pix_fmt, said):
 
 
 @pytest.mark.parametrize("height", [64, 720])
-def test_colours_are_written_as_they_are_read(tmp_path, height):
+def test_colors_are_written_as_they_are_read(tmp_path, height):
     write_video(tmp_path / "a.mp4", [np.full((height, 64, 3), RED, np.uint8)], 25)
     assert abs(next(read_frames(tmp_path / "a.mp4"))[1][8, 8].astype(int) - RED).max() <= 4
     assert probe(tmp_path / "a.mp4").colors == ("BT.709" if height == 720 else "BT.601")
@@ -161,7 +161,7 @@ def woven(count, height=64, width=96):
 
 
 def combs(image):
-    """How much neighbouring lines differ."""
+    """How much neighboring lines differ."""
     return np.abs(np.diff(image[..., 0].astype(int), axis=0)).mean()
 
 

@@ -184,14 +184,14 @@ def test_one_frame_is_transformed_exactly_as_in_its_clip(frames, height, width, 
     assert torch.equal(clip_transform(spec, train=False)(clip.to(memory_format=torch.channels_last)), out)
 
 
-def test_pixels_are_scaled_and_normalised():
+def test_pixels_are_scaled_and_normalized():
     spec = TransformSpec(size=4, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 2.0))
     white = torch.full((2, 3, 6, 9), 255, dtype=torch.uint8)
     expected = torch.tensor([1.0, 3.0, 0.5])[:, None, None].expand(2, 3, 4, 4)
     torch.testing.assert_close(clip_transform(spec, train=False)(white), expected)
 
 
-def test_evaluation_resizes_the_short_side_and_crops_the_centre():
+def test_evaluation_resizes_the_short_side_and_crops_the_center():
     clip = torch.zeros(1, 3, 20, 40, dtype=torch.uint8)
     clip[..., 10:30] = 255  # the middle square is white
     spec = TransformSpec(size=10, mean=(0, 0, 0), std=(1, 1, 1))

@@ -119,7 +119,7 @@ def test_an_unreachable_timm_hub_says_what_to_do(monkeypatch):
 
 def test_bad_options_are_not_blamed_on_the_hub():
     with pytest.raises(TypeError):
-        backbone("squeezenet1_1", pretrained=True, colour="blue")
+        backbone("squeezenet1_1", pretrained=True, color="blue")
 
 
 def test_missing_package_of_weights_is_named(monkeypatch):

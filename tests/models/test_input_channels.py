@@ -52,7 +52,7 @@ def test_equal_channels_give_a_grey_picture_times_the_stated_factor(kind, channe
     torch.testing.assert_close(after - bias, (before - bias) * factor)
 
 
-def test_adapted_filters_are_the_mean_of_the_colours_by_hand():
+def test_adapted_filters_are_the_mean_of_the_colors_by_hand():
     conv = nn.Conv2d(3, 2, 2).requires_grad_(False)
     old = conv.weight.clone()
     adapt_channels(conv, 7)

@@ -61,7 +61,7 @@ def test_the_largest_sums_fit(instructions):
 
 @pytest.mark.parametrize("spec", ["full", "grouped:4", "band:35", "band:101"])
 @pytest.mark.parametrize("rows", [1, 2, 7])
-def test_runs_of_neighbours(spec, rows, instructions):
+def test_runs_of_neighbors(spec, rows, instructions):
     hidden = HiddenToHidden(160, 3, spec)
     small = NarrowSegments(hidden.weight.detach(), hidden.structure, "int8x8", None)
     segments = segments_of(matrix_places(hidden.weights()), 160)

@@ -73,8 +73,8 @@ def test_6_wide_bands_in_a_stream_which_are_read_as_they_are_stored(name, spec, 
     cell = CELLS[name]
     for batch in (1, 5):
         structure, values, _ = problem(cell, spec, 1, batch, 48)
-        neighbour = torch.arange(48).unsqueeze(1) + torch.arange(structure.width) - structure.width // 2
-        values[0][:, (neighbour < 0) | (neighbour > 47)] = float("nan")
+        neighbor = torch.arange(48).unsqueeze(1) + torch.arange(structure.width) - structure.width // 2
+        values[0][:, (neighbor < 0) | (neighbor > 47)] = float("nan")
         compare(cell, structure, values, None)
 
 
@@ -155,8 +155,8 @@ def test_what_stands_outside_the_matrix_is_never_used_and_gets_no_gradient(name)
     cell, structure = CELLS[name], hidden_structure("band:7")
     _, values, _ = problem(cell, "band:7", size=5)
     weight = values[0].clone()
-    neighbour = torch.arange(5).unsqueeze(1) + torch.arange(7) - 3
-    beyond = (neighbour < 0) | (neighbour > 4)
+    neighbor = torch.arange(5).unsqueeze(1) + torch.arange(7) - 3
+    beyond = (neighbor < 0) | (neighbor > 4)
     weight[:, beyond] = float("nan")
     actual = solve(cell, structure, [weight, *values[1:]], None, "native", torch.float32)
     expected = solve(cell, structure, values, None, "native", torch.float32)

@@ -133,7 +133,7 @@ def test_nan_spreads_as_far_as_the_matrix_lets_it(cell, columns):
     d_u, d_weight, _, d_state = kernels.backward(
         cell, torch.ones_like(out), torch.zeros_like(last), u, weight, bias, state, None, None, kept
     )
-    # reset before the product, a neighbour's r*h is lost in the same step
+    # reset before the product, a neighbor's r*h is lost in the same step
     reach, first = columns // 2 * (2 if "before" in cell else 1), columns // 2 if "before" in cell else 0
     reach = 0 if cell in kernels.WITHOUT_WEIGHTS else reach
     for time in range(4):

@@ -53,7 +53,7 @@ def test_they_compile_for_a_gpu(cell, columns, monkeypatch):
     exchanges = {"forward_kernel": 2, "backward_kernel": 3} if "before" in cell else {}
     exchanges = {"forward_kernel": 1, "backward_kernel": 1, "band_weight_kernel": 0, **exchanges}
     for name, ptx in code:
-        assert ptx.count("bar.sync") >= (exchanges[name] if columns > 1 else 0)  # neighbours wait for each other
+        assert ptx.count("bar.sync") >= (exchanges[name] if columns > 1 else 0)  # neighbors wait for each other
         assert "ld.global.nc" not in ptx  # nothing is read past the coherent cache
 
 
@@ -83,7 +83,7 @@ def test_gpu_equals_the_equations(cell, shared, columns, dtype):
 @pytest.mark.parametrize("size", [1, 33, 1500, 2048, 16384])
 @pytest.mark.parametrize("columns", [1, 21])
 @pytest.mark.parametrize("cell", SOME)
-def test_gpu_gives_equal_bits_and_neighbours_wait_for_each_other(cell, columns, size):
+def test_gpu_gives_equal_bits_and_neighbors_wait_for_each_other(cell, columns, size):
     """Against the interpreter on the same numbers, which has no threads to race."""
     columns = min(columns, 2 * size - 1)
     u, weight, bias, state = draw(cell, columns, steps=4, rows=2, size=size)

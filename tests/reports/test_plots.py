@@ -7,7 +7,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from prernn.reports.plots import classes, curves, gates, weights
-from prernn.reports.plots.figure import COLOURS
+from prernn.reports.plots.figure import COLORS
 
 
 def is_png(path):
@@ -26,7 +26,7 @@ def test_curves_and_strip_and_confusion(tmp_path):
         classes.confusion(np.eye(2), ["none", "x", "y"], tmp_path / "other.png")
 
 
-def test_more_classes_than_colours(tmp_path):
+def test_more_classes_than_colors(tmp_path):
     frames = [np.zeros((8, 8, 3), np.uint8)] * 3
     labels = [str(k) for k in range(25)]
     assert is_png(classes.strip(frames, np.full((3, 25), 1 / 25), labels, tmp_path / "strip.png"))
@@ -44,7 +44,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
 
 
 def legend(figure):
-    """``{name: colour}``."""
+    """``{name: color}``."""
     (legend,) = figure.legends
     pairs = zip(legend.texts, legend.get_patches(), strict=True)
     return {text.get_text(): to_hex(patch.get_facecolor()).upper() for text, patch in pairs}
@@ -64,7 +64,7 @@ def test_saturation_has_right_on_x_left_on_y_and_the_diagonal(tmp_path, figures)
     assert b == mean_b == [[0.5, 0.0]]
     np.testing.assert_allclose(mean_a, [[0.65, 0.15]])
     assert [len(axis.collections) for axis in axes] == [4, 2, 0, 2]
-    assert legend(figures[0]) == {"a": COLOURS[0], "b": COLOURS[1]}
+    assert legend(figures[0]) == {"a": COLORS[0], "b": COLORS[1]}
 
 
 def test_histograms_stand_side_by_side_inside_their_bins(tmp_path, figures):
@@ -83,7 +83,7 @@ def test_histograms_stand_side_by_side_inside_their_bins(tmp_path, figures):
 
 
 def test_training_curves_with_gaps(tmp_path, figures):
-    runs = {f"run {k}": ([1, 2, 3], [k, 1.0, 2.0]) for k in range(12)}  # more than colours
+    runs = {f"run {k}": ([1, 2, 3], [k, 1.0, 2.0]) for k in range(12)}  # more than colors
     series = {"train_loss": runs, "val_loss": {"run 3": ([2, 4], [1.0, 0.5])}, "c": {"x": ([1], [1.0])}, "d": runs}
     assert is_png(curves.training(series, tmp_path / "training.png"))
     axes = figures[0].axes
@@ -94,17 +94,17 @@ def test_training_curves_with_gaps(tmp_path, figures):
     assert is_png(curves.training({str(k): runs for k in range(5)}, tmp_path / "five.png"))
 
 
-def test_networks_keep_their_colours_from_picture_to_picture(tmp_path, figures):
+def test_networks_keep_their_colors_from_picture_to_picture(tmp_path, figures):
     curve, names = ([0.0, 0.08], [0.0, 1.0]), ("a", "b", "c")
     curves.cumulative_errors({"c": curve}, tmp_path / "errors.png", names=names)
     curves.training({"loss": {"b": curve, "c": curve}}, tmp_path / "training.png", names=names)
     gates.saturation({"layer 1": {"i": {"c": (np.ones(1), np.zeros(1))}}}, tmp_path / "s.png", names=names)
     gates.histograms({"layer 1": {"i": {"c": np.ones(10)}}}, {"i": (0, 1)}, tmp_path / "h.png", names=names)
-    assert [legend(figure)["c"] for figure in figures] == [COLOURS[2]] * 4
+    assert [legend(figure)["c"] for figure in figures] == [COLORS[2]] * 4
     assert list(legend(figures[1])) == ["b", "c"]
 
 
-def test_ratio_bars_are_labelled_with_their_values(tmp_path, figures):
+def test_ratio_bars_are_labeled_with_their_values(tmp_path, figures):
     groups = {"diagonal": {"PreLSTM": 0.5, "PreLSTM-SIH": 0.00123}, "full": {"PreLSTM": 1.0, "PreLSTM-SIH": 0.18}}
     assert is_png(curves.ratio_bars(groups, tmp_path / "bars.png", label="ratio"))
     axis = figures[0].axes[0]
@@ -112,8 +112,8 @@ def test_ratio_bars_are_labelled_with_their_values(tmp_path, figures):
     assert [text.get_text() for text in axis.texts] == ["0.50", "0.0012", "1.00", "0.18"]
     assert [text.get_text() for text in axis.get_xticklabels()] == ["diagonal", "full"]
     for tick, pair in zip(axis.get_xticks(), (axis.patches[:2], axis.patches[2:]), strict=True):
-        centres = [bar.get_x() + bar.get_width() / 2 for bar in pair]
-        assert tick == pytest.approx(np.mean(centres))
+        centers = [bar.get_x() + bar.get_width() / 2 for bar in pair]
+        assert tick == pytest.approx(np.mean(centers))
     assert is_png(curves.ratio_bars({"nothing": {"a": 0.0}}, tmp_path / "zero.png", label="ratio"))
 
 
@@ -156,7 +156,7 @@ def test_a_diagonal_of_ones_is_as_bright_as_its_scale_says(tmp_path):
 
 @pytest.mark.parametrize("draw", ["curves", "lines"])
 def test_no_network_looks_like_another(figures, tmp_path, draw):
-    names = [f"network {k}" for k in range(2 * len(COLOURS))]
+    names = [f"network {k}" for k in range(2 * len(COLORS))]
     if draw == "curves":
         curves.curves({"loss": {name: [k, k + 1.0] for k, name in enumerate(names)}}, tmp_path / "a.png")
     else:

@@ -114,7 +114,7 @@ def test_the_rate_is_prernns_clock(source, rate):
     width=st.integers(3, 90),
     size=st.integers(2, 40),
     more=st.integers(0, 20),
-    kind=st.sampled_from(["colour", "grey", "flow"]),
+    kind=st.sampled_from(["color", "grey", "flow"]),
 )
 def test_pixels_are_torchvisions_within_one(height, width, size, more, kind):
     channels = 4 if kind == "flow" else 3

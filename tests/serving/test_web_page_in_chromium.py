@@ -72,7 +72,7 @@ def until(page, element, words):
 
 
 def test_a_camera(page):
-    """Answers come, labels have bars, units have a strip; the state starts anew; colours change; it stops."""
+    """Answers come, labels have bars, units have a strip; the state starts anew; colors change; it stops."""
     with served(network().float(), page=True) as (address, server):
         page.goto(f"http://{address}/")
         until(page, "#status", "Ready")
@@ -178,10 +178,10 @@ def test_the_clock_of_the_page(browser):
 VIEW = """async () => {
   const { Bars, TimeLine, drawFace } = await import("/view.js");
   const canvas = document.createElement("canvas");
-  const colour = (x, y) => Array.from(canvas.getContext("2d").getImageData(x, y, 1, 1).data);
+  const color = (x, y) => Array.from(canvas.getContext("2d").getImageData(x, y, 1, 1).data);
   const face = { points: [[10, 20], [50, 30]], box: [5, 5, 60, 40], tracked: true };
   drawFace(canvas, { width: 64, height: 48 }, face);
-  const drawn = [colour(10, 20), colour(50, 30), colour(30, 20)];
+  const drawn = [color(10, 20), color(50, 30), color(30, 20)];
   drawFace(canvas, { width: 64, height: 48 }, { points: null });
   const [list, log] = [document.createElement("ol"), document.createElement("ol")];
   const line = new TimeLine(document.getElementById("line"), log);
@@ -200,7 +200,7 @@ VIEW = """async () => {
   const few = words();
   bars.begin("abcdefghijkl".split(""));
   bars.show([["k", 0.5], ["c", 0.2]]);
-  return { drawn, gone: colour(10, 20), events, spans: line.spans.length, few, many: words().slice(0, 2) };
+  return { drawn, gone: color(10, 20), events, spans: line.spans.length, few, many: words().slice(0, 2) };
 }"""
 
 

@@ -30,7 +30,7 @@ def test_report_of_two_layers_by_hand():
     picture = torch.tensor([[4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 0.0]], **DOUBLE)[None, None]
     sampled = online_sparsity(net, 2 / 9, 1 / 8, start=0)
     conv, fc = activation_report(sampled, torch.cat([picture, 2 * picture])).layers
-    # two samples of two equal activations draw both; the corner meets one output of each map, the centre four
+    # two samples of two equal activations draw both; the corner meets one output of each map, the center four
     assert (conv.name, conv.inputs, conv.samples) == ("conv", 9, 2)
     assert (conv.non_zero, conv.used) == (pytest.approx(2 / 9), pytest.approx(2 / 9))
     assert (conv.multiply_adds, conv.remaining) == (2 * 4 * 4, 2 * (1 + 4))

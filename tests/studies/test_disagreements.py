@@ -70,7 +70,7 @@ class Videos:
         return {"input": torch.randn(self.shape, generator=torch.Generator().manual_seed(number))}
 
 
-SHAPES = {"colour": (7, 3, 8, 8), "two frames": (2, 3, 8, 8), "flow": (4, 20, 8, 8), "snippets": (3, 3, 8, 9, 9)}
+SHAPES = {"color": (7, 3, 8, 8), "two frames": (2, 3, 8, 8), "flow": (4, 20, 8, 8), "snippets": (3, 3, 8, 9, 9)}
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))

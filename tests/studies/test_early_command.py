@@ -61,7 +61,7 @@ def test_curves_of_several_trainings(tmp_path, figures):
     assert cells[:2] == [["alone", "three"], ["0.250", "0.200 ±0.265"]]
 
 
-def test_more_curves_than_colours_can_be_told_apart(tmp_path, figures):
+def test_more_curves_than_colors_can_be_told_apart(tmp_path, figures):
     curves = {f"network {k}": [[k / 30] * 10] for k in range(25)}
     write_curves(curves, tmp_path)
     lines = figures[0].axes[0].lines

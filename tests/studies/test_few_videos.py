@@ -69,7 +69,7 @@ def test_the_study(root, tmp_path, capsys):
     assert (out / "few-videos.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_whole_networks_go_on_from_what_was_learnt_behind_the_trunk(root, tmp_path, monkeypatch):
+def test_whole_networks_go_on_from_what_was_learned_behind_the_trunk(root, tmp_path, monkeypatch):
     """At next to no rate they are what they were, and at more than that something else."""
     all_rows, asked, weights = lineup.few_videos_rows, [], tmp_path / "weights.pt"
     torch.save(backbone("timm/test_resnet").state_dict(), weights)

@@ -25,7 +25,7 @@ QUIET = {
 
 
 ROWS = "--model.learning.continuity.clips 2 --model.learning.continuity.carry true"
-"""Gestures and faces are learnt from videos that follow each other."""
+"""Gestures and faces are learned from videos that follow each other."""
 
 
 def config(folder, root, recipe, task, options):
@@ -91,7 +91,7 @@ def gesture_run(gestures, tmp_path_factory):
     return run(folder, *ROWS.split())
 
 
-def test_gestures_are_learnt_tested_and_predicted(gesture_run):
+def test_gestures_are_learned_tested_and_predicted(gesture_run):
     metrics = json.loads((gesture_run / "metrics.json").read_text())
     assert {"accuracy", "edit_distance", "delay", "detected", "false_alarms"} <= set(metrics)
     assert metrics["labels"] == list(metrics["class_accuracy"]) == ["wave", "push"]  # the rows of the confusion matrix
@@ -151,7 +151,7 @@ def face_run(tmp_path_factory):
     return run(folder, *ROWS.split())
 
 
-def test_faces_are_learnt_tested_and_predicted(face_run):
+def test_faces_are_learned_tested_and_predicted(face_run):
     metrics = json.loads((face_run / "metrics.json").read_text())
     assert {"nme", "auc", "failure_rate", "jitter", "distance"} <= set(metrics)
     assert "errors" not in metrics
@@ -191,7 +191,7 @@ def test_analysis_of_a_run(face_run, tmp_path, capsys):
 # ------------------------------------------------------------------------------------------------ two streams
 
 
-def test_two_streams_are_learnt_and_fused(tmp_path, capsys):
+def test_two_streams_are_learned_and_fused(tmp_path, capsys):
     root = tmp_path / "videos"
     for part in ("train", "test"):
         for label, name in enumerate(("left", "right")):

@@ -202,7 +202,7 @@ def test_batches_that_are_carried_are_one_long_video(make):
     close(torch.cat(outputs, 1), net.eval()(video, state)[0])
 
 
-def test_rows_of_unequal_length_while_batch_statistics_are_learnt():
+def test_rows_of_unequal_length_while_batch_statistics_are_learned():
     """A shorter row is shown its last frame again, which its loss does not count, so that no statistics see zeros."""
     net = prernn.convert(prepare(ResidualNet()), image_size=(8, 8))
     module = VideoModule(

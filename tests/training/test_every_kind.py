@@ -74,7 +74,7 @@ SHOWN = {
     "hd.mp4": (1280, 720, 3, 0.12, "BT.709, assumed"),
     "joined.ts": (64, 48, 20, 0.8, "BT.601, assumed"),
 }
-"""Width, height, frames, duration and colours of some."""
+"""Width, height, frames, duration and colors of some."""
 
 
 @pytest.fixture(scope="module")

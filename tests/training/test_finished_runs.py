@@ -32,7 +32,7 @@ def fit(name, recipe, options):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The folder of a flow run, made in another working directory from a colour run that is gone since."""
+    """The folder of a flow run, made in another working directory from a color run that is gone since."""
     root = tmp_path_factory.mktemp("before")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)

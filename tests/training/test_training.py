@@ -342,7 +342,7 @@ def test_batch_statistics_stay_frozen_if_asked(frozen):
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_padding_repeats_the_last_frame_where_batch_statistics_are_learnt(frozen):
+def test_padding_repeats_the_last_frame_where_batch_statistics_are_learned(frozen):
     video = torch.randn(2, 3, 3, 4, 4)
     video[0, 2:] = 0
     batch = {"input": video, "lengths": torch.tensor([2, 3])}

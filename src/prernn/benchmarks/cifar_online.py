@@ -26,7 +26,7 @@ from prernn.benchmarks.measuring.path_networks.parts import parts_of, parts_tabl
 from prernn.benchmarks.measuring.timing import Stopwatch, threads
 from prernn.conversion.lighter.skipping import unskipped
 from prernn.reports.files import write_table
-from prernn.reports.plots.figure import COLOURS, save_figure
+from prernn.reports.plots.figure import COLORS, save_figure
 from prernn.reports.tables import seeds_text
 from prernn.sparsity.activity import activation_report
 from prernn.sparsity.online import online_sparsity
@@ -208,14 +208,14 @@ def _plot(lines: list[dict], path: Path, title: str) -> None:
         1, len(networks), figsize=(1 + 3.4 * len(networks), 4), squeeze=False, sharey=True, layout="constrained"
     )
     for axis, network in zip(axes[0], networks, strict=True):
-        for colour, start in zip(COLOURS, dict.fromkeys(line["from"] for line in lines), strict=False):
+        for color, start in zip(COLORS, dict.fromkeys(line["from"] for line in lines), strict=False):
             own = sorted(
                 (line["share"], float(line["accuracy, %"]), float(line["spread"] or 0))
                 for line in lines
                 if (line["network"], line["from"]) == (network, start)
             )
             shares, means, spreads = zip(*own, strict=True)
-            axis.errorbar(shares, means, spreads, label=start, color=colour, marker="o", markersize=4, capsize=2)
+            axis.errorbar(shares, means, spreads, label=start, color=color, marker="o", markersize=4, capsize=2)
         axis.set_xscale("log")
         ticks = sorted({line["share"] for line in lines})
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

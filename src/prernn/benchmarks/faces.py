@@ -98,10 +98,10 @@ def run(options: argparse.Namespace) -> None:
         spec = _start(options.backbone, options.weights)
         trunk, at = _trunk(spec)
         task, test = _task(options, options.train_frames), _task(options, options.frames)
-        learnt = _items(task, "train", trunk, options.passes, progress)
+        learned = _items(task, "train", trunk, options.passes, progress)
         judged = _items(test, "test", trunk, 1, progress)
         for each in progress.track(chosen, description="networks"):
-            net = _trained(each, spec, at, task, learnt, options)
+            net = _trained(each, spec, at, task, learned, options)
             print(f"{each.name}: trained", flush=True)
             net.recipe = test.noted(net.recipe)
             fixed = _points(net, at, judged)

@@ -256,6 +256,7 @@ def serve(parser: ArgumentParser) -> None:
     add("--fps", type=float, default=15.0, help="frames per second of a camera (default %(default)s)")
     add("--seconds", type=float, default=10.0, help="seconds that cameras film (default %(default)s)")
     add("--hostile", type=float, default=0.1, help="hostile clients per camera (default %(default)s)")
+    add("--rounds", type=int, default=3, help="rounds without and with hostile clients, in turn (default %(default)s)")
     add("--engine", default="auto", help="engine of the server (default %(default)s)")
     add("--precision", default="float32", help="precision of the server (default %(default)s)")
     add("--out", default="runs/bench-serve", help="folder for tables and CSV (default %(default)s)")

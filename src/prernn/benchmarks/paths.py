@@ -30,7 +30,7 @@ from prernn.benchmarks.measuring.timing import Stopwatch, threads
 from prernn.ops import paths
 from prernn.ops.sobol import network_paths
 from prernn.reports.files import write_table
-from prernn.reports.plots.figure import COLOURS, save_figure
+from prernn.reports.plots.figure import COLORS, save_figure
 from prernn.sparsity.kept_product import KeptProduct
 
 PATHS, KEPT, SPARSE, DENSE, MATRIX = "paths", "kept rows", "sparse rows", "dense", "matrix"
@@ -208,7 +208,7 @@ def _plot(lines: Sequence[Line], options: argparse.Namespace, path: Path) -> Non
     figure, axes = plt.subplots(1, 2, figsize=(12, 5.2), sharey=True, layout="constrained")
     count = options.threads[0]
     for axis, over, place in ((axes[0], "paths", 1), (axes[1], "width", 0)):
-        for colour, name in zip(COLOURS, (PATHS, SPARSE, DENSE, KEPT, MATRIX), strict=False):
+        for color, name in zip(COLORS, (PATHS, SPARSE, DENSE, KEPT, MATRIX), strict=False):
             for batch, marker in zip(options.batches, "os^Dv", strict=False):
                 for mode, line in zip(MODES, ("-", "--"), strict=True):
                     medians = _medians(lines, over=over, B=batch, mode=mode, threads=count)
@@ -216,7 +216,7 @@ def _plot(lines: Sequence[Line], options: argparse.Namespace, path: Path) -> Non
                     if not values:
                         continue
                     label = f"{name}, batch {batch}, {mode}"
-                    style = {"color": colour, "linestyle": line, "marker": marker, "markersize": 4}
+                    style = {"color": color, "linestyle": line, "marker": marker, "markersize": 4}
                     axis.plot([key[place] for key in medians], values, label=label, **style)
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")

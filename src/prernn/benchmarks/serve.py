@@ -3,8 +3,10 @@
 Cameras send JPEG frames of 320 x 240 at their rate, whether answers come or not, from a separate process, which takes
 its share of the machine; ``prernn serve`` is another process. Each camera compares all its answers with those of a
 single stream that sees the frames that were answered. A number of streams holds if nothing is dropped and 99 of 100
-answers come within two frames. Then as many run beside clients that send garbage, pictures of 100 megapixels, half a
-message, nothing, or that come and go. Networks have random weights.
+answers come within two frames. Then as many run, in turn, alone and beside clients that send garbage, pictures of 100
+megapixels, half a message, nothing, or that come and go; these run in a process of the lowest priority, because
+elsewhere they would have a computer of their own. Of these rounds the times are medians, and frames are added up.
+Networks have random weights.
 """
 
 import argparse
@@ -67,9 +69,24 @@ def _of_network(name: str, size: int, folder: Path, options: argparse.Namespace)
                 break
             most = count
         if most and options.hostile:
-            others = max(1, round(most * options.hostile))
-            lines.append({"network": name, "pixels": size} | _measured(url, stream, most, others, options))
+            lines += [{"network": name, "pixels": size} | line for line in _beside(url, stream, most, options)]
     return lines
+
+
+def _beside(url: str, stream: Stream, count: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Cameras alone and beside hostile clients, in turn, because the machine's own speed changes with time."""
+    rounds: dict[int, list[dict[str, Any]]] = {0: [], max(1, round(count * options.hostile)): []}
+    for _ in range(options.rounds):
+        for hostile, measured in rounds.items():
+            measured.append(_measured(url, stream, count, hostile, options))
+    return [_together(measured) for measured in rounds.values()]
+
+
+def _together(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rounds as one line: medians of times, sums of frames."""
+    times = {name: round(float(np.median([line[name] for line in rounds])), 1) for name in ("p50_ms", "p99_ms")}
+    sums = {name: sum(line[name] for line in rounds) for name in ("answers", "dropped", "lost", "wrong")}
+    return rounds[0] | times | sums | {"holds": all(line["holds"] for line in rounds)}
 
 
 def _network(name: str, size: int, folder: Path) -> tuple[Path, Stream]:

@@ -110,7 +110,7 @@ class Flow:
         if before is None:
             return np.full((*self.before.shape, 2), STILL, np.uint8)
         # pixels between the frames (h, w, 2), x first
-        return _quantised(self.method.calc(before, self.before, None), self.settings.bound)
+        return _quantized(self.method.calc(before, self.before, None), self.settings.bound)
 
     def _shrunk_grey(self, frame: np.ndarray) -> np.ndarray:
         import cv2
@@ -124,7 +124,7 @@ class Flow:
         return cv2.resize(grey, size, interpolation=cv2.INTER_AREA)  # (h, w)
 
 
-def _quantised(flow: np.ndarray, bound: float) -> np.ndarray:
+def _quantized(flow: np.ndarray, bound: float) -> np.ndarray:
     """Pixels to uint8, 1 to 255: the range is symmetric, so that mirrored flow can be stored exactly."""
     clipped = np.clip(np.nan_to_num(flow, nan=0.0), -bound, bound)
     return (STILL + np.rint(clipped * (127 / bound))).astype(np.uint8)

@@ -284,9 +284,9 @@ def _boxes(picture: Image.Image, rng: np.random.Generator, frames: int) -> NDArr
     drift = rng.uniform(-0.06, 0.06, 2) * widest * np.linspace(-1, 1, frames)[:, None]  # (T, 2)
     places = []
     for _ in range(5):
-        centre = widest / 2 + rng.uniform(0, 1, 2) * (extent - widest) + drift
-        centre = centre.clip(side / 2, extent - side / 2)
-        box = np.concatenate([centre - side / 2, centre + side / 2], axis=1)
+        center = widest / 2 + rng.uniform(0, 1, 2) * (extent - widest) + drift
+        center = center.clip(side / 2, extent - side / 2)
+        box = np.concatenate([center - side / 2, center + side / 2], axis=1)
         places.append(box.clip(0, np.tile(extent, 2)))  # rounding may step just outside the picture
 
     def contrast(box: NDArray[np.float64]) -> float:

@@ -32,7 +32,7 @@ from prernn.models.weight_files import (
     first_convolution,
     load_into,
     read_weights,
-    turn_colours_round,
+    turn_colors_round,
 )
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
@@ -134,7 +134,7 @@ def backbone(
     if weights is not None:
         load_into(model, weights, new_output, channels)
     if bgr:
-        turn_colours_round(model)
+        turn_colors_round(model)
     _note(model, name, pretrained, options, channels)
     if channels is not None:
         _take_channels(model, channels, trained=meta or bool(pretrained) or weights is not None)

@@ -83,7 +83,7 @@ def first_convolution(cnn: nn.Module) -> nn.Conv2d | nn.Conv3d:
     raise NotImplementedError(f"expected a network with a convolution, {type(cnn).__name__} has none")
 
 
-def turn_colours_round(model: nn.Module) -> None:
+def turn_colors_round(model: nn.Module) -> None:
     """Makes the first convolution take R, G, B instead of B, G, R, or vice versa."""
     conv = first_convolution(model)
     if conv.in_channels == 3:

@@ -326,11 +326,11 @@ def _recurrent(
         for column in range(COLUMNS):
             place = unit + (column - COLUMNS // 2)
             valid = inside & (place >= 0) & (place < size)
-            neighbour = tl.load(source + place, mask=valid, other=0.0)
+            neighbor = tl.load(source + place, mask=valid, other=0.0)
             further = ()
             for gate in tl.static_range(FIRST, LAST):
                 entry = tl.cast(gate * COLUMNS + column, tl.int64) * size + unit  # a wide band has more than 2**31
-                further += (sums[gate - FIRST] + tl.load(weights + entry, mask=valid, other=0.0) * neighbour,)
+                further += (sums[gate - FIRST] + tl.load(weights + entry, mask=valid, other=0.0) * neighbor,)
             sums = further
     return sums
 
@@ -351,8 +351,8 @@ def _transposed(
             valid = inside & (place >= 0) & (place < size)
             for gate in tl.static_range(FIRST, LAST):
                 entry = tl.cast(gate * COLUMNS + column, tl.int64) * size + place
-                neighbour = tl.load(source + gate * size + place, mask=valid, other=0.0)
-                total += tl.load(weights + entry, mask=valid, other=0.0) * neighbour
+                neighbor = tl.load(source + gate * size + place, mask=valid, other=0.0)
+                total += tl.load(weights + entry, mask=valid, other=0.0) * neighbor
     return total
 
 

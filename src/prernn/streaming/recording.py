@@ -1,4 +1,4 @@
-"""Labelled clips from a source, in the layout that action recognition trains on: ``root/<part>/<label>/NNNN.mp4``.
+"""Labeled clips from a source, in the layout that action recognition trains on: ``root/<part>/<label>/NNNN.mp4``.
 
 Clips are cut on a timer (`record_times`) or by keys (`record_keys`), and encoded while their frames arrive, so that
 memory stays constant. A clip has the source's own rate: if a camera jitters or stalls, frames are held or dropped, so

@@ -84,7 +84,7 @@ def test_even_samples_round_up_or_down():
 
 
 def test_order_by_sign_keeps_the_sums_of_each_neuron():
-    """Even samples err by less than one in a run of neighbours: with signs apart, by less than 3 in a neuron's sum."""
+    """Even samples err by less than one in a run of neighbors: with signs apart, by less than 3 in a neuron's sum."""
     torch.manual_seed(4)
     weight = torch.randn(20, 400, dtype=torch.float64)
     worst = {}

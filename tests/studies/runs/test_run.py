@@ -199,7 +199,7 @@ def test_bad_sources_are_said_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("shape", "transform"), [((20, 32, 32), SPEC), ((3, 32, 32), {**SPEC, "flow": True}), ((3, 32, 32), None)]
 )
-def test_a_network_that_sees_no_plain_colour_is_noted(folder, tmp_path, shape, transform, monkeypatch):
+def test_a_network_that_sees_no_plain_color_is_noted(folder, tmp_path, shape, transform, monkeypatch):
     net = checkpoint.load(folder)
     net.frame_shape, net.recipe = shape, replace(net.recipe, transform=transform)
     monkeypatch.setattr(checkpoint, "load", lambda path: net)

@@ -1,4 +1,4 @@
-"""Lists of labelled videos on disk: folders, UCF101, HMDB51."""
+"""Lists of labeled videos on disk: folders, UCF101, HMDB51."""
 
 from pathlib import Path
 

@@ -51,7 +51,7 @@ def test_detectors_by_name(tmp_path):
 
 
 def test_yunet_boxes(tmp_path, monkeypatch):
-    """With a stand-in for OpenCV's class, as the model can't be had here: sizes, colours and boxes."""
+    """With a stand-in for OpenCV's class, as the model can't be had here: sizes, colors and boxes."""
     import cv2
 
     seen = {}

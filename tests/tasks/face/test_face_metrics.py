@@ -11,7 +11,7 @@ from equations import close
 from face_clips import chance
 from prernn.tasks.face.box import face_box, from_box, to_box
 from prernn.tasks.face.errors import landmark_loss, plot_errors
-from prernn.tasks.face.landmarks import auc, jitter, normalised_errors
+from prernn.tasks.face.landmarks import auc, jitter, normalized_errors
 from prernn.tasks.face.metrics import FaceMetrics
 from prernn.tasks.face.task import Face
 
@@ -105,7 +105,7 @@ def test_metrics_are_those_of_all_frames():
         metric.update(out, batch)
         for b, n in enumerate(batch["lengths"].tolist()):
             pixels = from_box(out[b, :n].view(n, 68, 2), batch["boxes"][b, :n])
-            errors += normalised_errors(pixels, batch["truth"][b, :n]).tolist()
+            errors += normalized_errors(pixels, batch["truth"][b, :n]).tolist()
             motions += [float(jitter(pixels[t : t + 2], batch["truth"][b, t : t + 2])) for t in range(n - 1)]
             distances += [math.dist(out[b, t].tolist(), batch["points"][b, t].tolist()) for t in range(n)]
     values = metric.compute()
@@ -168,7 +168,7 @@ def test_predictions_are_rows_of_frames():
     rows = Face().predictions(out, batch)
     assert [(row["path"], row["frame"]) for row in rows] == [("0/vid.avi", 1), ("0/vid.avi", 2), ("1/vid.avi", 1)]
     pixels = from_box(out[0, 1].view(68, 2), batch["boxes"][0, 1])
-    assert rows[1]["nme"] == pytest.approx(float(normalised_errors(pixels, batch["truth"][0, 1])), abs=1e-5)
+    assert rows[1]["nme"] == pytest.approx(float(normalized_errors(pixels, batch["truth"][0, 1])), abs=1e-5)
     assert rows[1]["x67"] == pytest.approx(float(pixels[67, 0]), abs=1e-3)
     assert rows[1]["y5"] == pytest.approx(float(pixels[5, 1]), abs=1e-3)
     assert list(rows[0])[:5] == ["path", "frame", "nme", "x0", "y0"]

@@ -110,6 +110,6 @@ def test_metrics_and_predictions_are_of_smoothed_points_and_a_checkpoint_keeps_t
 
 def _errors(task, out, batch):
     from prernn.tasks.face.errors import landmarks_in_pixels
-    from prernn.tasks.face.landmarks import normalised_errors
+    from prernn.tasks.face.landmarks import normalized_errors
 
-    return normalised_errors(landmarks_in_pixels(out, batch, task.smooth), batch["truth"])[0]
+    return normalized_errors(landmarks_in_pixels(out, batch, task.smooth), batch["truth"])[0]

@@ -63,7 +63,7 @@ def test_first_box_stays(root):
     check_dots(item, False)
 
 
-def test_normalisation(root):
+def test_normalization(root):
     plain = Face(mean=(0, 0, 0), std=(1, 1, 1))
     plain.open(root, SPEC)
     raw, item = plain.read(video(root), None)["input"], opened(root).read(video(root), None)["input"]
@@ -164,7 +164,7 @@ def test_items_make_batches(root):
 def test_points_are_drawn_on_a_copy():
     frame = np.zeros((40, 60, 3), np.uint8)
     points = np.array([[20.0, 10.0], [30.0, 30.0], [math.nan, 1.0], [-50.0, 1e9]])
-    drawn = draw_points(frame, points, box=(5, 6, 50, 35), colour=(255, 0, 7))
+    drawn = draw_points(frame, points, box=(5, 6, 50, 35), color=(255, 0, 7))
     assert not frame.any()
     assert (
         drawn[10, 20].tolist()

@@ -135,7 +135,7 @@ def test_a_lost_face_begins_a_new_filter():
     assert "tremble" not in rows[4]
 
 
-def test_a_network_that_learnt_in_boxes_that_stand_keeps_its_box():
+def test_a_network_that_learned_in_boxes_that_stand_keeps_its_box():
     net, black = DiscNet(), np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     net.recipe = recipe(box="first")
     watcher = FaceWatcher(net, detector=Finder(), check_every=None)
@@ -211,8 +211,8 @@ class ScriptedNet(DiscNet):
     def step(self, frame, state):
         (x, y), scale = next(self.moves)
         box = face_box(face(), 0.2)
-        centred = (face() - (box[:2] + box[2:]) / 2) / (box[2] - box[0])
-        return (centred * scale + torch.tensor([x, y])).float().flatten()[None], None
+        centered = (face() - (box[:2] + box[2:]) / 2) / (box[2] - box[0])
+        return (centered * scale + torch.tensor([x, y])).float().flatten()[None], None
 
 
 STAY = ((0.0, 0.0), 1.0)

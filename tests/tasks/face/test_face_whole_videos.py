@@ -12,7 +12,7 @@ from prernn.tasks.face.box import face_box, square, to_box
 from prernn.tasks.face.detection import over_video
 from prernn.tasks.face.detection.over_video import one_face
 from prernn.tasks.face.kalman import Kalman
-from prernn.tasks.face.landmarks import SIZES, normalised_errors
+from prernn.tasks.face.landmarks import SIZES, normalized_errors
 from prernn.tasks.face.metrics import FaceMetrics
 from prernn.tasks.face.smoothing import Smoothing
 from prernn.tasks.face.task import Face
@@ -109,7 +109,7 @@ def test_errors_can_be_divided_by_three_sizes(root):
     }
     assert set(wanted) == set(SIZES)
     for name, size in wanted.items():
-        close(normalised_errors(guess, true, name), 5 / size)
+        close(normalized_errors(guess, true, name), 5 / size)
     assert wanted["pupils"].lt(wanted["eyes"]).all()
     batch = collate([items_of(task_of(root, FRAMES))[0]])
     values = {}

@@ -19,7 +19,7 @@ from prernn.tasks.face.landmarks import (
     jitter,
     mirror,
     motion_errors,
-    normalised_errors,
+    normalized_errors,
     read_pts,
     write_pts,
 )
@@ -66,7 +66,7 @@ def test_mirror_fits_real_faces():
     mean = (points / inter_ocular(points)[:, None, None]).mean(0)
     wrong = mean.clone()
     wrong[:, 0] *= -1  # mirrored without swapping sides
-    assert normalised_errors(mirror(mean, 1), mean) < 0.05 < 0.5 < normalised_errors(wrong, mean)
+    assert normalized_errors(mirror(mean, 1), mean) < 0.05 < 0.5 < normalized_errors(wrong, mean)
 
 
 # ------------------------------------------------------------------------------------------------------------ files
@@ -162,7 +162,7 @@ def test_errors_are_mean_distances_in_units_of_the_eyes(frames, seed):
         sum(distance(p, y) for p, y in zip(*both, strict=True)) / 68 / distance(both[1][36], both[1][45])
         for both in zip(predicted, true, strict=True)
     ]
-    close(normalised_errors(predicted, true), torch.tensor(wanted, dtype=torch.float64))
+    close(normalized_errors(predicted, true), torch.tensor(wanted, dtype=torch.float64))
 
 
 @given(st.integers(2, 5), st.integers(0, 1000))
@@ -189,12 +189,12 @@ def test_jitter_leaves_out_a_constant_offset():
 def test_shapes_and_eyes_that_do_not_fit():
     predicted, true = pair(2)
     with pytest.raises(ValueError, match="one shape"):
-        normalised_errors(predicted[:1], true)
+        normalized_errors(predicted[:1], true)
     with pytest.raises(ValueError, match=r"\(\.\.\., 68, 2\)"):
-        normalised_errors(predicted[:, :67], true[:, :67])
+        normalized_errors(predicted[:, :67], true[:, :67])
     true[1, 45] = true[1, 36]
     with pytest.raises(ValueError, match="at one place"):
-        normalised_errors(predicted, true)
+        normalized_errors(predicted, true)
 
 
 some_errors = st.lists(st.one_of(st.floats(0, 0.2), st.just(math.inf), st.just(math.nan)), min_size=1, max_size=30)

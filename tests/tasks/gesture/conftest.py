@@ -16,7 +16,7 @@ def make_frames(folder, frames):
 
 @pytest.fixture
 def root(tmp_path):
-    """One recording of 22 frames with two gestures, depth and colour."""
+    """One recording of 22 frames with two gestures, depth and color."""
     make_frames(tmp_path / "a" / "sk_depth", 22)
     make_frames(tmp_path / "a" / "sk_color", 22)
     make_list(

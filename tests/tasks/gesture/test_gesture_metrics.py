@@ -153,7 +153,7 @@ def test_parts_have_a_step_each_and_end_with_the_video(widths, more, snippet):
     assert all(before < after for before, after in itertools.pairwise(cuts))
 
 
-def test_parts_are_cut_halfway_between_neighbours():
+def test_parts_are_cut_halfway_between_neighbors():
     assert part_cuts([(0, 10), (30, 40), (64, 80)], 10, 8) == [0, 2, 6, 10]
 
 

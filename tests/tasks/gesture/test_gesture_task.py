@@ -69,7 +69,7 @@ def test_a_last_snippet_counts_if_half_of_it_is_there(frames, snippet):
 @pytest.mark.parametrize(
     ("pad", "windows"), [(0, [(2, 7), (13, 19)]), (2, [(0, 9), (11, 21)]), (30, [(0, 10), (10, 22)])]
 )
-def test_a_window_is_an_interval_padded_up_to_half_the_way_to_its_neighbour(root, pad, windows):
+def test_a_window_is_an_interval_padded_up_to_half_the_way_to_its_neighbor(root, pad, windows):
     task = opened(root, window="gesture", pad=pad, snippet=1)
     records = task.records("train")
     assert [record.path for record in records] == [str(root / "a"), str(root / "a#2")]
@@ -113,7 +113,7 @@ def test_an_interval_beyond_the_end_names_list_line_and_video(root):
             use(record)
 
 
-def test_depth_and_colour_of_different_length_are_named(root):
+def test_depth_and_color_of_different_length_are_named(root):
     (root / "a" / "sk_color" / "21.png").unlink()
     for modality in ("depth", "color"):
         task = opened(root, modality=modality)

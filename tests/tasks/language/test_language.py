@@ -1,4 +1,4 @@
-"""Language modelling: perplexity by hand, truncated back-propagation, streams, text that is written, the commands."""
+"""Language modeling: perplexity by hand, truncated back-propagation, streams, text that is written, the commands."""
 
 import json
 import math

@@ -69,7 +69,7 @@ def test_other_videos_are_background_all_through_and_in_training_alone(root, tmp
         opened(root, others=str(tmp_path / "nothing"))
 
 
-def test_grey_pictures_have_no_colour_and_the_same_luma():
+def test_grey_pictures_have_no_color_and_the_same_luma():
     spec = TransformSpec(size=8, mean=0.0, std=1.0, grey=True)
     clip = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
     out = clip_transform(spec, train=False)(clip)

@@ -209,7 +209,7 @@ def rows_of(path):
         return list(csv.DictReader(lines))
 
 
-def test_untrimmed_videos_are_learnt_tested_and_predicted(run):
+def test_untrimmed_videos_are_learned_tested_and_predicted(run):
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["frame_map"] > 0.7
     assert metrics["event_f1_10"] > 0.5

@@ -426,7 +426,7 @@ def test_a_test_takes_what_training_measured(runs, root, tmp_path):
 def test_a_stream_is_the_recording(runs, root, tmp_path, monkeypatch, capsys):
     net = prernn.load(runs["causal"])
     with torch.no_grad():
-        net.output.weight.normal_(0, 3)  # letters, where little was learnt
+        net.output.weight.normal_(0, 3)  # letters, where little was learned
     task = restore(net.recipe)
     record = split(root)["test"][0]
     item = task.read(record, None)

@@ -20,7 +20,7 @@ from prernn.benchmarks.measuring.candidates import PROJECTION, TORCH, Shape
 from prernn.benchmarks.measuring.timing import Times
 from prernn.ops import backends
 from prernn.reports.files import write_text
-from prernn.reports.plots.figure import COLOURS, save_figure
+from prernn.reports.plots.figure import COLORS, save_figure
 
 BASE = {"layer": TORCH, "recurrence": "full"}
 """The candidates with which the others in a group are compared."""
@@ -151,14 +151,14 @@ def slope(values: Mapping[int, Times]) -> float:
 def growth_plot(found: Mapping[str, Mapping[int, Times]], path: Path, title: str) -> None:
     """Time over D, both logarithmic, with slopes and with the quartiles as shading."""
     figure, axis = plt.subplots(figsize=(7, 5))
-    for colour, (hidden, values) in zip(COLOURS, found.items(), strict=False):
+    for color, (hidden, values) in zip(COLORS, found.items(), strict=False):
         sizes, times = list(values), list(values.values())
         label = f"{hidden}: D^{slope(values):.2f}"
-        axis.plot(sizes, [1e3 * value.median for value in times], label=label, color=colour, marker="o", markersize=4)
+        axis.plot(sizes, [1e3 * value.median for value in times], label=label, color=color, marker="o", markersize=4)
         low, high = (
             [1e3 * value for value in column] for column in zip(*((t.low, t.high) for t in times), strict=True)
         )
-        axis.fill_between(sizes, low, high, color=colour, alpha=0.15, linewidth=0)
+        axis.fill_between(sizes, low, high, color=color, alpha=0.15, linewidth=0)
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.xaxis.set_major_formatter("{x:.0f}")
@@ -194,9 +194,7 @@ def _bars(axis, rows: Sequence[Row], names: Sequence[str]) -> None:
     for k, name in enumerate(names):
         places = np.arange(len(shapes)) + (k - (len(names) - 1) / 2) * width
         ratios = [medians[TORCH, shape] / medians.get((name, shape), math.nan) for shape in shapes]
-        bars = axis.bar(
-            places, np.array(ratios) - 1, width * 0.92, bottom=1, label=name, color=COLOURS[k % len(COLOURS)]
-        )
+        bars = axis.bar(places, np.array(ratios) - 1, width * 0.92, bottom=1, label=name, color=COLORS[k % len(COLORS)])
         axis.bar_label(bars, [_short(ratio) for ratio in ratios], fontsize=7, padding=1)
     axis.axhline(1, color="black", linewidth=0.8)
     axis.set_yscale("log")

@@ -209,14 +209,14 @@ class Band:
     def matrix(self, weight: Tensor, index: Tensor | None, size: int, inputs: int | None = None) -> Tensor:
         (gates, _, columns), heard = weight.shape, senders(size, inputs)
         padded = weight.new_zeros(gates, size, heard + columns - 1)
-        neighbours = self._neighbours(weight, heard).expand(gates, -1, -1)
-        padded = padded.scatter(2, neighbours + columns // 2, self._only_inside(weight, heard))
+        neighbors = self._neighbors(weight, heard).expand(gates, -1, -1)
+        padded = padded.scatter(2, neighbors + columns // 2, self._only_inside(weight, heard))
         return padded[:, :, columns // 2 : columns // 2 + heard]
 
     def band(self, weight: Tensor) -> Tensor:
         return weight
 
-    def _neighbours(self, weight: Tensor, inputs: int) -> Tensor:
+    def _neighbors(self, weight: Tensor, inputs: int) -> Tensor:
         """The input that each entry reads, ``(D, C)``, negative or past ``I-1`` outside the matrix."""
         _, size, columns = weight.shape
         device = weight.device
@@ -225,8 +225,8 @@ class Band:
 
     def _only_inside(self, weight: Tensor, inputs: int) -> Tensor:
         """The weights, with 0 outside the matrix, so that entries there (even NaN) are never used."""
-        neighbours = self._neighbours(weight, inputs)
-        inside = (neighbours >= 0) & (neighbours < inputs)
+        neighbors = self._neighbors(weight, inputs)
+        inside = (neighbors >= 0) & (neighbors < inputs)
         return torch.where(inside, weight, weight.new_zeros(()))
 
 

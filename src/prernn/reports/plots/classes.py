@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from prernn.reports.plots.figure import colour_cycle, save_figure
+from prernn.reports.plots.figure import color_cycle, save_figure
 
 
 def strip(
@@ -33,8 +33,8 @@ def strip(
         axis.set_axis_off()
         axis.set_title(labels[int(probabilities[time].argmax())], fontsize=7)
     axis = figure.add_subplot(grid[1, :])
-    for k, colour in zip(range(len(labels)), colour_cycle(len(labels)), strict=True):
-        axis.plot(range(len(frames)), probabilities[:, k], label=labels[k], color=colour, marker="o", markersize=3)
+    for k, color in zip(range(len(labels)), color_cycle(len(labels)), strict=True):
+        axis.plot(range(len(frames)), probabilities[:, k], label=labels[k], color=color, marker="o", markersize=3)
     axis.set_xlim(-0.5, len(frames) - 0.5)
     axis.set_ylim(-0.02, 1.02)
     axis.set_xticks(range(len(frames)))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prernn.reports.plots.figure import colours_of, legend_below, panel_grid, save_figure
+from prernn.reports.plots.figure import colors_of, legend_below, panel_grid, save_figure
 
 
 def reliability(answers: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str | Path, *, bins: int = 15) -> Path:
@@ -17,7 +17,7 @@ def reliability(answers: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str 
         bins: number of probability bins of equal width; empty bins are left out.
     """
     figure, axes = panel_grid(2, 1, 5.6, 2.9)
-    colours = colours_of(answers)
+    colors = colors_of(answers)
     edges = np.linspace(0, 1, bins + 1)
     above, below = axes[:, 0]
     above.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle="--")
@@ -25,8 +25,8 @@ def reliability(answers: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str 
         place = np.clip(np.digitize(sure, edges) - 1, 0, bins - 1)
         known = [k for k in range(bins) if (place == k).any()]
         points = [(sure[place == k].mean(), right[place == k].mean()) for k in known]
-        above.plot(*zip(*points, strict=True), color=colours[name], marker="o", markersize=4)
-        below.hist(sure, bins=edges, color=colours[name], histtype="step", linewidth=1.5)
+        above.plot(*zip(*points, strict=True), color=colors[name], marker="o", markersize=4)
+        below.hist(sure, bins=edges, color=colors[name], histtype="step", linewidth=1.5)
     above.set_ylabel("share that is right")
     above.set_ylim(0, 1.02)
     below.set_ylabel("answers")
@@ -34,7 +34,7 @@ def reliability(answers: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str 
     for axis in (above, below):
         axis.set_xlim(0, 1)
         axis.grid(alpha=0.3)
-    legend_below(figure, colours)
+    legend_below(figure, colors)
     figure.suptitle("reliability on held-out videos")
     return save_figure(figure, path)
 
@@ -52,11 +52,11 @@ def false_events(
         chosen: the chosen threshold, drawn as a vertical line.
     """
     figure, axes = panel_grid(1, 1, 5.6, 4.0)
-    axis, colours = axes[0, 0], colours_of(scores)
+    axis, colors = axes[0, 0], colors_of(scores)
     for name, own in scores.items():
         at = np.concatenate([[0.0], np.sort(own), [1.0]])
         left = np.array([np.sum(np.asarray(own) >= threshold) for threshold in at]) / hours
-        axis.step(at, left, where="pre", color=colours[name])
+        axis.step(at, left, where="pre", color=colors[name])
     for name, value in marks.items():
         axis.axhline(value, color="#444444", linewidth=1, linestyle="--")
         axis.annotate(f"{name}: {value:g}", (0.02, value), xycoords=("axes fraction", "data"), fontsize=8, va="bottom")
@@ -67,6 +67,6 @@ def false_events(
     axis.set_xlabel("threshold of an event's probability")
     axis.set_ylabel("false events per hour")
     axis.grid(alpha=0.3)
-    legend_below(figure, colours)
+    legend_below(figure, colors)
     figure.suptitle(f"events in {hours:.3g} hours of other things")
     return save_figure(figure, path)

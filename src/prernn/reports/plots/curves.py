@@ -8,12 +8,12 @@ import numpy as np
 from matplotlib.ticker import NullLocator
 
 from prernn.reports.plots.figure import (
-    COLOURS,
+    COLORS,
     MARKERS,
     MOST_INSIDE,
     Apart,
-    colour_cycle,
-    colours_of,
+    color_cycle,
+    colors_of,
     count_epochs,
     legend_below,
     name_measure,
@@ -32,9 +32,9 @@ def curves(series: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path
     figure, axes = plt.subplots(1, len(series), figsize=(5.2 * len(series), 3.8), squeeze=False)
     for axis, (metric, lines) in zip(axes[0], series.items(), strict=True):
         apart = Apart()
-        for place, (colour, (name, values)) in enumerate(zip(colour_cycle(len(lines)), lines.items(), strict=True)):
-            marker = MARKERS[place // len(COLOURS) % len(MARKERS)]  # a different one once the colors repeat
-            axis.plot(range(1, len(values) + 1), values, label=name, color=colour, marker=marker, **apart.style(values))
+        for place, (color, (name, values)) in enumerate(zip(color_cycle(len(lines)), lines.items(), strict=True)):
+            marker = MARKERS[place // len(COLORS) % len(MARKERS)]  # a different one once the colors repeat
+            axis.plot(range(1, len(values) + 1), values, label=name, color=color, marker=marker, **apart.style(values))
         count_epochs(axis)
         name_measure(axis, metric)
         axis.grid(alpha=0.3)
@@ -63,17 +63,17 @@ def training(
     """
     across = 2 if len(series) == 4 else min(3, len(series))
     figure, axes = panel_grid(-(-len(series) // across), across, 4.4, 3.3)
-    colours = colours_of((name for lines in series.values() for name in lines), names)
+    colors = colors_of((name for lines in series.values() for name in lines), names)
     for axis, (metric, lines) in zip(axes.flat, series.items(), strict=False):
         apart = Apart()
         for name, (epochs, values) in lines.items():
-            axis.plot(epochs, values, label=name, color=colours[name], marker="o", **apart.style(values))
+            axis.plot(epochs, values, label=name, color=colors[name], marker="o", **apart.style(values))
         count_epochs(axis)
         name_measure(axis, metric)
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(series) :]:
         axis.set_axis_off()
-    legend_below(figure, colours)
+    legend_below(figure, colors)
     figure.suptitle(title)
     return save_figure(figure, path)
 
@@ -93,15 +93,15 @@ def cumulative_errors(
         names: networks on the page, so that each has the same color in every plot.
     """
     figure, axes = panel_grid(1, 1, 5.6, 4.2)
-    colours, apart = colours_of(series, names), Apart()
+    colors, apart = colors_of(series, names), Apart()
     for name, (errors, shares) in series.items():
-        axes[0, 0].plot(errors, shares, label=name, color=colours[name], **apart.style(shares))
+        axes[0, 0].plot(errors, shares, label=name, color=colors[name], **apart.style(shares))
     axes[0, 0].set_xlabel("normalized point-to-point error")
     axes[0, 0].set_ylabel("share of frames")
     axes[0, 0].set_xlim(left=0)
     axes[0, 0].set_ylim(0, 1.02)
     axes[0, 0].grid(alpha=0.3)
-    legend_below(figure, colours)
+    legend_below(figure, colors)
     figure.suptitle(title)
     return save_figure(figure, path)
 
@@ -115,12 +115,12 @@ def ratio_bars(groups: Mapping[str, Mapping[str, float]], path: str | Path, *, l
         label: axis label that says what the ratio measures.
     """
     names = list(dict.fromkeys(name for bars in groups.values() for name in bars))
-    colours = colours_of(names)
+    colors = colors_of(names)
     figure, axes = panel_grid(1, 1, max(4.5, 1.2 + 0.75 * sum(map(len, groups.values()))), 3.6)
     axis, place, ticks = axes[0, 0], 0.0, []
     for bars in groups.values():
         for name, ratio in bars.items():
-            axis.bar(place, ratio, 0.9, color=colours[name])
+            axis.bar(place, ratio, 0.9, color=colors[name])
             axis.text(place, ratio, _ratio_text(ratio), ha="center", va="bottom", fontsize=8)
             place += 1
         ticks.append(place - (len(bars) + 1) / 2)
@@ -134,7 +134,7 @@ def ratio_bars(groups: Mapping[str, Mapping[str, float]], path: str | Path, *, l
     axis.grid(alpha=0.3, axis="y")
     axis.set_axisbelow(True)
     if len(names) > 1:
-        legend_below(figure, colours)
+        legend_below(figure, colors)
     figure.suptitle(title)
     return save_figure(figure, path)
 
@@ -164,12 +164,12 @@ def early(
     across = max(1, int(width * 11 / (max(map(len, curves)) + 6)))  # names per legend row, as in legend_below
     figure, axes = panel_grid(1, 1, width, 4.2 + 0.19 * -(-len(curves) // across))
     axis, percent, apart = axes[0, 0], [100 * fraction for fraction in fractions], Apart()
-    for place, (name, colour) in enumerate(colours_of(curves, names).items()):
+    for place, (name, color) in enumerate(colors_of(curves, names).items()):
         means, spreads = (np.asarray(values) for values in curves[name])
-        marker = MARKERS[place // len(COLOURS) % len(MARKERS)]  # tells lines of the same color apart
-        axis.plot(percent, means, label=name, color=colour, marker=marker, linewidth=1.4, **apart.style(means))
+        marker = MARKERS[place // len(COLORS) % len(MARKERS)]  # tells lines of the same color apart
+        axis.plot(percent, means, label=name, color=color, marker=marker, linewidth=1.4, **apart.style(means))
         if spreads.any():
-            axis.fill_between(percent, means - spreads, means + spreads, color=colour, alpha=0.15, linewidth=0)
+            axis.fill_between(percent, means - spreads, means + spreads, color=color, alpha=0.15, linewidth=0)
     axis.set_xlabel("share of the video seen (%)")
     axis.set_ylabel("accuracy")
     axis.set_xlim(0, 102)
@@ -211,20 +211,20 @@ def lines(
     shown = {}
     for axis, (measure, series) in zip(axes[0], panels.items(), strict=True):
         apart = Apart()
-        for place, (name, colour) in enumerate(colours_of(drawn, list(drawn)).items()):
+        for place, (name, color) in enumerate(colors_of(drawn, list(drawn)).items()):
             if name not in series:
                 continue
             at, means, spreads = (np.asarray(column) for column in zip(*series[name], strict=True))
             (shown[name],) = axis.plot(
                 *(at, means),
                 label=name,
-                color=colour,
-                marker=MARKERS[(place + place // len(COLOURS)) % len(MARKERS)],  # no two lines look the same
+                color=color,
+                marker=MARKERS[(place + place // len(COLORS)) % len(MARKERS)],  # no two lines look the same
                 linewidth=1.4,
                 **apart.style(means),
             )
             if spreads.any():
-                axis.fill_between(at, means - spreads, means + spreads, color=colour, alpha=0.15, linewidth=0)
+                axis.fill_between(at, means - spreads, means + spreads, color=color, alpha=0.15, linewidth=0)
         for name, value in levels.get(measure, {}).items():
             axis.axhline(value, color="#444444", linewidth=1, linestyle="--")
             axis.annotate(name, (0.02, value), xycoords=("axes fraction", "data"), fontsize=8, va="bottom")

@@ -16,7 +16,7 @@ from prernn.reports.files import whole_file
 
 matplotlib.use("Agg")  # no window: these run on servers and in tests
 
-COLOURS = (
+COLORS = (
     "#0072B2",
     "#D55E00",
     "#009E73",
@@ -43,25 +43,25 @@ def panel_grid(rows: int, columns: int, width: float, height: float) -> tuple[Fi
     return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
 
 
-def colours_of(shown: Iterable[str], names: Sequence[str] = ()) -> dict[str, str]:
+def colors_of(shown: Iterable[str], names: Sequence[str] = ()) -> dict[str, str]:
     """A color for each name that is shown, chosen by its position in ``names`` if it is listed there."""
     used = set(shown := list(shown))
     unique = list(dict.fromkeys([*names, *shown]))
-    colours = dict(zip(unique, colour_cycle(len(unique)), strict=True))
-    return {name: colour for name, colour in colours.items() if name in used}
+    colors = dict(zip(unique, color_cycle(len(unique)), strict=True))
+    return {name: color for name, color in colors.items() if name in used}
 
 
-def legend_below(figure: Figure, colours: Mapping[str, str]) -> None:
+def legend_below(figure: Figure, colors: Mapping[str, str]) -> None:
     """One legend below all panels, with as many entries per row as fit."""
-    handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
-    longest = max((len(name) for name in colours), default=1)
+    handles = [Patch(color=color, label=name) for name, color in colors.items()]
+    longest = max((len(name) for name in colors), default=1)
     across = int(figure.get_size_inches()[0] * 11 / (longest + 6))  # about 11 characters per inch
     figure.legend(handles=handles, loc="outside lower center", ncols=max(1, across), fontsize=8, frameon=False)
 
 
-def colour_cycle(count: int) -> list[str]:
+def color_cycle(count: int) -> list[str]:
     """``count`` colors, starting again from the first when there are not enough."""
-    return [COLOURS[k % len(COLOURS)] for k in range(count)]
+    return [COLORS[k % len(COLORS)] for k in range(count)]
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:

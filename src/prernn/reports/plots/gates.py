@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prernn.reports.plots.figure import colours_of, legend_below, panel_grid, save_figure
+from prernn.reports.plots.figure import colors_of, legend_below, panel_grid, save_figure
 
 Units = tuple[np.ndarray, np.ndarray]
 """Fractions of time during which each unit is left saturated and right saturated."""
@@ -36,21 +36,21 @@ def saturation(
     """
     labels = ("fraction right saturated (> 0.9)", "fraction left saturated (< 0.1)")
 
-    def draw(axis: Axes, gate: str, units: Mapping[str, Units], colours: Mapping[str, str]) -> None:
-        _draw_saturation(axis, units, colours)
+    def draw(axis: Axes, gate: str, units: Mapping[str, Units], colors: Mapping[str, str]) -> None:
+        _draw_saturation(axis, units, colors)
 
     figure = _gate_panels(grid, names, 3.3, 3.3, labels, draw)
     figure.suptitle(title)
     return save_figure(figure, path)
 
 
-def _draw_saturation(axis: Axes, networks: Mapping[str, Units], colours: Mapping[str, str]) -> None:
+def _draw_saturation(axis: Axes, networks: Mapping[str, Units], colors: Mapping[str, str]) -> None:
     axis.plot((0, 1), (1, 0), color="0.6", linewidth=1, zorder=1)
     for name, (left, right) in networks.items():
         size = float(np.clip(4000 / len(left), 4, 20))  # small points for many units
-        axis.scatter(right, left, s=size, alpha=0.45, color=colours[name], linewidths=0, zorder=2)
+        axis.scatter(right, left, s=size, alpha=0.45, color=colors[name], linewidths=0, zorder=2)
     for name, (left, right) in networks.items():  # drawn on top of all the units
-        axis.scatter(right.mean(), left.mean(), s=70, color=colours[name], edgecolors="white", linewidths=1.2, zorder=3)
+        axis.scatter(right.mean(), left.mean(), s=70, color=colors[name], edgecolors="white", linewidths=1.2, zorder=3)
     axis.set_xlim(-0.03, 1.03)
     axis.set_ylim(-0.03, 1.03)
     axis.set_xticks(np.linspace(0, 1, 6))
@@ -76,8 +76,8 @@ def histograms(
     """
     labels = ("activation", "share of activations")
 
-    def draw(axis: Axes, gate: str, shares: Mapping[str, np.ndarray], colours: Mapping[str, str]) -> None:
-        _draw_histogram(axis, shares, ranges[gate], colours)
+    def draw(axis: Axes, gate: str, shares: Mapping[str, np.ndarray], colors: Mapping[str, str]) -> None:
+        _draw_histogram(axis, shares, ranges[gate], colors)
 
     figure = _gate_panels(grid, names, 3.9, 2.7, labels, draw)
     figure.suptitle(title)
@@ -94,32 +94,32 @@ def _gate_panels(
 ) -> Figure:
     """A row of panels for each layer, one panel per gate, with titles, axis labels at the outer edges, and a legend.
 
-    ``draw(axis, gate, networks, colours)`` fills one panel.
+    ``draw(axis, gate, networks, colors)`` fills one panel.
     """
     gates = list(dict.fromkeys(gate for row in grid.values() for gate in row))
     figure, axes = panel_grid(len(grid), len(gates), width, height)
-    colours = colours_of((name for row in grid.values() for networks in row.values() for name in networks), names)
+    colors = colors_of((name for row in grid.values() for networks in row.values() for name in networks), names)
     for (layer, row), line in zip(grid.items(), axes, strict=True):
         for gate, axis in zip(gates, line, strict=True):
-            draw(axis, gate, row.get(gate, {}), colours)
+            draw(axis, gate, row.get(gate, {}), colors)
             axis.set_title(f"{layer}, gate {gate}", fontsize=10)
     for axis in axes[-1]:
         axis.set_xlabel(labels[0])
     for axis in axes[:, 0]:
         axis.set_ylabel(labels[1])
-    legend_below(figure, colours)
+    legend_below(figure, colors)
     return figure
 
 
 def _draw_histogram(
-    axis: Axes, networks: Mapping[str, np.ndarray], bounds: tuple[float, float], colours: Mapping[str, str]
+    axis: Axes, networks: Mapping[str, np.ndarray], bounds: tuple[float, float], colors: Mapping[str, str]
 ) -> None:
     bins = max((len(shares) for shares in networks.values()), default=1)
     width = (bounds[1] - bounds[0]) / bins
     bar = 0.85 * width / max(len(networks), 1)
-    centres = bounds[0] + width * (np.arange(bins) + 0.5)
+    centers = bounds[0] + width * (np.arange(bins) + 0.5)
     for place, (name, shares) in enumerate(networks.items()):
-        axis.bar(centres + (place - (len(networks) - 1) / 2) * bar, shares, bar, color=colours[name])
+        axis.bar(centers + (place - (len(networks) - 1) / 2) * bar, shares, bar, color=colors[name])
     axis.set_xlim(*bounds)
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3, axis="y")

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
-from prernn.reports.plots.figure import colours_of, legend_below, save_figure
+from prernn.reports.plots.figure import colors_of, legend_below, save_figure
 
 MAP_SIDE = 128
 """The most rows and columns that `weight_maps` draws of a matrix, so that a point is no smaller than a pixel."""
@@ -38,12 +38,12 @@ def weight_statistics(
         len(parts), len(panels), figsize=size, squeeze=False, sharex="col", gridspec_kw=grid, layout="constrained"
     )
     statistics = (name for layers in panels.values() for layer in layers.values() for name in layer[parts[0]])
-    colours = colours_of(statistics)
+    colors = colors_of(statistics)
     for column, (gate, layers) in zip(axes.T, panels.items(), strict=True):
         for axis, part in zip(column, parts, strict=True):
-            for name, colour in colours.items():
+            for name, color in colors.items():
                 values = [layer[part][name] for layer in layers.values()]
-                axis.plot(range(len(values)), values, color=colour, marker="o", markersize=3)
+                axis.plot(range(len(values)), values, color=color, marker="o", markersize=3)
             axis.axhline(0, color="0.6", linewidth=0.8, zorder=1)
             axis.grid(alpha=0.3)
         column[-1].set_xticks(range(len(layers)), list(layers), rotation=90, fontsize=7)
@@ -52,7 +52,7 @@ def weight_statistics(
             column[0].set_title(f"gate {gate}", fontsize=10)
     for axis, part in zip(axes[:, 0], parts, strict=True):
         axis.set_ylabel(part)
-    legend_below(figure, colours)
+    legend_below(figure, colors)
     figure.suptitle(title)
     return save_figure(figure, path)
 
@@ -98,9 +98,9 @@ def _draw_map(axis: Axes, matrix: np.ndarray, name: str) -> AxesImage:
     axis.set_title(f"{name}\nD={len(matrix)}{blocks}, to {largest:.3g}", fontsize=8)
     axis.set_xticks([])
     axis.set_yticks([])
-    colourmap = matplotlib.colormaps["viridis"].with_extremes(bad="0.85")
+    colormap = matplotlib.colormaps["viridis"].with_extremes(bad="0.85")
     # each block is one plain square: with smoothing, a diagonal would look weaker than it is
-    return axis.imshow(norms / (largest or 1.0), cmap=colourmap, vmin=0, vmax=1, interpolation="nearest")
+    return axis.imshow(norms / (largest or 1.0), cmap=colormap, vmin=0, vmax=1, interpolation="nearest")
 
 
 def block_norms(matrix: np.ndarray, block: int) -> np.ndarray:

@@ -22,7 +22,7 @@ FRAMES = 6
 CONVERTED = ("prernn", "rcn")
 """Methods whose networks are compared with all others."""
 
-COLOURS = {"blue": "#0072B2", "orange": "#D55E00"}
+COLORS = {"blue": "#0072B2", "orange": "#D55E00"}
 """Colors of the two networks' points."""
 
 
@@ -96,10 +96,10 @@ def _draw(
         for axis, frame in zip(line, frames, strict=False):
             axis.imshow(pictures[frame])
             height, width = pictures[frame].shape[:2]
-            for verdict, colour in zip((one[number], other[number]), COLOURS.values(), strict=True):
+            for verdict, color in zip((one[number], other[number]), COLORS.values(), strict=True):
                 if verdict.points is not None:
                     x, y = (verdict.points[min(frame, len(verdict.points) - 1)] * [width, height] - 0.5).T
-                    axis.plot(x, y, ".", color=colour, markersize=2)
+                    axis.plot(x, y, ".", color=color, markersize=2)
         line[0].set_title(
             " ", fontsize=8
         )  # reserves room for the words; a longer title would affect the layout of the panels
@@ -110,8 +110,8 @@ def _draw(
 
 def _words(names: Sequence[str], one: Verdict, other: Verdict) -> str:
     words = [f"true: {one.true}"] if one.true else []
-    for name, verdict, colour in zip(names, (one, other), COLOURS, strict=True):
-        dots = "" if verdict.points is None else f" ({colour})"
+    for name, verdict, color in zip(names, (one, other), COLORS, strict=True):
+        dots = "" if verdict.points is None else f" ({color})"
         words.append(f"{name}{dots}: {verdict.said}")
     return "    ".join(words)
 

@@ -147,7 +147,7 @@ def _table6() -> Iterator[Cell]:
     for modality, training in GESTURES.items():
         for name, recipe in networks.items():
             figures = TABLE6.get(name, TABLE6["ours"])
-            published = {"colour and depth": f"{figures['both']:.1f} %"}
+            published = {"color and depth": f"{figures['both']:.1f} %"}
             if modality in figures:
                 published = {"accuracy": f"{figures[modality]:.1f} %", **published}
             title = "PreRNN, Table 6 (hand gestures, modalities)"

@@ -31,34 +31,34 @@ def face_box(points: Tensor, margin: float) -> Tensor:
 
 def square(box: Tensor, margin: float = 0.0) -> Tensor:
     """The square around the center of a box ``(..., 4)`` with its longer side, enlarged by ``margin`` at each end."""
-    centre = (box[..., :2] + box[..., 2:]) / 2
+    center = (box[..., :2] + box[..., 2:]) / 2
     half = (box[..., 2:] - box[..., :2]).amax(-1, keepdim=True) * (0.5 + margin)
-    return torch.cat([centre - half, centre + half], -1)
+    return torch.cat([center - half, center + half], -1)
 
 
 def moved(box: Tensor, shift: Tensor, scale: Tensor | float) -> Tensor:
     """A square box ``(..., 4)`` moved by ``shift`` ``(2,)`` in units of its side, and ``scale`` times as large."""
     side = box[..., 2:] - box[..., :2]
-    centre = (box[..., :2] + box[..., 2:]) / 2 + shift * side
-    return torch.cat([centre - side * scale / 2, centre + side * scale / 2], -1)
+    center = (box[..., :2] + box[..., 2:]) / 2 + shift * side
+    return torch.cat([center - side * scale / 2, center + side * scale / 2], -1)
 
 
 def to_box(points: Tensor, box: Tensor) -> Tensor:
     """Pixel coordinates ``(..., N, 2)`` as coordinates in square boxes ``(..., 4)``."""
-    centre, side = _frame(box)
-    return (points - centre) / side
+    center, side = _frame(box)
+    return (points - center) / side
 
 
 def from_box(points: Tensor, box: Tensor) -> Tensor:
     """Coordinates ``(..., N, 2)`` in square boxes ``(..., 4)`` as pixel coordinates."""
-    centre, side = _frame(box)
-    return centre + points * side
+    center, side = _frame(box)
+    return center + points * side
 
 
 def _frame(box: Tensor) -> tuple[Tensor, Tensor]:
     """Center ``(..., 1, 2)`` and side ``(..., 1, 1)``."""
-    centre = (box[..., None, :2] + box[..., None, 2:]) / 2
-    return centre, (box[..., 2] - box[..., 0])[..., None, None]
+    center = (box[..., None, :2] + box[..., None, 2:]) / 2
+    return center, (box[..., 2] - box[..., 0])[..., None, None]
 
 
 def share_inside(box: Tensor, height: int, width: int) -> float:
@@ -116,7 +116,7 @@ def _window(low: float, high: float, size: int) -> slice:
     return slice(start, min(max(math.ceil(high) + 2, start + 1), size))
 
 
-def normalise(crops: Tensor, spec: TransformSpec) -> Tensor:
+def normalize(crops: Tensor, spec: TransformSpec) -> Tensor:
     """Turns crops ``(..., 3, S, S)`` from 0 to 255, as returned by `crop_face`, into network input."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
     return (crops / 255 - mean) / std

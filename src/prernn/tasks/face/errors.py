@@ -105,7 +105,7 @@ WAYS = ("", " (detected boxes)")
 def prediction_rows(pixels: Tensor, batch: dict[str, Any], normaliser: str) -> list[dict[str, Any]]:
     """One row per frame of points ``(B, T, 68, 2)``: path, number from 1, normalized error, points in pixels."""
     mask = valid_steps(batch["lengths"], pixels.shape[1])  # (B, T)
-    errors = landmarks.normalised_errors(pixels[mask], batch["truth"][mask], normaliser).tolist()
+    errors = landmarks.normalized_errors(pixels[mask], batch["truth"][mask], normaliser).tolist()
     columns = [f"{axis}{i}" for i in range(POINTS) for axis in "xy"]
     paths = [batch["path"][b] + WAYS[place_of(batch, b)[1]] for b in mask.nonzero()[:, 0].tolist()]
     rows = zip(paths, batch["frame"][mask].tolist(), errors, pixels[mask].flatten(1).tolist(), strict=True)
@@ -120,7 +120,7 @@ def point_verdicts(out: Tensor, batch: dict[str, Any], normaliser: str) -> list[
     """The mean normalized error of each clip of outputs ``(B, T, 136)``, and its points in the box."""
     pixels, found = landmarks_in_pixels(out, batch), list[Verdict]()
     for row, steps in enumerate(batch["lengths"].tolist()):
-        errors = landmarks.normalised_errors(pixels[row, :steps], batch["truth"][row, :steps], normaliser)
+        errors = landmarks.normalized_errors(pixels[row, :steps], batch["truth"][row, :steps], normaliser)
         points = out[row, :steps].unflatten(-1, (POINTS, 2)) + 0.5
         found.append(Verdict(f"error {float(errors.mean()):.3f}", "", float(errors.mean()), points.numpy(force=True)))
     return found
@@ -143,13 +143,13 @@ def plot_errors(
     """
     import matplotlib.pyplot as plt
 
-    from prernn.reports.plots.figure import COLOURS, save_figure
+    from prernn.reports.plots.figure import COLORS, save_figure
 
     figure, axis = plt.subplots(figsize=(5.2, 3.8))
-    for (name, values), colour in zip(errors.items(), itertools.cycle(COLOURS)):
+    for (name, values), color in zip(errors.items(), itertools.cycle(COLORS)):
         levels, shares = landmarks.cumulative_error(torch.tensor(values), threshold, bins=400)
         score = float(landmarks.auc(torch.tensor(values), threshold))
-        axis.plot(levels, shares, color=colour, label=f"{name} AUC {score:.3f}".strip())
+        axis.plot(levels, shares, color=color, label=f"{name} AUC {score:.3f}".strip())
     axis.set_xlim(0, threshold)
     axis.set_ylim(0, 1)
     axis.set_xlabel(f"point-to-point error / {MEASURED_IN[normaliser]}")

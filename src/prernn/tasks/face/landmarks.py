@@ -140,7 +140,7 @@ and Tzimiropoulos, "How far are we from solving the 2D & 3D Face Alignment probl
 no more than "normalized"."""
 
 
-def normalised_errors(predicted: Tensor, true: Tensor, normaliser: str = "eyes") -> Tensor:
+def normalized_errors(predicted: Tensor, true: Tensor, normaliser: str = "eyes") -> Tensor:
     """Mean distance between predicted and true points, over the size of the true face: ``(...)``.
 
     .. math:: e = \\frac{1}{68 \\, d(y)} \\sum_{i} \\|\\hat y_i - y_i\\|, \\quad d(y) = \\|y_{36} - y_{45}\\|
@@ -171,7 +171,7 @@ def motion_errors(predicted: Tensor, true: Tensor) -> Tensor:
         true: ``(..., T, 68, 2)``.
 
     Raises:
-        ValueError: as in `normalised_errors`.
+        ValueError: as in `normalized_errors`.
     """
     _same_shape(predicted, true)
     error = predicted - true
@@ -233,7 +233,7 @@ def draw_points(
     frame: np.ndarray,
     points: Tensor | np.ndarray,
     box: Tensor | Sequence[float] | None = None,
-    colour: tuple[int, int, int] = GREEN,
+    color: tuple[int, int, int] = GREEN,
 ) -> np.ndarray:
     """A copy of a frame with landmarks drawn on it.
 
@@ -241,7 +241,7 @@ def draw_points(
         frame: uint8 RGB ``(H, W, 3)``.
         points: ``(N, 2)`` in pixels; those that are not finite are left out.
         box: ``(x0, y0, x1, y1)``, drawn as a thin frame.
-        colour: RGB.
+        color: RGB.
 
     Raises:
         ValueError: a frame of the wrong dtype or shape.
@@ -257,8 +257,8 @@ def draw_points(
     radius = max(1.0, float(span) / 80)  # pixels
     shift = 4  # number of bits for fractions of a pixel in OpenCV
     for x, y in np.round(values * 2**shift).astype(int).tolist():
-        cv2.circle(drawn, (x, y), round(radius * 2**shift), colour, cv2.FILLED, cv2.LINE_AA, shift)
+        cv2.circle(drawn, (x, y), round(radius * 2**shift), color, cv2.FILLED, cv2.LINE_AA, shift)
     if box is not None:
         x0, y0, x1, y1 = (round(float(edge)) for edge in box)
-        cv2.rectangle(drawn, (x0, y0), (x1, y1), colour, 1)
+        cv2.rectangle(drawn, (x0, y0), (x1, y1), color, 1)
     return drawn

@@ -67,7 +67,7 @@ class FaceMetrics(Metric):
         out, truth, lengths = out.float(), batch["truth"], batch["lengths"]
         pixels = self._points(out, batch)  # (B, T, 68, 2)
         mask = valid_steps(lengths, out.shape[1])  # (B, T)
-        self.errors.append(landmarks.normalised_errors(pixels[mask], truth[mask], self.normaliser))
+        self.errors.append(landmarks.normalized_errors(pixels[mask], truth[mask], self.normaliser))
         self.distances.append(torch.linalg.vector_norm(out[mask] - batch["points"][mask], dim=-1))
         for row, (guess, true, n) in enumerate(zip(pixels, truth, lengths.tolist(), strict=True)):
             self._add_motion(*self._on_from(batch, row, guess[:n], true[:n]))

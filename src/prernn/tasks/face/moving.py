@@ -59,7 +59,7 @@ class Moving:
             real(f"moving {name}", getattr(self, name), 0, above=True)
 
 
-def path(moving: Moving, side: float, centre: Tensor, chance: torch.Generator) -> Tensor:
+def path(moving: Moving, side: float, center: Tensor, chance: torch.Generator) -> Tensor:
     """Affine maps ``(T, 2, 3)`` from the picture's pixels to those of each frame, float64; the first is the identity.
 
     Horizontal and vertical shift, scale and rotation each follow a sum of `WAVES` sinusoids of up to ``speed`` Hz, with
@@ -69,7 +69,7 @@ def path(moving: Moving, side: float, centre: Tensor, chance: torch.Generator) -
     Args:
         moving: how far and how fast.
         side: of the face's box in pixels.
-        centre: ``(2,)`` center of the box, around which the face grows and turns.
+        center: ``(2,)`` center of the box, around which the face grows and turns.
         chance: draws the path.
     """
     waves = _waves(_clock(moving, chance), moving.speed, chance)  # (4, T), within -1..1
@@ -77,7 +77,7 @@ def path(moving: Moving, side: float, centre: Tensor, chance: torch.Generator) -
     angle = torch.deg2rad(turn)
     cos, sin = (1 + growth) * angle.cos(), (1 + growth) * angle.sin()
     linear = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)  # (T, 2, 2)
-    offset = centre.double() + side * torch.stack([x, y], -1) - linear @ centre.double()  # (T, 2)
+    offset = center.double() + side * torch.stack([x, y], -1) - linear @ center.double()  # (T, 2)
     return torch.cat([linear, offset[..., None]], -1)
 
 

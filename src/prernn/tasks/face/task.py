@@ -20,7 +20,7 @@ from prernn.reports.files import write_table
 from prernn.streaming.watch import Watcher
 from prernn.tasks.clips.frame_rate import sampled_rate
 from prernn.tasks.face import landmarks
-from prernn.tasks.face.box import crop_face, face_box, moved, normalise, square, to_box
+from prernn.tasks.face.box import crop_face, face_box, moved, normalize, square, to_box
 from prernn.tasks.face.detection.over_video import DetectedBoxes
 from prernn.tasks.face.errors import FilteredPoints, landmark_loss, plot_errors, point_verdicts, prediction_rows
 from prernn.tasks.face.kalman import Kalman
@@ -251,7 +251,7 @@ class Face(Task):
         boxes = more.pop("boxes", boxes)  # (T, 4)
         crops = torch.stack([crop_face(*pair, self.spec.size) for pair in zip(frames, boxes, strict=True)])
         return {
-            "input": normalise(crops, self.spec),  # (T, 3, S, S)
+            "input": normalize(crops, self.spec),  # (T, 3, S, S)
             "points": to_box(truth, boxes).flatten(1).float(),  # (T, 136)
             "boxes": boxes.float(),
             "truth": truth.float(),

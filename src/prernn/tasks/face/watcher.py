@@ -15,7 +15,7 @@ from torch import Tensor
 from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.media.transforms import TransformSpec
 from prernn.streaming.stream import Stream
-from prernn.tasks.face.box import crop_face, face_box, from_box, normalise, overlap, share_inside, square
+from prernn.tasks.face.box import crop_face, face_box, from_box, normalize, overlap, share_inside, square
 from prernn.tasks.face.detection.detectors import Detector, cascade_detector
 from prernn.tasks.face.landmarks import EYE_CORNERS, OUTPUTS, POINTS, draw_points
 from prernn.tasks.face.motion import trembles
@@ -208,7 +208,7 @@ class FaceWatcher:
 
     def _look(self, frame: np.ndarray, box: Tensor, *, first: bool = False) -> bool:
         """Runs the network in a box; stores the landmarks unless they can't be those of the face in it."""
-        out = self.stream(normalise(crop_face(frame, box, self.spec.size), self.spec))  # (136,)
+        out = self.stream(normalize(crop_face(frame, box, self.spec.size), self.spec))  # (136,)
         if out is None or len(out) != OUTPUTS:
             raise ValueError(f"expected a network of single frames with {OUTPUTS} outputs, got another")
         points = from_box(out.float().cpu().view(POINTS, 2), box)

@@ -69,8 +69,8 @@ def train(
         values = judge(learner, task, test)
         history[task.score[0]].append(float(values[task.score[0]]))
         if watched:
-            learnt = float(judge(learner, task, watched)[task.score[0]])
-            history.setdefault(f"train {task.score[0]}", []).append(learnt)
+            learned = float(judge(learner, task, watched)[task.score[0]])
+            history.setdefault(f"train {task.score[0]}", []).append(learned)
         report(values)
     return history, values
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from prernn.tasks.face.landmarks import inter_ocular, normalised_errors
+from prernn.tasks.face.landmarks import inter_ocular, normalized_errors
 from prernn.tasks.face.motion import lag, still, trembles
 from prernn.tasks.face.smoothing import Smoothing, smooth
 
@@ -43,7 +43,7 @@ def figures(predicted: Tensor, true: Tensor) -> dict[str, float]:
     size = inter_ocular(true)
     calm, values = still(true), trembles(predicted, size)
     return {
-        "nme": float(normalised_errors(predicted, true).mean()),
+        "nme": float(normalized_errors(predicted, true).mean()),
         "tremble": float(values.mean()),
         "tremble still": float(values[calm].mean()),
         "tremble moving": float(values[~calm].mean()),
@@ -102,20 +102,20 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> Path:
     """Tremble of still and moving faces and of the error, and the error, over lag; lines are for filters."""
     from matplotlib.ticker import NullFormatter
 
-    from prernn.reports.plots.figure import colours_of, legend_below, panel_grid, save_figure
+    from prernn.reports.plots.figure import colors_of, legend_below, panel_grid, save_figure
 
     boxes = list(dict.fromkeys(row["box"] for row in rows))
     measures = ("tremble still", "tremble moving", "tremble error", "nme")
     figure, axes = panel_grid(len(boxes), len(measures), 3.9, 3.2)
-    colours = colours_of(dict.fromkeys(row["network"] for row in rows))
+    colors = colors_of(dict.fromkeys(row["network"] for row in rows))
     for box, line in zip(boxes, axes, strict=True):
         for measure, axis in zip(measures, line, strict=True):
-            for name, colour in colours.items():
+            for name, color in colors.items():
                 own = [row for row in rows if row["network"] == name and row["box"] == box]
                 best = frontier(own, measure)
                 dashes = "--" if "frame-wise" in name else "-"
-                axis.plot([r["lag"] for r in best], [r[measure] for r in best], dashes, color=colour, lw=1.2)
-                axis.plot(own[0]["lag"], own[0][measure], "o", color=colour)
+                axis.plot([r["lag"] for r in best], [r[measure] for r in best], dashes, color=color, lw=1.2)
+                axis.plot(own[0]["lag"], own[0][measure], "o", color=color)
             axis.set_xlabel("lag, frames")
             axis.set_ylabel(f"{measure}, inter-ocular")
             axis.set_title(box, fontsize=9)
@@ -124,6 +124,6 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> Path:
                 axis.set_yscale("log")
                 axis.yaxis.set_minor_formatter(NullFormatter())
             axis.grid(alpha=0.3)
-    legend_below(figure, colours)
+    legend_below(figure, colors)
     figure.suptitle("Dots: without a filter; lines: with One-Euro filters (dashed: frame-wise)")
     return save_figure(figure, path)

@@ -90,7 +90,7 @@ def joined(neurons: Tensor, widths: Sequence[int]) -> dict[str, float]:
         "hidden neurons with one path, %": 100 * float(alone),
         "rank of the middle layer": float(torch.linalg.matrix_rank(weights)),
         "coincident, %": 100 * (1 - sum(float(mask.sum()) for mask in masks) / (len(masks) * len(neurons))),
-        "correlation of neighbours": float(pairs.diagonal(1).mean()),
+        "correlation of neighbors": float(pairs.diagonal(1).mean()),
     }
 
 

@@ -1,4 +1,4 @@
-/* Band recurrences: neighbours meet at every step, so a group of rows goes through time together and shares the
+/* Band recurrences: neighbors meet at every step, so a group of rows goes through time together and shares the
    weights that a tile of WIDTH units loads. Rows stand in zero-padded buffers: neuron j at C/2 + j, so that the
    product of column c reads from unit + c and nothing wraps. Weights are turned to (G, C, D) first. */
 
@@ -32,13 +32,13 @@ INLINE void band_products(const struct recurrence *job, const float *weight, con
         for (int n = 0; n < rows; n++)
             q[g][n] = fill(0);
     for (int64_t c = 0; c < job->columns; c++) {
-        lanes neighbour[GROUP];
+        lanes neighbor[GROUP];
         for (int n = 0; n < rows; n++)
-            neighbour[n] = load(x + n * stride + unit + c);
+            neighbor[n] = load(x + n * stride + unit + c);
         for (int g = 0; g < gates; g++) {
             lanes w = load_some(weight + (g * job->columns + c) * job->size + unit, count);
             for (int n = 0; n < rows; n++)
-                q[g][n] += w * neighbour[n];
+                q[g][n] += w * neighbor[n];
         }
     }
 }
@@ -56,15 +56,15 @@ INLINE void stored_products(const struct recurrence *job, int first, const float
             int64_t i = unit + lane, begin = i < reach ? reach - i : 0, end = D + reach - i < C ? D + reach - i : C;
             const float *weight = job->weight + ((first + g) * D + i) * C;
             for (int n = 0; n < rows; n++) {
-                const float *neighbour = x + n * stride + i;
+                const float *neighbor = x + n * stride + i;
                 lanes sum = fill(0);
                 int64_t c = begin;
                 for (; c + WIDTH <= end; c += WIDTH)
-                    sum += load(weight + c) * load(neighbour + c);
+                    sum += load(weight + c) * load(neighbor + c);
                 if (c < end) { /* the last WIDTH, without those that have been: there are at least C/2 + 1 > WIDTH */
                     bits fresh = number >= (int)(WIDTH - (end - c));
                     lanes w = load(weight + end - WIDTH);
-                    sum += choose(fresh, w * load(neighbour + end - WIDTH), fill(0));
+                    sum += choose(fresh, w * load(neighbor + end - WIDTH), fill(0));
                 }
                 q[g][n][lane] = total(sum);
             }
@@ -174,7 +174,7 @@ INLINE void before_gates(const struct band_tasks *tasks, const float *h, float *
     }
 }
 
-/* The candidate n of a tile, once r h of its neighbours is known. */
+/* The candidate n of a tile, once r h of its neighbors is known. */
 INLINE void before_candidate(const struct band_tasks *tasks, const float *reset, int64_t t, int64_t row, int rows,
                              int64_t unit, int count, lanes *candidate)
 {

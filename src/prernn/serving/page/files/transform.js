@@ -16,7 +16,7 @@ export function transformed(pixels, width, height, spec) {
   const down = taps(height, high, half(high - size), size);
   const rows = resizedAcross(pixels, width, height, across);
   const values = resizedDown(rows, size, down);
-  return normalised(values, size * size, spec);
+  return normalized(values, size * size, spec);
 }
 
 /** Half of a number, with ties rounded to even, as in Python. */
@@ -30,11 +30,11 @@ function taps(from, to, first, count) {
   const scale = from / to;
   const support = Math.max(scale, 1);
   const all = Array.from({ length: to }, (_, i) => {
-    const centre = scale * (i + 0.5);
-    const begin = Math.max(Math.trunc(centre - support + 0.5), 0);
-    const end = Math.min(Math.trunc(centre + support + 0.5), from);
+    const center = scale * (i + 0.5);
+    const begin = Math.max(Math.trunc(center - support + 0.5), 0);
+    const end = Math.min(Math.trunc(center + support + 0.5), from);
     const weights = Array.from({ length: end - begin }, (_, j) =>
-      Math.max(0, 1 - Math.abs((begin + j - centre + 0.5) / support)),
+      Math.max(0, 1 - Math.abs((begin + j - center + 0.5) / support)),
     );
     const sum = weights.reduce((a, b) => a + b, 0);
     return { begin, weights: weights.map((weight) => weight / sum) };
@@ -78,13 +78,13 @@ function resizedDown(rows, width, { bits, places }) {
   return out;
 }
 
-function normalised(values, places, { mean, std, grey }) {
+function normalized(values, places, { mean, std, grey }) {
   const out = new Float32Array(3 * places);
   for (let i = 0; i < places; i += 1) {
-    const colours = values.subarray(3 * i, 3 * i + 3);
-    if (grey) colours.fill(Math.trunc(0.2989 * colours[0] + 0.587 * colours[1] + 0.114 * colours[2]));
+    const colors = values.subarray(3 * i, 3 * i + 3);
+    if (grey) colors.fill(Math.trunc(0.2989 * colors[0] + 0.587 * colors[1] + 0.114 * colors[2]));
     for (let c = 0; c < 3; c += 1) {
-      out[c * places + i] = (colours[c] / 255 - mean[c % mean.length]) / std[c % std.length];
+      out[c * places + i] = (colors[c] / 255 - mean[c % mean.length]) / std[c % std.length];
     }
   }
   return out;

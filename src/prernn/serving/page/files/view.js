@@ -5,7 +5,7 @@ const COLUMNS = 240; // answers shown on the strip
 const MOST_FIXED = 8; // up to this many labels keep their places; of more, the best are shown
 
 /** Colors of labels: hues a golden angle apart, of one lightness that suits both themes. */
-const colourOf = (index) => `hsl(${(210 + 137.5 * index) % 360} 60% 38%)`;
+const colorOf = (index) => `hsl(${(210 + 137.5 * index) % 360} 60% 38%)`;
 
 /** The colors and size that CSS gives a canvas, whose pixels then match the screen's. */
 function prepared(canvas) {
@@ -47,7 +47,7 @@ export class Bars {
   #set(place, label, probability) {
     const [name, track, share] = this.list.children[place].children;
     name.textContent = name.title = label;
-    track.firstChild.style.background = colourOf(this.labels.indexOf(label));
+    track.firstChild.style.background = colorOf(this.labels.indexOf(label));
     track.firstChild.style.transform = `scaleX(${probability})`;
     share.textContent = `${(100 * probability).toFixed(0)} %`;
   }
@@ -136,7 +136,7 @@ export class TimeLine {
     for (const { label, begin, end } of this.spans) {
       const [from, to] = [Math.max(0, x(begin)), x(end ?? now)];
       if (to <= 0) continue;
-      context.fillStyle = colourOf(Math.max(0, this.labels.indexOf(label)));
+      context.fillStyle = colorOf(Math.max(0, this.labels.indexOf(label)));
       context.fillRect(from, 0, Math.max(2, to - from - 1), bottom - 4);
       if (context.measureText(label).width < to - from - 10) {
         context.fillStyle = "#ffffff";

@@ -41,8 +41,8 @@ def anchors() -> np.ndarray:
     parts = []
     for cells, each in ((16, 2), (8, 6)):
         y, x = np.mgrid[:cells, :cells]
-        centres = (np.stack([x.ravel(), y.ravel()], -1) + 0.5) / cells
-        parts.append(np.repeat(centres, each, 0))
+        centers = (np.stack([x.ravel(), y.ravel()], -1) + 0.5) / cells
+        parts.append(np.repeat(centers, each, 0))
     return np.concatenate(parts)
 
 
@@ -83,9 +83,9 @@ def blaze_face_detector(model: str | Path | None = None, *, least_score: float =
         shapes, logits = _run(network, picture)
         scores = 1 / (1 + np.exp(-logits.clip(-30, 30)))
         found = np.flatnonzero(scores >= least_score)
-        centres = places[found] + shapes[found, :2] / SIDE  # (N, 2)
+        centers = places[found] + shapes[found, :2] / SIDE  # (N, 2)
         sides = shapes[found, 2:4] / SIDE  # (N, 2)
-        faces = _merged(np.concatenate([centres, sides], 1), scores[found])
+        faces = _merged(np.concatenate([centers, sides], 1), scores[found])
         return [_on_landmarks(face, SIDE / scale, left, top) for face in faces]
 
     return detect

@@ -69,9 +69,9 @@ def cascade_detector() -> Detector:
 
 def _on_landmarks(x: float, y: float, width: float, height: float) -> Box:
     """The box of the landmarks in a cascade's box, which is given in whole pixels."""
-    centre_x, centre_y = x + width / 2 - 0.5, y + height / 2 - 0.5 + CASCADE_DOWN * height
+    center_x, center_y = x + width / 2 - 0.5, y + height / 2 - 0.5 + CASCADE_DOWN * height
     half = CASCADE_SIDE * width / 2
-    return centre_x - half, centre_y - half, centre_x + half, centre_y + half
+    return center_x - half, center_y - half, center_x + half, center_y + half
 
 
 def yunet_detector(model: str | Path, *, least_score: float = 0.7) -> Detector:

