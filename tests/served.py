@@ -49,7 +49,7 @@ def decoded(data):
 @contextlib.contextmanager
 def bare(address, hello="{}"):
     """A socket that has said something, and nothing that makes it behave."""
-    with connect(f"ws://{address}/stream", compression=None, max_size=None) as socket:
+    with connect(f"ws://{address}/stream", compression=None, max_size=None, close_timeout=1) as socket:
         if hello is not None:
             socket.send(hello)
         yield socket

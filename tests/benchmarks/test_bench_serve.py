@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from prernn.benchmarks.measuring.serving_load import HOSTILE, Camera, apart, filmed, load, pesters, pictures_of
+from prernn.benchmarks.serve import _together
 from prernn.commands.main import main
 from prernn.streaming.stream import Stream
 from served import served
@@ -52,9 +53,31 @@ def test_others_do_not_change_the_answers(net):
         assert len(camera.heard) + camera.end["dropped"] == 20
 
 
+def test_rounds_become_one_line():
+    line = {"streams": 4, "hostile": 1, "p50_ms": 5.0, "answers": 10, "dropped": 0, "lost": 0, "wrong": 0}
+    rounds = [
+        line | {"p99_ms": p99, "dropped": dropped, "holds": not dropped} for p99, dropped in ((9, 0), (90, 2), (10, 0))
+    ]
+    assert _together(rounds) == line | {"p99_ms": 10, "answers": 30, "dropped": 2, "holds": False}
+
+
 @pytest.mark.slow
 def test_bench_serve(tmp_path, capsys):
-    asked = ["--backbones", "small_vgg", "--sizes", "32", "--streams", "1", "2", "--seconds", "1", "--engine", "torch"]
+    asked = [
+        "--backbones",
+        "small_vgg",
+        "--sizes",
+        "32",
+        "--streams",
+        "1",
+        "2",
+        "--seconds",
+        "1",
+        "--rounds",
+        "2",
+        "--engine",
+        "torch",
+    ]
     assert main(["bench", "serve", *asked, "--out", str(tmp_path)]) == 0
     assert (tmp_path / "serve.md").read_text().count("small_vgg") >= 2
     assert "written to" in capsys.readouterr().out

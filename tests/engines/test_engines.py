@@ -30,7 +30,7 @@ pytest.importorskip("openvino")
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
-FILED = ("conv", "snippets", "speech")
+FILED = ("conv", "snippets")
 """Kinds whose files are streamed too."""
 
 

@@ -61,13 +61,13 @@ def assert_same(net, path, name, batch, steps):
     assert expected.std() > 1e-4
 
 
-QUICK = {("openvino", "step"), ("torch", "sequence")}
-"""Of other formats than ONNX, what is not slow for two kinds: OpenVINO's models are made of ONNX's, and all of torch's
-programs."""
+QUICK = {("onnx", "step"), ("openvino", "step"), ("torch", "sequence")}
+"""What is not slow for two kinds: OpenVINO's models are made of ONNX's, and all of torch's programs. Every kind's steps
+are streamed in all engines, in test_engines.py."""
 
 
 def _marks(name, format, kind):
-    quick = format == "onnx" or ((format, kind) in QUICK and name in ("rcn", "several layers"))
+    quick = (format, kind) == ("onnx", "sequence") or ((format, kind) in QUICK and name in ("rcn", "several layers"))
     return [] if quick else pytest.mark.slow
 
 

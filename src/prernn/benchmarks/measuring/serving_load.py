@@ -105,9 +105,13 @@ def pictures_of(number: int, count: int, side: int = 240) -> list[bytes]:
     return found
 
 
+def _unfriendly(url: str) -> connect:
+    return connect(url, compression=None, close_timeout=1)  # it does not wait long for a goodbye
+
+
 async def garbage(url: str) -> None:
     """Sends messages that are not pictures, as fast as possible."""
-    async with connect(url, compression=None) as socket:
+    async with _unfriendly(url) as socket:
         await socket.send("{}")
         while True:
             await socket.send(os.urandom(10_000))
@@ -123,7 +127,7 @@ def _hundred_megapixels() -> bytes:
 
 async def vast(url: str) -> None:
     """Sends JPEGs of 100 megapixels."""
-    async with connect(url, compression=None) as socket:
+    async with _unfriendly(url) as socket:
         await socket.send("{}")
         while True:
             await socket.send(_hundred_megapixels())
@@ -132,7 +136,7 @@ async def vast(url: str) -> None:
 
 async def half(url: str) -> None:
     """Sends the beginning of a message, and never its end."""
-    async with connect(url, compression=None) as socket:
+    async with _unfriendly(url) as socket:
         await socket.send("{}")
         socket.transport.write(b"\x82\xff" + (5_000_000).to_bytes(8, "big") + b"\x00" * 1000)
         await asyncio.Event().wait()
@@ -140,14 +144,14 @@ async def half(url: str) -> None:
 
 async def silence(url: str) -> None:
     """Opens a connection and sends nothing."""
-    async with connect(url, compression=None):
+    async with _unfriendly(url):
         await asyncio.Event().wait()
 
 
 async def loop(url: str) -> None:
     """Connects and disconnects, over and over."""
     while True:
-        async with connect(url, compression=None) as socket:
+        async with _unfriendly(url) as socket:
             await socket.send("{}")
         await asyncio.sleep(0.02)
 
