@@ -167,7 +167,8 @@ def test_the_operators_keep_torchs_rules(bias):
 def test_the_operator_is_taken_where_it_can_be(monkeypatch):
     def name(dtype):
         x, weight, source, destination, bias = problem(2, 20, dtype=dtype)
-        return paths.product(x.requires_grad_(), weight, source, destination, OUTPUTS, bias).grad_fn.name()
+        made = paths.product(x.requires_grad_(), weight, source, destination, OUTPUTS, bias)
+        return type(made.grad_fn).__name__
 
     assert "path_product" in name(torch.float32)
     assert "path_product" not in name(torch.float64)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import prernn
 from prernn.ops.backends import missing, using
@@ -30,13 +31,22 @@ def solved(layer, x, dtype=torch.float32):
     return [v.detach().double() for v in (y, *torch.autograd.grad((y * factors).sum(), [x, *layer.parameters()]))]
 
 
+class Operators(TorchDispatchMode):
+    """The names of the operators that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.names.append(str(operator))
+        return operator(*args, **(kwargs or {}))
+
+
 def takes_paths(layer, x) -> bool:
-    waiting, names = [layer(x.requires_grad_()).grad_fn], []
-    while waiting:
-        node = waiting.pop()
-        names.append(node.name())
-        waiting += [other for other, _ in node.next_functions if other is not None]
-    return any("path_maps" in name for name in names)
+    with Operators() as called:
+        layer(x.requires_grad_())
+    return any("path_maps" in name for name in called.names)
 
 
 @needs_native

@@ -14,7 +14,7 @@ def videos(tmp_path_factory):
 
 @pytest.fixture
 def interruptible():
-    """Ctrl-C means what it means at a process's start: Lightning leaves it ignored in a process that ends."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Ctrl-C means what it means at a process's start. pytest's worker processes ignore it, and do so again after."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, before)

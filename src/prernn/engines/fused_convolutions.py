@@ -114,21 +114,26 @@ class FusedConvolution(nn.Module):
         ):  # it may be a fake tensor
             self._plain = self._plain or self._folded()
             out = F.conv2d(x, *self._plain, conv.stride, padding, conv.dilation, conv.groups)
-            out = out if other is None else out + other
-            return ACTIVATIONS[self._activation][1](out) if self._activation else out
+            return self._active(out if other is None else out + other)
         x = x.contiguous(memory_format=torch.channels_last)
         geometry = (padding, conv.stride, conv.dilation, conv.groups)
-        packed, bias = self._laid_out(geometry, x.shape)
+        given = (x, *self._laid_out(geometry, x.shape))
         name, numbers = ACTIVATIONS[self._activation][0] if self._activation else ("none", ())
         if other is None:
-            plain: Tensor = torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *geometry, name, list(numbers), "")
+            plain: Tensor = torch.ops.mkldnn._convolution_pointwise(*given, *geometry, name, list(numbers), "")
             return plain
+        if other.shape[-2:] == (1, 1):  # which torch 2.10's oneDNN can't add
+            return self._active(torch.ops.mkldnn._convolution_pointwise(*given, *geometry, "none", [], "") + other)
         other = other.to(self._dtype).contiguous(memory_format=torch.channels_last)
         unary = (name, list(numbers), "") if self._activation else (None, [], None)
+        x, packed, bias = given
         added: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
             x, other, packed, bias, *geometry, "add", None, *unary
         )
         return added
+
+    def _active(self, out: Tensor) -> Tensor:
+        return ACTIVATIONS[self._activation][1](out) if self._activation else out
 
 
 def _padded(x: Tensor, conv: nn.Conv2d) -> Tensor:

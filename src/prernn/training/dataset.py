@@ -73,7 +73,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
         entropy = np.random.SeedSequence([self.seed, int(self.epoch), index])
         with torch.random.fork_rng(devices=[]):
             chance = torch.default_generator  # torch.manual_seed would reseed the GPUs too
-            chance.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
+            chance.manual_seed(int(entropy.generate_state(1, np.uint64)[0]) >> 1)
             return self.task.read(record, chance, tolerate_truncation=self.tolerate_truncation)
 
     def _skip(self, path: str, reason: str) -> None:

@@ -128,6 +128,8 @@ def test_metrics_add_up_over_processes():
     whole.update(b, two)
     first.update(a, one)
     second.update(b, two)
+    if not hasattr(first, "merge_state"):
+        pytest.skip("expected a torchmetrics that adds up states without processes")
     first.merge_state(second)
     for key, value in whole.compute().items():
         close(first.compute()[key], value, atol=1e-6, equal_nan=True)
