@@ -67,6 +67,11 @@ def page(browser):
         assert said == []
 
 
+def replaced_rate(net, rate):
+    net.recipe = replace(net.recipe, rate=rate)
+    return net
+
+
 def until(page, element, words):
     playwright.expect(page.locator(element)).to_contain_text(words, timeout=LOOKS)
 
@@ -97,6 +102,23 @@ def test_a_camera(page):
                 break
             page.wait_for_timeout(50)
         assert server.service.metrics.left.labels("left")._value.get() == 1
+
+
+def test_a_camera_whose_pictures_come_before_it_says_that_it_plays(page):
+    """They have a time: without one the clock would tick at each refresh of the screen."""
+    late = """() => {
+        const video = document.getElementById("video"), play = video.play.bind(video);
+        video.play = async () => { await play(); await new Promise((done) => setTimeout(done, 500)); };
+    }"""
+    with served(replaced_rate(network().float(), 4.0), page=True) as (address, _):
+        page.goto(f"http://{address}/")
+        until(page, "#status", "Ready")
+        page.evaluate(late)
+        page.click("#camera")
+        page.wait_for_timeout(3000)
+        until(page, "#rate", "a second")
+        assert page.inner_text("#dropped").endswith("0 there")  # none was refused
+        assert float(page.inner_text("#rate").split()[0]) < 6
 
 
 def test_an_upload(page, tmp_path):
