@@ -14,6 +14,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -65,6 +66,19 @@ def page(browser):
         page.set_default_timeout(LOOKS)
         yield page
         assert said == []
+
+
+def sound_alone(path):
+    """A phone's video with sound, of which a browser plays the sound alone: it has no decoder for the picture."""
+    with av.open(str(path), "w") as container:
+        picture, sound = container.add_stream("mpeg4", rate=10), container.add_stream("aac", rate=44100)
+        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 3 * 44100), np.float32), "fltp", "mono")
+        silence.sample_rate = 44100
+        shown = [av.VideoFrame.from_ndarray(image) for image in pictures(30, (48, 64))]
+        for stream, frames in ((picture, shown), (sound, [silence])):
+            for frame in [*frames, None]:
+                container.mux(stream.encode(frame))
 
 
 def replaced_rate(net, rate):
@@ -129,6 +143,10 @@ def test_an_upload(page, tmp_path):
         until(page, "#status", "Ready")
         page.set_input_files("#file", tmp_path / "none.mp4")
         until(page, "#status", "none.mp4: this browser can't play it")
+        sound_alone(tmp_path / "phone.mov")
+        page.set_input_files("#file", tmp_path / "phone.mov")
+        until(page, "#status", "phone.mov: this browser can't play it")
+        assert server.service.metrics.frames.labels("answered")._value.get() == 0
         page.set_input_files("#file", tmp_path / "clip.mp4")
         until(page, "#rate", "a second")
         page.wait_for_function("() => document.getElementById('video').ended")

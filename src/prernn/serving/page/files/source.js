@@ -27,7 +27,8 @@ export class Source {
     this.kind = "file";
     this.video.src = URL.createObjectURL(file);
     this.video.controls = true;
-    await this.video.play(); // rejects if it is no video
+    await this.video.play(); // rejects if it is no video, but plays the sound alone of one whose codec it lacks
+    if (!this.video.videoWidth) throw new DOMException("no picture", "NotSupportedError");
   }
 
   close() {
@@ -42,7 +43,8 @@ export class Source {
 
   /** Whether the picture is running. */
   get running() {
-    return this.kind !== null && !this.video.paused && !this.video.ended && this.video.readyState >= 2;
+    const { paused, ended, readyState, videoWidth } = this.video;
+    return this.kind !== null && !paused && !ended && readyState >= 2 && videoWidth > 0;
   }
 
   /** Seconds in the video, or since the camera's first picture. */
