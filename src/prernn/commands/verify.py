@@ -5,7 +5,6 @@ from pathlib import Path
 
 from prernn.commands.arguments.command import Command
 
-
 ADVICE = "prernn test {} --engine ENGINE --precision int8 says how often they are right"
 
 
