@@ -117,6 +117,22 @@ def test_each_camera_is_answered_as_if_it_were_alone(finetuned):
 
 
 @pytest.mark.slow
+def test_cameras_of_one_program_are_answered_as_if_they_were_alone(finetuned):
+    """One of them was never there."""
+    import prernn
+    from prernn.streaming.prediction import predictions
+
+    folder = finetuned[0]
+    videos = [str(path) for path in sorted((folder / "runs" / "rendered").glob("test/*/*.mp4"))[:3]]
+    said = run("many_cameras.py", folder, "--cameras", *videos, "absent.mp4")
+    rows = re.findall(r"^(\S+)  +(\S+) s  (\w+)  (\d+)%$", said, flags=re.MULTILINE)
+    for video in videos:
+        alone = list(predictions(prernn.Stream(folder / "runs" / "finetuned"), video))
+        assert [row[2] for row in rows if row[0] == video] == [seen.label for seen in alone]
+    assert len(rows) == 12 * 3
+
+
+@pytest.mark.slow
 def test_few_bits_are_enough(finetuned):
     said = run("quantize_and_compare.py", finetuned[0], "--samples", "0.1", "4")
     rows = {line.split()[0]: line for line in said.splitlines() if "MB" in line}

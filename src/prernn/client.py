@@ -9,11 +9,14 @@ import base64
 import contextlib
 import io
 import json
+import os
+import ssl
 import struct
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as _connect
 
@@ -29,22 +32,23 @@ class Client:
         self.socket, self._hello, self._sent = socket, hello, 0
         self.order(**hello, state=state is not None)
         if state is not None:
-            socket.send(base64.b64decode(state))
+            self._put(base64.b64decode(state))
         self.started = self.receive()
 
     def send(self, frame: bytes | np.ndarray, time: float | None = None) -> None:
         """Sends a frame: as it is, or a picture ``(H, W, 3)`` as the hello says; with its time if that says so."""
         self._sent += 1
         data = frame if isinstance(frame, bytes) else self._encoded(frame)
-        self.socket.send((b"" if time is None else struct.pack("<d", time)) + data)
+        self._put((b"" if time is None else struct.pack("<d", time)) + data)
 
     def order(self, **message: Any) -> None:
         """Sends an order, such as ``type="reset"``, "state" or "end"."""
-        self.socket.send(json.dumps(message))
+        self._put(json.dumps(message))
 
     def receive(self, timeout: float | None = None) -> dict[str, Any]:
-        """The next answer. Raises ConnectionError where the server has sent the client away, TimeoutError."""
-        answer = json.loads(self.socket.recv(timeout))
+        """The next answer. Raises ConnectionError where the server has gone or sent the client away, TimeoutError."""
+        with _lost_as_connection_error():
+            answer = json.loads(self.socket.recv(timeout))
         if answer["type"] == "error":
             raise ConnectionError(answer["error"])
         return answer
@@ -56,6 +60,18 @@ class Client:
             pass
         return answer
 
+    def state(self) -> str:
+        """The stream's state after all frames sent, for `connect`; answers that come before it are passed over.
+
+        Raises:
+            ConnectionError: as `receive`. NotImplementedError: the network's task can't give one.
+        """
+        self.order(type="state")
+        while (answer := self.receive())["type"] != "state":
+            if answer["type"] == "refused" and "message" not in answer:  # an order, not a frame
+                raise NotImplementedError(answer["error"])
+        return answer["state"]
+
     def rest(self) -> Iterator[dict[str, Any]]:
         """Says that no more frames come, and yields all answers that are left, the last one of type "end"."""
         self.order(type="end")
@@ -63,6 +79,13 @@ class Client:
         while answer["type"] != "end":
             answer = self.receive()
             yield answer
+
+    def _put(self, data: bytes | str) -> None:
+        try:
+            self.socket.send(data)
+        except ConnectionClosed:
+            while True:  # the last answer says why
+                self.receive()
 
     def _encoded(self, picture: np.ndarray) -> bytes:
         if self._hello.get("frames") == "rgb":
@@ -75,20 +98,40 @@ class Client:
 
 
 @contextlib.contextmanager
+def _lost_as_connection_error() -> Iterator[None]:
+    """websockets' exceptions are no ConnectionErrors, which is what a client that connects again waits for."""
+    try:
+        yield
+    except ConnectionClosed as error:
+        raise ConnectionError(f"the server has closed the connection: {error}") from error
+
+
+@contextlib.contextmanager
 def connect(
-    url: str = "ws://127.0.0.1:8000/stream", *, token: str | None = None, state: str | None = None, **hello: Any
+    url: str = "ws://127.0.0.1:8000/stream",
+    *,
+    token: str | None = None,
+    certificate: str | os.PathLike[str] | None = None,
+    state: str | None = None,
+    **hello: Any,
 ) -> Iterator[Client]:
     """A stream at a server, for a while.
 
     Args:
         url: of the server.
         token: that it wants.
+        certificate: PEM file to trust, for ``wss://`` with a certificate that no known authority has signed.
         state: one that a server gave, to go on from.
         hello: what the client says first, see the server's ``/docs``.
 
     Raises:
-        ConnectionError: the server does not let it in. OSError: there is none.
+        ConnectionError: the server does not let it in, or goes. OSError: there is none, or it is not to be trusted.
     """
     headers = {"Authorization": f"Bearer {token}"} if token else None
-    with _connect(url, additional_headers=headers, compression=None, max_size=None) as socket:
+    trust = None if certificate is None else ssl.create_default_context(cafile=certificate)
+    try:
+        socket = _connect(url, additional_headers=headers, compression=None, max_size=None, ssl=trust)
+    except InvalidHandshake as error:
+        raise ConnectionError(f"{url}: {error}") from error
+    with socket:
         yield Client(socket, hello, state)

@@ -1,6 +1,7 @@
 """Typical mistakes: each is one line that says what was expected, with the option or path as typed."""
 
 import shlex
+import shutil
 
 import pytest
 
@@ -34,7 +35,8 @@ MISTAKES = {
     f"fit --data.root vidoes {SMALL}": "vidoes: expected a folder of videos, found none; did you mean videos?",
     f"fit --data.root one {SMALL}": "one: expected at least 2 classes, found only a",
     f"fit --data.root one/train/a {SMALL}": "expected train/<class>/<video>, found no folder train but",
-    f"fit --data.root videos/train {SMALL}": "videos/train: expected train/<class>/<video>, found no folder",
+    f"fit --data.root videos/train {SMALL}": "found no folder train but the folders a, b: take videos",
+    f"fit --data.root phone {SMALL}": "the folders a, b: move a to phone/train/a, some of its videos to phone/test/a",
     "streem": "did you mean stream?",
     "stream x.mp4 --checkpoint run --cvs out.csv": "unknown option --cvs; did you mean --csv",
     f"compare --data.root videos --out x {SMALL} --epoch 2": "unknown option --epoch; did you mean --epochs?",
@@ -51,6 +53,7 @@ def folder(tmp_path_factory):
     class_videos(root / "videos", ["a", "b"])
     class_videos(root / "one", ["a"])
     (root / "one" / "train" / "a" / "1.mp4").unlink()
+    shutil.copytree(root / "videos" / "train", root / "phone")
     (root / "text.txt").write_text("no checkpoint")
     (root / "broken.ckpt").write_text("no checkpoint")
     return root

@@ -69,7 +69,9 @@ def test_verify_compares_every_way(run, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["verify", str(run)])
     assert stop.value.code == 1
-    assert "DIFFERS" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "DIFFERS" in said
+    assert f"only networks of few bits, which are others: prernn test {run} --engine" in said
 
 
 def test_a_network_whose_batch_leaks_is_found_out(monkeypatch):

@@ -132,6 +132,14 @@ def test_a_named_pipe_is_a_live_source(piped, tmp_path, suffix):
         next(read_frames(piped(b"no video" * 99)))
 
 
+@needs_pipes
+def test_an_mp4_in_a_pipe_whose_index_comes_last_is_told_what_to_do(piped, tmp_path):
+    shown = np.random.default_rng(0).integers(0, 256, (20, 240, 320, 3), np.uint8)  # more than FFmpeg can look ahead
+    data = encode(tmp_path / "a.mp4", list(shown)).read_bytes()
+    with pytest.raises(VideoError, match=r"no frame can be decoded: .*; in a pipe, .* needs its index first: ffmpeg"):
+        next(read_frames(piped(data)))
+
+
 @pytest.fixture
 def stdin():
     """Gives bytes to standard input."""

@@ -27,6 +27,7 @@ def process(checkpoint, *options, port=0):
         line = started.stderr.readline()
         found = re.search(r"serving at (https?)://([\d.]+:\d+)", line)
         assert found, line + started.stderr.read()
+        assert f"(clients: {'wss' if found[1] == 'https' else 'ws'}://{found[2]}/stream" in line
         yield found[2], started
     finally:
         started.kill()

@@ -131,8 +131,7 @@ def test_a_state_goes_on_after_the_server_has_died(net):
     shown = [jpeg(picture) for picture in pictures(6)]
     with served(net) as (address, _), client.connect(f"ws://{address}/stream") as stream:
         answers = [stream.ask(data) for data in shown[:3]]
-        stream.order(type="state")
-        state = stream.receive()["state"]
+        state = stream.state()
     with served(net) as (address, _), client.connect(f"ws://{address}/stream", state=state) as stream:
         assert stream.started["from"] == "state"
         answers += [stream.ask(data) for data in shown[3:]]
@@ -400,6 +399,24 @@ def test_a_token(net):
         )
 
 
+def test_a_client_that_was_sent_away_learns_why_from_whatever_it_does_next(net):
+    shown = jpeg(pictures(1)[0])
+    with served(net, limits={"idle": 0.3}) as (address, server), client.connect(f"ws://{address}/stream") as stream:
+        gone(server, "idle")
+        time.sleep(0.2)
+        with pytest.raises(ConnectionError, match=r"nothing came for 0\.3 s"):
+            stream.send(shown)
+
+
+def test_where_there_is_no_stream_is_a_connection_error(net):
+    with (
+        served(net) as (address, _),
+        pytest.raises(ConnectionError, match="40"),
+        client.connect(f"ws://{address}/absent"),
+    ):
+        pass
+
+
 def test_a_stop_answers_what_waits(slow):
     """And lets nobody in any more."""
     shown = [jpeg(picture) for picture in pictures(4)]
@@ -409,7 +426,7 @@ def test_a_stop_answers_what_waits(slow):
         stream.receive()
         server.stop()
         answers = [stream.receive()]
-        with pytest.raises((ConnectionError, ConnectionClosed)), client.connect(f"ws://{address}/stream"):
+        with pytest.raises(ConnectionError), client.connect(f"ws://{address}/stream"):
             pass
         while answers[-1]["type"] != "end":
             answers.append(stream.receive())

@@ -4,7 +4,6 @@ import signal
 
 import httpx
 import pytest
-from websockets.exceptions import ConnectionClosed
 
 import prernn
 from prernn import client
@@ -41,7 +40,7 @@ def test_killed_and_started_again_streams_begin_at_zero_and_say_so(checkpoint):
         with client.connect(f"ws://{address}/stream") as stream:
             first = [stream.ask(data)["rows"][0]["probability"] for data in shown]
             server.kill()
-            with pytest.raises(ConnectionClosed):
+            with pytest.raises(ConnectionError, match="has closed the connection"):
                 stream.receive(20)
     with process(checkpoint, port=port) as (address, server):
         with client.connect(f"ws://{address}/stream") as stream:
@@ -66,6 +65,11 @@ def test_tls_and_a_token(checkpoint, tmp_path):
         trusting = ssl.create_default_context(cafile=root)
         assert httpx.get(f"https://{address}/healthz", verify=trusting).json()["status"] == "ok"
         assert httpx.get(f"https://{address}/metrics", verify=trusting).status_code == 401
+        url, shown = f"wss://{address}/stream", jpeg(pictures(1)[0])
+        with client.connect(url, token="sesame", certificate=root) as stream:
+            assert stream.ask(shown)["type"] == "frame"
+        with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"), client.connect(url, token="sesame"):
+            pass
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from websockets.exceptions import ConnectionClosed
 
 from prernn import client
 from prernn.benchmarks.measuring.serving_load import Camera, load, pictures_of
@@ -66,14 +65,13 @@ def test_two_servers_behind_nginx(tmp_path):
             streams, said, states = [one, two], {}, {}
             for number, stream in enumerate(streams):
                 said[number] = [stream.ask(data)["rows"][0]["probability"] for data in shown[:4]]
-                stream.order(type="state")
-                states[number] = stream.receive()["state"]
+                states[number] = stream.state()
             killed.kill()
             lost = []
             for number, stream in enumerate(streams):
                 try:
                     said[number] += [stream.ask(data)["rows"][0]["probability"] for data in shown[4:]]
-                except ConnectionClosed:
+                except ConnectionError:
                     lost.append(number)
             assert len(lost) == 1
             with client.connect(url, state=states[lost[0]]) as again:

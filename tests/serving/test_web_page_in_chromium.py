@@ -14,6 +14,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -67,6 +68,24 @@ def page(browser):
         assert said == []
 
 
+def sound_alone(path):
+    """A phone's video with sound, of which a browser plays the sound alone: it has no decoder for the picture."""
+    with av.open(str(path), "w") as container:
+        picture, sound = container.add_stream("mpeg4", rate=10), container.add_stream("aac", rate=44100)
+        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 3 * 44100), np.float32), "fltp", "mono")
+        silence.sample_rate = 44100
+        shown = [av.VideoFrame.from_ndarray(image) for image in pictures(30, (48, 64))]
+        for stream, frames in ((picture, shown), (sound, [silence])):
+            for frame in [*frames, None]:
+                container.mux(stream.encode(frame))
+
+
+def replaced_rate(net, rate):
+    net.recipe = replace(net.recipe, rate=rate)
+    return net
+
+
 def until(page, element, words):
     playwright.expect(page.locator(element)).to_contain_text(words, timeout=LOOKS)
 
@@ -99,6 +118,23 @@ def test_a_camera(page):
         assert server.service.metrics.left.labels("left")._value.get() == 1
 
 
+def test_a_camera_whose_pictures_come_before_it_says_that_it_plays(page):
+    """They have a time: without one the clock would tick at each refresh of the screen."""
+    late = """() => {
+        const video = document.getElementById("video"), play = video.play.bind(video);
+        video.play = async () => { await play(); await new Promise((done) => setTimeout(done, 500)); };
+    }"""
+    with served(replaced_rate(network().float(), 4.0), page=True) as (address, _):
+        page.goto(f"http://{address}/")
+        until(page, "#status", "Ready")
+        page.evaluate(late)
+        page.click("#camera")
+        page.wait_for_timeout(3000)
+        until(page, "#rate", "a second")
+        assert page.inner_text("#dropped").endswith("0 there")  # none was refused
+        assert float(page.inner_text("#rate").split()[0]) < 6
+
+
 def test_an_upload(page, tmp_path):
     write_video(tmp_path / "clip.mp4", pictures(40, (48, 64)), 10)
     (tmp_path / "none.mp4").write_bytes(b"no video")
@@ -107,6 +143,10 @@ def test_an_upload(page, tmp_path):
         until(page, "#status", "Ready")
         page.set_input_files("#file", tmp_path / "none.mp4")
         until(page, "#status", "none.mp4: this browser can't play it")
+        sound_alone(tmp_path / "phone.mov")
+        page.set_input_files("#file", tmp_path / "phone.mov")
+        until(page, "#status", "phone.mov: this browser can't play it")
+        assert server.service.metrics.frames.labels("answered")._value.get() == 0
         page.set_input_files("#file", tmp_path / "clip.mp4")
         until(page, "#rate", "a second")
         page.wait_for_function("() => document.getElementById('video').ended")

@@ -20,9 +20,8 @@ from strategies import SPECS
 from streamed_networks import FLOAT32, SPEC, network, pictures
 
 SMALL = {"image_size": (8, 8)}
-ACTIONS = st.lists(
-    st.tuples(st.sampled_from(["join", "leave", "reset", "load", *["step"] * 6]), st.integers(0, 2**16)), max_size=40
-)
+DONE = ["join", "leave", "reset", "interrupted", "load", *["step"] * 6]
+ACTIONS = st.lists(st.tuples(st.sampled_from(DONE), st.integers(0, 2**16)), max_size=40)
 """What happens to streams, each with a number that says to which of them."""
 
 
@@ -64,6 +63,10 @@ class Alone:
         self.batch.reset(number)
         self.alone[number].reset()
 
+    def interrupted(self, number, _):
+        self.batch.interrupted(number)
+        self.alone[number].interrupted()
+
     def load(self, number, other):
         """One goes on where another is."""
         self.batch.load_state_dict(number, self.alone[other].state_dict())
@@ -74,7 +77,9 @@ def in_turns(alone):
     """A fixed order of everything, for the laws over all combinations."""
     for action, choice in [("join", 0), ("step", 1), ("join", 0), ("step", 3), ("step", 2), ("join", 0), ("step", 7)]:
         alone.do(action, choice)
-    for action, choice in [("reset", 1), ("step", 5), ("load", 2), ("step", 7), ("leave", 0), ("step", 3), ("step", 3)]:
+    for action, choice in [("reset", 1), ("interrupted", 0), ("step", 5), ("load", 2), ("step", 7), ("leave", 0)]:
+        alone.do(action, choice)
+    for action, choice in [("step", 3), ("step", 3)]:
         alone.do(action, choice)
     assert alone.said >= 10
 

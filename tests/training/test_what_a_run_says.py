@@ -39,6 +39,8 @@ def said(tmp_path_factory):
             "best": f"test {OPTIONS} --ckpt_path run/checkpoints/best.ckpt",
             "predict": f"predict {OPTIONS}",
             "validate": f"validate {OPTIONS}",
+            "larger": f"test {OPTIONS.replace('size 32', 'size 48')}",
+            "of the run": "test run",
             "early": "early run --out early",
             "quantize": "quantize run --out small --limit 2",
             "stream": "stream videos/test/stop/0.mp4 --checkpoint run --csv rows.csv --fps source",
@@ -50,6 +52,13 @@ def said(tmp_path_factory):
             lines[name] = "\n".join(out)
             files[name] = {path.name for path in (root / "run").iterdir()}
     return lines, root, files
+
+
+def test_a_test_says_if_pictures_are_not_those_of_training(said):
+    """As by the configuration that fit had, without the options that fit had."""
+    lines, _, _ = said
+    assert "size is 48, in training it was 32; prernn test RUN takes the run's own" in lines["larger"]
+    assert not any("in training it was" in text for name, text in lines.items() if name != "larger")
 
 
 def test_fit_says_what_it_wrote_and_of_which_epoch(said):

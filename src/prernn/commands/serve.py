@@ -48,7 +48,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Serves until it is told to stop."""
-    serve(options, "serving at {0} (clients: {0}/stream; {0}/docs says how)")
+    serve(options, "serving at {0} (clients: {1}/stream; {0}/docs says how)")
 
 
 def serve(options: Namespace, words: str, page: bool = False) -> None:
@@ -56,7 +56,8 @@ def serve(options: Namespace, words: str, page: bool = False) -> None:
 
     Args:
         options: of `add_arguments`.
-        words: printed once the server listens, with the address in place of ``{0}``.
+        words: printed once the server listens, with its address in place of ``{0}``, that of WebSockets in place of
+            ``{1}``.
         page: whether to serve the page for browsers at ``/``.
     """
     try:
@@ -89,7 +90,7 @@ def serve(options: Namespace, words: str, page: bool = False) -> None:
 
 
 def _say(words: str, address: str) -> None:
-    print("prernn: " + words.format(address), file=sys.stderr)
+    print("prernn: " + words.format(address, address.replace("http", "ws", 1)), file=sys.stderr)
 
 
 SERVE = Command("answer many live streams at once, over WebSockets and HTTP", run, add_arguments)

@@ -241,6 +241,13 @@ def read_pictures(source: Address, reading: Reading) -> Iterator[tuple[float, Ca
             yield time, partial(paint, frame, aspect)
 
 
+def _advice(container: Any, source: Address) -> str:
+    """What to do about a pipe whose container can't be read from its begin to its end."""
+    late = "mov" in container.format.name.split(",") and locate(source).kind == "pipe"
+    words = "in a pipe, an mp4 or mov needs its index first: ffmpeg -i FILE -c copy -movflags +faststart, or mpegts"
+    return f"; {words}" if late else ""
+
+
 def _decode(container: Any, stream: Any, source: Address, live: bool, reading: Reading) -> Iterator[tuple[float, Any]]:
     """Yields (time, PyAV frame). Damaged frames of a live source are dropped; in a file they raise VideoError."""
     step = 1 / rate(container, stream)
@@ -264,7 +271,8 @@ def _decode(container: Any, stream: Any, source: Address, live: bool, reading: R
     except FFmpegError as error:
         broken = cause(error, reading.timeout)
     if not count:
-        raise VideoError(f"{source}: no frame can be decoded{': ' if broken else ''}{broken}")
+        reason = (f": {broken}" if broken else "") + _advice(container, source)
+        raise VideoError(f"{source}: no frame can be decoded{reason}")
     if broken and (live or not reading.tolerate_truncation):
         total = f" of {stated}" if (stated := header_frames(container, stream)) else ""
         raise VideoError(f"{source}: truncated or damaged after {count}{total} frames: {broken}")

@@ -94,6 +94,10 @@ class StreamBatch:
         """Shows a stream's reset policy its next picture (`Stream.look`); returns whether it is reset before it."""
         return bool(self._stream(number).look(picture, time))
 
+    def interrupted(self, number: int) -> None:
+        """Tells a stream that pictures are missing before its next, as after a lost camera (`Stream.interrupted`)."""
+        self._stream(number).interrupted()
+
     def step(self, frames: Mapping[int, Frame], times: Mapping[int, float] | None = None) -> dict[int, Tensor | None]:
         """The outputs ``(K,)`` of streams for their next frames, in the order of ``frames``; None within a snippet.
 

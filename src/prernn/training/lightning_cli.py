@@ -1,6 +1,7 @@
 """``prernn fit | validate | test | predict``: LightningCLI over `VideoModule` and `VideoData`."""
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -19,6 +20,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Ri
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from prernn.conversion.recipe import Recipe
 from prernn.conversion.sequence_network import SequenceNetwork
 from prernn.layers.names import importable, lasting, own_class
 from prernn.models.backbones import known_backbone
@@ -193,6 +195,14 @@ def _recall(config: Any) -> None:
             given.init_args[name] = kept.options[name]
 
 
+def _otherwise(own: Recipe, kept: Recipe) -> str:
+    """How the pictures that a network is to see differ from those in its checkpoint; empty if they do not."""
+    augmentation = {"scale", "flip", "rotation", "shear"}
+    now, then = (json.loads(json.dumps({"rate": net.rate, **(net.transform or {})})) for net in (own, kept))
+    names = [name for name in now if name in then and now[name] != then[name] and name not in augmentation]
+    return ", ".join(f"{name} is {now[name]}, in training it was {then[name]}" for name in names)
+
+
 class VideoCLI(LightningCLI):
     """The configured command. A run is in ``trainer.default_root_dir`` (default ``runs/latest``)."""
 
@@ -246,6 +256,14 @@ class VideoCLI(LightningCLI):
         self.asked = self.config
         if config.ckpt_path is not None:
             self.config = without_start(self.config)
+
+    def before_validate(self) -> None:
+        """Says if networks get other pictures than in training, as by the file that ``fit`` had with other options."""
+        own, kept = self.model.network.recipe, recipe_of(self.config_init[self.subcommand].ckpt_path)
+        if other := _otherwise(own, kept):
+            print(f"prernn: {other}; prernn {self.subcommand} RUN takes the run's own configuration", file=sys.stderr)
+
+    before_test = before_predict = before_validate
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         self.config = self.asked

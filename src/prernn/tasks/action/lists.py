@@ -41,7 +41,7 @@ def class_folder(root: str | Path, split: str | None = None) -> tuple[list[str],
     else:
         base = root / split
         if not base.is_dir():
-            raise ValueError(f"{root}: expected {form}, found no folder {split} but {_inside(root)}")
+            raise ValueError(f"{root}: expected {form}, found no folder {split} but {_inside(root)}{_advice(root)}")
         splits = {*SPLIT_FOLDERS, split}
         classes = sorted({name for part in splits if (root / part).is_dir() for name in _folders(root / part)})
     if not classes:
@@ -54,6 +54,17 @@ def class_folder(root: str | Path, split: str | None = None) -> tuple[list[str],
             raise ValueError(f"{folder}: class {name!r} has no videos")
         records += [Clip(str(path), label) for path in paths]
     return classes, records
+
+
+def _advice(root: Path) -> str:
+    """What to do where the folders of the classes are there, but not those of the splits."""
+    if root.name in SPLIT_FOLDERS:
+        return f": take {root.parent}"
+    classes = [name for name in _folders(root) if any(is_video(path) for path in (root / name).iterdir())]
+    if not classes or set(classes) & set(SPLIT_FOLDERS):
+        return ""
+    first = classes[0]
+    return f": move {first} to {root}/train/{first}, some of its videos to {root}/test/{first}, and so on"
 
 
 def _inside(folder: Path) -> str:

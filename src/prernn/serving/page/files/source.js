@@ -9,6 +9,7 @@ export class Source {
     this.video = video;
     this.canvas = document.createElement("canvas");
     this.kind = null; // "camera", "file"
+    this.begun = null; // when the camera's first picture was seen, which may be before play() resolves
   }
 
   async openCamera() {
@@ -19,7 +20,6 @@ export class Source {
     this.video.srcObject = stream;
     this.video.controls = false;
     await this.video.play();
-    this.begun = performance.now();
   }
 
   async openFile(file) {
@@ -27,7 +27,8 @@ export class Source {
     this.kind = "file";
     this.video.src = URL.createObjectURL(file);
     this.video.controls = true;
-    await this.video.play(); // rejects if it is no video
+    await this.video.play(); // rejects if it is no video, but plays the sound alone of one whose codec it lacks
+    if (!this.video.videoWidth) throw new DOMException("no picture", "NotSupportedError");
   }
 
   close() {
@@ -37,17 +38,20 @@ export class Source {
     this.video.srcObject = null;
     this.video.removeAttribute("src");
     this.video.load();
-    this.kind = null;
+    this.kind = this.begun = null;
   }
 
   /** Whether the picture is running. */
   get running() {
-    return this.kind !== null && !this.video.paused && !this.video.ended && this.video.readyState >= 2;
+    const { paused, ended, readyState, videoWidth } = this.video;
+    return this.kind !== null && !paused && !ended && readyState >= 2 && videoWidth > 0;
   }
 
-  /** Seconds in the video, or since the camera started. */
+  /** Seconds in the video, or since the camera's first picture. */
   get time() {
-    return this.kind === "file" ? this.video.currentTime : (performance.now() - this.begun) / 1000;
+    if (this.kind === "file") return this.video.currentTime;
+    this.begun ??= performance.now();
+    return (performance.now() - this.begun) / 1000;
   }
 
   /** The current picture, at most LONGEST pixels long, on the source's canvas. */
