@@ -1,6 +1,7 @@
 """Opens a network or a file in a chosen engine."""
 
 import os
+import warnings
 from pathlib import Path
 
 import torch
@@ -123,6 +124,8 @@ def _write(net: SequenceNetwork, path: Path, size: tuple[int, ...] | None) -> No
 
 def _write_integers(net: SequenceNetwork, path: Path, shape: tuple[int, ...]) -> None:
     size = (shape[-2], shape[-1]) if len(shape) > 2 else None
+    if len(shape) > 2:
+        warnings.warn("making a step in 8-bit integers: it takes about a minute, once", RuntimeWarning, stacklevel=2)
     export(net, path, precision="int8", image_size=size)
 
 
