@@ -1,7 +1,9 @@
 """The command line: what it prints, and that a user's mistake is one line and exit code 2."""
 
+import argparse
 import errno
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures.process import BrokenProcessPool
@@ -11,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from prernn.commands import compare
 from prernn.commands.main import main
 from prernn.media.encoding import write_video
 from prernn.media.transforms import TransformSpec
 from prernn.models import checkpoint
 from prernn.models.from_config import NetworkSpec
+from prernn.studies.comparison.lineup import Budget
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +182,14 @@ def test_a_process_that_dies_is_one_line_and_a_bug_is_not_hidden(error, code, mo
     else:
         assert main(["info"]) == code
         assert capsys.readouterr().err == "prernn: error: a process died\n"
+
+
+def test_help_tells_the_defaults_of_a_comparison():
+    parser = argparse.ArgumentParser()
+    compare.add_arguments(parser)
+    for action in parser._actions:
+        value = getattr(Budget(), action.dest, None)
+        if value is not None and action.dest != "judge":  # whose choices say it
+            told = re.search(r"\(default (\d[\d.]*(?: \d[\d.]*)*)", action.help or "")
+            assert told, action.dest
+            assert told[1] == " ".join(map(str, value if isinstance(value, tuple) else [value])).replace("1.0", "1")

@@ -30,6 +30,8 @@ MISTAKES = {
     f"{FIT} --ckpt_path text.txt": "--ckpt_path text.txt: expected a file such as RUN/checkpoints/last.ckpt",
     f"{FIT} --ckpt_path broken.ckpt": "broken.ckpt: expected a Lightning checkpoint",
     f"{FIT} word": "unknown word word",
+    "test runs/absent": "runs/absent: expected a run folder with its config.yaml, found none",
+    "predict text.txt --engine torch": "text.txt: expected a run folder with its config.yaml, found none",
     "fit --config absent.yaml": "--config: expected a file, found no ",
     f"fit {SMALL}": "expected --data.root (the data set's folder), got none",
     f"fit --data.root vidoes {SMALL}": "vidoes: expected a folder of videos, found none; did you mean videos?",

@@ -220,3 +220,9 @@ def test_calibration_can_be_taken_out_again():
     assert other.recipe == net.recipe
     assert other.state_dict().keys() == net.state_dict().keys()
     close(other(video), net(video))
+
+
+def test_a_loader_with_labels_is_an_error():
+    pairs = [(film(), torch.zeros(2))]
+    with pytest.raises(ValueError, match=r"got tuple: pass \[video for video, _ in loader\]"):
+        prernn.calibrate(converted("fc", "gru", "single"), pairs)

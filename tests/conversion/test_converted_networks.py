@@ -299,3 +299,21 @@ def test_the_contract_of_recurrent_layers():
         assert isinstance(layer.hidden_to_hidden.weight, nn.Parameter)
         layer.hidden_to_hidden.zero_()
         assert not layer.hidden_to_hidden.matrix().any()
+
+
+@pytest.mark.parametrize("wrong", [lambda s: s[0][0], lambda s: s[0], lambda s: [None]])
+def test_a_state_of_another_kind_is_told_in_words(wrong):
+    net = prernn.convert(prepare(FcNet()), **SMALL).eval()
+    _, state = net(film())
+    for run in (lambda s: net(film(), s), lambda s: net.step(film()[:, 0], s)):
+        with pytest.raises(ValueError, match="a tuple with a tuple of tensors for each recurrent layer") as told:
+            run(wrong(state))
+        assert len(str(told.value)) < 200
+
+
+def test_pictures_of_whole_numbers_are_an_error():
+    net = prernn.convert(prepare(FcNet()), **SMALL).eval()
+    video = (255 * film()).byte()
+    for run in (lambda: net(video), lambda: net.step(video[:, 0])):
+        with pytest.raises(ValueError, match=r"expected frames of torch.float\d+, scaled to 0..1 .* got torch.uint8"):
+            run()

@@ -213,3 +213,9 @@ def test_hooks_of_blocks_that_are_taken_apart(recwarn):
     cnn[0].register_forward_hook(lambda module, given, out: seen.append("0"))
     with pytest.warns(UserWarning, match=r"the hooks of '0' see no frame of the network: expected hooks of layers"):
         prernn.convert(cnn, "2", **SMALL)
+
+
+@pytest.mark.parametrize("make", [prernn.convert, prernn.traditional, prernn.convert_rcn, prernn.inflate])
+def test_a_name_is_no_cnn(make):
+    with pytest.raises(ValueError, match=r"expected a CNN, a torch.nn.Module, got str: prernn.backbone\('resnet18'\)"):
+        make("resnet18")

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 import prernn
 from equations import close
@@ -183,6 +184,16 @@ def test_an_input_of_another_type_is_an_error_but_for_autocast(ours, theirs):
                 run()
         with torch.autocast("cpu", torch.bfloat16):
             assert layer(x.bfloat16())[0].shape == (5, 2, 4)
+
+
+@both
+@pytest.mark.parametrize("hidden", ["full", "band:3"])
+def test_under_autocast_the_type_does_not_depend_on_the_length(ours, theirs, hidden):
+    layer = ours(3, 4, hidden=hidden)
+    for steps in (1, 5, 40):  # torch's kernels from some length on
+        with torch.autocast("cpu", torch.bfloat16):
+            out, state = layer(torch.randn(steps, 2, 3))
+        assert {each.dtype for each in (out, *tree_leaves(state))} == {torch.float32}
 
 
 def test_a_packed_sequence_of_other_features_is_an_error():

@@ -141,3 +141,12 @@ def test_a_post_processing_rnn_keeps_the_output_layer_of_the_run_that_it_starts_
 def test_options_of_a_traditional_rnn_alone(options, complaint):
     with pytest.raises(ValueError, match=complaint):
         NetworkSpec(TINY, method="framewise", **options)
+
+
+def test_what_can_not_be_saved_says_what_to_do(tmp_path):
+    net = NetworkSpec(TINY).build(3)
+    for wrapped, part in ((nn.DataParallel(net), "module"), (torch.compile(net), "_orig_mod")):
+        with pytest.raises(ValueError, match=rf"got {type(wrapped).__name__}: pass its .{part}"):
+            save(wrapped, tmp_path)
+    with pytest.raises(ValueError, match=r"made by prernn.convert .* got LSTM: of other modules, torch.save"):
+        save(prernn.LSTM(3, 4), tmp_path)

@@ -236,5 +236,5 @@ def test_weights_of_a_recurrent_network_are_refused(tmp_path):
 
 
 def test_a_folder_without_a_network_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no file of weights at .*model.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"no file of weights at .*, nor a run folder with"):
         backbone("squeezenet1_1", weights=tmp_path)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import prernn
 from equations import close
 from prernn.media.transforms import TransformSpec, frame_transform
 from prernn.streaming.stream import Stream
@@ -217,3 +218,9 @@ def test_import_stays_light():
     code = imports + "print([m for m in ('av', 'onnx', 'PIL') if m in sys.modules])"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"
+
+
+@pytest.mark.parametrize("make", [prernn.Stream, prernn.StreamBatch])
+def test_a_layer_alone_is_no_stream(make):
+    with pytest.raises(ValueError, match=r"expected a network of prernn, or the path of a run.* got LSTM"):
+        make(prernn.LSTM(3, 4))

@@ -332,6 +332,11 @@ def test_a_clip_network_answers_once(root):
         (["--seeds", "100"], "seeds: expected others than those of searches, 100, got 100"),
         (["--jobs", "0"], "jobs: expected at least 1, got 0"),
         (["--cells", "gru", "lost"], "lost"),
+        (["--rates", "0.1", "0.2", "--structures", "diagonal", "bandd:3"], "hidden='bandd:3': unknown structure"),
+        (
+            ["--rates", "0.1", "0.2", "--structures", "grouped:1000"],
+            "hidden='grouped:1000': the hidden size must be a multiple of the groups",
+        ),
         (["--also", "r3d_18"], "only with networks='rcn', got r3d_18"),
         (["--joint", "-1"], "joint: expected a whole number of at least 0, got -1"),
         (["--then", "0"], "then: expected a number above 0, up to 1, got 0.0"),
@@ -341,6 +346,7 @@ def test_a_clip_network_answers_once(root):
 def test_mistakes(root, tmp_path, options, message, capsys):
     assert run(root, tmp_path / "out", *options) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out" / "trainings.jsonl").exists()  # nothing was trained before
 
 
 def test_the_networks_of_the_supplement(root):

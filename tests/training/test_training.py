@@ -137,8 +137,13 @@ def test_a_bad_video_stops_the_run_or_is_skipped_as_the_user_chose(videos, tmp_p
     assert not (tmp_path / "run" / "model.safetensors").exists()
     with pytest.warns(RuntimeWarning, match="skipped"):
         assert main(["fit", "--config", file, "--data.on_error", "skip", "--data.num_workers", "0"]) == 0
-    assert "skipped 1 videos" in capsys.readouterr().out
+    assert "skipped 1 video:" in capsys.readouterr().out
     assert (tmp_path / "run" / "model.safetensors").exists()
+    for path in (root / "test" / CLASSES[0]).glob("*.mp4"):  # all that the check before training reads
+        path.write_text("not a video")
+    one_by_one = ["--data.batch_size", "1", "--trainer.num_sanity_val_steps", "2", "--data.holdout", "0"]
+    assert main(["fit", "--config", file, "--data.on_error", "skip", *one_by_one]) == 0
+    assert "skipped 3 videos:" in capsys.readouterr().out
     for path in (root / "test").rglob("*.mp4"):
         path.write_text("not a video")
     assert main(["test", "--config", file, "--data.on_error", "skip"]) == 2

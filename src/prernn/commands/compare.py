@@ -11,7 +11,7 @@ from prernn.commands.arguments.fit_options import check_options
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ``prernn compare``."""
     parser.add_argument("--out", required=True, help="folder for table and curves")
-    parser.add_argument("--epochs", type=int, help="epochs of every training")
+    parser.add_argument("--epochs", type=int, help="epochs of every training (default 20)")
     add_budget(parser)
     parser.add_argument(
         "--networks", default="prernn", help="which table: prernn (default), supplement, rcn, continuity or starts"

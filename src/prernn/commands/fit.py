@@ -34,6 +34,8 @@ def run_fit(command: str, words: Sequence[str]) -> None:
         return
     if command != "fit" and words and Path(words[0]).is_dir():  # a run, whose configuration holds the rest
         words = ["--config", str(Path(words[0]) / "config.yaml"), *words[1:]]
+    elif command != "fit" and words and not words[0].startswith("-"):
+        raise ValueError(f"{words[0]}: expected a run folder with its config.yaml, found none")
     words, engine = _engine_in(words) if command in ("test", "predict") else (words, {})
     check_options(command, words)
     from prernn.training import lightning_cli

@@ -268,4 +268,9 @@ def _calibrated(network: SequenceNetwork) -> list[tuple[str, Any]]:
 
 def _through(network: nn.Module, videos: Iterable[Tensor]) -> None:
     for video in videos:
+        if not isinstance(video, Tensor):  # a loader's pair of videos and labels
+            got = type(video).__name__
+            raise ValueError(
+                f"expected batches of videos (B, T, C, H, W), got {got}: pass [video for video, _ in loader]"
+            )
         network(video)

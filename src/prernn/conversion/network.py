@@ -23,7 +23,7 @@ from prernn.conversion.lighter.folding import Pair, foldable, folded, pairs_of
 from prernn.conversion.lighter.products import faster_products, plain_layers
 from prernn.conversion.modes import evaluating
 from prernn.conversion.recipe import Recipe
-from prernn.conversion.sequence_network import DIMENSIONS, NetworkState, SequenceNetwork
+from prernn.conversion.sequence_network import DIMENSIONS, NetworkState, SequenceNetwork, shapes_of_state
 from prernn.layers.arguments import check_lengths, whole
 from prernn.layers.computed_weights import copy_of, refresh_all
 from prernn.layers.dropout import lent, of_rows
@@ -139,7 +139,7 @@ class RecurrentNetwork(SequenceNetwork):
         if state is None:
             return self._zeros(batch, tuple(frames.shape[1 - len(self.frame_shape) :]))
         layers = self.recurrent_layers
-        given = [[tuple(tensor.shape) for tensor in part] for part in state]
+        given = shapes_of_state(state)
         # the layer checks the size of maps, as it knows that of its frames
         sizes = [part[0][2:] if size and part else () for (_, size), part in zip(self._layers, given, strict=False)]
         wanted = [layer.state_shapes(batch, *size) for layer, size in zip(layers, sizes, strict=False)]
@@ -148,9 +148,10 @@ class RecurrentNetwork(SequenceNetwork):
             raise ValueError(f"expected a state of {batch} streams with shapes {wanted}, got {given}")
         return state
 
-    def _check_channels(self, channels: int) -> None:
+    def _check_frames(self, frames: Tensor, channels: int) -> None:
         if channels != self.frame_shape[0]:
             raise ValueError(f"expected frames of {self.frame_shape[0]} channels, got {channels}")
+        shapes.check_type(self.cnn, frames)
 
     def __getstate__(self) -> dict[str, Any]:
         # torch.fx pickles a graph as code, which forgets the shapes of its values
@@ -195,7 +196,7 @@ class RecurrentNetwork(SequenceNetwork):
         if video.ndim != rank or video.shape[1] == 0:
             wanted = f"(B, T, {DIMENSIONS[len(self.frame_shape)]})"
             raise ValueError(f"expected video {wanted} with at least one frame, got shape {tuple(video.shape)}")
-        self._check_channels(video.shape[2])
+        self._check_frames(video, video.shape[2])
         batch, steps = video.shape[:2]
         if lengths is not None and batch:
             return self._by_lengths(video, state, lengths, checkpoint)
@@ -252,7 +253,10 @@ class RecurrentNetwork(SequenceNetwork):
 
     def _check_statistics(self, option: str) -> None:
         if any(isinstance(part, _BatchNorm) and part.training for part in self.modules()):
-            raise NotImplementedError(f"{option} needs batch normalization on frozen statistics, got some in training")
+            raise NotImplementedError(
+                f"{option} needs batch normalization on frozen statistics, got some in training: "
+                "after net.train(), call eval() on each such layer"
+            )
 
     def step(self, frame: Tensor, state: NetworkState | None = None) -> tuple[Tensor, NetworkState]:
         """One frame of a stream, at constant cost.
@@ -270,7 +274,7 @@ class RecurrentNetwork(SequenceNetwork):
         if frame.ndim != len(self.frame_shape) + 1:
             wanted = f"(B, {DIMENSIONS[len(self.frame_shape)]})"
             raise ValueError(f"expected frame {wanted}, got shape {tuple(frame.shape)}")
-        self._check_channels(frame.shape[1])
+        self._check_frames(frame, frame.shape[1])
         out, following = self.cnn(frame, self._open_state(state, frame, frame.shape[0]))
         return out, following
 

@@ -92,6 +92,17 @@ class SequenceNetwork(nn.Module):
         raise NotImplementedError
 
 
+def shapes_of_state(state: NetworkState) -> list[list[tuple[int, ...]]]:
+    """The shapes of a state's tensors, layer by layer. ValueError if it is no tuple of tuples of tensors."""
+    parts = [part if isinstance(part, (tuple, list)) else None for part in state]
+    if isinstance(state, Tensor) or not all(part and all(isinstance(t, Tensor) for t in part) for part in parts):
+        raise ValueError(
+            "expected a state as the network returned it, a tuple with a tuple of tensors for each recurrent layer, "
+            f"got {type(state).__name__} of {', '.join(sorted({type(part).__name__ for part in state}))}"
+        )
+    return [[tuple(tensor.shape) for tensor in part] for part in state]
+
+
 def frame_shape_of(net: SequenceNetwork, image_size: tuple[int, ...] | None = None) -> tuple[int, ...]:
     """The shape of a step, with the size that is given, else that of the recipe's transform, else the network's own."""
     if len(net.frame_shape) < 3:

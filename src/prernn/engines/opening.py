@@ -61,6 +61,9 @@ def opened(
             own = f"{source.engine} in {source.precision}"
             raise ValueError(f"expected a network for {engine} in {precision}, got one that is already in {own}")
         return source
+    if not isinstance(source, (SequenceNetwork, str, os.PathLike)):
+        got = f"{type(source).__name__}: prernn.convert makes a network of a CNN"
+        raise ValueError(f"expected a network of prernn, or the path of a run, checkpoint or exported file, got {got}")
     if not isinstance(source, SequenceNetwork):
         path = Path(source)
         if path.suffix in FILES:

@@ -317,7 +317,9 @@ class RecurrentStack(nn.Module):
         weights = [weight for weights in self.all_weights for weight in weights]
         run = TORCH_KERNELS[self.cell.kernel]
         options = (self.bias, self.num_layers, self.dropout, self.training, self.bidirectional, False)
-        out, *last = run(x, state, weights, *options)
+        own = self.weight_hh_l0.dtype
+        # under autocast some of torch's kernels return fewer bits; the type must not depend on which kernel is faster
+        out, *last = (tensor.to(own) for tensor in run(x, state, weights, *options))
         return out, last[0] if len(last) == 1 else tuple(last)
 
     def _run(self, x: Tensor, rows: list[State], lengths: Tensor | None) -> tuple[Tensor, list[State]]:

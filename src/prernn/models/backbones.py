@@ -290,7 +290,7 @@ def _build(library: str, key: str, pretrained: bool | str, options: dict[str, An
         if isinstance(error, (TypeError, ValueError)) and not isinstance(error, OSError):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        advice = f'pass weights=FILE, or use "{DEFAULT_BACKBONE}", whose weights come with a package'
+        advice = f'pass weights=FILE (--weights FILE), or use "{DEFAULT_BACKBONE}", whose weights come with a package'
         where = f"could not get the weights of {key} from {library}'s hub"
         raise ConnectionError(f"{where} ({reason}): {advice}") from error
 

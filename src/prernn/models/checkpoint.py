@@ -42,8 +42,10 @@ def save(net: SequenceNetwork, path: str | Path) -> Path:
         OSError: the file can't be written, for instance because the disk is full.
     """
     if not isinstance(net, SequenceNetwork):
-        expected = "expected a SequenceNetwork (of other quantized modules: prernn.save_quantized)"
-        raise ValueError(f"{expected}, got {type(net).__name__}")
+        wrapped = next((name for name in ("module", "_orig_mod") if hasattr(net, name)), "")
+        advice = f"pass its .{wrapped}" if wrapped else "of other modules, torch.save the state_dict()"
+        expected = "expected a network made by prernn.convert or another function of prernn"
+        raise ValueError(f"{expected}, got {type(net).__name__}: {advice} (quantized: prernn.save_quantized)")
     if any(isinstance(part, IntegerLayer) for part in net.modules()):
         raise NotImplementedError("save the quantized network, and make its integer_network after loading")
     refuse_narrow(net, "save the network itself, and make its low_precision after loading")

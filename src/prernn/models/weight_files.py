@@ -115,7 +115,7 @@ def weights_file(path: str | Path) -> Path:
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
-        raise FileNotFoundError(f"no file of weights at {path}")
+        raise FileNotFoundError(f"no file of weights at {path}, nor a run folder with model.safetensors")
     return path
 
 

@@ -305,15 +305,17 @@ class VideoModule(L.LightningModule):
         if data is not None and batch["skipped"]:
             data.note_skipped(batch)
 
-    def _check_some_read(self) -> None:
-        """Ends a pass over videos. Raises ValueError, in every process, if none of them has read any."""
+    def _check_some_read(self) -> bool:
+        """Ends a pass over videos. If no process has read any: ValueError in each, or False in a sanity check."""
         passes: list[Any] = [(self._read, self._skipped)]  # of each process
         self._read, self._skipped = 0, {}
         if self.trainer.world_size > 1:
             own, passes = passes[0], [None] * self.trainer.world_size
             torch.distributed.all_gather_object(passes, own)
-        if not self.trainer.sanity_checking and not any(read for read, _ in passes):
+        some = any(read for read, _ in passes)
+        if not some and not self.trainer.sanity_checking:
             raise none_readable({path: reason for _, skipped in passes for path, reason in skipped.items()})
+        return some
 
     def _evaluate(self, batch: dict[str, Any], name: str) -> Tensor | None:
         """Adds a batch to loss and metrics; returns its outputs ``(B, T, K)``, None if all videos were skipped."""
@@ -340,8 +342,8 @@ class VideoModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the task's metrics as ``val_...``."""
-        self._check_some_read()
-        self._finish("val")
+        if self._check_some_read():
+            self._finish("val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         """Adds a batch to the test metrics; returns its outputs ``(B, T, K)``."""

@@ -16,16 +16,18 @@ OPTIONS = ("rates", "shares", "searches", "seeds", "passes", "batch_size", "join
 
 def add_budget(parser: ArgumentParser) -> None:
     """Adds the options shared by all commands with a budget."""
-    parser.add_argument("--rates", type=float, nargs="+", help="learning rates to search")
+    parser.add_argument("--rates", type=float, nargs="+", help="learning rates to search (default 0.01 0.03 0.1)")
     words = "shares of the rate to search for the pre-trained part (default 1)"
     parser.add_argument("--shares", type=float, nargs="+", help=words)
     parser.add_argument("--searches", type=int, help="trainings at each rate, whose mean score counts (default 1)")
-    words = "seeds of the final trainings, and of the videos drawn when only a few are used"
+    words = "seeds of the final trainings, and of the videos drawn when only a few are used (default 0 1 2)"
     parser.add_argument("--seeds", type=int, nargs="+", help=words)
     parser.add_argument(
-        "--passes", type=int, help="times the trunk runs over the training videos, each with different crops"
+        "--passes",
+        type=int,
+        help="times the trunk runs over the training videos, each with different crops (default 4)",
     )
-    parser.add_argument("--batch-size", type=int, help="videos")
+    parser.add_argument("--batch-size", type=int, help="videos in a batch (default 16)")
     words = "batches of training the whole network, after the part behind its trunk (default 0: the trunk stays frozen)"
     parser.add_argument("--joint", type=int, metavar="N", help=words)
     parser.add_argument("--then", type=float, help="share of the learning rate used with --joint (default 0.1)")

@@ -72,6 +72,15 @@ def input_type(module: fx.GraphModule) -> torch.dtype:
     return next(iter(module.parameters()), torch.empty(0)).dtype
 
 
+def check_type(module: fx.GraphModule, frames: Tensor) -> None:
+    """Raises ValueError if whole numbers, such as a decoder's uint8, go into a network of real ones."""
+    if not frames.is_floating_point() and (own := input_type(module)).is_floating_point:
+        raise ValueError(
+            f"expected frames of {own}, scaled to 0..1 and normalized as the CNN was trained, got {frames.dtype} "
+            "(prernn.Stream takes uint8 pictures)"
+        )
+
+
 def checked_size(image_size: Sequence[int]) -> tuple[int, ...]:
     """``(H, W)`` or ``(D, H, W)`` as ints. ValueError if it is anything else."""
     if isinstance(image_size, str) or not isinstance(image_size, Sequence):

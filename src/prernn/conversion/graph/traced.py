@@ -15,10 +15,13 @@ def traced(cnn: nn.Module, image_size: tuple[int, ...] | None = None) -> tuple[f
         image_size: ``(H, W)`` or ``(D, H, W)`` of a frame, needed only if no usual size fits.
 
     Raises:
-        ValueError: an invalid ``image_size``.
+        ValueError: no module, an invalid ``image_size``.
         NotImplementedError: the CNN can't be traced, its graph computes something else, or it accepts none of the usual
             frame sizes.
     """
+    if not isinstance(cnn, nn.Module):
+        made = f": prernn.backbone({cnn!r}) makes one" if isinstance(cnn, str) else ""
+        raise ValueError(f"expected a CNN, a torch.nn.Module, got {type(cnn).__name__}{made}")
     cnn = tracing.unwrapped(cnn)
     try:
         module, small = tracing.trace(cnn), True

@@ -108,7 +108,10 @@ def _rows(
     spec: NetworkSpec, task: Task, networks: str, cells: Sequence[str], structures: Sequence[str], also: Sequence[str]
 ) -> list[Row]:
     if networks == "prernn":
-        return lineup.prernn_rows(spec, task, cells)
+        rows = lineup.prernn_rows(spec, task, cells)
+        for hidden in structures:  # which follow the search: what does not fit must not come up hours later
+            lineup.sparse_row(rows[-1], hidden, task)
+        return rows
     if networks == "supplement":
         return lineup.supplement_rows(spec, task, cells)
     if networks == "continuity":

@@ -42,15 +42,16 @@ FACE_ANSWERED = replace(
 )
 """Figure 3's RNN as post-processing, on the points that were found frame by frame."""
 
+C3D = "; first: C3D's weights from Sports-1M, in PyTorch's format, into weights/c3d.pickle (they are on no hub)"
+
 GESTURE = Training(
-    # weights: C3D as it was trained on Sports-1M, in PyTorch's format, available from its authors, not from a hub
     recipe={"backbone": "c3d", "weights": "weights/c3d.pickle", "backbone_options": {"frames": 8, "bgr": True}},
     task={"class_path": "prernn.tasks.Gesture", "init_args": {"modality": "depth", "snippet": 8}},
     lr=3e-3,
     schedule={"kind": "plateau", "every": 40, "factor": 0.1, "stop_at": 3e-7},
     batch_size=8,
     epochs=1000,  # ended by the learning rate
-    data="NVGesture's folders and lists, depth",
+    data=f"NVGesture's folders and lists, depth{C3D}",
     ours="batch size, size of the augmentation (nothing is mirrored: swipes have a side), gradient clipping, "
     "H of traditional VRNNs",
 )
@@ -60,7 +61,7 @@ GESTURES = {
     "color": replace(
         GESTURE,
         task={**GESTURE.task, "init_args": {**GESTURE.task["init_args"], "modality": "color"}},
-        data="NVGesture's folders and lists, color",
+        data=f"NVGesture's folders and lists, color{C3D}",
     ),
 }
 """The two modalities of hand gestures: Table 4 is for depth, and Table 6 repeats its best figure."""

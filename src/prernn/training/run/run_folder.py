@@ -298,7 +298,7 @@ def _skipped(trainer: L.Trainer) -> dict[str, str]:
 
 def _report(skipped: dict[str, str]) -> None:
     if skipped:
-        print(f"skipped {len(skipped)} videos:")
+        print(f"skipped {len(skipped)} video{'s' * (len(skipped) > 1)}:")
         for reason in skipped.values():
             print(f"  {reason}")
 
