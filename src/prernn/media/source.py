@@ -195,7 +195,7 @@ def _main_stream(container: Any) -> Any:
 def is_stored(container: Any) -> bool:
     """Whether a network stream is a recording, which has an end: it states its length in seconds or bytes."""
     # a playlist's size is not the video's; some cameras state a length for pictures that never end
-    sized = container.size > 0 and container.format.name not in ("hls", "dash", "mpjpeg")
+    sized = (container.size or 0) > 0 and container.format.name not in ("hls", "dash", "mpjpeg")
     return sized or container.duration is not None
 
 

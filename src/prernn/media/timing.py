@@ -33,7 +33,7 @@ def rate(container: Any, stream: Any) -> float:
 def header_frames(container: Any, stream: Any) -> int:
     """The number of frames in the container's header, 0 if there is none or it is implausible."""
     # a file written to a pipe has a made-up number; in any container that counts frames, one takes at least 8 bytes
-    return stream.frames if 8 * stream.frames <= container.size else 0
+    return stream.frames if 8 * stream.frames <= (container.size or 0) else 0
 
 
 def stamp(container: Any, item: Any) -> float | None:
