@@ -122,15 +122,16 @@ class FusedConvolution(nn.Module):
         if other is None:
             plain: Tensor = torch.ops.mkldnn._convolution_pointwise(*given, *geometry, name, list(numbers), "")
             return plain
+        other = other.to(self._dtype)
         if other.shape[-2:] == (1, 1):  # which torch 2.10's oneDNN can't add
             return self._active(torch.ops.mkldnn._convolution_pointwise(*given, *geometry, "none", [], "") + other)
-        other = other.to(self._dtype).contiguous(memory_format=torch.channels_last)
-        unary = (name, list(numbers), "") if self._activation else (None, [], None)
+        other = other.contiguous(memory_format=torch.channels_last)
+        active = self._activation == "relu"  # oneDNN's operator knows no other after an addition
         x, packed, bias = given
         added: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
-            x, other, packed, bias, *geometry, "add", None, *unary
+            x, other, packed, bias, *geometry, "add", None, *(("relu", [], "") if active else (None, [], None))
         )
-        return added
+        return added if active else self._active(added)
 
     def _active(self, out: Tensor) -> Tensor:
         return ACTIVATIONS[self._activation][1](out) if self._activation else out
