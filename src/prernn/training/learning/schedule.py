@@ -20,11 +20,11 @@ class Schedule:
     """Learning-rate schedule (PreRNN supplement, section 1).
 
     Attributes:
-        kind: "constant"; "step": times ``factor`` after every ``every`` epochs from epoch ``start`` on;
-            "plateau": times ``factor`` once the training loss has not decreased for ``every`` epochs, where any value
-            below the lowest so far is a decrease; "cosine": down to 0 at the end of training, half a cosine;
+        kind: "constant"; "step": multiplied by the factor after each interval;
+            "plateau": multiplied by it once the training loss has not decreased for an interval, where any value below
+            the lowest so far is a decrease; "cosine": down to 0 at the end of training, half a cosine;
             "one_cycle": up and down, half a cosine each.
-        every: number of epochs.
+        every: number of epochs of an interval.
         start: number of epochs before the first interval begins.
         factor: factor of the learning rate.
         stop_at: end training when the new part's learning rate decreases to this, before an epoch at that rate.
