@@ -66,9 +66,13 @@ QUICK = {("onnx", "step"), ("openvino", "step"), ("torch", "sequence")}
 are streamed in all engines, in test_engines.py."""
 
 
+SHORTER = ("kept activation", "quantized", "optical flow")
+"""Kinds whose sequences are slow too: another activation, weight and number of channels change nothing in a scan."""
+
+
 def _marks(name, format, kind):
-    quick = (format, kind) == ("onnx", "sequence") or ((format, kind) in QUICK and name in ("rcn", "several layers"))
-    return [] if quick else pytest.mark.slow
+    scan = (format, kind) == ("onnx", "sequence") and name not in SHORTER
+    return [] if scan or ((format, kind) in QUICK and name in ("rcn", "several layers")) else pytest.mark.slow
 
 
 CASES = [
