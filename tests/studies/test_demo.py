@@ -81,8 +81,10 @@ def test_training_on_cached_features_is_training_the_network(results):
             torch.testing.assert_close(out, row.net(video)[0], rtol=1e-3, atol=1e-3)
 
 
-def test_its_folder_is_a_run(results):
+def test_its_folder_is_a_run(results, capsys):
     root, _ = results
+    assert main(["test", str(root)]) == 2
+    assert f"a network, which is enough for prernn test {root} --continuous" in capsys.readouterr().err
     assert main(["test", str(root), "--continuous", "--orders", "1", "--rates", "1", "2", "--still", "5"]) == 0
     found = json.loads((root / "continuous.json").read_text())
     assert found["videos"] == 8

@@ -203,6 +203,15 @@ def _otherwise(own: Recipe, kept: Recipe) -> str:
     return ", ".join(f"{name} is {now[name]}, in training it was {then[name]}" for name in names)
 
 
+def _instead(folders: list[Path]) -> str:
+    """What to do where there is no checkpoint of a training."""
+    for folder in folders:
+        if (folder / "model.safetensors").is_file():  # of prernn demo, or another program's
+            use = f"prernn test {folder} --continuous, stream, verify, export and serve"
+            return f"{folder} has no training to go on from, only a network, which is enough for {use}"
+    return "run fit first, or pass --ckpt_path FILE"
+
+
 class VideoCLI(LightningCLI):
     """The configured command. A run is in ``trainer.default_root_dir`` (default ``runs/latest``)."""
 
@@ -247,9 +256,8 @@ class VideoCLI(LightningCLI):
         if config.ckpt_path in ("last", "best"):
             path = root / "checkpoints" / f"{config.ckpt_path}.ckpt"
             if not path.is_file():
-                raise ValueError(
-                    f"expected a checkpoint at {path}, found none: run fit first, or pass --ckpt_path FILE"
-                )
+                advice = _instead([Path(str(file)).parent for file in config.config or ()])
+                raise ValueError(f"expected a checkpoint at {path}, found none: {advice}")
             config.ckpt_path = str(path)
         if self.subcommand != "fit":
             _recall(config)
