@@ -1,5 +1,6 @@
 """``prernn serve`` as a process: it starts, is stopped, is killed and comes back."""
 
+import logging
 import signal
 
 import httpx
@@ -98,6 +99,20 @@ def test_a_port_that_is_taken_is_one_line(checkpoint, capsys):
         error = capsys.readouterr().err
         assert "in use" in error
         assert len(error.splitlines()) == 1
+
+
+def test_the_logging_of_the_program_around_it_stays():
+    """uvicorn's own configuration would close all handlers, and with TensorBoard's the stream that it had at first."""
+
+    class Handler(logging.StreamHandler):
+        closed = False
+
+        def close(self):
+            self.closed = True
+
+    handler = Handler()
+    with served(network().float()):
+        assert not handler.closed
 
 
 def test_a_network_of_words_is_none_of_pictures(tmp_path, capsys):

@@ -68,6 +68,7 @@ class Server(uvicorn.Server):
             app_for(service, page),
             host=host,
             port=port,
+            log_config=None,  # uvicorn's would close the handlers of the program that the server runs in
             log_level="warning",
             ws=Protocol,  # which continues reading only when a message has been taken
             ws_max_size=service.limits.message_bytes,
