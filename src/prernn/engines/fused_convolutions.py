@@ -117,17 +117,18 @@ class FusedConvolution(nn.Module):
             return self._active(out if other is None else out + other)
         x = x.contiguous(memory_format=torch.channels_last)
         geometry = (padding, conv.stride, conv.dilation, conv.groups)
-        given = (x, *self._laid_out(geometry, x.shape))
+        packed, bias = self._laid_out(geometry, x.shape)
         name, numbers = ACTIVATIONS[self._activation][0] if self._activation else ("none", ())
         if other is None:
-            plain: Tensor = torch.ops.mkldnn._convolution_pointwise(*given, *geometry, name, list(numbers), "")
+            plain: Tensor = torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *geometry, name, list(numbers), "")
             return plain
         other = other.to(self._dtype)
         if other.shape[-2:] == (1, 1):  # which torch 2.10's oneDNN can't add
-            return self._active(torch.ops.mkldnn._convolution_pointwise(*given, *geometry, "none", [], "") + other)
+            return self._active(
+                torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *geometry, "none", [], "") + other
+            )
         other = other.contiguous(memory_format=torch.channels_last)
         active = self._activation == "relu"  # oneDNN's operator knows no other after an addition
-        x, packed, bias = given
         added: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
             x, other, packed, bias, *geometry, "add", None, *(("relu", [], "") if active else (None, [], None))
         )

@@ -249,15 +249,15 @@ class VideoCLI(LightningCLI):
         """Puts checkpoints and logs into the run's folder, where ``--ckpt_path last`` finds them."""
         config = self.config[self.subcommand]
         root = Path(config.trainer.default_root_dir or DEFAULT_ROOT)
+        folders = [Path(str(file)).parent for file in config.config or ()]
         if self.subcommand != "fit":
-            root = _where_it_is(root, [Path(str(file)).parent for file in config.config or ()])
+            root = _where_it_is(root, folders)
             config.ckpt_path = config.ckpt_path or "last"
         config.trainer.default_root_dir = str(root)
         if config.ckpt_path in ("last", "best"):
             path = root / "checkpoints" / f"{config.ckpt_path}.ckpt"
             if not path.is_file():
-                advice = _instead([Path(str(file)).parent for file in config.config or ()])
-                raise ValueError(f"expected a checkpoint at {path}, found none: {advice}")
+                raise ValueError(f"expected a checkpoint at {path}, found none: {_instead(folders)}")
             config.ckpt_path = str(path)
         if self.subcommand != "fit":
             _recall(config)
